@@ -1,0 +1,237 @@
+"""Graph convolutions over a dense neighbour index.
+
+Each takes features x (B, N, C_in), neighbours index (B, N, k) and an optional mask (B, N) of
+the points present, and returns (B, N, C_out). Each is built as ``Conv(in_channels,
+out_channels, spec)``; :class:`LayerSpec` says which norm and activation follow its linear map.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..ops import edge_moments, gather_neighbors, neighbor_max
+from .layers import BatchNorm, InstanceNorm, LayerSpec, Pointwise, make_norm, negative_slope
+
+
+class EdgeConv(nn.Module):
+    r"""max_j layer(W [x_i ; x_j - x_i] + b), the layer being norm and activation over edges.
+
+    DeepGCNs equation 4 with the operator of DGCNN. Computed without edge tensors wherever norm
+    and activation are monotone per channel (see :mod:`deepgcn_seg.ops.edges`); layer norm, GELU
+    and a PReLU of negative slope need the edges and make them.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, spec: LayerSpec = LayerSpec()):
+        super().__init__()
+        self.layer = Pointwise(2 * in_channels, out_channels, spec)
+
+    def forward(self, x: Tensor, index: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Convolve."""
+        center, neighbor = self._split(x)
+        slope = negative_slope(self.layer.act, center)
+        if slope is None or not self._monotone():
+            edges = center[:, :, None] + gather_neighbors(neighbor, index)
+            return self._over_edges(edges, mask).amax(2)
+        norm_first = self.layer.order == "norm-act"
+        if norm_first:
+            slope = torch.ones_like(slope)
+        scale, shift = self._scale_shift(center, neighbor, index, slope, mask)
+        sign = None
+        if isinstance(self.layer.norm, BatchNorm):
+            sign = torch.where(self.layer.norm.weight < 0, -1, 1)
+        extreme = center + neighbor_max(neighbor, index, mask, sign)
+        if norm_first:
+            extreme = extreme * scale + shift
+        if self.layer.act is not None:
+            extreme = self.layer.act(extreme)
+        return extreme if norm_first else extreme * scale + shift
+
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(W1 - W2) x + b and W2 x."""
+        linear = self.layer.linear
+        own, relative = linear.weight.chunk(2, 1)
+        return F.linear(x, own - relative, linear.bias), F.linear(x, relative)
+
+    def _monotone(self) -> bool:
+        norm, act = self.layer.norm, self.layer.act
+        if isinstance(act, nn.PReLU) and bool((act.weight < 0).any()):
+            return False
+        return norm is None or isinstance(norm, (BatchNorm, InstanceNorm))
+
+    def _scale_shift(self, center, neighbor, index, slope, mask):
+        norm = self.layer.norm
+        if norm is None:
+            return 1, 0
+        if isinstance(norm, BatchNorm) and not norm.training:
+            return norm.fixed_scale_shift()
+        points = index.new_full(index.shape[:1], index.shape[1]) if mask is None else mask.sum(1)
+        mean, var = edge_moments(center, neighbor, index, slope, mask)
+        return norm.scale_shift(mean, var, points * index.shape[2])
+
+    def _over_edges(self, edges: Tensor, mask: Tensor | None) -> Tensor:
+        """The layer applied to (B, N, k, C) edges, one by one."""
+        batch, count, k, channels = edges.shape
+        if mask is not None:
+            mask = mask.repeat_interleave(k, 1)
+        return self.layer.finish(edges.reshape(batch, count * k, channels), mask).view(edges.shape)
+
+
+class MRConv(nn.Module):
+    """layer(W [x_i ; max_j (x_j - x_i)]): max-relative, one product per point (equation 6)."""
+
+    def __init__(self, in_channels: int, out_channels: int, spec: LayerSpec = LayerSpec()):
+        super().__init__()
+        self.layer = Pointwise(2 * in_channels, out_channels, spec)
+
+    def forward(self, x: Tensor, index: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Convolve."""
+        return self.layer(torch.cat([x, neighbor_max(x, index, mask) - x], -1), mask)
+
+
+class GraphSAGE(nn.Module):
+    """layer(W [x_i ; max_j layer(W' x_j)]), as the TensorFlow code.
+
+    Args:
+        normalize: divide each output by its L2 norm (``--normalize_sage``, off there too).
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, spec: LayerSpec = LayerSpec(), normalize: bool = False
+    ):
+        super().__init__()
+        self.pool = Pointwise(in_channels, in_channels, spec)
+        self.layer = Pointwise(2 * in_channels, out_channels, spec)
+        self.normalize = normalize
+
+    def forward(self, x: Tensor, index: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Convolve."""
+        pooled = neighbor_max(self.pool(x, mask), index, mask)
+        out = self.layer(torch.cat([x, pooled], -1), mask)
+        return F.normalize(out, dim=-1) if self.normalize else out
+
+
+class GIN(nn.Module):
+    """layer(W ((1 + eps) x_i + sum_j x_j)), one linear map, as the TensorFlow code.
+
+    Args:
+        learn_eps: whether eps, which starts at 0, is learned (``--zero_epsilon_gin`` fixes it).
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, spec: LayerSpec = LayerSpec(), learn_eps: bool = True
+    ):
+        super().__init__()
+        self.layer = Pointwise(in_channels, out_channels, spec)
+        self.eps = nn.Parameter(torch.zeros(()), requires_grad=learn_eps)
+
+    def forward(self, x: Tensor, index: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Convolve."""
+        return self.layer((1 + self.eps) * x + gather_neighbors(x, index).sum(2), mask)
+
+
+class GENConv(nn.Module):
+    """DeeperGCN's generalised convolution (2006.07739, section 3): MLP(x_i + aggr_j(relu(x_j) + eps)).
+
+    Args:
+        aggregation: ``softmax`` (equation 5) or ``power`` (power mean, equation 6).
+        temperature: softmax's inverse temperature beta, or the power p.
+        learn_temperature: whether it is learned.
+        message_norm: scale the aggregate to the point's own norm (section 3.4).
+        learn_message_scale: whether that scale is learned.
+        mlp_layers: linear maps of the MLP. All but the last are twice as wide and end in norm and
+            activation; the last ends in what ``spec`` says.
+        hidden_norm: norm inside the MLP.
+        eps: keeps messages positive.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        spec: LayerSpec = LayerSpec(),
+        aggregation: str = "softmax",
+        temperature: float = 1.0,
+        learn_temperature: bool = True,
+        message_norm: bool = False,
+        learn_message_scale: bool = False,
+        mlp_layers: int = 1,
+        hidden_norm: str = "batch",
+        eps: float = 1e-7,
+    ):
+        super().__init__()
+        if aggregation not in ("softmax", "power"):
+            raise ValueError(f"unknown aggregation {aggregation!r}: choose softmax or power")
+        self.aggregation, self.eps = aggregation, eps
+        self.temperature = nn.Parameter(torch.tensor(float(temperature)), requires_grad=learn_temperature)
+        self.message_scale = None
+        if message_norm:
+            self.message_scale = nn.Parameter(torch.ones(()), requires_grad=learn_message_scale)
+        # Residual inside the operator: the point's own features must have the width of the sum.
+        same = in_channels == out_channels
+        self.project = None if same else nn.Linear(in_channels, out_channels, spec.bias)
+        hidden = LayerSpec(norm=hidden_norm, act="relu", bias=spec.bias, eps=spec.eps)
+        widths = [out_channels] + [2 * out_channels] * (mlp_layers - 1) + [out_channels]
+        specs = [hidden] * (mlp_layers - 1) + [spec]
+        self.mlp = nn.ModuleList(Pointwise(*pair, s) for *pair, s in zip(widths[:-1], widths[1:], specs))
+
+    def forward(self, x: Tensor, index: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Convolve."""
+        if self.project is not None:
+            x = self.project(x)
+        message = gather_neighbors(x.relu() + self.eps, index)
+        if self.aggregation == "softmax":
+            pooled = ((self.temperature * message).softmax(2) * message).sum(2)
+        else:
+            pooled = message.clamp(1e-7, 1e1).pow(self.temperature).mean(2)
+            pooled = pooled.clamp(1e-7, 1e1).pow(1 / self.temperature)
+        if self.message_scale is not None:
+            pooled = F.normalize(pooled, dim=-1) * x.norm(dim=-1, keepdim=True) * self.message_scale
+        x = x + pooled
+        for layer in self.mlp:
+            x = layer(x, mask)
+        return x
+
+
+class MessagePassing(nn.Module):
+    """Any torch_geometric message-passing operator over the same neighbours.
+
+    Args:
+        operator: called as ``operator(in_channels, out_channels)``, for example
+            ``functools.partial(torch_geometric.nn.GATv2Conv, heads=4, concat=False)``. It must
+            return out_channels features per point.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        spec: LayerSpec = LayerSpec(),
+        *,
+        operator: Callable[[int, int], nn.Module],
+    ):
+        super().__init__()
+        self.operator = operator(in_channels, out_channels)
+        self.norm, self.act, self.order = make_norm(spec.norm, out_channels, spec.eps), spec.make_act(), spec.order
+
+    def forward(self, x: Tensor, index: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Convolve."""
+        batch, count, channels = x.shape
+        out = self.operator(x.reshape(batch * count, channels), edge_index(index, mask))
+        out = out.view(batch, count, -1)
+        return Pointwise.finish(self, out, mask)
+
+
+def edge_index(index: Tensor, mask: Tensor | None = None) -> Tensor:
+    """torch_geometric's (2, E) edges, source neighbour j to target i, of a dense index (B, N, k).
+
+    Points of all blocks are numbered through; absent points have no edges.
+    """
+    batch, count, k = index.shape
+    first = torch.arange(batch, device=index.device)[:, None, None] * count
+    target = torch.arange(batch * count, device=index.device).view(batch, count, 1).expand_as(index)
+    source = index + first
+    if mask is not None:
+        source, target = source[mask], target[mask]
+    return torch.stack([source.reshape(-1), target.reshape(-1)])

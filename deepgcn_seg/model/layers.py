@@ -1,0 +1,219 @@
+"""Norms, activations and the pointwise layer (a 1x1 convolution) every part is made of.
+
+All tensors are channels-last, (B, N, C); an optional ``mask`` (B, N) marks the points present.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+NORMS = ("batch", "instance", "layer", "none")
+ACTS = ("relu", "leakyrelu", "prelu", "gelu", "none")
+ORDERS = ("norm-act", "act-norm")
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation over points (or edges) and blocks; absent points do not count."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x: (B, N, C) -> (B, N, C)."""
+        if mask is None or not self.training:
+            return super().forward(x.reshape(-1, x.shape[-1])).view(x.shape)
+        out = torch.zeros_like(x)
+        out[mask] = super().forward(x[mask])
+        return out
+
+    def scale_shift(self, mean: Tensor, var: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """The affine map the norm amounts to, from moments per block.
+
+        In training it updates the running statistics, as the textbook layer does.
+
+        Args:
+            mean, var: (B, C), biased variance. counts: (B,) values each block contributed.
+
+        Returns:
+            scale and shift, broadcastable to (B, N, C): ``norm(e) = scale * e + shift``.
+        """
+        total = counts.sum()
+        share = (counts / total)[:, None]
+        pooled = (share * mean).sum(0)
+        spread = (share * (var + (mean - pooled).square())).sum(0)
+        if self.track_running_stats:
+            with torch.no_grad():
+                self.num_batches_tracked.add_(1)
+                self.running_mean.lerp_(pooled.to(self.running_mean.dtype), self.momentum)
+                unbiased = spread * (total / (total - 1))
+                self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+        return self._affine(pooled, spread)
+
+    def fixed_scale_shift(self) -> tuple[Tensor, Tensor]:
+        """The affine map of evaluation, from the running statistics: (C,) and (C,)."""
+        return self._affine(self.running_mean, self.running_var)
+
+    def _affine(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+        scale = self.weight * torch.rsqrt(var + self.eps)
+        return scale, self.bias - mean * scale
+
+
+class InstanceNorm(nn.Module):
+    """Normalisation of each channel over the points (or edges) of one block, without parameters."""
+
+    def __init__(self, channels: int, eps: float = 1e-5):
+        super().__init__()
+        self.channels, self.eps = channels, eps
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x: (B, N, C) -> (B, N, C)."""
+        if mask is None:
+            var, mean = torch.var_mean(x, 1, correction=0)
+        else:
+            weight = (mask / mask.sum(1, keepdim=True))[:, :, None]
+            mean = (x * weight).sum(1)
+            var = ((x - mean[:, None]).square() * weight).sum(1)
+        scale, shift = self.scale_shift(mean, var, None)
+        return x * scale + shift
+
+    def scale_shift(self, mean: Tensor, var: Tensor, counts: Tensor | None) -> tuple[Tensor, Tensor]:
+        """As :meth:`BatchNorm.scale_shift`, per block: (B, 1, C) each."""
+        scale = torch.rsqrt(var + self.eps)
+        return scale[:, None], (-mean * scale)[:, None]
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, eps={self.eps}"
+
+
+class LayerNorm(nn.LayerNorm):
+    """Normalisation over the channels of each point."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x: (..., C) -> (..., C)."""
+        return super().forward(x)
+
+
+def make_norm(name: str, channels: int, eps: float = 1e-5) -> nn.Module | None:
+    """A norm layer by name (:data:`NORMS`); None for ``none``."""
+    if name == "batch":
+        return BatchNorm(channels, eps=eps)
+    if name == "instance":
+        return InstanceNorm(channels, eps=eps)
+    if name == "layer":
+        return LayerNorm(channels, eps=eps)
+    if name == "none":
+        return None
+    raise ValueError(f"unknown norm {name!r}: choose one of {', '.join(NORMS)}")
+
+
+def make_act(name: str) -> nn.Module | None:
+    """An activation by name (:data:`ACTS`); None for ``none``. Leaky slopes are 0.2 (official code)."""
+    if name == "relu":
+        return nn.ReLU()
+    if name == "leakyrelu":
+        return nn.LeakyReLU(0.2)
+    if name == "prelu":
+        return nn.PReLU(init=0.2)
+    if name == "gelu":
+        return nn.GELU()
+    if name == "none":
+        return None
+    raise ValueError(f"unknown act {name!r}: choose one of {', '.join(ACTS)}")
+
+
+def negative_slope(act: nn.Module | None, like: Tensor) -> Tensor | None:
+    """Slope (C,) below zero of an activation that is the identity above; None for other shapes.
+
+    Args:
+        like: (..., C) tensor that gives dtype, device and C.
+    """
+    if act is None:
+        return like.new_ones(like.shape[-1])
+    if isinstance(act, nn.ReLU):
+        return like.new_zeros(like.shape[-1])
+    if isinstance(act, nn.LeakyReLU):
+        return like.new_full((like.shape[-1],), act.negative_slope)
+    if isinstance(act, nn.PReLU):
+        return act.weight.to(like.dtype).expand(like.shape[-1])
+    return None
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """What follows a linear map.
+
+    Attributes:
+        order: ``norm-act`` (TensorFlow, sparse PyTorch) or ``act-norm`` (dense PyTorch).
+        norm: one of :data:`NORMS`. act: one of :data:`ACTS`.
+        bias: whether linear maps have one. eps: the norm's epsilon.
+    """
+
+    order: str = "norm-act"
+    norm: str = "batch"
+    act: str = "relu"
+    bias: bool = True
+    eps: float = 1e-5
+
+    def __post_init__(self):
+        for name, value, allowed in (
+            ("order", self.order, ORDERS),
+            ("norm", self.norm, NORMS),
+            ("act", self.act, ACTS),
+        ):
+            if value not in allowed:
+                raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(allowed)}")
+
+    def linear_only(self) -> "LayerSpec":
+        """The same without norm and activation (they move in front of the convolution in res+)."""
+        return replace(self, norm="none", act="none")
+
+    def make_norm(self, channels: int) -> nn.Module | None:
+        """A fresh norm layer."""
+        return make_norm(self.norm, channels, self.eps)
+
+    def make_act(self) -> nn.Module | None:
+        """A fresh activation."""
+        return make_act(self.act)
+
+
+class Pointwise(nn.Module):
+    """Linear map of each point's features, then norm and activation in the order asked for.
+
+    Shape: (B, N, in_channels) -> (B, N, out_channels).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, spec: LayerSpec = LayerSpec()):
+        super().__init__()
+        self.linear = nn.Linear(in_channels, out_channels, spec.bias)
+        self.norm = spec.make_norm(out_channels)
+        self.act = spec.make_act()
+        self.order = spec.order
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Apply the layer."""
+        return self.finish(self.linear(x), mask)
+
+    def finish(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Norm and activation alone, of a linear map computed elsewhere."""
+        if self.order == "act-norm" and self.act is not None:
+            x = self.act(x)
+        if self.norm is not None:
+            x = self.norm(x, mask)
+        if self.order == "norm-act" and self.act is not None:
+            x = self.act(x)
+        return x
+
+
+def initialise(module: nn.Module, method: str) -> None:
+    """Initialise every linear map below ``module``: biases 0, weights by ``method``.
+
+    ``xavier``: uniform, as the TensorFlow code. ``kaiming``: normal with fan-in, as the PyTorch code.
+    """
+    if method not in ("xavier", "kaiming"):
+        raise ValueError(f"unknown init {method!r}: choose xavier or kaiming")
+    for child in module.modules():
+        if isinstance(child, nn.Linear):
+            if method == "xavier":
+                nn.init.xavier_uniform_(child.weight)
+            else:
+                nn.init.kaiming_normal_(child.weight)
+            if child.bias is not None:
+                nn.init.zeros_(child.bias)

@@ -1,0 +1,200 @@
+"""Checkpoints of the official PyTorch code (deep_gcns_torch, sem_seg_dense) as our models."""
+
+import re
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .convolution import EdgeConv, MRConv
+from .deepgcn import DeepGCN
+from .fusion import join_layers
+from .layers import BatchNorm
+
+# How much closer the best guess must come than the next.
+MARGIN = 1.3
+
+_CONVS = {"edge": EdgeConv, "mr": MRConv}
+# Official name -> ours, without the number in the sequence (0 linear, then act and norm).
+_PARTS = [
+    (r"head\.gconv\.nn", "backbone.head.layer"),
+    (r"backbone\.(\d+)\.body\.gconv\.nn", r"backbone.blocks.\1.conv.layer"),
+    (r"fusion_block", "fusion.layer"),
+    (r"prediction\.0", "head.first"),
+    (r"prediction\.1", "head.rest.0"),
+]
+
+
+def load_official(
+    source: str | Path | Mapping[str, Any],
+    k: int = 16,
+    act: str = "relu",
+    connection: str | None = None,
+    conv: str | None = None,
+) -> DeepGCN:
+    """A DeepGCN that computes what the official PyTorch model does, in eval mode.
+
+    Depth, width, classes, norm, bias and the dense connection follow from the tensors' shapes. plain
+    and res, and edge and mr, have tensors of the same shapes: unless given, they are
+    what reproduces the checkpoint's running statistics best on random points (:func:`guess`). k and act
+    leave no trace and are given. The model expects the port's input: channels 0-2 centred
+    and scaled to -1..1 per block, where its head graph is made too.
+
+    Args:
+        source: a file, a state dict, or a training checkpoint that holds one as ``state_dict``;
+            with or without DataParallel's ``module.`` prefix.
+        k: neighbours (official default 16). act: relu, leakyrelu or prelu.
+        connection: plain, res or dense. conv: edge or mr.
+
+    Raises:
+        ValueError: not such a checkpoint, or not of this act, connection or conv.
+    """
+    state = _state_dict(source)
+    settings = _settings(state, k, act)
+    if settings["connection"] == "dense":
+        connection = connection or "dense"
+    connections = [connection] if connection else ["res", "plain"]
+    convs = [conv] if conv else ["edge", "mr"]
+    candidates = [_build(state, {**settings, "connection": c, "conv": _CONVS[v]}) for c in connections for v in convs]
+    return candidates[0] if len(candidates) == 1 else guess(candidates)
+
+
+def guess(candidates: list[DeepGCN], points: int = 512) -> DeepGCN:
+    """The candidate whose batch statistics on random points come closest to its running ones.
+
+    Random points are not the training data, but a wrong skip or operator drives the statistics
+    apart, layer by layer, by far more than that.
+
+    Args:
+        candidates: models of the same tensors, in eval mode. points: at least that many are used.
+
+    Raises:
+        ValueError: the statistics decide nothing (an untrained model, or two candidates as close).
+    """
+    generator = torch.Generator().manual_seed(0)
+    count = max(points, 2 * candidates[0].min_points)
+    cloud = torch.rand(2, count, candidates[0].in_channels, generator=generator)
+    cloud[..., :3] = 2 * cloud[..., :3] - 1
+    gaps = torch.tensor([_statistics_gap(model, cloud) for model in candidates])
+    (best, second), order = gaps.sort()[0][:2], gaps.argsort()
+    if not best * MARGIN < second:
+        raise ValueError(
+            "plain or res, edge or mr? The checkpoint's running statistics do not tell: "
+            "give connection= and conv="
+        )
+    return candidates[order[0]]
+
+
+@torch.no_grad()
+def _statistics_gap(model: DeepGCN, cloud: Tensor) -> float:
+    """Distance of batch statistics from running ones: log ratio of variances plus difference of
+    means in standard deviations, averaged over the backbone's and the fusion block's channels."""
+    norms = [m for part in (model.backbone, model.fusion) for m in part.modules() if isinstance(m, BatchNorm)]
+    if not norms or not norms[0].num_batches_tracked:
+        return torch.nan
+    trial = deepcopy(model).train()
+    trial_norms = [m for part in (trial.backbone, trial.fusion) for m in part.modules() if isinstance(m, BatchNorm)]
+    for norm in trial_norms:
+        norm.momentum = 1.0
+    for graph in trial.backbone.graphs:
+        graph.stochastic = False
+    trial.fusion(join_layers(trial.features(cloud), trial.nested))
+    gaps = []
+    for norm, measured in zip(norms, trial_norms):
+        # Undo what is left of the initial mean 0 and variance 1 after few batches.
+        left = (1 - norm.momentum) ** int(norm.num_batches_tracked)
+        mean = norm.running_mean / (1 - left)
+        var = ((norm.running_var - left) / (1 - left)).clamp(min=1e-3)
+        gaps.append(((measured.running_var + 1e-3) / (var + 1e-3)).log().abs().mean())
+        gaps.append(((measured.running_mean - mean).abs() / var.sqrt()).mean())
+    return float(torch.stack(gaps).mean())
+
+
+def _state_dict(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
+    if isinstance(source, (str, Path)):
+        try:
+            source = torch.load(source, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise ValueError(f"{source}: not a checkpoint of tensors ({str(error).splitlines()[0]})") from None
+    if not isinstance(source, Mapping):
+        raise ValueError(f"a checkpoint is a mapping of names to tensors, got {type(source).__name__}")
+    state = source.get("state_dict", source)
+    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    if "head.gconv.nn.0.weight" not in state:
+        raise ValueError(
+            "not a sem_seg_dense checkpoint of deep_gcns_torch: no tensor 'head.gconv.nn.0.weight' "
+            f"among its {len(state)}"
+        )
+    return state
+
+
+def _settings(state: Mapping[str, Tensor], k: int, act: str) -> dict[str, Any]:
+    """:class:`DeepGCN` settings that the shapes of an official state dict imply."""
+    head = state["head.gconv.nn.0.weight"]
+    layers = {int(m[1]) for name in state if (m := re.match(r"backbone\.(\d+)\.", name))}
+    if layers != set(range(len(layers))):
+        raise ValueError(f"backbone layers are missing: found {sorted(layers)}")
+    depth, channels = len(layers) + 1, head.shape[0]
+    # Where the second layer reads: the first's C channels, or 2 C of a growing concatenation. A
+    # backbone of one block shows it only in the fusion block's input, C + C or C + 2 C.
+    second = state.get("backbone.1.body.gconv.nn.0.weight")
+    if second is not None:
+        dense = second.shape[1] == 4 * channels
+    else:
+        dense = depth == 2 and state["fusion_block.0.weight"].shape[1] == 3 * channels
+    slopes = state.get("head.gconv.nn.1.weight")
+    if (slopes is not None and slopes.numel() == 1) != (act == "prelu"):
+        raise ValueError(f"act={act!r}, but the checkpoint {'has no' if act == 'prelu' else 'has'} PReLU slopes")
+    return {
+        "in_channels": head.shape[1] // 2,
+        "num_classes": state["prediction.3.0.weight"].shape[0],
+        "connection": "dense" if dense else "res",
+        "depth": depth,
+        "channels": channels,
+        "k": k,
+        "act": act,
+        "order": "act-norm",
+        "norm": "batch" if "head.gconv.nn.2.running_mean" in state else "none",
+        "bias": "head.gconv.nn.0.bias" in state,
+        "positions": (0, 1, 2),
+        "init": "kaiming",
+    }
+
+
+def _build(state: Mapping[str, Tensor], settings: dict[str, Any]) -> DeepGCN:
+    if settings["connection"] == "plain":
+        settings = {**settings, "dilation": "none", "stochastic": False}
+    model = DeepGCN(**settings)
+    own = model.state_dict()
+    renamed = {}
+    for name, tensor in state.items():
+        ours = _our_name(name)
+        if ours not in own:
+            raise ValueError(f"unexpected tensor {name!r} in an official checkpoint")
+        if tensor.ndim == 4:
+            tensor = tensor[:, :, 0, 0]
+        if tensor.shape != own[ours].shape:
+            raise ValueError(
+                f"tensor {name!r} is {tuple(tensor.shape)}, but a {settings['connection']} model of "
+                f"depth {settings['depth']} has {tuple(own[ours].shape)} there"
+            )
+        renamed[ours] = tensor
+    missing = sorted(own.keys() - renamed.keys())
+    if missing:
+        raise ValueError(f"{len(missing)} tensors are missing from the official checkpoint: {missing[0]}, ...")
+    model.load_state_dict(renamed)
+    return model.eval()
+
+
+def _our_name(name: str) -> str:
+    """Our name of an official tensor."""
+    if match := re.fullmatch(r"prediction\.3\.0\.(\w+)", name):
+        return f"head.classifier.{match[1]}"
+    for pattern, ours in _PARTS:
+        if match := re.fullmatch(pattern + r"\.([012])\.(\w+)", name):
+            place = {"0": "linear", "1": "act", "2": "norm"}[match[match.lastindex - 1]]
+            return f"{match.expand(ours)}.{place}.{match[match.lastindex]}"
+    return name

@@ -1,0 +1,229 @@
+"""Edge aggregation: what EdgeConv needs of its edges, without making them.
+
+EdgeConv's linear part splits, W [x_i ; x_j - x_i] = (W1 - W2) x_i + W2 x_j = a_i + b_j, and norm
+and activation are monotone per channel, so the maximum over neighbours of the layer's output
+needs only max_j b_j (min_j b_j where the norm's scale is negative) and, in training, the mean
+and variance over all edges of phi(a_i + b_j). Both stream; memory is that of the nodes.
+"""
+
+import torch
+from torch import Tensor
+
+from .backend import uses_numba
+from .threads import run_sliced
+
+
+def gather_neighbors(x: Tensor, index: Tensor) -> Tensor:
+    """Neighbours' features: x (B, N, C), index (B, N, k) -> (B, N, k, C)."""
+    batch, count, k = index.shape
+    flat = index.reshape(batch, count * k, 1).expand(-1, -1, x.shape[-1])
+    return x.gather(1, flat).view(batch, count, k, x.shape[-1])
+
+
+def neighbor_max(x: Tensor, index: Tensor, mask: Tensor | None = None, sign: Tensor | None = None) -> Tensor:
+    """Per channel the largest value among a point's neighbours.
+
+    Args:
+        x: (B, N, C) features. index: (B, N, k) neighbours.
+        mask: (B, N) bool, False where a point is absent; its row of the result is zero.
+        sign: (C,) +1 or -1; where it is -1 the smallest value is taken.
+
+    Returns:
+        (B, N, C). Of equal values the first in ``index`` receives the gradient.
+    """
+    if sign is None:
+        sign = torch.ones(x.shape[-1], device=x.device, dtype=x.dtype)
+    return torch.ops.deepgcn_seg.neighbor_extremum(x, index, mask, sign.detach().to(x.dtype))[0]
+
+
+def edge_moments(
+    center: Tensor, neighbor: Tensor, index: Tensor, slope: Tensor, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of phi(a_i + b_j) over the edges of each block.
+
+    phi(e) = e for e > 0 and slope * e elsewhere: the identity (slope 1), ReLU (0), leaky ReLU
+    or PReLU.
+
+    Args:
+        center: a, (B, N, C). neighbor: b, (B, N, C). index: (B, N, k) neighbours j of i.
+        slope: (C,), may require a gradient.
+        mask: (B, N) bool, False where a point is absent; its edges do not count.
+
+    Returns:
+        mean and variance, each (B, C) in float32 at least.
+    """
+    return torch.ops.deepgcn_seg.edge_moments(center, neighbor, index, slope.to(center.dtype), mask)
+
+
+# -- neighbor_extremum ------------------------------------------------------------------------
+
+
+@torch.library.custom_op("deepgcn_seg::neighbor_extremum", mutates_args=())
+def _neighbor_extremum(x: Tensor, index: Tensor, mask: Tensor | None, sign: Tensor) -> tuple[Tensor, Tensor]:
+    if uses_numba(x):
+        from .edge_kernels import extremum
+
+        x = x.contiguous()
+        extreme = torch.empty_like(x)
+        chosen = torch.empty(x.shape, dtype=torch.int16)
+        run_sliced(extremum, _tasks(x), *_arrays(x, index, _present(x, mask), sign, extreme, chosen))
+        return extreme, chosen
+    signed, chosen = (gather_neighbors(x, index) * sign).max(2)
+    extreme = signed * sign
+    if mask is not None:
+        extreme = torch.where(mask[:, :, None], extreme, 0)
+    return extreme, chosen.to(torch.int16)
+
+
+@_neighbor_extremum.register_fake
+def _(x, index, mask, sign):
+    return torch.empty_like(x), x.new_empty(x.shape, dtype=torch.int16)
+
+
+@torch.library.custom_op("deepgcn_seg::neighbor_extremum_backward", mutates_args=())
+def _neighbor_extremum_backward(grad: Tensor, index: Tensor, mask: Tensor | None, chosen: Tensor) -> Tensor:
+    if uses_numba(grad):
+        from .edge_kernels import extremum_backward
+
+        grad = grad.contiguous()
+        out = torch.zeros_like(grad)
+        run_sliced(extremum_backward, _tasks(grad), *_arrays(grad, index, _present(grad, mask), chosen, out))
+        return out
+    if mask is not None:
+        grad = torch.where(mask[:, :, None], grad, 0)
+    return torch.zeros_like(grad).scatter_add_(1, index.gather(2, chosen.long()), grad)
+
+
+@_neighbor_extremum_backward.register_fake
+def _(grad, index, mask, chosen):
+    return torch.empty_like(grad)
+
+
+def _save_extremum(ctx, inputs, output):
+    _, index, mask, _ = inputs
+    ctx.save_for_backward(index, mask, output[1])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _extremum_gradient(ctx, grad, _):
+    index, mask, chosen = ctx.saved_tensors
+    return torch.ops.deepgcn_seg.neighbor_extremum_backward(grad, index, mask, chosen), None, None, None
+
+
+_neighbor_extremum.register_autograd(_extremum_gradient, setup_context=_save_extremum)
+
+
+# -- edge_moments -----------------------------------------------------------------------------
+
+
+@torch.library.custom_op("deepgcn_seg::edge_moments", mutates_args=())
+def _edge_moments(
+    center: Tensor, neighbor: Tensor, index: Tensor, slope: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    if uses_numba(center):
+        from .edge_kernels import moments
+
+        center, neighbor = center.contiguous(), neighbor.contiguous()
+        typical = center.mean((0, 1)) + neighbor.mean((0, 1))
+        shift = torch.where(typical > 0, typical, slope * typical)
+        mean = torch.empty(center.shape[0], center.shape[2], dtype=torch.float64)
+        var = torch.empty_like(mean)
+        present = _present(center, mask)
+        run_sliced(moments, _tasks(center), *_arrays(center, neighbor, index, present, slope, shift, mean, var))
+        return mean.to(center.dtype), var.to(center.dtype)
+    value = _phi(center, neighbor, index, slope).to(torch.promote_types(center.dtype, torch.float32))
+    if mask is None:
+        var, mean = torch.var_mean(value, (1, 2), correction=0)
+        return mean, var
+    weight = mask[:, :, None, None] / (mask.sum(1) * index.shape[2])[:, None, None, None]
+    mean = (value * weight).sum((1, 2))
+    return mean, ((value - mean[:, None, None]).square() * weight).sum((1, 2))
+
+
+def _phi(center: Tensor, neighbor: Tensor, index: Tensor, slope: Tensor) -> Tensor:
+    edge = center[:, :, None] + gather_neighbors(neighbor, index)
+    return torch.where(edge > 0, edge, slope * edge)
+
+
+@_edge_moments.register_fake
+def _(center, neighbor, index, slope, mask):
+    dtype = torch.promote_types(center.dtype, torch.float32)
+    mean = center.new_empty(center.shape[0], center.shape[2], dtype=dtype)
+    return mean, torch.empty_like(mean)
+
+
+@torch.library.custom_op("deepgcn_seg::edge_moments_backward", mutates_args=())
+def _edge_moments_backward(
+    center: Tensor,
+    neighbor: Tensor,
+    index: Tensor,
+    slope: Tensor,
+    mask: Tensor | None,
+    offset: Tensor,
+    factor: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    # offset + factor * phi(e) is the gradient of phi(e); both (B, C).
+    offset, factor = offset.to(center.dtype), factor.to(center.dtype)
+    if uses_numba(center):
+        from .edge_kernels import moments_backward
+
+        center, neighbor = center.contiguous(), neighbor.contiguous()
+        grads = torch.zeros_like(center), torch.zeros_like(neighbor), torch.zeros_like(offset)
+        present = _present(center, mask)
+        arrays = _arrays(center, neighbor, index, present, slope, offset, factor, *grads)
+        run_sliced(moments_backward, _tasks(center), *arrays)
+        return grads[0], grads[1], grads[2].sum(0)
+    edge = center[:, :, None] + gather_neighbors(neighbor, index)
+    steep = torch.where(edge > 0, torch.ones_like(slope), slope)
+    grad = offset[:, None, None] + factor[:, None, None] * (steep * edge)
+    if mask is not None:
+        grad = torch.where(mask[:, :, None, None], grad, 0)
+    grad_slope = torch.where(edge > 0, 0, grad * edge).sum((0, 1, 2))
+    grad = grad * steep
+    batch, count, k = index.shape
+    flat = index.reshape(batch, count * k, 1).expand(-1, -1, center.shape[-1])
+    grad_neighbor = torch.zeros_like(neighbor).scatter_add_(1, flat, grad.view(batch, count * k, -1))
+    return grad.sum(2), grad_neighbor, grad_slope
+
+
+@_edge_moments_backward.register_fake
+def _(center, neighbor, index, slope, mask, offset, factor):
+    return torch.empty_like(center), torch.empty_like(neighbor), torch.empty_like(slope)
+
+
+def _save_moments(ctx, inputs, output):
+    ctx.save_for_backward(*inputs, output[0])
+
+
+def _moments_gradient(ctx, grad_mean, grad_var):
+    center, neighbor, index, slope, mask, mean = ctx.saved_tensors
+    if mask is None:
+        edges = index.shape[1] * index.shape[2]
+    else:
+        edges = (mask.sum(1) * index.shape[2])[:, None]
+    # d mean / d phi = 1 / M and d var / d phi = 2 (phi - mean) / M.
+    factor = 2 * grad_var / edges
+    offset = grad_mean / edges - factor * mean
+    grads = torch.ops.deepgcn_seg.edge_moments_backward(center, neighbor, index, slope, mask, offset, factor)
+    grad_center, grad_neighbor, grad_slope = grads
+    return grad_center, grad_neighbor, None, grad_slope, None
+
+
+_edge_moments.register_autograd(_moments_gradient, setup_context=_save_moments)
+
+
+# -- shared -----------------------------------------------------------------------------------
+
+
+def _tasks(x: Tensor) -> int:
+    from .edge_kernels import CHANNELS
+
+    return x.shape[0] * -(-x.shape[2] // CHANNELS)
+
+
+def _present(x: Tensor, mask: Tensor | None) -> Tensor:
+    return torch.ones(x.shape[:2], dtype=torch.bool) if mask is None else mask
+
+
+def _arrays(*tensors: Tensor):
+    return (tensor.detach().contiguous().numpy() for tensor in tensors)

@@ -1,0 +1,100 @@
+"""Neighbour selection: the k-NN graph, dilated, regular or stochastic, as ranks.
+
+A k-NN graph keeps ranks 0..k-1 of the points ordered by distance; a dilated one 0, d, 2d, ...,
+(k-1)d (DeepGCNs, section 3.3); a stochastic one k random ranks below k*d. All are the same
+question, "who has these ranks", and none needs the distances sorted or stored whole.
+"""
+
+import torch
+from torch import Tensor
+
+from .backend import uses_numba
+from .threads import run_sliced
+
+# Distances held at a time (entries of a row tile): 16 MiB in float32, inside a CPU's cache reach.
+TILE_ENTRIES = 1 << 22
+
+
+def nearest_ranks(points: Tensor, ranks: Tensor, mask: Tensor | None = None, loop: bool = True) -> Tensor:
+    """For each point, the points at the given ranks of distance from it.
+
+    Distances are squared Euclidean, of centred coordinates, in float32 at least (float64 for
+    float64 points), whatever autocast is active. Ties break towards the smaller index under the
+    compiled backend and arbitrarily under PyTorch's ``topk``. No gradient flows.
+
+    Args:
+        points: (B, N, C) coordinates or features.
+        ranks: (k,) integers; 0 is the nearest. Order is kept in the result.
+        mask: (B, N) bool, False where a point is absent. An absent point is nobody's neighbour.
+        loop: whether a point counts itself, at rank 0 but for ties.
+
+    Returns:
+        (B, N, k) int64 indices into 0..N-1. Rows of absent points hold the point itself.
+
+    Raises:
+        ValueError: a block has fewer points than the largest rank asks for.
+    """
+    wanted = int(ranks.max()) + 1
+    available = points.shape[1] if mask is None else int(mask.sum(1).min())
+    if wanted > available - (not loop):
+        raise ValueError(
+            f"neighbour rank {wanted - 1} was asked for, but a block has only {available} points"
+            f"{'' if loop else ', itself excluded'}: use more points, a smaller k or a smaller dilation"
+        )
+    return torch.ops.deepgcn_seg.nearest_ranks(points.detach(), ranks, mask, loop)
+
+
+@torch.library.custom_op("deepgcn_seg::nearest_ranks", mutates_args=())
+def _nearest_ranks(points: Tensor, ranks: Tensor, mask: Tensor | None, loop: bool) -> Tensor:
+    with torch.no_grad(), torch.autocast(points.device.type, enabled=False):
+        if points.dtype not in (torch.float32, torch.float64):
+            points = points.float()
+        points = _centred(points, mask)
+        norms = points.square().sum(-1)
+        if mask is not None:
+            norms = norms.masked_fill(~mask, torch.inf)
+        select = _select_compiled if uses_numba(points) else _select_topk
+        ascending, order = ranks.cpu().sort()
+        batch, count, _ = points.shape
+        out = torch.empty(batch, count, len(ranks), dtype=torch.int64, device=points.device)
+        rows = max(1, min(count, TILE_ENTRIES // count))
+        for b in range(batch):
+            for start in range(0, count, rows):
+                tile = points[b, start : start + rows]
+                # |x|^2 is the same for a whole row, so ranks do not need it.
+                distances = torch.addmm(norms[b, None, :], tile, points[b].T, alpha=-2)
+                if not loop:
+                    distances.diagonal(start).fill_(torch.inf)
+                select(distances, ascending, out[b, start : start + rows])
+        # Undo the sort of the ranks.
+        out = out[:, :, order.argsort().to(out.device)]
+        if mask is not None:
+            itself = torch.arange(count, device=out.device)[None, :, None]
+            out = torch.where(mask[:, :, None], out, itself)
+        return out
+
+
+@_nearest_ranks.register_fake
+def _(points, ranks, mask, loop):
+    return points.new_empty(*points.shape[:2], ranks.shape[0], dtype=torch.int64)
+
+
+def _centred(points: Tensor, mask: Tensor | None) -> Tensor:
+    """Move the mean to the origin: the expansion |y|^2 - 2xy cancels badly far from it."""
+    if mask is None:
+        return points - points.mean(1, keepdim=True)
+    present = mask[:, :, None].to(points.dtype)
+    points = torch.where(mask[:, :, None], points, 0)
+    mean = points.sum(1, keepdim=True) / present.sum(1, keepdim=True)
+    return (points - mean) * present
+
+
+def _select_topk(distances: Tensor, ranks: Tensor, out: Tensor) -> None:
+    nearest = distances.topk(int(ranks[-1]) + 1, largest=False, sorted=True).indices
+    out.copy_(nearest[:, ranks.to(nearest.device)])
+
+
+def _select_compiled(distances: Tensor, ranks: Tensor, out: Tensor) -> None:
+    from .neighbor_kernels import select_ranks
+
+    run_sliced(select_ranks, len(distances), distances.numpy(), ranks.numpy(), out.numpy())
