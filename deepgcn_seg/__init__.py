@@ -1,6 +1,12 @@
 """DeepGCNs for point-cloud semantic segmentation (Li et al., ICCV 2019)."""
 
-from .model import DeepGCN, load_official
+import os
+
+# Idle OpenMP threads would spin on the cores that the compiled kernels' threads need next: a
+# third of the time of a neighbour search on two cores. Read once, when torch loads.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+from .model import DeepGCN, load_official  # noqa: E402
 
 __version__ = "0.1.0"
 __all__ = ["DeepGCN", "load_official"]

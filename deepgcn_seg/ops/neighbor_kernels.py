@@ -15,7 +15,7 @@ Ties break towards the smaller index.
 import numpy as np
 from numba import njit
 
-SAMPLE = 256
+SAMPLE = 128
 BINS = 1024
 INSERTION_LIMIT = 24
 
@@ -109,7 +109,7 @@ def select_ranks(start, stop, distances, ranks, out):
     for r in range(start, stop):
         row = distances[r]
         count = 0
-        if n >= 4 * SAMPLE:
+        if n >= 8 * SAMPLE:
             count = _keep_candidates(row, _threshold(row, wanted, sample), keys, index)
         if count < wanted:
             # Largest finite value: absent points (inf) must not stretch the bins.
@@ -120,15 +120,16 @@ def select_ranks(start, stop, distances, ranks, out):
             low = min(low, keys[j])
             high = max(high, keys[j])
         spread = high - low
-        scale = (BINS - 1) / spread if spread > 0 else 0.0
+        bins = min(BINS, count)
+        scale = (bins - 1) / spread if spread > 0 else 0.0
         if not scale < np.finfo(distances.dtype).max:
             scale = 0.0
-        ends[:] = 0
+        ends[: bins + 1] = 0
         for j in range(count):
             b = np.int32((keys[j] - low) * scale)
             bin_of[j] = b
             ends[b + 1] += 1
-        for b in range(BINS):
+        for b in range(bins):
             ends[b + 1] += ends[b]
         # Scatter in order of index; afterwards ends[b] is where bin b stops.
         for j in range(count):

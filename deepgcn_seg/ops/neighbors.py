@@ -50,19 +50,23 @@ def _nearest_ranks(points: Tensor, ranks: Tensor, mask: Tensor | None, loop: boo
         if points.dtype not in (torch.float32, torch.float64):
             points = points.float()
         points = _centred(points, mask)
-        norms = points.square().sum(-1)
+        norms = points.square().sum(-1, keepdim=True)
         if mask is not None:
-            norms = norms.masked_fill(~mask, torch.inf)
+            norms = norms.masked_fill(~mask[:, :, None], torch.inf)
+        # |x|^2 is the same for a whole row, so its ranks need only |y|^2 - 2 x.y: one product.
+        rows_side = torch.cat([-2 * points, torch.ones_like(norms)], -1)
+        columns_side = torch.cat([points, norms], -1)
         select = _select_compiled if uses_numba(points) else _select_topk
         ascending, order = ranks.cpu().sort()
         batch, count, _ = points.shape
         out = torch.empty(batch, count, len(ranks), dtype=torch.int64, device=points.device)
         rows = max(1, min(count, TILE_ENTRIES // count))
+        tile = points.new_empty(rows, count)
         for b in range(batch):
+            columns = columns_side[b].T.contiguous()
             for start in range(0, count, rows):
-                tile = points[b, start : start + rows]
-                # |x|^2 is the same for a whole row, so ranks do not need it.
-                distances = torch.addmm(norms[b, None, :], tile, points[b].T, alpha=-2)
+                part = rows_side[b, start : start + rows]
+                distances = torch.mm(part, columns, out=tile[: len(part)])
                 if not loop:
                     distances.diagonal(start).fill_(torch.inf)
                 select(distances, ascending, out[b, start : start + rows])

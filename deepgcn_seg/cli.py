@@ -1,0 +1,120 @@
+"""What the command lines share: Hydra's start, resuming, and one-line errors."""
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from .errors import UserError
+from .training.loop import Interrupted
+
+# Exit statuses: a user's error, and work that was stopped but saved and can be resumed.
+USER_ERROR, INTERRUPTED = 2, 75
+
+
+def command(task: Callable[[DictConfig], Any], conf: Path, config_name: str) -> None:
+    """Run ``task`` with the config Hydra composes from the command line, and exit.
+
+    ``resume=RUN_DIR`` takes the config that the run stored, and its directory; ``resume=auto``
+    does so if ``hydra.run.dir`` already holds a checkpoint, and starts anew otherwise.
+    Set HYDRA_FULL_ERROR=1 to see tracebacks of user errors too.
+    """
+    verbose = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    failures: list[Exception] = []
+
+    @functools.wraps(task)
+    def guarded(config: DictConfig) -> Any:
+        # Kept from Hydra, which would print more than a line and end a multirun.
+        try:
+            return task(config)
+        except (UserError, HydraException) as error:
+            failures.append(error)
+            if verbose:
+                raise
+            print(f"error: {_one_line(error, conf)}", file=sys.stderr)
+            return None
+
+    try:
+        sys.argv[1:] = _resumed(sys.argv[1:], conf)
+        hydra.main(version_base="1.3", config_path=str(conf.resolve()), config_name=config_name)(guarded)()
+    except Interrupted as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        if verbose:
+            raise
+        print(f"error: {_one_line(error, conf)}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+    if failures:
+        if len(failures) > 1:
+            print(f"{len(failures)} jobs failed", file=sys.stderr)
+        sys.exit(USER_ERROR)
+
+
+def _resumed(arguments: list[str], conf: Path) -> list[str]:
+    """Arguments with ``resume=DIR`` turned into that run's stored config and directory."""
+    values = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    run = values.get("resume")
+    if run in (None, "null"):
+        return arguments
+    rest = [argument for argument in arguments if not argument.startswith("resume=")]
+    if run == "auto":
+        run = values.get("hydra.run.dir")
+        if run is None:
+            raise UserError("resume=auto needs hydra.run.dir=DIR, the directory to look in and to write to")
+        if not (Path(run) / "checkpoints" / "last.ckpt").is_file():
+            return rest
+    stored = Path(run) / ".hydra" / "config.yaml"
+    if not stored.is_file():
+        raise UserError(f"resume={run}: not a run directory (no {stored})")
+    rest = [argument for argument in rest if not argument.startswith("hydra.run.dir=")]
+    return [
+        f"--config-path={stored.parent.resolve()}",
+        "--config-name=config",
+        f"--config-dir={conf.resolve()}",
+        "hydra/job_logging=plain",
+        "hydra.job.name=train",
+        f"hydra.run.dir={run}",
+        f"resume={run}",
+        *rest,
+    ]
+
+
+def _one_line(error: Exception, conf: Path) -> str:
+    """The error as one line; for an unknown choice or key with what is allowed, or close to it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError):
+            return str(cause)
+        cause = cause.__cause__ or cause.__context__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    if text.startswith("In '") and len(lines) > 1 and lines[1].startswith("Available options"):
+        missing = text.split("'")[3] if text.count("'") >= 4 else text
+        group, _, choice = missing.rpartition("/")
+        options = [line for line in lines[2:] if not line.startswith(("Config search", "provider"))]
+        return f"{group}={choice}: must be one of {', '.join(options)}"
+    if text.startswith("Could not override '"):
+        key = text.split("'")[1]
+        close = get_close_matches(key, _keys(conf), 1)
+        return f"{key}: no such setting" + (f"; did you mean {close[0]}?" if close else " (see --cfg job)")
+    return " ".join(lines[:2])
+
+
+def _keys(conf: Path) -> list[str]:
+    """Names of top-level settings and groups."""
+    names = [path.name for path in conf.iterdir() if path.is_dir()]
+    for path in conf.glob("*.yaml"):
+        names += [line.split(":")[0] for line in path.read_text().splitlines() if line[:1].isalpha() and ":" in line]
+    return sorted(set(names))

@@ -1,0 +1,115 @@
+"""Blocks: 1 m x 1 m columns of a room, sampled to N points of nine channels.
+
+Channels 6-8 are the position in the room, x, y, z each divided by the room's extent; 3-5 colour in 0..1.
+Channels 0-2 are the position in the block, in one of two variants:
+
+=======  ================================================================================
+paper    metres: x and y from the middle of the block, z from the floor (TensorFlow code)
+port     centred on the block's mean, divided by its largest coordinate (PyTorch code)
+=======  ================================================================================
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from .store import RoomEntry, RoomStore, StoredRoom
+
+CHANNELS = 9
+VARIANTS = ("paper", "port")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of a room: its lower corner in the floor plan, metres from the room's minimum."""
+
+    room: RoomEntry
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class BlockGrid:
+    """How rooms are cut.
+
+    Attributes:
+        side: metres. stride: metres between blocks; below ``side`` they overlap.
+        min_points: blocks of fewer are left out (official: 100).
+    """
+
+    side: float = 1.0
+    stride: float = 0.5
+    min_points: int = 100
+
+    def corners(self, size: np.ndarray) -> Iterator[tuple[float, float]]:
+        """Lower corners of the blocks that cover a room of the given extent (PointNet's grid)."""
+        counts = [max(int(np.ceil((extent - self.side) / self.stride - 1e-6)) + 1, 1) for extent in size[:2]]
+        for i in range(counts[0]):
+            for j in range(counts[1]):
+                yield i * self.stride, j * self.stride
+
+    def cut(self, store: RoomStore, room: RoomEntry) -> list[Block]:
+        """The room's blocks of at least ``min_points`` points."""
+        stored = store.open(room)
+        blocks = []
+        for x, y in self.corners(stored.size):
+            runs, exact = stored.runs((x, y), self.side)
+            count = sum(stop - start for start, stop in runs)
+            if count >= max(self.min_points, 1) and not exact:
+                count = len(points_inside(stored, x, y, self.side)[0])
+            if count >= max(self.min_points, 1):
+                blocks.append(Block(room, x, y))
+        return blocks
+
+
+def points_inside(
+    stored: StoredRoom, x: float, y: float, side: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Points of the block at (x, y): xyz, rgb, label, and their places in the store (n,) int64.
+
+    A block holds its lower edges; its upper ones only where the room ends.
+    """
+    runs, exact = stored.runs((x, y), side)
+    xyz, rgb, label = stored.read(runs)
+    place = np.concatenate([np.arange(*run) for run in runs]) if runs else np.empty(0, np.int64)
+    if not exact:
+        low, high = np.array([x, y]), np.array([x, y]) + side
+        inside = ((xyz[:, :2] >= low) & ((xyz[:, :2] < high) | (high >= stored.size[:2]))).all(1)
+        xyz, rgb, label, place = xyz[inside], rgb[inside], label[inside], place[inside]
+    return xyz, rgb, label, place
+
+
+def choose(count: int, points: int, rng: np.random.Generator) -> np.ndarray:
+    """Which of ``count`` points make a block of ``points``.
+
+    Without replacement when there are enough; else all of them and random repeats.
+    """
+    if count >= points:
+        return rng.choice(count, points, replace=False, shuffle=False)
+    return np.concatenate([np.arange(count), rng.integers(count, size=points - count)])
+
+
+def block_features(
+    xyz: np.ndarray, rgb: np.ndarray, room_size: np.ndarray, variant: str = "paper", side: float = 1.0
+) -> np.ndarray:
+    """The nine channels of a block's sampled points: (n, 9) float32.
+
+    Args:
+        xyz: (n, 3) metres from the room's minimum. rgb: (n, 3) in 0..255.
+        room_size: (3,) the room's extent in metres. variant: paper or port.
+        side: the block's side, metres.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(f"unknown variant {variant!r}: choose one of {', '.join(VARIANTS)}")
+    features = np.empty((len(xyz), CHANNELS), np.float32)
+    if variant == "paper":
+        features[:, :2] = xyz[:, :2] - (xyz[:, :2].min(0) + side / 2)
+        features[:, 2] = xyz[:, 2]
+    else:
+        centred = xyz - xyz.mean(0)
+        # Just inside -1..1, as torch_geometric's NormalizeScale, which the official code applies.
+        features[:, :3] = centred * (0.999999 / max(np.abs(centred).max(), np.finfo(np.float32).tiny))
+    features[:, 3:6] = rgb / np.float32(255)
+    features[:, 6:] = xyz / np.maximum(room_size, np.finfo(np.float32).tiny)
+    return features

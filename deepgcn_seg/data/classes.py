@@ -1,0 +1,64 @@
+"""The classes of a dataset: names, in order of label, and colours."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """Names and colours of the labels 0..len-1.
+
+    Attributes:
+        names: unique names. palette: one RGB triple of 0..255 each.
+        fallback: name that labels of unknown names get, or None to refuse them.
+    """
+
+    names: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    fallback: str | None = None
+
+    def __post_init__(self):
+        if len(set(self.names)) != len(self.names) or len(self.palette) != len(self.names):
+            raise ValueError("class names must be unique, with one colour each")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __getitem__(self, label: int) -> str:
+        return self.names[label]
+
+    def colors(self, labels: np.ndarray) -> np.ndarray:
+        """Labels (...) -> uint8 RGB (..., 3)."""
+        return np.array(self.palette, np.uint8)[labels]
+
+    @classmethod
+    def of(cls, names: Sequence[str], palette: Sequence[Sequence[int]], fallback: str | None = None) -> "ClassList":
+        """From plain lists, as a config or a file holds them."""
+        return cls(tuple(names), tuple(tuple(int(c) for c in rgb) for rgb in palette), fallback)
+
+
+# S3DIS: order and colours of the official codes (and of PointNet before them).
+S3DIS = ClassList.of(
+    "ceiling floor wall beam column window door table chair sofa bookcase board clutter".split(),
+    [
+        (0, 255, 0),
+        (0, 0, 255),
+        (0, 255, 255),
+        (255, 255, 0),
+        (255, 0, 255),
+        (100, 100, 255),
+        (200, 200, 100),
+        (170, 120, 200),
+        (255, 0, 0),
+        (200, 100, 100),
+        (10, 200, 100),
+        (200, 200, 200),
+        (50, 50, 50),
+    ],
+    fallback="clutter",
+)

@@ -1,0 +1,122 @@
+"""Blocks as training examples: splits by area, a dataset, and a sampler that can resume."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ..errors import UserError
+from .blocks import BlockGrid, block_features, choose, points_inside
+from .store import RoomEntry, RoomStore
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rooms to train on, to choose the best checkpoint on, and to test on."""
+
+    train: list[RoomEntry]
+    validation: list[RoomEntry]
+    test: list[RoomEntry]
+
+
+def split_by_area(store: RoomStore, fold: int, validation: float = 0.1, seed: int = 0) -> Split:
+    """Hold out area ``fold`` for testing, and a share of each other area's rooms for validation.
+
+    Args:
+        fold: number of the test area, as in ``Area_5``.
+        validation: share of the training areas' rooms, at least one room unless 0.
+        seed: which rooms those are.
+
+    Raises:
+        UserError: no such area.
+    """
+    name = f"Area_{fold}"
+    if name not in store.areas:
+        raise UserError(f"data.fold={fold}: no {name} in {store.root}; it has {', '.join(store.areas)}")
+    test = [room for room in store.rooms if room.area == name]
+    rest = [room for room in store.rooms if room.area != name]
+    held = min(max(round(validation * len(rest)), 1), len(rest) - 1) if validation > 0 else 0
+    chosen = set(np.random.default_rng([seed, fold]).permutation(len(rest))[:held].tolist())
+    train = [room for i, room in enumerate(rest) if i not in chosen]
+    return Split(train, [rest[i] for i in sorted(chosen)], test)
+
+
+class BlockDataset(Dataset):
+    """Sampled blocks of some rooms.
+
+    Items are asked for as ``(epoch, i)`` and depend on nothing but that and the seed, not on
+    workers or order, so that a resumed run sees what an uninterrupted one would.
+
+    Args:
+        store, rooms: where the points are. grid: how rooms are cut.
+        points: points per block. variant: paper or port (:mod:`deepgcn_seg.data.blocks`).
+        seed: of the sampling.
+
+    Item: points (N, 9) float32, label (N,) int64.
+    """
+
+    def __init__(
+        self,
+        store: RoomStore,
+        rooms: Sequence[RoomEntry],
+        points: int,
+        grid: BlockGrid = BlockGrid(),
+        variant: str = "paper",
+        seed: int = 0,
+    ):
+        self.store, self.grid, self.points, self.variant, self.seed = store, grid, points, variant, seed
+        self.blocks = [block for room in rooms for block in grid.cut(store, room)]
+        if not self.blocks:
+            raise UserError(f"no block of {grid.min_points} points or more in {len(rooms)} rooms of {store.root}")
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __getitem__(self, item: tuple[int, int] | int) -> tuple[torch.Tensor, torch.Tensor]:
+        epoch, i = item if isinstance(item, tuple) else (0, item)
+        block = self.blocks[i]
+        stored = self.store.open(block.room)
+        xyz, rgb, label, _ = points_inside(stored, block.x, block.y, self.grid.side)
+        chosen = choose(len(label), self.points, np.random.default_rng([self.seed, epoch, i]))
+        features = block_features(xyz[chosen], rgb[chosen], stored.size, self.variant, self.grid.side)
+        return torch.from_numpy(features), torch.from_numpy(label[chosen].astype(np.int64))
+
+
+class EpochSampler(Sampler):
+    """Every block once per epoch, in an order that depends on the seed and the epoch alone.
+
+    Set ``epoch`` before an epoch, and ``start`` to skip the blocks a resumed epoch has seen.
+    """
+
+    def __init__(self, size: int, seed: int = 0):
+        self.size, self.seed = size, seed
+        self.epoch, self.start = 0, 0
+
+    def __len__(self) -> int:
+        return self.size - self.start
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
+        return ((self.epoch, int(i)) for i in order[self.start :])
+
+
+def make_loader(
+    dataset: Dataset,
+    batch_size: int,
+    sampler: Sampler | None = None,
+    workers: int = 0,
+    drop_last: bool = False,
+    pin_memory: bool = False,
+) -> DataLoader:
+    """A loader of (points (B, N, 9), labels (B, N)) batches."""
+    return DataLoader(
+        dataset,
+        batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        drop_last=drop_last,
+        pin_memory=pin_memory,
+        persistent_workers=workers > 0,
+    )

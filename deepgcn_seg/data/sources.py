@@ -1,0 +1,55 @@
+"""Where rooms come from: what a config's ``data.store`` names. Each returns an open room store."""
+
+import logging
+from pathlib import Path
+
+from ..errors import UserError
+from .prepare import prepare
+from .store import RoomStore
+from .synthetic import generate
+
+log = logging.getLogger(__name__)
+
+# Raise when the generator's rooms change, so that cached ones are not mistaken for them.
+SYNTHETIC_VERSION = 1
+
+
+def synthetic(root: str | Path, rooms_per_area: int = 6, density: float = 1000.0, seed: int = 0) -> RoomStore:
+    """The embedded synthetic rooms, generated and prepared below ``root`` on first use."""
+    described = f"synthetic rooms (6 areas x {rooms_per_area}, density {density:g}, seed {seed})"
+    folder = Path(root) / f"v{SYNTHETIC_VERSION}-rooms{rooms_per_area}-density{density:g}-seed{seed}"
+    log.info(
+        "Data: %s in %s. This is not S3DIS; for S3DIS: python tools/prepare.py source=STANFORD_FOLDER "
+        "data.root=STORE, then data=s3dis data.root=STORE",
+        described,
+        folder,
+    )
+    if (folder / "store" / "store.json").is_file():
+        return RoomStore(folder / "store")
+    try:
+        generate(folder / "raw", rooms_per_area, density, seed)
+        return prepare(folder / "raw", folder / "store", described=described)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write the synthetic rooms ({error}); set data.root to another folder") from None
+
+
+def s3dis(root: str | Path) -> RoomStore:
+    """S3DIS from a room store made by ``tools/prepare.py``.
+
+    Raises:
+        UserError: ``root`` is missing or something else; says what was looked for.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(f"data.root={root}: no such folder; make a room store with tools/prepare.py")
+    if not (root / "store.json").is_file():
+        if any(root.glob("Area_*/*/Annotations")):
+            raise UserError(
+                f"data.root={root} holds raw S3DIS rooms: first run python tools/prepare.py source={root} data.root=STORE"
+            )
+        raise UserError(
+            f"data.root={root}: neither a room store (store.json) nor raw S3DIS rooms (Area_*/ROOM/Annotations)"
+        )
+    store = RoomStore(root)
+    log.info("Data: %s, %d rooms in %d areas (%s)", root, len(store.rooms), len(store.areas), store.source)
+    return store

@@ -1,0 +1,165 @@
+"""Raw S3DIS rooms: ``Area_1/office_1/Annotations/chair_1.txt``, rows ``x y z r g b``.
+
+Rows are parsed by pyarrow at disk speed. A file it refuses is read again line by line, with the
+known kinds of damage repaired or skipped and each reported; a file with more than a handful of bad
+lines is an error.
+"""
+
+import io
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as csv
+
+from ..errors import UserError
+from .classes import S3DIS, ClassList
+from .room import Room
+
+# More bad lines than this in one file: not damage, but something else than an annotation.
+MAX_BAD_LINES = 10
+
+_NUMBER = re.compile(rb"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+
+
+@dataclass(frozen=True)
+class Repair:
+    """Something wrong in a raw file, and what was done about it."""
+
+    file: str
+    line: int | None
+    problem: str
+    action: str
+
+    def __str__(self) -> str:
+        where = self.file if self.line is None else f"{self.file}, line {self.line}"
+        return f"{where}: {self.problem}; {self.action}"
+
+
+def find_rooms(root: str | Path) -> list[Path]:
+    """Room folders below a raw S3DIS folder, in order of area and name.
+
+    Raises:
+        UserError: no ``Area_*/ROOM/Annotations`` there.
+    """
+    root = Path(root)
+    rooms = [path.parent for path in root.glob("Area_*/[!.]*/Annotations") if path.is_dir()]
+    if not rooms:
+        raise UserError(f"{root}: no raw S3DIS rooms here; looked for {root}/Area_*/ROOM/Annotations/*.txt")
+    return sorted(rooms, key=lambda path: (_natural(path.parent.name), _natural(path.name)))
+
+
+def _natural(name: str) -> list:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def read_room(folder: str | Path, classes: ClassList = S3DIS) -> tuple[Room, list[Repair]]:
+    """Read a room from its annotation files.
+
+    The label is the file name up to the last ``_``; unknown names (S3DIS has ``stairs`` and its
+    misspelling) get ``classes.fallback``.
+
+    Returns:
+        The room, points in order of file name and line, and what was repaired.
+
+    Raises:
+        UserError: no points at all, an unknown class without fallback, or a file beyond repair.
+    """
+    folder = Path(folder)
+    repairs: list[Repair] = []
+    parts, labels = [], []
+    for file in sorted((folder / "Annotations").iterdir(), key=lambda path: _natural(path.name)):
+        if file.suffix != ".txt" or file.name.startswith("."):
+            continue
+        name = file.stem.rsplit("_", 1)[0]
+        if name not in classes.names:
+            if classes.fallback is None:
+                raise UserError(f"{file}: unknown class {name!r}; known are {', '.join(classes.names)}")
+            repairs.append(Repair(str(file), None, f"unknown class {name!r}", f"labelled {classes.fallback}"))
+            name = classes.fallback
+        rows = read_points(file, repairs)
+        if not len(rows):
+            repairs.append(Repair(str(file), None, "no points", "skipped"))
+            continue
+        parts.append(rows)
+        labels.append(np.full(len(rows), classes.names.index(name), np.uint8))
+    if not parts:
+        raise UserError(f"{folder}: no points in any annotation file")
+    rows = np.concatenate(parts)
+    room = Room(
+        folder.parent.name,
+        folder.name,
+        np.ascontiguousarray(rows[:, :3]),
+        rows[:, 3:].astype(np.uint8),
+        np.concatenate(labels),
+    )
+    return room, repairs
+
+
+def read_points(file: str | Path, repairs: list[Repair]) -> np.ndarray:
+    """Rows of an annotation file, (N, 6) float64: metres and 0..255. Appends to ``repairs``."""
+    file = Path(file)
+    content = file.read_bytes()
+    if not content.strip():
+        return np.empty((0, 6))
+    try:
+        rows = _parse(content)
+    except pa.ArrowInvalid:
+        rows = None
+    if rows is not None and _plausible(rows).all():
+        return rows
+    return _parse_lines(file, content, repairs)
+
+
+def _parse(content: bytes) -> np.ndarray:
+    names = ["x", "y", "z", "r", "g", "b"]
+    table = csv.read_csv(
+        io.BytesIO(content),
+        read_options=csv.ReadOptions(column_names=names, use_threads=False),
+        parse_options=csv.ParseOptions(delimiter=" ", quote_char=False),
+        convert_options=csv.ConvertOptions(column_types=dict.fromkeys(names, pa.float64())),
+    )
+    return np.stack([table[name].to_numpy() for name in names], 1)
+
+
+def _plausible(rows: np.ndarray) -> np.ndarray:
+    """Rows of finite coordinates and colours in 0..255."""
+    colors = rows[:, 3:]
+    return np.isfinite(rows).all(1) & (colors >= 0).all(1) & (colors <= 255).all(1)
+
+
+def _parse_lines(file: Path, content: bytes, repairs: list[Repair]) -> np.ndarray:
+    rows, bad = [], []
+    for number, line in enumerate(content.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        row, problem, action = _parse_line(line)
+        if row is not None:
+            rows.append(row)
+        if problem:
+            bad.append(Repair(str(file), number, problem, action))
+        if len(bad) > MAX_BAD_LINES:
+            raise UserError(f"{bad[0]}; and more than {MAX_BAD_LINES} such lines: not a file of 'x y z r g b' rows")
+    repairs.extend(bad)
+    return np.array(rows).reshape(-1, 6)
+
+
+def _parse_line(line: bytes) -> tuple[list[float] | None, str, str]:
+    """A row or None, what was wrong ('' for nothing), and what was done."""
+    tokens = line.split()
+    if len(tokens) == 6 and all(_NUMBER.fullmatch(token) for token in tokens):
+        row = [float(token) for token in tokens]
+        if _plausible(np.array([row]))[0]:
+            return row, "", ""
+        return None, "value out of range", "line skipped"
+    cleaned = re.sub(rb"[^0-9eE.+\- ]", b" ", line.strip())
+    # A stray byte may stand inside a number (S3DIS: 185<byte>187) or replace the space between two.
+    for candidate in (cleaned, re.sub(rb"[^0-9eE.+\- ]", b"", line.strip())):
+        tokens = candidate.split()
+        if len(tokens) == 6 and all(_NUMBER.fullmatch(token) for token in tokens):
+            row = [float(token) for token in tokens]
+            if _plausible(np.array([row]))[0]:
+                return row, "stray characters", f"read as '{candidate.decode()}'"
+    return None, f"not six numbers: {line[:40]!r}", "line skipped"

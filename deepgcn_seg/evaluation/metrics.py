@@ -1,0 +1,61 @@
+"""Scores from one confusion matrix, summed over everything a protocol covers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def confusion_matrix(truth: Tensor, predicted: Tensor, num_classes: int) -> Tensor:
+    """Counts (C, C) int64, rows truth and columns prediction.
+
+    Raises:
+        ValueError: a label outside 0..num_classes-1.
+    """
+    truth, predicted = truth.reshape(-1).long(), predicted.reshape(-1).long()
+    if truth.numel() and not (0 <= int(truth.min()) and int(truth.max()) < num_classes):
+        raise ValueError(f"truth has labels {int(truth.min())}..{int(truth.max())}, but there are {num_classes} classes")
+    return torch.bincount(truth * num_classes + predicted, minlength=num_classes**2).view(num_classes, num_classes)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a confusion matrix says.
+
+    Attributes:
+        iou: per class TP / (truth + predicted - TP); NaN where the class is in neither.
+        accuracy: per class recall; NaN where the truth has none.
+        miou, macc: means over the classes that are not NaN. oa: share of points that are right.
+    """
+
+    iou: list[float]
+    accuracy: list[float]
+    miou: float
+    macc: float
+    oa: float
+
+    @classmethod
+    def of(cls, confusion: Tensor) -> "Scores":
+        """Scores of a (C, C) matrix, rows truth; all NaN if it is empty."""
+        counts = confusion.double()
+        hits, truth, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
+        iou, accuracy = hits / (truth + predicted - hits), hits / truth
+        return cls(
+            iou.tolist(),
+            accuracy.tolist(),
+            float(iou.nanmean()),
+            float(accuracy.nanmean()),
+            float(hits.sum() / counts.sum()),
+        )
+
+    def as_dict(self, names: Sequence[str]) -> dict:
+        """For JSON: NaN becomes null."""
+        clean = lambda value: None if value != value else value  # noqa: E731
+        return {
+            "mIoU": clean(self.miou),
+            "mAcc": clean(self.macc),
+            "OA": clean(self.oa),
+            "IoU": {name: clean(value) for name, value in zip(names, self.iou)},
+            "accuracy": {name: clean(value) for name, value in zip(names, self.accuracy)},
+        }

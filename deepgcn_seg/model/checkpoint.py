@@ -1,0 +1,112 @@
+"""Checkpoint files: written whole, read without unpickling code, complete in themselves."""
+
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..data.classes import ClassList
+from ..data.files import replacing
+from ..errors import UserError
+
+FORMAT = 1
+# What a checkpoint's config may build. A checkpoint comes from anywhere; its config must not
+# be able to call anything.
+ALLOWED = ("deepgcn_seg.DeepGCN", "deepgcn_seg.model.", "torch_geometric.nn.")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computed a result."""
+    from .. import __version__
+
+    return {"deepgcn_seg": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
+
+
+def save_checkpoint(
+    path: str | Path, model: nn.Module, model_config: dict, classes: ClassList, **state: Any
+) -> None:
+    """Write a checkpoint; an older file of the name stays until the new one is complete.
+
+    Args:
+        model_config: what builds the model (``_target_`` and settings, plain values).
+        state: more to keep: plain values and tensors only (optimiser, epoch, random state, ...).
+    """
+    content = {
+        "format": FORMAT,
+        "model": model.state_dict(),
+        "model_config": model_config,
+        "classes": list(classes.names),
+        "palette": [list(rgb) for rgb in classes.palette],
+        "versions": versions(),
+        **state,
+    }
+    with replacing(path) as temporary:
+        torch.save(content, temporary)
+        # Nothing replaces a good file before it has been read back.
+        torch.load(temporary, map_location="meta", weights_only=True)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint of ours to the CPU.
+
+    Raises:
+        UserError: missing, truncated, not a checkpoint, or not of this project.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"checkpoint {path}: no such file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"checkpoint {path}: damaged, or not a checkpoint ({reason[:120]})") from None
+    needed = {"format", "model", "model_config", "classes", "palette"}
+    if not isinstance(content, dict) or not needed <= content.keys():
+        raise UserError(f"checkpoint {path}: not written by deepgcn_seg (official ones: deepgcn_seg.load_official)")
+    if content["format"] != FORMAT:
+        raise UserError(f"checkpoint {path}: format {content['format']}, but this version reads {FORMAT}")
+    return content
+
+
+def load_model(path: str | Path, trusted: Sequence[str] = ()) -> nn.Module:
+    """The trained model of a checkpoint, in eval mode, with its ``classes`` (:class:`ClassList`).
+
+    Args:
+        trusted: further module prefixes whose ``_target_`` may be built, for a model of your
+            own parts, e.g. ``("mypackage.",)``.
+
+    Raises:
+        UserError: unreadable, or its config names something outside the allowed packages.
+    """
+    return build_model(read_checkpoint(path), str(path), trusted)
+
+
+def build_model(content: dict[str, Any], path: str, trusted: Sequence[str] = ()) -> nn.Module:
+    """:func:`load_model` from what :func:`read_checkpoint` gave."""
+    from hydra.utils import instantiate
+
+    _require_allowed(content["model_config"], path, (*ALLOWED, *trusted))
+    try:
+        model = instantiate(content["model_config"])
+        model.load_state_dict(content["model"])
+    except Exception as error:
+        raise UserError(f"checkpoint {path}: its model cannot be built ({str(error).splitlines()[0]})") from None
+    model.classes = ClassList.of(content["classes"], content["palette"])
+    return model.eval()
+
+
+def _require_allowed(config: Any, path: str, allowed: Sequence[str]) -> None:
+    if isinstance(config, dict):
+        target = config.get("_target_")
+        if target is not None and not any(
+            target == name or (name.endswith(".") and str(target).startswith(name)) for name in allowed
+        ):
+            raise UserError(f"checkpoint {path}: its config would call {target!r}, which is not allowed")
+        for value in config.values():
+            _require_allowed(value, path, allowed)
+    elif isinstance(config, (list, tuple)):
+        for value in config:
+            _require_allowed(value, path, allowed)

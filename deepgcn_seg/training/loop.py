@@ -1,0 +1,249 @@
+"""The training loop."""
+
+import logging
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ..data.classes import ClassList
+from ..data.dataset import BlockDataset, EpochSampler, make_loader
+from ..errors import UserError
+from ..evaluation.metrics import Scores
+from ..model.checkpoint import read_checkpoint, save_checkpoint
+from ..progress import Meter
+from .schedules import Clock
+from .tensorboard import RunLog
+
+log = logging.getLogger(__name__)
+
+# Steps in a row whose loss may be NaN or infinite before training gives up.
+MAX_BAD_STEPS = 10
+
+
+class Interrupted(Exception):
+    """Training was asked to stop, and has saved where it is."""
+
+
+@dataclass
+class Settings:
+    """How to train; names as on the command line."""
+
+    epochs: int
+    batch_size: int
+    max_steps: int | None = None
+    seed: int = 0
+    device: torch.device = torch.device("cpu")
+    precision: str = "fp32"
+    workers: int = 0
+    validate_every: int = 1
+    save_every: int = 500
+    label_smoothing: float = 0.0
+    schedule: Callable[[Clock], float] = field(default=lambda clock: 1.0)
+    norm_momentum: Callable[[Clock], float] | None = None
+
+
+class Trainer:
+    """Trains a model on blocks and keeps ``last.ckpt`` and ``best.ckpt``.
+
+    Args:
+        model: (B, N, 9) -> logits (B, N, C). optimizer: over its parameters.
+        blocks: to train on. validate: gives a confusion matrix of the model, or None.
+        folder: of the checkpoints. model_config, classes, config: kept in them.
+        run_log: TensorBoard.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        blocks: BlockDataset,
+        validate: Callable[[], torch.Tensor] | None,
+        settings: Settings,
+        folder: Path,
+        model_config: dict[str, Any],
+        config: dict[str, Any],
+        classes: ClassList,
+        run_log: RunLog,
+    ):
+        self.model, self.optimizer, self.blocks, self.validate = model, optimizer, blocks, validate
+        self.settings, self.folder, self.run_log = settings, folder, run_log
+        self.model_config, self.config, self.classes = model_config, config, classes
+        self.sampler = EpochSampler(len(blocks), settings.seed)
+        self.batch_size = min(settings.batch_size, len(blocks))
+        self.steps_per_epoch = len(blocks) // self.batch_size
+        self.total_steps = self.steps_per_epoch * settings.epochs
+        if settings.max_steps is not None:
+            self.total_steps = min(self.total_steps, settings.max_steps)
+        self.base_rates = [group["lr"] for group in optimizer.param_groups]
+        self.step, self.best, self.bad_steps = 0, -1.0, 0
+
+    @property
+    def epoch(self) -> int:
+        """Epochs completed."""
+        return self.step // self.steps_per_epoch
+
+    def fit(self) -> None:
+        """Train to the end.
+
+        Raises:
+            Interrupted: SIGINT or SIGTERM came; ``last.ckpt`` holds the state.
+            UserError: the loss stays NaN or infinite.
+        """
+        with _stop_requested() as stop, Meter("Training", self.total_steps, self.step) as meter:
+            while self.step < self.total_steps:
+                self._epoch(meter, stop)
+            self.run_log.flush()
+
+    def _epoch(self, meter: Meter, stop: Callable[[], bool]) -> None:
+        self.model.train()
+        for points, labels in self._batches():
+            started = time.perf_counter()
+            loss = self._train_step(points, labels)
+            speed = labels.numel() / (time.perf_counter() - started)
+            self.step += 1
+            self.run_log.step(self.step, loss, self.optimizer.param_groups[0]["lr"], speed)
+            meter.advance(f"epoch {self.epoch + 1}, loss {loss:.3f}, {speed:,.0f} points/s")
+            if stop():
+                self.save("last.ckpt")
+                self.run_log.flush()
+                raise Interrupted(f"stopped at step {self.step} of {self.total_steps}; resume={self.folder.parent}")
+            if self.step % self.steps_per_epoch == 0 or self.step >= self.total_steps:
+                break
+            if self.step % self.settings.save_every == 0:
+                self.save("last.ckpt")
+        finished = self.step >= self.total_steps
+        if finished or self.epoch % self.settings.validate_every == 0:
+            self._validate()
+        self.save("last.ckpt")
+
+    def _batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        self.sampler.epoch = self.epoch
+        self.sampler.start = (self.step % self.steps_per_epoch) * self.batch_size
+        return iter(
+            make_loader(
+                self.blocks,
+                self.batch_size,
+                self.sampler,
+                self.settings.workers,
+                drop_last=True,
+                pin_memory=self.settings.device.type == "cuda",
+            )
+        )
+
+    def _train_step(self, points: torch.Tensor, labels: torch.Tensor) -> float:
+        settings, clock = self.settings, Clock(self.step, self.steps_per_epoch, self.total_steps)
+        factor = settings.schedule(clock)
+        for group, rate in zip(self.optimizer.param_groups, self.base_rates):
+            group["lr"] = rate * factor
+        if settings.norm_momentum is not None:
+            set_norm_momentum(self.model, settings.norm_momentum(clock))
+        points = points.to(settings.device, non_blocking=True)
+        labels = labels.to(settings.device, non_blocking=True)
+        with torch.autocast(settings.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+            logits = self.model(points)
+        loss = F.cross_entropy(
+            logits.float().flatten(0, 1), labels.flatten(), label_smoothing=settings.label_smoothing
+        )
+        value = loss.item()
+        if not torch.isfinite(loss):
+            self.bad_steps += 1
+            if self.bad_steps > MAX_BAD_STEPS:
+                raise UserError(f"the loss was {value} at {self.bad_steps} steps in a row, up to step {self.step + 1}: lower recipe.optimizer.lr")
+            log.warning("step %d: loss is %s, step skipped", self.step + 1, value)
+            return value
+        self.bad_steps = 0
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return value
+
+    def _validate(self) -> None:
+        if self.validate is None:
+            return
+        confusion = self.validate()
+        self.run_log.scores(self.step, "validation", confusion, self.classes)
+        miou = Scores.of(confusion).miou
+        better = miou > self.best
+        log.info("Epoch %d, step %d: validation mIoU %.4f%s", -(-self.step // self.steps_per_epoch), self.step, miou, " (best so far)" if better else "")
+        if better:
+            self.best = miou
+            self.save("best.ckpt")
+
+    def save(self, name: str) -> None:
+        """Write a checkpoint that :meth:`resume` can go on from."""
+        random = {"torch": torch.get_rng_state()}
+        if self.settings.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self.settings.device)
+        try:
+            save_checkpoint(
+                self.folder / name,
+                self.model,
+                self.model_config,
+                self.classes,
+                config=self.config,
+                optimizer=self.optimizer.state_dict(),
+                random=random,
+                step=self.step,
+                best=self.best,
+            )
+        except OSError as error:
+            raise UserError(f"cannot write {self.folder / name} ({error}); the previous checkpoint is intact") from None
+
+    def resume(self) -> None:
+        """Go on from ``last.ckpt``.
+
+        Raises:
+            UserError: missing, damaged, or of another model.
+        """
+        path = self.folder / "last.ckpt"
+        content = read_checkpoint(path)
+        try:
+            self.model.load_state_dict(content["model"])
+            self.optimizer.load_state_dict(content["optimizer"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise UserError(f"checkpoint {path} is of another model: {str(error).splitlines()[0]}") from None
+        self.step, self.best = content["step"], content["best"]
+        torch.set_rng_state(content["random"]["torch"])
+        if self.settings.device.type == "cuda" and "cuda" in content["random"]:
+            torch.cuda.set_rng_state(content["random"]["cuda"], self.settings.device)
+        log.info("Going on from %s at step %d of %d", path, self.step, self.total_steps)
+
+
+def set_norm_momentum(model: nn.Module, momentum: float) -> None:
+    """Set the momentum of every batch norm but the prediction head's (constant there, as official)."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not name.startswith("head."):
+            module.momentum = momentum
+
+
+@contextmanager
+def _stop_requested() -> Iterator[Callable[[], bool]]:
+    """Whether SIGINT or SIGTERM came, while inside; a second one stops at once."""
+    asked = False
+
+    def ask(number, frame):
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        log.info("Stopping after this step (again: at once)")
+
+    try:
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:
+        # Not the main thread (a launcher's): signals are not ours to take.
+        yield lambda: False
+        return
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

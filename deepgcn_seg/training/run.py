@@ -1,0 +1,177 @@
+"""A training run from config to metrics."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from ..config import check, device
+from ..data.dataset import BlockDataset, split_by_area
+from ..data.store import RoomStore
+from ..errors import UserError
+from ..evaluation.evaluate import evaluate_rooms
+from ..evaluation.metrics import Scores
+from ..evaluation.protocols import Protocol
+from ..evaluation.report import write_json
+from ..model.checkpoint import build_model, read_checkpoint, versions
+from .loop import Settings, Trainer
+from .tensorboard import RunLog
+
+log = logging.getLogger(__name__)
+
+
+def train(config: DictConfig) -> float:
+    """Train the configured model, score its best checkpoint on the held-out area.
+
+    Returns:
+        mIoU on the test area under the configured protocol.
+    """
+    check(config)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    chosen = device(config.device)
+    torch.manual_seed(config.seed)
+    store: RoomStore = instantiate(config.data.store)
+    split = split_by_area(store, config.data.fold, config.data.validation, config.seed)
+    grid = instantiate(config.data.grid)
+    blocks = BlockDataset(store, split.train, config.points, grid, config.data.variant, config.seed)
+    model: nn.Module = instantiate(config.model).to(chosen)
+    model_config = OmegaConf.to_container(config.model, resolve=True)
+    log.info("Model: %s, %s", describe(model, config), chosen)
+    run_log = RunLog(folder, _resumed_step(config, folder))
+    optimizer = instantiate(config.recipe.optimizer)(model.parameters())
+    validation = Protocol("recut", config.points, config.data.variant, config.batch_size, grid.side)
+
+    def validate() -> torch.Tensor:
+        return validation.run(model, store, split.validation, chosen).confusion
+
+    settings = Settings(
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        max_steps=config.max_steps,
+        seed=config.seed,
+        device=chosen,
+        precision=config.precision,
+        workers=config.workers,
+        validate_every=config.validate_every,
+        save_every=config.save_every,
+        label_smoothing=config.recipe.get("label_smoothing", 0.0),
+        schedule=instantiate(config.recipe.schedule),
+        norm_momentum=instantiate(config.recipe.norm_momentum),
+    )
+    trainer = Trainer(
+        model,
+        optimizer,
+        blocks,
+        validate if split.validation else None,
+        settings,
+        folder / "checkpoints",
+        model_config,
+        OmegaConf.to_container(config, resolve=True),
+        store.classes,
+        run_log,
+    )
+    if config.resume:
+        trainer.resume()
+    else:
+        run_log.config(OmegaConf.to_yaml(config, resolve=True))
+    log.info(
+        "Training on %d blocks of %d rooms for %d steps; validation on %d rooms, test on %d of Area_%d",
+        len(blocks),
+        len(split.train),
+        trainer.total_steps,
+        len(split.validation),
+        len(split.test),
+        config.data.fold,
+    )
+    trainer.fit()
+    return finish(config, folder, store, split, chosen, run_log)
+
+
+def describe(model: nn.Module, config: DictConfig) -> str:
+    """Name, size and depth of a model in one line."""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return (
+        f"{config.backbone.name}-{config.depth}, {config.channels} channels, k {config.k}, {parameters:,} parameters"
+    )
+
+
+def finish(config: DictConfig, folder: Path, store: RoomStore, split, chosen: torch.device, run_log: RunLog) -> float:
+    """Score the best checkpoint on the test rooms: table, ``metrics.json``, picture, TensorBoard."""
+    best = folder / "checkpoints" / "best.ckpt"
+    path = best if best.is_file() else folder / "checkpoints" / "last.ckpt"
+    content = read_checkpoint(path)
+    model = build_model(content, str(path), trusted=(str(config.model._target_), *_own_targets(config)))
+    protocol: Protocol = instantiate(config.protocol)
+    entry = evaluate_rooms(
+        model.to(chosen),
+        protocol,
+        store,
+        split.test,
+        chosen,
+        folder,
+        title=f"{config.backbone.name}-{config.depth} on Area_{config.data.fold} of {store.source}",
+        about={
+            "data": store.source,
+            "dataset": config.data.name,
+            "areas": [config.data.fold],
+            "checkpoint": str(path),
+            "checkpoint_step": content["step"],
+            "selection": "best on validation rooms" if path == best else "last",
+        },
+    )
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    metrics = {"test": entry, "parameters": parameters, "versions": versions()}
+    write_json(folder / "metrics.json", metrics)
+    confusion = torch.tensor(entry["confusion"])
+    run_log.scores(content["step"], "test", confusion, store.classes)
+    if (folder / "room.png").is_file():
+        run_log.image("test/room", folder / "room.png", content["step"])
+    settings = {
+        "backbone": config.backbone.name,
+        "conv": str(config.conv._target_).rsplit(".", 1)[-1],
+        "recipe": config.recipe.name,
+        **{key: config[key] for key in ("depth", "channels", "k", "points", "batch_size", "epochs", "seed")},
+        "dilation": str(config.model.dilation),
+        "stochastic": config.model.stochastic,
+        "dynamic": config.model.dynamic,
+        "fold": config.data.fold,
+        "data": config.data.name,
+        "protocol": protocol.name,
+    }
+    scores = Scores.of(confusion)
+    run_log.hparams(settings, {"hparam/mIoU": scores.miou, "hparam/mAcc": scores.macc, "hparam/OA": scores.oa})
+    run_log.close()
+    log.info("Run directory: %s", folder)
+    return scores.miou
+
+
+def _own_targets(config: DictConfig) -> list[str]:
+    """What the user's own command line asked to build is trusted in the checkpoint it made."""
+    found: list[str] = []
+
+    def visit(node: Any) -> None:
+        if isinstance(node, dict):
+            if "_target_" in node:
+                found.append(str(node["_target_"]))
+            for value in node.values():
+                visit(value)
+        elif isinstance(node, list):
+            for value in node:
+                visit(value)
+
+    visit(OmegaConf.to_container(config.model, resolve=True))
+    return found
+
+
+def _resumed_step(config: DictConfig, folder: Path) -> int:
+    """Step a resumed run goes on from, 0 for a new run."""
+    if not config.resume:
+        if (folder / "checkpoints" / "last.ckpt").is_file():
+            raise UserError(f"{folder} already holds a run: resume={folder} goes on with it, or choose another directory")
+        return 0
+    return read_checkpoint(folder / "checkpoints" / "last.ckpt")["step"] + 1

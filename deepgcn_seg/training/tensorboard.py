@@ -1,0 +1,82 @@
+"""What TensorBoard shows of a run."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from ..data.classes import ClassList
+from ..evaluation.metrics import Scores
+
+
+class RunLog:
+    """TensorBoard events of one run.
+
+    Args:
+        folder: the run directory. step: where a resumed run goes on; later events are dropped.
+    """
+
+    def __init__(self, folder: str | Path, step: int = 0):
+        self._writer = SummaryWriter(str(folder), purge_step=step or None)
+
+    def config(self, text: str) -> None:
+        """The composed config."""
+        self._writer.add_text("config", f"```yaml\n{text}\n```")
+
+    def step(self, step: int, loss: float, lr: float, points_per_second: float) -> None:
+        """A training step."""
+        self._writer.add_scalar("train/loss", loss, step)
+        self._writer.add_scalar("train/learning_rate", lr, step)
+        self._writer.add_scalar("train/points_per_second", points_per_second, step)
+
+    def scores(self, step: int, part: str, confusion: Tensor, classes: ClassList) -> None:
+        """OA, mAcc, mIoU, IoU per class and the confusion matrix of ``part`` (validation, test)."""
+        scores = Scores.of(confusion)
+        for name, value in (("mIoU", scores.miou), ("mAcc", scores.macc), ("OA", scores.oa)):
+            self._writer.add_scalar(f"{part}/{name}", value, step)
+        for name, value in zip(classes.names, scores.iou):
+            if value == value:
+                self._writer.add_scalar(f"{part}_IoU/{name}", value, step)
+        self._writer.add_image(f"{part}/confusion", confusion_image(confusion, classes), step, dataformats="HWC")
+
+    def hparams(self, settings: dict[str, Any], metrics: dict[str, float]) -> None:
+        """Settings and final metrics, to compare the runs of a sweep."""
+        plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in settings.items()}
+        self._writer.add_hparams(plain, metrics, run_name=".")
+
+    def image(self, name: str, path: str | Path, step: int) -> None:
+        """A PNG file."""
+        from matplotlib.image import imread
+
+        self._writer.add_image(name, np.asarray(imread(str(path)))[..., :3], step, dataformats="HWC")
+
+    def flush(self) -> None:
+        """Write out what is buffered."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Finish."""
+        self._writer.close()
+
+
+def confusion_image(confusion: Tensor, classes: ClassList) -> np.ndarray:
+    """A confusion matrix, rows divided by their sum, as an image (H, W, 3) uint8."""
+    shares = confusion.double() / confusion.sum(1, keepdim=True).clamp(min=1)
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    axis.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+    axis.set_xticks(range(len(classes)), classes.names, rotation=90)
+    axis.set_yticks(range(len(classes)), classes.names)
+    axis.set_xlabel("prediction")
+    axis.set_ylabel("truth (rows sum to 1)")
+    for i, j in torch.nonzero(shares >= 0.005).tolist():
+        value = float(shares[i, j])
+        axis.text(j, i, f"{value:.2f}"[1:] if value < 0.995 else "1", ha="center", va="center", fontsize=7, color="w" if value > 0.6 else "k")
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -1,0 +1,9 @@
+"""Read raw rooms into a room store: see --help."""
+
+from pathlib import Path
+
+from deepgcn_seg.cli import command
+from deepgcn_seg.data.prepare import prepare_configured
+
+if __name__ == "__main__":
+    command(prepare_configured, Path(__file__).parent.parent / "conf", "prepare")
