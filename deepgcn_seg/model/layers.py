@@ -36,7 +36,7 @@ class BatchNorm(nn.BatchNorm1d):
             scale and shift, broadcastable to (B, N, C): ``norm(e) = scale * e + shift``.
         """
         total = counts.sum()
-        share = (counts / total)[:, None]
+        share = (counts.to(mean.dtype) / total)[:, None]
         pooled = (share * mean).sum(0)
         spread = (share * (var + (mean - pooled).square())).sum(0)
         if self.track_running_stats:
@@ -68,7 +68,7 @@ class InstanceNorm(nn.Module):
         if mask is None:
             var, mean = torch.var_mean(x, 1, correction=0)
         else:
-            weight = (mask / mask.sum(1, keepdim=True))[:, :, None]
+            weight = (mask.to(x.dtype) / mask.sum(1, keepdim=True))[:, :, None]
             mean = (x * weight).sum(1)
             var = ((x - mean[:, None]).square() * weight).sum(1)
         scale, shift = self.scale_shift(mean, var, None)

@@ -185,6 +185,7 @@ def _build(state: Mapping[str, Tensor], settings: dict[str, Any]) -> DeepGCN:
     missing = sorted(own.keys() - renamed.keys())
     if missing:
         raise ValueError(f"{len(missing)} tensors are missing from the official checkpoint: {missing[0]}, ...")
+    model = model.to(state["head.gconv.nn.0.weight"].dtype)
     model.load_state_dict(renamed)
     return model.eval()
 

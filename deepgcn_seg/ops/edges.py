@@ -135,7 +135,7 @@ def _edge_moments(
     if mask is None:
         var, mean = torch.var_mean(value, (1, 2), correction=0)
         return mean, var
-    weight = mask[:, :, None, None] / (mask.sum(1) * index.shape[2])[:, None, None, None]
+    weight = mask[:, :, None, None].to(value.dtype) / (mask.sum(1) * index.shape[2])[:, None, None, None]
     mean = (value * weight).sum((1, 2))
     return mean, ((value - mean[:, None, None]).square() * weight).sum((1, 2))
 

@@ -1,0 +1,21 @@
+import pytest
+import torch
+
+from deepgcn_seg.data.prepare import prepare
+from deepgcn_seg.data.synthetic import generate
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def raw_rooms(tmp_path_factory):
+    """Six areas of one sparse synthetic room, in the raw Stanford layout."""
+    return generate(tmp_path_factory.mktemp("rooms") / "raw", rooms_per_area=2, density=60)
+
+
+@pytest.fixture(scope="session")
+def store(raw_rooms, tmp_path_factory):
+    return prepare(raw_rooms, tmp_path_factory.mktemp("rooms") / "store", described="tiny synthetic rooms")

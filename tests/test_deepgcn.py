@@ -1,0 +1,260 @@
+from functools import partial
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from deepgcn_seg import DeepGCN
+from deepgcn_seg.model import GENConv, MRConv
+from deepgcn_seg.model.reversible import ReversibleBlock
+
+SMALL = {"depth": 4, "channels": 8, "k": 4, "fusion_channels": 16, "head_channels": (16, 8)}
+CONNECTIONS = ["plain", "res", "dense", "res+", "rev"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "count"),
+    [
+        ({"depth": 7}, 1_403_853),
+        ({"depth": 14}, 2_150_669),
+        ({}, 3_644_301),
+        ({"conv": MRConv}, 3_644_301),
+        ({"depth": 56}, 6_631_565),
+        ({"depth": 112}, 12_606_093),
+        ({"channels": 128}, 7_066_893),
+        ({"channels": 256}, 15_239_181),
+        ({"connection": "dense", "depth": 14}, 11_735_309),
+        ({"connection": "dense", "channels": 32}, 21_397_197),
+        ({"connection": "dense"}, 43_678_605),
+    ],
+    ids=str,
+)
+def test_parameters_are_those_of_the_official_model(settings, count):
+    assert sum(p.numel() for p in DeepGCN(**settings).parameters()) == count
+
+
+@pytest.mark.parametrize("dynamic", [True, False], ids=["dynamic", "fixed"])
+@pytest.mark.parametrize("connection", CONNECTIONS)
+def test_every_parameter_gets_a_gradient(connection, dynamic):
+    model = DeepGCN(connection=connection, dynamic=dynamic, **SMALL)
+    logits = model(torch.rand(2, 40, 9))
+    assert logits.shape == (2, 40, 13)
+    F.cross_entropy(logits.flatten(0, 1), torch.randint(13, (80,))).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+
+
+@pytest.mark.parametrize("connection", CONNECTIONS)
+def test_evaluation_is_deterministic_and_blocks_do_not_mix(connection):
+    model = DeepGCN(connection=connection, **SMALL).eval()
+    points = torch.rand(3, 40, 9)
+    together = model(points)
+    assert torch.equal(together, model(points))
+    assert torch.allclose(together[1:2], model(points[1:2]), atol=1e-5)
+
+
+@pytest.mark.parametrize("connection", CONNECTIONS)
+def test_points_may_come_in_any_order(connection):
+    model = DeepGCN(connection=connection, **SMALL).eval().double()
+    points = torch.rand(1, 40, 9, dtype=torch.float64)
+    order = torch.randperm(40)
+    assert torch.allclose(model(points)[:, order], model(points[:, order]), atol=1e-9)
+
+
+@pytest.mark.parametrize("dynamic", [True, False], ids=["dynamic", "fixed"])
+@pytest.mark.parametrize("connection", CONNECTIONS)
+def test_blocks_of_unequal_size_in_one_batch(connection, dynamic):
+    model = DeepGCN(connection=connection, dynamic=dynamic, **SMALL).eval().double()
+    sizes = [40, 25, 31]
+    points = torch.rand(3, 40, 9, dtype=torch.float64)
+    mask = torch.arange(40)[None] < torch.tensor(sizes)[:, None]
+    points[~mask] = torch.nan
+    logits = model(points, mask)
+    assert (logits[~mask] == 0).all()
+    for i, size in enumerate(sizes):
+        assert torch.allclose(logits[i, :size], model(points[i : i + 1, :size])[0], atol=1e-9)
+
+
+@pytest.mark.parametrize("connection", CONNECTIONS)
+def test_training_on_a_padded_block_is_training_on_the_block(connection):
+    model = DeepGCN(connection=connection, stochastic=False, dropout=0.0, **SMALL).double().train()
+    points = torch.rand(1, 40, 9, dtype=torch.float64)
+    mask = torch.arange(40)[None] < 30
+    names = [name for name, _ in model.named_parameters()]
+    alone = torch.autograd.grad(model(points[:, :30]).square().sum(), model.parameters())
+    padded = torch.autograd.grad(model(points, mask)[:, :30].square().sum(), model.parameters())
+    for name, a, b in zip(names, alone, padded):
+        assert torch.allclose(a, b, atol=1e-8), name
+
+
+@pytest.mark.parametrize("connection", ["res", "dense", "res+"])
+def test_gradient_checkpointing_changes_nothing(connection):
+    settings = {"connection": connection, **SMALL}
+    plain, saving = DeepGCN(**settings), DeepGCN(checkpoint=True, **settings)
+    saving.load_state_dict(plain.state_dict())
+    points = torch.rand(2, 40, 9)
+    grads = []
+    for model in (plain, saving):
+        torch.manual_seed(1)
+        model(points).square().mean().backward()
+        grads.append([p.grad for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*grads))
+    assert all(torch.equal(a, b) for a, b in zip(plain.buffers(), saving.buffers()))
+
+
+def test_fixed_graph_searches_once(monkeypatch):
+    from deepgcn_seg.model import backbone, graph
+
+    calls = []
+    original = graph.nearest_ranks
+    for module in (graph, backbone):
+        monkeypatch.setattr(module, "nearest_ranks", lambda *a, **k: calls.append(1) or original(*a, **k))
+    DeepGCN(dynamic=False, **SMALL).eval()(torch.rand(1, 40, 9))
+    # One for the head, one ordered search for all other layers.
+    assert len(calls) == 2
+
+
+def test_head_graph_is_made_of_the_position_channels():
+    model = DeepGCN(**{**SMALL, "depth": 1}, positions=(0, 1, 2)).eval()
+    other = DeepGCN(**{**SMALL, "depth": 1}, positions=(6, 7, 8)).eval()
+    other.load_state_dict(model.state_dict())
+    points = torch.rand(1, 60, 9)
+    assert not torch.allclose(model(points), other(points))
+    swapped = points[..., [6, 7, 8, 3, 4, 5, 6, 7, 8]]
+    assert torch.equal(model(swapped), other(swapped))
+
+
+def test_features_of_every_layer():
+    points = torch.rand(1, 40, 9)
+    assert [f.shape[-1] for f in DeepGCN.resgcn(**SMALL).features(points)] == [8, 8, 8, 8]
+    assert [f.shape[-1] for f in DeepGCN.densegcn(**SMALL).features(points)] == [8, 16, 24, 32]
+
+
+def test_short_constructors():
+    assert DeepGCN.plaingcn(**SMALL).backbone.graphs[-1].dilation == 1
+    assert not DeepGCN.plaingcn(**SMALL).backbone.graphs[-1].stochastic
+    assert DeepGCN.resgcn(**SMALL).backbone.graphs[-1].dilation == 3
+    assert DeepGCN.resgcnplus(**SMALL).backbone.blocks[0].connection == "res+"
+    assert isinstance(DeepGCN.revgcn(**SMALL).backbone.blocks[0], ReversibleBlock)
+
+
+# -- reversible ---------------------------------------------------------------------------------
+
+
+def plain_run(model, points, mask=None):
+    """Backbone of a reversible model with ordinary autograd through its blocks."""
+    b = model.backbone
+    positions = points[..., b.positions]
+    graph = b._graphs(positions, mask)
+    x = b.head(points, b.graphs[0](positions, mask), mask)
+    for i, block in enumerate(b.blocks):
+        x = block(x, graph(i + 1, x), mask)
+    return b._finish(x, mask)
+
+
+@pytest.mark.parametrize("groups", [2, 4])
+@pytest.mark.parametrize("conv", [None, partial(GENConv, mlp_layers=2)], ids=["edge", "gen"])
+def test_reversible_gradients_are_exact_with_batch_norm_in_training(conv, groups):
+    extra = {} if conv is None else {"conv": conv}
+    model = DeepGCN.revgcn(**{**SMALL, "depth": 9, "groups": groups, "stochastic": False, **extra}).double()
+    points = torch.rand(2, 40, 9, dtype=torch.float64)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    expected = torch.autograd.grad(plain_run(model, points).square().sum(), model.backbone.parameters())
+    statistics = {k: v.clone() for k, v in model.state_dict().items()}
+    model.load_state_dict(before)
+    found = torch.autograd.grad(model.backbone(points)[0].square().sum(), model.backbone.parameters())
+    for (name, _), a, b in zip(model.backbone.named_parameters(), expected, found):
+        assert torch.allclose(a, b, rtol=1e-6, atol=1e-7), name
+    for name, value in model.state_dict().items():
+        assert torch.allclose(value, statistics[name]), name
+
+
+def test_reversible_inverse():
+    model = DeepGCN.revgcn(**SMALL).eval().double()
+    block = model.backbone.blocks[0]
+    x, index = torch.rand(2, 40, 8, dtype=torch.float64), torch.randint(0, 40, (2, 40, 4))
+    assert torch.allclose(block.inverse(block(x, index), index), x, atol=1e-12)
+
+
+def test_reversible_memory_does_not_grow_with_depth_but_for_graphs():
+    def saved(depth):
+        # k x dilation stays small: memory is that of features.
+        model = DeepGCN.revgcn(**{**SMALL, "depth": depth, "dilation": "none"})
+        seen = set()
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t: seen.add((t.data_ptr(), t.numel())) or t, lambda t: t
+        ):
+            model.backbone(torch.rand(1, 40, 9))
+        parameters = {p.data_ptr() for p in model.parameters()}
+        return sum(n for pointer, n in seen if pointer not in parameters)
+
+    assert saved(40) == saved(5)
+
+
+def test_reversible_dropout_is_one_mask_for_all_blocks_and_backward():
+    model = DeepGCN.revgcn(**SMALL, block_dropout=0.5, stochastic=False)
+    points = torch.rand(1, 40, 9)
+    torch.manual_seed(3)
+    a = model.backbone(points)[0]
+    torch.manual_seed(3)
+    b = model.backbone(points)[0]
+    assert torch.equal(a, b)
+    assert not torch.equal(a, model.backbone(points)[0])
+    a.sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.backbone.parameters())
+
+
+def test_reversible_depth_112_trains():
+    model = DeepGCN.revgcn(**{**SMALL, "depth": 112, "dilation": "none"})
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    points, labels = torch.rand(1, 32, 9), torch.arange(32) % 2
+    losses = []
+    for _ in range(6):
+        loss = F.cross_entropy(model(points)[0], labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+
+
+# -- bad input ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        (torch.rand(1, 40, 6), r"\(B, N, 9\), got \(1, 40, 6\)"),
+        (torch.rand(40, 9), r"got \(40, 9\)"),
+        (torch.rand(0, 40, 9), "batch is empty"),
+        (torch.rand(1, 11, 9), "11 points, but k x dilation needs 12"),
+        (torch.full((1, 40, 9), torch.nan), "40 points have NaN"),
+        (torch.full((1, 40, 9), torch.inf), "infinite"),
+    ],
+)
+def test_bad_points(points, message):
+    with pytest.raises(ValueError, match=message):
+        DeepGCN(**SMALL)(points)
+
+
+@pytest.mark.parametrize("mask", [torch.ones(1, 39, dtype=torch.bool), torch.ones(1, 40)])
+def test_bad_mask(mask):
+    with pytest.raises(ValueError, match="mask must be bool"):
+        DeepGCN(**SMALL)(torch.rand(1, 40, 9), mask)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"connection": "rse"}, "'rse': choose one of plain, res, dense, res\\+, rev"),
+        ({"depth": 0}, "depth must be at least 1"),
+        ({"k": 0}, "k must be"),
+        ({"positions": (7, 8, 9)}, "positions"),
+        ({"init": "he"}, "'he'"),
+        ({"connection": "rev", "channels": 9}, "9 is not a multiple"),
+    ],
+)
+def test_bad_settings(settings, message):
+    with pytest.raises(ValueError, match=message):
+        DeepGCN(**{**SMALL, **settings})

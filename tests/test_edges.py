@@ -1,0 +1,89 @@
+"""Edge aggregation against the edges themselves, in values and gradients."""
+
+import pytest
+import torch
+from torch.autograd import gradcheck
+
+from deepgcn_seg import ops
+
+
+@pytest.fixture(params=["torch", "numba"])
+def backend(request):
+    with ops.backend(request.param):
+        yield request.param
+
+
+def case(count=23, channels=37, k=5, batch=2, dtype=torch.float64):
+    a, b = torch.randn(2, batch, count, channels, dtype=dtype).unbind(0)
+    index = torch.randint(0, count, (batch, count, k))
+    return a.requires_grad_(), b.requires_grad_(), index
+
+
+@pytest.fixture(params=[False, True], ids=["whole", "masked"])
+def mask(request):
+    return torch.rand(2, 23) < 0.6 if request.param else None
+
+
+def test_neighbor_max_by_a_loop(backend):
+    _, b, index = case()
+    sign = torch.where(torch.arange(37) % 3 == 0, -1.0, 1.0)
+    found = ops.neighbor_max(b, index, sign=sign)
+    for i in (0, 11, 22):
+        rows = b[1, index[1, i]]
+        assert torch.equal(found[1, i], torch.where(sign > 0, rows.amax(0), rows.amin(0)))
+
+
+def test_neighbor_max_gradient(backend, mask):
+    _, b, index = case()
+    sign = torch.randn(37).sign().double()
+    assert gradcheck(lambda b: ops.neighbor_max(b, index, mask, sign), (b,))
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.2, 1.0, -0.3])
+def test_moments_by_the_edges(backend, mask, slope):
+    a, b, index = case()
+    mean, var = ops.edge_moments(a, b, index, torch.full((37,), slope), mask)
+    edges = a[:, :, None] + ops.gather_neighbors(b, index)
+    edges = torch.where(edges > 0, edges, slope * edges)
+    for i in range(2):
+        kept = edges[i] if mask is None else edges[i, mask[i]]
+        kept = kept.reshape(-1, 37)
+        assert torch.allclose(mean[i], kept.mean(0))
+        assert torch.allclose(var[i], kept.var(0, correction=0))
+
+
+def test_moments_gradient(backend, mask):
+    a, b, index = case()
+    slope = torch.rand(37, dtype=torch.float64, requires_grad=True)
+    assert gradcheck(lambda a, b, s: ops.edge_moments(a, b, index, s, mask), (a, b, slope))
+
+
+def test_variance_far_from_zero_keeps_its_digits(backend):
+    a, b, index = case(count=500, dtype=torch.float32)
+    with torch.no_grad():
+        mean, var = ops.edge_moments(a + 3000, b, index, torch.ones(37))
+    edges = (a.double() + 3000)[:, :, None] + ops.gather_neighbors(b.double(), index)
+    assert torch.allclose(var.double(), edges.var((1, 2), correction=0), rtol=1e-3)
+
+
+def test_no_edge_sized_tensor_is_kept_for_backward():
+    """Memory of a layer is that of its nodes: nothing saved has N k C entries."""
+    a, b, index = case(count=200, k=16, dtype=torch.float32)
+    sizes = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
+        ops.edge_moments(a, b, index, torch.ones(37))
+        ops.neighbor_max(b, index)
+    assert max(sizes) <= 2 * 200 * 37
+
+
+def test_operations_pass_opcheck():
+    a, b, index = case(dtype=torch.float32)
+    sign = torch.ones(37)
+    torch.library.opcheck(torch.ops.deepgcn_seg.neighbor_extremum, (b, index, None, sign))
+    torch.library.opcheck(torch.ops.deepgcn_seg.edge_moments, (a, b, index, sign, None))
+    torch.library.opcheck(torch.ops.deepgcn_seg.nearest_ranks, (b.detach(), torch.arange(3), None, True))
+
+
+def test_unknown_backend():
+    with pytest.raises(ValueError, match="cuda9"):
+        ops.set_backend("cuda9")

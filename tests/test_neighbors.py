@@ -1,0 +1,160 @@
+"""Neighbour selection against a stable sort of float64 distances."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deepgcn_seg import ops
+
+
+def distances(points):
+    return torch.cdist(points.double(), points.double(), compute_mode="donot_use_mm_for_euclid_dist").square()
+
+
+def sorted_neighbors(points, ranks, loop=True):
+    d = distances(points)
+    if not loop:
+        d.diagonal(dim1=1, dim2=2).fill_(torch.inf)
+    return d.sort(dim=-1, stable=True).indices[:, :, ranks]
+
+
+@pytest.fixture(params=["torch", "numba"])
+def backend(request):
+    with ops.backend(request.param):
+        yield request.param
+
+
+@pytest.mark.parametrize("loop", [True, False])
+@pytest.mark.parametrize(("count", "channels"), [(37, 3), (256, 64), (1500, 9)])
+@pytest.mark.parametrize("dilation", [1, 2, 6])
+def test_regular_ranks_are_those_of_a_sort(backend, count, channels, dilation, loop):
+    points = torch.rand(2, count, channels)
+    ranks = torch.arange(5) * dilation
+    found = ops.nearest_ranks(points, ranks, loop=loop)
+    # Neighbours are equal but where float32 cannot tell two distances apart.
+    expected = sorted_neighbors(points, ranks, loop)
+    d = distances(points)
+    assert torch.allclose(d.gather(2, found), d.gather(2, expected), atol=1e-5)
+    assert (found == expected).float().mean() > 0.999
+
+
+def test_ranks_keep_their_order(backend):
+    points = torch.rand(1, 100, 3)
+    ranks = torch.randperm(40)[:7]
+    assert torch.equal(ops.nearest_ranks(points, ranks), sorted_neighbors(points, ranks))
+
+
+def test_integer_grid_ties_break_towards_the_smaller_index():
+    """Exact distances, many ties: the compiled path equals a stable sort in every entry."""
+    points = torch.randint(0, 3, (3, 1200, 3)).float() + 0.0
+    ranks = torch.arange(16) * 20
+    with ops.backend("numba"):
+        found = ops.nearest_ranks(points - 1, ranks)
+    d = distances(points)
+    assert torch.equal(d.gather(2, found), d.gather(2, sorted_neighbors(points, ranks)))
+    rows = torch.arange(1200)
+    assert all(len(set(row.tolist())) == 16 for row in found[0, rows[:50]])
+
+
+@pytest.mark.parametrize("spread", ["duplicates", "outlier", "two clusters", "all equal"])
+def test_piled_up_distances(backend, spread):
+    points = torch.rand(1, 2000, 4)
+    if spread == "duplicates":
+        points = points[:, torch.randint(0, 50, (2000,))]
+    elif spread == "outlier":
+        points[0, 7] = 1e4
+    elif spread == "two clusters":
+        points[0, ::2] += 1000
+    else:
+        points[:] = 0.25
+    ranks = torch.arange(16) * 27
+    found = ops.nearest_ranks(points, ranks)
+    d = distances(points)
+    expected = d.sort(-1).values[:, :, ranks]
+    # Squared distances of float32 coordinates of size s are known to about s^2 eps.
+    assert torch.allclose(d.gather(2, found), expected, rtol=1e-3, atol=float(points.abs().max()) ** 2 * 1e-6)
+
+
+def test_far_from_the_origin(backend):
+    """Points of a survey grid: without centring, |x|^2 - 2 x.y + |y|^2 would keep no digit."""
+    near = torch.rand(1, 300, 3)
+    offset = torch.tensor([4096.0, -8192.0, 512.0])
+    # Representable exactly, so that both clouds are the same up to a shift.
+    near = (near * 512).round() / 512
+    ranks = torch.arange(8) * 3
+    d = distances(near)
+    far = ops.nearest_ranks(near + offset, ranks)
+    assert torch.allclose(d.gather(2, far), d.sort(-1).values[:, :, ranks], atol=1e-5)
+
+
+def test_masked_points_are_nobodys_neighbours(backend):
+    points = torch.rand(2, 60, 3)
+    mask = torch.ones(2, 60, dtype=torch.bool)
+    mask[0, 40:] = False
+    mask[1, ::3] = False
+    ranks = torch.arange(4) * 2
+    found = ops.nearest_ranks(points, ranks, mask)
+    for b in range(2):
+        kept = mask[b].nonzero().squeeze(1)
+        alone = ops.nearest_ranks(points[b : b + 1, kept], ranks)
+        assert torch.equal(found[b, kept], kept[alone[0]])
+    assert torch.equal(found[0, 40:], torch.arange(40, 60)[:, None].expand(-1, 4))
+
+
+def test_absent_points_may_hold_anything(backend):
+    points = torch.rand(1, 30, 3)
+    mask = torch.arange(30)[None] < 20
+    expected = ops.nearest_ranks(points[:, :20], torch.arange(3))
+    points[0, 20:] = torch.nan
+    assert torch.equal(ops.nearest_ranks(points, torch.arange(3), mask)[:, :20], expected)
+
+
+def test_too_few_points(backend):
+    with pytest.raises(ValueError, match="only 10 points"):
+        ops.nearest_ranks(torch.rand(1, 10, 3), torch.arange(11))
+    with pytest.raises(ValueError, match="itself excluded"):
+        ops.nearest_ranks(torch.rand(1, 10, 3), torch.arange(10), loop=False)
+
+
+def test_autocast_does_not_touch_distances(backend):
+    points = torch.rand(1, 200, 8) + 3
+    ranks = torch.arange(6) * 4
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(ops.nearest_ranks(points, ranks), ops.nearest_ranks(points, ranks))
+        mixed = ops.nearest_ranks(points, ranks)
+    assert torch.equal(mixed, ops.nearest_ranks(points, ranks))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    count=st.integers(2, 1300),
+    channels=st.integers(1, 6),
+    levels=st.sampled_from([1, 2, 5, 1000]),
+    wanted=st.integers(1, 12),
+)
+def test_any_cloud_compiled_equals_plain(seed, count, channels, levels, wanted):
+    """Random sizes, coordinates on coarse or fine grids (ties), random ranks."""
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.randint(0, levels, (1, count, channels), generator=generator).float()
+    ranks = torch.randperm(count, generator=generator)[:wanted]
+    d = distances(points)
+    with ops.backend("numba"):
+        found = ops.nearest_ranks(points, ranks)
+    expected = d.sort(-1).values[:, :, ranks]
+    assert torch.allclose(d.gather(2, found), expected, atol=1e-3 * levels**2)
+
+
+def test_result_does_not_depend_on_threads():
+    points = torch.rand(2, 700, 5)
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(ops.nearest_ranks(points, torch.arange(9) * 5))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
