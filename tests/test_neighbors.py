@@ -110,6 +110,16 @@ def test_absent_points_may_hold_anything(backend):
     assert torch.equal(ops.nearest_ranks(points, torch.arange(3), mask)[:, :20], expected)
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 3e38])
+@pytest.mark.parametrize("count", [30, 1500])
+def test_values_without_an_order_do_no_harm(backend, value, count):
+    points = torch.rand(1, count, 3)
+    points[0, ::7] = value
+    found = ops.nearest_ranks(points, torch.arange(5) * 5)
+    assert found.min() >= 0
+    assert found.max() < count
+
+
 def test_too_few_points(backend):
     with pytest.raises(ValueError, match="only 10 points"):
         ops.nearest_ranks(torch.rand(1, 10, 3), torch.arange(11))

@@ -184,8 +184,8 @@ class GENConv(nn.Module):
         if self.aggregation == "softmax":
             pooled = ((self.temperature * message).softmax(2) * message).sum(2)
         else:
-            pooled = message.clamp(1e-7, 1e1).pow(self.temperature).mean(2)
-            pooled = pooled.clamp(1e-7, 1e1).pow(1 / self.temperature)
+            pooled = message.clamp(1e-4, 1e2).pow(self.temperature).mean(2)
+            pooled = pooled.clamp(1e-4, 1e2).pow(1 / self.temperature)
         if self.message_scale is not None:
             pooled = F.normalize(pooled, dim=-1) * x.norm(dim=-1, keepdim=True) * self.message_scale
         x = x + pooled

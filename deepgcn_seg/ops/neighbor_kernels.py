@@ -17,32 +17,8 @@ from numba import njit
 
 SAMPLE = 128
 BINS = 1024
+BISECTIONS = 12
 INSERTION_LIMIT = 24
-
-
-@njit(nogil=True, cache=True)
-def _kth_smallest(values, k):
-    """Value of rank ``k`` of ``values``; reorders ``values`` (Hoare's quickselect)."""
-    left, right = 0, len(values) - 1
-    while left < right:
-        pivot = values[(left + right) >> 1]
-        i, j = left, right
-        while i <= j:
-            while values[i] < pivot:
-                i += 1
-            while pivot < values[j]:
-                j -= 1
-            if i <= j:
-                values[i], values[j] = values[j], values[i]
-                i += 1
-                j -= 1
-        if k <= j:
-            right = j
-        elif k >= i:
-            left = i
-        else:
-            break
-    return values[k]
 
 
 @njit(nogil=True, cache=True)
@@ -66,23 +42,40 @@ def _sort_bin(keys, index, start, stop):
 
 @njit(nogil=True, cache=True)
 def _threshold(row, wanted, sample):
-    """A value that about ``wanted`` entries of ``row``, and rarely fewer, do not exceed."""
+    """A value that about ``wanted`` entries of ``row``, and rarely fewer, do not exceed.
+
+    Bisection of the value over a strided sample: counting has no branches to mispredict.
+    """
     n = len(row)
     step = n // SAMPLE
+    low, high = row[0], row[0]
     for s in range(SAMPLE):
         sample[s] = row[s * step]
+        low = min(low, sample[s])
+        high = max(high, sample[s])
     expected = wanted * SAMPLE / n
     rank = int(expected + 3.0 * np.sqrt(expected) + 2.0)
     if rank >= SAMPLE:
-        return np.inf
-    return _kth_smallest(sample, rank)
+        return high
+    for _ in range(BISECTIONS):
+        middle = low + (high - low) * row.dtype.type(0.5)
+        count = 0
+        for s in range(SAMPLE):
+            count += sample[s] <= middle
+        if count < rank:
+            low = middle
+        else:
+            high = middle
+            if count <= rank + 2:
+                break
+    return high
 
 
 @njit(nogil=True, cache=True)
-def _keep_candidates(row, threshold, keys, index):
+def _keep_candidates(row, threshold, index):
+    """Write the places of entries at most ``threshold`` to the front of index; how many there are."""
     count = 0
     for j in range(len(row)):
-        keys[count] = row[j]
         index[count] = j
         count += row[j] <= threshold
     return count
@@ -99,42 +92,53 @@ def select_ranks(start, stop, distances, ranks, out):
     """
     n = distances.shape[1]
     wanted = ranks[-1] + 1
+    # Absent points are at infinity: they must neither be kept nor stretch the bins.
+    largest = np.finfo(distances.dtype).max
     keys = np.empty(n + 1, distances.dtype)
-    index = np.empty(n + 1, np.int32)
+    index = np.empty(n + 1, np.uint32)
     sorted_keys = np.empty(n + 1, distances.dtype)
-    sorted_index = np.empty(n + 1, np.int32)
-    bin_of = np.empty(n + 1, np.int32)
+    sorted_index = np.empty(n + 1, np.uint32)
+    bin_of = np.empty(n + 1, np.uint32)
     sample = np.empty(SAMPLE, distances.dtype)
-    ends = np.empty(BINS + 1, np.int32)
+    ends = np.empty(BINS + 1, np.uint32)
     for r in range(start, stop):
         row = distances[r]
         count = 0
-        if n >= 8 * SAMPLE:
-            count = _keep_candidates(row, _threshold(row, wanted, sample), keys, index)
+        if n >= 4 * SAMPLE:
+            threshold = min(_threshold(row, wanted, sample), largest)
+            count = _keep_candidates(row, threshold, index)
         if count < wanted:
-            # Largest finite value: absent points (inf) must not stretch the bins.
-            count = _keep_candidates(row, np.finfo(distances.dtype).max, keys, index)
-        low = keys[0]
-        high = keys[0]
+            count = _keep_candidates(row, largest, index)
+        if count < wanted:
+            # NaN among the distances: there are no ranks. Any answer, but inside the array.
+            for m in range(len(ranks)):
+                out[r, m] = ranks[m]
+            continue
+        low = row[index[0]]
+        high = low
         for j in range(count):
-            low = min(low, keys[j])
-            high = max(high, keys[j])
+            key = row[index[j]]
+            keys[j] = key
+            low = min(low, key)
+            high = max(high, key)
         spread = high - low
         bins = min(BINS, count)
         scale = (bins - 1) / spread if spread > 0 else 0.0
-        if not scale < np.finfo(distances.dtype).max:
+        if not scale < largest:
             scale = 0.0
+        scale = row.dtype.type(scale)
         ends[: bins + 1] = 0
         for j in range(count):
-            b = np.int32((keys[j] - low) * scale)
+            # Unsigned: signed indices would be tested for counting from the end.
+            b = np.uint32((keys[j] - low) * scale)
             bin_of[j] = b
-            ends[b + 1] += 1
+            ends[b + np.uint32(1)] += np.uint32(1)
         for b in range(bins):
             ends[b + 1] += ends[b]
         # Scatter in order of index; afterwards ends[b] is where bin b stops.
         for j in range(count):
             at = ends[bin_of[j]]
-            ends[bin_of[j]] = at + 1
+            ends[bin_of[j]] = at + np.uint32(1)
             sorted_keys[at] = keys[j]
             sorted_index[at] = index[j]
         b = 0
