@@ -75,10 +75,15 @@ def _resumed(arguments: list[str], conf: Path) -> list[str]:
             raise UserError("resume=auto needs hydra.run.dir=DIR, the directory to look in and to write to")
         if not (Path(run) / "checkpoints" / "last.ckpt").is_file():
             return rest
+        # A queued job comes back with its own command line: the stored config is what it says.
+        rest = []
     stored = Path(run) / ".hydra" / "config.yaml"
     if not stored.is_file():
         raise UserError(f"resume={run}: not a run directory (no {stored})")
     rest = [argument for argument in rest if not argument.startswith("hydra.run.dir=")]
+    for key in values:
+        if (conf / key).is_dir() and f"{key}={values[key]}" in rest:
+            raise UserError(f"{key}={values[key]}: a resumed run keeps its own {key}")
     return [
         f"--config-path={stored.parent.resolve()}",
         "--config-name=config",

@@ -182,9 +182,7 @@ def test_reversible_memory_does_not_grow_with_depth_but_for_graphs():
         # k x dilation stays small: memory is that of features.
         model = DeepGCN.revgcn(**{**SMALL, "depth": depth, "dilation": "none"})
         seen = set()
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda t: seen.add((t.data_ptr(), t.numel())) or t, lambda t: t
-        ):
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: seen.add((t.data_ptr(), t.numel())) or t, lambda t: t):
             model.backbone(torch.rand(1, 40, 9))
         parameters = {p.data_ptr() for p in model.parameters()}
         return sum(n for pointer, n in seen if pointer not in parameters)

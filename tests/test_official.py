@@ -90,7 +90,9 @@ def test_training_pass_and_gradients_in_float64(stored, backend):
 
 @pytest.mark.parametrize("act", ["relu", "leakyrelu", "prelu"])
 @pytest.mark.parametrize("conv", ["edge", "mr"])
-@pytest.mark.parametrize(("block", "depth"), [("plain", 2), ("res", 2), ("dense", 2), ("plain", 5), ("res", 6), ("dense", 4)])
+@pytest.mark.parametrize(
+    ("block", "depth"), [("plain", 2), ("res", 2), ("dense", 2), ("plain", 5), ("res", 6), ("dense", 4)]
+)
 def test_equals_the_official_formulation(block, conv, depth, act):
     reference = ReferenceDeepGCN(block, conv, depth, 8, k=5, act=act, dropout=0.0).double()
     with torch.no_grad():

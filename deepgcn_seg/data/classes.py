@@ -44,7 +44,21 @@ class ClassList:
 
 # S3DIS: order and colours of the official codes (and of PointNet before them).
 S3DIS = ClassList.of(
-    "ceiling floor wall beam column window door table chair sofa bookcase board clutter".split(),
+    [
+        "ceiling",
+        "floor",
+        "wall",
+        "beam",
+        "column",
+        "window",
+        "door",
+        "table",
+        "chair",
+        "sofa",
+        "bookcase",
+        "board",
+        "clutter",
+    ],
     [
         (0, 255, 0),
         (0, 0, 255),

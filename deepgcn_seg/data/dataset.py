@@ -119,4 +119,6 @@ def make_loader(
         drop_last=drop_last,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
+        # The loader must not draw from the global generator: a resumed run starts it once more.
+        generator=torch.Generator(),
     )

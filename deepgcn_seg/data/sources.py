@@ -30,7 +30,9 @@ def synthetic(root: str | Path, rooms_per_area: int = 6, density: float = 1000.0
         generate(folder / "raw", rooms_per_area, density, seed)
         return prepare(folder / "raw", folder / "store", described=described)
     except OSError as error:
-        raise UserError(f"{folder}: cannot write the synthetic rooms ({error}); set data.root to another folder") from None
+        raise UserError(
+            f"{folder}: cannot write the synthetic rooms ({error}); set data.root to another folder"
+        ) from None
 
 
 def s3dis(root: str | Path) -> RoomStore:
@@ -45,10 +47,10 @@ def s3dis(root: str | Path) -> RoomStore:
     if not (root / "store.json").is_file():
         if any(root.glob("Area_*/*/Annotations")):
             raise UserError(
-                f"data.root={root} holds raw S3DIS rooms: first run python tools/prepare.py source={root} data.root=STORE"
+                f"data.root={root} holds raw S3DIS rooms: first python tools/prepare.py source={root} data.root=STORE"
             )
         raise UserError(
-            f"data.root={root}: neither a room store (store.json) nor raw S3DIS rooms (Area_*/ROOM/Annotations)"
+            f"data.root={root}: no room store (store.json) and no raw S3DIS rooms (Area_*/ROOM/Annotations)"
         )
     store = RoomStore(root)
     log.info("Data: %s, %d rooms in %d areas (%s)", root, len(store.rooms), len(store.areas), store.source)

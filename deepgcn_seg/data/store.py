@@ -65,9 +65,7 @@ def write_room(root: str | Path, room: Room) -> Path:
         file.create_dataset("label", data=room.label[order])
         file.create_dataset("order", data=order.astype(np.uint32))
         file.create_dataset("cells", data=starts.astype(np.int64))
-        file.attrs.update(
-            format=FORMAT, area=room.area, room=room.name, origin=origin, size=size, cell=CELL, grid=grid
-        )
+        file.attrs.update(format=FORMAT, area=room.area, room=room.name, origin=origin, size=size, cell=CELL, grid=grid)
     return path
 
 
@@ -123,12 +121,14 @@ class StoredRoom:
     def read(self, runs: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Points of some runs: xyz (n, 3) float32, rgb (n, 3) uint8, label (n,) uint8."""
         try:
-            arrays = [
+            xyz, rgb, label = (
                 [np.asarray(data[start:stop]) for start, stop in runs] for data in (self._xyz, self._rgb, self._label)
-            ]
+            )
         except OSError as error:
             raise UserError(f"{self.path}: cannot be read ({error}); prepare this room again") from None
-        return tuple(np.concatenate(parts) if len(parts) != 1 else parts[0] for parts in arrays)
+        if not runs:
+            return np.empty((0, 3), np.float32), np.empty((0, 3), np.uint8), np.empty(0, np.uint8)
+        return np.concatenate(xyz), np.concatenate(rgb), np.concatenate(label)
 
     def all(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Every point of the room, in the order of the store."""

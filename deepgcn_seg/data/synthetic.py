@@ -27,12 +27,16 @@ AREAS = (1, 2, 3, 4, 5, 6)
 TYPES = ("office", "conferenceRoom", "lounge", "hallway")
 
 # Colours that several classes share.
-NEUTRAL = np.array([(205, 202, 194), (185, 183, 178), (165, 163, 157), (215, 212, 206), (190, 180, 160), (170, 176, 182)])
+NEUTRAL = np.array(
+    [(205, 202, 194), (185, 183, 178), (165, 163, 157), (215, 212, 206), (190, 180, 160), (170, 176, 182)]
+)
 WOOD = np.array([(150, 111, 73), (176, 138, 98), (120, 84, 56), (199, 170, 130), (92, 66, 48)])
 FABRIC = np.array([(60, 62, 70), (40, 70, 120), (130, 48, 44), (95, 92, 88), (120, 98, 72), (52, 92, 78)])
 FLOOR = np.array([(120, 116, 108), (150, 140, 124), (96, 100, 110), (168, 132, 96), (190, 184, 172)])
-WHITE, GLASS_TINT = np.array((250, 250, 250)), np.array((-70, -45, 0))
-THINGS = np.array([(40, 40, 44), (200, 60, 50), (60, 120, 180), (230, 200, 70), (235, 235, 230), (110, 110, 112), (80, 140, 80)])
+WHITE, GLASS_TINT = np.array((250, 250, 250)), np.array((-95, -60, 0))
+THINGS = np.array(
+    [(40, 40, 44), (205, 55, 45), (50, 115, 190), (235, 200, 60), (240, 240, 236), (225, 120, 40), (70, 150, 75)]
+)
 
 
 @dataclass
@@ -92,7 +96,9 @@ class Plan:
     """What stands where: keeps objects on the floor, and along each wall, apart."""
 
     def __init__(self, scene: Scene):
-        self.scene, self.taken, self.walls = scene, [], {0: [], 1: [], 2: [], 3: []}
+        self.scene = scene
+        self.taken: list[tuple[float, float, float, float]] = []
+        self.walls: dict[int, list[tuple[float, float, float, float]]] = {0: [], 1: [], 2: [], 3: []}
 
     def floor_spot(self, width: float, depth: float, margin: float = 0.25) -> tuple[float, float] | None:
         """The centre of a free place for a width x depth object, or None."""
@@ -110,7 +116,9 @@ class Plan:
     def _free(self, x, y, hx, hy, gap: float = 0.1) -> bool:
         return all(abs(x - a) > hx + c + gap or abs(y - b) > hy + d + gap for a, b, c, d in self.taken)
 
-    def wall_spot(self, width: float, depth: float = 0.0, low: float = 0.0, high: float = 9.0):
+    def wall_spot(
+        self, width: float, depth: float = 0.0, low: float = 0.0, high: float = 9.0
+    ) -> tuple[int, float] | None:
         """A free stretch of wall: (wall, along), along being its middle, or None.
 
         Args:
@@ -173,23 +181,25 @@ def build_scene(kind: str, rng: np.random.Generator) -> Scene:
     scene = Scene(rng, size)
     plan = Plan(scene)
     wall_color, ceiling_color = scene.color(NEUTRAL), scene.color(NEUTRAL)
-    counts = {
+    furniture: dict[str, float] = {
         "office": dict(door=1, window=2, board=1, bookcase=2, column=1, beam=1, sofa=0.5, table=2, chair=4),
         "conferenceRoom": dict(door=1, window=1, board=2, bookcase=1, column=1, beam=1, sofa=0, table=1, chair=7),
         "lounge": dict(door=1, window=2, board=1, bookcase=1, column=1, beam=1, sofa=3, table=2, chair=2),
         "hallway": dict(door=4, window=1, board=1, bookcase=1, column=2, beam=2, sofa=0.5, table=0.5, chair=1),
     }[kind]
     # A fractional count is a chance.
-    counts = {name: int(n) + int(rng.random() < n - int(n)) for name, n in counts.items()}
+    counts = {name: int(n) + int(rng.random() < n - int(n)) for name, n in furniture.items()}
     openings: dict[int, list] = {0: [], 1: [], 2: [], 3: []}
-    for name, add in (("door", _door), ("window", _window)):
-        for _ in range(counts[name]):
-            add(scene, plan, openings, wall_color)
+    for _ in range(counts["door"]):
+        _door(scene, plan, openings, wall_color)
+    for _ in range(counts["window"]):
+        _window(scene, plan, openings, wall_color)
     for _ in range(counts["column"]):
         _column(scene, plan, wall_color)
-    for name, add in (("bookcase", _bookcase), ("sofa", _sofa)):
-        for _ in range(counts[name]):
-            add(scene, plan)
+    for _ in range(counts["bookcase"]):
+        _bookcase(scene, plan)
+    for _ in range(counts["sofa"]):
+        _sofa(scene, plan)
     for _ in range(counts["board"]):
         _board(scene, plan, wall_color)
     _shell(scene, openings, wall_color, ceiling_color)
@@ -219,11 +229,9 @@ def _shell(scene: Scene, openings: dict[int, list], wall_color, ceiling_color) -
         scene.rectangle(thing, base + along * at, along * (scene.size[wall % 2] - at), UP * sz, color)
 
 
-def _opening(
-    scene: Scene, thing, plan: Plan, wall, along, width, low, high, depth, color, frame_color, returns=1.0
-) -> None:
+def _opening(scene: Scene, thing, plan: Plan, spot, width, low, high, depth, color, frame_color, returns=1.0) -> None:
     """A panel set back into the wall, with a reveal all round of the same class."""
-    base, direction, inward = plan.frame(wall, along)
+    base, direction, inward = plan.frame(*spot)
     corner = base - direction * width / 2 + UP * low
     back = corner - inward * depth
     scene.rectangle(thing, back, direction * width, UP * (high - low), color, returns)
@@ -242,7 +250,7 @@ def _door(scene: Scene, plan: Plan, openings, wall_color) -> None:
     if spot := plan.wall_spot(width, 0.5, 0.0, height):
         color = scene.color(WOOD) if rng.random() < 0.6 else wall_color * 0.7
         thing = scene.new_object("door")
-        _opening(scene, thing, plan, *spot, width, 0.0, height, rng.uniform(0.1, 0.18), color, color - 15)
+        _opening(scene, thing, plan, spot, width, 0.0, height, rng.uniform(0.1, 0.18), color, color - 15)
         base, direction, inward = plan.frame(*spot)
         handle = base + direction * (width * 0.38) + UP * 1.02 + inward * 0.0
         scene.box(thing, handle, (0.12, 0.12, 0.04), color - 60)
@@ -257,7 +265,7 @@ def _window(scene: Scene, plan: Plan, openings, wall_color) -> None:
         thing = scene.new_object("window")
         frame = wall_color - 25
         glass = wall_color + GLASS_TINT + rng.normal(0, 8, 3)
-        _opening(scene, thing, plan, *spot, width, low, high, rng.uniform(0.2, 0.3), glass, frame, returns=0.4)
+        _opening(scene, thing, plan, spot, width, low, high, rng.uniform(0.2, 0.3), glass, frame, returns=0.6)
         base, direction, inward = plan.frame(*spot)
         # Mullions stand in the opening.
         for place in np.linspace(-width / 2, width / 2, 3):
@@ -381,7 +389,11 @@ def _tables_and_chairs(scene: Scene, plan: Plan, tables: int, chairs: int, large
     rng = scene.rng
     seats = []
     for _ in range(tables):
-        width, depth = (rng.uniform(2.0, 2.8), rng.uniform(1.0, 1.3)) if large else (rng.uniform(1.1, 1.6), rng.uniform(0.65, 0.85))
+        width, depth = (
+            (rng.uniform(2.0, 2.8), rng.uniform(1.0, 1.3))
+            if large
+            else (rng.uniform(1.1, 1.6), rng.uniform(0.65, 0.85))
+        )
         if scene.size[1] > scene.size[0]:
             width, depth = depth, width
         spot = plan.floor_spot(width, depth, 0.6 if large else 0.15)
@@ -425,7 +437,9 @@ def _chair(scene: Scene, x: float, y: float, yaw: float) -> None:
     c, s = np.cos(yaw), np.sin(yaw)
     scene.box(thing, (x, y, seat), (0.45, 0.45, 0.06), color, yaw)
     behind = np.array((s * 0.2, -c * 0.2))
-    scene.box(thing, (x + behind[0], y + behind[1], (seat + back) / 2 + 0.05), (0.43, 0.05, back - seat - 0.08), color, yaw)
+    scene.box(
+        thing, (x + behind[0], y + behind[1], (seat + back) / 2 + 0.05), (0.43, 0.05, back - seat - 0.08), color, yaw
+    )
     if rng.random() < 0.5:
         scene.cylinder(thing, np.array((x, y, 0.08)), 0.04, seat - 0.1, color * 0.4, 6)
         scene.box(thing, (x, y, 0.06), (0.5, 0.07, 0.05), color * 0.4, yaw + 0.6)
@@ -460,7 +474,7 @@ def _clutter(scene: Scene, plan: Plan) -> None:
     for _ in range(rng.integers(1, 4)):
         thing = scene.new_object("clutter")
         at = (rng.uniform(0.6, sx - 0.6), rng.uniform(0.4, sy - 0.4), sz - 0.05)
-        scene.box(thing, at, (1.1, 0.25, 0.1) if rng.random() < 0.5 else (0.4, 0.4, 0.1), scene.color(NEUTRAL) + 10)
+        scene.box(thing, at, (1.1, 0.25, 0.1) if rng.random() < 0.5 else (0.4, 0.4, 0.1), WHITE + 15)
     for _ in range(rng.integers(2, 5)):
         if spot := plan.floor_spot(0.4, 0.4, 0.05):
             thing = scene.new_object("clutter")
@@ -499,8 +513,7 @@ def scan(scene: Scene, density: float, scanners: int = 2) -> tuple[np.ndarray, n
     patch = np.repeat(np.arange(len(counts)), counts)
     st = rng.random((len(patch), 2))
     xyz = origins[patch] + edges[patch, 0] * st[:, :1] + edges[patch, 1] * st[:, 1:]
-    # What a scene puts outside the shell (the back of a bookcase against the wall) is not seen.
-    sx, sy, sz = scene.size
+    sx, sy, _ = scene.size
     seen = np.zeros(len(xyz), bool)
     luck = rng.random(len(xyz))
     for _ in range(scanners):

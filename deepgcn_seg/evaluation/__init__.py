@@ -1,4 +1,4 @@
-from .protocols import PROTOCOLS, Protocol
 from .metrics import Scores, confusion_matrix
+from .protocols import PROTOCOLS, Protocol
 
 __all__ = ["PROTOCOLS", "Protocol", "Scores", "confusion_matrix"]

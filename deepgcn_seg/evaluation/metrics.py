@@ -14,8 +14,10 @@ def confusion_matrix(truth: Tensor, predicted: Tensor, num_classes: int) -> Tens
         ValueError: a label outside 0..num_classes-1.
     """
     truth, predicted = truth.reshape(-1).long(), predicted.reshape(-1).long()
-    if truth.numel() and not (0 <= int(truth.min()) and int(truth.max()) < num_classes):
-        raise ValueError(f"truth has labels {int(truth.min())}..{int(truth.max())}, but there are {num_classes} classes")
+    if truth.numel() and not (int(truth.min()) >= 0 and int(truth.max()) < num_classes):
+        raise ValueError(
+            f"truth has labels {int(truth.min())}..{int(truth.max())}, but there are {num_classes} classes"
+        )
     return torch.bincount(truth * num_classes + predicted, minlength=num_classes**2).view(num_classes, num_classes)
 
 
@@ -51,7 +53,7 @@ class Scores:
 
     def as_dict(self, names: Sequence[str]) -> dict:
         """For JSON: NaN becomes null."""
-        clean = lambda value: None if value != value else value  # noqa: E731
+        clean = lambda value: None if value != value else value
         return {
             "mIoU": clean(self.miou),
             "mAcc": clean(self.macc),

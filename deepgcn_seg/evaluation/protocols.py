@@ -68,7 +68,9 @@ class Protocol:
     def describe(self) -> str:
         """One line for tables and files."""
         if self.name == "rooms":
-            return f"rooms (every point once; stride {self.stride:g} m, votes {self.votes}, {self.points} points a pass)"
+            return (
+                f"rooms (every point once; stride {self.stride:g} m, votes {self.votes}, {self.points} points a pass)"
+            )
         return f"{self.name} (stride {_STRIDES[self.name]:g} m, {self.points} sampled points a block)"
 
     def run(self, model: nn.Module, store: RoomStore, rooms: Sequence[RoomEntry], device: torch.device) -> Result:

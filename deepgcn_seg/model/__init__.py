@@ -1,6 +1,7 @@
 """The network: graph, convolutions, blocks, backbone, fusion block, prediction head."""
 
 from .block import CONNECTIONS, Block
+from .checkpoint import load_model
 from .convolution import GIN, EdgeConv, GENConv, GraphSAGE, MessagePassing, MRConv, edge_index
 from .deepgcn import DeepGCN
 from .graph import DilatedKnnGraph, dilation_schedule
@@ -25,5 +26,6 @@ __all__ = [
     "Pointwise",
     "dilation_schedule",
     "edge_index",
+    "load_model",
     "load_official",
 ]

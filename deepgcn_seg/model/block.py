@@ -83,10 +83,11 @@ class Block(nn.Module):
 
     def _convolve(self, x: Tensor, index: Tensor, mask: Tensor | None) -> Tensor:
         if self.checkpoint and self.training and torch.is_grad_enabled():
-            contexts = lambda: (nullcontext(), frozen_statistics(self.conv))  # noqa: E731
+            contexts = lambda: (nullcontext(), frozen_statistics(self.conv))
             return recompute(self.conv, x, index, mask, use_reentrant=False, context_fn=contexts)
         return self.conv(x, index, mask)
 
     def extra_repr(self) -> str:
+        """Settings for print."""
         dropout = f", dropout={self.dropout}" if self.dropout else ""
         return self.connection + dropout + (", checkpoint" if self.checkpoint else "")

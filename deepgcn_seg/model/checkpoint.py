@@ -25,9 +25,7 @@ def versions() -> dict[str, str]:
     return {"deepgcn_seg": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
 
 
-def save_checkpoint(
-    path: str | Path, model: nn.Module, model_config: dict, classes: ClassList, **state: Any
-) -> None:
+def save_checkpoint(path: str | Path, model: nn.Module, model_config: dict, classes: ClassList, **state: Any) -> None:
     """Write a checkpoint; an older file of the name stays until the new one is complete.
 
     Args:

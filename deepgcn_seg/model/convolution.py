@@ -97,9 +97,7 @@ class GraphSAGE(nn.Module):
         normalize: divide each output by its L2 norm (``--normalize_sage``, off there too).
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, spec: LayerSpec = LayerSpec(), normalize: bool = False
-    ):
+    def __init__(self, in_channels: int, out_channels: int, spec: LayerSpec = LayerSpec(), normalize: bool = False):
         super().__init__()
         self.pool = Pointwise(in_channels, in_channels, spec)
         self.layer = Pointwise(2 * in_channels, out_channels, spec)
@@ -119,9 +117,7 @@ class GIN(nn.Module):
         learn_eps: whether eps, which starts at 0, is learned (``--zero_epsilon_gin`` fixes it).
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, spec: LayerSpec = LayerSpec(), learn_eps: bool = True
-    ):
+    def __init__(self, in_channels: int, out_channels: int, spec: LayerSpec = LayerSpec(), learn_eps: bool = True):
         super().__init__()
         self.layer = Pointwise(in_channels, out_channels, spec)
         self.eps = nn.Parameter(torch.zeros(()), requires_grad=learn_eps)
@@ -174,7 +170,7 @@ class GENConv(nn.Module):
         hidden = LayerSpec(norm=hidden_norm, act="relu", bias=spec.bias, eps=spec.eps)
         widths = [out_channels] + [2 * out_channels] * (mlp_layers - 1) + [out_channels]
         specs = [hidden] * (mlp_layers - 1) + [spec]
-        self.mlp = nn.ModuleList(Pointwise(*pair, s) for *pair, s in zip(widths[:-1], widths[1:], specs))
+        self.mlp = nn.ModuleList(Pointwise(*layer) for layer in zip(widths[:-1], widths[1:], specs))
 
     def forward(self, x: Tensor, index: Tensor, mask: Tensor | None = None) -> Tensor:
         """Convolve."""
@@ -228,7 +224,7 @@ def edge_index(index: Tensor, mask: Tensor | None = None) -> Tensor:
 
     Points of all blocks are numbered through; absent points have no edges.
     """
-    batch, count, k = index.shape
+    batch, count, _ = index.shape
     first = torch.arange(batch, device=index.device)[:, None, None] * count
     target = torch.arange(batch * count, device=index.device).view(batch, count, 1).expand_as(index)
     source = index + first

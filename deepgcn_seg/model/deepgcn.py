@@ -100,9 +100,7 @@ class DeepGCN(nn.Module):
         widths = self.backbone.layer_widths()
         self.nested = connection == "dense"
         self.fusion = FusionBlock(widths, fusion_channels, spec, self.nested)
-        self.head = PredictionHead(
-            widths, fusion_channels, num_classes, spec, self.nested, head_channels, dropout
-        )
+        self.head = PredictionHead(widths, fusion_channels, num_classes, spec, self.nested, head_channels, dropout)
         initialise(self, init)
 
     @classmethod
@@ -134,7 +132,7 @@ class DeepGCN(nn.Module):
     def min_points(self) -> int:
         """Fewest points a block may have: the largest k x dilation (plus one without self-loops)."""
         graphs = self.backbone.graphs
-        return max(graph.k * graph.dilation + (not graph.loop) for graph in graphs)
+        return max(int(graph.k) * int(graph.dilation) + (not graph.loop) for graph in graphs)
 
     def forward(self, points: Tensor, mask: Tensor | None = None) -> Tensor:
         """Class scores of every point.
@@ -165,9 +163,7 @@ class DeepGCN(nn.Module):
             raise ValueError(f"the batch is empty: points are {tuple(points.shape)}")
         if mask is not None:
             if mask.shape != points.shape[:2] or mask.dtype != torch.bool:
-                raise ValueError(
-                    f"mask must be bool {tuple(points.shape[:2])}, got {mask.dtype} {tuple(mask.shape)}"
-                )
+                raise ValueError(f"mask must be bool {tuple(points.shape[:2])}, got {mask.dtype} {tuple(mask.shape)}")
             points = torch.where(mask[:, :, None], points, 0)
         if torch.compiler.is_compiling():
             return points

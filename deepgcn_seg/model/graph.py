@@ -75,5 +75,6 @@ class DilatedKnnGraph(nn.Module):
         return nearest_ranks(points, self.ranks(), mask, self.loop)
 
     def extra_repr(self) -> str:
+        """Settings for print."""
         stochastic = f", epsilon={self.epsilon}" if self.stochastic else ""
         return f"k={self.k}, dilation={self.dilation}{stochastic}{'' if self.loop else ', loop=False'}"

@@ -80,6 +80,7 @@ class InstanceNorm(nn.Module):
         return scale[:, None], (-mean * scale)[:, None]
 
     def extra_repr(self) -> str:
+        """Settings for print."""
         return f"{self.channels}, eps={self.eps}"
 
 

@@ -82,8 +82,7 @@ def guess(candidates: list[DeepGCN], points: int = 512) -> DeepGCN:
     (best, second), order = gaps.sort()[0][:2], gaps.argsort()
     if not best * MARGIN < second:
         raise ValueError(
-            "plain or res, edge or mr? The checkpoint's running statistics do not tell: "
-            "give connection= and conv="
+            "plain or res, edge or mr? The checkpoint's running statistics do not tell: give connection= and conv="
         )
     return candidates[order[0]]
 

@@ -30,9 +30,7 @@ class ReversibleBlock(nn.Module):
         h = branch._activate(x, mask)
         return branch.conv(h if drop is None else h * drop, index, mask)
 
-    def forward(
-        self, x: Tensor, index: Tensor, mask: Tensor | None = None, drop: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, index: Tensor, mask: Tensor | None = None, drop: Tensor | None = None) -> Tensor:
         """x: (B, N, C), drop: (B, N, C / G) scaled dropout mask or None -> (B, N, C)."""
         groups = x.chunk(len(self.branches), -1)
         y = sum(groups[1:-1], groups[-1])
@@ -42,12 +40,10 @@ class ReversibleBlock(nn.Module):
             outputs.append(y)
         return torch.cat(outputs, -1)
 
-    def inverse(
-        self, y: Tensor, index: Tensor, mask: Tensor | None = None, drop: Tensor | None = None
-    ) -> Tensor:
+    def inverse(self, y: Tensor, index: Tensor, mask: Tensor | None = None, drop: Tensor | None = None) -> Tensor:
         """The x that gave y, up to rounding."""
         outputs = y.chunk(len(self.branches), -1)
-        groups: list[Tensor] = [None] * len(outputs)
+        groups = list(outputs)
         for i in reversed(range(1, len(outputs))):
             groups[i] = outputs[i] - self._residual(self.branches[i], outputs[i - 1], index, mask, drop)
         start = sum(groups[2:], groups[1])

@@ -149,14 +149,14 @@ class Trainer:
         labels = labels.to(settings.device, non_blocking=True)
         with torch.autocast(settings.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             logits = self.model(points)
-        loss = F.cross_entropy(
-            logits.float().flatten(0, 1), labels.flatten(), label_smoothing=settings.label_smoothing
-        )
+        loss = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), label_smoothing=settings.label_smoothing)
         value = loss.item()
         if not torch.isfinite(loss):
             self.bad_steps += 1
             if self.bad_steps > MAX_BAD_STEPS:
-                raise UserError(f"the loss was {value} at {self.bad_steps} steps in a row, up to step {self.step + 1}: lower recipe.optimizer.lr")
+                raise UserError(
+                    f"the loss was {value} at {self.bad_steps} steps in a row, up to {self.step + 1}: lower recipe.optimizer.lr"
+                )
             log.warning("step %d: loss is %s, step skipped", self.step + 1, value)
             return value
         self.bad_steps = 0
@@ -172,7 +172,13 @@ class Trainer:
         self.run_log.scores(self.step, "validation", confusion, self.classes)
         miou = Scores.of(confusion).miou
         better = miou > self.best
-        log.info("Epoch %d, step %d: validation mIoU %.4f%s", -(-self.step // self.steps_per_epoch), self.step, miou, " (best so far)" if better else "")
+        log.info(
+            "Epoch %d, step %d: validation mIoU %.4f%s",
+            -(-self.step // self.steps_per_epoch),
+            self.step,
+            miou,
+            " (best so far)" if better else "",
+        )
         if better:
             self.best = miou
             self.save("best.ckpt")

@@ -95,9 +95,7 @@ def train(config: DictConfig) -> float:
 def describe(model: nn.Module, config: DictConfig) -> str:
     """Name, size and depth of a model in one line."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return (
-        f"{config.backbone.name}-{config.depth}, {config.channels} channels, k {config.k}, {parameters:,} parameters"
-    )
+    return f"{config.backbone.name}-{config.depth}, {config.channels} channels, k {config.k}, {parameters:,} parameters"
 
 
 def finish(config: DictConfig, folder: Path, store: RoomStore, split, chosen: torch.device, run_log: RunLog) -> float:
@@ -172,6 +170,8 @@ def _resumed_step(config: DictConfig, folder: Path) -> int:
     """Step a resumed run goes on from, 0 for a new run."""
     if not config.resume:
         if (folder / "checkpoints" / "last.ckpt").is_file():
-            raise UserError(f"{folder} already holds a run: resume={folder} goes on with it, or choose another directory")
+            raise UserError(
+                f"{folder} already holds a run: resume={folder} goes on with it, or choose another directory"
+            )
         return 0
     return read_checkpoint(folder / "checkpoints" / "last.ckpt")["step"] + 1

@@ -77,6 +77,14 @@ def confusion_image(confusion: Tensor, classes: ClassList) -> np.ndarray:
     axis.set_ylabel("truth (rows sum to 1)")
     for i, j in torch.nonzero(shares >= 0.005).tolist():
         value = float(shares[i, j])
-        axis.text(j, i, f"{value:.2f}"[1:] if value < 0.995 else "1", ha="center", va="center", fontsize=7, color="w" if value > 0.6 else "k")
+        axis.text(
+            j,
+            i,
+            f"{value:.2f}"[1:] if value < 0.995 else "1",
+            ha="center",
+            va="center",
+            fontsize=7,
+            color="w" if value > 0.6 else "k",
+        )
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -1,0 +1,280 @@
+"""The command lines, run as a user runs them, on tiny synthetic data."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from deepgcn_seg import load_model
+
+ROOT = Path(__file__).parent.parent
+# Seconds, not minutes: two layers, few points.
+TINY = [
+    "depth=2", "channels=8", "k=4", "points=64", "batch_size=4", "epochs=2", "max_steps=6", "recipe=modern",
+    "model.fusion_channels=16", "model.head_channels=[16,8]", "save_every=2", "device=cpu",
+    "data.store.rooms_per_area=1", "data.store.density=60",
+]  # fmt: skip
+
+
+def run(tool, *arguments, check=True, env=None):
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools" / f"{tool}.py", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **(env or {})},
+        timeout=300,
+    )
+    if check:
+        assert done.returncode == 0, done.stderr + done.stdout
+    return done
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory):
+    return tmp_path_factory.mktemp("commands") / "data"
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, data_root):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    done = run("train", *TINY, f"data.root={data_root}", f"hydra.run.dir={folder}")
+    return folder, done
+
+
+def test_a_run_leaves_what_it_promises(trained):
+    folder, done = trained
+    for name in (
+        "checkpoints/last.ckpt",
+        "checkpoints/best.ckpt",
+        "metrics.json",
+        "room.png",
+        "train.log",
+        ".hydra/config.yaml",
+    ):
+        assert (folder / name).is_file(), name
+    assert list(folder.glob("events.out.tfevents.*"))
+    metrics = json.loads((folder / "metrics.json").read_text())["test"]
+    assert metrics["protocol"].startswith("rooms")
+    assert metrics["data"].startswith("synthetic")
+    assert metrics["areas"] == [5]
+    assert len(metrics["confusion"]) == 13
+    assert sum(map(sum, metrics["confusion"])) == metrics["points"]
+    assert "mIoU" in done.stdout
+    assert "This is not S3DIS" in done.stderr
+
+
+def test_tensorboard_has_curves_config_and_hparams(trained):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(trained[0]), {"scalars": 0, "images": 0, "tensors": 0})
+    events.Reload()
+    tags = events.Tags()
+    for name in (
+        "train/loss",
+        "train/learning_rate",
+        "validation/mIoU",
+        "validation/OA",
+        "validation/mAcc",
+        "validation_IoU/wall",
+        "test/mIoU",
+        "hparam/mIoU",
+    ):
+        assert name in tags["scalars"], name
+    assert [e.step for e in events.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
+    assert {"validation/confusion", "test/room"} <= set(tags["images"])
+    assert "config/text_summary" in tags["tensors"]
+
+
+def test_a_checkpoint_is_complete_in_itself(trained):
+    model = load_model(trained[0] / "checkpoints" / "best.ckpt")
+    assert not model.training
+    assert list(model.classes)[:2] == ["ceiling", "floor"]
+    assert model(torch.rand(1, 64, 9)).shape == (1, 64, 13)
+
+
+@pytest.mark.parametrize("protocol", ["rooms", "blocks", "recut"])
+def test_evaluate(trained, tmp_path, protocol):
+    checkpoint = trained[0] / "checkpoints" / "best.ckpt"
+    done = run(
+        "evaluate", f"checkpoint={checkpoint}", f"protocol={protocol}", f"hydra.run.dir={tmp_path}", "device=cpu"
+    )
+    entry = json.loads((tmp_path / "metrics.json").read_text())["test"]
+    assert entry["protocol"].startswith(protocol)
+    assert entry["checkpoint"] == str(checkpoint)
+    assert f"protocol {protocol}" in done.stdout
+    if protocol == "rooms":
+        trained_entry = json.loads((trained[0] / "metrics.json").read_text())["test"]
+        assert entry["confusion"] == trained_entry["confusion"]
+
+
+def test_prepare_and_train_on_it_as_s3dis(raw_rooms, tmp_path):
+    done = run("prepare", f"source={raw_rooms}", f"data.root={tmp_path}/store", f"hydra.run.dir={tmp_path}/log")
+    assert "12 rooms in 6 areas" in done.stderr
+    tiny = [t for t in TINY if not t.startswith("data.store")]
+    run("train", *tiny, "data=s3dis", f"data.root={tmp_path}/store", f"hydra.run.dir={tmp_path}/run", "max_steps=1")
+    assert (tmp_path / "run" / "metrics.json").is_file()
+
+
+def tensors_equal(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(tensors_equal(a[k], b[k]) for k in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(tensors_equal, a, b))
+    return a == b
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_run_goes_on_to_the_same_weights(trained, data_root, tmp_path, number):
+    """Stop in the middle of an epoch; resumed, it ends bit-equal to the run that was not stopped."""
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "tools" / "train.py", *TINY, f"data.root={data_root}", f"hydra.run.dir={tmp_path}"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    # The first checkpoint inside an epoch says that steps are being made.
+    deadline = time.time() + 120
+    while not (tmp_path / "checkpoints" / "last.ckpt").is_file() and process.poll() is None and time.time() < deadline:
+        time.sleep(0.002)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=120)
+    if process.returncode == 75:
+        assert "resume=" in stderr
+        assert not (tmp_path / "metrics.json").exists()
+        run("train", f"resume={tmp_path}")
+    else:
+        # It was through before the signal came: nothing to resume, but the same in the end.
+        assert process.returncode == 0, stderr
+    a, b = (torch.load(f / "checkpoints" / "last.ckpt", weights_only=True) for f in (trained[0], tmp_path))
+    for key in ("model", "optimizer", "step", "best", "random"):
+        assert tensors_equal(a[key], b[key]), key
+    first, second = (json.loads((f / "metrics.json").read_text())["test"] for f in (trained[0], tmp_path))
+    assert first["confusion"] == second["confusion"]
+
+
+def test_resume_from_a_mid_epoch_checkpoint(trained, data_root, tmp_path):
+    """Deterministic counterpart: train 3 of 6 steps, then raise max_steps."""
+    short = [t for t in TINY if not t.startswith("max_steps")]
+    run(
+        "train",
+        *short,
+        "max_steps=3",
+        "recipe.schedule.warmup=0",
+        "recipe.schedule.floor=1",
+        f"data.root={data_root}",
+        f"hydra.run.dir={tmp_path}/a",
+    )
+    run("train", f"resume={tmp_path}/a", "max_steps=6")
+    run(
+        "train",
+        *TINY,
+        "recipe.schedule.warmup=0",
+        "recipe.schedule.floor=1",
+        f"data.root={data_root}",
+        f"hydra.run.dir={tmp_path}/b",
+    )
+    a, b = (torch.load(tmp_path / f / "checkpoints" / "last.ckpt", weights_only=True) for f in "ab")
+    assert a["step"] == b["step"] == 6
+    assert tensors_equal(a["model"], b["model"])
+
+
+def test_the_same_seed_gives_the_same_weights(trained, data_root, tmp_path):
+    run("train", *TINY, f"data.root={data_root}", f"hydra.run.dir={tmp_path}/same")
+    run("train", *TINY, f"data.root={data_root}", f"hydra.run.dir={tmp_path}/other", "seed=1")
+    first, same, other = (
+        torch.load(f / "checkpoints" / "last.ckpt", weights_only=True)["model"]
+        for f in (trained[0], tmp_path / "same", tmp_path / "other")
+    )
+    assert tensors_equal(first, same)
+    assert not tensors_equal(first, other)
+
+
+def test_resume_auto_starts_or_goes_on(data_root, tmp_path):
+    arguments = [*TINY, f"data.root={data_root}", f"hydra.run.dir={tmp_path}", "resume=auto"]
+    run("train", *arguments)
+    first = (tmp_path / "metrics.json").read_text()
+    done = run("train", *arguments)
+    assert "Going on from" in done.stderr
+    assert (
+        json.loads(first)["test"]["confusion"]
+        == json.loads((tmp_path / "metrics.json").read_text())["test"]["confusion"]
+    )
+
+
+def test_multirun_gives_each_run_its_directory(data_root, tmp_path):
+    run(
+        "train",
+        "-m",
+        *TINY,
+        f"data.root={data_root}",
+        f"hydra.sweep.dir={tmp_path}",
+        "backbone=plaingcn,densegcn",
+        "depth=2,3",
+        "max_steps=1",
+    )
+    found = [json.loads(path.read_text()) for path in tmp_path.glob("*/metrics.json")]
+    assert len(found) == 4
+    assert len({entry["parameters"] for entry in found}) > 1
+
+
+def test_a_failed_job_does_not_end_a_multirun(data_root, tmp_path):
+    done = run(
+        "train",
+        "-m",
+        *TINY,
+        f"data.root={data_root}",
+        f"hydra.sweep.dir={tmp_path}",
+        "k=5000,4",
+        "max_steps=1",
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "error: k=5000" in done.stderr
+    assert len(list(tmp_path.glob("*/metrics.json"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "message"),
+    [
+        ("train", ["backbone=resgnc"], "backbone=resgnc: must be one of densegcn, plaingcn, resgcn, resgcnplus, revgcn"),
+        ("train", ["depht=7"], "depht: no such setting; did you mean depth?"),
+        ("train", ["k=5000"], "k=5000: must be at most points=4096"),
+        ("train", ["data=s3dis", "data.root=/nowhere"], "data.root=/nowhere: no such folder"),
+        ("train", ["resume=/nowhere"], "resume=/nowhere: not a run directory"),
+        ("evaluate", [], "checkpoint is not set"),
+        ("evaluate", ["checkpoint=/nowhere.ckpt"], "checkpoint /nowhere.ckpt: no such file"),
+        ("prepare", ["source=/nowhere", "data.root=/tmp/x"], "source=/nowhere: no such folder"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line(tool, arguments, message, tmp_path):
+    done = run(tool, *arguments, f"hydra.run.dir={tmp_path}", check=False)
+    assert done.returncode == 2
+    lines = done.stderr.strip().splitlines()
+    assert lines == [line for line in lines if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert message in lines[0]
+
+
+def test_a_run_is_not_overwritten(trained, data_root):
+    done = run("train", *TINY, f"data.root={data_root}", f"hydra.run.dir={trained[0]}", check=False)
+    assert done.returncode == 2
+    assert "already holds a run" in done.stderr
+
+
+@pytest.mark.parametrize("tool", ["train", "evaluate", "prepare"])
+def test_help(tool):
+    assert f"tools/{tool}.py" in run(tool, "--help").stdout
+
+
+def test_cfg_job_shows_the_composition():
+    assert "connection: dense" in run("train", "backbone=densegcn", "--cfg", "job").stdout

@@ -1,0 +1,345 @@
+"""From the generator to blocks: determinism, the parser, the store, block cutting, sampling."""
+
+import hashlib
+import json
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deepgcn_seg.data.blocks import BlockGrid, block_features, choose, points_inside
+from deepgcn_seg.data.classes import S3DIS, ClassList
+from deepgcn_seg.data.dataset import BlockDataset, EpochSampler, make_loader, split_by_area
+from deepgcn_seg.data.prepare import prepare
+from deepgcn_seg.data.room import Room
+from deepgcn_seg.data.stanford import find_rooms, read_points, read_room
+from deepgcn_seg.data.store import RoomStore, StoredRoom, write_room
+from deepgcn_seg.data.synthetic import generate, make_room
+from deepgcn_seg.errors import UserError
+
+# -- generator ----------------------------------------------------------------------------------
+
+
+def test_a_room_is_the_same_on_every_machine():
+    room, thing = make_room(area=3, number=1, seed=0, density=40)
+    digest = hashlib.sha256()
+    for array in (np.round(room.xyz * 1000).astype(np.int64), room.rgb, room.label, thing.astype(np.int64)):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    assert digest.hexdigest()[:16] == "dfa23ce10dfc633a"
+
+
+def test_seeds_areas_and_numbers_differ():
+    rooms = [make_room(*args, density=30)[0] for args in ((1, 0, 0), (1, 0, 1), (2, 0, 0), (1, 4, 0))]
+    assert len({(len(room), room.xyz.sum()) for room in rooms}) == 4
+
+
+def test_every_area_has_every_class():
+    for area in range(1, 7):
+        labels = [make_room(area, number, 0, 60)[0].label for number in range(6)]
+        assert set(np.concatenate(labels)) == set(range(13)), area
+
+
+def test_density_falls_with_distance_and_objects_cast_shadows():
+    room, _ = make_room(5, 1, 0, 1000)
+    floor = room.xyz[room.label == S3DIS.names.index("floor")]
+    cells = np.histogram2d(floor[:, 0], floor[:, 1], bins=12)[0]
+    assert np.quantile(cells, 0.95) > 4 * np.quantile(cells, 0.1)
+    assert np.histogram2d(floor[:, 0], floor[:, 1], bins=60)[0].min() == 0
+
+
+def test_generation_is_cached_and_resumed(tmp_path):
+    root = generate(tmp_path / "raw", 1, 20, areas=(1, 2))
+    room = root / "Area_1" / "office_1" / "Annotations"
+    before = {path: path.stat().st_mtime_ns for path in room.iterdir()}
+    (root / "complete").unlink()
+    generate(root, 1, 20, areas=(1, 2))
+    assert before == {path: path.stat().st_mtime_ns for path in room.iterdir()}
+
+
+# -- parser -------------------------------------------------------------------------------------
+
+
+def test_raw_room_round_trip(tmp_path, raw_rooms):
+    room, repairs = read_room(raw_rooms / "Area_5" / "office_1")
+    made, thing = make_room(5, 0, 0, 60)
+    assert repairs == []
+    assert len(room) == len(made)
+    order, expected = np.lexsort(room.xyz.T), np.lexsort(made.xyz.T)
+    assert np.array_equal(room.xyz[order], made.xyz[expected])
+    assert np.array_equal(room.label[order], made.label[expected])
+    assert np.array_equal(room.rgb[order], made.rgb[expected])
+    # The file of the whole room holds the same points.
+    whole = read_points(raw_rooms / "Area_5" / "office_1" / "office_1.txt", [])
+    assert len(whole) == len(room)
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+GOOD = "1.0 2.0 3.0 10 20 30\n1.5 2.5 3.5 11 21 31\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "kept"),
+    [
+        (b"-9.10 1.785\n", None),
+        (b"22.33 5.83 2.1 185\x10187 183\n", [22.33, 5.83, 2.1, 185, 187, 183]),
+        (b"1.0 2.0 3.0 185\x00187 183\n", [1.0, 2.0, 3.0, 185, 187, 183]),
+        (b"1.0 2.0 3.0 10 20 30 40\n", None),
+        (b"1.0 2.0 nan 10 20 30\n", None),
+        (b"1.0 2.0 3.0 10 20 300\n", None),
+        (b"hello\n", None),
+    ],
+)
+def test_damaged_lines_are_repaired_or_skipped_and_told(tmp_path, line, kept):
+    path = write(tmp_path / "chair_1.txt", GOOD.encode() + line + GOOD.encode())
+    repairs = []
+    rows = read_points(path, repairs)
+    assert len(rows) == (4 if kept is None else 5)
+    if kept is not None:
+        assert rows[2].tolist() == kept
+    assert len(repairs) == 1
+    assert repairs[0].line == 3
+    assert str(path) in str(repairs[0])
+
+
+def test_crlf_blank_lines_and_a_truncated_end(tmp_path):
+    repairs = []
+    assert len(read_points(write(tmp_path / "a.txt", GOOD.replace("\n", "\r\n") + "\r\n"), repairs)) == 2
+    assert repairs == []
+    assert len(read_points(write(tmp_path / "b.txt", GOOD + "1.0 2."), repairs)) == 2
+    assert len(repairs) == 1
+
+
+def test_a_file_of_something_else_is_an_error(tmp_path):
+    path = write(tmp_path / "chair_1.txt", "some text about chairs\n" * 50)
+    with pytest.raises(UserError, match=r"chair_1\.txt"):
+        read_points(path, [])
+
+
+def test_room_with_odd_files(tmp_path):
+    folder = tmp_path / "Area_1" / "office_1"
+    write(folder / "Annotations" / "stairs_1.txt", GOOD)
+    write(folder / "Annotations" / "chair_1.txt", GOOD)
+    write(folder / "Annotations" / "table_1.txt", "")
+    write(folder / "Annotations" / ".DS_Store", b"\x00\x01")
+    room, repairs = read_room(folder)
+    assert len(room) == 4
+    assert sorted(set(room.label)) == [8, 12]
+    assert len(repairs) == 2
+    with pytest.raises(UserError, match="unknown class 'stairs'"):
+        read_room(folder, ClassList.of(["chair", "table"], [(0, 0, 0), (1, 1, 1)]))
+
+
+def test_empty_room_and_folder_without_rooms(tmp_path):
+    (tmp_path / "Area_1" / "office_1" / "Annotations").mkdir(parents=True)
+    with pytest.raises(UserError, match="no points"):
+        read_room(tmp_path / "Area_1" / "office_1")
+    with pytest.raises(UserError, match="looked for"):
+        find_rooms(tmp_path / "Area_1")
+
+
+def test_rooms_come_in_natural_order(tmp_path):
+    for name in ("office_10", "office_2", ".office_1.tmp"):
+        (tmp_path / "Area_1" / name / "Annotations").mkdir(parents=True)
+    assert [path.name for path in find_rooms(tmp_path)] == ["office_2", "office_10"]
+
+
+# -- store --------------------------------------------------------------------------------------
+
+
+def random_room(count=500, size=(3.3, 2.1, 2.8), seed=0):
+    rng = np.random.default_rng(seed)
+    xyz = rng.uniform(0, size, (count, 3)) + [1234.5, -77.25, 10.0]
+    return Room(
+        "Area_1", "office_1", xyz, rng.integers(0, 256, (count, 3), np.uint8), rng.integers(0, 13, count, np.uint8)
+    )
+
+
+def test_store_keeps_every_point_and_its_place(tmp_path):
+    room = random_room()
+    stored = StoredRoom(write_room(tmp_path, room))
+    xyz, rgb, label = stored.all()
+    order = stored.order()
+    assert np.array_equal(np.sort(order), np.arange(500))
+    assert np.allclose(xyz + stored.origin, room.xyz[order], atol=1e-6)
+    assert np.array_equal(rgb, room.rgb[order])
+    assert np.array_equal(label, room.label[order])
+    assert (stored.area, stored.name, stored.count) == ("Area_1", "office_1", 500)
+    assert xyz.dtype == np.float32 and rgb.dtype == label.dtype == np.uint8
+
+
+@pytest.mark.parametrize("stride", [0.5, 1.0, 0.3])
+@pytest.mark.parametrize("side", [1.0, 0.7])
+def test_a_block_holds_exactly_its_points(tmp_path, side, stride):
+    stored = StoredRoom(write_room(tmp_path, random_room(3000)))
+    xyz = stored.all()[0]
+    for x, y in BlockGrid(side, stride).corners(stored.size):
+        _, _, _, place = points_inside(stored, x, y, side)
+        low, high = np.array([x, y]), np.array([x, y]) + side
+        inside = ((xyz[:, :2] >= low) & ((xyz[:, :2] < high) | (high >= stored.size[:2]))).all(1)
+        assert set(place) == set(np.flatnonzero(inside))
+
+
+def test_blocks_cover_the_room_and_follow_the_official_grid(tmp_path):
+    stored = StoredRoom(write_room(tmp_path, random_room(3000)))
+    corners = list(BlockGrid(1.0, 0.5).corners(np.array([3.3, 2.1, 2.8])))
+    # ceil((3.3 - 1) / 0.5) + 1 = 6 by ceil((2.1 - 1) / 0.5) + 1 = 4
+    assert len(corners) == 24
+    assert corners[-1] == (2.5, 1.5)
+    places = [points_inside(stored, x, y, 1.0)[3] for x, y in BlockGrid(1.0, 1.0).corners(stored.size)]
+    assert np.array_equal(np.sort(np.concatenate(places)), np.arange(3000))
+
+
+def test_reading_a_block_does_not_read_the_room(tmp_path, monkeypatch):
+    stored = StoredRoom(write_room(tmp_path, random_room(20000, (30.0, 20.0, 2.8))))
+    runs, exact = stored.runs((4.0, 7.5), 1.0)
+    assert exact
+    assert len(runs) == 2
+    assert sum(stop - start for start, stop in runs) < 100
+
+
+def test_damaged_stores(tmp_path, store):
+    with pytest.raises(UserError, match=r"store\.json"):
+        RoomStore(tmp_path)
+    path = write_room(tmp_path, random_room())
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(UserError, match=r"office_1\.h5"):
+        StoredRoom(path)
+    manifest = json.loads((store.root / "store.json").read_text())
+    write(tmp_path / "store.json", json.dumps({**manifest, "format": 99}))
+    with pytest.raises(UserError, match="format 99"):
+        RoomStore(tmp_path)
+    write(tmp_path / "store.json", "{")
+    with pytest.raises(UserError, match="damaged"):
+        RoomStore(tmp_path)
+
+
+def test_no_half_written_room_is_left(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(h5py.Group, "create_dataset", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_room(tmp_path, random_room())
+    assert list(tmp_path.rglob("*.*")) == []
+
+
+def test_rooms_without_sense_are_refused(tmp_path):
+    room = random_room()
+    room.xyz[3] = np.nan
+    with pytest.raises(UserError, match="NaN"):
+        write_room(tmp_path, room)
+
+
+def test_preparation_goes_on_where_it_stopped_and_reports_repairs(tmp_path, raw_rooms):
+    import shutil
+
+    raw = tmp_path / "raw"
+    shutil.copytree(raw_rooms / "Area_1", raw / "Area_1")
+    file = next((raw / "Area_1" / "office_1" / "Annotations").glob("wall_1.txt"))
+    file.write_bytes(file.read_bytes() + b"1.0 2.0\n")
+    store = prepare(raw, tmp_path / "store")
+    assert len(store.rooms) == 2
+    assert "wall_1.txt" in (tmp_path / "store" / "repairs.txt").read_text()
+    kept = tmp_path / "store" / "Area_1" / "office_1.h5"
+    before = kept.stat().st_mtime_ns
+    (tmp_path / "store" / "Area_1" / "conferenceRoom_1.h5").unlink()
+    prepare(raw, tmp_path / "store", workers=2)
+    assert kept.stat().st_mtime_ns == before
+    assert (tmp_path / "store" / "Area_1" / "conferenceRoom_1.h5").is_file()
+
+
+# -- blocks -------------------------------------------------------------------------------------
+
+
+def test_nine_channels_of_the_paper():
+    xyz = np.array([[2.0, 1.0, 0.5], [2.4, 1.8, 2.0], [2.9, 1.2, 0.0]], np.float32)
+    rgb = np.array([[0, 51, 255]] * 3, np.uint8)
+    found = block_features(xyz, rgb, np.array([4.0, 2.0, 2.5]), "paper")
+    expected = [[-0.5, -0.5, 0.5], [-0.1, 0.3, 2.0], [0.4, -0.3, 0.0]]
+    assert np.allclose(found[:, :3], expected, atol=1e-6)
+    assert np.allclose(found[:, 3:6], [0, 0.2, 1])
+    assert np.allclose(found[:, 6:], xyz / [4.0, 2.0, 2.5])
+
+
+def test_nine_channels_of_the_port_are_pyg_normalize_scale():
+    import torch
+    from torch_geometric.data import Data
+    from torch_geometric.transforms import NormalizeScale
+
+    xyz = np.random.default_rng(0).uniform(0, 3, (50, 3)).astype(np.float32)
+    rgb = np.zeros((50, 3), np.uint8)
+    size = np.array([4.0, 4.0, 3.0])
+    port, paper = (block_features(xyz, rgb, size, variant) for variant in ("port", "paper"))
+    expected = NormalizeScale()(Data(pos=torch.from_numpy(paper[:, :3].copy()))).pos
+    assert np.allclose(port[:, :3], expected, atol=1e-6)
+    assert np.array_equal(port[:, 3:], paper[:, 3:])
+    with pytest.raises(ValueError, match="papr"):
+        block_features(xyz, rgb, size, "papr")
+
+
+@given(count=st.integers(1, 300), points=st.integers(1, 300), seed=st.integers(0, 1000))
+@settings(deadline=None)
+def test_sampling(count, points, seed):
+    chosen = choose(count, points, np.random.default_rng(seed))
+    assert len(chosen) == points
+    assert chosen.min() >= 0 and chosen.max() < count
+    # No point twice while others are missing.
+    assert len(set(chosen.tolist())) == min(count, points)
+
+
+def test_small_blocks_are_left_out(store):
+    room = store.rooms[0]
+    counts = [
+        len(points_inside(store.open(room), b.x, b.y, 1.0)[0]) for b in BlockGrid(min_points=100).cut(store, room)
+    ]
+    assert min(counts) >= 100
+    assert len(BlockGrid(min_points=1).cut(store, room)) >= len(counts)
+
+
+def test_dataset_depends_on_seed_epoch_and_index_alone(store):
+    def items(seed=0, epoch=0, workers=0):
+        dataset = BlockDataset(store, store.rooms[:2], 64, seed=seed)
+        sampler = EpochSampler(len(dataset), seed)
+        sampler.epoch = epoch
+        return [points for points, _ in make_loader(dataset, 4, sampler, workers)]
+
+    same = lambda a, b: all(bool((x == y).all()) for x, y in zip(a, b))
+    assert same(items(), items())
+    assert same(items(), items(workers=2))
+    assert not same(items(), items(epoch=1))
+    assert not same(items(), items(seed=1))
+
+
+def test_sampler_shows_every_block_once_and_goes_on_where_it_was():
+    sampler = EpochSampler(50, seed=3)
+    whole = list(sampler)
+    assert sorted(i for _, i in whole) == list(range(50))
+    sampler.start = 20
+    assert list(sampler) == whole[20:]
+    assert len(sampler) == 30
+
+
+def test_split_holds_out_the_area_and_validation_rooms(store):
+    split = split_by_area(store, fold=5, validation=0.2)
+    assert {room.area for room in split.test} == {"Area_5"}
+    assert "Area_5" not in {room.area for room in split.train + split.validation}
+    assert len(split.validation) == 2
+    assert len(split.train) + len(split.validation) + len(split.test) == len(store.rooms)
+    assert not set(split.train) & set(split.validation)
+    assert split_by_area(store, 5, 0.0).validation == []
+    with pytest.raises(UserError, match="fold=9"):
+        split_by_area(store, 9)
+
+
+def test_class_list():
+    assert (len(S3DIS), S3DIS[8], list(S3DIS)[:2]) == (13, "chair", ["ceiling", "floor"])
+    assert S3DIS.colors(np.array([8, 0])).tolist() == [[255, 0, 0], [0, 255, 0]]
+    with pytest.raises(ValueError, match="unique"):
+        ClassList.of(["a", "a"], [(0, 0, 0)] * 2)

@@ -1,0 +1,33 @@
+import pytest
+
+from deepgcn_seg.training.schedules import Clock, HalveByEpochs, HalveBySamples, WarmupCosine
+
+
+def at(schedule, step, per_epoch=100, total=1000):
+    return schedule(Clock(step, per_epoch, total))
+
+
+def test_tensorflow_schedule_counts_8_samples_a_step_down_to_a_floor():
+    schedule = HalveBySamples(samples=300_000, samples_per_step=8, floor=0.01)
+    assert [at(schedule, step) for step in (0, 37_499, 37_500, 75_000)] == [1, 1, 0.5, 0.25]
+    assert at(schedule, 10**7) == 0.01
+
+
+def test_batch_norm_momentum_of_the_tensorflow_code():
+    """decay = min(0.99, 1 - 0.5 * 0.5^n)"""
+    momentum = HalveBySamples(samples=300_000, samples_per_step=8, floor=0.01, start=0.5)
+    assert [1 - at(momentum, n * 37_500) for n in (0, 1, 2, 9)] == [0.5, 0.75, 0.875, 0.99]
+
+
+def test_pytorch_schedule_halves_every_20_epochs():
+    assert [at(HalveByEpochs(20), epoch * 100) for epoch in (0, 19, 20, 99)] == [1, 1, 0.5, 0.5**4]
+
+
+def test_warmup_and_cosine():
+    schedule = WarmupCosine(warmup=0.1, floor=0.01)
+    values = [at(schedule, step) for step in range(1000)]
+    assert values[:100] == sorted(values[:100])
+    assert values[100:] == sorted(values[100:], reverse=True)
+    assert values[0] < 0.02
+    assert max(values) == pytest.approx(1)
+    assert values[-1] == pytest.approx(0.01, abs=1e-4)
