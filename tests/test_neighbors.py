@@ -168,3 +168,30 @@ def test_result_does_not_depend_on_threads():
         torch.set_num_threads(before)
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("ranks", [torch.arange(16), torch.tensor([3, 0, 60])])
+def test_search_tree_of_torch_cluster(ranks):
+    pytest.importorskip("torch_cluster", reason="torch-cluster is not installed (make cluster builds it)")
+    from deepgcn_seg.ops.neighbors import TREE_POINTS
+
+    points = torch.rand(2, TREE_POINTS, 3) + 50
+    found = ops.nearest_ranks(points, ranks)
+    d = torch.cdist(points.double(), points.double())
+    assert torch.allclose(d.gather(2, found), d.sort(-1).values[:, :, ranks], atol=1e-5)
+
+
+def test_without_torch_cluster_large_clouds_are_searched_exhaustively(monkeypatch, caplog):
+    import sys
+
+    from deepgcn_seg.ops.neighbors import TREE_POINTS
+
+    module = sys.modules["deepgcn_seg.ops.backend"]
+    monkeypatch.setitem(sys.modules, "torch_cluster", None)
+    module.cluster_available.cache_clear()
+    points = torch.rand(1, TREE_POINTS, 3)
+    with caplog.at_level("INFO"):
+        found = ops.nearest_ranks(points, torch.arange(2))
+    module.cluster_available.cache_clear()
+    assert "make cluster" in caplog.text
+    assert torch.equal(found[0, :, 0], torch.arange(TREE_POINTS))

@@ -28,6 +28,17 @@ def numba_available() -> bool:
     return True
 
 
+@lru_cache(maxsize=1)
+def cluster_available() -> bool:
+    """Whether torch-cluster can be imported; says once in the log what is used when it cannot."""
+    try:
+        import torch_cluster  # noqa: F401
+    except (ImportError, OSError):
+        log.info("torch-cluster is not installed: neighbours in 3-D by exhaustive search (`make cluster` builds it)")
+        return False
+    return True
+
+
 def set_backend(name: str) -> None:
     """Force the implementation of every operation in this process.
 

@@ -8,9 +8,13 @@ question, "who has these ranks", and none needs the distances sorted or stored w
 import torch
 from torch import Tensor
 
-from .backend import uses_numba
+from .backend import cluster_available, uses_numba
 from .threads import run_sliced
 
+# From this many points in three dimensions torch-cluster's search tree beats all distances.
+TREE_POINTS = 8192
+# torch-cluster's CUDA search takes no more neighbours.
+TREE_NEIGHBORS = 100
 # Distances held at a time (entries of a row tile): 16 MiB in float32, inside a CPU's cache reach.
 TILE_ENTRIES = 1 << 22
 
@@ -50,6 +54,8 @@ def _nearest_ranks(points: Tensor, ranks: Tensor, mask: Tensor | None, loop: boo
         if points.dtype not in (torch.float32, torch.float64):
             points = points.float()
         points = _centred(points, mask)
+        if _suits_tree(points, ranks, mask, loop) and cluster_available():
+            return _search_tree(points, ranks)
         norms = points.square().sum(-1, keepdim=True)
         if mask is not None:
             norms = norms.masked_fill(~mask[:, :, None], torch.inf)
@@ -91,6 +97,24 @@ def _centred(points: Tensor, mask: Tensor | None) -> Tensor:
     points = torch.where(mask[:, :, None], points, 0)
     mean = points.sum(1, keepdim=True) / present.sum(1, keepdim=True)
     return (points - mean) * present
+
+
+def _suits_tree(points: Tensor, ranks: Tensor, mask: Tensor | None, loop: bool) -> bool:
+    large = points.shape[-1] == 3 and points.shape[1] >= TREE_POINTS
+    return large and mask is None and loop and int(ranks.max()) < TREE_NEIGHBORS
+
+
+def _search_tree(points: Tensor, ranks: Tensor) -> Tensor:
+    """Neighbours of points in three dimensions by torch-cluster, in time N log N."""
+    import torch_cluster
+
+    batch, count, _ = points.shape
+    wanted = int(ranks.max()) + 1
+    flat = points.reshape(batch * count, 3).contiguous()
+    block = torch.arange(batch, device=points.device).repeat_interleave(count)
+    _, found = torch_cluster.knn(flat, flat, wanted, block, block)
+    first = torch.arange(batch, device=points.device)[:, None, None] * count
+    return (found.view(batch, count, wanted) - first)[:, :, ranks.to(points.device)]
 
 
 def _select_topk(distances: Tensor, ranks: Tensor, out: Tensor) -> None:

@@ -155,7 +155,7 @@ class Trainer:
             self.bad_steps += 1
             if self.bad_steps > MAX_BAD_STEPS:
                 raise UserError(
-                    f"the loss was {value} at {self.bad_steps} steps in a row, up to {self.step + 1}: lower recipe.optimizer.lr"
+                    f"the loss was {value} at {self.bad_steps} steps in a row, to step {self.step + 1}: lower the rate"
                 )
             log.warning("step %d: loss is %s, step skipped", self.step + 1, value)
             return value
