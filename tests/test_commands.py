@@ -122,6 +122,18 @@ def test_prepare_and_train_on_it_as_s3dis(raw_rooms, tmp_path):
     assert (tmp_path / "run" / "metrics.json").is_file()
 
 
+def test_convert_an_official_checkpoint_and_evaluate_it(tmp_path, store):
+    official = tmp_path / "ckpt_best.pth"
+    state = torch.load(ROOT / "tests" / "fixtures" / "res_edge_7.pt", weights_only=True)
+    torch.save({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in state["state_dict"].items()}}, official)
+    done = run("convert", f"checkpoint={official}", f"output={tmp_path}/ours.ckpt", "k=9", f"hydra.run.dir={tmp_path}")
+    assert "res, EdgeConv, depth 7, 24 channels, k 9" in done.stderr
+    model = load_model(tmp_path / "ours.ckpt")
+    assert torch.allclose(model(state["points"]), state["eval_logits"], atol=1e-4)
+    run("evaluate", f"checkpoint={tmp_path}/ours.ckpt", f"data.root={store.root}", "points=128", f"hydra.run.dir={tmp_path}/scores")
+    assert json.loads((tmp_path / "scores" / "metrics.json").read_text())["test"]["protocol"].startswith("rooms")
+
+
 def tensors_equal(a, b):
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
@@ -254,6 +266,8 @@ def test_a_failed_job_does_not_end_a_multirun(data_root, tmp_path):
         ("evaluate", [], "checkpoint is not set"),
         ("evaluate", ["checkpoint=/nowhere.ckpt"], "checkpoint /nowhere.ckpt: no such file"),
         ("prepare", ["source=/nowhere", "data.root=/tmp/x"], "source=/nowhere: no such folder"),
+        ("convert", ["checkpoint=/nowhere.pth", "output=/tmp/x.ckpt"], "/nowhere.pth"),
+        ("convert", ["checkpoint=README.md", "output=/tmp/x.ckpt"], "README.md"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line(tool, arguments, message, tmp_path):
@@ -271,7 +285,7 @@ def test_a_run_is_not_overwritten(trained, data_root):
     assert "already holds a run" in done.stderr
 
 
-@pytest.mark.parametrize("tool", ["train", "evaluate", "prepare"])
+@pytest.mark.parametrize("tool", ["train", "evaluate", "prepare", "convert"])
 def test_help(tool):
     assert f"tools/{tool}.py" in run(tool, "--help").stdout
 

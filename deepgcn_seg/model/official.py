@@ -52,18 +52,40 @@ def load_official(
     Raises:
         ValueError: not such a checkpoint, or not of this act, connection or conv.
     """
+    return convert_official(source, k, act, connection, conv)[0]
+
+
+def convert_official(
+    source: str | Path | Mapping[str, Any],
+    k: int = 16,
+    act: str = "relu",
+    connection: str | None = None,
+    conv: str | None = None,
+) -> tuple[DeepGCN, dict[str, Any]]:
+    """:func:`load_official`, and the config that builds the model, as our checkpoints hold it."""
     state = _state_dict(source)
     settings = _settings(state, k, act)
     if settings["connection"] == "dense":
         connection = connection or "dense"
     connections = [connection] if connection else ["res", "plain"]
     convs = [conv] if conv else ["edge", "mr"]
-    candidates = [_build(state, {**settings, "connection": c, "conv": _CONVS[v]}) for c in connections for v in convs]
-    return candidates[0] if len(candidates) == 1 else guess(candidates)
+    candidates = []
+    for c in connections:
+        for v in convs:
+            if v not in _CONVS:
+                raise ValueError(f"conv={v!r}: official models have {' or '.join(_CONVS)}")
+            chosen = {**settings, "connection": c}
+            if c == "plain":
+                chosen |= {"dilation": "none", "stochastic": False}
+            config = {"_target_": "deepgcn_seg.DeepGCN", "_convert_": "all", **chosen}
+            config["conv"] = {"_target_": f"deepgcn_seg.model.{_CONVS[v].__name__}", "_partial_": True}
+            candidates.append((_build(state, {**chosen, "conv": _CONVS[v]}), config))
+    best = 0 if len(candidates) == 1 else guess([model for model, _ in candidates])
+    return candidates[best]
 
 
-def guess(candidates: list[DeepGCN], points: int = 512) -> DeepGCN:
-    """The candidate whose batch statistics on random points come closest to its running ones.
+def guess(candidates: list[DeepGCN], points: int = 512) -> int:
+    """Which candidate's batch statistics on random points come closest to its running ones.
 
     Random points are not the training data, but a wrong skip or operator drives the statistics
     apart, layer by layer, by far more than that.
@@ -84,7 +106,7 @@ def guess(candidates: list[DeepGCN], points: int = 512) -> DeepGCN:
         raise ValueError(
             "plain or res, edge or mr? The checkpoint's running statistics do not tell: give connection= and conv="
         )
-    return candidates[order[0]]
+    return int(order[0])
 
 
 @torch.no_grad()
@@ -158,14 +180,12 @@ def _settings(state: Mapping[str, Tensor], k: int, act: str) -> dict[str, Any]:
         "order": "act-norm",
         "norm": "batch" if "head.gconv.nn.2.running_mean" in state else "none",
         "bias": "head.gconv.nn.0.bias" in state,
-        "positions": (0, 1, 2),
+        "positions": [0, 1, 2],
         "init": "kaiming",
     }
 
 
 def _build(state: Mapping[str, Tensor], settings: dict[str, Any]) -> DeepGCN:
-    if settings["connection"] == "plain":
-        settings = {**settings, "dilation": "none", "stochastic": False}
     model = DeepGCN(**settings)
     own = model.state_dict()
     renamed = {}

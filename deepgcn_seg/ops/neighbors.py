@@ -38,18 +38,12 @@ def nearest_ranks(points: Tensor, ranks: Tensor, mask: Tensor | None = None, loo
     Raises:
         ValueError: a block has fewer points than the largest rank asks for.
     """
-    wanted = int(ranks.max()) + 1
-    available = points.shape[1] if mask is None else int(mask.sum(1).min())
-    if wanted > available - (not loop):
-        raise ValueError(
-            f"neighbour rank {wanted - 1} was asked for, but a block has only {available} points"
-            f"{'' if loop else ', itself excluded'}: use more points, a smaller k or a smaller dilation"
-        )
     return torch.ops.deepgcn_seg.nearest_ranks(points.detach(), ranks, mask, loop)
 
 
 @torch.library.custom_op("deepgcn_seg::nearest_ranks", mutates_args=())
 def _nearest_ranks(points: Tensor, ranks: Tensor, mask: Tensor | None, loop: bool) -> Tensor:
+    _require_enough(points, ranks, mask, loop)
     with torch.no_grad(), torch.autocast(points.device.type, enabled=False):
         if points.dtype not in (torch.float32, torch.float64):
             points = points.float()
@@ -87,6 +81,16 @@ def _nearest_ranks(points: Tensor, ranks: Tensor, mask: Tensor | None, loop: boo
 @_nearest_ranks.register_fake
 def _(points, ranks, mask, loop):
     return points.new_empty(*points.shape[:2], ranks.shape[0], dtype=torch.int64)
+
+
+def _require_enough(points: Tensor, ranks: Tensor, mask: Tensor | None, loop: bool) -> None:
+    wanted = int(ranks.max()) + 1
+    available = points.shape[1] if mask is None else int(mask.sum(1).min())
+    if wanted > available - (not loop):
+        raise ValueError(
+            f"neighbour rank {wanted - 1} was asked for, but a block has only {available} points"
+            f"{'' if loop else ', itself excluded'}: use more points, a smaller k or a smaller dilation"
+        )
 
 
 def _centred(points: Tensor, mask: Tensor | None) -> Tensor:

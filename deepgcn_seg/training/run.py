@@ -8,6 +8,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
 from torch import nn
 
 from ..config import check, device
@@ -18,7 +19,9 @@ from ..evaluation.evaluate import evaluate_rooms
 from ..evaluation.metrics import Scores
 from ..evaluation.protocols import Protocol
 from ..evaluation.report import write_json
+from ..model import DeepGCN
 from ..model.checkpoint import build_model, read_checkpoint, versions
+from ..model.summary import summarize
 from .loop import Settings, Trainer
 from .tensorboard import RunLog
 
@@ -42,6 +45,8 @@ def train(config: DictConfig) -> float:
     model: nn.Module = instantiate(config.model).to(chosen)
     model_config = OmegaConf.to_container(config.model, resolve=True)
     log.info("Model: %s, %s", describe(model, config), chosen)
+    if isinstance(model, DeepGCN):
+        Console(stderr=True).print(summarize(model, config.points).table())
     run_log = RunLog(folder, _resumed_step(config, folder))
     optimizer = instantiate(config.recipe.optimizer)(model.parameters())
     validation = Protocol("recut", config.points, config.data.variant, config.batch_size, grid.side)

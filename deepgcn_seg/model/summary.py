@@ -1,0 +1,96 @@
+"""What a model is made of: layers, parameters, FLOPs and graph size, for a block of N points."""
+
+from dataclasses import dataclass
+
+from rich.table import Table
+from torch import nn
+
+from .deepgcn import DeepGCN
+from .fusion import JointPointwise
+
+
+@dataclass(frozen=True)
+class Part:
+    """A row: layers and parameters of a part, and the FLOPs of its linear maps on one block."""
+
+    name: str
+    layers: int
+    parameters: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A model's parts, for blocks of ``points`` points.
+
+    FLOPs count two per multiplication in linear maps and in the distance products of neighbour
+    search; element-wise work is not counted. ``edges`` are those of all layers' graphs.
+    """
+
+    parts: list[Part]
+    points: int
+    edges: int
+
+    @property
+    def parameters(self) -> int:
+        """Of the whole model."""
+        return sum(part.parameters for part in self.parts)
+
+    @property
+    def flops(self) -> int:
+        """Of one block's forward pass."""
+        return sum(part.flops for part in self.parts)
+
+    def table(self) -> Table:
+        """For the terminal."""
+        table = Table(
+            title=f"Model, for a block of {self.points} points", caption=f"{self.edges:,} edges in all graphs"
+        )
+        for name in ("part", "layers", "parameters", "GFLOP"):
+            table.add_column(name, justify="left" if name == "part" else "right")
+        for part in self.parts:
+            table.add_row(part.name, str(part.layers), f"{part.parameters:,}", f"{part.flops / 1e9:.3f}")
+        table.add_section()
+        table.add_row("all", "", f"{self.parameters:,}", f"{self.flops / 1e9:.3f}", style="bold")
+        return table
+
+
+def summarize(model: DeepGCN, points: int = 4096) -> Summary:
+    """Count a model's parts; nothing is run."""
+    backbone = model.backbone
+    last = nn.ModuleList(m for m in (backbone.last_norm, backbone.last_act) if m is not None)
+    parts = [
+        _part("head graph convolution", 1, [backbone.head], points),
+        _part("blocks", len(backbone.graphs) - 1, [backbone.blocks, last], points),
+        Part("neighbour search", len(backbone.graphs), 0, _search_flops(model, points)),
+        _part("fusion block", 1, [model.fusion], points),
+        _part("prediction head", len(model.head.rest) + 2, [model.head], points),
+    ]
+    return Summary(parts, points, sum(points * graph.k for graph in backbone.graphs))
+
+
+def _part(name: str, layers: int, modules: list[nn.Module], points: int) -> Part:
+    parameters = sum(p.numel() for module in modules for p in module.parameters())
+    joint = {m.linear: m for module in modules for m in module.modules() if isinstance(m, JointPointwise)}
+    linear = [
+        m for module in modules for m in module.modules() if hasattr(m, "weight") and m.__class__.__name__ == "Linear"
+    ]
+    return Part(name, layers, parameters, sum(_linear_flops(m, joint.get(m), points) for m in linear))
+
+
+def _linear_flops(linear: nn.Module, joint: JointPointwise | None, points: int) -> int:
+    outputs, inputs = linear.weight.shape
+    if joint is None:
+        return 2 * points * inputs * outputs
+    width = joint.widths[-1] if joint.nested else sum(joint.widths)
+    return 2 * outputs * (points * width + joint.shared)
+
+
+def _search_flops(model: DeepGCN, points: int) -> int:
+    """Products of all pairs of points, once per graph that is searched."""
+    backbone = model.backbone
+    if not backbone.dynamic:
+        return 2 * 2 * points**2 * len(backbone.positions)
+    dense = backbone.connection == "dense"
+    widths = [backbone.channels * (i + 1 if dense else 1) for i in range(len(backbone.graphs) - 1)]
+    return 2 * points**2 * (len(backbone.positions) + sum(widths))

@@ -1,0 +1,46 @@
+"""Official checkpoints into ours."""
+
+import logging
+
+from omegaconf import DictConfig, OmegaConf
+
+from ..data.classes import S3DIS
+from ..errors import UserError
+from ..model.checkpoint import save_checkpoint
+from ..model.official import convert_official
+
+log = logging.getLogger(__name__)
+
+
+def convert(config: DictConfig) -> None:
+    """What ``tools/convert.py`` does with its config.
+
+    Raises:
+        UserError: a file is not given, not an official checkpoint, or cannot be written.
+    """
+    for key in ("checkpoint", "output"):
+        if OmegaConf.is_missing(config, key):
+            raise UserError(f"{key} is not set: give checkpoint=OFFICIAL_FILE and output=NEW_FILE")
+    try:
+        model, model_config = convert_official(config.checkpoint, config.k, config.act, config.connection, config.conv)
+    except ValueError as error:
+        raise UserError(f"checkpoint {config.checkpoint}: {error}") from None
+    if model.num_classes != len(S3DIS):
+        raise UserError(f"checkpoint {config.checkpoint} has {model.num_classes} classes, S3DIS has {len(S3DIS)}")
+    # The port's input: channels 0-2 scaled per block.
+    settings = {**OmegaConf.to_container(config, resolve=True), "checkpoint": str(config.checkpoint)}
+    settings["data"] = {**settings["data"], "variant": "port"}
+    try:
+        save_checkpoint(config.output, model, model_config, S3DIS, config=settings, step=None)
+    except OSError as error:
+        raise UserError(f"output={config.output}: cannot be written ({error})") from None
+    conv = model_config["conv"]["_target_"].rsplit(".", 1)[-1]
+    log.info(
+        "%s: %s, %s, depth %d, %d channels, k %d",
+        config.output,
+        model_config["connection"],
+        conv,
+        model_config["depth"],
+        model_config["channels"],
+        config.k,
+    )

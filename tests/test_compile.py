@@ -1,0 +1,76 @@
+"""torch.compile, torch.export, autocast: the same function."""
+
+import shutil
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from deepgcn_seg import DeepGCN
+
+SMALL = {"depth": 4, "channels": 8, "k": 4, "fusion_channels": 16, "head_channels": (16, 8)}
+CONNECTIONS = ["plain", "res", "dense", "res+"]
+
+
+@pytest.fixture
+def points():
+    return torch.rand(2, 64, 9)
+
+
+@pytest.mark.parametrize("order", ["norm-act", "act-norm"])
+@pytest.mark.parametrize("connection", CONNECTIONS)
+def test_compiled_evaluation_is_one_graph(connection, order, points):
+    model = DeepGCN(connection=connection, order=order, **SMALL).eval()
+    torch.compiler.reset()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    with torch.no_grad():
+        assert torch.allclose(compiled(points), model(points), atol=1e-5)
+
+
+@pytest.mark.parametrize("connection", CONNECTIONS)
+def test_compiled_training_has_the_same_gradients(connection, points):
+    model = DeepGCN(connection=connection, stochastic=False, dropout=0.0, **SMALL).train()
+    labels = torch.randint(13, (128,))
+    torch.compiler.reset()
+    grads = []
+    for network in (model, torch.compile(model, backend="aot_eager")):
+        model.zero_grad()
+        F.cross_entropy(network(points).flatten(0, 1), labels).backward()
+        grads.append([p.grad.clone() for p in model.parameters()])
+    for a, b in zip(*grads):
+        assert torch.allclose(a, b, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler for torch.compile's CPU code")
+def test_inductor(points):
+    model = DeepGCN(**SMALL).eval()
+    torch.compiler.reset()
+    with torch.no_grad():
+        assert torch.allclose(torch.compile(model)(points), model(points), atol=1e-5)
+
+
+@pytest.mark.parametrize("connection", CONNECTIONS)
+def test_exported_program(connection, points):
+    model = DeepGCN(connection=connection, **SMALL).eval()
+    program = torch.export.export(model, (points,))
+    assert torch.allclose(program.module()(points), model(points), atol=1e-5)
+
+
+@pytest.mark.parametrize("connection", [*CONNECTIONS, "rev"])
+def test_bfloat16_outside_the_distances(connection, points):
+    model = DeepGCN(connection=connection, stochastic=False, dropout=0.0, **SMALL)
+    exact = model.backbone.graphs[0](points[..., 6:])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model.backbone.graphs[0](points[..., 6:]), exact)
+        logits = model(points)
+    assert logits.dtype == torch.bfloat16
+    F.cross_entropy(logits.float().flatten(0, 1), torch.randint(13, (128,))).backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_bfloat16_is_close(points):
+    model = DeepGCN(dynamic=False, **SMALL).eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        mixed = model(points).float()
+    assert (mixed - model(points)).abs().mean() < 0.05

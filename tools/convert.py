@@ -1,0 +1,9 @@
+"""Convert an official checkpoint into one of ours: see --help."""
+
+from pathlib import Path
+
+from deepgcn_seg.cli import command
+from deepgcn_seg.training.convert import convert
+
+if __name__ == "__main__":
+    command(convert, Path(__file__).parent.parent / "conf", "convert")
