@@ -130,7 +130,13 @@ def test_convert_an_official_checkpoint_and_evaluate_it(tmp_path, store):
     assert "res, EdgeConv, depth 7, 24 channels, k 9" in done.stderr
     model = load_model(tmp_path / "ours.ckpt")
     assert torch.allclose(model(state["points"]), state["eval_logits"], atol=1e-4)
-    run("evaluate", f"checkpoint={tmp_path}/ours.ckpt", f"data.root={store.root}", "points=128", f"hydra.run.dir={tmp_path}/scores")
+    run(
+        "evaluate",
+        f"checkpoint={tmp_path}/ours.ckpt",
+        f"data.root={store.root}",
+        "points=128",
+        f"hydra.run.dir={tmp_path}/scores",
+    )
     assert json.loads((tmp_path / "scores" / "metrics.json").read_text())["test"]["protocol"].startswith("rooms")
 
 

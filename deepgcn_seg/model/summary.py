@@ -71,7 +71,9 @@ def summarize(model: DeepGCN, points: int = 4096) -> Summary:
 
 def _part(name: str, layers: int, modules: list[nn.Module], points: int) -> Part:
     parameters = sum(p.numel() for module in modules for p in module.parameters())
-    joint = {m.linear: m for module in modules for m in module.modules() if isinstance(m, JointPointwise)}
+    joint: dict[nn.Module, JointPointwise] = {
+        m.linear: m for module in modules for m in module.modules() if isinstance(m, JointPointwise)
+    }
     linear = [
         m for module in modules for m in module.modules() if hasattr(m, "weight") and m.__class__.__name__ == "Linear"
     ]

@@ -1,6 +1,7 @@
 """Official checkpoints into ours."""
 
 import logging
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -28,7 +29,7 @@ def convert(config: DictConfig) -> None:
     if model.num_classes != len(S3DIS):
         raise UserError(f"checkpoint {config.checkpoint} has {model.num_classes} classes, S3DIS has {len(S3DIS)}")
     # The port's input: channels 0-2 scaled per block.
-    settings = {**OmegaConf.to_container(config, resolve=True), "checkpoint": str(config.checkpoint)}
+    settings: dict[str, Any] = dict(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
     settings["data"] = {**settings["data"], "variant": "port"}
     try:
         save_checkpoint(config.output, model, model_config, S3DIS, config=settings, step=None)
