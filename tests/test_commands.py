@@ -122,6 +122,21 @@ def test_prepare_and_train_on_it_as_s3dis(raw_rooms, tmp_path):
     assert (tmp_path / "run" / "metrics.json").is_file()
 
 
+def test_check_export_and_train_on_official_blocks(store, tmp_path):
+    done = run("prepare", f"data.root={store.root}", "check=true", f"hydra.run.dir={tmp_path}/log", check=False)
+    assert done.returncode == 2
+    assert "of the 272 rooms of S3DIS are missing" in done.stderr
+    assert "Area_5" in done.stdout
+    run("prepare", f"data.root={store.root}", f"export={tmp_path}/blocks", f"hydra.run.dir={tmp_path}/log")
+    tiny = [t for t in TINY if not t.startswith("data.store")]
+    common = [*tiny, "data=s3dis_hdf5", f"data.root={tmp_path}/blocks", "max_steps=1"]
+    done = run("train", *common, f"hydra.run.dir={tmp_path}/a", check=False)
+    assert "use protocol=blocks" in done.stderr
+    run("train", *common, "protocol=blocks", f"hydra.run.dir={tmp_path}/b")
+    entry = json.loads((tmp_path / "b" / "metrics.json").read_text())["test"]
+    assert entry["protocol"].startswith("blocks")
+
+
 def test_convert_an_official_checkpoint_and_evaluate_it(tmp_path, store):
     official = tmp_path / "ckpt_best.pth"
     state = torch.load(ROOT / "tests" / "fixtures" / "res_edge_7.pt", weights_only=True)

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from deepgcn_seg.data.blocks import BlockGrid, block_features, choose, points_inside
 from deepgcn_seg.data.classes import S3DIS, ClassList
 from deepgcn_seg.data.dataset import BlockDataset, EpochSampler, make_loader, split_by_area
-from deepgcn_seg.data.prepare import prepare
+from deepgcn_seg.data.official_hdf5 import OfficialBlocks, export_blocks
+from deepgcn_seg.data.prepare import find_sources, prepare
 from deepgcn_seg.data.room import Room
+from deepgcn_seg.data.rooms_of_s3dis import expected_rooms, missing_rooms
 from deepgcn_seg.data.stanford import find_rooms, read_points, read_room
 from deepgcn_seg.data.store import RoomStore, StoredRoom, write_room
 from deepgcn_seg.data.synthetic import generate, make_room
@@ -141,7 +143,7 @@ def test_empty_room_and_folder_without_rooms(tmp_path):
     with pytest.raises(UserError, match="no points"):
         read_room(tmp_path / "Area_1" / "office_1")
     with pytest.raises(UserError, match="looked for"):
-        find_rooms(tmp_path / "Area_1")
+        find_sources(tmp_path / "Area_1")
 
 
 def test_rooms_come_in_natural_order(tmp_path):
@@ -343,3 +345,87 @@ def test_class_list():
     assert S3DIS.colors(np.array([8, 0])).tolist() == [[255, 0, 0], [0, 255, 0]]
     with pytest.raises(ValueError, match="unique"):
         ClassList.of(["a", "a"], [(0, 0, 0)] * 2)
+
+
+# -- other layouts ------------------------------------------------------------------------------
+
+
+def test_arrays_of_pointnet(tmp_path, raw_rooms):
+    room, _ = read_room(raw_rooms / "Area_2" / "office_1")
+    rows = np.column_stack([room.xyz, room.rgb, room.label])
+    np.save(write(tmp_path / "npy" / "Area_2_office_1.npy", ""), rows)
+    stored = prepare(tmp_path / "npy", tmp_path / "store").open(RoomStore(tmp_path / "store").rooms[0])
+    assert stored.key == "Area_2/office_1"
+    assert np.array_equal(stored.all()[2], room.label[stored.order()])
+    for bad, message in ((rows[:, :6], "must be"), (rows + np.nan, "NaN"), (np.array([{}]), "array")):
+        np.save(tmp_path / "npy" / "Area_3_office_9.npy", bad, allow_pickle=True)
+        with pytest.raises(UserError, match=message):
+            prepare(tmp_path / "npy", tmp_path / "other")
+
+
+@pytest.fixture(scope="session")
+def exported(store, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hdf5") / "raw"
+    return folder, export_blocks(store, folder)
+
+
+@pytest.mark.parametrize("variant", ["paper", "port"])
+@pytest.mark.parametrize("fold", [1, 5])
+def test_official_blocks_equal_torch_geometrics_dataset(exported, variant, fold):
+    from torch_geometric.datasets import S3DIS as PygS3DIS
+    from torch_geometric.transforms import NormalizeScale
+
+    folder, _ = exported
+    blocks = OfficialBlocks(folder)
+    split = split_by_area(blocks, fold, validation=0.0)
+    transform = NormalizeScale() if variant == "port" else None
+    for train, rooms in ((True, split.train), (False, split.test)):
+        theirs = PygS3DIS(str(folder.parent), fold, train, pre_transform=transform, force_reload=True)
+        ours = blocks.blocks(rooms, 4096, BlockGrid(), variant)
+        assert len(ours) == len(theirs)
+        for i in range(len(ours)):
+            points, label = ours[i]
+            assert np.allclose(points[:, :3], theirs[i].pos, atol=1e-5)
+            assert np.array_equal(points[:, 3:], theirs[i].x)
+            assert np.array_equal(label, theirs[i].y)
+
+
+def test_exported_folder_is_the_official_layout(exported, store):
+    folder, count = exported
+    assert len((folder / "room_filelist.txt").read_text().splitlines()) == count
+    assert (folder / "all_files.txt").read_text() == "raw/ply_data_all_0.h5\n"
+    with h5py.File(folder / "ply_data_all_0.h5") as file:
+        assert file["data"].shape == (count, 4096, 9)
+        assert (file["data"].dtype, file["label"].dtype) == (np.float32, np.uint8)
+
+
+def test_official_folders_that_do_not_fit(exported, tmp_path):
+    import shutil
+
+    folder = tmp_path / "blocks"
+    shutil.copytree(exported[0], folder)
+    names = (folder / "room_filelist.txt").read_text()
+    (folder / "room_filelist.txt").write_text(names + "Area_1_office_1\n")
+    with pytest.raises(UserError, match=r"room_filelist\.txt names \d+ blocks"):
+        OfficialBlocks(folder)
+    (folder / "room_filelist.txt").write_text(names)
+    blocks = OfficialBlocks(folder)
+    with pytest.raises(UserError, match="points=5000"):
+        blocks.blocks(blocks.rooms, 5000, BlockGrid())[0]
+    folder = tmp_path / "damaged"
+    shutil.copytree(exported[0], folder)
+    (folder / "ply_data_all_0.h5").write_bytes(b"no")
+    with pytest.raises(UserError, match=r"ply_data_all_0\.h5"):
+        OfficialBlocks(folder)
+    (folder / "all_files.txt").unlink()
+    with pytest.raises(UserError, match=r"all_files\.txt"):
+        OfficialBlocks(folder)
+
+
+def test_the_272_rooms():
+    rooms = expected_rooms()
+    assert len(set(rooms)) == 272
+    counts = [sum(room.startswith(f"Area_{area}/") for room in rooms) for area in range(1, 7)]
+    assert counts == [44, 40, 23, 49, 68, 48]
+    assert missing_rooms(rooms) == []
+    assert missing_rooms(rooms[1:]) == [rooms[0]]

@@ -90,6 +90,13 @@ def choose(count: int, points: int, rng: np.random.Generator) -> np.ndarray:
     return np.concatenate([np.arange(count), rng.integers(count, size=points - count)])
 
 
+def scaled_positions(xyz: np.ndarray) -> np.ndarray:
+    """Positions (n, 3) centred on their mean and divided by the largest coordinate: just inside
+    -1..1, as torch_geometric's ``NormalizeScale``, which the official PyTorch code applies."""
+    centred = (xyz - xyz.mean(0, dtype=np.float64)).astype(np.float32)
+    return centred * np.float32(0.999999 / max(np.abs(centred).max(), np.finfo(np.float32).tiny))
+
+
 def block_features(
     xyz: np.ndarray, rgb: np.ndarray, room_size: np.ndarray, variant: str = "paper", side: float = 1.0
 ) -> np.ndarray:
@@ -107,9 +114,7 @@ def block_features(
         features[:, :2] = xyz[:, :2] - (xyz[:, :2].min(0) + side / 2)
         features[:, 2] = xyz[:, 2]
     else:
-        centred = xyz - xyz.mean(0)
-        # Just inside -1..1, as torch_geometric's NormalizeScale, which the official code applies.
-        features[:, :3] = centred * (0.999999 / max(np.abs(centred).max(), np.finfo(np.float32).tiny))
+        features[:, :3] = scaled_positions(xyz)
     features[:, 3:6] = rgb / np.float32(255)
     features[:, 6:] = xyz / np.maximum(room_size, np.finfo(np.float32).tiny)
     return features

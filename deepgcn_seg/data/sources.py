@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 from ..errors import UserError
+from .official_hdf5 import OfficialBlocks
 from .prepare import prepare
 from .store import RoomStore
 from .synthetic import generate
@@ -45,6 +46,8 @@ def s3dis(root: str | Path) -> RoomStore:
     if not root.is_dir():
         raise UserError(f"data.root={root}: no such folder; make a room store with tools/prepare.py")
     if not (root / "store.json").is_file():
+        if (root / "room_filelist.txt").is_file():
+            raise UserError(f"data.root={root} holds official HDF5 blocks: use data=s3dis_hdf5 protocol=blocks")
         if any(root.glob("Area_*/*/Annotations")):
             raise UserError(
                 f"data.root={root} holds raw S3DIS rooms: first python tools/prepare.py source={root} data.root=STORE"
@@ -54,4 +57,11 @@ def s3dis(root: str | Path) -> RoomStore:
         )
     store = RoomStore(root)
     log.info("Data: %s, %d rooms in %d areas (%s)", root, len(store.rooms), len(store.areas), store.source)
+    return store
+
+
+def s3dis_hdf5(root: str | Path) -> OfficialBlocks:
+    """S3DIS as the official HDF5 blocks (``indoor3d_sem_seg_hdf5_data``)."""
+    store = OfficialBlocks(root)
+    log.info("Data: %s, blocks of %d rooms in %d areas", store.source, len(store.rooms), len(store.areas))
     return store

@@ -39,15 +39,10 @@ class Repair:
 
 
 def find_rooms(root: str | Path) -> list[Path]:
-    """Room folders below a raw S3DIS folder, in order of area and name.
-
-    Raises:
-        UserError: no ``Area_*/ROOM/Annotations`` there.
-    """
+    """Room folders (``Area_*/ROOM`` with ``Annotations``) below a raw S3DIS folder, in order of area
+    and name; none if it is something else."""
     root = Path(root)
     rooms = [path.parent for path in root.glob("Area_*/[!.]*/Annotations") if path.is_dir()]
-    if not rooms:
-        raise UserError(f"{root}: no raw S3DIS rooms here; looked for {root}/Area_*/ROOM/Annotations/*.txt")
     return sorted(rooms, key=lambda path: (_natural(path.parent.name), _natural(path.name)))
 
 

@@ -193,6 +193,12 @@ class RoomStore:
         """Names of the areas."""
         return sorted({room.area for room in self.rooms})
 
+    def blocks(self, rooms: Sequence[RoomEntry], points: int, grid, variant: str = "paper", seed: int = 0):
+        """Blocks of some rooms as examples: a :class:`~deepgcn_seg.data.dataset.BlockDataset`."""
+        from .dataset import BlockDataset
+
+        return BlockDataset(self, rooms, points, grid, variant, seed)
+
     def open(self, room: RoomEntry) -> StoredRoom:
         """Open a room for reading; handles are kept and reused."""
         return _open(room.path, os.getpid())

@@ -18,8 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from ..data.blocks import BlockGrid, block_features, points_inside
-from ..data.dataset import BlockDataset, make_loader
+from ..data.dataset import make_loader
+from ..data.official_hdf5 import OfficialBlocks
 from ..data.store import RoomEntry, RoomStore
+from ..errors import UserError
 from ..progress import track
 from .metrics import confusion_matrix
 
@@ -79,6 +81,8 @@ class Protocol:
         Args:
             model: (B, N, 9) -> logits (B, N, C); put in eval mode and back.
         """
+        if isinstance(store, OfficialBlocks) and self.name != "blocks":
+            raise UserError(f"protocol={self.name}: {store.root} holds sampled blocks, not rooms; use protocol=blocks")
         started = time.perf_counter()
         training = model.training
         model.eval()
@@ -92,7 +96,7 @@ class Protocol:
 
     def _blocks(self, model, store, rooms, device):
         grid = BlockGrid(self.side, _STRIDES[self.name])
-        dataset = BlockDataset(store, rooms, self.points, grid, self.variant, self.seed)
+        dataset = store.blocks(rooms, self.points, grid, self.variant, self.seed)
         loader = make_loader(dataset, self.batch_size)
         confusion = torch.zeros(len(store.classes), len(store.classes), dtype=torch.int64)
         for points, label in track(loader, len(loader), f"Scoring ({self.name})"):

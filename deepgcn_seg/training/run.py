@@ -12,7 +12,8 @@ from rich.console import Console
 from torch import nn
 
 from ..config import check, device
-from ..data.dataset import BlockDataset, split_by_area
+from ..data.dataset import split_by_area
+from ..data.official_hdf5 import OfficialBlocks
 from ..data.store import RoomStore
 from ..errors import UserError
 from ..evaluation.evaluate import evaluate_rooms
@@ -41,7 +42,7 @@ def train(config: DictConfig) -> float:
     store: RoomStore = instantiate(config.data.store)
     split = split_by_area(store, config.data.fold, config.data.validation, config.seed)
     grid = instantiate(config.data.grid)
-    blocks = BlockDataset(store, split.train, config.points, grid, config.data.variant, config.seed)
+    blocks = store.blocks(split.train, config.points, grid, config.data.variant, config.seed)
     model: nn.Module = instantiate(config.model).to(chosen)
     model_config = OmegaConf.to_container(config.model, resolve=True)
     log.info("Model: %s, %s", describe(model, config), chosen)
@@ -49,7 +50,9 @@ def train(config: DictConfig) -> float:
         Console(stderr=True).print(summarize(model, config.points).table())
     run_log = RunLog(folder, _resumed_step(config, folder))
     optimizer = instantiate(config.recipe.optimizer)(model.parameters())
-    validation = Protocol("recut", config.points, config.data.variant, config.batch_size, grid.side)
+    # Official blocks cannot be cut again.
+    name = "blocks" if isinstance(store, OfficialBlocks) else "recut"
+    validation = Protocol(name, config.points, config.data.variant, config.batch_size, grid.side)
 
     def validate() -> torch.Tensor:
         return validation.run(model, store, split.validation, chosen).confusion

@@ -1,0 +1,155 @@
+"""The official HDF5 blocks, ``indoor3d_sem_seg_hdf5_data``: read to train on, written for other code.
+
+all_files.txt        one HDF5 file a line, with or without a path in front
+room_filelist.txt    one line a block, its room as Area_1_conferenceRoom_1, in the files' order
+ply_data_all_0.h5    data (1000, 4096, 9) float32, label (1000, 4096) uint8; and so on
+"""
+
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from ..errors import UserError
+from ..progress import track
+from .blocks import BlockGrid, choose, scaled_positions
+from .classes import S3DIS
+from .dataset import BlockDataset
+from .files import replacing
+from .store import RoomEntry, RoomStore
+
+BLOCKS_PER_FILE = 1000
+POINTS = 4096
+
+
+class OfficialBlocks:
+    """An ``indoor3d_sem_seg_hdf5_data`` folder. Has what training asks of a room store.
+
+    Only sampled blocks are in it, not rooms: of the protocols, ``blocks`` alone can be measured.
+
+    Attributes:
+        classes, source, rooms, areas: as :class:`~deepgcn_seg.data.store.RoomStore`.
+
+    Raises:
+        UserError: a file is missing or damaged, or the lists do not fit the files.
+    """
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root)
+        self.classes, self.source = S3DIS, f"official HDF5 blocks in {root}"
+        self._files = [self.root / line.split("/")[-1] for line in self._lines("all_files.txt")]
+        names = self._lines("room_filelist.txt")
+        self._rows = [(number, row) for number, path in enumerate(self._files) for row in range(_length(path))]
+        if len(self._rows) != len(names):
+            raise UserError(
+                f"{self.root}: room_filelist.txt names {len(names)} blocks, but the {len(self._files)} HDF5 files of "
+                f"all_files.txt hold {len(self._rows)}"
+            )
+        self._blocks: dict[str, list[int]] = {}
+        for i, name in enumerate(names):
+            self._blocks.setdefault(name, []).append(i)
+        parts = [name.split("_", 2) for name in self._blocks]
+        if any(len(part) != 3 or part[0] != "Area" for part in parts):
+            raise UserError(f"{self.root / 'room_filelist.txt'}: lines must look like Area_1_conferenceRoom_1")
+        self.rooms = [RoomEntry(f"Area_{area}", name, self.root) for _, area, name in parts]
+
+    @property
+    def areas(self) -> list[str]:
+        """Names of the areas."""
+        return sorted({room.area for room in self.rooms})
+
+    def blocks(
+        self, rooms: Sequence[RoomEntry], points: int, grid: BlockGrid, variant: str = "paper", seed: int = 0
+    ) -> "OfficialBlockDataset":
+        """The blocks of some rooms as training examples; ``grid`` is fixed by the files."""
+        indices = [i for room in rooms for i in self._blocks[f"{room.area}_{room.name}"]]
+        return OfficialBlockDataset(
+            [(self._files[f], row) for f, row in (self._rows[i] for i in indices)], points, variant, seed
+        )
+
+    def _lines(self, name: str) -> list[str]:
+        try:
+            return (self.root / name).read_text().split()
+        except OSError:
+            raise UserError(
+                f"{self.root}: no {name}; looked for all_files.txt, room_filelist.txt and ply_data_all_*.h5"
+            ) from None
+
+
+class OfficialBlockDataset(Dataset):
+    """Blocks of official HDF5 files. Item: points (N, 9) float32, label (N,) int64.
+
+    Args:
+        rows: (file, row) of each block. points: at most 4096; fewer are drawn anew each epoch.
+        variant: ``paper`` as stored, ``port`` with channels 0-2 scaled to -1..1 as torch_geometric's
+            ``NormalizeScale``.
+    """
+
+    def __init__(self, rows: Sequence[tuple[Path, int]], points: int, variant: str, seed: int):
+        self.rows, self.points, self.variant, self.seed = list(rows), points, variant, seed
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, item: tuple[int, int] | int) -> tuple[torch.Tensor, torch.Tensor]:
+        epoch, i = item if isinstance(item, tuple) else (0, item)
+        path, row = self.rows[i]
+        try:
+            file = _open(path, os.getpid())
+            data, label = file["data"][row], file["label"][row]
+        except (OSError, KeyError) as error:
+            raise UserError(f"{path}: cannot be read ({error})") from None
+        if self.points > len(data):
+            raise UserError(f"points={self.points}, but the blocks of {path.parent} have {len(data)}")
+        if self.points < len(data):
+            chosen = choose(len(data), self.points, np.random.default_rng([self.seed, epoch, i]))
+            data, label = data[chosen], label[chosen]
+        if self.variant == "port":
+            data = np.concatenate([scaled_positions(data[:, :3]), data[:, 3:]], 1)
+        return torch.from_numpy(data), torch.from_numpy(label.astype(np.int64))
+
+
+@lru_cache(maxsize=64)
+def _open(path: Path, pid: int) -> h5py.File:
+    # Keyed by process: HDF5 handles must not be shared across a fork.
+    return h5py.File(path, "r")
+
+
+def _length(path: Path) -> int:
+    try:
+        with h5py.File(path, "r") as file:
+            data, label = file["data"], file["label"]
+            if data.ndim != 3 or data.shape[2] != 9 or label.shape != data.shape[:2]:
+                raise UserError(f"{path}: data must be (blocks, points, 9) and label (blocks, points)")
+            return len(data)
+    except (OSError, KeyError) as error:
+        raise UserError(f"{path}: not a readable HDF5 file of blocks ({error})") from None
+
+
+def export_blocks(store: RoomStore, folder: str | Path, grid: BlockGrid = BlockGrid(), seed: int = 0) -> int:
+    """Write a store as official HDF5 blocks, for other code to train on.
+
+    Returns:
+        Number of blocks.
+    """
+    folder = Path(folder)
+    dataset = BlockDataset(store, store.rooms, POINTS, grid, "paper", seed)
+    starts = range(0, len(dataset), BLOCKS_PER_FILE)
+    names = [f"ply_data_all_{number}.h5" for number in range(len(starts))]
+    for name, start in track(zip(names, starts), len(starts), "Writing blocks"):
+        items = [dataset[i] for i in range(start, min(start + BLOCKS_PER_FILE, len(dataset)))]
+        with replacing(folder / name) as temporary, h5py.File(temporary, "w") as file:
+            data = np.stack([points.numpy() for points, _ in items])
+            label = np.stack([label.numpy() for _, label in items]).astype(np.uint8)
+            file.create_dataset("data", data=data, compression="gzip", compression_opts=4)
+            file.create_dataset("label", data=label, compression="gzip", compression_opts=1)
+    rooms = [f"{block.room.area}_{block.room.name}" for block in dataset.blocks]
+    for name, lines in (("room_filelist.txt", rooms), ("all_files.txt", [f"{folder.name}/{n}" for n in names])):
+        with replacing(folder / name) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in lines))
+    return len(dataset)

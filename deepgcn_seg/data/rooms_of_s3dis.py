@@ -1,0 +1,41 @@
+"""The 272 rooms of S3DIS, and which of them a folder has."""
+
+from collections import Counter
+from importlib.resources import files
+
+from rich.table import Table
+
+
+def expected_rooms() -> list[str]:
+    """``Area_1/conferenceRoom_1`` and so on, all 272."""
+    lines = files(__package__).joinpath("s3dis_rooms.txt").read_text().split()
+    return [f"Area_{line.split('_')[1]}/{line.split('_', 2)[2]}" for line in lines]
+
+
+def missing_rooms(found: list[str]) -> list[str]:
+    """Rooms of S3DIS that are not among ``found``."""
+    have = set(found)
+    return [room for room in expected_rooms() if room not in have]
+
+
+def rooms_table(found: list[str], title: str) -> Table:
+    """Per area: rooms found, expected, missing and unknown, by name."""
+    expected = expected_rooms()
+    table = Table(title=title)
+    for name in ("area", "found", "expected", "missing", "not in S3DIS"):
+        table.add_column(name, justify="right" if name in ("found", "expected") else "left", overflow="fold")
+    have, want = set(found), set(expected)
+    counts = Counter(room.split("/")[0] for room in expected)
+    for area in sorted(counts | Counter(room.split("/")[0] for room in found)):
+        part = sorted(room for room in have if room.split("/")[0] == area)
+        lacking = [room.split("/")[1] for room in expected if room.split("/")[0] == area and room not in have]
+        extra = [room.split("/")[1] for room in part if room not in want]
+        table.add_row(area, str(len(part)), str(counts[area]), _named(lacking), _named(extra))
+    table.add_section()
+    table.add_row("all", str(len(have)), str(len(expected)), str(len(want - have)), str(len(have - want)))
+    return table
+
+
+def _named(rooms: list[str], most: int = 12) -> str:
+    more = f", and {len(rooms) - most} more" if len(rooms) > most else ""
+    return ", ".join(rooms[:most]) + more if rooms else "-"
