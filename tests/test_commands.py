@@ -260,6 +260,19 @@ def test_multirun_gives_each_run_its_directory(data_root, tmp_path):
     assert len({entry["parameters"] for entry in found}) > 1
 
 
+def test_six_folds_trained_and_pooled(data_root, tmp_path):
+    folds = "data.fold=1,2,3,4,5,6"
+    run("train", "-m", *TINY, f"data.root={data_root}", f"hydra.sweep.dir={tmp_path}", folds, "max_steps=1")
+    done = run("report", f"runs={tmp_path}", f"hydra.run.dir={tmp_path}/log")
+    assert "pooled" in done.stdout
+    text = (tmp_path / "report.md").read_text()
+    assert "six-fold, pooled" in text
+    # Published numbers are of S3DIS: they have no place beside synthetic rooms.
+    assert "60.0" not in text
+    for name in ("report.csv", "report.tex", "report.png"):
+        assert (tmp_path / name).is_file()
+
+
 def test_a_failed_job_does_not_end_a_multirun(data_root, tmp_path):
     done = run(
         "train",
@@ -285,6 +298,8 @@ def test_a_failed_job_does_not_end_a_multirun(data_root, tmp_path):
         ("train", ["data=s3dis", "data.root=/nowhere"], "data.root=/nowhere: no such folder"),
         ("train", ["resume=/nowhere"], "resume=/nowhere: not a run directory"),
         ("evaluate", [], "checkpoint is not set"),
+        ("report", [], "runs is not set"),
+        ("report", ["runs=docs"], "no run directories"),
         ("evaluate", ["checkpoint=/nowhere.ckpt"], "checkpoint /nowhere.ckpt: no such file"),
         ("prepare", ["source=/nowhere", "data.root=/tmp/x"], "source=/nowhere: no such folder"),
         ("convert", ["checkpoint=/nowhere.pth", "output=/tmp/x.ckpt"], "/nowhere.pth"),
@@ -306,7 +321,7 @@ def test_a_run_is_not_overwritten(trained, data_root):
     assert "already holds a run" in done.stderr
 
 
-@pytest.mark.parametrize("tool", ["train", "evaluate", "prepare", "convert"])
+@pytest.mark.parametrize("tool", ["train", "evaluate", "prepare", "convert", "report"])
 def test_help(tool):
     assert f"tools/{tool}.py" in run(tool, "--help").stdout
 

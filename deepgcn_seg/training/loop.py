@@ -83,7 +83,7 @@ class Trainer:
         if settings.max_steps is not None:
             self.total_steps = min(self.total_steps, settings.max_steps)
         self.base_rates = [group["lr"] for group in optimizer.param_groups]
-        self.step, self.best, self.bad_steps = 0, -1.0, 0
+        self.step, self.best, self.bad_steps, self.seconds = 0, -1.0, 0, 0.0
 
     @property
     def epoch(self) -> int:
@@ -109,6 +109,7 @@ class Trainer:
             loss = self._train_step(points, labels)
             speed = labels.numel() / (time.perf_counter() - started)
             self.step += 1
+            self.seconds += time.perf_counter() - started
             self.run_log.step(self.step, loss, self.optimizer.param_groups[0]["lr"], speed)
             meter.advance(f"epoch {self.epoch + 1}, loss {loss:.3f}, {speed:,.0f} points/s")
             if stop():
@@ -199,6 +200,7 @@ class Trainer:
                 random=random,
                 step=self.step,
                 best=self.best,
+                seconds=self.seconds,
             )
         except OSError as error:
             raise UserError(f"cannot write {self.folder / name} ({error}); the previous checkpoint is intact") from None
@@ -216,7 +218,7 @@ class Trainer:
             self.optimizer.load_state_dict(content["optimizer"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise UserError(f"checkpoint {path} is of another model: {str(error).splitlines()[0]}") from None
-        self.step, self.best = content["step"], content["best"]
+        self.step, self.best, self.seconds = content["step"], content["best"], content["seconds"]
         torch.set_rng_state(content["random"]["torch"])
         if self.settings.device.type == "cuda" and "cuda" in content["random"]:
             torch.cuda.set_rng_state(content["random"]["cuda"], self.settings.device)

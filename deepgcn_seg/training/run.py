@@ -1,6 +1,8 @@
 """A training run from config to metrics."""
 
 import logging
+import resource
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +99,8 @@ def train(config: DictConfig) -> float:
         config.data.fold,
     )
     trainer.fit()
-    return finish(config, folder, store, split, chosen, run_log)
+    cost = {"seconds": round(trainer.seconds, 2), "steps": trainer.step, "peak_memory_mb": peak_memory_mb(chosen)}
+    return finish(config, folder, store, split, chosen, run_log, cost)
 
 
 def describe(model: nn.Module, config: DictConfig) -> str:
@@ -106,7 +109,23 @@ def describe(model: nn.Module, config: DictConfig) -> str:
     return f"{config.backbone.name}-{config.depth}, {config.channels} channels, k {config.k}, {parameters:,} parameters"
 
 
-def finish(config: DictConfig, folder: Path, store: RoomStore, split, chosen: torch.device, run_log: RunLog) -> float:
+def peak_memory_mb(chosen: torch.device) -> float:
+    """Most memory used so far: allocated on a CUDA device, resident of the process on the CPU."""
+    if chosen.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(chosen) / 2**20, 1)
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+
+
+def finish(
+    config: DictConfig,
+    folder: Path,
+    store: RoomStore,
+    split,
+    chosen: torch.device,
+    run_log: RunLog,
+    cost: dict[str, float],
+) -> float:
     """Score the best checkpoint on the test rooms: table, ``metrics.json``, picture, TensorBoard."""
     best = folder / "checkpoints" / "best.ckpt"
     path = best if best.is_file() else folder / "checkpoints" / "last.ckpt"
@@ -131,7 +150,7 @@ def finish(config: DictConfig, folder: Path, store: RoomStore, split, chosen: to
         },
     )
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    metrics = {"test": entry, "parameters": parameters, "versions": versions()}
+    metrics = {"test": entry, "parameters": parameters, "training": cost, "versions": versions()}
     write_json(folder / "metrics.json", metrics)
     confusion = torch.tensor(entry["confusion"])
     run_log.scores(content["step"], "test", confusion, store.classes)

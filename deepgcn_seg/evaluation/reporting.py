@@ -1,0 +1,82 @@
+"""Runs into tables, files and a figure: what ``tools/report.py`` does."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from omegaconf import DictConfig
+from rich.console import Console
+
+from ..data.files import replacing
+from ..errors import UserError
+from .published import AREA_5, SIX_FOLD, Published
+from .runs import Report, Run, comparisons, find_runs, six_folds, varied
+
+
+def report(config: DictConfig) -> None:
+    """Tables of all runs below ``runs``, on the terminal and in ``output`` (Markdown, CSV, LaTeX, PNG).
+
+    Raises:
+        UserError: no runs.
+    """
+    if config.runs is None:
+        raise UserError("runs is not set: give runs=DIR, a folder of run directories")
+    runs, unfinished = find_runs(config.runs)
+    folder = Path(config.output or config.runs)
+    folds = six_folds(runs)
+    reports = [*comparisons(runs), *folds]
+    if any(run.entry.get("dataset") == "S3DIS" for run in runs):
+        reports.append(_published("Published, S3DIS Area 5 (not comparable with six-fold)", AREA_5))
+        if any("six-fold, pooled" in table.header for table in folds):
+            reports.append(_published("Published, S3DIS six-fold (not comparable with Area 5)", SIX_FOLD))
+    console = Console()
+    for table in reports:
+        console.print(table.terminal())
+    text = "# Report\n\n" + "".join(table.markdown() for table in reports)
+    if unfinished:
+        note = f"{len(unfinished)} unfinished: " + ", ".join(str(path) for path in unfinished)
+        console.print(note)
+        text += note + "\n"
+    _write(folder / "report.md", text)
+    _write(folder / "report.tex", "\n".join(table.latex() for table in reports))
+    for number, table in enumerate(reports):
+        _write(folder / ("report.csv" if number == 0 else f"report-{number}.csv"), table.csv())
+    if runs:
+        draw(runs, folder / "report.png")
+    console.print(f"Written: {folder}/report.md, .tex, .csv, .png")
+
+
+def _published(title: str, rows: Sequence[Published]) -> Report:
+    cells = [[r.method, "-" if r.oa is None else f"{r.oa}", f"{r.miou}", r.source] for r in rows]
+    return Report(title, ["method", "OA", "mIoU", "source"], cells, ["As published; protocols differ."])
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text)
+
+
+def draw(runs: Sequence[Run], path: Path) -> None:
+    """mIoU of every run as bars, one panel for each data and protocol; runs measured differently
+    never share a panel."""
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.measured, []).append(run)
+    height = sum(len(group) for group in groups.values())
+    figure = Figure(figsize=(9, 1.2 * len(groups) + 0.35 * height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(groups), 1, squeeze=False)[:, 0]
+    for axis, ((data, protocol), group) in zip(axes, groups.items()):
+        keys = varied(group)
+        names = [", ".join(f"{key}={run.settings.get(key, '-')}" for key in keys) or run.folder.name for run in group]
+        values = [100 * (run.entry["mIoU"] or 0) for run in group]
+        bars = axis.barh(range(len(group)), values, color="#4878a8")
+        axis.bar_label(bars, fmt="%.1f", padding=3)
+        axis.set_yticks(range(len(group)), names)
+        axis.invert_yaxis()
+        axis.set_xlim(0, 100)
+        axis.set_xlabel(f"mIoU (%), {protocol}")
+        axis.set_title(data, fontsize=10)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)

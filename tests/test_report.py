@@ -1,0 +1,87 @@
+"""Reports of runs, against numbers worked out by hand."""
+
+import json
+
+import pytest
+import yaml
+
+from deepgcn_seg.errors import UserError
+from deepgcn_seg.evaluation.runs import comparisons, find_runs, six_folds
+
+CLASSES = ["a", "b"]
+
+
+def make_run(root, name, confusion, fold=5, depth=7, protocol="rooms", finished=True):
+    folder = root / name
+    (folder / ".hydra").mkdir(parents=True)
+    settings = {
+        "depth": depth,
+        "recipe": {"name": "paper"},
+        "backbone": {"name": "resgcn"},
+        "data": {"fold": fold, "root": str(folder)},
+    }
+    (folder / ".hydra" / "config.yaml").write_text(yaml.safe_dump(settings))
+    if finished:
+        right = sum(confusion[i][i] for i in range(2)) / sum(map(sum, confusion))
+        entry = {"data": "toy rooms", "protocol": protocol, "areas": [fold], "classes": CLASSES, "confusion": confusion}
+        entry |= {"mIoU": 0.5 + depth / 100, "mAcc": 0.5, "OA": right}
+        training = {"seconds": 90, "steps": 3, "peak_memory_mb": 512.0}
+        (folder / "metrics.json").write_text(json.dumps({"test": entry, "parameters": 1234, "training": training}))
+    return folder
+
+
+SQUARE = [[3, 1], [1, 3]]
+
+
+def test_six_folds_are_pooled_by_one_matrix(tmp_path):
+    for fold in range(1, 7):
+        make_run(tmp_path, f"f{fold}", [[90, 10], [0, 0]] if fold == 1 else [[1, 0], [4, 5]], fold)
+    (table,) = six_folds(find_runs(tmp_path)[0])
+    assert [row[0] for row in table.rows] == ["mIoU", "mAcc", "OA", "a", "b"]
+    columns = dict(zip(table.header, zip(*table.rows)))
+    # Summed: [[95, 10], [20, 25]]
+    assert columns["six-fold, pooled"][0] == f"{100 * (95 / 125 + 25 / 55) / 2:.2f}"
+    one, other = (0.9 + 0) / 2, (1 / 5 + 5 / 9) / 2
+    assert columns["mean of areas"][0] == f"{100 * (one + 5 * other) / 6:.2f}"
+    assert len(columns) == 9
+
+
+def test_without_all_six_nothing_is_pooled_and_the_missing_are_named(tmp_path):
+    for fold in (1, 2, 4, 5):
+        make_run(tmp_path, f"f{fold}", SQUARE, fold)
+    make_run(tmp_path, "f3", SQUARE, 3, finished=False)
+    runs, unfinished = find_runs(tmp_path)
+    assert [path.name for path in unfinished] == ["f3"]
+    (table,) = six_folds(runs)
+    assert not any("pooled" in name for name in table.header)
+    assert "folds 3, 6 are missing" in " ".join(table.notes)
+
+
+def test_what_varied_is_a_column_in_order_of_value(tmp_path):
+    for depth in (28, 7, 14):
+        make_run(tmp_path, f"d{depth}", SQUARE, depth=depth)
+    (table,) = comparisons(find_runs(tmp_path)[0])
+    assert table.header == ["depth", "mIoU", "mAcc", "OA", "parameters", "minutes", "peak MB", "run"]
+    assert [row[0] for row in table.rows] == ["7", "14", "28"]
+    assert table.rows[0][1:7] == ["57.00", "50.00", "75.00", "1,234", "1.5", "512"]
+    assert "| depth | mIoU |" in table.markdown()
+    assert table.csv().splitlines()[0].startswith("depth,mIoU")
+    assert "d28" in table.latex()
+    assert table.terminal().row_count == 3
+
+
+def test_protocols_never_share_a_table(tmp_path):
+    make_run(tmp_path, "a", SQUARE, protocol="rooms")
+    make_run(tmp_path, "b", SQUARE, protocol="blocks")
+    tables = comparisons(find_runs(tmp_path)[0])
+    assert len(tables) == 2
+    assert all(len(table.rows) == 1 for table in tables)
+
+
+def test_no_runs_and_damaged_runs(tmp_path):
+    with pytest.raises(UserError, match="no run directories"):
+        find_runs(tmp_path)
+    folder = make_run(tmp_path, "a", SQUARE)
+    (folder / "metrics.json").write_text("{")
+    with pytest.raises(UserError, match=r"metrics\.json"):
+        find_runs(tmp_path)
