@@ -1,5 +1,6 @@
 """Runs into tables, files and a figure: what ``tools/report.py`` does."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,7 +31,8 @@ def report(config: DictConfig) -> None:
         reports.append(_published("Published, S3DIS Area 5 (not comparable with six-fold)", AREA_5))
         if any("six-fold, pooled" in table.header for table in folds):
             reports.append(_published("Published, S3DIS six-fold (not comparable with Area 5)", SIX_FOLD))
-    console = Console()
+    # Redirected output has no width of its own: wide tables must not be cut to 80 columns.
+    console = Console(width=None if sys.stdout.isatty() else 160)
     for table in reports:
         console.print(table.terminal())
     text = "# Report\n\n" + "".join(table.markdown() for table in reports)
