@@ -137,6 +137,16 @@ def test_check_export_and_train_on_official_blocks(store, tmp_path):
     assert entry["protocol"].startswith("blocks")
 
 
+@pytest.mark.parametrize("network", [[], ["connection=dense", "conv=mr"]], ids=["res edge", "dense mr"])
+def test_benchmark(network, tmp_path):
+    small = ["depth=3", "channels=8", "k=4", "points=128", "batch_sizes=[1]", "repeats=1", "device=cpu"]
+    done = run("benchmark", *small, *network, f"hydra.run.dir={tmp_path}")
+    assert "times faster" in done.stdout
+    rows = json.loads((tmp_path / "benchmark.json").read_text())["rows"]
+    assert [(row["task"], row["batch"]) for row in rows] == [("step", 1), ("inference", 1)]
+    assert all(row["seconds"][name][0] > 0 for row in rows for name in ("reference", "ours"))
+
+
 def test_convert_an_official_checkpoint_and_evaluate_it(tmp_path, store):
     official = tmp_path / "ckpt_best.pth"
     state = torch.load(ROOT / "tests" / "fixtures" / "res_edge_7.pt", weights_only=True)
@@ -299,6 +309,7 @@ def test_a_failed_job_does_not_end_a_multirun(data_root, tmp_path):
         ("train", ["resume=/nowhere"], "resume=/nowhere: not a run directory"),
         ("evaluate", [], "checkpoint is not set"),
         ("report", [], "runs is not set"),
+        ("benchmark", ["conv=gin"], "conv=gin"),
         ("report", ["runs=docs"], "no run directories"),
         ("evaluate", ["checkpoint=/nowhere.ckpt"], "checkpoint /nowhere.ckpt: no such file"),
         ("prepare", ["source=/nowhere", "data.root=/tmp/x"], "source=/nowhere: no such folder"),
@@ -321,7 +332,7 @@ def test_a_run_is_not_overwritten(trained, data_root):
     assert "already holds a run" in done.stderr
 
 
-@pytest.mark.parametrize("tool", ["train", "evaluate", "prepare", "convert", "report"])
+@pytest.mark.parametrize("tool", ["train", "evaluate", "prepare", "convert", "report", "benchmark"])
 def test_help(tool):
     assert f"tools/{tool}.py" in run(tool, "--help").stdout
 

@@ -43,7 +43,7 @@ def test_every_choice_composes_and_builds(override):
     instantiate(config.data.grid)
 
 
-@pytest.mark.parametrize("name", ["convert", "evaluate", "prepare", "report"])
+@pytest.mark.parametrize("name", ["benchmark", "convert", "evaluate", "prepare", "report"])
 def test_other_commands_compose(name):
     composed(name=name)
 

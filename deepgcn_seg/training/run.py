@@ -1,8 +1,6 @@
 """A training run from config to metrics."""
 
 import logging
-import resource
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from ..evaluation.evaluate import evaluate_rooms
 from ..evaluation.metrics import Scores
 from ..evaluation.protocols import Protocol
 from ..evaluation.report import write_json
+from ..memory import peak_resident_mb
 from ..model import DeepGCN
 from ..model.checkpoint import build_model, read_checkpoint, versions
 from ..model.summary import summarize
@@ -113,8 +112,7 @@ def peak_memory_mb(chosen: torch.device) -> float:
     """Most memory used so far: allocated on a CUDA device, resident of the process on the CPU."""
     if chosen.type == "cuda":
         return round(torch.cuda.max_memory_allocated(chosen) / 2**20, 1)
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+    return round(peak_resident_mb(), 1)
 
 
 def finish(
