@@ -152,6 +152,15 @@ def test_convert_an_official_checkpoint_and_evaluate_it(tmp_path, store):
     state = torch.load(ROOT / "tests" / "fixtures" / "res_edge_7.pt", weights_only=True)
     torch.save({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in state["state_dict"].items()}}, official)
     done = run("convert", f"checkpoint={official}", f"output={tmp_path}/ours.ckpt", "k=9", f"hydra.run.dir={tmp_path}")
+    run(
+        "convert",
+        f"checkpoint={official}",
+        f"output={tmp_path}/told.ckpt",
+        "k=9",
+        "conv=edge",
+        "connection=res",
+        f"hydra.run.dir={tmp_path}",
+    )
     assert "res, EdgeConv, depth 7, 24 channels, k 9" in done.stderr
     model = load_model(tmp_path / "ours.ckpt")
     assert torch.allclose(model(state["points"]), state["eval_logits"], atol=1e-4)
@@ -309,7 +318,7 @@ def test_a_failed_job_does_not_end_a_multirun(data_root, tmp_path):
         ("train", ["resume=/nowhere"], "resume=/nowhere: not a run directory"),
         ("evaluate", [], "checkpoint is not set"),
         ("report", [], "runs is not set"),
-        ("benchmark", ["conv=gin"], "conv=gin"),
+        ("benchmark", ["conv=gin"], "GIN: the official code has"),
         ("report", ["runs=docs"], "no run directories"),
         ("evaluate", ["checkpoint=/nowhere.ckpt"], "checkpoint /nowhere.ckpt: no such file"),
         ("prepare", ["source=/nowhere", "data.root=/tmp/x"], "source=/nowhere: no such folder"),

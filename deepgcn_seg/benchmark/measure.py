@@ -25,6 +25,7 @@ from ..errors import UserError
 from ..memory import peak_resident_mb, resident_mb
 from ..model import DeepGCN, EdgeConv, MRConv
 from ..model.checkpoint import versions
+from ..model.official import conv_name
 from ..progress import Meter
 from .reference import ReferenceDeepGCN
 
@@ -100,13 +101,14 @@ def benchmark(config: DictConfig) -> None:
     Raises:
         UserError: settings that the official formulation does not have.
     """
-    if config.connection not in ("plain", "res", "dense") or config.conv not in ("edge", "mr"):
+    conv = conv_name(config.conv)
+    if config.connection not in ("plain", "res", "dense") or conv not in ("edge", "mr"):
         raise UserError(
-            f"connection={config.connection} conv={config.conv}: the official code has plain, res, dense and edge, mr"
+            f"connection={config.connection}, conv={conv}: the official code has plain, res, dense and edge, mr"
         )
     if config.points < config.k * max(config.depth - 1, 1):
         raise UserError(f"points={config.points}: k x dilation needs {config.k * (config.depth - 1)}")
-    settings = {key: config[key] for key in ("connection", "conv", "depth", "channels", "k")}
+    settings = {"conv": conv, **{key: config[key] for key in ("connection", "depth", "channels", "k")}}
     chosen = device_of(config.device)
     rows = []
     cases = [(task, size) for size in config.batch_sizes for task in TASKS]

@@ -18,6 +18,14 @@ from .layers import BatchNorm
 MARGIN = 1.3
 
 _CONVS = {"edge": EdgeConv, "mr": MRConv}
+
+
+def conv_name(config: Mapping[str, Any]) -> str:
+    """``edge`` or ``mr`` of a config that builds such a convolution; else its ``_target_``."""
+    target = str(config["_target_"])
+    return next((name for name, conv in _CONVS.items() if target.endswith(f".{conv.__name__}")), target)
+
+
 # Official name -> ours, without the number in the sequence (0 linear, then act and norm).
 _PARTS = [
     (r"head\.gconv\.nn", "backbone.head.layer"),

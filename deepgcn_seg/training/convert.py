@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from ..data.classes import S3DIS
 from ..errors import UserError
 from ..model.checkpoint import save_checkpoint
-from ..model.official import convert_official
+from ..model.official import conv_name, convert_official
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +22,9 @@ def convert(config: DictConfig) -> None:
     for key in ("checkpoint", "output"):
         if OmegaConf.is_missing(config, key):
             raise UserError(f"{key} is not set: give checkpoint=OFFICIAL_FILE and output=NEW_FILE")
+    chosen = None if OmegaConf.select(config, "conv") is None else conv_name(config.conv)
     try:
-        model, model_config = convert_official(config.checkpoint, config.k, config.act, config.connection, config.conv)
+        model, model_config = convert_official(config.checkpoint, config.k, config.act, config.connection, chosen)
     except ValueError as error:
         raise UserError(f"checkpoint {config.checkpoint}: {error}") from None
     if model.num_classes != len(S3DIS):
