@@ -54,7 +54,9 @@ $(VENV)/.cluster:
 	  echo "Building torch-cluster (some minutes)"; \
 	  printf '[build_ext]\nparallel = %s\n' "$$(nproc 2>/dev/null || echo 2)" > $(WHEELS)/build.cfg; \
 	  DIST_EXTRA_CONFIG=$(abspath $(WHEELS)/build.cfg) $(PIP) wheel -c constraints.txt --no-build-isolation --no-deps -w $(WHEELS) torch-cluster; }
-	$(PIP) install --no-deps $(WHEELS)/torch_cluster-*.whl || { rm -f $(WHEELS)/torch_cluster-*.whl; echo "the kept wheel did not fit; run make cluster again"; exit 1; }
+	$(PIP) install -c constraints.txt $(WHEELS)/torch_cluster-*.whl
+	@$(BIN)/python -c 'import torch_cluster' || { rm -f $(WHEELS)/torch_cluster-*.whl; \
+	  echo "error: the kept wheel does not fit this torch; run make cluster again"; exit 1; }
 	@touch $@
 
 clean:

@@ -132,6 +132,7 @@ def test_check_export_and_train_on_official_blocks(store, tmp_path):
     common = [*tiny, "data=s3dis_hdf5", f"data.root={tmp_path}/blocks", "max_steps=1"]
     done = run("train", *common, f"hydra.run.dir={tmp_path}/a", check=False)
     assert "use protocol=blocks" in done.stderr
+    assert not (tmp_path / "a" / "checkpoints").exists()
     run("train", *common, "protocol=blocks", f"hydra.run.dir={tmp_path}/b")
     entry = json.loads((tmp_path / "b" / "metrics.json").read_text())["test"]
     assert entry["protocol"].startswith("blocks")
@@ -290,6 +291,21 @@ def test_six_folds_trained_and_pooled(data_root, tmp_path):
     assert "60.0" not in text
     for name in ("report.csv", "report.tex", "report.png"):
         assert (tmp_path / name).is_file()
+
+
+def test_an_ablation_is_one_multirun(data_root, tmp_path):
+    run(
+        "train",
+        *TINY,
+        f"data.root={data_root}",
+        f"hydra.sweep.dir={tmp_path}",
+        "experiment=ablate_order",
+        "max_steps=1",
+    )
+    run("report", f"runs={tmp_path}", f"hydra.run.dir={tmp_path}/log")
+    header, *rows = (tmp_path / "report.csv").read_text().splitlines()
+    assert header.startswith("model.order,mIoU")
+    assert [row.split(",")[0] for row in rows] == ["act-norm", "norm-act"]
 
 
 def test_a_failed_job_does_not_end_a_multirun(data_root, tmp_path):

@@ -75,14 +75,22 @@ class Protocol:
             )
         return f"{self.name} (stride {_STRIDES[self.name]:g} m, {self.points} sampled points a block)"
 
+    def require_rooms(self, store: RoomStore) -> None:
+        """Refuse a store that this protocol cannot measure on.
+
+        Raises:
+            UserError: official HDF5 blocks under a protocol that cuts rooms.
+        """
+        if isinstance(store, OfficialBlocks) and self.name != "blocks":
+            raise UserError(f"protocol={self.name}: {store.root} holds sampled blocks, not rooms; use protocol=blocks")
+
     def run(self, model: nn.Module, store: RoomStore, rooms: Sequence[RoomEntry], device: torch.device) -> Result:
         """Score a model on some rooms; deterministic given the seed.
 
         Args:
             model: (B, N, 9) -> logits (B, N, C); put in eval mode and back.
         """
-        if isinstance(store, OfficialBlocks) and self.name != "blocks":
-            raise UserError(f"protocol={self.name}: {store.root} holds sampled blocks, not rooms; use protocol=blocks")
+        self.require_rooms(store)
         started = time.perf_counter()
         training = model.training
         model.eval()

@@ -41,6 +41,7 @@ def train(config: DictConfig) -> float:
     chosen = device(config.device)
     torch.manual_seed(config.seed)
     store: RoomStore = instantiate(config.data.store)
+    instantiate(config.protocol).require_rooms(store)
     split = split_by_area(store, config.data.fold, config.data.validation, config.seed)
     grid = instantiate(config.data.grid)
     blocks = store.blocks(split.train, config.points, grid, config.data.variant, config.seed)
