@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 ARGS ?=
 WHEELS := .wheels
 
-.PHONY: train test lint cluster clean
+.PHONY: train test lint cluster install-cluster clean
 .DELETE_ON_ERROR:
 
 train: $(VENV)/.installed
@@ -44,9 +44,9 @@ $(VENV)/.installed-test: $(VENV)/.installed
 
 # torch-cluster has no wheel on PyPI and takes minutes to build; the wheel is kept for next time.
 cluster: $(VENV)/.installed
-	@$(BIN)/python -c 'import torch_cluster' 2>/dev/null && echo "torch-cluster is installed" || $(MAKE) --no-print-directory $(VENV)/.cluster
+	@$(BIN)/python -c 'import torch_cluster' 2>/dev/null && echo "torch-cluster is installed" || $(MAKE) --no-print-directory install-cluster
 
-$(VENV)/.cluster:
+install-cluster:
 	@command -v c++ >/dev/null || { echo "error: no C++ compiler; install one (Debian: apt-get install g++)"; exit 1; }
 	$(PIP) install -c constraints.txt setuptools wheel
 	@mkdir -p $(WHEELS)
@@ -57,7 +57,6 @@ $(VENV)/.cluster:
 	$(PIP) install -c constraints.txt $(WHEELS)/torch_cluster-*.whl
 	@$(BIN)/python -c 'import torch_cluster' || { rm -f $(WHEELS)/torch_cluster-*.whl; \
 	  echo "error: the kept wheel does not fit this torch; run make cluster again"; exit 1; }
-	@touch $@
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build *.egg-info
