@@ -110,6 +110,44 @@ def test_damaged_lines_are_repaired_or_skipped_and_told(tmp_path, line, kept):
     assert str(path) in str(repairs[0])
 
 
+good_row = st.tuples(*[st.decimals(-99, 99, places=3)] * 3, *[st.integers(0, 255)] * 3)
+bad_line = st.sampled_from(
+    [b"-9.10 1.785", b"x y z r g b", b"1 2 3 4 5", b"1 2 3 4 5 999", b"1 2 nan 4 5 6", b"1 2 3 4 5 6 7"]
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.one_of(good_row, bad_line), max_size=40), st.sampled_from([b"\n", b"\r\n"]))
+def test_any_mixture_of_good_and_bad_lines(tmp_path_factory, lines, ending):
+    good = [row for row in lines if isinstance(row, tuple)]
+    bad = len(lines) - len(good)
+    text = [b" ".join(str(v).encode() for v in row) if isinstance(row, tuple) else row for row in lines]
+    path = tmp_path_factory.mktemp("mixture") / "chair_1.txt"
+    path.write_bytes(ending.join(text))
+    repairs = []
+    if bad > 10:
+        with pytest.raises(UserError, match=r"chair_1\.txt"):
+            read_points(path, repairs)
+        return
+    rows = read_points(path, repairs)
+    assert np.allclose(rows, np.array(good, float).reshape(-1, 6))
+    assert len(repairs) == bad
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.binary(max_size=300))
+def test_any_bytes_end_in_rows_or_one_error(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("bytes") / "chair_1.txt"
+    path.write_bytes(content)
+    try:
+        rows = read_points(path, [])
+    except UserError as error:
+        assert "chair_1.txt" in str(error)  # noqa: PT017
+    else:
+        assert rows.shape[1] == 6
+        assert np.isfinite(rows).all()
+
+
 def test_crlf_blank_lines_and_a_truncated_end(tmp_path):
     repairs = []
     assert len(read_points(write(tmp_path / "a.txt", GOOD.replace("\n", "\r\n") + "\r\n"), repairs)) == 2
