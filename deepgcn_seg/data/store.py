@@ -134,6 +134,10 @@ class StoredRoom:
         """Every point of the room, in the order of the store."""
         return self.read([(0, self.count)])
 
+    def labels(self) -> np.ndarray:
+        """(N,) uint8 labels alone, in the order of the store."""
+        return self._label[:]
+
     def order(self) -> np.ndarray:
         """(N,) each stored point's place in the source."""
         return self._file["order"][:]

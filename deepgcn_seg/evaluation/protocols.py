@@ -123,7 +123,7 @@ class Protocol:
                 shares = model(features.to(device)).float().softmax(-1).cpu()
                 votes.index_add_(0, places.view(-1), shares.view(-1, shares.shape[-1]))
             predicted = votes.argmax(1)
-            label = torch.from_numpy(stored.all()[2].astype(np.int64))
+            label = torch.from_numpy(stored.labels().astype(np.int64))
             confusion += confusion_matrix(label, predicted, len(store.classes))
             predictions[room.key] = predicted.numpy().astype(np.uint8)
         return confusion, predictions

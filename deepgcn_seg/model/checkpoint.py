@@ -1,7 +1,7 @@
 """Checkpoint files: written whole, read without unpickling code, complete in themselves."""
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,15 +96,19 @@ def build_model(content: dict[str, Any], path: str, trusted: Sequence[str] = ())
     return model.eval()
 
 
-def _require_allowed(config: Any, path: str, allowed: Sequence[str]) -> None:
+def targets(config: Any) -> Iterator[str]:
+    """Every ``_target_`` in a nested config of plain values."""
     if isinstance(config, dict):
-        target = config.get("_target_")
-        if target is not None and not any(
-            target == name or (name.endswith(".") and str(target).startswith(name)) for name in allowed
-        ):
-            raise UserError(f"checkpoint {path}: its config would call {target!r}, which is not allowed")
+        if config.get("_target_") is not None:
+            yield str(config["_target_"])
         for value in config.values():
-            _require_allowed(value, path, allowed)
+            yield from targets(value)
     elif isinstance(config, (list, tuple)):
         for value in config:
-            _require_allowed(value, path, allowed)
+            yield from targets(value)
+
+
+def _require_allowed(config: Any, path: str, allowed: Sequence[str]) -> None:
+    for target in targets(config):
+        if not any(target == name or (name.endswith(".") and target.startswith(name)) for name in allowed):
+            raise UserError(f"checkpoint {path}: its config would call {target!r}, which is not allowed")

@@ -2,7 +2,6 @@
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -22,7 +21,7 @@ from ..evaluation.protocols import Protocol
 from ..evaluation.report import write_json
 from ..memory import peak_resident_mb
 from ..model import DeepGCN
-from ..model.checkpoint import build_model, read_checkpoint, versions
+from ..model.checkpoint import build_model, read_checkpoint, targets, versions
 from ..model.summary import summarize
 from .loop import Settings, Trainer
 from .tensorboard import RunLog
@@ -129,7 +128,9 @@ def finish(
     best = folder / "checkpoints" / "best.ckpt"
     path = best if best.is_file() else folder / "checkpoints" / "last.ckpt"
     content = read_checkpoint(path)
-    model = build_model(content, str(path), trusted=(str(config.model._target_), *_own_targets(config)))
+    # What the user's own command line asked to build is trusted in the checkpoint it made.
+    own = tuple(targets(OmegaConf.to_container(config.model, resolve=True)))
+    model = build_model(content, str(path), trusted=own)
     protocol: Protocol = instantiate(config.protocol)
     entry = evaluate_rooms(
         model.to(chosen),
@@ -172,24 +173,6 @@ def finish(
     run_log.close()
     log.info("Run directory: %s", folder)
     return scores.miou
-
-
-def _own_targets(config: DictConfig) -> list[str]:
-    """What the user's own command line asked to build is trusted in the checkpoint it made."""
-    found: list[str] = []
-
-    def visit(node: Any) -> None:
-        if isinstance(node, dict):
-            if "_target_" in node:
-                found.append(str(node["_target_"]))
-            for value in node.values():
-                visit(value)
-        elif isinstance(node, list):
-            for value in node:
-                visit(value)
-
-    visit(OmegaConf.to_container(config.model, resolve=True))
-    return found
 
 
 def _resumed_step(config: DictConfig, folder: Path) -> int:
