@@ -30,6 +30,7 @@ def check(config: DictConfig) -> None:
     _one_of(config, "model.order", ORDERS)
     _one_of(config, "data.variant", VARIANTS)
     _one_of(config, "precision", ("fp32", "bf16"))
+    _one_of(config, "select", ("validation", "test", "last"))
     if config.max_steps is not None and (not isinstance(config.max_steps, int) or config.max_steps < 1):
         raise UserError(f"max_steps={config.max_steps}: must be null or an integer of at least 1")
     if not 0 <= config.model.epsilon <= 1:

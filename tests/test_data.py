@@ -13,10 +13,11 @@ from deepgcn_seg.data.blocks import BlockGrid, block_features, choose, points_in
 from deepgcn_seg.data.classes import S3DIS, ClassList
 from deepgcn_seg.data.dataset import BlockDataset, EpochSampler, make_loader, split_by_area
 from deepgcn_seg.data.official_hdf5 import OfficialBlocks, export_blocks
-from deepgcn_seg.data.prepare import find_sources, prepare
+from deepgcn_seg.data.layouts import recognise
+from deepgcn_seg.data.prepare import prepare
 from deepgcn_seg.data.room import Room
 from deepgcn_seg.data.rooms_of_s3dis import expected_rooms, missing_rooms
-from deepgcn_seg.data.stanford import find_rooms, read_points, read_room
+from deepgcn_seg.data.stanford import read_points, read_room
 from deepgcn_seg.data.store import RoomStore, StoredRoom, write_room
 from deepgcn_seg.data.synthetic import generate, make_room
 from deepgcn_seg.errors import UserError
@@ -178,16 +179,17 @@ def test_room_with_odd_files(tmp_path):
 
 def test_empty_room_and_folder_without_rooms(tmp_path):
     (tmp_path / "Area_1" / "office_1" / "Annotations").mkdir(parents=True)
-    with pytest.raises(UserError, match="no points"):
-        read_room(tmp_path / "Area_1" / "office_1")
+    room, (repair,) = read_room(tmp_path / "Area_1" / "office_1")
+    assert room is None
+    assert "no points" in str(repair)
     with pytest.raises(UserError, match="looked for"):
-        find_sources(tmp_path / "Area_1")
+        recognise(tmp_path / "Area_1")
 
 
 def test_rooms_come_in_natural_order(tmp_path):
     for name in ("office_10", "office_2", ".office_1.tmp"):
         (tmp_path / "Area_1" / name / "Annotations").mkdir(parents=True)
-    assert [path.name for path in find_rooms(tmp_path)] == ["office_2", "office_10"]
+    assert list(recognise(tmp_path).rooms) == ["Area_1/office_2", "Area_1/office_10"]
 
 
 # -- store --------------------------------------------------------------------------------------
@@ -419,7 +421,7 @@ def test_official_blocks_equal_torch_geometrics_dataset(exported, variant, fold)
     transform = NormalizeScale() if variant == "port" else None
     for train, rooms in ((True, split.train), (False, split.test)):
         theirs = PygS3DIS(str(folder.parent), fold, train, pre_transform=transform, force_reload=True)
-        ours = blocks.blocks(rooms, 4096, BlockGrid(), variant)
+        ours = blocks.blocks(rooms, 4096, BlockGrid(), variant=variant)
         assert len(ours) == len(theirs)
         for i in range(len(ours)):
             points, label = ours[i]

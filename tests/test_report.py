@@ -23,7 +23,7 @@ def make_run(root, name, confusion, fold=5, depth=7, protocol="rooms", finished=
     (folder / ".hydra" / "config.yaml").write_text(yaml.safe_dump(settings))
     if finished:
         right = sum(confusion[i][i] for i in range(2)) / sum(map(sum, confusion))
-        entry = {"data": "toy rooms", "protocol": protocol, "areas": [fold], "classes": CLASSES, "confusion": confusion}
+        entry = {"data": "toy rooms", "protocol": protocol, "areas": [fold], "folds": [f"Area_{i}" for i in range(1, 7)], "classes": CLASSES, "confusion": confusion}
         entry |= {"mIoU": 0.5 + depth / 100, "mAcc": 0.5, "OA": right}
         training = {"seconds": 90, "steps": 3, "peak_memory_mb": 512.0}
         (folder / "metrics.json").write_text(json.dumps({"test": entry, "parameters": 1234, "training": training}))
@@ -61,7 +61,7 @@ def test_what_varied_is_a_column_in_order_of_value(tmp_path):
     for depth in (28, 7, 14):
         make_run(tmp_path, f"d{depth}", SQUARE, depth=depth)
     (table,) = comparisons(find_runs(tmp_path)[0])
-    assert table.header == ["depth", "mIoU", "mAcc", "OA", "parameters", "minutes", "peak MB", "run"]
+    assert table.header == ["depth", "mIoU", "mAcc", "OA", "parameters", "minutes", "peak MB", "points/s", "run"]
     assert [row[0] for row in table.rows] == ["7", "14", "28"]
     assert table.rows[0][1:7] == ["57.00", "50.00", "75.00", "1,234", "1.5", "512"]
     assert "| depth | mIoU |" in table.markdown()

@@ -1,32 +1,64 @@
 """Blocks: 1 m x 1 m columns of a room, sampled to N points of nine channels.
 
-Channels 6-8 are the position in the room, x, y, z each divided by the room's extent; 3-5 colour in 0..1.
-Channels 0-2 are the position in the block, in one of two variants:
+Channels come in groups, of which a dataset may lack some (:data:`CHANNELS`):
 
-=======  ================================================================================
-paper    metres: x and y from the middle of the block, z from the floor (TensorFlow code)
-port     centred on the block's mean, divided by its largest coordinate (PyTorch code)
-=======  ================================================================================
+======  ====================================================================================
+block   position in the block, in one of two variants
+        paper: metres, x and y from the middle of the block, z from the floor (TensorFlow code)
+        port: centred on the block's mean, divided by its largest coordinate (PyTorch code)
+color   red, green, blue in 0..1
+room    position in the room, x, y, z each divided by the room's extent
+height  metres above the lowest point of the room
+======  ====================================================================================
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from .store import RoomEntry, RoomStore, StoredRoom
 
-CHANNELS = 9
+CHANNELS = {"block": 3, "color": 3, "room": 3, "height": 1}
+# The nine channels of PointNet and both official codes, in their order.
+NINE = ("block", "color", "room")
 VARIANTS = ("paper", "port")
+
+
+def count_channels(groups: Sequence[str]) -> int:
+    """Width of some groups side by side.
+
+    Raises:
+        ValueError: an unknown group, or one named twice.
+    """
+    if unknown := [group for group in groups if group not in CHANNELS]:
+        raise ValueError(f"unknown channels {unknown[0]!r}: choose from {', '.join(CHANNELS)}")
+    if len(set(groups)) != len(groups) or not groups:
+        raise ValueError(f"channels must be named once each, got {list(groups)}")
+    return sum(CHANNELS[group] for group in groups)
+
+
+def place_of_channels(standard: Sequence[int], groups: Sequence[str]) -> list[int]:
+    """Where channels, numbered as among the nine, are among other groups.
+
+    Raises:
+        ValueError: their group is not there.
+    """
+    names = [(group, i) for group in NINE for i in range(CHANNELS[group])]
+    found = {name: place for place, name in enumerate((g, i) for g in groups for i in range(CHANNELS[g]))}
+    if missing := [names[channel][0] for channel in standard if names[channel] not in found]:
+        raise ValueError(f"channels {list(standard)} are of {missing[0]!r}, which is not among {', '.join(groups)}")
+    return [found[names[channel]] for channel in standard]
 
 
 @dataclass(frozen=True)
 class Block:
-    """A block of a room: its lower corner in the floor plan, metres from the room's minimum."""
+    """A block of a room: its lower corner in the floor plan, metres from the room's minimum, and its points."""
 
     room: RoomEntry
     x: float
     y: float
+    count: int
 
 
 @dataclass(frozen=True)
@@ -59,7 +91,7 @@ class BlockGrid:
             if count >= max(self.min_points, 1) and not exact:
                 count = len(points_inside(stored, x, y, self.side)[0])
             if count >= max(self.min_points, 1):
-                blocks.append(Block(room, x, y))
+                blocks.append(Block(room, x, y, count))
         return blocks
 
 
@@ -98,23 +130,36 @@ def scaled_positions(xyz: np.ndarray) -> np.ndarray:
 
 
 def block_features(
-    xyz: np.ndarray, rgb: np.ndarray, room_size: np.ndarray, variant: str = "paper", side: float = 1.0
+    xyz: np.ndarray,
+    rgb: np.ndarray,
+    room_size: np.ndarray,
+    variant: str = "paper",
+    side: float = 1.0,
+    groups: Sequence[str] = NINE,
 ) -> np.ndarray:
-    """The nine channels of a block's sampled points: (n, 9) float32.
+    """The channels of a block's sampled points: (n, channels) float32, nine of them by default.
 
     Args:
         xyz: (n, 3) metres from the room's minimum. rgb: (n, 3) in 0..255.
         room_size: (3,) the room's extent in metres. variant: paper or port.
-        side: the block's side, metres.
+        side: the block's side, metres. groups: which channels, in order.
     """
     if variant not in VARIANTS:
         raise ValueError(f"unknown variant {variant!r}: choose one of {', '.join(VARIANTS)}")
-    features = np.empty((len(xyz), CHANNELS), np.float32)
-    if variant == "paper":
-        features[:, :2] = xyz[:, :2] - (xyz[:, :2].min(0) + side / 2)
-        features[:, 2] = xyz[:, 2]
-    else:
-        features[:, :3] = scaled_positions(xyz)
-    features[:, 3:6] = rgb / np.float32(255)
-    features[:, 6:] = xyz / np.maximum(room_size, np.finfo(np.float32).tiny)
+    features = np.empty((len(xyz), count_channels(groups)), np.float32)
+    start = 0
+    for group in groups:
+        part = features[:, start : start + CHANNELS[group]]
+        start += CHANNELS[group]
+        if group == "color":
+            part[:] = rgb / np.float32(255)
+        elif group == "room":
+            part[:] = xyz / np.maximum(room_size, np.finfo(np.float32).tiny)
+        elif group == "height":
+            part[:] = xyz[:, 2:]
+        elif variant == "port":
+            part[:] = scaled_positions(xyz)
+        else:
+            part[:, :2] = xyz[:, :2] - (xyz[:, :2].min(0) + side / 2)
+            part[:, 2] = xyz[:, 2]
     return features

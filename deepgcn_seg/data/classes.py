@@ -26,6 +26,11 @@ class ClassList:
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def dtype(self) -> np.dtype:
+        """The smallest type that holds every label."""
+        return np.min_scalar_type(len(self) - 1)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
 

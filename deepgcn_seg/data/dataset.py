@@ -8,7 +8,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..errors import UserError
-from .blocks import BlockGrid, block_features, choose, points_inside
+from .augmentation import Augmentation, BlockPoints
+from .blocks import NINE, BlockGrid, block_features, choose, points_inside
 from .store import RoomEntry, RoomStore
 
 
@@ -21,26 +22,40 @@ class Split:
     test: list[RoomEntry]
 
 
-def split_by_area(store: RoomStore, fold: int, validation: float = 0.1, seed: int = 0) -> Split:
-    """Hold out area ``fold`` for testing, and a share of each other area's rooms for validation.
+def split_by_area(store: RoomStore, fold: int | str, validation: float = 0.1, seed: int = 0) -> Split:
+    """Hold out area ``fold`` for testing, and a share of the other areas' rooms for validation.
 
     Args:
-        fold: number of the test area, as in ``Area_5``.
+        fold: the test area: its number, as in ``Area_5``, or its name.
         validation: share of the training areas' rooms, at least one room unless 0.
         seed: which rooms those are.
 
     Raises:
         UserError: no such area.
     """
-    name = f"Area_{fold}"
-    if name not in store.areas:
-        raise UserError(f"data.fold={fold}: no {name} in {store.root}; it has {', '.join(store.areas)}")
+    name = area_name(store, fold)
     test = [room for room in store.rooms if room.area == name]
     rest = [room for room in store.rooms if room.area != name]
     held = min(max(round(validation * len(rest)), 1), len(rest) - 1) if validation > 0 else 0
-    chosen = set(np.random.default_rng([seed, fold]).permutation(len(rest))[:held].tolist())
+    chosen = set(np.random.default_rng([seed, store.areas.index(name) + 1]).permutation(len(rest))[:held].tolist())
     train = [room for i, room in enumerate(rest) if i not in chosen]
     return Split(train, [rest[i] for i in sorted(chosen)], test)
+
+
+def area_name(store: RoomStore, fold: int | str | None) -> str:
+    """Name of the area that a fold holds out.
+
+    Raises:
+        UserError: no such area, or no other to train on.
+    """
+    names = [f"Area_{fold}", str(fold)]
+    found = next((name for name in names if name in store.areas), None)
+    if found is None:
+        given = " is not set" if fold is None else f"={fold}: no {' or '.join(names)}"
+        raise UserError(f"data.fold{given} in {store.root}; its areas are {', '.join(store.areas)}")
+    if len(store.areas) == 1:
+        raise UserError(f"{store.root} has one area, {found}; a second one is needed, to test on what was not trained on")
+    return found
 
 
 class BlockDataset(Dataset):
@@ -52,9 +67,9 @@ class BlockDataset(Dataset):
     Args:
         store, rooms: where the points are. grid: how rooms are cut.
         points: points per block. variant: paper or port (:mod:`deepgcn_seg.data.blocks`).
-        seed: of the sampling.
+        seed: of the sampling. groups: of channels. augment: applied in order to each block.
 
-    Item: points (N, 9) float32, label (N,) int64.
+    Item: points (N, channels) float32, label (N,) int64.
     """
 
     def __init__(
@@ -65,8 +80,11 @@ class BlockDataset(Dataset):
         grid: BlockGrid = BlockGrid(),
         variant: str = "paper",
         seed: int = 0,
+        groups: Sequence[str] = NINE,
+        augment: Sequence[Augmentation] = (),
     ):
         self.store, self.grid, self.points, self.variant, self.seed = store, grid, points, variant, seed
+        self.groups, self.augment = tuple(groups), tuple(augment)
         self.blocks = [block for room in rooms for block in grid.cut(store, room)]
         if not self.blocks:
             raise UserError(f"no block of {grid.min_points} points or more in {len(rooms)} rooms of {store.root}")
@@ -79,8 +97,14 @@ class BlockDataset(Dataset):
         block = self.blocks[i]
         stored = self.store.open(block.room)
         xyz, rgb, label, _ = points_inside(stored, block.x, block.y, self.grid.side)
-        chosen = choose(len(label), self.points, np.random.default_rng([self.seed, epoch, i]))
-        features = block_features(xyz[chosen], rgb[chosen], stored.size, self.variant, self.grid.side)
+        rng = np.random.default_rng([self.seed, epoch, i])
+        chosen = choose(len(label), self.points, rng)
+        block_points = BlockPoints(xyz[chosen], rgb[chosen].astype(np.float32), stored.size)
+        for augment in self.augment:
+            block_points = augment(block_points, rng)
+        features = block_features(
+            block_points.xyz, block_points.rgb, block_points.room_size, self.variant, self.grid.side, self.groups
+        )
         return torch.from_numpy(features), torch.from_numpy(label[chosen].astype(np.int64))
 
 

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from ..errors import UserError
 from ..progress import track
-from .blocks import BlockGrid, choose, scaled_positions
+from .blocks import NINE, BlockGrid, choose, scaled_positions
 from .classes import S3DIS
 from .dataset import BlockDataset
 from .files import replacing
@@ -25,6 +25,7 @@ from .store import RoomEntry, RoomStore
 
 BLOCKS_PER_FILE = 1000
 POINTS = 4096
+_COLUMNS = {"block": (0, 1, 2), "color": (3, 4, 5), "room": (6, 7, 8), "height": (9,)}
 
 
 class OfficialBlocks:
@@ -33,7 +34,7 @@ class OfficialBlocks:
     Only sampled blocks are in it, not rooms: of the protocols, ``blocks`` alone can be measured.
 
     Attributes:
-        classes, source, rooms, areas: as :class:`~deepgcn_seg.data.store.RoomStore`.
+        classes, source, colored, rooms, areas: as :class:`~deepgcn_seg.data.store.RoomStore`.
 
     Raises:
         UserError: a file is missing or damaged, or the lists do not fit the files.
@@ -41,7 +42,7 @@ class OfficialBlocks:
 
     def __init__(self, root: str | Path):
         self.root = Path(root)
-        self.classes, self.source = S3DIS, f"official HDF5 blocks in {root}"
+        self.classes, self.source, self.colored = S3DIS, f"official HDF5 blocks in {root}", True
         self._files = [self.root / line.split("/")[-1] for line in self._lines("all_files.txt")]
         names = self._lines("room_filelist.txt")
         self._rows = [(number, row) for number, path in enumerate(self._files) for row in range(_length(path))]
@@ -64,12 +65,20 @@ class OfficialBlocks:
         return sorted({room.area for room in self.rooms})
 
     def blocks(
-        self, rooms: Sequence[RoomEntry], points: int, grid: BlockGrid, variant: str = "paper", seed: int = 0
+        self, rooms: Sequence[RoomEntry], points: int, grid: BlockGrid, *, augment: Sequence = (), **settings
     ) -> "OfficialBlockDataset":
-        """The blocks of some rooms as training examples; ``grid`` is fixed by the files."""
+        """The blocks of some rooms as training examples; ``grid`` is fixed by the files.
+
+        Raises:
+            UserError: augmentation is asked for; the files hold finished channels.
+        """
+        if augment:
+            raise UserError(
+                f"{self.root} holds finished channels, which cannot be augmented: set recipe.augmentation=[]"
+            )
         indices = [i for room in rooms for i in self._blocks[f"{room.area}_{room.name}"]]
         return OfficialBlockDataset(
-            [(self._files[f], row) for f, row in (self._rows[i] for i in indices)], points, variant, seed
+            [(self._files[f], row) for f, row in (self._rows[i] for i in indices)], points, **settings
         )
 
     def _lines(self, name: str) -> list[str]:
@@ -87,11 +96,19 @@ class OfficialBlockDataset(Dataset):
     Args:
         rows: (file, row) of each block. points: at most 4096; fewer are drawn anew each epoch.
         variant: ``paper`` as stored, ``port`` with channels 0-2 scaled to -1..1 as torch_geometric's
-            ``NormalizeScale``.
+            ``NormalizeScale``. seed: of the drawing. groups: of channels.
     """
 
-    def __init__(self, rows: Sequence[tuple[Path, int]], points: int, variant: str, seed: int):
+    def __init__(
+        self,
+        rows: Sequence[tuple[Path, int]],
+        points: int,
+        variant: str = "paper",
+        seed: int = 0,
+        groups: Sequence[str] = NINE,
+    ):
         self.rows, self.points, self.variant, self.seed = list(rows), points, variant, seed
+        self._columns = [column for group in groups for column in _COLUMNS[group]]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -109,9 +126,11 @@ class OfficialBlockDataset(Dataset):
         if self.points < len(data):
             chosen = choose(len(data), self.points, np.random.default_rng([self.seed, epoch, i]))
             data, label = data[chosen], label[chosen]
+        position, height = data[:, :3], data[:, 2:3]
         if self.variant == "port":
-            data = np.concatenate([scaled_positions(data[:, :3]), data[:, 3:]], 1)
-        return torch.from_numpy(data), torch.from_numpy(label.astype(np.int64))
+            position = scaled_positions(position)
+        data = np.concatenate([position, data[:, 3:], height], 1)
+        return torch.from_numpy(data[:, self._columns]), torch.from_numpy(label.astype(np.int64))
 
 
 @lru_cache(maxsize=64)

@@ -1,7 +1,9 @@
 """From raw rooms to a room store: resumable, atomic per room, rooms in parallel."""
 
 import logging
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -11,20 +13,23 @@ from rich.console import Console
 
 from ..errors import UserError
 from ..progress import track
-from .classes import S3DIS, ClassList
+from .classes import S3DIS
 from .files import replacing
+from .labelled_scans import Labelling, read_labelled_room, read_labelling
+from .layouts import HDF5, SCANS, STANFORD, STORE, Layout, recognise
+from .official_hdf5 import OfficialBlocks, export_blocks
 from .room import Room
 from .rooms_of_s3dis import missing_rooms, rooms_table
-from .stanford import Repair, find_rooms, read_room
-from .store import RoomStore, write_manifest, write_room
+from .stanford import Repair, read_room
+from .store import RoomStore, StoredRoom, write_manifest, write_room
 
 log = logging.getLogger(__name__)
 
 
 def prepare(
-    source: str | Path, root: str | Path, classes: ClassList = S3DIS, workers: int = 1, described: str | None = None
+    source: str | Path, root: str | Path, workers: int = 1, described: str | None = None
 ) -> RoomStore:
-    """Read every raw room below ``source`` into a store at ``root``.
+    """Read every room below ``source``, in any layout of :mod:`deepgcn_seg.data.layouts`, into a store at ``root``.
 
     Rooms that the store already has are kept, so that a stopped preparation goes on where it was.
     Repairs of raw files are listed in ``ROOT/repairs.txt`` and counted in the log.
@@ -33,82 +38,80 @@ def prepare(
         workers: processes. described: the source in words, for results to name; default its path.
 
     Raises:
-        UserError: no rooms, or a room that cannot be read.
+        UserError: no rooms, a room that cannot be read, or none with points.
     """
     root = Path(root)
-    rooms = find_sources(source)
-    todo = [path for key, path in rooms.items() if not (root / f"{key}.h5").is_file()]
+    layout = recognise(source)
+    log.info("%s", layout)
+    if layout.kind in (STORE, HDF5):
+        raise UserError(f"source={source} is {layout.kind}, ready as it is: give it as data.root")
+    labelling = read_labelling(layout.root / "classes.yaml") if layout.kind == SCANS else Labelling.of(S3DIS)
+    todo = [key for key in layout.rooms if not (root / f"{key}.h5").is_file()]
+    jobs = [(layout, key, root, labelling) for key in todo]
     repairs: list[Repair] = []
-    jobs = [(path, root, classes) for path in todo]
-    if workers > 1 and len(jobs) > 1:
-        # Not forked: the parent may hold threads and HDF5 handles.
-        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-            for found in track(pool.map(_prepare_room, jobs), len(jobs), "Preparing rooms"):
-                repairs += found
-    else:
-        for found in track(map(_prepare_room, jobs), len(jobs), "Preparing rooms"):
+    workers = min(workers, len(jobs))
+    # Not forked: the parent may hold threads and HDF5 handles.
+    with ProcessPoolExecutor(workers, get_context("spawn")) if workers > 1 else nullcontext() as pool:
+        results: Iterable[list[Repair]] = pool.map(_prepare_room, jobs) if pool else map(_prepare_room, jobs)
+        for found in track(results, len(jobs), "Preparing rooms"):
             repairs += found
-    if repairs:
-        with replacing(root / "repairs.txt") as temporary:
-            temporary.write_text("".join(f"{repair}\n" for repair in repairs))
-        log.warning("%d places of the raw files were repaired or skipped: see %s", len(repairs), root / "repairs.txt")
-    write_manifest(root, classes, described or str(source))
+    _report(root, repairs)
+    prepared = [path for path in (root / f"{key}.h5" for key in layout.rooms) if path.is_file()]
+    if not prepared:
+        raise UserError(f"{source}: no room has points")
+    colored = all(StoredRoom(path).colored for path in prepared)
+    write_manifest(root, labelling.classes, described or str(source), colored)
     return RoomStore(root)
 
 
-def find_sources(source: str | Path) -> dict[str, Path]:
-    """What rooms a folder holds: ``Area_1/office_1`` -> where, in a layout that is recognised.
-
-    Raw Stanford folders (``Area_1/office_1/Annotations``), or arrays per room as PointNet's scripts
-    write them (``Area_1_office_1.npy``).
-
-    Raises:
-        UserError: neither; says what was looked for.
-    """
-    source = Path(source)
-    folders = find_rooms(source)
-    if folders:
-        return {f"{folder.parent.name}/{folder.name}": folder for folder in folders}
-    arrays = sorted(path for path in source.glob("Area_*_*.npy") if path.stem.count("_") >= 2)
-    if arrays:
-        parts = [path.stem.split("_", 2) for path in arrays]
-        return {f"Area_{area}/{name}": path for path, (_, area, name) in zip(arrays, parts)}
-    raise UserError(
-        f"{source}: no rooms here; looked for {source}/Area_*/ROOM/Annotations/*.txt (raw Stanford) and "
-        f"{source}/Area_*_ROOM.npy (PointNet's arrays)"
-    )
+def _report(root: Path, repairs: list[Repair]) -> None:
+    """Add repairs to ``ROOT/repairs.txt``; those of rooms done before a stop are there already."""
+    if not repairs:
+        return
+    path = root / "repairs.txt"
+    known = path.read_text().splitlines() if path.is_file() else []
+    lines = dict.fromkeys([*known, *map(str, repairs)])
+    with replacing(path) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in lines))
+    log.warning("%d places of the raw files were repaired or skipped: see %s", len(repairs), path)
 
 
-def read_array_room(path: str | Path, classes: ClassList = S3DIS) -> Room:
-    """A room from an (N, 7) array of x y z r g b label.
-
-    Raises:
-        UserError: not such an array, or labels or colours out of range.
-    """
-    path = Path(path)
-    try:
-        rows = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a readable array ({error})") from None
-    if rows.ndim != 2 or rows.shape[1] != 7 or not len(rows):
-        raise UserError(f"{path}: must be (N, 7) rows of x y z r g b label, is {rows.shape}")
-    colors, label = rows[:, 3:6], rows[:, 6]
-    if not (np.isfinite(rows).all() and colors.min() >= 0 and colors.max() <= 255):
-        raise UserError(f"{path}: NaN, infinite values, or colours outside 0..255")
-    if label.min() < 0 or label.max() >= len(classes):
-        raise UserError(f"{path}: labels {label.min():g}..{label.max():g}, but there are {len(classes)} classes")
-    _, area, name = path.stem.split("_", 2)
-    return Room(f"Area_{area}", name, rows[:, :3].astype(np.float64), colors.astype(np.uint8), label.astype(np.uint8))
-
-
-def _prepare_room(job: tuple[Path, Path, ClassList]) -> list[Repair]:
-    path, root, classes = job
-    room, repairs = (read_array_room(path, classes), []) if path.suffix == ".npy" else read_room(path, classes)
+def _prepare_room(job: tuple[Layout, str, Path, Labelling]) -> list[Repair]:
+    layout, key, root, labelling = job
+    room, repairs = read_source(layout, key, labelling)
+    if room is None:
+        return repairs
     try:
         write_room(root, room)
     except OSError as error:
         raise UserError(f"{root}: cannot write room {room.key} ({error})") from None
     return repairs
+
+
+def read_source(layout: Layout, key: str, labelling: Labelling) -> tuple[Room | None, list[Repair]]:
+    """Read one room of a layout; None if it has no points, and what was repaired or skipped.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    path = layout.rooms[key]
+    if layout.kind == STANFORD:
+        return read_room(path, labelling.classes)
+    area, name = key.split("/")
+    if path.suffix == ".npy" and layout.kind != SCANS:
+        # PointNet's rows; read as a scan they would be seven unnamed columns, which mean the same.
+        _check_rows(path)
+    room = read_labelled_room(path, area, name, labelling)
+    return (room, []) if len(room) else (None, [Repair(str(path), None, "no points of any class", "room skipped")])
+
+
+def _check_rows(path: Path) -> None:
+    try:
+        shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a readable array ({error})") from None
+    if len(shape) != 2 or shape[1] != 7:
+        raise UserError(f"{path}: must be (N, 7) rows of x y z r g b label, is {shape}")
 
 
 def prepare_configured(config: DictConfig) -> None:
@@ -122,8 +125,6 @@ def prepare_configured(config: DictConfig) -> None:
     if config.data.root is None:
         raise UserError("data.root is not set: give data.root=STORE_FOLDER")
     if config.export is not None:
-        from .official_hdf5 import export_blocks
-
         count = export_blocks(RoomStore(config.data.root), config.export)
         log.info("%s: %d blocks in the official HDF5 layout", config.export, count)
         return None
@@ -141,13 +142,16 @@ def _check(config: DictConfig) -> None:
     folder = config.source or config.data.root
     if folder is None:
         raise UserError("nothing to check: give source=RAW_FOLDER or data.root=STORE_FOLDER")
-    if config.source:
-        found = list(find_sources(folder))
-    else:
-        store = RoomStore(folder)
+    layout = recognise(folder)
+    log.info("%s", layout)
+    found = list(layout.rooms)
+    if layout.kind == STORE:
+        store = RoomStore(layout.root)
         for room in store.rooms:
             store.open(room)
         found = [room.key for room in store.rooms]
+    elif layout.kind == HDF5:
+        found = [room.key for room in OfficialBlocks(layout.root).rooms]
     Console().print(rooms_table(found, f"Rooms of {folder}"))
     missing = missing_rooms(found)
     if missing:

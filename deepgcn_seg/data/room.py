@@ -11,13 +11,14 @@ class Room:
 
     Attributes:
         area, name: for example ``Area_5`` and ``office_1``.
-        xyz: (N, 3) float64 metres. rgb: (N, 3) uint8. label: (N,) uint8.
+        xyz: (N, 3) float64 metres. rgb: (N, 3) uint8, or None without colours.
+        label: (N,) unsigned integers.
     """
 
     area: str
     name: str
     xyz: np.ndarray
-    rgb: np.ndarray
+    rgb: np.ndarray | None
     label: np.ndarray
 
     def __len__(self) -> int:

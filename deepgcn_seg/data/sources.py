@@ -4,6 +4,8 @@ import logging
 from pathlib import Path
 
 from ..errors import UserError
+from .classes import S3DIS
+from .layouts import HDF5, STORE, recognise
 from .official_hdf5 import OfficialBlocks
 from .prepare import prepare
 from .store import RoomStore
@@ -36,32 +38,45 @@ def synthetic(root: str | Path, rooms_per_area: int = 6, density: float = 1000.0
         ) from None
 
 
-def s3dis(root: str | Path) -> RoomStore:
-    """S3DIS from a room store made by ``tools/prepare.py``.
+def s3dis(root: str | Path) -> RoomStore | OfficialBlocks:
+    """S3DIS: a room store made by ``tools/prepare.py``, or the official HDF5 blocks.
 
     Raises:
-        UserError: ``root`` is missing or something else; says what was looked for.
+        UserError: ``root`` is neither; says what it is, and what to do.
     """
-    root = Path(root)
-    if not root.is_dir():
-        raise UserError(f"data.root={root}: no such folder; make a room store with tools/prepare.py")
-    if not (root / "store.json").is_file():
-        if (root / "room_filelist.txt").is_file():
-            raise UserError(f"data.root={root} holds official HDF5 blocks: use data=s3dis_hdf5 protocol=blocks")
-        if any(root.glob("Area_*/*/Annotations")):
-            raise UserError(
-                f"data.root={root} holds raw S3DIS rooms: first python tools/prepare.py source={root} data.root=STORE"
-            )
-        raise UserError(
-            f"data.root={root}: no room store (store.json) and no raw S3DIS rooms (Area_*/ROOM/Annotations)"
-        )
-    store = RoomStore(root)
-    log.info("Data: %s, %d rooms in %d areas (%s)", root, len(store.rooms), len(store.areas), store.source)
+    store = _open(root)
+    if store.classes.names != S3DIS.names:
+        raise UserError(f"data.root={root}: a store of other classes than S3DIS; use data=folder")
     return store
+
+
+def folder(root: str | Path) -> RoomStore:
+    """A store that ``tools/prepare.py`` made of labelled scans (:mod:`deepgcn_seg.data.labelled_scans`).
+
+    Raises:
+        UserError: ``root`` is something else; says what it is, and what to do.
+    """
+    return _open(root)
 
 
 def s3dis_hdf5(root: str | Path) -> OfficialBlocks:
     """S3DIS as the official HDF5 blocks (``indoor3d_sem_seg_hdf5_data``)."""
     store = OfficialBlocks(root)
     log.info("Data: %s, blocks of %d rooms in %d areas", store.source, len(store.rooms), len(store.areas))
+    return store
+
+
+def _open(root: str | Path) -> RoomStore | OfficialBlocks:
+    if not Path(root).is_dir():
+        raise UserError(f"data.root={root}: no such folder; make a room store with tools/prepare.py")
+    layout = recognise(root)
+    if layout.kind == HDF5:
+        return s3dis_hdf5(layout.root)
+    if layout.kind != STORE:
+        raise UserError(
+            f"data.root={layout}; first python tools/prepare.py source={layout.root} data.root=STORE, "
+            "then data.root=STORE"
+        )
+    store = RoomStore(layout.root)
+    log.info("Data: %s, %d rooms in %d areas (%s)", root, len(store.rooms), len(store.areas), store.source)
     return store

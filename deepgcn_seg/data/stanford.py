@@ -16,6 +16,7 @@ import pyarrow.csv as csv
 
 from ..errors import UserError
 from .classes import S3DIS, ClassList
+from .layouts import natural
 from .room import Room
 
 # More bad lines than this in one file: not damage, but something else than an annotation.
@@ -38,42 +39,30 @@ class Repair:
         return f"{where}: {self.problem}; {self.action}"
 
 
-def find_rooms(root: str | Path) -> list[Path]:
-    """Room folders (``Area_*/ROOM`` with ``Annotations``) below a raw S3DIS folder, in order of area
-    and name; none if it is something else."""
-    root = Path(root)
-    rooms = [path.parent for path in root.glob("Area_*/[!.]*/Annotations") if path.is_dir()]
-    return sorted(rooms, key=lambda path: (_natural(path.parent.name), _natural(path.name)))
-
-
-def _natural(name: str) -> list:
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
-
-
-def read_room(folder: str | Path, classes: ClassList = S3DIS) -> tuple[Room, list[Repair]]:
+def read_room(folder: str | Path, classes: ClassList = S3DIS) -> tuple[Room | None, list[Repair]]:
     """Read a room from its annotation files.
 
-    The label is the file name up to the last ``_``; unknown names (S3DIS has ``stairs`` and its
-    misspelling) get ``classes.fallback``.
+    The label is the file name up to its number; unknown names (S3DIS has ``stairs`` and its
+    misspelling) get ``classes.fallback``. The file of the whole room, where there is one, says
+    whether annotations are missing.
 
     Returns:
-        The room, points in order of file name and line, and what was repaired.
+        The room, points in order of file name and line, or None if it has no points; and what was
+        repaired or skipped.
 
     Raises:
-        UserError: no points at all, an unknown class without fallback, or a file beyond repair.
+        UserError: an unknown class without fallback, or a file beyond repair.
     """
     folder = Path(folder)
+    annotations = folder / "Annotations"
+    if not annotations.is_dir():
+        return None, [Repair(str(folder), None, "no Annotations folder", "room skipped")]
     repairs: list[Repair] = []
     parts, labels = [], []
-    for file in sorted((folder / "Annotations").iterdir(), key=lambda path: _natural(path.name)):
-        if file.suffix != ".txt" or file.name.startswith("."):
+    for file in sorted(annotations.iterdir(), key=lambda path: natural(path.name)):
+        if file.suffix.lower() != ".txt" or file.name.startswith(".") or not file.is_file():
             continue
-        name = file.stem.rsplit("_", 1)[0]
-        if name not in classes.names:
-            if classes.fallback is None:
-                raise UserError(f"{file}: unknown class {name!r}; known are {', '.join(classes.names)}")
-            repairs.append(Repair(str(file), None, f"unknown class {name!r}", f"labelled {classes.fallback}"))
-            name = classes.fallback
+        name = _class_of(file, classes, repairs)
         rows = read_points(file, repairs)
         if not len(rows):
             repairs.append(Repair(str(file), None, "no points", "skipped"))
@@ -81,8 +70,9 @@ def read_room(folder: str | Path, classes: ClassList = S3DIS) -> tuple[Room, lis
         parts.append(rows)
         labels.append(np.full(len(rows), classes.names.index(name), np.uint8))
     if not parts:
-        raise UserError(f"{folder}: no points in any annotation file")
+        return None, [*repairs, Repair(str(annotations), None, "no points in any annotation", "room skipped")]
     rows = np.concatenate(parts)
+    _compare_with_whole(folder / f"{folder.name}.txt", len(rows), repairs)
     room = Room(
         folder.parent.name,
         folder.name,
@@ -91,6 +81,34 @@ def read_room(folder: str | Path, classes: ClassList = S3DIS) -> tuple[Room, lis
         np.concatenate(labels),
     )
     return room, repairs
+
+
+def _class_of(file: Path, classes: ClassList, repairs: list[Repair]) -> str:
+    """Class that a file such as ``chair_1.txt`` is named after, also as ``Chair 1.txt`` or ``chair1.TXT``."""
+    name = file.stem.rsplit("_", 1)[0]
+    if name in classes.names:
+        return name
+    word = re.match(r"\s*([A-Za-z]*)", file.stem)[1].lower()  # type: ignore[index]
+    if word in classes.names:
+        repairs.append(Repair(str(file), None, "file name is not CLASS_NUMBER.txt", f"labelled {word}"))
+        return word
+    if classes.fallback is None:
+        raise UserError(f"{file}: unknown class {name!r}; known are {', '.join(classes.names)}")
+    repairs.append(Repair(str(file), None, f"unknown class {name!r}", f"labelled {classes.fallback}"))
+    return classes.fallback
+
+
+def _compare_with_whole(whole: Path, count: int, repairs: list[Repair]) -> None:
+    """Report annotations that lack more than a thousandth of the room's points."""
+    if not whole.is_file():
+        return
+    lines = 0
+    with open(whole, "rb") as file:
+        while chunk := file.read(1 << 24):
+            lines += chunk.count(b"\n")
+    if count < 0.999 * lines:
+        problem = f"annotations have {count:,} points, {whole.name} has {lines:,}: an annotation is missing"
+        repairs.append(Repair(str(whole.parent), None, problem, "room kept without those points"))
 
 
 def read_points(file: str | Path, repairs: list[Repair]) -> np.ndarray:

@@ -1,13 +1,13 @@
 """The room store: one HDF5 file per room, sorted so that a block is a few slices.
 
-    ROOT/store.json                 format version, class names, palette, source
+    ROOT/store.json                 format version, class names, palette, source, colored or not
     ROOT/Area_1/office_1.h5         datasets  xyz    (N, 3) float32  metres from the room's minimum
-                                              rgb    (N, 3) uint8
-                                              label  (N,)   uint8
+                                              rgb    (N, 3) uint8    0 where there are no colours
+                                              label  (N,)   uint8, or uint16 for over 256 classes
                                               order  (N,)   uint32   each point's place in the source
                                               cells  (nx * ny + 1,) int64  where each cell begins
                                     attributes  format, area, room, origin (3,) float64, size (3,),
-                                                cell, grid (2,)
+                                                cell, grid (2,), colored
 
 Points are sorted by 0.5 m cell of the floor plan, row by row, so that the points of a 1 m block are
 two runs, read without touching the rest of the room. Files are written whole or not at all, and
@@ -34,9 +34,15 @@ FORMAT = 1
 CELL = 0.5
 
 
-def write_manifest(root: str | Path, classes: ClassList, source: str) -> None:
+def write_manifest(root: str | Path, classes: ClassList, source: str, colored: bool = True) -> None:
     """Write ``store.json``; a store without it is unfinished."""
-    manifest = {"format": FORMAT, "classes": classes.names, "palette": classes.palette, "source": source}
+    manifest = {
+        "format": FORMAT,
+        "classes": classes.names,
+        "palette": classes.palette,
+        "source": source,
+        "colored": colored,
+    }
     with replacing(Path(root) / "store.json") as temporary:
         temporary.write_text(json.dumps(manifest, indent=1))
 
@@ -61,11 +67,13 @@ def write_room(root: str | Path, room: Room) -> Path:
     path = Path(root) / room.area / f"{room.name}.h5"
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
         file.create_dataset("xyz", data=xyz[order])
-        file.create_dataset("rgb", data=room.rgb[order])
+        rgb = np.zeros((len(room), 3), np.uint8) if room.rgb is None else room.rgb[order]
+        file.create_dataset("rgb", data=rgb)
         file.create_dataset("label", data=room.label[order])
         file.create_dataset("order", data=order.astype(np.uint32))
         file.create_dataset("cells", data=starts.astype(np.int64))
         file.attrs.update(format=FORMAT, area=room.area, room=room.name, origin=origin, size=size, cell=CELL, grid=grid)
+        file.attrs["colored"] = room.rgb is not None
     return path
 
 
@@ -74,7 +82,7 @@ class StoredRoom:
 
     Attributes:
         area, name: names. count: points. size: (3,) extent in metres, the minimum being 0.
-        origin: (3,) what was subtracted from the source's coordinates.
+        origin: (3,) what was subtracted from the source's coordinates. colored: whether it has colours.
 
     Raises:
         UserError: the file is missing, damaged or of another format.
@@ -87,6 +95,7 @@ class StoredRoom:
                 raise UserError(f"{path}: room format {self._file.attrs['format']}, but this version reads {FORMAT}")
             self.area, self.name = str(self._file.attrs["area"]), str(self._file.attrs["room"])
             self.size, self.origin = self._file.attrs["size"], self._file.attrs["origin"]
+            self.colored = bool(self._file.attrs.get("colored", True))
             self._grid, self._cells = self._file.attrs["grid"], self._file["cells"][:]
             self._xyz, self._rgb, self._label = (self._file[name] for name in ("xyz", "rgb", "label"))
         except (OSError, KeyError) as error:
@@ -119,7 +128,7 @@ class StoredRoom:
         return runs, bool(aligned)
 
     def read(self, runs: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Points of some runs: xyz (n, 3) float32, rgb (n, 3) uint8, label (n,) uint8."""
+        """Points of some runs: xyz (n, 3) float32, rgb (n, 3) uint8, label (n,)."""
         try:
             xyz, rgb, label = (
                 [np.asarray(data[start:stop]) for start, stop in runs] for data in (self._xyz, self._rgb, self._label)
@@ -135,7 +144,7 @@ class StoredRoom:
         return self.read([(0, self.count)])
 
     def labels(self) -> np.ndarray:
-        """(N,) uint8 labels alone, in the order of the store."""
+        """(N,) labels alone, in the order of the store."""
         return self._label[:]
 
     def order(self) -> np.ndarray:
@@ -168,6 +177,7 @@ class RoomStore:
 
     Attributes:
         classes: the labels' :class:`ClassList`. source: where the rooms came from, in words.
+        colored: whether the points have colours.
         rooms: entries in order of area and name.
 
     Raises:
@@ -183,7 +193,7 @@ class RoomStore:
             content = json.loads(manifest.read_text())
             version = content["format"]
             self.classes = ClassList.of(content["classes"], content["palette"])
-            self.source = content["source"]
+            self.source, self.colored = content["source"], content.get("colored", True)
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{manifest}: damaged ({error!r}); prepare the store again") from None
         if version != FORMAT:
@@ -197,11 +207,11 @@ class RoomStore:
         """Names of the areas."""
         return sorted({room.area for room in self.rooms})
 
-    def blocks(self, rooms: Sequence[RoomEntry], points: int, grid, variant: str = "paper", seed: int = 0):
+    def blocks(self, rooms: Sequence[RoomEntry], points: int, grid, **settings):
         """Blocks of some rooms as examples: a :class:`~deepgcn_seg.data.dataset.BlockDataset`."""
         from .dataset import BlockDataset
 
-        return BlockDataset(self, rooms, points, grid, variant, seed)
+        return BlockDataset(self, rooms, points, grid, **settings)
 
     def open(self, room: RoomEntry) -> StoredRoom:
         """Open a room for reading; handles are kept and reused."""

@@ -22,17 +22,22 @@ def evaluate_rooms(
     device: torch.device,
     folder: Path,
     title: str,
-    about: dict[str, Any],
+    **about: Any,
 ) -> dict[str, Any]:
     """Run a protocol, print its table, and under ``rooms`` write ``room.png`` of the first room.
+
+    Args:
+        about: what else every number must name: dataset, areas, checkpoint and its step.
 
     Returns:
         The protocol's entry of ``metrics.json``.
     """
     result = protocol.run(model, store, rooms, device)
     scores = Scores.of(result.confusion)
-    print_scores(scores, store.classes, title, f"protocol {protocol.describe()}")
-    entry = summary(result, protocol, store.classes, rooms=[room.key for room in rooms], **about)
+    cost = f"{result.points:,} points in {result.seconds:.1f} s"
+    print_scores(scores, store.classes, title, f"protocol {protocol.describe()}; {cost}")
+    facts = {"data": store.source, "folds": store.areas, "rooms": [room.key for room in rooms], **about}
+    entry = summary(result, protocol, store.classes, **facts)
     if result.predictions:
         room = rooms[0]
         xyz, rgb, label = store.open(room).all()

@@ -12,17 +12,19 @@ rooms    every point of every room gets one label: each block is covered by as m
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data.blocks import BlockGrid, block_features, points_inside
+from ..data.augmentation import BlockPoints, turned
+from ..data.blocks import NINE, Block, BlockGrid, block_features, points_inside
 from ..data.dataset import make_loader
 from ..data.official_hdf5 import OfficialBlocks
 from ..data.store import RoomEntry, RoomStore
 from ..errors import UserError
-from ..progress import track
+from ..progress import Meter, track
 from .metrics import confusion_matrix
 
 PROTOCOLS = ("blocks", "recut", "rooms")
@@ -51,7 +53,9 @@ class Protocol:
     Attributes:
         name: one of :data:`PROTOCOLS`. points: per block. variant: of the channels (paper, port).
         batch_size: blocks per forward pass. side: of a block, metres. seed: of the sampling.
-        stride, votes: ``rooms`` only: metres between blocks, and passes over each.
+        groups: of channels (:data:`deepgcn_seg.data.blocks.CHANNELS`).
+        stride, votes, turn: ``rooms`` only: metres between blocks, passes over each, and whether
+            the room is turned by a further quarter for each pass (for models trained with turns).
     """
 
     name: str = "rooms"
@@ -62,6 +66,8 @@ class Protocol:
     seed: int = 0
     stride: float = 1.0
     votes: int = 1
+    turn: bool = False
+    groups: Sequence[str] = NINE
 
     def __post_init__(self):
         if self.name not in PROTOCOLS:
@@ -70,9 +76,8 @@ class Protocol:
     def describe(self) -> str:
         """One line for tables and files."""
         if self.name == "rooms":
-            return (
-                f"rooms (every point once; stride {self.stride:g} m, votes {self.votes}, {self.points} points a pass)"
-            )
+            votes = f"votes {self.votes}" + (", turned" if self.turn else "")
+            return f"rooms (every point once; stride {self.stride:g} m, {votes}, {self.points} points a pass)"
         return f"{self.name} (stride {_STRIDES[self.name]:g} m, {self.points} sampled points a block)"
 
     def require_rooms(self, store: RoomStore) -> None:
@@ -104,7 +109,9 @@ class Protocol:
 
     def _blocks(self, model, store, rooms, device):
         grid = BlockGrid(self.side, _STRIDES[self.name])
-        dataset = store.blocks(rooms, self.points, grid, self.variant, self.seed)
+        dataset = store.blocks(
+            rooms, self.points, grid, variant=self.variant, seed=self.seed, groups=tuple(self.groups)
+        )
         loader = make_loader(dataset, self.batch_size)
         confusion = torch.zeros(len(store.classes), len(store.classes), dtype=torch.int64)
         for points, label in track(loader, len(loader), f"Scoring ({self.name})"):
@@ -113,44 +120,74 @@ class Protocol:
         return confusion, {}
 
     def _rooms(self, model, store, rooms, device):
+        """Samples of several rooms share a batch; votes are held only for the rooms of that batch."""
         confusion = torch.zeros(len(store.classes), len(store.classes), dtype=torch.int64)
-        predictions = {}
+        predictions: dict[str, np.ndarray] = {}
+        votes: dict[RoomEntry, Tensor] = {}
+
+        def finish(room: RoomEntry) -> None:
+            predicted = votes.pop(room).argmax(1)
+            label = torch.from_numpy(store.open(room).labels().astype(np.int64))
+            confusion.add_(confusion_matrix(label, predicted, len(store.classes)))
+            predictions[room.key] = predicted.numpy().astype(store.classes.dtype)
+
         grid = BlockGrid(self.side, self.stride, min_points=1)
-        for room in track(rooms, len(rooms), "Scoring (rooms)"):
-            stored = store.open(room)
-            votes = torch.zeros(stored.count, len(store.classes))
-            for features, places in self._batches(store, room, grid):
+        blocks = [block for room in rooms for block in grid.cut(store, room)]
+        total = sum(-(-block.count // self.points) for block in blocks) * self.votes
+        with Meter("Scoring (rooms), samples", total) as meter:
+            for samples in _batched(self._samples(store, blocks), self.batch_size):
+                features = torch.from_numpy(np.stack([sample.features for sample in samples]))
                 shares = model(features.to(device)).float().softmax(-1).cpu()
-                votes.index_add_(0, places.view(-1), shares.view(-1, shares.shape[-1]))
-            predicted = votes.argmax(1)
-            label = torch.from_numpy(stored.labels().astype(np.int64))
-            confusion += confusion_matrix(label, predicted, len(store.classes))
-            predictions[room.key] = predicted.numpy().astype(np.uint8)
+                for sample, share in zip(samples, shares):
+                    if sample.room not in votes:
+                        votes[sample.room] = torch.zeros(store.open(sample.room).count, len(store.classes))
+                    votes[sample.room].index_add_(0, torch.from_numpy(sample.places), share)
+                for room in [room for room in votes if room != samples[-1].room]:
+                    finish(room)
+                meter.advance(steps=len(samples))
+            for room in list(votes):
+                finish(room)
         return confusion, predictions
 
-    def _batches(self, store: RoomStore, room: RoomEntry, grid: BlockGrid) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of (features (B, N, 9), places in the store (B, N)) that cover the room."""
-        stored = store.open(room)
-        features, places = [], []
-        for number, block in enumerate(grid.cut(store, room)):
+    def _samples(self, store: RoomStore, blocks: Sequence[Block]) -> Iterator["_Sample"]:
+        """Samples that cover the blocks, in order."""
+        number, last = 0, None
+        for block in blocks:
+            # Numbered within the room, so that a room's samples do not depend on the others.
+            number, last = (number + 1 if block.room == last else 0), block.room
+            stored = store.open(block.room)
             xyz, rgb, _, place = points_inside(stored, block.x, block.y, self.side)
             rng = np.random.default_rng([self.seed, number])
-            for chosen in cover(len(place), self.points, self.votes, rng):
-                features.append(block_features(xyz[chosen], rgb[chosen], stored.size, self.variant, self.side))
-                places.append(place[chosen])
-                if len(places) == self.batch_size:
-                    yield torch.from_numpy(np.stack(features)), torch.from_numpy(np.stack(places))
-                    features, places = [], []
-        if places:
-            yield torch.from_numpy(np.stack(features)), torch.from_numpy(np.stack(places))
+            for vote in range(self.votes):
+                for chosen in cover(len(place), self.points, rng):
+                    points = BlockPoints(xyz[chosen], rgb[chosen], stored.size)
+                    if self.turn and vote % 4:
+                        points = turned(points, vote % 4 * np.pi / 2)
+                    features = block_features(
+                        points.xyz, points.rgb, points.room_size, self.variant, self.side, self.groups
+                    )
+                    yield _Sample(block.room, features, place[chosen])
 
 
-def cover(count: int, points: int, votes: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Samples of ``points`` out of ``count`` that hold every one at least ``votes`` times.
+@dataclass(frozen=True)
+class _Sample:
+    """Points of a block: (N, channels) features and (N,) places in the store."""
 
-    Each pass is a random order cut into samples, the last filled up with other points of the block.
+    room: RoomEntry
+    features: np.ndarray
+    places: np.ndarray
+
+
+def _batched(samples: Iterator[_Sample], size: int) -> Iterator[list[_Sample]]:
+    while batch := list(islice(samples, size)):
+        yield batch
+
+
+def cover(count: int, points: int, rng: np.random.Generator) -> np.ndarray:
+    """Samples of ``points`` out of ``count`` that hold every one: (samples, points) indices.
+
+    A random order cut into samples, the last filled up with other points of the block.
     """
-    for _ in range(votes):
-        order = rng.permutation(count)
-        # np.resize repeats from the start; the last sample of a large block so has no duplicates.
-        yield from np.resize(order, -(-count // points) * points).reshape(-1, points)
+    order = rng.permutation(count)
+    # np.resize repeats from the start; the last sample of a large block so has no duplicates.
+    return np.resize(order, (-(-count // points), points))

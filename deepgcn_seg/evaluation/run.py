@@ -47,14 +47,11 @@ def evaluate(config: DictConfig) -> float | None:
         chosen,
         folder,
         title=f"{path}, {config.part} rooms of fold {settings.data.fold} of {store.source}",
-        about={
-            "data": store.source,
-            "dataset": settings.data.name,
-            "areas": [settings.data.fold],
-            "part": config.part,
-            "checkpoint": str(path),
-            "checkpoint_step": content.get("step"),
-        },
+        dataset=settings.data.name,
+        areas=[settings.data.fold],
+        part=config.part,
+        checkpoint=str(path),
+        checkpoint_step=content.get("step"),
     )
     write_json(folder / "metrics.json", {config.part: entry})
     return entry["mIoU"]

@@ -13,6 +13,7 @@ import torch
 import yaml
 from rich.table import Table
 
+from ..data.layouts import natural
 from ..errors import UserError
 from .metrics import Scores
 
@@ -145,7 +146,7 @@ def comparisons(runs: Sequence[Run]) -> list[Report]:
 
 def _comparison(runs: list[Run], data: str, protocol: str) -> Report:
     keys = varied(runs)
-    header = [*keys, "mIoU", "mAcc", "OA", "parameters", "minutes", "peak MB", "run"]
+    header = [*keys, "mIoU", "mAcc", "OA", "parameters", "minutes", "peak MB", "points/s", "run"]
     rows = []
     for run in sorted(runs, key=lambda run: [_sortable(run.settings.get(key)) for key in keys]):
         training = run.metrics.get("training", {})
@@ -156,11 +157,16 @@ def _comparison(runs: list[Run], data: str, protocol: str) -> Report:
                 f"{run.metrics['parameters']:,}",
                 f"{training['seconds'] / 60:.1f}" if "seconds" in training else "-",
                 f"{training['peak_memory_mb']:,.0f}" if "peak_memory_mb" in training else "-",
+                f"{run.entry['points_per_second']:,}" if "points_per_second" in run.entry else "-",
                 run.folder.name,
             ]
         )
     areas = sorted({area for run in runs for area in run.entry["areas"]})
-    notes = [f"Data: {data}. Protocol: {protocol}. Test areas: {', '.join(map(str, areas))}."]
+    chosen = sorted({run.entry["selection"] for run in runs if "selection" in run.entry})
+    notes = [
+        f"Data: {data}. Protocol: {protocol}. Test areas: {', '.join(map(str, areas))}.",
+        "Minutes and peak MB are of training, points/s of scoring." + (f" Checkpoint: {', '.join(chosen)}." if chosen else ""),
+    ]
     return Report("Runs", header, rows, notes)
 
 
@@ -174,36 +180,39 @@ def _percent(value: float | None) -> str:
 
 
 def six_folds(runs: Sequence[Run]) -> list[Report]:
-    """For runs that differ in ``data.fold`` alone: scores pooled over six folds, and per area.
+    """For runs that differ in ``data.fold`` alone: scores pooled over all folds (S3DIS: six), and per area.
 
     The pooled row is one confusion matrix summed over the areas; the mean of areas is another
-    number and named so. Without all six there is no pooled row, and the missing folds are named.
+    number and named so. Without all folds there is no pooled row, and the missing ones are named.
     """
-    groups: dict[tuple, dict[int, Run]] = defaultdict(dict)
+    groups: dict[tuple, dict[int | str, Run]] = defaultdict(dict)
     for run in runs:
         rest = tuple(sorted((k, str(v)) for k, v in run.settings.items() if k != "data.fold"))
         groups[(run.measured, rest)][run.settings["data.fold"]] = run
     return [_folds(group) for group in groups.values() if len(group) > 1]
 
 
-def _folds(folds: dict[int, Run]) -> Report:
+def _folds(folds: dict[int | str, Run]) -> Report:
     first = next(iter(folds.values()))
     classes = first.entry["classes"]
+    areas = [area.removeprefix("Area_") for area in first.entry["folds"]]
     header = ["test area", "mIoU", "mAcc", "OA", *classes]
     rows, scores = [], []
-    for fold in sorted(folds):
+    ordered = sorted(folds, key=lambda fold: natural(str(fold)))
+    for fold in ordered:
         scores.append(Scores.of(folds[fold].confusion))
-        rows.append(_score_row(f"Area {fold}", scores[-1]))
+        rows.append(_score_row(f"Area {fold}" if isinstance(fold, int) else str(fold), scores[-1]))
     notes = [f"Data: {first.entry['data']}. Protocol: {first.entry['protocol']}."]
-    missing = [fold for fold in range(1, 7) if fold not in folds]
+    count = "six" if len(areas) == 6 else str(len(areas))
+    missing = [area for area in areas if area not in {str(fold).removeprefix("Area_") for fold in folds}]
     if missing:
-        notes.append(f"No six-fold number: folds {', '.join(map(str, missing))} are missing or unfinished.")
+        notes.append(f"No {count}-fold number: folds {', '.join(missing)} are missing or unfinished.")
     else:
         pooled = Scores.of(torch.stack([run.confusion for run in folds.values()]).sum(0))
-        means = [sum(values) / 6 for values in zip(*((s.miou, s.macc, s.oa) for s in scores))]
+        means = [sum(values) / len(values) for values in zip(*((s.miou, s.macc, s.oa) for s in scores))]
         rows.append(["mean of areas", *map(_percent, means), *[""] * len(classes)])
-        rows.append(_score_row("six-fold, pooled", pooled))
-        notes.append("Pooled: one confusion matrix summed over the six areas.")
+        rows.append(_score_row(f"{count}-fold, pooled", pooled))
+        notes.append(f"Pooled: one confusion matrix summed over the {count} areas.")
     name = f"{first.settings['backbone.name']}-{first.settings['depth']}, folds"
     # Areas side by side: thirteen classes would make the lines too long.
     head, *body = (list(column) for column in zip(header, *rows))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
 
 from ..data.classes import ClassList
 from ..data.dataset import BlockDataset, EpochSampler, make_loader
@@ -34,7 +35,7 @@ class Interrupted(Exception):
 
 @dataclass
 class Settings:
-    """How to train; names as on the command line."""
+    """How to train; names as on the command line. ema: decay of the averaged weights, None for none."""
 
     epochs: int
     batch_size: int
@@ -46,6 +47,7 @@ class Settings:
     validate_every: int = 1
     save_every: int = 500
     label_smoothing: float = 0.0
+    ema: float | None = None
     schedule: Callable[[Clock], float] = field(default=lambda clock: 1.0)
     norm_momentum: Callable[[Clock], float] | None = None
 
@@ -55,7 +57,7 @@ class Trainer:
 
     Args:
         model: (B, N, 9) -> logits (B, N, C). optimizer: over its parameters.
-        blocks: to train on. validate: gives a confusion matrix of the model, or None.
+        blocks: to train on. validate: gives the confusion matrix of a model, or None.
         folder: of the checkpoints. model_config, classes, config: kept in them.
         run_log: TensorBoard.
     """
@@ -65,7 +67,7 @@ class Trainer:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         blocks: BlockDataset,
-        validate: Callable[[], torch.Tensor] | None,
+        validate: Callable[[nn.Module], torch.Tensor] | None,
         settings: Settings,
         folder: Path,
         model_config: dict[str, Any],
@@ -82,8 +84,14 @@ class Trainer:
         self.total_steps = self.steps_per_epoch * settings.epochs
         if settings.max_steps is not None:
             self.total_steps = min(self.total_steps, settings.max_steps)
+        self.averaged = None if settings.ema is None else average_of(model, settings.ema)
         self.base_rates = [group["lr"] for group in optimizer.param_groups]
         self.step, self.best, self.bad_steps, self.seconds = 0, -1.0, 0, 0.0
+
+    @property
+    def result(self) -> nn.Module:
+        """What validation scores and a checkpoint's ``model`` holds: the averaged weights if there are some."""
+        return self.model if self.averaged is None else self.averaged.module
 
     @property
     def epoch(self) -> int:
@@ -164,12 +172,14 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.model)
         return value
 
     def _validate(self) -> None:
         if self.validate is None:
             return
-        confusion = self.validate()
+        confusion = self.validate(self.result)
         self.run_log.scores(self.step, "validation", confusion, self.classes)
         miou = Scores.of(confusion).miou
         better = miou > self.best
@@ -189,15 +199,19 @@ class Trainer:
         random = {"torch": torch.get_rng_state()}
         if self.settings.device.type == "cuda":
             random["cuda"] = torch.cuda.get_rng_state(self.settings.device)
+        training = None
+        if self.averaged is not None:
+            training = {"model": self.model.state_dict(), "steps_averaged": int(self.averaged.n_averaged)}
         try:
             save_checkpoint(
                 self.folder / name,
-                self.model,
+                self.result,
                 self.model_config,
                 self.classes,
                 config=self.config,
                 optimizer=self.optimizer.state_dict(),
                 random=random,
+                training=training,
                 step=self.step,
                 best=self.best,
                 seconds=self.seconds,
@@ -214,15 +228,30 @@ class Trainer:
         path = self.folder / "last.ckpt"
         content = read_checkpoint(path)
         try:
-            self.model.load_state_dict(content["model"])
+            if self.averaged is None:
+                self.model.load_state_dict(content["model"])
+            else:
+                self.averaged.module.load_state_dict(content["model"])
+                self.averaged.n_averaged.fill_(content["training"]["steps_averaged"])
+                self.model.load_state_dict(content["training"]["model"])
             self.optimizer.load_state_dict(content["optimizer"])
-        except (RuntimeError, ValueError, KeyError) as error:
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"checkpoint {path} is of another model: {str(error).splitlines()[0]}") from None
         self.step, self.best, self.seconds = content["step"], content["best"], content["seconds"]
         torch.set_rng_state(content["random"]["torch"])
         if self.settings.device.type == "cuda" and "cuda" in content["random"]:
             torch.cuda.set_rng_state(content["random"]["cuda"], self.settings.device)
         log.info("Going on from %s at step %d of %d", path, self.step, self.total_steps)
+
+
+def average_of(model: nn.Module, decay: float) -> AveragedModel:
+    """Exponential moving average of a model's weights and statistics; the first steps, far from
+    where the weights will be, are forgotten faster."""
+
+    def average(averaged: torch.Tensor, current: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+        return averaged + (1 - min(decay, float((1 + count) / (10 + count)))) * (current - averaged)
+
+    return AveragedModel(model, avg_fn=average, use_buffers=True)
 
 
 def set_norm_momentum(model: nn.Module, momentum: float) -> None:

@@ -11,7 +11,8 @@ from rich.console import Console
 from torch import nn
 
 from ..config import check, device
-from ..data.dataset import split_by_area
+from ..data.blocks import NINE, count_channels, place_of_channels
+from ..data.dataset import area_name, split_by_area
 from ..data.official_hdf5 import OfficialBlocks
 from ..data.store import RoomStore
 from ..errors import UserError
@@ -43,7 +44,10 @@ def train(config: DictConfig) -> float:
     instantiate(config.protocol).require_rooms(store)
     split = split_by_area(store, config.data.fold, config.data.validation, config.seed)
     grid = instantiate(config.data.grid)
-    blocks = store.blocks(split.train, config.points, grid, config.data.variant, config.seed)
+    adapt(config, store)
+    channels = {"variant": config.data.variant, "groups": tuple(config.data.features)}
+    augment = [instantiate(part) for part in config.recipe.augmentation]
+    blocks = store.blocks(split.train, config.points, grid, seed=config.seed, augment=augment, **channels)
     model: nn.Module = instantiate(config.model).to(chosen)
     model_config = OmegaConf.to_container(config.model, resolve=True)
     log.info("Model: %s, %s", describe(model, config), chosen)
@@ -53,10 +57,11 @@ def train(config: DictConfig) -> float:
     optimizer = instantiate(config.recipe.optimizer)(model.parameters())
     # Official blocks cannot be cut again.
     name = "blocks" if isinstance(store, OfficialBlocks) else "recut"
-    validation = Protocol(name, config.points, config.data.variant, config.batch_size, grid.side)
+    validation = Protocol(name, config.points, batch_size=config.batch_size, side=grid.side, **channels)
+    selecting = split.test if config.select == "test" else split.validation
 
-    def validate() -> torch.Tensor:
-        return validation.run(model, store, split.validation, chosen).confusion
+    def validate(model: nn.Module) -> torch.Tensor:
+        return validation.run(model, store, selecting, chosen).confusion
 
     settings = Settings(
         epochs=config.epochs,
@@ -68,7 +73,8 @@ def train(config: DictConfig) -> float:
         workers=config.workers,
         validate_every=config.validate_every,
         save_every=config.save_every,
-        label_smoothing=config.recipe.get("label_smoothing", 0.0),
+        label_smoothing=config.recipe.label_smoothing,
+        ema=config.recipe.ema,
         schedule=instantiate(config.recipe.schedule),
         norm_momentum=instantiate(config.recipe.norm_momentum),
     )
@@ -76,7 +82,7 @@ def train(config: DictConfig) -> float:
         model,
         optimizer,
         blocks,
-        validate if split.validation else None,
+        validate if selecting else None,
         settings,
         folder / "checkpoints",
         model_config,
@@ -89,17 +95,35 @@ def train(config: DictConfig) -> float:
     else:
         run_log.config(OmegaConf.to_yaml(config, resolve=True))
     log.info(
-        "Training on %d blocks of %d rooms for %d steps; validation on %d rooms, test on %d of Area_%d",
+        "Training on %d blocks of %d rooms for %d steps; validation on %d rooms, test on %d of %s",
         len(blocks),
         len(split.train),
         trainer.total_steps,
         len(split.validation),
         len(split.test),
-        config.data.fold,
+        area_name(store, config.data.fold),
     )
     trainer.fit()
     cost = {"seconds": round(trainer.seconds, 2), "steps": trainer.step, "peak_memory_mb": peak_memory_mb(chosen)}
     return finish(config, folder, store, split, chosen, run_log, cost)
+
+
+def adapt(config: DictConfig, store: RoomStore) -> None:
+    """Set what the model's ends depend on: channels and classes of the data.
+
+    Raises:
+        UserError: the data lack a channel that is asked for.
+    """
+    if config.data.features is None:
+        config.data.features = [group for group in NINE if group != "color" or store.colored]
+    if "color" in config.data.features and not store.colored:
+        raise UserError(f"data.features={list(config.data.features)}: {store.root} has no colours; leave color out")
+    try:
+        config.model.in_channels = count_channels(config.data.features)
+        config.model.positions = place_of_channels(config.model.positions, config.data.features)
+    except ValueError as error:
+        raise UserError(f"data.features={list(config.data.features)}: {error}") from None
+    config.model.num_classes = len(store.classes)
 
 
 def describe(model: nn.Module, config: DictConfig) -> str:
@@ -126,7 +150,7 @@ def finish(
 ) -> float:
     """Score the best checkpoint on the test rooms: table, ``metrics.json``, picture, TensorBoard."""
     best = folder / "checkpoints" / "best.ckpt"
-    path = best if best.is_file() else folder / "checkpoints" / "last.ckpt"
+    path = best if config.select != "last" and best.is_file() else folder / "checkpoints" / "last.ckpt"
     content = read_checkpoint(path)
     # What the user's own command line asked to build is trusted in the checkpoint it made.
     own = tuple(targets(OmegaConf.to_container(config.model, resolve=True)))
@@ -139,15 +163,12 @@ def finish(
         split.test,
         chosen,
         folder,
-        title=f"{config.backbone.name}-{config.depth} on Area_{config.data.fold} of {store.source}",
-        about={
-            "data": store.source,
-            "dataset": config.data.name,
-            "areas": [config.data.fold],
-            "checkpoint": str(path),
-            "checkpoint_step": content["step"],
-            "selection": "best on validation rooms" if path == best else "last",
-        },
+        title=f"{config.backbone.name}-{config.depth} on {area_name(store, config.data.fold)} of {store.source}",
+        dataset=config.data.name,
+        areas=[config.data.fold],
+        checkpoint=str(path),
+        checkpoint_step=content["step"],
+        selection=f"best on {config.select} rooms" if path == best else "last",
     )
     parameters = sum(parameter.numel() for parameter in model.parameters())
     metrics = {"test": entry, "parameters": parameters, "training": cost, "versions": versions()}

@@ -1,0 +1,124 @@
+"""Augmentation of training blocks, before their channels are computed. Off in the official recipes.
+
+Each is a small callable on a block's sampled points: ``augment(points, rng) -> points``. Rotations
+turn the room with the block, so that the position in the room stays one. Ranges follow PointNeXt
+(Qian et al., 2022, section 3.1) unless said otherwise.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class BlockPoints:
+    """Sampled points of a block.
+
+    Attributes:
+        xyz: (n, 3) float32, metres from the room's minimum. rgb: (n, 3) float32, 0..255.
+        room_size: (3,) the room's extent, metres.
+    """
+
+    xyz: np.ndarray
+    rgb: np.ndarray
+    room_size: np.ndarray
+
+
+Augmentation = Callable[[BlockPoints, np.random.Generator], BlockPoints]
+
+
+def turned(points: BlockPoints, angle: float) -> BlockPoints:
+    """Points of the room turned by ``angle`` radians about the vertical; its minimum is 0 again."""
+    cos, sin = np.cos(angle), np.sin(angle)
+    turn = np.array([[cos, -sin], [sin, cos]], np.float32)
+    corners = np.array([[0, 0], [1, 0], [0, 1], [1, 1]]) * points.room_size[:2] @ turn.T
+    xyz = points.xyz.copy()
+    xyz[:, :2] = xyz[:, :2] @ turn.T - corners.min(0).astype(np.float32)
+    size = np.array([*np.ptp(corners, axis=0), points.room_size[2]], points.room_size.dtype)
+    return replace(points, xyz=xyz, room_size=size)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Rotation about the vertical by a random multiple of ``step`` degrees; any angle if 0.
+
+    At 90 a block of the room is a block of the turned room: sides stay along the axes, as in every
+    block that is scored.
+    """
+
+    step: float = 90.0
+
+    def __call__(self, points: BlockPoints, rng: np.random.Generator) -> BlockPoints:
+        """Turned points."""
+        turns = rng.integers(round(360 / self.step)) * self.step if self.step else rng.uniform(0, 360)
+        return turned(points, np.radians(turns))
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """The room mirrored along x with probability ``chance``."""
+
+    chance: float = 0.5
+
+    def __call__(self, points: BlockPoints, rng: np.random.Generator) -> BlockPoints:
+        """Points, mirrored or not."""
+        if rng.random() >= self.chance:
+            return points
+        xyz = points.xyz.copy()
+        xyz[:, 0] = points.room_size[0] - xyz[:, 0]
+        return replace(points, xyz=xyz)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The room scaled by a random factor; the position in the room stays the same."""
+
+    low: float = 0.9
+    high: float = 1.1
+
+    def __call__(self, points: BlockPoints, rng: np.random.Generator) -> BlockPoints:
+        """Scaled points."""
+        factor = np.float32(rng.uniform(self.low, self.high))
+        return replace(points, xyz=points.xyz * factor, room_size=points.room_size * factor)
+
+
+@dataclass(frozen=True)
+class Jitter:
+    """Gaussian noise of ``sigma`` metres on every coordinate, clipped at ``clip``."""
+
+    sigma: float = 0.005
+    clip: float = 0.02
+
+    def __call__(self, points: BlockPoints, rng: np.random.Generator) -> BlockPoints:
+        """Points, moved a little."""
+        noise = rng.standard_normal(points.xyz.shape, np.float32) * np.float32(self.sigma)
+        return replace(points, xyz=points.xyz + noise.clip(-self.clip, self.clip))
+
+
+@dataclass(frozen=True)
+class ColorDrop:
+    """All colours of the block 0 with probability ``chance``."""
+
+    chance: float = 0.2
+
+    def __call__(self, points: BlockPoints, rng: np.random.Generator) -> BlockPoints:
+        """Points, with colour or without."""
+        return replace(points, rgb=np.zeros_like(points.rgb)) if rng.random() < self.chance else points
+
+
+@dataclass(frozen=True)
+class ColorContrast:
+    """With probability ``chance``, colours moved a random part of the way to full contrast, 0..255
+    in every channel of the block."""
+
+    chance: float = 0.2
+
+    def __call__(self, points: BlockPoints, rng: np.random.Generator) -> BlockPoints:
+        """Points, with stretched colours or as they were."""
+        if rng.random() >= self.chance:
+            return points
+        low, high = points.rgb.min(0), points.rgb.max(0)
+        stretched = (points.rgb - low) * (255 / np.maximum(high - low, 1))
+        part = np.float32(rng.random())
+        return replace(points, rgb=(1 - part) * points.rgb + part * stretched.astype(np.float32))

@@ -1,0 +1,127 @@
+"""What a folder of rooms is: the layouts that are recognised, and what is looked for."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import UserError
+from .scan_formats import FORMATS
+
+STORE, HDF5 = "a room store", "official HDF5 blocks"
+STANFORD, ARRAYS, PLY = "raw Stanford rooms", "PointNet's arrays", "S3DIS rooms as PLY"
+SCANS = "labelled scans"
+
+LOOKED_FOR = {
+    STORE: "store.json",
+    HDF5: "all_files.txt and room_filelist.txt",
+    SCANS: "classes.yaml and AREA/ROOM.ply, .las, .laz, .pcd, .npy, .npz, .txt",
+    STANFORD: "Area_*/ROOM/Annotations/*.txt",
+    ARRAYS: "Area_*_ROOM.npy",
+    PLY: "Area_*/ROOM.ply or Area_*_ROOM.ply",
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a folder is.
+
+    Attributes:
+        kind: one of the constants above. root: the folder, or the one folder in it that is meant.
+        rooms: ``Area_1/office_1`` -> file or folder, for what can be prepared.
+    """
+
+    kind: str
+    root: Path
+    rooms: dict[str, Path] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        areas = len({room.split("/")[0] for room in self.rooms})
+        return f"{self.root}: {self.kind}" + (f", {len(self.rooms)} in {areas} areas" if self.rooms else "")
+
+
+def recognise(folder: str | Path) -> Layout:
+    """Say what a folder holds; a folder that wraps just one other stands for that one.
+
+    Raises:
+        UserError: none of the layouts; says what was looked for.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    inside = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    for root in (folder, *(inside if len(inside) == 1 else ())):
+        for kind, find in _FINDERS.items():
+            rooms = find(root)
+            if rooms is not None:
+                return Layout(kind, root, rooms)
+    looked = "; ".join(f"{what} ({kind})" for kind, what in LOOKED_FOR.items())
+    raise UserError(f"{folder}: no rooms here; looked for {looked}")
+
+
+def natural(name: str) -> list:
+    """Sorting key that puts ``office_2`` before ``office_10``."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def _rooms(found: list[tuple[str, str, Path]]) -> dict[str, Path] | None:
+    ordered = sorted(found, key=lambda room: (natural(room[0]), natural(room[1])))
+    return {f"{area}/{name}": path for area, name, path in ordered} or None
+
+
+def _store(root: Path) -> dict[str, Path] | None:
+    return {} if (root / "store.json").is_file() else None
+
+
+def _hdf5(root: Path) -> dict[str, Path] | None:
+    return {} if (root / "all_files.txt").is_file() and (root / "room_filelist.txt").is_file() else None
+
+
+def _stanford(root: Path) -> dict[str, Path] | None:
+    """Room folders; one without annotations is among them if another has some, to be reported."""
+    folders = [path for path in root.glob("Area_*/[!.]*") if path.is_dir()]
+    if not any((path / "Annotations").is_dir() for path in folders):
+        return None
+    return _rooms([(path.parent.name, path.name, path) for path in folders])
+
+
+def _flat(suffix: str) -> Callable[[Path], list[tuple[str, str, Path]]]:
+    """Files such as ``Area_1_office_1.npy``."""
+    shape = re.compile(r"(Area_\d+)_(.+)")
+
+    def find(root: Path) -> list[tuple[str, str, Path]]:
+        matches = [(shape.fullmatch(path.stem), path) for path in root.glob(f"Area_*{suffix}")]
+        return [(match[1], match[2], path) for match, path in matches if match]
+
+    return find
+
+
+def _arrays(root: Path) -> dict[str, Path] | None:
+    return _rooms(_flat(".npy")(root))
+
+
+def _ply(root: Path) -> dict[str, Path] | None:
+    nested = [(path.parent.name, path.stem, path) for path in root.glob("Area_*/*.ply")]
+    return _rooms(nested + _flat(".ply")(root))
+
+
+def _scans(root: Path) -> dict[str, Path] | None:
+    if not (root / "classes.yaml").is_file():
+        return None
+    files = [path for path in root.glob("[!.]*/[!.]*") if path.suffix.lower() in FORMATS]
+    rooms = _rooms([(path.parent.name, path.stem, path) for path in files])
+    if rooms is None:
+        raise UserError(f"{root}: classes.yaml is there, but no scans; looked for {LOOKED_FOR[SCANS]}")
+    if len(rooms) < len(files):
+        raise UserError(f"{root}: two scans of one area have the same name but for the suffix")
+    return rooms
+
+
+_FINDERS: dict[str, Callable[[Path], dict[str, Path] | None]] = {
+    STORE: _store,
+    HDF5: _hdf5,
+    SCANS: _scans,
+    STANFORD: _stanford,
+    ARRAYS: _arrays,
+    PLY: _ply,
+}

@@ -1,0 +1,173 @@
+"""Point-cloud files: PLY, LAS, LAZ, PCD, NPY, NPZ and text, read and written with all their fields.
+
+A file is not trusted: sizes that its header claims are compared with the file before memory is
+taken, nothing is unpickled, and whatever is wrong ends in one :class:`UserError` that names the file.
+"""
+
+import glob
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import UserError
+from .files import replacing
+
+# Names a field may have, compared without case; the first that a file has counts.
+COLORS = (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue"))
+LABELS = ("label", "labels", "class", "classification", "scalar_label", "scalar_classification", "semantic", "sem_label")
+
+
+@dataclass
+class Scan:
+    """Points of a file.
+
+    Attributes:
+        path: the file. fields: name -> (N,), as in the file, ``x``, ``y``, ``z`` among them.
+        template: what writing the same format again needs besides (a header, faces), or None.
+    """
+
+    path: Path
+    fields: dict[str, np.ndarray]
+    template: Any = None
+
+    def __len__(self) -> int:
+        return len(next(iter(self.fields.values()), ()))
+
+    def field(self, *names: str) -> str | None:
+        """The first of some names that the file has, as it is written there."""
+        known = {name.lower().lstrip("/"): name for name in self.fields}
+        return next((known[name] for name in names if name in known), None)
+
+    @property
+    def xyz(self) -> np.ndarray:
+        """(N, 3) float64 coordinates.
+
+        Raises:
+            UserError: no coordinates, no points, or NaN or infinite ones.
+        """
+        names = [self.field(axis) for axis in "xyz"]
+        if None in names:
+            raise UserError(f"{self.path}: no fields x, y, z; it has {', '.join(self.fields) or 'none'}")
+        if not len(self):
+            raise UserError(f"{self.path}: no points")
+        xyz = np.stack([_numbers(self.path, str(name), self.fields[name]) for name in names], 1)
+        if not np.isfinite(xyz).all():
+            bad = ~np.isfinite(xyz).all(1)
+            raise UserError(f"{self.path}: {bad.sum()} points have NaN or infinite coordinates, first point {bad.argmax()}")
+        return xyz
+
+    @property
+    def rgb(self) -> np.ndarray | None:
+        """(N, 3) uint8 colours, or None without; 16-bit and 0..1 ones are scaled to 0..255.
+
+        Raises:
+            UserError: NaN or negative colours.
+        """
+        for names in COLORS:
+            found = [self.field(name) for name in names]
+            if None not in found:
+                break
+        else:
+            return None
+        rgb = np.stack([self.fields[name] for name in found], 1)
+        if rgb.dtype == np.uint8:
+            return rgb
+        rgb = _numbers(self.path, str(found[0]), rgb, np.float32)
+        if not np.isfinite(rgb).all() or rgb.min() < 0:
+            raise UserError(f"{self.path}: colours that are NaN, infinite or negative")
+        largest = rgb.max()
+        if self.fields[found[0]].dtype.kind == "f" and largest <= 1:
+            rgb = rgb * 255
+        elif largest > 255:
+            # Both ways of widening, times 256 and times 257, end in the same byte.
+            rgb = np.floor(rgb / 256)
+        if rgb.max() >= 256:
+            raise UserError(f"{self.path}: colours up to {largest:g}, which are neither 8 nor 16 bits")
+        return np.minimum(np.rint(rgb), 255).astype(np.uint8)
+
+
+def _numbers(path: Path, name: str, values: np.ndarray, dtype: type = np.float64) -> np.ndarray:
+    try:
+        return values.astype(dtype, copy=False)
+    except (ValueError, TypeError):
+        raise UserError(f"{path}: field {name} is not numbers") from None
+
+
+def read_scan(path: str | Path, columns: Sequence[str] | None = None) -> Scan:
+    """Read a point-cloud file.
+
+    Args:
+        columns: names of the columns of a text file or plain array without names; by default
+            3: x y z, 4: and intensity, 6: x y z r g b, 7: and label.
+
+    Raises:
+        UserError: missing, of an unknown format, or damaged.
+    """
+    from .scan_formats import FORMATS
+
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    if path.suffix.lower() not in FORMATS:
+        raise UserError(f"{path}: unknown format; known are {', '.join(FORMATS)}")
+    read = FORMATS[path.suffix.lower()].read
+    try:
+        scan = read(path, columns)
+    except UserError:
+        raise
+    except ImportError as error:
+        raise UserError(f"{path}: reading it needs {error.name} (pip install {error.name})") from None
+    # Readers of other people's formats fail in ways of their own.
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path}: not a readable {path.suffix[1:].upper()} file ({reason[:150]})") from None
+    lengths = {name: values.shape for name, values in scan.fields.items()}
+    if len(set(lengths.values())) > 1 or any(len(shape) != 1 for shape in lengths.values()):
+        raise UserError(f"{path}: fields of different lengths {lengths}")
+    return scan
+
+
+def write_scan(path: str | Path, scan: Scan, more: Mapping[str, np.ndarray], notes: Sequence[str] = ()) -> None:
+    """Write a scan with further fields, in the format of ``path``'s suffix; whole or not at all.
+
+    Args:
+        more: name -> (N,), replacing fields of that name. notes: comment lines, where the format has them.
+
+    Raises:
+        UserError: an unknown format, or the file cannot be written.
+    """
+    from .scan_formats import FORMATS
+
+    path = Path(path)
+    if path.suffix.lower() not in FORMATS:
+        raise UserError(f"{path}: unknown format; known are {', '.join(FORMATS)}")
+    kept = {name: values for name, values in scan.fields.items() if name not in more}
+    family = {".laz": ".las"}
+    formats = [family.get(name.suffix.lower(), name.suffix.lower()) for name in (path, scan.path)]
+    full = Scan(scan.path, {**kept, **more}, scan.template if formats[0] == formats[1] else None)
+    try:
+        with replacing(path) as temporary:
+            FORMATS[path.suffix.lower()].write(temporary, full, list(notes))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error})") from None
+
+
+def find_scans(pattern: str | Path) -> list[Path]:
+    """Point-cloud files that a file name, folder or glob pattern stands for, in order.
+
+    Raises:
+        UserError: there are none.
+    """
+    from .scan_formats import FORMATS
+
+    path = Path(pattern)
+    if path.is_file():
+        return [path]
+    names = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(pattern), recursive=True))
+    found = sorted(name for name in names if name.suffix.lower() in FORMATS and name.is_file())
+    if not found:
+        raise UserError(f"{pattern}: no point-cloud files here; known formats are {', '.join(FORMATS)}")
+    return found
