@@ -27,6 +27,7 @@ from ..model import DeepGCN, EdgeConv, MRConv
 from ..model.checkpoint import versions
 from ..model.official import conv_name
 from ..progress import Meter
+from .parser import benchmark_parser
 from .reference import ReferenceDeepGCN
 
 log = logging.getLogger(__name__)
@@ -101,6 +102,10 @@ def benchmark(config: DictConfig) -> None:
     Raises:
         UserError: settings that the official formulation does not have.
     """
+    if config.measure == "parser":
+        return benchmark_parser(config)
+    if config.measure != "network":
+        raise UserError(f"measure={config.measure}: must be one of network, parser")
     conv = conv_name(config.conv)
     if config.connection not in ("plain", "res", "dense") or conv not in ("edge", "mr"):
         raise UserError(
@@ -153,6 +158,7 @@ def benchmark(config: DictConfig) -> None:
         cells = [header, ["---:"] * len(header), *lines]
         temporary.write_text("\n".join("| " + " | ".join(line) + " |" for line in cells) + "\n")
     log.info("Written: %s/benchmark.json, .md", folder)
+    return None
 
 
 def _row(row: dict[str, Any]) -> list[str]:

@@ -1,23 +1,21 @@
 """Raw S3DIS rooms: ``Area_1/office_1/Annotations/chair_1.txt``, rows ``x y z r g b``.
 
-Rows are parsed by pyarrow at disk speed. A file it refuses is read again line by line, with the
+Rows are parsed by a compiled loop at disk speed; lines that it refuses are looked at one by one, the
 known kinds of damage repaired or skipped and each reported; a file with more than a handful of bad
 lines is an error.
 """
 
-import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv as csv
 
 from ..errors import UserError
 from .classes import S3DIS, ClassList
 from .layouts import natural
 from .room import Room
+from .row_kernel import read_rows
 
 # More bad lines than this in one file: not damage, but something else than an annotation.
 MAX_BAD_LINES = 10
@@ -112,59 +110,46 @@ def _compare_with_whole(whole: Path, count: int, repairs: list[Repair]) -> None:
 
 
 def read_points(file: str | Path, repairs: list[Repair]) -> np.ndarray:
-    """Rows of an annotation file, (N, 6) float64: metres and 0..255. Appends to ``repairs``."""
+    """Rows of an annotation file, (N, 6) float64: metres and 0..255. Appends to ``repairs``.
+
+    Raises:
+        UserError: unreadable, or more than a handful of lines that are no such rows.
+    """
     file = Path(file)
-    content = file.read_bytes()
-    if not content.strip():
-        return np.empty((0, 6))
     try:
-        rows = _parse(content)
-    except pa.ArrowInvalid:
-        rows = None
-    if rows is not None and _plausible(rows).all():
-        return rows
-    return _parse_lines(file, content, repairs)
-
-
-def _parse(content: bytes) -> np.ndarray:
-    names = ["x", "y", "z", "r", "g", "b"]
-    table = csv.read_csv(
-        io.BytesIO(content),
-        read_options=csv.ReadOptions(column_names=names, use_threads=False),
-        parse_options=csv.ParseOptions(delimiter=" ", quote_char=False),
-        convert_options=csv.ConvertOptions(column_types=dict.fromkeys(names, pa.float64())),
-    )
-    return np.stack([table[name].to_numpy() for name in names], 1)
-
-
-def _plausible(rows: np.ndarray) -> np.ndarray:
-    """Rows of finite coordinates and colours in 0..255."""
-    colors = rows[:, 3:]
-    return np.isfinite(rows).all(1) & (colors >= 0).all(1) & (colors <= 255).all(1)
-
-
-def _parse_lines(file: Path, content: bytes, repairs: list[Repair]) -> np.ndarray:
-    rows, bad = [], []
-    for number, line in enumerate(content.split(b"\n"), 1):
-        if not line.strip():
-            continue
-        row, problem, action = _parse_line(line)
-        if row is not None:
-            rows.append(row)
+        content = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error})") from None
+    rows, odd = read_rows(content)
+    bad: list[Repair] = []
+    keep = np.ones(len(rows), bool)
+    for row, start, stop, line in odd.tolist():
+        values, problem, action = _parse_line(content[start:stop])
         if problem:
-            bad.append(Repair(str(file), number, problem, action))
+            bad.append(Repair(str(file), line, problem, action))
         if len(bad) > MAX_BAD_LINES:
             raise UserError(f"{bad[0]}; and more than {MAX_BAD_LINES} such lines: not a file of 'x y z r g b' rows")
+        if values is None:
+            keep[row] = False
+        else:
+            rows[row] = values
     repairs.extend(bad)
-    return np.array(rows).reshape(-1, 6)
+    return rows if keep.all() else rows[keep]
+
+
+def _plausible(row: list[float]) -> bool:
+    """Finite coordinates and colours in 0..255."""
+    return bool(np.isfinite(row).all()) and all(0 <= color <= 255 for color in row[3:])
 
 
 def _parse_line(line: bytes) -> tuple[list[float] | None, str, str]:
     """A row or None, what was wrong ('' for nothing), and what was done."""
     tokens = line.split()
+    if not tokens:
+        return None, "", ""
     if len(tokens) == 6 and all(_NUMBER.fullmatch(token) for token in tokens):
         row = [float(token) for token in tokens]
-        if _plausible(np.array([row]))[0]:
+        if _plausible(row):
             return row, "", ""
         return None, "value out of range", "line skipped"
     cleaned = re.sub(rb"[^0-9eE.+\- ]", b" ", line.strip())
@@ -173,6 +158,6 @@ def _parse_line(line: bytes) -> tuple[list[float] | None, str, str]:
         tokens = candidate.split()
         if len(tokens) == 6 and all(_NUMBER.fullmatch(token) for token in tokens):
             row = [float(token) for token in tokens]
-            if _plausible(np.array([row]))[0]:
+            if _plausible(row):
                 return row, "stray characters", f"read as '{candidate.decode()}'"
     return None, f"not six numbers: {line[:40]!r}", "line skipped"

@@ -1,0 +1,62 @@
+"""Speed of the raw S3DIS parser beside ``numpy.loadtxt`` and pandas, interleaved on one thread."""
+
+import logging
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from ..data.stanford import read_points
+from ..evaluation.report import write_json
+from ..model.checkpoint import versions
+
+log = logging.getLogger(__name__)
+
+
+def benchmark_parser(config: DictConfig) -> None:
+    """Rows a second of each parser on one annotation file of ``config.rows`` rows: a table and ``parser.json``."""
+    rng = np.random.default_rng(0)
+    points = rng.uniform(-30, 30, (config.rows, 3)), rng.integers(0, 256, (config.rows, 3))
+    speeds: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "wall_1.txt"
+        np.savetxt(file, np.column_stack(points), fmt=["%.3f"] * 3 + ["%d"] * 3)
+        parsers = _parsers(file)
+        read_points(file, [])
+        for _ in range(config.repeats):
+            for name, parse in parsers.items():
+                started = time.perf_counter()
+                rows = parse()
+                speeds.setdefault(name, []).append(config.rows / (time.perf_counter() - started))
+                assert rows.shape == (config.rows, 6)
+    slowest = statistics.median(speeds["numpy.loadtxt"])
+    table = Table(title=f"{config.rows:,} rows, medians of {config.repeats}, one thread")
+    for header in ("parser", "million rows/s", "times numpy.loadtxt"):
+        table.add_column(header, justify="left" if header == "parser" else "right")
+    for name, values in speeds.items():
+        middle = statistics.median(values)
+        spread = f"{middle / 1e6:.2f} ({min(values) / 1e6:.2f} to {max(values) / 1e6:.2f})"
+        table.add_row(name, spread, f"{middle / slowest:.1f}")
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    path = Path(HydraConfig.get().runtime.output_dir) / "parser.json"
+    write_json(path, {"rows": config.rows, "rows_per_second": speeds, "versions": versions()})
+    log.info("Written: %s", path)
+
+
+def _parsers(file: Path) -> dict[str, Callable[[], np.ndarray]]:
+    parsers: dict[str, Callable[[], np.ndarray]] = {"numpy.loadtxt": lambda: np.loadtxt(file)}
+    try:
+        import pandas
+    except ImportError:
+        log.info("pandas is not installed, so it is not in the table")
+    else:
+        parsers["pandas.read_csv"] = lambda: pandas.read_csv(file, sep=" ", header=None).to_numpy()
+    return {**parsers, "deepgcn_seg": lambda: read_points(file, [])}

@@ -1,0 +1,71 @@
+"""Rows ``x y z r g b`` of text into numbers, compiled: an order of magnitude faster than ``numpy.loadtxt``."""
+
+import numpy as np
+from numba import njit
+
+# Up to 15 digits, divided by a power of ten: both exact in float64, so the quotient is the nearest number.
+_DIGITS = 15
+_POWERS = 10.0 ** np.arange(_DIGITS + 1)
+
+
+@njit(cache=True, nogil=True)
+def parse_rows(text: np.ndarray, powers: np.ndarray, rows: np.ndarray, odd: np.ndarray) -> tuple[int, int]:
+    """Read rows of three finite numbers and three in 0..255, apart by spaces or tabs.
+
+    Args:
+        text: (bytes,) uint8. rows: (lines, 6) float64 to fill, one a line that is not blank.
+        odd: (lines, 4) int64 to fill with the lines that are something else: row, start, stop, number.
+
+    Returns:
+        How many rows and how many odd lines.
+    """
+    size, position, row, count, line = text.size, 0, 0, 0, 0
+    while position < size:
+        start, column, good, line = position, 0, True, line + 1
+        while position < size and text[position] != 10:
+            byte = text[position]
+            if byte == 32 or byte == 9 or (byte == 13 and (position + 1 == size or text[position + 1] == 10)):
+                position += 1
+                continue
+            negative = byte == 45
+            if negative or byte == 43:
+                position += 1
+            mantissa, digits, decimals, point = 0, 0, 0, False
+            while position < size:
+                byte = text[position]
+                if 48 <= byte <= 57 and digits < _DIGITS:
+                    mantissa = mantissa * 10 + (byte - 48)
+                    digits += 1
+                    decimals += point
+                elif byte == 46 and not point:
+                    point = True
+                else:
+                    break
+                position += 1
+            ended = position == size or byte == 32 or byte == 9 or byte == 10 or byte == 13
+            value = mantissa / powers[decimals]
+            if negative:
+                value = -value
+            if digits == 0 or not ended or column > 5 or (column > 2 and not 0 <= value <= 255):
+                good = False
+                break
+            rows[row, column] = value
+            column += 1
+        while position < size and text[position] != 10:
+            position += 1
+        if not good or 0 < column < 6:
+            odd[count] = row, start, position, line
+            count += 1
+            row += 1
+        elif column == 6:
+            row += 1
+        position += 1
+    return row, count
+
+
+def read_rows(content: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (N, 6) float64, and lines that are no such rows (K, 4): row to fill, start, stop, line number."""
+    lines = content.count(b"\n") + 1
+    rows, odd = np.empty((lines, 6)), np.empty((lines, 4), np.int64)
+    found, count = parse_rows(np.frombuffer(content, np.uint8), _POWERS, rows, odd)
+    return rows[:found], odd[:count]
