@@ -132,7 +132,7 @@ def test_a_count_on_top_of_pts(tmp_path):
 @pytest.mark.parametrize("scale", [1 / 255, 1, 256, 257])
 def test_colours_of_any_depth(tmp_path, scale):
     before = scan()
-    wide = {n: before.fields[n] * scale for n in ("red", "green", "blue")}
+    wide = {n: before.fields[n].astype(float) * scale for n in ("red", "green", "blue")}
     kind = np.float32 if scale < 1 else np.uint16
     after = Scan(before.path, {**before.fields, **{n: v.astype(kind) for n, v in wide.items()}})
     assert np.array_equal(after.rgb, before.rgb)
@@ -166,6 +166,7 @@ PCD = "VERSION .7\nFIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nCOUNT 1 1 1\nWIDTH {0}\
         ("a.npy", b"hello", "not a readable NPY"),
         ("a.npz", b"PK\x03\x04", "not a readable NPZ"),
         ("a.las", b"LASF" + b"\x00" * 400, "not a readable LAS"),
+        ("a.las", b"LASF" + b"\x00" * 90 + b"\xff" * 200, "claims 4,294,967,295 records"),
         ("a.txt", "", "no points"),
         ("a.txt", "1 2 3\n4 5\n", "not a readable TXT"),
         ("a.txt", "1 2 3\n4 5 x\n", "column 3 is not all numbers"),

@@ -116,12 +116,12 @@ def read_scan(path: str | Path, columns: Sequence[str] | None = None) -> Scan:
     read = FORMATS[path.suffix.lower()].read
     try:
         scan = read(path, columns)
-    except UserError:
+    except (UserError, KeyboardInterrupt, SystemExit):
         raise
     except ImportError as error:
         raise UserError(f"{path}: reading it needs {error.name} (pip install {error.name})") from None
-    # Readers of other people's formats fail in ways of their own.
-    except Exception as error:
+    # Readers of other people's formats fail in ways of their own; a panic in compiled code is no Exception.
+    except BaseException as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{path}: not a readable {path.suffix[1:].upper()} file ({reason[:150]})") from None
     lengths = {name: values.shape for name, values in scan.fields.items()}

@@ -2,6 +2,7 @@
 
 import io
 import re
+import struct
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ from .scan import Scan
 
 Columns = Sequence[str] | None
 
-# Points that LAS and LAZ readers decode at a time.
-CHUNK = 1_000_000
+# What LAS and LAZ readers decode at a time.
+CHUNK_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -74,16 +75,16 @@ def _check_ply_header(path: Path) -> None:
     if not head.startswith(b"ply") or end < 0:
         raise UserError(f"{path}: not a PLY file (no header)")
     ascii_rows = b"format ascii" in head[:end]
-    needed, count = 0, 0
+    # Count and smallest size of each element's rows.
+    elements: list[list[int]] = []
     for line in head[:end].decode("latin-1").splitlines():
         words = line.split()
         if words[:1] == ["element"] and len(words) == 3:
-            count = int(words[2])
-            # An empty element still takes a line.
-            needed += count if ascii_rows else 0
-        elif words[:1] == ["property"] and len(words) >= 3:
+            elements.append([int(words[2]), 0])
+        elif words[:1] == ["property"] and len(words) >= 3 and elements:
             kind = words[2] if words[1] == "list" else words[1]
-            needed += count * (1 if ascii_rows else _PLY_SIZES.get(kind, 1))
+            elements[-1][1] += 2 if ascii_rows else _PLY_SIZES.get(kind, 1)
+    needed = sum(count * max(size, 1) for count, size in elements)
     if needed > path.stat().st_size:
         raise UserError(f"{path}: its header claims at least {needed:,} bytes, the file has {path.stat().st_size:,}")
 
@@ -124,16 +125,46 @@ def _ply_type(values: np.ndarray) -> np.ndarray:
 # -- LAS, LAZ -----------------------------------------------------------------------------------
 
 
+def _check_las_header(path: Path) -> None:
+    """Refuse more records, points or chunks than the file is large enough for."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        head = file.read(375)
+        if not head.startswith(b"LASF") or len(head) < 227:
+            raise UserError(f"{path}: not a LAS file (no header)")
+        start, points_at, records = struct.unpack_from("<HII", head, 94)
+        form, width, points = struct.unpack_from("<BHI", head, 104)
+        extended_at, extended = 0, 0
+        if head[25] >= 4 and len(head) == 375:
+            extended_at, extended, points = struct.unpack_from("<QIQ", head, 235)
+        compressed, chunks = bool(form & 0xC0), 0
+        if compressed:
+            file.seek(points_at)
+            table = int.from_bytes(file.read(8), "little")
+            if 0 < table < size:
+                file.seek(table + 4)
+                chunks = int.from_bytes(file.read(4), "little")
+    claims = {
+        f"{records:,} records": start + 54 * records,
+        f"{extended:,} extended records": extended_at + 60 * extended if extended else 0,
+        # Every chunk begins with a point as it is.
+        f"{chunks:,} chunks": points_at + chunks * width,
+        f"{points:,} points": 0 if compressed else points_at + points * width,
+    }
+    for what, needed in claims.items():
+        if needed > size:
+            raise UserError(f"{path}: its header claims {what}, more than the file holds")
+
+
 def _read_las(path: Path, columns: Columns) -> Scan:
     import laspy
 
+    _check_las_header(path)
     with laspy.open(str(path)) as reader:
         header = reader.header
-        size = header.point_count * header.point_format.size
-        if not header.are_points_compressed and size > path.stat().st_size:
-            raise UserError(f"{path}: its header claims {header.point_count:,} points, more than the file holds")
         # In chunks: a header's count alone must not decide how much memory is taken.
-        records = [chunk.array for chunk in reader.chunk_iterator(CHUNK)]
+        chunk = max(CHUNK_BYTES // max(header.point_format.size, 1), 1)
+        records = [part.array for part in reader.chunk_iterator(chunk)]
     if sum(map(len, records)) != header.point_count:
         raise UserError(f"{path}: its header claims {header.point_count:,} points, it has {sum(map(len, records)):,}")
     rows = np.concatenate(records) if records else np.empty(0, header.point_format.dtype())
