@@ -3,16 +3,22 @@
 import functools
 import os
 import sys
+import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from .distributed import declared, leave, torchrun
 from .errors import UserError
 from .training.loop import Interrupted
 
@@ -29,37 +35,99 @@ def command(task: Callable[[DictConfig], Any], conf: Path, config_name: str) -> 
     """
     verbose = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    failures: list[Exception] = []
+    _start_processes(sys.argv)
+    world = declared()
+    failures: list[BaseException] = []
+
+    def say(error: BaseException) -> None:
+        where = f"process {world.rank}: " if world.size > 1 else ""
+        print(f"error: {where}{_one_line(error, conf)}", file=sys.stderr)
 
     @functools.wraps(task)
     def guarded(config: DictConfig) -> Any:
         # Kept from Hydra, which would print more than a line and end a multirun.
         try:
-            return task(config)
-        except (UserError, HydraException) as error:
+            result = task(config)
+            forget_failure()
+            return result
+        except (UserError, HydraException, OSError) as error:
             failures.append(error)
             if verbose:
                 raise
-            print(f"error: {_one_line(error, conf)}", file=sys.stderr)
-            return None
+            say(error)
+            note_failure(_one_line(error, conf))
+        except Exception as error:
+            if HydraConfig.get().mode != RunMode.MULTIRUN:
+                raise
+            failures.append(error)
+            traceback.print_exc()
+            note_failure(_one_line(error, conf))
+        return None
 
     try:
         sys.argv[1:] = _resumed(sys.argv[1:], conf)
+        if not world.first:
+            # One process writes; the others must not make run directories of their own.
+            quiet = ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
+            sys.argv[1:] = [a for a in sys.argv[1:] if not a.startswith(("hydra.run", "hydra.sweep", "hydra/job_log"))]
+            sys.argv[1:] += [*quiet, "hydra.run.dir=.", "hydra.sweep.dir=.", "hydra.sweep.subdir=."]
         hydra.main(version_base="1.3", config_path=str(conf.resolve()), config_name=config_name)(guarded)()
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(INTERRUPTED)
     except KeyboardInterrupt:
         sys.exit(130)
-    except (UserError, HydraException, OmegaConfBaseException) as error:
+    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         if verbose:
             raise
-        print(f"error: {_one_line(error, conf)}", file=sys.stderr)
+        say(error)
         sys.exit(USER_ERROR)
-    if failures:
-        if len(failures) > 1:
-            print(f"{len(failures)} jobs failed", file=sys.stderr)
+    finally:
+        leave()
+    if failures or SweepSummary.failed:
         sys.exit(USER_ERROR)
+
+
+def _start_processes(argv: list[str]) -> None:
+    """Become torchrun's, if ``devices=N`` asks for several processes and this is not one of them."""
+    devices = next((a.split("=", 1)[1] for a in reversed(argv[1:]) if a.startswith("devices=")), "1")
+    if devices.isdigit() and int(devices) > 1 and declared().size == 1:
+        os.execv(sys.executable, [sys.executable, *torchrun(int(devices), argv[0], argv[1:])])
+
+
+FAILED = "failed.txt"
+
+
+def note_failure(reason: str) -> None:
+    """Leave the reason in the job's directory, where the end of a sweep finds it."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    if declared().first and folder.is_dir():
+        with suppress(OSError):
+            (folder / FAILED).write_text(reason + "\n")
+
+
+def forget_failure() -> None:
+    """The job went well this time."""
+    with suppress(OSError):
+        (Path(HydraConfig.get().runtime.output_dir) / FAILED).unlink()
+
+
+class SweepSummary(Callback):
+    """Says at the end of a multirun which jobs failed, and why, whatever launched them."""
+
+    failed = False
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """List the failed jobs below the sweep's directory."""
+        root = Path(config.hydra.sweep.dir)
+        notes = {path.parent: path.read_text().strip() for path in sorted(root.glob(f"**/{FAILED}"))}
+        if not notes or not declared().first:
+            return
+        SweepSummary.failed = True
+        jobs = len({path.parent.parent for path in root.glob("**/.hydra/config.yaml")})
+        print(f"{len(notes)} of {jobs} jobs failed; the same command again runs what is missing", file=sys.stderr)
+        for folder, reason in notes.items():
+            print(f"  {folder}: {reason}", file=sys.stderr)
 
 
 def _resumed(arguments: list[str], conf: Path) -> list[str]:
@@ -101,7 +169,10 @@ def _one_line(error: Exception, conf: Path) -> str:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, UserError):
-            return str(cause)
+            # A worker process that loads data sends its traceback along.
+            return str(cause).rstrip().rsplit("UserError: ", 1)[-1]
+        if isinstance(cause, OSError) and cause.filename is not None:
+            return f"{cause.filename}: {cause.strerror}"
         cause = cause.__cause__ or cause.__context__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__

@@ -11,7 +11,18 @@ from .model.block import CONNECTIONS
 from .model.graph import dilation_schedule
 from .model.layers import ACTS, NORMS, ORDERS
 
-_POSITIVE = ("depth", "channels", "k", "points", "batch_size", "epochs", "validate_every", "save_every")
+_POSITIVE = (
+    "depth",
+    "channels",
+    "k",
+    "points",
+    "batch_size",
+    "accumulate",
+    "devices",
+    "epochs",
+    "validate_every",
+    "save_every",
+)
 
 
 def check(config: DictConfig) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_labelled_scans import classes, write_scans
 
 from deepgcn_seg import load_model
 
@@ -120,6 +121,27 @@ def test_prepare_and_train_on_it_as_s3dis(raw_rooms, tmp_path):
     tiny = [t for t in TINY if not t.startswith("data.store")]
     run("train", *tiny, "data=s3dis", f"data.root={tmp_path}/store", f"hydra.run.dir={tmp_path}/run", "max_steps=1")
     assert (tmp_path / "run" / "metrics.json").is_file()
+
+
+def test_own_scans_are_prepared_trained_on_and_scored(tmp_path):
+    raw = classes(write_scans(tmp_path / "raw", ".npy", colored=False, areas=("a", "b", "c")))
+    done = run("prepare", f"source={raw}", f"data.root={tmp_path}/store", f"hydra.run.dir={tmp_path}/log")
+    assert "labelled scans, 6 in 3 areas" in done.stderr
+    tiny = [t for t in TINY if not t.startswith("data.store")]
+    common = [*tiny, "data=folder", f"data.root={tmp_path}/store", "data.grid.min_points=20"]
+    done = run("train", *common, f"hydra.run.dir={tmp_path}/x", check=False)
+    assert "data.fold is not set" in done.stderr and "a, b, c" in done.stderr
+    run("train", *common, "data.fold=b", f"hydra.run.dir={tmp_path}/run", "data.features=[block,room,height]")
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]
+    assert metrics["rooms"] == ["b/room_0", "b/room_1"]
+    assert metrics["classes"] == ["floor", "middle", "ceiling"]
+    model = load_model(tmp_path / "run" / "checkpoints" / "best.ckpt")
+    assert (model.in_channels, model.num_classes, model.backbone.positions) == (7, 3, [3, 4, 5])
+    done = run("evaluate", f"checkpoint={tmp_path}/run/checkpoints/best.ckpt", f"hydra.run.dir={tmp_path}/e", "data.fold=c")
+    assert json.loads((tmp_path / "e" / "metrics.json").read_text())["test"]["rooms"] == ["c/room_0", "c/room_1"]
+    run("train", "-m", *common, "data.fold=a,b,c", f"hydra.sweep.dir={tmp_path}/folds", "max_steps=1")
+    run("report", f"runs={tmp_path}/folds", f"hydra.run.dir={tmp_path}/log")
+    assert "3-fold, pooled" in (tmp_path / "folds" / "report.md").read_text()
 
 
 def test_check_export_and_train_on_official_blocks(store, tmp_path):

@@ -469,3 +469,22 @@ def test_the_272_rooms():
     assert counts == [44, 40, 23, 49, 68, 48]
     assert missing_rooms(rooms) == []
     assert missing_rooms(rooms[1:]) == [rooms[0]]
+
+
+def test_augmented_official_blocks_are_augmented_rooms(store, tmp_path):
+    """Points in metres are recovered from the nine channels."""
+    from deepgcn_seg.data.augmentation import Scale
+    from deepgcn_seg.data.official_hdf5 import metres
+
+    dataset = BlockDataset(store, store.rooms[:1], 4096)
+    features = dataset[0][0].numpy()
+    room = store.open(store.rooms[0])
+    points = metres(features)
+    assert np.allclose(points.room_size, room.size, rtol=1e-3)
+    assert np.allclose(block_features(points.xyz, points.rgb, points.room_size), features, atol=2e-3)
+    export_blocks(store, tmp_path)
+    blocks = OfficialBlocks(tmp_path)
+    plain, scaled = (
+        blocks.blocks(blocks.rooms[:1], 4096, BlockGrid(), augment=a)[0][0] for a in ((), (Scale(0.5, 0.5),))
+    )
+    assert np.allclose(scaled[:, 2], plain[:, 2] / 2, atol=2e-3)

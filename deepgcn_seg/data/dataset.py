@@ -92,6 +92,11 @@ class BlockDataset(Dataset):
     def __len__(self) -> int:
         return len(self.blocks)
 
+    def describe(self, i: int) -> str:
+        """Which block: ``Area_1/office_1 at 0.5, 2``."""
+        block = self.blocks[i]
+        return f"{block.room.key} at {block.x:g}, {block.y:g}"
+
     def __getitem__(self, item: tuple[int, int] | int) -> tuple[torch.Tensor, torch.Tensor]:
         epoch, i = item if isinstance(item, tuple) else (0, item)
         block = self.blocks[i]
@@ -111,19 +116,37 @@ class BlockDataset(Dataset):
 class EpochSampler(Sampler):
     """Every block once per epoch, in an order that depends on the seed and the epoch alone.
 
-    Set ``epoch`` before an epoch, and ``start`` to skip the blocks a resumed epoch has seen.
+    A step takes the next ``batch_size`` blocks, in parts of one forward pass each; several processes
+    and several passes share a step's parts out, so that neither changes which blocks a step sees.
+
+    Args:
+        size: blocks. batch_size: blocks a step, of all processes together; what is left over at the
+            end of an epoch is left out. part: blocks of one forward pass.
+        first, stride: this process takes the parts first, first + stride, ... of every step.
+
+    Set ``epoch`` before an epoch, and ``start`` to skip the steps a resumed epoch has done.
     """
 
-    def __init__(self, size: int, seed: int = 0):
-        self.size, self.seed = size, seed
+    def __init__(
+        self, size: int, seed: int = 0, batch_size: int = 1, part: int | None = None, first: int = 0, stride: int = 1
+    ):
+        self.size, self.seed, self.batch_size = size, seed, batch_size
+        self.part, self.first, self.stride = part or batch_size, first, stride
         self.epoch, self.start = 0, 0
 
     def __len__(self) -> int:
-        return self.size - self.start
+        steps = self.size // self.batch_size - self.start
+        return steps * len(range(self.first, self.batch_size // self.part, self.stride)) * self.part
+
+    def steps(self) -> np.ndarray:
+        """The epoch's blocks, (steps, batch_size)."""
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
+        whole = self.size // self.batch_size * self.batch_size
+        return order[:whole].reshape(-1, self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
-        return ((self.epoch, int(i)) for i in order[self.start :])
+        parts = self.steps()[self.start :].reshape(-1, self.batch_size // self.part, self.part)
+        return ((self.epoch, int(i)) for i in parts[:, self.first :: self.stride].ravel())
 
 
 def make_loader(
@@ -131,7 +154,6 @@ def make_loader(
     batch_size: int,
     sampler: Sampler | None = None,
     workers: int = 0,
-    drop_last: bool = False,
     pin_memory: bool = False,
 ) -> DataLoader:
     """A loader of (points (B, N, 9), labels (B, N)) batches."""
@@ -140,7 +162,6 @@ def make_loader(
         batch_size,
         sampler=sampler,
         num_workers=workers,
-        drop_last=drop_last,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
         # The loader must not draw from the global generator: a resumed run starts it once more.

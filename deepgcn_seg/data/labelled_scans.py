@@ -87,6 +87,8 @@ def read_labelling(path: str | Path) -> Labelling:
 def _labelling(content: dict[str, Any]) -> Labelling:
     named = content["classes"]
     if isinstance(named, list):
+        if len(set(map(str, named))) < len(named):
+            raise ValueError("class names must be unique")
         named = {name: number for number, name in enumerate(named)}
     names = [str(name) for name in named]
     numbers: dict[int, int] = {}

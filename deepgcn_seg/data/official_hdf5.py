@@ -17,7 +17,8 @@ from torch.utils.data import Dataset
 
 from ..errors import UserError
 from ..progress import track
-from .blocks import NINE, BlockGrid, choose, scaled_positions
+from .augmentation import Augmentation, BlockPoints
+from .blocks import NINE, BlockGrid, block_features, choose, scaled_positions
 from .classes import S3DIS
 from .dataset import BlockDataset
 from .files import replacing
@@ -65,17 +66,9 @@ class OfficialBlocks:
         return sorted({room.area for room in self.rooms})
 
     def blocks(
-        self, rooms: Sequence[RoomEntry], points: int, grid: BlockGrid, *, augment: Sequence = (), **settings
+        self, rooms: Sequence[RoomEntry], points: int, grid: BlockGrid, **settings
     ) -> "OfficialBlockDataset":
-        """The blocks of some rooms as training examples; ``grid`` is fixed by the files.
-
-        Raises:
-            UserError: augmentation is asked for; the files hold finished channels.
-        """
-        if augment:
-            raise UserError(
-                f"{self.root} holds finished channels, which cannot be augmented: set recipe.augmentation=[]"
-            )
+        """The blocks of some rooms as training examples; ``grid`` is fixed by the files."""
         indices = [i for room in rooms for i in self._blocks[f"{room.area}_{room.name}"]]
         return OfficialBlockDataset(
             [(self._files[f], row) for f, row in (self._rows[i] for i in indices)], points, **settings
@@ -96,7 +89,7 @@ class OfficialBlockDataset(Dataset):
     Args:
         rows: (file, row) of each block. points: at most 4096; fewer are drawn anew each epoch.
         variant: ``paper`` as stored, ``port`` with channels 0-2 scaled to -1..1 as torch_geometric's
-            ``NormalizeScale``. seed: of the drawing. groups: of channels.
+            ``NormalizeScale``. seed: of the drawing. groups: of channels. augment: applied to each block.
     """
 
     def __init__(
@@ -106,12 +99,19 @@ class OfficialBlockDataset(Dataset):
         variant: str = "paper",
         seed: int = 0,
         groups: Sequence[str] = NINE,
+        augment: Sequence[Augmentation] = (),
     ):
+        self.augment = tuple(augment)
         self.rows, self.points, self.variant, self.seed = list(rows), points, variant, seed
         self._columns = [column for group in groups for column in _COLUMNS[group]]
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def describe(self, i: int) -> str:
+        """Which block: ``ply_data_all_0.h5 row 7``."""
+        path, row = self.rows[i]
+        return f"{path.name} row {row}"
 
     def __getitem__(self, item: tuple[int, int] | int) -> tuple[torch.Tensor, torch.Tensor]:
         epoch, i = item if isinstance(item, tuple) else (0, item)
@@ -123,14 +123,28 @@ class OfficialBlockDataset(Dataset):
             raise UserError(f"{path}: cannot be read ({error})") from None
         if self.points > len(data):
             raise UserError(f"points={self.points}, but the blocks of {path.parent} have {len(data)}")
+        rng = np.random.default_rng([self.seed, epoch, i])
         if self.points < len(data):
-            chosen = choose(len(data), self.points, np.random.default_rng([self.seed, epoch, i]))
+            chosen = choose(len(data), self.points, rng)
             data, label = data[chosen], label[chosen]
+        if self.augment:
+            points = metres(data)
+            for augment in self.augment:
+                points = augment(points, rng)
+            data = block_features(points.xyz, points.rgb, points.room_size)
         position, height = data[:, :3], data[:, 2:3]
         if self.variant == "port":
             position = scaled_positions(position)
         data = np.concatenate([position, data[:, 3:], height], 1)
         return torch.from_numpy(data[:, self._columns]), torch.from_numpy(label.astype(np.int64))
+
+
+def metres(features: np.ndarray) -> BlockPoints:
+    """Points in their room, from the nine channels: position in the block and in the room differ by
+    the room's extent, which their spreads give."""
+    block, share = features[:, :3], features[:, 6:]
+    size = np.ptp(block, axis=0) / np.maximum(np.ptp(share, axis=0), 1e-6)
+    return BlockPoints((share * size).astype(np.float32), features[:, 3:6] * np.float32(255), size)
 
 
 @lru_cache(maxsize=64)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..data.store import RoomEntry, RoomStore
+from ..distributed import World
 from ..inference.picture import room_picture
 from .metrics import Scores
 from .protocols import Protocol
@@ -22,6 +23,7 @@ def evaluate_rooms(
     device: torch.device,
     folder: Path,
     title: str,
+    world: World = World(),
     **about: Any,
 ) -> dict[str, Any]:
     """Run a protocol, print its table, and under ``rooms`` write ``room.png`` of the first room.
@@ -32,12 +34,14 @@ def evaluate_rooms(
     Returns:
         The protocol's entry of ``metrics.json``.
     """
-    result = protocol.run(model, store, rooms, device)
+    result = protocol.run(model, store, rooms, device, world)
     scores = Scores.of(result.confusion)
-    cost = f"{result.points:,} points in {result.seconds:.1f} s"
-    print_scores(scores, store.classes, title, f"protocol {protocol.describe()}; {cost}")
     facts = {"data": store.source, "folds": store.areas, "rooms": [room.key for room in rooms], **about}
     entry = summary(result, protocol, store.classes, **facts)
+    if not world.first:
+        return entry
+    cost = f"{result.points:,} points in {result.seconds:.1f} s"
+    print_scores(scores, store.classes, title, f"protocol {protocol.describe()}; {cost}")
     if result.predictions:
         room = rooms[0]
         xyz, rgb, label = store.open(room).all()

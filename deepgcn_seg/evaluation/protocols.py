@@ -23,6 +23,7 @@ from ..data.blocks import NINE, Block, BlockGrid, block_features, points_inside
 from ..data.dataset import make_loader
 from ..data.official_hdf5 import OfficialBlocks
 from ..data.store import RoomEntry, RoomStore
+from ..distributed import World
 from ..errors import UserError
 from ..progress import Meter, track
 from .metrics import confusion_matrix
@@ -89,11 +90,19 @@ class Protocol:
         if isinstance(store, OfficialBlocks) and self.name != "blocks":
             raise UserError(f"protocol={self.name}: {store.root} holds sampled blocks, not rooms; use protocol=blocks")
 
-    def run(self, model: nn.Module, store: RoomStore, rooms: Sequence[RoomEntry], device: torch.device) -> Result:
+    def run(
+        self,
+        model: nn.Module,
+        store: RoomStore,
+        rooms: Sequence[RoomEntry],
+        device: torch.device,
+        world: World = World(),
+    ) -> Result:
         """Score a model on some rooms; deterministic given the seed.
 
         Args:
             model: (B, N, 9) -> logits (B, N, C); put in eval mode and back.
+            world: processes that share the work; all get the summed matrix, each its own rooms' predictions.
         """
         self.require_rooms(store)
         started = time.perf_counter()
@@ -102,24 +111,25 @@ class Protocol:
         try:
             with torch.inference_mode():
                 measure = self._rooms if self.name == "rooms" else self._blocks
-                confusion, predictions = measure(model, store, rooms, device)
+                confusion, predictions = measure(model, store, rooms, device, world)
+                confusion = world.sum(confusion.to(device)).cpu()
         finally:
             model.train(training)
         return Result(confusion, predictions, int(confusion.sum()), time.perf_counter() - started)
 
-    def _blocks(self, model, store, rooms, device):
+    def _blocks(self, model, store, rooms, device, world):
         grid = BlockGrid(self.side, _STRIDES[self.name])
         dataset = store.blocks(
             rooms, self.points, grid, variant=self.variant, seed=self.seed, groups=tuple(self.groups)
         )
-        loader = make_loader(dataset, self.batch_size)
+        loader = make_loader(dataset, self.batch_size, range(world.rank, len(dataset), world.size))
         confusion = torch.zeros(len(store.classes), len(store.classes), dtype=torch.int64)
         for points, label in track(loader, len(loader), f"Scoring ({self.name})"):
             predicted = model(points.to(device)).argmax(-1).cpu()
             confusion += confusion_matrix(label, predicted, len(store.classes))
         return confusion, {}
 
-    def _rooms(self, model, store, rooms, device):
+    def _rooms(self, model, store, rooms, device, world):
         """Samples of several rooms share a batch; votes are held only for the rooms of that batch."""
         confusion = torch.zeros(len(store.classes), len(store.classes), dtype=torch.int64)
         predictions: dict[str, np.ndarray] = {}
@@ -132,7 +142,7 @@ class Protocol:
             predictions[room.key] = predicted.numpy().astype(store.classes.dtype)
 
         grid = BlockGrid(self.side, self.stride, min_points=1)
-        blocks = [block for room in rooms for block in grid.cut(store, room)]
+        blocks = [block for room in rooms[world.rank :: world.size] for block in grid.cut(store, room)]
         total = sum(-(-block.count // self.points) for block in blocks) * self.votes
         with Meter("Scoring (rooms), samples", total) as meter:
             for samples in _batched(self._samples(store, blocks), self.batch_size):

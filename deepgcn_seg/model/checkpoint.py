@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -22,7 +23,12 @@ def versions() -> dict[str, str]:
     """Versions of what computed a result."""
     from .. import __version__
 
-    return {"deepgcn_seg": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
+    return {
+        "deepgcn_seg": __version__,
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def save_checkpoint(path: str | Path, model: nn.Module, model_config: dict, classes: ClassList, **state: Any) -> None:
@@ -42,7 +48,9 @@ def save_checkpoint(path: str | Path, model: nn.Module, model_config: dict, clas
         **state,
     }
     with replacing(path) as temporary:
-        torch.save(content, temporary)
+        # Through a file of Python's, whose errors say that the disk is full.
+        with open(temporary, "wb") as file:
+            torch.save(content, file)
         # Nothing replaces a good file before it has been read back.
         torch.load(temporary, map_location="meta", weights_only=True)
 

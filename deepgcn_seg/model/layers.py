@@ -8,16 +8,29 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from ..distributed import SummedOverAll
+
 NORMS = ("batch", "instance", "layer", "none")
 ACTS = ("relu", "leakyrelu", "prelu", "gelu", "none")
 ORDERS = ("norm-act", "act-norm")
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation over points (or edges) and blocks; absent points do not count."""
+    """Batch normalisation over points (or edges) and blocks; absent points do not count.
+
+    Attributes:
+        synced: whether training statistics are those of all processes (:func:`sync_norms`).
+    """
+
+    synced = False
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x: (B, N, C) -> (B, N, C)."""
+        if self.synced and self.training:
+            present = x.reshape(-1, x.shape[-1]) if mask is None else x[mask]
+            var, mean = torch.var_mean(present, 0, correction=0)
+            scale, shift = self.scale_shift(mean[None], var[None], mean.new_tensor([len(present)]))
+            return x * scale + shift if mask is None else torch.where(mask[:, :, None], x * scale + shift, 0)
         if mask is None or not self.training:
             return super().forward(x.reshape(-1, x.shape[-1])).view(x.shape)
         out = torch.zeros_like(x)
@@ -35,10 +48,11 @@ class BatchNorm(nn.BatchNorm1d):
         Returns:
             scale and shift, broadcastable to (B, N, C): ``norm(e) = scale * e + shift``.
         """
-        total = counts.sum()
+        summed = SummedOverAll.apply if self.synced else lambda values: values
+        total = summed(counts.sum().to(mean.dtype))
         share = (counts.to(mean.dtype) / total)[:, None]
-        pooled = (share * mean).sum(0)
-        spread = (share * (var + (mean - pooled).square())).sum(0)
+        pooled = summed((share * mean).sum(0))
+        spread = summed((share * (var + (mean - pooled).square())).sum(0))
         if self.track_running_stats:
             with torch.no_grad():
                 self.num_batches_tracked.add_(1)
@@ -54,6 +68,13 @@ class BatchNorm(nn.BatchNorm1d):
     def _affine(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
         scale = self.weight * torch.rsqrt(var + self.eps)
         return scale, self.bias - mean * scale
+
+
+def sync_norms(module: nn.Module) -> None:
+    """Let every batch norm below ``module`` take its training statistics over all processes."""
+    for child in module.modules():
+        if isinstance(child, BatchNorm):
+            child.synced = True
 
 
 class InstanceNorm(nn.Module):

@@ -1,6 +1,7 @@
 """The training loop."""
 
 import logging
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from ..data.classes import ClassList
 from ..data.dataset import BlockDataset, EpochSampler, make_loader
+from ..data.files import replacing
+from ..distributed import World
 from ..errors import UserError
 from ..evaluation.metrics import Scores
 from ..model.checkpoint import read_checkpoint, save_checkpoint
@@ -25,7 +28,7 @@ from .tensorboard import RunLog
 
 log = logging.getLogger(__name__)
 
-# Steps in a row whose loss may be NaN or infinite before training gives up.
+# Steps in a row whose loss or gradients may be NaN or infinite before training gives up.
 MAX_BAD_STEPS = 10
 
 
@@ -35,15 +38,21 @@ class Interrupted(Exception):
 
 @dataclass
 class Settings:
-    """How to train; names as on the command line. ema: decay of the averaged weights, None for none."""
+    """How to train; names as on the command line.
+
+    batch_size: blocks of one optimiser step, over all processes and passes. accumulate: passes a step.
+    ema: decay of the averaged weights, None for none.
+    """
 
     epochs: int
     batch_size: int
+    accumulate: int = 1
     max_steps: int | None = None
     seed: int = 0
     device: torch.device = torch.device("cpu")
     precision: str = "fp32"
     workers: int = 0
+    points: int = 4096
     validate_every: int = 1
     save_every: int = 500
     label_smoothing: float = 0.0
@@ -59,7 +68,10 @@ class Trainer:
         model: (B, N, 9) -> logits (B, N, C). optimizer: over its parameters.
         blocks: to train on. validate: gives the confusion matrix of a model, or None.
         folder: of the checkpoints. model_config, classes, config: kept in them.
-        run_log: TensorBoard.
+        run_log: TensorBoard. world: the processes that train together.
+
+    Raises:
+        UserError: the batch cannot be shared out.
     """
 
     def __init__(
@@ -74,19 +86,29 @@ class Trainer:
         config: dict[str, Any],
         classes: ClassList,
         run_log: RunLog,
+        world: World = World(),
     ):
         self.model, self.optimizer, self.blocks, self.validate = model, optimizer, blocks, validate
         self.settings, self.folder, self.run_log = settings, folder, run_log
         self.model_config, self.config, self.classes = model_config, config, classes
-        self.sampler = EpochSampler(len(blocks), settings.seed)
+        self.world = world
         self.batch_size = min(settings.batch_size, len(blocks))
+        parts = world.size * settings.accumulate
+        if self.batch_size % parts:
+            raise UserError(
+                f"batch_size={self.batch_size}: must be a multiple of {parts} "
+                f"({world.size} processes x accumulate={settings.accumulate})"
+            )
+        self.sampler = EpochSampler(
+            len(blocks), settings.seed, self.batch_size, self.batch_size // parts, world.rank, world.size
+        )
         self.steps_per_epoch = len(blocks) // self.batch_size
         self.total_steps = self.steps_per_epoch * settings.epochs
         if settings.max_steps is not None:
             self.total_steps = min(self.total_steps, settings.max_steps)
         self.averaged = None if settings.ema is None else average_of(model, settings.ema)
         self.base_rates = [group["lr"] for group in optimizer.param_groups]
-        self.step, self.best, self.bad_steps, self.seconds = 0, -1.0, 0, 0.0
+        self.step, self.best, self.bad_steps, self.skipped, self.seconds = 0, -1.0, 0, 0, 0.0
 
     @property
     def result(self) -> nn.Module:
@@ -112,21 +134,25 @@ class Trainer:
 
     def _epoch(self, meter: Meter, stop: Callable[[], bool]) -> None:
         self.model.train()
-        for points, labels in self._batches():
+        batches = self._batches()
+        for _ in range(self.step % self.steps_per_epoch, self.steps_per_epoch):
             started = time.perf_counter()
-            loss = self._train_step(points, labels)
-            speed = labels.numel() / (time.perf_counter() - started)
+            # Waiting for data counts: a loader that cannot keep up must show.
+            parts = [next(batches) for _ in range(self.settings.accumulate)]
+            loss, stopping = self._train_step(parts, stop)
             self.step += 1
-            self.seconds += time.perf_counter() - started
+            seconds = time.perf_counter() - started
+            self.seconds += seconds
+            speed = self.batch_size * parts[0][1].shape[1] / seconds
             self.run_log.step(self.step, loss, self.optimizer.param_groups[0]["lr"], speed)
             meter.advance(f"epoch {self.epoch + 1}, loss {loss:.3f}, {speed:,.0f} points/s")
-            if stop():
+            if stopping:
                 self.save("last.ckpt")
                 self.run_log.flush()
                 raise Interrupted(f"stopped at step {self.step} of {self.total_steps}; resume={self.folder.parent}")
-            if self.step % self.steps_per_epoch == 0 or self.step >= self.total_steps:
+            if self.step >= self.total_steps:
                 break
-            if self.step % self.settings.save_every == 0:
+            if self.step % self.settings.save_every == 0 and self.step % self.steps_per_epoch:
                 self.save("last.ckpt")
         finished = self.step >= self.total_steps
         if finished or self.epoch % self.settings.validate_every == 0:
@@ -135,46 +161,100 @@ class Trainer:
 
     def _batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         self.sampler.epoch = self.epoch
-        self.sampler.start = (self.step % self.steps_per_epoch) * self.batch_size
+        self.sampler.start = self.step % self.steps_per_epoch
         return iter(
             make_loader(
                 self.blocks,
-                self.batch_size,
+                self.sampler.part,
                 self.sampler,
                 self.settings.workers,
-                drop_last=True,
                 pin_memory=self.settings.device.type == "cuda",
             )
         )
 
-    def _train_step(self, points: torch.Tensor, labels: torch.Tensor) -> float:
+    def _train_step(
+        self, parts: list[tuple[torch.Tensor, torch.Tensor]], stop: Callable[[], bool]
+    ) -> tuple[float, bool]:
+        """One optimiser step. Returns the loss over all processes, and whether one was asked to stop."""
         settings, clock = self.settings, Clock(self.step, self.steps_per_epoch, self.total_steps)
         factor = settings.schedule(clock)
         for group, rate in zip(self.optimizer.param_groups, self.base_rates):
             group["lr"] = rate * factor
         if settings.norm_momentum is not None:
             set_norm_momentum(self.model, settings.norm_momentum(clock))
+        self.optimizer.zero_grad(set_to_none=True)
+        statistics = [buffer.clone() for buffer in self.model.buffers()]
+        try:
+            losses = [self._backward(points, labels) for points, labels in parts]
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(self._out_of_memory(error)) from None
+        # One sum for both: every process must learn at the same step that one is to stop.
+        summed = self.world.sum(torch.tensor([sum(losses), float(stop())], dtype=torch.float64, device=settings.device))
+        loss = float(summed[0]) / (self.world.size * len(parts))
+        self.world.average_gradients(self.model)
+        norm = torch.nn.utils.get_total_norm(p.grad for p in self.model.parameters() if p.grad is not None)
+        if not (math.isfinite(loss) and torch.isfinite(norm)):
+            # The forward pass has put what is not finite into running statistics.
+            for buffer, before in zip(self.model.buffers(), statistics):
+                buffer.copy_(before)
+            self._skip(loss, float(norm), parts)
+            return loss, summed[1] > 0
+        self.bad_steps = 0
+        self.run_log.gradient_norm(self.step + 1, float(norm))
+        self.optimizer.step()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.model)
+        return loss, bool(summed[1] > 0)
+
+    def _backward(self, points: torch.Tensor, labels: torch.Tensor) -> float:
+        """Add a part's gradients; returns its loss."""
+        settings = self.settings
         points = points.to(settings.device, non_blocking=True)
         labels = labels.to(settings.device, non_blocking=True)
         with torch.autocast(settings.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             logits = self.model(points)
         loss = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), label_smoothing=settings.label_smoothing)
-        value = loss.item()
-        if not torch.isfinite(loss):
-            self.bad_steps += 1
-            if self.bad_steps > MAX_BAD_STEPS:
-                raise UserError(
-                    f"the loss was {value} at {self.bad_steps} steps in a row, to step {self.step + 1}: lower the rate"
-                )
-            log.warning("step %d: loss is %s, step skipped", self.step + 1, value)
-            return value
-        self.bad_steps = 0
+        (loss / settings.accumulate).backward()
+        return loss.item()
+
+    def _skip(self, loss: float, norm: float, parts: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Count a step that is not finite and keep its first batch.
+
+        Raises:
+            UserError: too many in a row.
+        """
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        if self.averaged is not None:
-            self.averaged.update_parameters(self.model)
-        return value
+        self.bad_steps, self.skipped = self.bad_steps + 1, self.skipped + 1
+        step, path = self.step + 1, self.folder.parent / "bad_batch.pt"
+        blocks = [self.blocks.describe(int(i)) for i in self.sampler.steps()[self.step % self.steps_per_epoch]]
+        if self.bad_steps == 1 and self.world.first:
+            content = {"step": step, "blocks": blocks, "points": [p for p, _ in parts], "labels": [y for _, y in parts]}
+            try:
+                with replacing(path) as temporary:
+                    torch.save(content, temporary)
+            except (OSError, RuntimeError) as error:
+                log.warning("the batch could not be saved (%s)", error)
+        what = f"step {step}: loss {loss:g}, gradient norm {norm:g}; blocks {'; '.join(blocks[:4])}, all in {path}"
+        if self.bad_steps > MAX_BAD_STEPS:
+            raise UserError(f"{what}. {self.bad_steps} such steps in a row: lower the rate (recipe.optimizer.lr)")
+        log.warning("%s. Step skipped, %d so far", what, self.skipped)
+
+    def _out_of_memory(self, error: BaseException) -> str:
+        """What would help, and by about how much."""
+        part, points = self.sampler.part, self.settings.points
+        kept = activation_bytes(self.model, points) * part / 2**30
+        advice = [f"accumulate={2 * self.settings.accumulate} (halves about {kept:.1f} GB of activations)"]
+        if part == 1:
+            advice = [f"points={points // 2} (halves about {kept:.1f} GB of activations)"]
+        advice.append("model.checkpoint=true (recomputes convolutions: about a third of that, a third more time)")
+        advice.append("backbone=revgcn (hardly grows with depth)")
+        reason = str(error).splitlines()[0][:120]
+        return (
+            f"out of memory at step {self.step + 1}, {part} blocks of {points} points a pass ({reason}). "
+            f"Try {'; or '.join(advice)}"
+        )
 
     def _validate(self) -> None:
         if self.validate is None:
@@ -195,10 +275,17 @@ class Trainer:
             self.save("best.ckpt")
 
     def save(self, name: str) -> None:
-        """Write a checkpoint that :meth:`resume` can go on from."""
-        random = {"torch": torch.get_rng_state()}
+        """Write a checkpoint that :meth:`resume` can go on from.
+
+        Raises:
+            UserError: it cannot be written; the one before is intact.
+        """
+        own = {"torch": torch.get_rng_state()}
         if self.settings.device.type == "cuda":
-            random["cuda"] = torch.cuda.get_rng_state(self.settings.device)
+            own["cuda"] = torch.cuda.get_rng_state(self.settings.device)
+        random = self.world.collect(own)
+        if not self.world.first:
+            return
         training = None
         if self.averaged is not None:
             training = {"model": self.model.state_dict(), "steps_averaged": int(self.averaged.n_averaged)}
@@ -215,8 +302,9 @@ class Trainer:
                 step=self.step,
                 best=self.best,
                 seconds=self.seconds,
+                skipped=self.skipped,
             )
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
             raise UserError(f"cannot write {self.folder / name} ({error}); the previous checkpoint is intact") from None
 
     def resume(self) -> None:
@@ -238,10 +326,26 @@ class Trainer:
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"checkpoint {path} is of another model: {str(error).splitlines()[0]}") from None
         self.step, self.best, self.seconds = content["step"], content["best"], content["seconds"]
-        torch.set_rng_state(content["random"]["torch"])
-        if self.settings.device.type == "cuda" and "cuda" in content["random"]:
-            torch.cuda.set_rng_state(content["random"]["cuda"], self.settings.device)
+        self.skipped = content["skipped"]
+        random = content["random"]
+        if self.world.rank < len(random):
+            torch.set_rng_state(random[self.world.rank]["torch"])
+            if self.settings.device.type == "cuda" and "cuda" in random[self.world.rank]:
+                torch.cuda.set_rng_state(random[self.world.rank]["cuda"], self.settings.device)
         log.info("Going on from %s at step %d of %d", path, self.step, self.total_steps)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on a device or on the CPU."""
+    text = str(error)
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in text or "DefaultCPU" in text
+
+
+def activation_bytes(model: nn.Module, points: int) -> int:
+    """Roughly what a training pass keeps for backward, for one block: the output of every linear map
+    of the model, three times over (itself, normalised, and the features it was made from)."""
+    widths = sum(module.out_features for module in model.modules() if isinstance(module, nn.Linear))
+    return 3 * 4 * points * widths
 
 
 def average_of(model: nn.Module, decay: float) -> AveragedModel:

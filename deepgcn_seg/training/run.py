@@ -1,20 +1,24 @@
 """A training run from config to metrics."""
 
+import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import nn
 
 from ..config import check, device
-from ..data.blocks import NINE, count_channels, place_of_channels
-from ..data.dataset import area_name, split_by_area
+from ..data.blocks import NINE, BlockGrid, count_channels, place_of_channels
+from ..data.dataset import Split, area_name, split_by_area
 from ..data.official_hdf5 import OfficialBlocks
 from ..data.store import RoomStore
+from ..distributed import World, join
 from ..errors import UserError
 from ..evaluation.evaluate import evaluate_rooms
 from ..evaluation.metrics import Scores
@@ -23,7 +27,9 @@ from ..evaluation.report import write_json
 from ..memory import peak_resident_mb
 from ..model import DeepGCN
 from ..model.checkpoint import build_model, read_checkpoint, targets, versions
+from ..model.layers import sync_norms
 from ..model.summary import summarize
+from ..provenance import provenance
 from .loop import Settings, Trainer
 from .tensorboard import RunLog
 
@@ -33,27 +39,44 @@ log = logging.getLogger(__name__)
 def train(config: DictConfig) -> float:
     """Train the configured model, score its best checkpoint on the held-out area.
 
+    In a sweep, a job whose directory already holds this very run is gone on with, or is left as it
+    is if it finished: the same command again runs what is missing.
+
     Returns:
         mIoU on the test area under the configured protocol.
     """
     check(config)
-    folder = Path(HydraConfig.get().runtime.output_dir)
     chosen = device(config.device)
+    world = join(chosen)
+    if config.devices > world.size:
+        raise UserError(f"devices={config.devices}: give it on the command line, which starts that many processes")
+    if chosen.type == "cuda" and world.size > 1:
+        chosen = torch.device("cuda", world.local % torch.cuda.device_count())
+        torch.cuda.set_device(chosen)
+    folder = Path(world.share(HydraConfig.get().runtime.output_dir))
+    resuming = bool(config.resume)
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        finished = finished_miou(config, folder)
+        if finished is not None:
+            log.info("%s: finished before, mIoU %.4f", folder, finished)
+            return finished
+        resuming = (folder / "checkpoints" / "last.ckpt").is_file()
+    settings_asked = asked(config)
     torch.manual_seed(config.seed)
-    store: RoomStore = instantiate(config.data.store)
-    instantiate(config.protocol).require_rooms(store)
-    split = split_by_area(store, config.data.fold, config.data.validation, config.seed)
-    grid = instantiate(config.data.grid)
+    store, split, grid = _open_data(config, world)
     adapt(config, store)
     channels = {"variant": config.data.variant, "groups": tuple(config.data.features)}
     augment = [instantiate(part) for part in config.recipe.augmentation]
     blocks = store.blocks(split.train, config.points, grid, seed=config.seed, augment=augment, **channels)
     model: nn.Module = instantiate(config.model).to(chosen)
+    if config.sync_norms and world.size > 1:
+        sync_norms(model)
     model_config = OmegaConf.to_container(config.model, resolve=True)
+    # Processes agree on the weights, and differ in dropout and stochastic dilation.
+    torch.manual_seed(config.seed + world.rank)
     log.info("Model: %s, %s", describe(model, config), chosen)
-    if isinstance(model, DeepGCN):
+    if isinstance(model, DeepGCN) and world.first:
         Console(stderr=True).print(summarize(model, config.points).table())
-    run_log = RunLog(folder, _resumed_step(config, folder))
     optimizer = instantiate(config.recipe.optimizer)(model.parameters())
     # Official blocks cannot be cut again.
     name = "blocks" if isinstance(store, OfficialBlocks) else "recut"
@@ -61,23 +84,26 @@ def train(config: DictConfig) -> float:
     selecting = split.test if config.select == "test" else split.validation
 
     def validate(model: nn.Module) -> torch.Tensor:
-        return validation.run(model, store, selecting, chosen).confusion
+        return validation.run(model, store, selecting, chosen, world).confusion
 
     settings = Settings(
         epochs=config.epochs,
         batch_size=config.batch_size,
+        accumulate=config.accumulate,
         max_steps=config.max_steps,
         seed=config.seed,
         device=chosen,
         precision=config.precision,
         workers=config.workers,
-        validate_every=config.validate_every,
-        save_every=config.save_every,
         label_smoothing=config.recipe.label_smoothing,
         ema=config.recipe.ema,
+        points=config.points,
+        validate_every=config.validate_every,
+        save_every=config.save_every,
         schedule=instantiate(config.recipe.schedule),
         norm_momentum=instantiate(config.recipe.norm_momentum),
     )
+    run_log = RunLog(folder if world.first else None, _resumed_step(folder, resuming))
     trainer = Trainer(
         model,
         optimizer,
@@ -89,11 +115,14 @@ def train(config: DictConfig) -> float:
         OmegaConf.to_container(config, resolve=True),
         store.classes,
         run_log,
+        world,
     )
-    if config.resume:
+    if resuming:
         trainer.resume()
     else:
         run_log.config(OmegaConf.to_yaml(config, resolve=True))
+        if world.first:
+            write_json(folder / "run.json", {**provenance(chosen, world.size), "settings": settings_asked})
     log.info(
         "Training on %d blocks of %d rooms for %d steps; validation on %d rooms, test on %d of %s",
         len(blocks),
@@ -103,9 +132,75 @@ def train(config: DictConfig) -> float:
         len(split.test),
         area_name(store, config.data.fold),
     )
+    log.info(
+        "A step is %d blocks: %d processes x %d passes of %d; learning rate %s",
+        trainer.batch_size,
+        world.size,
+        config.accumulate,
+        trainer.sampler.part,
+        ", ".join(f"{rate:g}" for rate in trainer.base_rates),
+    )
+    if trainer.sampler.part < trainer.batch_size and not (config.sync_norms and config.accumulate == 1):
+        log.info("Batch norm sees %d blocks at a time, not the whole batch", trainer.sampler.part)
     trainer.fit()
-    cost = {"seconds": round(trainer.seconds, 2), "steps": trainer.step, "peak_memory_mb": peak_memory_mb(chosen)}
-    return finish(config, folder, store, split, chosen, run_log, cost)
+    world.barrier()
+    cost = {
+        "seconds": round(trainer.seconds, 2),
+        "steps": trainer.step,
+        "skipped_steps": trainer.skipped,
+        "peak_memory_mb": peak_memory_mb(chosen),
+    }
+    return finish(config, folder, store, split, chosen, run_log, cost, world)
+
+
+def _open_data(config: DictConfig, world: World) -> tuple[RoomStore, Split, BlockGrid]:
+    """The store, its split and grid; what has to be prepared first is prepared by one process."""
+    if not world.first:
+        world.barrier()
+    store: RoomStore = instantiate(config.data.store)
+    if world.first:
+        world.barrier()
+    instantiate(config.protocol).require_rooms(store)
+    split = split_by_area(store, config.data.fold, config.data.validation, config.seed)
+    return store, split, instantiate(config.data.grid)
+
+
+def finished_miou(config: DictConfig, folder: Path) -> float | None:
+    """What this very run scored, if ``folder`` holds it finished.
+
+    Raises:
+        UserError: it holds a run of other settings.
+    """
+    if not (folder / "checkpoints" / "last.ckpt").is_file():
+        return None
+    try:
+        before, now = json.loads((folder / "run.json").read_text())["settings"], asked(config)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder / 'run.json'}: cannot be read ({error!r})") from None
+    changed = [key for key in now if before.get(key) != now[key]]
+    if changed:
+        raise UserError(
+            f"{folder} holds a run of other settings ({', '.join(changed[:5])}); choose another hydra.sweep.dir"
+        )
+    try:
+        return json.loads((folder / "metrics.json").read_text())["test"]["mIoU"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def asked(config: DictConfig) -> dict[str, str]:
+    """The settings as they were asked for, flat, without those that say where or how far."""
+    flat: dict[str, str] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, part in value.items():
+                walk(f"{prefix}.{key}" if prefix else str(key), part)
+        elif prefix not in ("resume", "device", "devices", "workers"):
+            flat[prefix] = str(value)
+
+    walk("", OmegaConf.to_container(config, resolve=True))
+    return flat
 
 
 def adapt(config: DictConfig, store: RoomStore) -> None:
@@ -147,6 +242,7 @@ def finish(
     chosen: torch.device,
     run_log: RunLog,
     cost: dict[str, float],
+    world: World = World(),
 ) -> float:
     """Score the best checkpoint on the test rooms: table, ``metrics.json``, picture, TensorBoard."""
     best = folder / "checkpoints" / "best.ckpt"
@@ -164,12 +260,15 @@ def finish(
         chosen,
         folder,
         title=f"{config.backbone.name}-{config.depth} on {area_name(store, config.data.fold)} of {store.source}",
+        world=world,
         dataset=config.data.name,
         areas=[config.data.fold],
         checkpoint=str(path),
         checkpoint_step=content["step"],
         selection=f"best on {config.select} rooms" if path == best else "last",
     )
+    if not world.first:
+        return entry["mIoU"]
     parameters = sum(parameter.numel() for parameter in model.parameters())
     metrics = {"test": entry, "parameters": parameters, "training": cost, "versions": versions()}
     write_json(folder / "metrics.json", metrics)
@@ -196,12 +295,15 @@ def finish(
     return scores.miou
 
 
-def _resumed_step(config: DictConfig, folder: Path) -> int:
-    """Step a resumed run goes on from, 0 for a new run."""
-    if not config.resume:
-        if (folder / "checkpoints" / "last.ckpt").is_file():
-            raise UserError(
-                f"{folder} already holds a run: resume={folder} goes on with it, or choose another directory"
-            )
-        return 0
-    return read_checkpoint(folder / "checkpoints" / "last.ckpt")["step"] + 1
+def _resumed_step(folder: Path, resuming: bool) -> int:
+    """Step a resumed run goes on from, 0 for a new run.
+
+    Raises:
+        UserError: a new run, but the folder holds one.
+    """
+    path = folder / "checkpoints" / "last.ckpt"
+    if resuming:
+        return read_checkpoint(path)["step"] + 1
+    if path.is_file():
+        raise UserError(f"{folder} already holds a run: resume={folder} goes on with it, or choose another directory")
+    return 0

@@ -18,11 +18,17 @@ class RunLog:
     """TensorBoard events of one run.
 
     Args:
-        folder: the run directory. step: where a resumed run goes on; later events are dropped.
+        folder: the run directory; None writes nothing (every process but the first).
+        step: where a resumed run goes on; later events are dropped.
     """
 
-    def __init__(self, folder: str | Path, step: int = 0):
-        self._writer = SummaryWriter(str(folder), purge_step=step or None)
+    def __init__(self, folder: str | Path | None, step: int = 0):
+        if folder is None:
+            self._writer: Any = _Nothing()
+            return
+        # A run that was killed before its first checkpoint left events of steps that come again.
+        again = step or any(Path(folder).glob("events.out.tfevents.*"))
+        self._writer = SummaryWriter(str(folder), purge_step=step if again else None)
 
     def config(self, text: str) -> None:
         """The composed config."""
@@ -33,6 +39,10 @@ class RunLog:
         self._writer.add_scalar("train/loss", loss, step)
         self._writer.add_scalar("train/learning_rate", lr, step)
         self._writer.add_scalar("train/points_per_second", points_per_second, step)
+
+    def gradient_norm(self, step: int, norm: float) -> None:
+        """Norm of all gradients together."""
+        self._writer.add_scalar("train/gradient_norm", norm, step)
 
     def scores(self, step: int, part: str, confusion: Tensor, classes: ClassList) -> None:
         """OA, mAcc, mIoU, IoU per class and the confusion matrix of ``part`` (validation, test)."""
@@ -62,6 +72,13 @@ class RunLog:
     def close(self) -> None:
         """Finish."""
         self._writer.close()
+
+
+class _Nothing:
+    """A writer that takes everything and writes nothing."""
+
+    def __getattr__(self, name: str):
+        return lambda *args, **kwargs: None
 
 
 def confusion_image(confusion: Tensor, classes: ClassList) -> np.ndarray:
