@@ -6,7 +6,7 @@ import torch
 from deepgcn_seg import DeepGCN, load_model
 from deepgcn_seg.data.classes import S3DIS
 from deepgcn_seg.errors import UserError
-from deepgcn_seg.model.checkpoint import read_checkpoint, save_checkpoint
+from deepgcn_seg.model.checkpoint import read_checkpoint, require_sources, save_checkpoint
 
 CONFIG = {
     "_target_": "deepgcn_seg.DeepGCN",
@@ -73,11 +73,19 @@ def test_nothing_is_unpickled_or_called(tmp_path):
     path.write_bytes(pickle.dumps(Evil()))
     with pytest.raises(UserError, match=r"evil\.ckpt"):
         load_model(path)
-    for target in ("os.system", "deepgcn_seg.data.synthetic.generate", "builtins.eval", "deepgcn_seg.model.__import__"):
-        save_checkpoint(path, small(), {**CONFIG, "conv": {"_target_": target}}, S3DIS)
+    for target in ("os.system", "deepgcn_seg.data.synthetic.generate", "builtins.eval", "deepgcn_seg.model.__import__", "deepgcn_seg.model.checkpoint.torch.os.system", "deepgcn_seg.model.checkpoint.save_checkpoint", "torch_geometric.nn.Sequential.__init__"):
+        command = {"_target_": target, "command": f"touch {tmp_path}/touched"}
+        save_checkpoint(path, small(), {**CONFIG, "conv": command}, S3DIS)
         with pytest.raises(UserError):
             load_model(path)
     assert not (tmp_path / "touched").exists()
+
+
+def test_data_settings_of_a_checkpoint_call_nothing_else():
+    require_sources({"store": {"_target_": "deepgcn_seg.data.sources.synthetic"}, "grid": {"_target_": "deepgcn_seg.data.blocks.BlockGrid"}}, "a.ckpt")
+    for target in ("os.system", "deepgcn_seg.data.sources.generate", "deepgcn_seg.data.sources.RoomStore"):
+        with pytest.raises(UserError, match="would call"):
+            require_sources({"store": {"_target_": target}}, "a.ckpt")
 
 
 def test_own_parts_must_be_trusted_by_name(tmp_path):

@@ -11,11 +11,12 @@ from deepgcn_seg.evaluation.runs import comparisons, find_runs, six_folds
 CLASSES = ["a", "b"]
 
 
-def make_run(root, name, confusion, fold=5, depth=7, protocol="rooms", finished=True):
+def make_run(root, name, confusion, fold=5, depth=7, protocol="rooms", finished=True, seed=0):
     folder = root / name
     (folder / ".hydra").mkdir(parents=True)
     settings = {
         "depth": depth,
+        "seed": seed,
         "recipe": {"name": "paper"},
         "backbone": {"name": "resgcn"},
         "data": {"fold": fold, "root": str(folder)},
@@ -76,6 +77,19 @@ def test_protocols_never_share_a_table(tmp_path):
     tables = comparisons(find_runs(tmp_path)[0])
     assert len(tables) == 2
     assert all(len(table.rows) == 1 for table in tables)
+
+
+def test_seeds_are_averaged(tmp_path):
+    for seed, depth in ((0, 7), (1, 7), (0, 14), (1, 14)):
+        folder = make_run(tmp_path, f"s{seed}d{depth}", SQUARE, depth=depth, seed=seed)
+        path = folder / "metrics.json"
+        content = json.loads(path.read_text())
+        content["test"]["mIoU"] += 0.02 * seed
+        path.write_text(json.dumps(content))
+    _, table = comparisons(find_runs(tmp_path)[0])
+    assert table.header == ["depth", "seeds", "mIoU", "mAcc", "OA"]
+    # 57 and 59: mean 58, standard deviation the square root of 2.
+    assert table.rows[0][:3] == ["7", "2", "58.00 +- 1.41"]
 
 
 def test_no_runs_and_damaged_runs(tmp_path):

@@ -27,8 +27,12 @@ log = logging.getLogger(__name__)
 
 
 def prepare(
-    source: str | Path, root: str | Path, workers: int = 1, described: str | None = None
-) -> RoomStore:
+    source: str | Path,
+    root: str | Path,
+    workers: int = 1,
+    described: str | None = None,
+    shard: tuple[int, int] = (0, 1),
+) -> RoomStore | None:
     """Read every room below ``source``, in any layout of :mod:`deepgcn_seg.data.layouts`, into a store at ``root``.
 
     Rooms that the store already has are kept, so that a stopped preparation goes on where it was.
@@ -36,6 +40,10 @@ def prepare(
 
     Args:
         workers: processes. described: the source in words, for results to name; default its path.
+        shard: (i, n) prepares every n-th room from the i-th on, for n machines that share a disk.
+
+    Returns:
+        The store, or None while rooms of other shards are missing.
 
     Raises:
         UserError: no rooms, a room that cannot be read, or none with points.
@@ -46,7 +54,8 @@ def prepare(
     if layout.kind in (STORE, HDF5):
         raise UserError(f"source={source} is {layout.kind}, ready as it is: give it as data.root")
     labelling = read_labelling(layout.root / "classes.yaml") if layout.kind == SCANS else Labelling.of(S3DIS)
-    todo = [key for key in layout.rooms if not (root / f"{key}.h5").is_file()]
+    mine = list(layout.rooms)[shard[0] :: shard[1]]
+    todo = [key for key in mine if not _done(root, key)]
     jobs = [(layout, key, root, labelling) for key in todo]
     repairs: list[Repair] = []
     workers = min(workers, len(jobs))
@@ -55,7 +64,9 @@ def prepare(
         results: Iterable[list[Repair]] = pool.map(_prepare_room, jobs) if pool else map(_prepare_room, jobs)
         for found in track(results, len(jobs), "Preparing rooms"):
             repairs += found
-    _report(root, repairs)
+    _report(root / ("repairs.txt" if shard == (0, 1) else f"repairs-{shard[0] + 1}-of-{shard[1]}.txt"), repairs)
+    if not all(_done(root, key) for key in layout.rooms):
+        return None
     prepared = [path for path in (root / f"{key}.h5" for key in layout.rooms) if path.is_file()]
     if not prepared:
         raise UserError(f"{source}: no room has points")
@@ -64,11 +75,19 @@ def prepare(
     return RoomStore(root)
 
 
-def _report(root: Path, repairs: list[Repair]) -> None:
-    """Add repairs to ``ROOT/repairs.txt``; those of rooms done before a stop are there already."""
+def _done(root: Path, key: str) -> bool:
+    return (root / f"{key}.h5").is_file() or _empty(root, key).is_file()
+
+
+def _empty(root: Path, key: str) -> Path:
+    """Marks a room without points."""
+    return root / f"{key}.empty"
+
+
+def _report(path: Path, repairs: list[Repair]) -> None:
+    """Add repairs to a file; those of rooms done before a stop are there already."""
     if not repairs:
         return
-    path = root / "repairs.txt"
     known = path.read_text().splitlines() if path.is_file() else []
     lines = dict.fromkeys([*known, *map(str, repairs)])
     with replacing(path) as temporary:
@@ -80,6 +99,9 @@ def _prepare_room(job: tuple[Layout, str, Path, Labelling]) -> list[Repair]:
     layout, key, root, labelling = job
     room, repairs = read_source(layout, key, labelling)
     if room is None:
+        # Remembered, so that all shards know that the room is done.
+        with replacing(_empty(root, key)) as temporary:
+            temporary.write_text("")
         return repairs
     try:
         write_room(root, room)
@@ -132,9 +154,23 @@ def prepare_configured(config: DictConfig) -> None:
         raise UserError("source is not set: give source=RAW_FOLDER")
     if not Path(config.source).is_dir():
         raise UserError(f"source={config.source}: no such folder")
-    store = prepare(config.source, config.data.root, workers=config.workers)
+    shard = _shard(config.shard)
+    store = prepare(config.source, config.data.root, workers=config.workers, shard=shard)
+    if store is None:
+        log.info("%s: the rooms of shard %s are ready; other shards are not yet", config.data.root, config.shard)
+        return None
     log.info("%s: %d rooms in %d areas are ready", store.root, len(store.rooms), len(store.areas))
     return None
+
+
+def _shard(text: str | None) -> tuple[int, int]:
+    """``2/8`` -> (1, 8): the second of eight."""
+    if text is None:
+        return 0, 1
+    number, _, count = str(text).partition("/")
+    if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
+        raise UserError(f"shard={text}: must be I/N with I from 1 to N, as 2/8")
+    return int(number) - 1, int(count)
 
 
 def _check(config: DictConfig) -> None:

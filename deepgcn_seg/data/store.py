@@ -32,6 +32,8 @@ from .room import Room
 FORMAT = 1
 # Side of a cell in metres: the stride of the official blocks, half their side.
 CELL = 0.5
+# Rows that share a checksum: about a block's.
+_CHUNK = 4096
 
 
 def write_manifest(root: str | Path, classes: ClassList, source: str, colored: bool = True) -> None:
@@ -65,16 +67,22 @@ def write_room(root: str | Path, room: Room) -> Path:
     order = np.argsort(cell, kind="stable")
     starts = np.searchsorted(cell[order], np.arange(grid.prod() + 1))
     path = Path(root) / room.area / f"{room.name}.h5"
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
-        file.create_dataset("xyz", data=xyz[order])
+    # Checksums, of the structure (HDF5 1.8's layout) and of the data: damage is an error and not other points.
+    with replacing(path) as temporary, h5py.File(temporary, "w", libver=("v108", "v108")) as file:
+        _write(file, "xyz", xyz[order])
         rgb = np.zeros((len(room), 3), np.uint8) if room.rgb is None else room.rgb[order]
-        file.create_dataset("rgb", data=rgb)
-        file.create_dataset("label", data=room.label[order])
-        file.create_dataset("order", data=order.astype(np.uint32))
-        file.create_dataset("cells", data=starts.astype(np.int64))
+        _write(file, "rgb", rgb)
+        _write(file, "label", room.label[order])
+        _write(file, "order", order.astype(np.uint32))
+        _write(file, "cells", starts.astype(np.int64))
         file.attrs.update(format=FORMAT, area=room.area, room=room.name, origin=origin, size=size, cell=CELL, grid=grid)
         file.attrs["colored"] = room.rgb is not None
     return path
+
+
+def _write(file: h5py.File, name: str, data: np.ndarray) -> None:
+    chunk = (min(_CHUNK, len(data)), *data.shape[1:])
+    file.create_dataset(name, data=data, chunks=chunk, fletcher32=True)
 
 
 class StoredRoom:
@@ -90,7 +98,8 @@ class StoredRoom:
 
     def __init__(self, path: str | Path):
         try:
-            self._file = h5py.File(path, "r")
+            # Not locked: several nodes may read a store on a shared disk that has no locks.
+            self._file = h5py.File(path, "r", locking=False)
             if self._file.attrs["format"] != FORMAT:
                 raise UserError(f"{path}: room format {self._file.attrs['format']}, but this version reads {FORMAT}")
             self.area, self.name = str(self._file.attrs["area"]), str(self._file.attrs["room"])

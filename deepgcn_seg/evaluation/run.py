@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from ..config import device
 from ..data.dataset import split_by_area
 from ..errors import UserError
-from ..model.checkpoint import build_model, read_checkpoint
+from ..model.checkpoint import build_model, read_checkpoint, require_sources
 from .evaluate import evaluate_rooms
 from .report import write_json
 
@@ -29,6 +29,8 @@ def evaluate(config: DictConfig) -> float | None:
         raise UserError(f"part={config.part}: must be one of {', '.join(PARTS)}")
     content = read_checkpoint(path)
     model = build_model(content, str(path))
+    if config.data.name is None:
+        require_sources(content["config"]["data"], str(path))
     settings = _merged(OmegaConf.create(content["config"]), config)
     chosen = device(config.device)
     store = instantiate(settings.data.store)

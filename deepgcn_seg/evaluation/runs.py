@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import torch
@@ -141,7 +142,12 @@ def comparisons(runs: Sequence[Run]) -> list[Report]:
     groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for run in runs:
         groups[run.measured].append(run)
-    return [_comparison(group, *measured) for measured, group in groups.items()]
+    tables = []
+    for measured, group in groups.items():
+        tables.append(_comparison(group, *measured))
+        if len({run.settings.get("seed") for run in group}) > 1:
+            tables.append(_over_seeds(group, *measured))
+    return tables
 
 
 def _comparison(runs: list[Run], data: str, protocol: str) -> Report:
@@ -168,6 +174,21 @@ def _comparison(runs: list[Run], data: str, protocol: str) -> Report:
         "Minutes and peak MB are of training, points/s of scoring." + (f" Checkpoint: {', '.join(chosen)}." if chosen else ""),
     ]
     return Report("Runs", header, rows, notes)
+
+
+def _over_seeds(runs: list[Run], data: str, protocol: str) -> Report:
+    """Means and standard deviations of runs that differ in their seed alone."""
+    keys = [key for key in varied(runs) if key != "seed"]
+    groups: dict[tuple, list[Run]] = defaultdict(list)
+    for run in sorted(runs, key=lambda run: [_sortable(run.settings.get(key)) for key in keys]):
+        groups[tuple(str(run.settings.get(key, "-")) for key in keys)].append(run)
+    rows = []
+    for values, group in groups.items():
+        scores = [[100 * (run.entry[name] or 0) for run in group] for name in ("mIoU", "mAcc", "OA")]
+        cells = [f"{mean(part):.2f} +- {stdev(part) if len(part) > 1 else 0:.2f}" for part in scores]
+        rows.append([*values, str(len(group)), *cells])
+    notes = [f"Data: {data}. Protocol: {protocol}. Mean +- standard deviation over seeds."]
+    return Report("Means over seeds", [*keys, "seeds", "mIoU", "mAcc", "OA"], rows, notes)
 
 
 def _sortable(value: Any) -> tuple:

@@ -14,9 +14,17 @@ from ..data.files import replacing
 from ..errors import UserError
 
 FORMAT = 1
-# What a checkpoint's config may build. A checkpoint comes from anywhere; its config must not
-# be able to call anything.
-ALLOWED = ("deepgcn_seg.DeepGCN", "deepgcn_seg.model.", "torch_geometric.nn.")
+# Where the classes that a checkpoint's config may build are defined. A checkpoint comes from
+# anywhere; its config must not be able to call anything else.
+_PARTS = ("deepgcn_seg.model.", "torch_geometric.nn.")
+# And what its data settings may call.
+_SOURCES = (
+    "deepgcn_seg.data.sources.synthetic",
+    "deepgcn_seg.data.sources.s3dis",
+    "deepgcn_seg.data.sources.s3dis_hdf5",
+    "deepgcn_seg.data.sources.folder",
+    "deepgcn_seg.data.blocks.BlockGrid",
+)
 
 
 def versions() -> dict[str, str]:
@@ -94,7 +102,7 @@ def build_model(content: dict[str, Any], path: str, trusted: Sequence[str] = ())
     """:func:`load_model` from what :func:`read_checkpoint` gave."""
     from hydra.utils import instantiate
 
-    _require_allowed(content["model_config"], path, (*ALLOWED, *trusted))
+    _require_allowed(content["model_config"], path, trusted)
     try:
         model = instantiate(content["model_config"])
         model.load_state_dict(content["model"])
@@ -116,7 +124,35 @@ def targets(config: Any) -> Iterator[str]:
             yield from targets(value)
 
 
-def _require_allowed(config: Any, path: str, allowed: Sequence[str]) -> None:
+def require_sources(data: Any, path: str) -> None:
+    """Refuse data settings of a checkpoint that would call anything but this package's sources.
+
+    Raises:
+        UserError: they would.
+    """
+    for target in targets(data):
+        if target not in _SOURCES:
+            raise UserError(f"checkpoint {path}: its data settings would call {target!r}; give data=NAME data.root=DIR")
+
+
+def _require_allowed(config: Any, path: str, trusted: Sequence[str]) -> None:
     for target in targets(config):
-        if not any(target == name or (name.endswith(".") and target.startswith(name)) for name in allowed):
+        known = any(target == name or (name.endswith(".") and target.startswith(name)) for name in trusted)
+        if not known and not _is_network_part(target):
             raise UserError(f"checkpoint {path}: its config would call {target!r}, which is not allowed")
+
+
+def _is_network_part(target: str) -> bool:
+    """Whether a dotted name stands for a module class of ours or of torch_geometric.
+
+    The name alone says nothing: ``deepgcn_seg.model.checkpoint.torch.os.system`` begins well.
+    """
+    from hydra.utils import get_object
+
+    if not target.startswith(("deepgcn_seg.DeepGCN", *_PARTS)):
+        return False
+    try:
+        found = get_object(target)
+    except Exception:
+        return False
+    return isinstance(found, type) and issubclass(found, nn.Module) and f"{found.__module__}.".startswith(_PARTS)

@@ -1,0 +1,178 @@
+"""Several processes compute what one does: two of them (gloo, CPU) against one with the whole batch."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_commands import ROOT, TINY, data_root, run  # noqa: F401
+
+from deepgcn_seg.data.dataset import EpochSampler
+from deepgcn_seg.distributed import World, declared
+
+# Nothing random in the network: processes draw for themselves.
+EXACT = [*TINY, "graph.stochastic=false", "model.dropout=0", "validate_every=1"]
+
+
+def losses(folder):
+    events = EventAccumulator(str(folder), {"scalars": 0})
+    events.Reload()
+    return {event.step: event.value for event in events.Scalars("train/loss")}
+
+
+def entry(folder):
+    return json.loads((folder / "metrics.json").read_text())["test"]
+
+
+@pytest.fixture(scope="module")
+def alone(data_root, tmp_path_factory):  # noqa: F811
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    run("train", *EXACT, f"data.root={data_root}", f"hydra.run.dir={folder}")
+    return folder
+
+
+def test_two_processes_give_the_same_curve(alone, data_root, tmp_path):  # noqa: F811
+    done = run("train", *EXACT, "devices=2", f"data.root={data_root}", f"hydra.run.dir={tmp_path}/run")
+    assert "4 blocks: 2 processes x 1 passes of 2" in done.stderr
+    one, two = losses(alone), losses(tmp_path / "run")
+    assert list(one) == list(two) == [1, 2, 3, 4, 5, 6]
+    assert np.allclose(list(one.values()), list(two.values()), rtol=1e-4)
+    assert entry(alone)["points"] == entry(tmp_path / "run")["points"]
+    assert len(list((tmp_path / "run").glob("events.out.tfevents.*"))) <= 2
+    assert not list(ROOT.glob("train.log"))
+
+
+def test_two_processes_score_a_checkpoint_exactly_as_one(alone):
+    """Trained to the end before: the second start only scores."""
+    first = entry(alone)["confusion"]
+    (alone / "metrics.json").unlink()
+    run("train", f"resume={alone}", "devices=2")
+    assert entry(alone)["confusion"] == first
+
+
+def test_accumulation_takes_the_same_blocks_in_more_passes(alone, data_root, tmp_path):  # noqa: F811
+    done = run("train", *EXACT, "accumulate=2", f"data.root={data_root}", f"hydra.run.dir={tmp_path}/run")
+    assert "Batch norm sees 2 blocks at a time" in done.stderr
+    one, two = losses(alone), losses(tmp_path / "run")
+    assert list(one) == list(two)
+    assert np.allclose(list(one.values()), list(two.values()), rtol=0.2)
+
+
+def test_two_processes_stop_and_one_goes_on(alone, data_root, tmp_path):  # noqa: F811
+    folder = tmp_path / "run"
+    run("train", *EXACT, "devices=2", f"data.root={data_root}", f"hydra.run.dir={folder}", "max_steps=3")
+    # Three steps were the whole run; now six are asked for, of one process.
+    run("train", f"resume={folder}", "max_steps=6", "devices=1")
+    one, resumed = losses(alone), losses(folder)
+    assert list(resumed) == [1, 2, 3, 4, 5, 6]
+    # The warm-up and cosine of three steps differ from those of six, but the data do not: losses stay close.
+    assert np.allclose(list(one.values()), list(resumed.values()), rtol=0.3)
+
+
+def test_batch_that_cannot_be_shared_out_is_one_line(data_root, tmp_path):  # noqa: F811
+    done = run("train", *EXACT, "accumulate=3", f"data.root={data_root}", f"hydra.run.dir={tmp_path}/run", check=False)
+    assert done.returncode == 2
+    assert "batch_size=4: must be a multiple of 3 (1 processes x accumulate=3)" in done.stderr
+
+
+def test_a_process_that_dies_ends_the_job(data_root, tmp_path):  # noqa: F811
+    command = [sys.executable, str(ROOT / "tools" / "train.py"), *EXACT, "devices=2", "epochs=1000", "max_steps=100000"]
+    command += [f"data.root={data_root}", f"hydra.run.dir={tmp_path}/run"]
+    job = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file():
+            assert time.monotonic() < deadline and job.poll() is None
+            time.sleep(0.2)
+        children = subprocess.run(["pgrep", "-P", str(job.pid)], capture_output=True, text=True).stdout.split()
+        assert len(children) == 2
+        os.kill(int(children[1]), signal.SIGKILL)
+        _, text = job.communicate(timeout=90)
+    finally:
+        job.kill()
+    assert job.returncode != 0
+    assert "-9" in text or "SIGKILL" in text
+
+
+@pytest.mark.parametrize(("size", "batch", "world", "accumulate"), [(50, 8, 2, 2), (17, 4, 4, 1), (9, 6, 1, 3), (8, 8, 2, 1)])
+def test_processes_and_passes_share_every_step_without_overlap(size, batch, world, accumulate):
+    part = batch // (world * accumulate)
+    samplers = [EpochSampler(size, 3, batch, part, rank, world) for rank in range(world)]
+    whole = EpochSampler(size, 3, batch)
+    for start in (0, 1):
+        for sampler in (*samplers, whole):
+            sampler.epoch, sampler.start = 2, start
+        taken = [list(sampler) for sampler in samplers]
+        assert all(len(items) == len(sampler) for items, sampler in zip(taken, samplers))
+        per_step = accumulate * part
+        steps = [sorted(sum((t[s * per_step : (s + 1) * per_step] for t in taken), [])) for s in range(len(taken[0]) // per_step)]
+        expected = list(whole)
+        assert steps == [sorted(expected[s * batch : (s + 1) * batch]) for s in range(len(expected) // batch)]
+
+
+@pytest.mark.parametrize(
+    ("environ", "world"),
+    [
+        ({}, World()),
+        ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, World(3, 8, 1)),
+        ({"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0", "SLURM_PROCID": "2", "SLURM_LOCALID": "0"}, World(2, 4, 0)),
+        # A batch script without srun is one process, whatever it asked for.
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, World()),
+    ],
+)
+def test_how_processes_were_started(monkeypatch, environ, world):
+    for name in list(os.environ):
+        if name.startswith("SLURM") or name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+            monkeypatch.delenv(name)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert declared() == world
+
+
+def _synced(rank, port, queue):
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    from deepgcn_seg import DeepGCN
+    from deepgcn_seg.distributed import join, leave
+    from deepgcn_seg.model.layers import sync_norms
+
+    world = join(torch.device("cpu"))
+    model, points, labels = _case(DeepGCN)
+    sync_norms(model)
+    loss = torch.nn.functional.cross_entropy(model(points[rank::2]).flatten(0, 1), labels[rank::2].flatten())
+    loss.backward()
+    world.average_gradients(model)
+    queue.put((rank, {n: p.grad.numpy() for n, p in model.named_parameters()}, {n: b.numpy() for n, b in model.named_buffers()}))
+    leave()
+
+
+def _case(network):
+    torch.manual_seed(0)
+    model = network(depth=3, channels=8, k=4, stochastic=False, dropout=0.0, fusion_channels=16, head_channels=(16, 8)).double()
+    return model, torch.rand(4, 40, 9).double(), torch.randint(13, (4, 40))
+
+
+def test_synced_norms_give_the_gradients_and_statistics_of_the_whole_batch():
+    from deepgcn_seg import DeepGCN
+
+    context = torch.multiprocessing.get_context("spawn")
+    queue = context.SimpleQueue()
+    port = 29500 + os.getpid() % 1000
+    processes = [context.Process(target=_synced, args=(rank, port, queue)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    found = [queue.get() for _ in processes]
+    for process in processes:
+        process.join()
+    model, points, labels = _case(DeepGCN)
+    torch.nn.functional.cross_entropy(model(points).flatten(0, 1), labels.flatten()).backward()
+    for _, gradients, buffers in found:
+        for name, parameter in model.named_parameters():
+            assert np.allclose(gradients[name], parameter.grad, atol=1e-12), name
+        for name, buffer in model.named_buffers():
+            assert np.allclose(buffers[name], buffer, atol=1e-12), name

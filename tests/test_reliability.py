@@ -1,0 +1,267 @@
+"""What docs/reliability.md promises, tried: kills, full disks, damage, and running the same again."""
+
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_commands import ROOT, TINY, data_root, run, trained  # noqa: F401
+
+from deepgcn_seg.data.prepare import prepare
+from deepgcn_seg.data.store import RoomStore
+from deepgcn_seg.errors import UserError
+from deepgcn_seg.model.checkpoint import read_checkpoint
+
+
+def last(folder):
+    return read_checkpoint(folder / "checkpoints" / "last.ckpt")
+
+
+def curves(folder):
+    events = EventAccumulator(str(folder), {"scalars": 0})
+    events.Reload()
+    names = [n for n in events.Tags()["scalars"] if "points_per_second" not in n and not n.startswith("hparam")]
+    return {name: [(e.step, e.value) for e in events.Scalars(name)] for name in names}
+
+
+def same_weights(one, other):
+    one, other = one["model"], other["model"]
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def start(*arguments, **settings):
+    command = [sys.executable, str(ROOT / "tools" / "train.py"), *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **settings)
+
+
+@pytest.mark.slow
+def test_25_kills_at_random_instants_lose_nothing(data_root, tmp_path):  # noqa: F811
+    """Each time the same command goes on; in the end weights, metrics and curves are those of a run
+    that was left alone, to the last bit."""
+    long = [*TINY, "max_steps=null", "epochs=6", "save_every=1", f"data.root={data_root}"]
+    started = time.monotonic()
+    run("train", *long, f"hydra.run.dir={tmp_path}/alone")
+    whole = time.monotonic() - started
+    folder, dice, kills, written, lines = tmp_path / "killed", random.Random(0), 0, 0, []
+    while kills < 25:
+        job = start(*long, f"hydra.run.dir={folder}", "resume=auto")
+        try:
+            # Mostly while it trains and writes; sometimes while it starts.
+            job.wait(dice.uniform(0.3, 1.0) * whole)
+        except subprocess.TimeoutExpired:
+            job.kill()
+        lines.append(job.communicate()[1])
+        if job.returncode == -signal.SIGKILL:
+            kills += 1
+        else:
+            assert job.returncode == 0, lines[-1]
+            # Finished before 25 kills: what is killed next is a fresh run in the place of this one.
+            assert same_weights(last(tmp_path / "alone"), last(folder))
+            shutil.rmtree(folder)
+        for name in ("last.ckpt", "best.ckpt"):
+            if (folder / "checkpoints" / name).exists():
+                read_checkpoint(folder / "checkpoints" / name)
+                written += 1
+    run("train", *long, f"hydra.run.dir={folder}", "resume=auto")
+    assert written > 0
+    assert same_weights(last(tmp_path / "alone"), last(folder))
+    assert curves(tmp_path / "alone") == curves(folder)
+    entries = [json.loads((path / "metrics.json").read_text())["test"] for path in (tmp_path / "alone", folder)]
+    assert entries[0]["confusion"] == entries[1]["confusion"]
+    assert not list(folder.rglob("*.tmp")) or kills
+    print(f"{kills} kills survived, {written} checkpoints read back after them")
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(trained, data_root, tmp_path):  # noqa: F811
+    """Writes beyond a limit fail, as on a full disk, with part of the file written."""
+    folder = tmp_path / "run"
+    run("train", *TINY, f"data.root={data_root}", f"hydra.run.dir={folder}", "max_steps=2")
+    size = (folder / "checkpoints" / "last.ckpt").stat().st_size
+    before = (folder / "checkpoints" / "last.ckpt").read_bytes()
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
+
+    job = start(f"resume={folder}", "max_steps=6", preexec_fn=limit)
+    text = job.communicate(timeout=120)[1]
+    assert job.returncode == 2, text
+    assert "cannot write" in text and "the previous checkpoint is intact" in text
+    assert "Traceback" not in text
+    assert (folder / "checkpoints" / "last.ckpt").read_bytes() == before
+    assert not list((folder / "checkpoints").glob("*.tmp"))
+    run("train", f"resume={folder}", "max_steps=6")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "of another network", "missing"])
+def test_a_damaged_checkpoint_is_one_line(trained, tmp_path, damage):  # noqa: F811
+    folder = tmp_path / "run"
+    shutil.copytree(trained[0], folder)
+    path = folder / "checkpoints" / "last.ckpt"
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:5000])
+    elif damage == "foreign":
+        torch.save({"epoch": 3, "state_dict": {}}, path)
+    elif damage == "of another network":
+        content = torch.load(path, weights_only=True)
+        content["training"]["model"].popitem()
+        torch.save(content, path)
+    else:
+        path.unlink()
+    done = run("train", f"resume={folder}", "max_steps=9", check=False)
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "last.ckpt" in errors[0]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def prepared(raw_rooms, tmp_path):
+    return prepare(raw_rooms, tmp_path / "store")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("damage", ["vanished", "truncated", "changed"])
+def test_damaged_rooms_are_one_line_that_names_the_file(prepared, tmp_path, damage, workers):
+    for room in prepared.rooms:
+        if damage == "vanished":
+            # The store was read when training began; a room goes away afterwards.
+            room.path.unlink() if room.area == "Area_1" else None
+        elif damage == "truncated":
+            room.path.write_bytes(room.path.read_bytes()[:2000])
+        else:
+            with h5py.File(room.path) as file:
+                at = file["xyz"].id.get_chunk_info(0).byte_offset
+            content = bytearray(room.path.read_bytes())
+            content[at + 40 : at + 44] = b"\x00\x01\x02\x03"
+            room.path.write_bytes(content)
+    tiny = [t for t in TINY if not t.startswith("data.store")]
+    if damage == "vanished":
+        entries = list(prepared.rooms)
+        with pytest.raises(UserError, match=r"Area_1/.*\.h5"):
+            RoomStore(prepared.root).open(entries[0])
+        return
+    done = run(
+        "train", *tiny, "data=s3dis", f"data.root={prepared.root}", f"workers={workers}",
+        f"hydra.run.dir={tmp_path}/run", check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and ".h5" in errors[0] and str(prepared.root) in errors[0]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_directory_that_cannot_be_written_is_one_line(data_root):  # noqa: F811
+    done = run("train", *TINY, f"data.root={data_root}", "hydra.run.dir=/proc/none/run", check=False)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stderr.startswith("error: /proc/none")
+
+
+def test_losses_that_are_not_finite_stop_with_the_batch_saved(data_root, tmp_path):  # noqa: F811
+    done = run(
+        "train", *TINY, f"data.root={data_root}", f"hydra.run.dir={tmp_path}", "max_steps=40",
+        "recipe.optimizer.lr=1e38", "epochs=20", check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    error = done.stderr.strip().splitlines()[-1]
+    assert error.startswith("error: step ") and "Area_" in error and "lower the rate" in error
+    batch = torch.load(tmp_path / "bad_batch.pt", weights_only=True)
+    assert batch["points"][0].shape == (4, 64, 9)
+    assert len(batch["blocks"]) == 4
+    assert "Step skipped, 1 so far" in done.stderr
+
+
+def test_out_of_memory_says_what_would_help(data_root, tmp_path):  # noqa: F811
+    def limit():
+        resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
+
+    wide = ["channels=1024", "model.fusion_channels=4096", "points=2048", "batch_size=64", "data.grid.min_points=1"]
+    job = start(*TINY, *wide, f"data.root={data_root}", f"hydra.run.dir={tmp_path}", preexec_fn=limit)
+    text = job.communicate(timeout=240)[1]
+    assert job.returncode == 2, text[-2000:]
+    error = text.strip().splitlines()[-1]
+    assert error.startswith("error: out of memory at step 1, 64 blocks of 2048 points")
+    assert "accumulate=2" in error and "GB of activations" in error and "backbone=revgcn" in error
+
+
+def test_a_run_can_be_repeated_from_what_it_left(trained, tmp_path):  # noqa: F811
+    content = json.loads((trained[0] / "run.json").read_text())
+    assert content["command"].startswith("python")
+    assert set(content) == {"command", "git", "versions", "hardware", "settings"}
+    assert content["git"] is None or len(content["git"]["commit"]) == 40
+    # The stored config says everything.
+    run("train", f"--config-path={trained[0]}/.hydra", "--config-name=config", f"--config-dir={ROOT}/conf", f"hydra.run.dir={tmp_path}")
+    assert same_weights(last(trained[0]), last(tmp_path))
+
+
+@pytest.mark.parametrize("launcher", [[], ["hydra/launcher=joblib"]], ids=["one by one", "joblib"])
+def test_a_sweep_lists_what_failed_and_the_same_command_runs_what_is_missing(data_root, tmp_path, launcher):  # noqa: F811
+    sweep = ["-m", *TINY, f"data.root={data_root}", f"hydra.sweep.dir={tmp_path}", "max_steps=1", *launcher, "k=4,5000,3"]
+    done = run("train", *sweep, check=False)
+    assert done.returncode == 2
+    assert "1 of 3 jobs failed" in done.stderr
+    assert "1_resgcn2: k=5000: must be at most points=64" in done.stderr
+    metrics = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/metrics.json")}
+    assert len(metrics) == 2
+    # One job is lost, and the impossible one is corrected.
+    lost = next(iter(metrics))
+    shutil.rmtree(lost.parent)
+    done = run("train", *[part.replace("5000", "5") for part in sweep])
+    assert done.stderr.count("finished before") == (1 if not launcher else done.stderr.count("finished before"))
+    after = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/metrics.json")}
+    assert len(after) == 3
+    assert all(after[path] == metrics[path] for path in metrics if path != lost)
+    # Other settings in the same place are not mistaken for these.
+    done = run("train", *[part.replace("5000", "6") for part in sweep], check=False)
+    assert "holds a run of other settings (k" in done.stderr
+
+
+def test_shards_of_a_preparation_make_one_store(raw_rooms, tmp_path):
+    folder = tmp_path / "raw"
+    shutil.copytree(raw_rooms, folder)
+    (folder / "Area_1" / "empty_1" / "Annotations").mkdir(parents=True)
+    assert prepare(folder, tmp_path / "store", shard=(0, 2)) is None
+    with pytest.raises(UserError, match=r"store\.json"):
+        RoomStore(tmp_path / "store")
+    store = prepare(folder, tmp_path / "store", shard=(1, 2))
+    whole = prepare(folder, tmp_path / "whole")
+    assert [room.key for room in store.rooms] == [room.key for room in whole.rooms]
+    assert all(
+        (store.open(a).labels() == whole.open(b).labels()).all() for a, b in zip(store.rooms, whole.rooms)
+    )
+    done = run("prepare", f"source={folder}", f"data.root={tmp_path}/x", "shard=3/2", f"hydra.run.dir={tmp_path}/log", check=False)
+    assert "shard=3/2: must be I/N" in done.stderr
+
+
+def test_many_processes_read_one_store(store):
+    code = (
+        "import sys, hashlib; from deepgcn_seg.data.store import RoomStore; s = RoomStore(sys.argv[1]);"
+        "print(hashlib.sha256(b''.join(s.open(r).all()[0].tobytes() for r in s.rooms)).hexdigest())"
+    )
+    readers = [subprocess.Popen([sys.executable, "-c", code, str(store.root)], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert len({reader.communicate()[0] for reader in readers}) == 1
+    assert all(reader.returncode == 0 for reader in readers)
+
+
+def test_workers_do_not_change_a_run(trained, data_root, tmp_path):  # noqa: F811
+    run("train", *TINY, f"data.root={data_root}", f"hydra.run.dir={tmp_path}", "workers=2")
+    assert same_weights(last(trained[0]), last(tmp_path))
+
+
+def test_environment_of_the_project_is_not_needed(tmp_path):
+    """Nothing depends on the directory a command is started in."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tools" / "train.py"), "--cfg", "job"], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "HOME": str(Path(tmp_path))},
+    )  # fmt: skip
+    assert done.returncode == 0
