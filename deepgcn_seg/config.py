@@ -6,7 +6,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from .data.blocks import VARIANTS
-from .errors import UserError
+from .errors import UserError, first_line
 from .model.block import CONNECTIONS
 from .model.graph import dilation_schedule
 from .model.layers import ACTS, NORMS, ORDERS
@@ -92,5 +92,5 @@ def device(name: str) -> torch.device:
         chosen = torch.device(name)
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device={name}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"device={name}: {first_line(error)}") from None
     return chosen

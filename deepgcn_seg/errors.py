@@ -6,3 +6,9 @@ class UserError(Exception):
 
     Command lines print it without a traceback and exit with status 2.
     """
+
+
+def first_line(error: BaseException, most: int = 150) -> str:
+    """What another library's error says, in one line of at most ``most`` characters."""
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:most]

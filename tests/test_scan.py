@@ -197,7 +197,7 @@ def test_pickles_are_not_opened(tmp_path):
     assert not (tmp_path / "opened").exists()
 
 
-@pytest.mark.parametrize("suffix", [s for s in FORMATS if s not in (".csv", ".asc", ".xyz", ".pts")])
+@pytest.mark.parametrize("suffix", [s for s in FORMATS if s not in (".csv", ".asc", ".xyz", ".pts", ".laz")])
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_any_damage_is_an_error_or_points(tmp_path_factory, suffix, data):

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from .classes import ClassList
 from .room import Room
 from .scan import LABELS, read_scan
@@ -72,7 +72,7 @@ def read_labelling(path: str | Path) -> Labelling:
     try:
         content = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{path}: cannot be read ({first_line(error)})") from None
     known = {"classes", "colors", "label", "columns", "other", "skip", "scale"}
     if not isinstance(content, dict) or "classes" not in content:
         raise UserError(f"{path}: must have classes: a list of names, or name: label")

@@ -81,6 +81,8 @@ class OfficialBlocks:
             raise UserError(
                 f"{self.root}: no {name}; looked for all_files.txt, room_filelist.txt and ply_data_all_*.h5"
             ) from None
+        except UnicodeDecodeError:
+            raise UserError(f"{self.root / name}: not text") from None
 
 
 class OfficialBlockDataset(Dataset):
@@ -160,7 +162,7 @@ def _length(path: Path) -> int:
             if data.ndim != 3 or data.shape[2] != 9 or label.shape != data.shape[:2]:
                 raise UserError(f"{path}: data must be (blocks, points, 9) and label (blocks, points)")
             return len(data)
-    except (OSError, KeyError) as error:
+    except (OSError, KeyError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: not a readable HDF5 file of blocks ({error})") from None
 
 

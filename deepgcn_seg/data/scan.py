@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from .files import replacing
 
 # Names a field may have, compared without case; the first that a file has counts.
@@ -122,8 +122,7 @@ def read_scan(path: str | Path, columns: Sequence[str] | None = None) -> Scan:
         raise UserError(f"{path}: reading it needs {error.name} (pip install {error.name})") from None
     # Readers of other people's formats fail in ways of their own; a panic in compiled code is no Exception.
     except BaseException as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path}: not a readable {path.suffix[1:].upper()} file ({reason[:150]})") from None
+        raise UserError(f"{path}: not a readable {path.suffix[1:].upper()} file ({first_line(error)})") from None
     lengths = {name: values.shape for name, values in scan.fields.items()}
     if len(set(lengths.values())) > 1 or any(len(shape) != 1 for shape in lengths.values()):
         raise UserError(f"{path}: fields of different lengths {lengths}")

@@ -3,9 +3,12 @@
 import io
 import re
 import struct
+import subprocess
+import sys
+import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -175,6 +178,30 @@ def _read_las(path: Path, columns: Columns) -> Scan:
             values = np.asarray(record[name])
             fields |= {name: values} if values.ndim == 1 else {f"{name}_{i}": part for i, part in enumerate(values.T)}
     return Scan(path, fields, (header, record))
+
+
+# The LAZ decoder believes the sizes in a file, and a wrong one ends the process that decodes.
+_DECODE = f"""
+import resource, sys, laspy
+resource.setrlimit(resource.RLIMIT_AS, (8 << 30, resource.getrlimit(resource.RLIMIT_AS)[1]))
+with laspy.open(sys.argv[1]) as source:
+    with laspy.open(sys.argv[2], "w", header=source.header, do_compress=False) as target:
+        for points in source.chunk_iterator({CHUNK_BYTES} // max(source.header.point_format.size, 1)):
+            target.write_points(points)
+"""
+
+
+def _read_laz(path: Path, columns: Columns) -> Scan:
+    """Decode in a process of its own, in chunks, to a file that can be checked as any LAS."""
+    _check_las_header(path)
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder) / "decoded.las"
+        done = subprocess.run([sys.executable, "-c", _DECODE, str(path), str(plain)], capture_output=True, text=True)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise UserError(f"{path}: not a readable LAZ file ({last[:150]})")
+        scan = _read_las(plain, columns)
+    return replace(scan, path=path)
 
 
 def _write_las(path: Path, scan: Scan, notes: list[str], compress: bool = False) -> None:
@@ -390,7 +417,7 @@ _TEXT = Format(_read_text, _write_text)
 FORMATS = {
     ".ply": Format(_read_ply, _write_ply),
     ".las": Format(_read_las, _write_las),
-    ".laz": Format(_read_las, partial(_write_las, compress=True)),
+    ".laz": Format(_read_laz, partial(_write_las, compress=True)),
     ".pcd": Format(_read_pcd, _write_pcd),
     ".npy": Format(_read_npy, _write_npy),
     ".npz": Format(_read_npz, _write_npz),

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..data.classes import ClassList
 from ..data.files import replacing
-from ..errors import UserError
+from ..errors import UserError, first_line
 
 FORMAT = 1
 # Where the classes that a checkpoint's config may build are defined. A checkpoint comes from
@@ -75,8 +75,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"checkpoint {path}: damaged, or not a checkpoint ({reason[:120]})") from None
+        raise UserError(f"checkpoint {path}: damaged, or not a checkpoint ({first_line(error)})") from None
     needed = {"format", "model", "model_config", "classes", "palette"}
     if not isinstance(content, dict) or not needed <= content.keys():
         raise UserError(f"checkpoint {path}: not written by deepgcn_seg (official ones: deepgcn_seg.load_official)")
@@ -107,7 +106,7 @@ def build_model(content: dict[str, Any], path: str, trusted: Sequence[str] = ())
         model = instantiate(content["model_config"])
         model.load_state_dict(content["model"])
     except Exception as error:
-        raise UserError(f"checkpoint {path}: its model cannot be built ({str(error).splitlines()[0]})") from None
+        raise UserError(f"checkpoint {path}: its model cannot be built ({first_line(error)})") from None
     model.classes = ClassList.of(content["classes"], content["palette"])
     return model.eval()
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import first_line
 from .convolution import EdgeConv, MRConv
 from .deepgcn import DeepGCN
 from .fusion import join_layers
@@ -147,7 +148,7 @@ def _state_dict(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
         try:
             source = torch.load(source, map_location="cpu", weights_only=True)
         except Exception as error:
-            raise ValueError(f"{source}: not a checkpoint of tensors ({str(error).splitlines()[0]})") from None
+            raise ValueError(f"{source}: not a checkpoint of tensors ({first_line(error)})") from None
     if not isinstance(source, Mapping):
         raise ValueError(f"a checkpoint is a mapping of names to tensors, got {type(source).__name__}")
     state = source.get("state_dict", source)

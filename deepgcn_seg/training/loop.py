@@ -19,7 +19,7 @@ from ..data.classes import ClassList
 from ..data.dataset import BlockDataset, EpochSampler, make_loader
 from ..data.files import replacing
 from ..distributed import World
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..evaluation.metrics import Scores
 from ..model.checkpoint import read_checkpoint, save_checkpoint
 from ..progress import Meter
@@ -250,9 +250,8 @@ class Trainer:
             advice = [f"points={points // 2} (halves about {kept:.1f} GB of activations)"]
         advice.append("model.checkpoint=true (recomputes convolutions: about a third of that, a third more time)")
         advice.append("backbone=revgcn (hardly grows with depth)")
-        reason = str(error).splitlines()[0][:120]
         return (
-            f"out of memory at step {self.step + 1}, {part} blocks of {points} points a pass ({reason}). "
+            f"out of memory at step {self.step + 1}, {part} blocks of {points} points a pass ({first_line(error)}). "
             f"Try {'; or '.join(advice)}"
         )
 
@@ -324,7 +323,7 @@ class Trainer:
                 self.model.load_state_dict(content["training"]["model"])
             self.optimizer.load_state_dict(content["optimizer"])
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"checkpoint {path} is of another model: {str(error).splitlines()[0]}") from None
+            raise UserError(f"checkpoint {path} is of another model: {first_line(error)}") from None
         self.step, self.best, self.seconds = content["step"], content["best"], content["seconds"]
         self.skipped = content["skipped"]
         random = content["random"]
