@@ -6,7 +6,8 @@ import os
 # third of the time of a neighbour search on two cores. Read once, when torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+from .inference.segmenter import Segmenter
 from .model import DeepGCN, load_model, load_official
 
 __version__ = "0.1.0"
-__all__ = ["DeepGCN", "load_model", "load_official"]
+__all__ = ["DeepGCN", "Segmenter", "load_model", "load_official"]

@@ -33,11 +33,20 @@ def rooms_miou(model, folder, data_root):
     config = composed("experiment=quickstart", f"data.root={data_root}")
     store = instantiate(config.data.store)
     split = split_by_area(store, config.data.fold, config.data.validation, config.seed)
-    blocks = BlockDataset(store, split.train, config.points, instantiate(config.data.grid), config.data.variant)
-    settings = Settings(config.epochs, config.batch_size, schedule=instantiate(config.recipe.schedule))
+    augment = [instantiate(part) for part in config.recipe.augmentation]
+    grid = instantiate(config.data.grid)
+    blocks = BlockDataset(store, split.train, config.points, grid, config.data.variant, augment=augment)
+    settings = Settings(
+        config.epochs,
+        config.batch_size,
+        schedule=instantiate(config.recipe.schedule),
+        label_smoothing=config.recipe.label_smoothing,
+        ema=config.recipe.ema,
+    )
     optimizer = instantiate(config.recipe.optimizer)(model.parameters())
-    Trainer(model, optimizer, blocks, None, settings, folder, {}, {}, store.classes, RunLog(folder)).fit()
-    result = instantiate(config.protocol).run(model, store, split.test, torch.device("cpu"))
+    trainer = Trainer(model, optimizer, blocks, None, settings, folder, {}, {}, store.classes, RunLog(folder))
+    trainer.fit()
+    result = instantiate(config.protocol).run(trainer.result, store, split.test, torch.device("cpu"))
     return Scores.of(result.confusion).miou
 
 

@@ -62,10 +62,7 @@ def write_room(root: str | Path, room: Room) -> Path:
     origin = room.xyz.min(0)
     xyz = (room.xyz - origin).astype(np.float32)
     size = xyz.max(0)
-    grid = np.maximum(np.ceil(size[:2] / CELL).astype(np.int64), 1)
-    cell = np.minimum((xyz[:, :2] / CELL).astype(np.int64), grid - 1) @ np.array([grid[1], 1])
-    order = np.argsort(cell, kind="stable")
-    starts = np.searchsorted(cell[order], np.arange(grid.prod() + 1))
+    order, starts, grid = sort_by_cell(xyz)
     path = Path(root) / room.area / f"{room.name}.h5"
     # Checksums, of the structure (HDF5 1.8's layout) and of the data: damage is an error and not other points.
     with replacing(path) as temporary, h5py.File(temporary, "w", libver=("v108", "v108")) as file:
@@ -78,6 +75,18 @@ def write_room(root: str | Path, room: Room) -> Path:
         file.attrs.update(format=FORMAT, area=room.area, room=room.name, origin=origin, size=size, cell=CELL, grid=grid)
         file.attrs["colored"] = room.rgb is not None
     return path
+
+
+def sort_by_cell(xyz: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Order points (N, 3), metres from their minimum, by cell of the floor plan, row by row.
+
+    Returns:
+        The order (N,), where each cell begins (cells + 1,), and the cells along x and y (2,).
+    """
+    grid = np.maximum(np.ceil(xyz[:, :2].max(0) / CELL).astype(np.int64), 1)
+    cell = np.minimum((xyz[:, :2] / CELL).astype(np.int64), grid - 1) @ np.array([grid[1], 1])
+    order = np.argsort(cell, kind="stable")
+    return order, np.searchsorted(cell[order], np.arange(grid.prod() + 1)), grid
 
 
 def _write(file: h5py.File, name: str, data: np.ndarray) -> None:
@@ -159,6 +168,25 @@ class StoredRoom:
     def order(self) -> np.ndarray:
         """(N,) each stored point's place in the source."""
         return self._file["order"][:]
+
+
+class MemoryRoom(StoredRoom):
+    """Points that were never stored, read in the same way.
+
+    Args:
+        xyz: (N, 3) metres. rgb: (N, 3) uint8.
+
+    Attributes:
+        place: (N,) each point's place in what was given.
+    """
+
+    def __init__(self, xyz: np.ndarray, rgb: np.ndarray):
+        self.area, self.name, self.path = "memory", "room", Path("memory")
+        self.origin = xyz.min(0)
+        moved = (xyz - self.origin).astype(np.float32)
+        self.place, self._cells, self._grid = sort_by_cell(moved)
+        self.size, self.count = moved.max(0).astype(np.float64), len(moved)
+        self._xyz, self._rgb, self._label = moved[self.place], rgb[self.place], np.zeros(len(moved), np.uint8)
 
 
 @dataclass(frozen=True)

@@ -130,34 +130,41 @@ class Protocol:
         return confusion, {}
 
     def _rooms(self, model, store, rooms, device, world):
-        """Samples of several rooms share a batch; votes are held only for the rooms of that batch."""
         confusion = torch.zeros(len(store.classes), len(store.classes), dtype=torch.int64)
         predictions: dict[str, np.ndarray] = {}
-        votes: dict[RoomEntry, Tensor] = {}
-
-        def finish(room: RoomEntry) -> None:
-            predicted = votes.pop(room).argmax(1)
+        for room, votes in self.vote(model, store, rooms[world.rank :: world.size], device):
+            predicted = votes.argmax(1)
             label = torch.from_numpy(store.open(room).labels().astype(np.int64))
-            confusion.add_(confusion_matrix(label, predicted, len(store.classes)))
+            confusion += confusion_matrix(label, predicted, len(store.classes))
             predictions[room.key] = predicted.numpy().astype(store.classes.dtype)
+        return confusion, predictions
 
+    def vote(
+        self, model: nn.Module, store: RoomStore, rooms: Sequence[RoomEntry], device: torch.device
+    ) -> Iterator[tuple[RoomEntry, Tensor]]:
+        """Class probabilities of every point of some rooms, added over all votes: (N, C), room by room.
+
+        Samples of several rooms share a batch; votes are held only for the rooms of that batch.
+
+        Args:
+            model: in eval mode.
+        """
+        held: dict[RoomEntry, Tensor] = {}
         grid = BlockGrid(self.side, self.stride, min_points=1)
-        blocks = [block for room in rooms[world.rank :: world.size] for block in grid.cut(store, room)]
+        blocks = [block for room in rooms for block in grid.cut(store, room)]
         total = sum(-(-block.count // self.points) for block in blocks) * self.votes
-        with Meter("Scoring (rooms), samples", total) as meter:
+        with Meter("Labelling, samples", total) as meter:
             for samples in _batched(self._samples(store, blocks), self.batch_size):
                 features = torch.from_numpy(np.stack([sample.features for sample in samples]))
                 shares = model(features.to(device)).float().softmax(-1).cpu()
                 for sample, share in zip(samples, shares):
-                    if sample.room not in votes:
-                        votes[sample.room] = torch.zeros(store.open(sample.room).count, len(store.classes))
-                    votes[sample.room].index_add_(0, torch.from_numpy(sample.places), share)
-                for room in [room for room in votes if room != samples[-1].room]:
-                    finish(room)
+                    if sample.room not in held:
+                        held[sample.room] = torch.zeros(store.open(sample.room).count, shares.shape[-1])
+                    held[sample.room].index_add_(0, torch.from_numpy(sample.places), share)
+                for room in [room for room in held if room != samples[-1].room]:
+                    yield room, held.pop(room)
                 meter.advance(steps=len(samples))
-            for room in list(votes):
-                finish(room)
-        return confusion, predictions
+            yield from held.items()
 
     def _samples(self, store: RoomStore, blocks: Sequence[Block]) -> Iterator["_Sample"]:
         """Samples that cover the blocks, in order."""

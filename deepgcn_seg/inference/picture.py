@@ -1,8 +1,9 @@
-"""Pictures of a room: colour, truth, prediction and errors side by side, without a display."""
+"""Pictures of rooms and scans: colour, truth, prediction, errors side by side, without a display."""
 
 from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -57,35 +58,76 @@ def room_picture(
     title: str,
     open_side: float = 0.12,
 ) -> None:
-    """Write a PNG of four views of a room, with the classes' colours and the share of errors.
+    """Write a PNG of four views of a room: colour, truth, prediction, errors and their share.
 
     Args:
         open_side: metres cut off the top and the two sides that face the viewer, to see inside.
     """
-    low, high = xyz.min(0) + open_side, xyz.max(0) - open_side
-    keep = (xyz[:, 2] < high[2]) & (xyz[:, 0] < high[0]) & (xyz[:, 1] > low[1])
+    panels = {"colour": rgb, "truth": classes.colors(truth), "prediction": classes.colors(predicted)}
+    panels |= _errors(truth, predicted)
+    _draw(path, xyz, panels, np.union1d(truth, predicted), classes, title, open_side)
+
+
+def scan_picture(
+    path: str | Path,
+    xyz: np.ndarray,
+    rgb: np.ndarray | None,
+    predicted: np.ndarray,
+    confidence: np.ndarray,
+    truth: np.ndarray | None,
+    classes: ClassList,
+    title: str,
+    open_side: float = 0.12,
+) -> None:
+    """Write a PNG of a labelled scan: colour where there is some, prediction, confidence, and with
+    ``truth`` also that and the errors."""
+    panels = {} if rgb is None else {"colour": rgb}
+    panels |= {"prediction": classes.colors(predicted), "confidence": confidence_colors(confidence)}
+    present = np.unique(predicted)
+    if truth is not None:
+        panels |= {"truth": classes.colors(truth), **_errors(truth, predicted)}
+        present = np.union1d(present, truth)
+    _draw(path, xyz, panels, present, classes, title, open_side)
+
+
+def confidence_colors(confidence: np.ndarray) -> np.ndarray:
+    """(N,) in 0..1 -> (N, 3) uint8, dark for unsure to yellow for sure."""
+    return (colormaps["viridis"](confidence)[:, :3] * 255).astype(np.uint8)
+
+
+def _errors(truth: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
     wrong = truth != predicted
-    # More points than pixels would only take time.
-    keep = np.flatnonzero(keep)[:: len(xyz) // MOST_DRAWN + 1]
-    errors = np.where(wrong[:, None], WRONG, RIGHT).astype(np.uint8)
-    panels = [
-        ("colour", rgb),
-        ("truth", classes.colors(truth)),
-        ("prediction", classes.colors(predicted)),
-        (f"errors ({wrong.mean():.1%} of all points)", errors),
-    ]
-    figure = Figure(figsize=(14, 9.6), layout="constrained")
+    return {f"errors ({wrong.mean():.1%} of all points)": np.where(wrong[:, None], WRONG, RIGHT).astype(np.uint8)}
+
+
+def _draw(
+    path: str | Path,
+    xyz: np.ndarray,
+    panels: dict[str, np.ndarray],
+    present: np.ndarray,
+    classes: ClassList,
+    title: str,
+    open_side: float,
+) -> None:
+    low, high = xyz.min(0) + open_side, xyz.max(0) - open_side
+    inside = (xyz[:, 2] < high[2]) & (xyz[:, 0] < high[0]) & (xyz[:, 1] > low[1])
+    # A scan thinner than the cut is shown whole. More points than pixels would only take time.
+    keep = np.flatnonzero(inside if inside.any() else np.ones(len(xyz), bool))[:: len(xyz) // MOST_DRAWN + 1]
+    centred = xyz[keep] - xyz.min(0)
+    columns = 2 if len(panels) in (2, 4) else 3
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(7 * columns, 4.7 * rows + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(2, 2)
-    for axis, (name, colors) in zip(axes.flat, panels):
-        axis.imshow(draw_points(xyz[keep], colors[keep]), interpolation="antialiased")
-        axis.set_title(name)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes:
         axis.axis("off")
+    for axis, (name, colors) in zip(axes, panels.items()):
+        axis.imshow(draw_points(centred, colors[keep]), interpolation="antialiased")
+        axis.set_title(name)
     figure.suptitle(title)
-    present = np.union1d(np.unique(truth), np.unique(predicted))
     handles = [
         Patch(facecolor=np.array(classes.palette[c]) / 255, edgecolor="0.4", label=classes.names[c]) for c in present
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncol=len(handles), frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncol=min(len(handles), 13), frameon=False)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100)

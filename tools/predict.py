@@ -1,0 +1,9 @@
+"""Label a scan: see --help."""
+
+from pathlib import Path
+
+from deepgcn_seg.cli import command
+from deepgcn_seg.inference.predict import predict
+
+if __name__ == "__main__":
+    command(predict, Path(__file__).parent.parent / "conf", "predict")
