@@ -150,8 +150,8 @@ def write_scan(path: str | Path, scan: Scan, more: Mapping[str, np.ndarray], not
     try:
         with replacing(path) as temporary:
             FORMATS[path.suffix.lower()].write(temporary, full, list(notes))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error})") from None
+    except (OSError, ValueError, OverflowError) as error:
+        raise UserError(f"{path}: cannot be written ({first_line(error)})") from None
 
 
 def find_scans(pattern: str | Path) -> list[Path]:

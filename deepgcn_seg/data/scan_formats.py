@@ -208,31 +208,57 @@ def _write_las(path: Path, scan: Scan, notes: list[str], compress: bool = False)
     import laspy
 
     if scan.template is not None:
-        header, record = scan.template
-        las = laspy.LasData(header, record)
-        known = {"x", "y", "z", *header.point_format.dimension_names}
+        las = laspy.LasData(*scan.template)
     else:
-        colors = scan.rgb
-        header = laspy.LasHeader(point_format=6 if colors is None else 7, version="1.4")
-        xyz = scan.xyz
-        header.offsets = np.floor(xyz.min(0))
-        # The finest decimal step whose multiples fit 32 bits.
-        extent = max(float((xyz - header.offsets).max()), 1e-3)
-        header.scales = np.full(3, 10.0 ** np.ceil(np.log10(extent / (2**31 - 1))))
-        las = laspy.LasData(header)
-        las.x, las.y, las.z = xyz.T
-        if colors is not None:
-            las.red, las.green, las.blue = (colors.astype(np.uint16) * 257).T
-        known = {"x", "y", "z", *(name for names in [("red", "green", "blue"), ("r", "g", "b")] for name in names)}
-    added = {name: values for name, values in scan.fields.items() if name not in known}
-    las.add_extra_dims([laspy.ExtraBytesParams(name[:32], values.dtype) for name, values in added.items()])
+        las = _new_las(scan)
+    done = {"x", "y", "z"} | (set(COLOR_NAMES) if scan.template is None and scan.rgb is not None else set())
+    standard = set(las.point_format.dimension_names)
+    added: dict[str, np.ndarray] = {}
     for name, values in scan.fields.items():
-        if name in added:
-            las[name[:32]] = values
-        elif scan.template is not None and name not in "xyz" and name in las.point_format.dimension_names:
-            las[name] = values
+        if name.lower() in done or (name in standard and _fits(las, name, values)):
+            continue
+        # A dimension of the format that cannot hold these values must not get others.
+        added[(f"{name}_input" if name in standard else name)[:32]] = _las_type(values)
+    las.add_extra_dims([laspy.ExtraBytesParams(name, values.dtype) for name, values in added.items()])
+    for name, values in added.items():
+        las[name] = values
     with open(path, "wb") as file:
         las.write(file, do_compress=compress)
+
+
+def _new_las(scan: Scan) -> Any:
+    import laspy
+
+    colors, xyz = scan.rgb, scan.xyz
+    header = laspy.LasHeader(point_format=6 if colors is None else 7, version="1.4")
+    header.offsets = np.floor(xyz.min(0))
+    # The finest decimal step whose multiples fit 32 bits.
+    extent = max(float((xyz - header.offsets).max()), 1e-3)
+    header.scales = np.full(3, 10.0 ** np.ceil(np.log10(extent / (2**31 - 1))))
+    las = laspy.LasData(header)
+    las.x, las.y, las.z = xyz.T
+    if colors is not None:
+        las.red, las.green, las.blue = (colors.astype(np.uint16) * 257).T
+    return las
+
+
+def _fits(las: Any, name: str, values: np.ndarray) -> bool:
+    """Put values into a dimension of the format, if that holds them exactly."""
+    before = np.array(las[name])
+    cast = values.astype(before.dtype)
+    if not np.array_equal(cast, values):
+        return False
+    try:
+        las[name] = cast
+    except (OverflowError, ValueError):
+        # Fewer bits than its type has.
+        las[name] = before
+        return False
+    return True
+
+
+def _las_type(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.uint8) if values.dtype == bool else values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
 # -- PCD ----------------------------------------------------------------------------------------

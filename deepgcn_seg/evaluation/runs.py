@@ -62,7 +62,7 @@ def find_runs(root: str | Path) -> tuple[list[Run], list[Path]]:
         try:
             metrics = json.loads(path.read_text())
             runs.append(Run(folder, _flat(config), metrics["test"], metrics))
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: damaged ({error!r})") from None
     if not runs and not unfinished:
         raise UserError(f"runs={root}: no run directories below it (looked for .hydra/config.yaml and metrics.json)")

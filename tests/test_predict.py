@@ -1,0 +1,270 @@
+"""Scans of any format and place get labels; the command, its errors and the page that shows the result."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_commands import data_root, run, trained  # noqa: F401
+
+from deepgcn_seg import Segmenter
+from deepgcn_seg.data.scan import Scan, read_scan, write_scan
+from deepgcn_seg.errors import UserError
+from deepgcn_seg.inference.predict import output_paths, truth_of
+
+ORIGIN = np.array([451234.5, 5412345.25, 112.0])
+
+
+@pytest.fixture(scope="module")
+def checkpoint(trained):  # noqa: F811
+    return trained[0] / "checkpoints" / "best.ckpt"
+
+
+@pytest.fixture(scope="module")
+def segmenter(checkpoint):
+    return Segmenter(checkpoint, device="cpu")
+
+
+def office(count=3000, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.uniform(0, [2.6, 1.8, 2.9], (count, 3)), rng.integers(0, 256, (count, 3), np.uint8)
+
+
+def scan_file(path, colored=True, **more):
+    xyz, rgb = office()
+    fields = dict(zip("xyz", (xyz + ORIGIN).T.copy()))
+    if colored:
+        fields |= dict(zip(("red", "green", "blue"), rgb.T.copy()))
+    write_scan(path, Scan(Path("x.foo"), {**fields, **more}), {})
+    return path
+
+
+# -- the network over a scan --------------------------------------------------------------------
+
+
+def test_every_point_gets_a_label_and_a_confidence_in_its_place(segmenter):
+    xyz, rgb = office()
+    found = segmenter.predict(xyz, rgb)
+    assert found.label.shape == found.confidence.shape == (3000,)
+    assert found.confidence.min() > 1 / 13 - 1e-6 and found.confidence.max() <= 1
+    # The same points in another order get the same labels wherever no choice of neighbours changed.
+    order = np.random.default_rng(1).permutation(3000)
+    again = segmenter.predict(xyz[order], rgb[order])
+    assert (again.label == found.label[order]).mean() > 0.5
+
+
+def test_the_origin_the_unit_and_the_axis_do_not_matter(segmenter):
+    # Multiples of 1/1024 m: exact wherever they are moved to.
+    xyz, rgb = office()
+    xyz = np.round(xyz * 1024) / 1024
+    before = segmenter.predict(xyz, rgb)
+    moved = segmenter.predict(xyz + ORIGIN, rgb)
+    millimetres = segmenter.predict(xyz * 1024, rgb, scale=1 / 1024)
+    lying = segmenter.predict(xyz[:, [0, 2, 1]], rgb, up="y")
+    for other in (moved, millimetres, lying):
+        assert np.array_equal(other.label, before.label)
+
+
+def test_tiles_cover_a_large_scan(checkpoint):
+    xyz, rgb = office(2000)
+    xyz[:, :2] *= [9, 4]
+    found = Segmenter(checkpoint, device="cpu", tile=5.0).predict(xyz, rgb)
+    assert (found.confidence > 0).all()
+    assert Segmenter(checkpoint, device="cpu", tile=5.0).predict(xyz, rgb).label.tolist() == found.label.tolist()
+
+
+def test_one_point_and_flat_scans(segmenter):
+    assert segmenter.predict(np.array([[5.0, 6.0, 7.0]]), np.zeros((1, 3), np.uint8)).label.shape == (1,)
+    xyz, rgb = office(500)
+    xyz[:, 2] = 1.0
+    assert len(segmenter.predict(xyz, rgb).label) == 500
+
+
+def test_a_scan_without_colour_is_told(segmenter, caplog):
+    with caplog.at_level("INFO"):
+        segmenter.predict(office()[0])
+    assert "trained with colours and the scan has none: grey is filled in" in caplog.text
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        segmenter.predict(office()[0] * 1000, office()[1])
+    assert "does not look like metres" in caplog.text
+
+
+def test_points_without_sense(segmenter):
+    for bad in (np.zeros((0, 3)), np.zeros((5, 2)), np.full((5, 3), np.nan)):
+        with pytest.raises(UserError):
+            segmenter.predict(bad)
+    with pytest.raises(UserError, match="up=w"):
+        segmenter.predict(office()[0], up="w")
+
+
+# -- the command --------------------------------------------------------------------------------
+
+
+def test_a_scan_in_a_scan_out(checkpoint, tmp_path):
+    scan_file(tmp_path / "a.ply", label=np.arange(3000) % 13, intensity=np.arange(3000, dtype=np.float32))
+    done = run(
+        "predict", f"checkpoint={checkpoint}", f"input={tmp_path}/a.ply", f"output={tmp_path}/b.las", "device=cpu",
+        f"view={tmp_path}/b.html", f"picture={tmp_path}/b.png", f"hydra.run.dir={tmp_path}/log",
+    )  # fmt: skip
+    assert "a.ply: 3,000 points" in done.stderr
+    before, after = read_scan(tmp_path / "a.ply"), read_scan(tmp_path / "b.las")
+    assert np.abs(before.xyz - after.xyz).max() < 1e-6
+    assert np.array_equal(before.rgb, after.rgb)
+    assert after.fields["label"].max() < 13 and after.fields["confidence"].max() <= 1
+    assert np.array_equal(after.fields["label_input"], np.arange(3000) % 13)
+    assert np.array_equal(after.fields["intensity"], np.arange(3000))
+    names = json.loads((tmp_path / "b.las.classes.json").read_text())
+    assert names["classes"][0] == "ceiling" and len(names["palette"]) == 13
+    assert (tmp_path / "b.png").read_bytes()[:4] == b"\x89PNG"
+    assert "<canvas" in (tmp_path / "b.html").read_text()
+
+
+def test_a_folder_of_scans_with_class_colours(checkpoint, tmp_path):
+    for name in ("a.ply", "b.txt"):
+        scan_file(tmp_path / "in" / name) if (tmp_path / "in").mkdir(exist_ok=True) is None else None
+    run("predict", f"checkpoint={checkpoint}", f"input={tmp_path}/in", f"output={tmp_path}/out", "colors=true", f"hydra.run.dir={tmp_path}/log")
+    found = read_scan(tmp_path / "out" / "b.txt")
+    palette = np.array(json.loads((tmp_path / "out" / "b.txt.classes.json").read_text())["palette"])
+    assert np.array_equal(found.rgb, palette[found.fields["label"]])
+    assert (tmp_path / "out" / "a.ply").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "checkpoint is not set"),
+        (["checkpoint=x", "input=/nowhere.ply", "output=x.ply"], "/nowhere.ply: no point-cloud files here"),
+        (["checkpoint=README.md", "input={scan}", "output=x.ply"], "README.md: damaged, or not a checkpoint"),
+        (["checkpoint={checkpoint}", "input={scan}", "output={scan}"], "would overwrite the scan"),
+        (["checkpoint={checkpoint}", "input={scan}", "output=/proc/none/x.ply"], "/proc/none"),
+        (["checkpoint={checkpoint}", "input=README.md", "output=x.ply"], "README.md: unknown format"),
+    ],
+)
+def test_mistakes_are_one_line(checkpoint, tmp_path, arguments, message):
+    path = scan_file(tmp_path / "a.ply")
+    filled = [argument.format(scan=path, checkpoint=checkpoint) for argument in arguments]
+    done = run("predict", *filled, f"hydra.run.dir={tmp_path}/log", "device=cpu", check=False)
+    assert done.returncode == 2
+    assert len(errors := [line for line in done.stderr.splitlines() if line.startswith("error: ")]) == 1 and message in errors[0]
+    assert "Traceback" not in done.stderr
+
+
+def test_where_results_go(tmp_path):
+    scans = [tmp_path / "a.ply", tmp_path / "b.las"]
+    assert output_paths(scans, Path("out")) == [Path("out/a.ply"), Path("out/b.las")]
+    assert output_paths(scans[:1], Path("out.npz")) == [Path("out.npz")]
+    with pytest.raises(UserError, match="give a folder"):
+        output_paths(scans, Path("out.ply"))
+    with pytest.raises(UserError, match="same name"):
+        output_paths([tmp_path / "x" / "a.ply", tmp_path / "y" / "a.ply"], Path("out"))
+
+
+def test_labels_of_a_scan_are_truth_only_if_they_can_be(segmenter):
+    def with_labels(values):
+        return Scan(Path("a.ply"), {"x": np.zeros(3), "label": np.array(values)})
+
+    assert truth_of(with_labels([0, 5, 12]), segmenter.classes).tolist() == [0, 5, 12]
+    for values in ([0, 0, 0], [0, 1, 13], [0, -1, 2], [0.5, 1, 2], ["a", "b", "c"]):
+        assert truth_of(with_labels(values), segmenter.classes) is None
+
+
+# -- the page, in a real browser ----------------------------------------------------------------
+
+
+def browser():
+    """Where a Chromium is, or None."""
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    return os.environ.get("CHROMIUM") or next((shutil.which(name) for name in names if shutil.which(name)), None)
+
+
+@pytest.fixture
+def page():
+    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: make test installs it")
+    if browser() is None:
+        if os.environ.get("CI"):
+            pytest.fail("continuous integration must have a browser")
+        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium, or set CHROMIUM=FILE)")
+    with playwright.sync_playwright() as context:
+        opened = context.chromium.launch(
+            executable_path=browser(), args=["--no-sandbox", "--use-gl=swiftshader", "--enable-unsafe-swiftshader"]
+        )
+        yield opened.new_page(viewport={"width": 900, "height": 600})
+        opened.close()
+
+
+def drawn(page):
+    """Share of the canvas that is not background, and its mean colour."""
+    return page.evaluate(
+        """() => { const c = document.getElementById('view'), t = document.createElement('canvas');
+        t.width = c.width; t.height = c.height; const g = t.getContext('2d'); g.drawImage(c, 0, 0);
+        const d = g.getImageData(0, 0, t.width, t.height).data; let n = 0, s = [0, 0, 0];
+        for (let i = 0; i < d.length; i += 4) if (d[i] + d[i+1] + d[i+2] < 765) { n++; s[0] += d[i]; s[1] += d[i+1]; s[2] += d[i+2]; }
+        return [4 * n / d.length, s.map(v => v / Math.max(n, 1))]; }"""
+    )
+
+
+def test_the_page_shows_points_and_its_switches_work(tmp_path, page, segmenter):
+    from deepgcn_seg.inference.segmenter import Prediction
+    from deepgcn_seg.inference.viewer import write_viewer
+
+    xyz, rgb = office(40000)
+    label = (xyz[:, 0] > 1.3).astype(np.uint8)
+    found = Prediction(label, np.linspace(0, 1, len(xyz)).astype(np.float32))
+    write_viewer(tmp_path / "a.html", xyz + ORIGIN, rgb, found, np.zeros_like(label), segmenter.classes, "a </script> <b>", most=20000)
+    said = []
+    page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.route("http*://**", lambda route: said.append(route.request.url))
+    page.goto(f"file://{tmp_path}/a.html")
+    page.wait_for_timeout(800)
+    assert page.inner_text("#count") == "20,000 of 40,000 points, drawn at random"
+    assert page.inner_text("#title") == "a </script> <b>"
+    share, prediction = drawn(page)
+    assert share > 0.05
+    colors = {"prediction": prediction}
+    for mode in ("colour", "confidence", "truth", "errors"):
+        page.click(f"button[data-mode={mode}]")
+        page.wait_for_timeout(300)
+        colors[mode] = drawn(page)[1]
+    means = [tuple(round(v) for v in color) for color in colors.values()]
+    assert len(set(means)) == 5
+    # All truth is class 0, green.
+    assert colors["truth"][1] > 250 and colors["truth"][0] < 100
+    page.click("button[data-mode=prediction]")
+    page.click("#legend input[data-label='0']")
+    page.wait_for_timeout(300)
+    hidden, color = drawn(page)
+    assert hidden < 0.8 * share
+    assert color[2] > 250 and color[1] < 100
+    before = page.screenshot()
+    page.mouse.move(450, 300)
+    page.mouse.down()
+    page.mouse.move(560, 340)
+    page.mouse.up()
+    page.wait_for_timeout(300)
+    assert page.screenshot() != before
+    for x in range(380, 560, 12):
+        page.mouse.move(x, 320)
+        if page.is_visible("#hover"):
+            break
+    assert "floor, confidence" in page.inner_text("#hover")
+    assert said == []
+
+
+def test_300_000_points_stay_fluid(tmp_path, page, segmenter):
+    from deepgcn_seg.inference.segmenter import Prediction
+    from deepgcn_seg.inference.viewer import write_viewer
+
+    xyz, rgb = office(300_000)
+    found = Prediction(np.zeros(len(xyz), np.uint8), np.ones(len(xyz), np.float32))
+    write_viewer(tmp_path / "a.html", xyz, rgb, found, None, segmenter.classes, "many")
+    assert (tmp_path / "a.html").stat().st_size < 8e6
+    page.goto(f"file://{tmp_path}/a.html")
+    page.wait_for_timeout(500)
+    assert drawn(page)[0] > 0.1
+    # What a switch and a look under the mouse cost outside of drawing.
+    cost = page.evaluate("() => { const t = performance.now(); recolor(); hover({clientX: 450, clientY: 300}); return performance.now() - t; }")
+    assert cost < 2000
