@@ -73,7 +73,15 @@ def test_nothing_is_unpickled_or_called(tmp_path):
     path.write_bytes(pickle.dumps(Evil()))
     with pytest.raises(UserError, match=r"evil\.ckpt"):
         load_model(path)
-    for target in ("os.system", "deepgcn_seg.data.synthetic.generate", "builtins.eval", "deepgcn_seg.model.__import__", "deepgcn_seg.model.checkpoint.torch.os.system", "deepgcn_seg.model.checkpoint.save_checkpoint", "torch_geometric.nn.Sequential.__init__"):
+    for target in (
+        "os.system",
+        "deepgcn_seg.data.synthetic.generate",
+        "builtins.eval",
+        "deepgcn_seg.model.__import__",
+        "deepgcn_seg.model.checkpoint.torch.os.system",
+        "deepgcn_seg.model.checkpoint.save_checkpoint",
+        "torch_geometric.nn.Sequential.__init__",
+    ):
         command = {"_target_": target, "command": f"touch {tmp_path}/touched"}
         save_checkpoint(path, small(), {**CONFIG, "conv": command}, S3DIS)
         with pytest.raises(UserError):
@@ -82,7 +90,13 @@ def test_nothing_is_unpickled_or_called(tmp_path):
 
 
 def test_data_settings_of_a_checkpoint_call_nothing_else():
-    require_sources({"store": {"_target_": "deepgcn_seg.data.sources.synthetic"}, "grid": {"_target_": "deepgcn_seg.data.blocks.BlockGrid"}}, "a.ckpt")
+    require_sources(
+        {
+            "store": {"_target_": "deepgcn_seg.data.sources.synthetic"},
+            "grid": {"_target_": "deepgcn_seg.data.blocks.BlockGrid"},
+        },
+        "a.ckpt",
+    )
     for target in ("os.system", "deepgcn_seg.data.sources.generate", "deepgcn_seg.data.sources.RoomStore"):
         with pytest.raises(UserError, match="would call"):
             require_sources({"store": {"_target_": target}}, "a.ckpt")

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from deepgcn_seg.data.blocks import BlockGrid, block_features, choose, points_inside
 from deepgcn_seg.data.classes import S3DIS, ClassList
 from deepgcn_seg.data.dataset import BlockDataset, EpochSampler, make_loader, split_by_area
-from deepgcn_seg.data.official_hdf5 import OfficialBlocks, export_blocks
 from deepgcn_seg.data.layouts import recognise
+from deepgcn_seg.data.official_hdf5 import OfficialBlocks, export_blocks
 from deepgcn_seg.data.prepare import prepare
 from deepgcn_seg.data.room import Room
 from deepgcn_seg.data.rooms_of_s3dis import expected_rooms, missing_rooms

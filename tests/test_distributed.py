@@ -100,7 +100,9 @@ def test_a_process_that_dies_ends_the_job(data_root, tmp_path):  # noqa: F811
     assert "-9" in text or "SIGKILL" in text
 
 
-@pytest.mark.parametrize(("size", "batch", "world", "accumulate"), [(50, 8, 2, 2), (17, 4, 4, 1), (9, 6, 1, 3), (8, 8, 2, 1)])
+@pytest.mark.parametrize(
+    ("size", "batch", "world", "accumulate"), [(50, 8, 2, 2), (17, 4, 4, 1), (9, 6, 1, 3), (8, 8, 2, 1)]
+)
 def test_processes_and_passes_share_every_step_without_overlap(size, batch, world, accumulate):
     part = batch // (world * accumulate)
     samplers = [EpochSampler(size, 3, batch, part, rank, world) for rank in range(world)]
@@ -111,7 +113,10 @@ def test_processes_and_passes_share_every_step_without_overlap(size, batch, worl
         taken = [list(sampler) for sampler in samplers]
         assert all(len(items) == len(sampler) for items, sampler in zip(taken, samplers))
         per_step = accumulate * part
-        steps = [sorted(sum((t[s * per_step : (s + 1) * per_step] for t in taken), [])) for s in range(len(taken[0]) // per_step)]
+        steps = [
+            sorted(item for t in taken for item in t[s * per_step : (s + 1) * per_step])
+            for s in range(len(taken[0]) // per_step)
+        ]
         expected = list(whole)
         assert steps == [sorted(expected[s * batch : (s + 1) * batch]) for s in range(len(expected) // batch)]
 
@@ -147,13 +152,21 @@ def _synced(rank, port, queue):
     loss = torch.nn.functional.cross_entropy(model(points[rank::2]).flatten(0, 1), labels[rank::2].flatten())
     loss.backward()
     world.average_gradients(model)
-    queue.put((rank, {n: p.grad.numpy() for n, p in model.named_parameters()}, {n: b.numpy() for n, b in model.named_buffers()}))
+    queue.put(
+        (
+            rank,
+            {n: p.grad.numpy() for n, p in model.named_parameters()},
+            {n: b.numpy() for n, b in model.named_buffers()},
+        )
+    )
     leave()
 
 
 def _case(network):
     torch.manual_seed(0)
-    model = network(depth=3, channels=8, k=4, stochastic=False, dropout=0.0, fusion_channels=16, head_channels=(16, 8)).double()
+    model = network(
+        depth=3, channels=8, k=4, stochastic=False, dropout=0.0, fusion_channels=16, head_channels=(16, 8)
+    ).double()
     return model, torch.rand(4, 40, 9).double(), torch.randint(13, (4, 40))
 
 

@@ -165,7 +165,9 @@ def damaged(content, data):
         most = len(content) if data.draw(st.booleans()) else min(len(content), 400)
         at = data.draw(st.integers(0, max(most - 1, 0)))
         if kind == "number":
-            new = data.draw(st.sampled_from([b"\xff" * 4, b"\xff" * 8, b"\x00" * 4, b"\x7f\xff", b"99999999999", b"-1", b"nan"]))
+            new = data.draw(
+                st.sampled_from([b"\xff" * 4, b"\xff" * 8, b"\x00" * 4, b"\x7f\xff", b"99999999999", b"-1", b"nan"])
+            )
             content[at : at + len(new)] = new
         else:
             content[at : at + data.draw(st.integers(0, 6))] = data.draw(st.binary(max_size=6))

@@ -31,7 +31,9 @@ def write_scans(root, suffix=".ply", colored=True, areas=("north", "south"), roo
 
 
 def classes(root, **content):
-    (root / "classes.yaml").write_text(yaml.safe_dump({"classes": ["floor", "middle", "ceiling"], **content}, sort_keys=False))
+    (root / "classes.yaml").write_text(
+        yaml.safe_dump({"classes": ["floor", "middle", "ceiling"], **content}, sort_keys=False)
+    )
     return root
 
 

@@ -200,13 +200,27 @@ def test_a_run_can_be_repeated_from_what_it_left(trained, tmp_path):  # noqa: F8
     assert set(content) == {"command", "git", "versions", "hardware", "settings"}
     assert content["git"] is None or len(content["git"]["commit"]) == 40
     # The stored config says everything.
-    run("train", f"--config-path={trained[0]}/.hydra", "--config-name=config", f"--config-dir={ROOT}/conf", f"hydra.run.dir={tmp_path}")
+    run(
+        "train",
+        f"--config-path={trained[0]}/.hydra",
+        "--config-name=config",
+        f"--config-dir={ROOT}/conf",
+        f"hydra.run.dir={tmp_path}",
+    )
     assert same_weights(last(trained[0]), last(tmp_path))
 
 
 @pytest.mark.parametrize("launcher", [[], ["hydra/launcher=joblib"]], ids=["one by one", "joblib"])
 def test_a_sweep_lists_what_failed_and_the_same_command_runs_what_is_missing(data_root, tmp_path, launcher):  # noqa: F811
-    sweep = ["-m", *TINY, f"data.root={data_root}", f"hydra.sweep.dir={tmp_path}", "max_steps=1", *launcher, "k=4,5000,3"]
+    sweep = [
+        "-m",
+        *TINY,
+        f"data.root={data_root}",
+        f"hydra.sweep.dir={tmp_path}",
+        "max_steps=1",
+        *launcher,
+        "k=4,5000,3",
+    ]
     done = run("train", *sweep, check=False)
     assert done.returncode == 2
     assert "1 of 3 jobs failed" in done.stderr
@@ -236,10 +250,15 @@ def test_shards_of_a_preparation_make_one_store(raw_rooms, tmp_path):
     store = prepare(folder, tmp_path / "store", shard=(1, 2))
     whole = prepare(folder, tmp_path / "whole")
     assert [room.key for room in store.rooms] == [room.key for room in whole.rooms]
-    assert all(
-        (store.open(a).labels() == whole.open(b).labels()).all() for a, b in zip(store.rooms, whole.rooms)
+    assert all((store.open(a).labels() == whole.open(b).labels()).all() for a, b in zip(store.rooms, whole.rooms))
+    done = run(
+        "prepare",
+        f"source={folder}",
+        f"data.root={tmp_path}/x",
+        "shard=3/2",
+        f"hydra.run.dir={tmp_path}/log",
+        check=False,
     )
-    done = run("prepare", f"source={folder}", f"data.root={tmp_path}/x", "shard=3/2", f"hydra.run.dir={tmp_path}/log", check=False)
     assert "shard=3/2: must be I/N" in done.stderr
 
 
@@ -248,7 +267,10 @@ def test_many_processes_read_one_store(store):
         "import sys, hashlib; from deepgcn_seg.data.store import RoomStore; s = RoomStore(sys.argv[1]);"
         "print(hashlib.sha256(b''.join(s.open(r).all()[0].tobytes() for r in s.rooms)).hexdigest())"
     )
-    readers = [subprocess.Popen([sys.executable, "-c", code, str(store.root)], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    readers = [
+        subprocess.Popen([sys.executable, "-c", code, str(store.root)], stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
     assert len({reader.communicate()[0] for reader in readers}) == 1
     assert all(reader.returncode == 0 for reader in readers)
 

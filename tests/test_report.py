@@ -24,7 +24,14 @@ def make_run(root, name, confusion, fold=5, depth=7, protocol="rooms", finished=
     (folder / ".hydra" / "config.yaml").write_text(yaml.safe_dump(settings))
     if finished:
         right = sum(confusion[i][i] for i in range(2)) / sum(map(sum, confusion))
-        entry = {"data": "toy rooms", "protocol": protocol, "areas": [fold], "folds": [f"Area_{i}" for i in range(1, 7)], "classes": CLASSES, "confusion": confusion}
+        entry = {
+            "data": "toy rooms",
+            "protocol": protocol,
+            "areas": [fold],
+            "folds": [f"Area_{i}" for i in range(1, 7)],
+            "classes": CLASSES,
+            "confusion": confusion,
+        }
         entry |= {"mIoU": 0.5 + depth / 100, "mAcc": 0.5, "OA": right}
         training = {"seconds": 90, "steps": 3, "peak_memory_mb": 512.0}
         (folder / "metrics.json").write_text(json.dumps({"test": entry, "parameters": 1234, "training": training}))

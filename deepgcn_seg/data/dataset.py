@@ -54,7 +54,9 @@ def area_name(store: RoomStore, fold: int | str | None) -> str:
         given = " is not set" if fold is None else f"={fold}: no {' or '.join(names)}"
         raise UserError(f"data.fold{given} in {store.root}; its areas are {', '.join(store.areas)}")
     if len(store.areas) == 1:
-        raise UserError(f"{store.root} has one area, {found}; a second one is needed, to test on what was not trained on")
+        raise UserError(
+            f"{store.root} has one area, {found}; a second one is needed, to test on what was not trained on"
+        )
     return found
 
 

@@ -1,12 +1,12 @@
 """A user's own labelled scans: ``ROOT/AREA/ROOM.ply`` (or another format) and ``ROOT/classes.yaml``.
 
-    classes: [floor, wall, chair]      # of the labels 0, 1, 2; or name: label, or name: [label, label]
-    colors: {floor: [0, 0, 255]}       # optional
-    label: classification              # optional: the field with the labels
-    columns: [x, y, z, label]          # optional: of text and arrays without names
-    other: wall                        # optional: class of all further labels; without it they are an error
-    skip: [0]                          # optional: labels whose points are left out
-    scale: 0.001                       # optional: metres per unit
+classes: [floor, wall, chair]      # of the labels 0, 1, 2; or name: label, or name: [label, label]
+colors: {floor: [0, 0, 255]}       # optional
+label: classification              # optional: the field with the labels
+columns: [x, y, z, label]          # optional: of text and arrays without names
+other: wall                        # optional: class of all further labels; without it they are an error
+skip: [0]                          # optional: labels whose points are left out
+scale: 0.001                       # optional: metres per unit
 """
 
 import colorsys

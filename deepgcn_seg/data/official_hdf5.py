@@ -65,9 +65,7 @@ class OfficialBlocks:
         """Names of the areas."""
         return sorted({room.area for room in self.rooms})
 
-    def blocks(
-        self, rooms: Sequence[RoomEntry], points: int, grid: BlockGrid, **settings
-    ) -> "OfficialBlockDataset":
+    def blocks(self, rooms: Sequence[RoomEntry], points: int, grid: BlockGrid, **settings) -> "OfficialBlockDataset":
         """The blocks of some rooms as training examples; ``grid`` is fixed by the files."""
         indices = [i for room in rooms for i in self._blocks[f"{room.area}_{room.name}"]]
         return OfficialBlockDataset(

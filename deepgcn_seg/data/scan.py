@@ -17,7 +17,16 @@ from .files import replacing
 
 # Names a field may have, compared without case; the first that a file has counts.
 COLORS = (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue"))
-LABELS = ("label", "labels", "class", "classification", "scalar_label", "scalar_classification", "semantic", "sem_label")
+LABELS = (
+    "label",
+    "labels",
+    "class",
+    "classification",
+    "scalar_label",
+    "scalar_classification",
+    "semantic",
+    "sem_label",
+)
 
 
 @dataclass
@@ -56,7 +65,9 @@ class Scan:
         xyz = np.stack([_numbers(self.path, str(name), self.fields[name]) for name in names], 1)
         if not np.isfinite(xyz).all():
             bad = ~np.isfinite(xyz).all(1)
-            raise UserError(f"{self.path}: {bad.sum()} points have NaN or infinite coordinates, first point {bad.argmax()}")
+            raise UserError(
+                f"{self.path}: {bad.sum()} points have NaN or infinite coordinates, first point {bad.argmax()}"
+            )
         return xyz
 
     @property

@@ -258,7 +258,9 @@ def _fits(las: Any, name: str, values: np.ndarray) -> bool:
 
 
 def _las_type(values: np.ndarray) -> np.ndarray:
-    return values.astype(np.uint8) if values.dtype == bool else values.astype(values.dtype.newbyteorder("="), copy=False)
+    return (
+        values.astype(np.uint8) if values.dtype == bool else values.astype(values.dtype.newbyteorder("="), copy=False)
+    )
 
 
 # -- PCD ----------------------------------------------------------------------------------------
@@ -308,7 +310,9 @@ def _write_pcd(path: Path, scan: Scan, notes: list[str]) -> None:
         red, green, blue = (fields.pop(name).astype(np.uint32) for name in COLOR_NAMES)
         fields["rgb"] = (red << 16 | green << 8 | blue).view(np.float32)
     fields = {name: values.astype(np.uint8) if values.dtype == bool else values for name, values in fields.items()}
-    cloud = PointCloud.from_points(list(fields.values()), list(fields), [values.dtype.type for values in fields.values()])
+    cloud = PointCloud.from_points(
+        list(fields.values()), list(fields), [values.dtype.type for values in fields.values()]
+    )
     with open(path, "wb") as file:
         cloud.save(file, encoding=Encoding.BINARY)
 

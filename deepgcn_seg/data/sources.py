@@ -31,11 +31,12 @@ def synthetic(root: str | Path, rooms_per_area: int = 6, density: float = 1000.0
         return RoomStore(folder / "store")
     try:
         generate(folder / "raw", rooms_per_area, density, seed)
-        return prepare(folder / "raw", folder / "store", described=described)
+        prepare(folder / "raw", folder / "store", described=described)
     except OSError as error:
         raise UserError(
             f"{folder}: cannot write the synthetic rooms ({error}); set data.root to another folder"
         ) from None
+    return RoomStore(folder / "store")
 
 
 def s3dis(root: str | Path) -> RoomStore | OfficialBlocks:
@@ -50,7 +51,7 @@ def s3dis(root: str | Path) -> RoomStore | OfficialBlocks:
     return store
 
 
-def folder(root: str | Path) -> RoomStore:
+def folder(root: str | Path) -> RoomStore | OfficialBlocks:
     """A store that ``tools/prepare.py`` made of labelled scans (:mod:`deepgcn_seg.data.labelled_scans`).
 
     Raises:

@@ -171,7 +171,8 @@ def _comparison(runs: list[Run], data: str, protocol: str) -> Report:
     chosen = sorted({run.entry["selection"] for run in runs if "selection" in run.entry})
     notes = [
         f"Data: {data}. Protocol: {protocol}. Test areas: {', '.join(map(str, areas))}.",
-        "Minutes and peak MB are of training, points/s of scoring." + (f" Checkpoint: {', '.join(chosen)}." if chosen else ""),
+        "Minutes and peak MB are of training, points/s of scoring."
+        + (f" Checkpoint: {', '.join(chosen)}." if chosen else ""),
     ]
     return Report("Runs", header, rows, notes)
 

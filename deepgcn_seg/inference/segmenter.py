@@ -79,9 +79,7 @@ class Segmenter:
         self.tile = tile
         self.needs_color = "color" in data["features"]
 
-    def predict(
-        self, xyz: np.ndarray, rgb: np.ndarray | None = None, scale: float = 1.0, up: str = "z"
-    ) -> Prediction:
+    def predict(self, xyz: np.ndarray, rgb: np.ndarray | None = None, scale: float = 1.0, up: str = "z") -> Prediction:
         """Label every point.
 
         Args:
@@ -160,4 +158,3 @@ class _Tiles:
     def places(self, entry: RoomEntry) -> np.ndarray:
         """Where a tile's points are in the scan, in the order of the votes."""
         return self._order[slice(*self._runs[entry])][self.open(entry).place]
-

@@ -200,7 +200,7 @@ class Trainer:
             for buffer, before in zip(self.model.buffers(), statistics):
                 buffer.copy_(before)
             self._skip(loss, float(norm), parts)
-            return loss, summed[1] > 0
+            return loss, bool(summed[1] > 0)
         self.bad_steps = 0
         self.run_log.gradient_norm(self.step + 1, float(norm))
         self.optimizer.step()
