@@ -240,6 +240,19 @@ def test_a_sweep_lists_what_failed_and_the_same_command_runs_what_is_missing(dat
     assert "holds a run of other settings (k" in done.stderr
 
 
+def test_a_stopped_sweep_stops_and_goes_on(data_root, tmp_path):  # noqa: F811
+    sweep = ["-m", *TINY, f"data.root={data_root}", f"hydra.sweep.dir={tmp_path}", "save_every=1", "k=4,3"]
+    job = start(*sweep, "max_steps=100000", "epochs=1000")
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "0_resgcn2" / "checkpoints" / "last.ckpt").is_file():
+        assert time.monotonic() < deadline and job.poll() is None
+        time.sleep(0.1)
+    job.terminate()
+    text = job.communicate(timeout=60)[1]
+    assert job.returncode == 75, text
+    assert not (tmp_path / "1_resgcn2").exists()
+
+
 def test_shards_of_a_preparation_make_one_store(raw_rooms, tmp_path):
     folder = tmp_path / "raw"
     shutil.copytree(raw_rooms, folder)

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 MAX_BAD_STEPS = 10
 
 
-class Interrupted(Exception):
+class Interrupted(BaseException):
     """Training was asked to stop, and has saved where it is."""
 
 
