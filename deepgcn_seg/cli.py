@@ -4,6 +4,7 @@ import functools
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from difflib import get_close_matches
@@ -35,6 +36,8 @@ def command(task: Callable[[DictConfig], Any], conf: Path, config_name: str) -> 
     """
     verbose = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    # Our launcher configs have the names of the plugins' own, which are their schemas.
+    warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/.*' is validated against ConfigStore schema")
     _start_processes(sys.argv)
     world = declared()
     failures: list[BaseException] = []

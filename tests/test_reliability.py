@@ -202,9 +202,8 @@ def test_a_run_can_be_repeated_from_what_it_left(trained, tmp_path):  # noqa: F8
     # The stored config says everything.
     run(
         "train",
-        f"--config-path={trained[0]}/.hydra",
+        f"--config-dir={trained[0]}/.hydra",
         "--config-name=config",
-        f"--config-dir={ROOT}/conf",
         f"hydra.run.dir={tmp_path}",
     )
     assert same_weights(last(trained[0]), last(tmp_path))

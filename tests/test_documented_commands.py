@@ -1,0 +1,102 @@
+"""Every command of the README and of docs/ runs as it stands, on tiny data."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from test_commands import ROOT, TINY, run
+from test_labelled_scans import classes, write_scans
+from test_predict import scan_file
+
+from deepgcn_seg.data.official_hdf5 import export_blocks
+from deepgcn_seg.data.prepare import prepare
+
+PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+COMMAND = re.compile(r"^    (?:\w+=\S+ )*python tools/(\w+)\.py(.*?)(?:  +\S.*)?$", re.M)
+# What makes a command small; it counts because it comes last.
+SMALL = {
+    "train": [*(t for t in TINY if not t.startswith(("data.store", "recipe"))), "points=256", "max_steps=1"],
+    "benchmark": ["depth=3", "channels=8", "k=4", "points=128", "batch_sizes=[1]", "repeats=1", "rows=2000"],
+}
+
+
+def commands():
+    """(tool, arguments) of every command of the pages, once each."""
+    texts = [(ROOT / page).read_text() for page in PAGES]
+    found = [(match[1], match[2].strip()) for text in texts for match in COMMAND.finditer(text)]
+    # "..." stands for any settings: that line is about how processes are started.
+    return sorted({(tool, arguments) for tool, arguments in found if "..." not in arguments})
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory, store, raw_rooms):
+    """A checkout as it is after `make train` and the commands that prepare, with everything tiny."""
+    root = tmp_path_factory.mktemp("documented")
+    for name in ("tools", "conf"):
+        shutil.copytree(ROOT / name, root / name)
+    synthetic = root / "conf" / "data" / "synthetic.yaml"
+    synthetic.write_text(
+        synthetic.read_text()
+        .replace("rooms_per_area: 6", "rooms_per_area: 1")
+        .replace("density: 1000 ", "density: 60 ")
+    )
+    shutil.copytree(store.root, root / "data" / "s3dis")
+    (root / "Stanford3dDataset_v1.2_Aligned_Version").symlink_to(raw_rooms)
+    export_blocks(store, root / "indoor3d_sem_seg_hdf5_data")
+    prepare(classes(write_scans(root / "scans")), root / "data" / "scans")
+    scan_file(root / "scan.ply")
+    sample = root / "data" / "synthetic" / "v1-rooms6-density1000-seed0" / "raw" / "Area_5" / "office_1"
+    sample.mkdir(parents=True)
+    shutil.copy(raw_rooms / "Area_5" / "office_1" / "office_1.txt", sample)
+    (root / "mine.py").write_text(
+        re.search(r"```python\n(.*?)```", (ROOT / "docs" / "tutorial.md").read_text(), re.S)[1]
+    )
+    run("train", *TINY, f"data.root={root}/tiny", f"hydra.run.dir={root}/RUN_DIR", "max_steps=1")
+    shutil.copy(root / "RUN_DIR" / "checkpoints" / "best.ckpt", root / "FILE")
+    for name in ("connection", "folds", "mean", "recipes", "depth"):
+        shutil.copytree(root / "RUN_DIR", root / "outputs" / name / "0_resgcn2")
+    official = torch.load(next((ROOT / "tests" / "fixtures").glob("*.pt")), weights_only=True)
+    torch.save({"state_dict": official["state_dict"]}, root / "ckpt_best.pth")
+    run("convert", f"checkpoint={root}/ckpt_best.pth", f"output={root}/resgcn28.ckpt", f"hydra.run.dir={root}/log")
+    return root
+
+
+def small(tool, arguments, folder):
+    """The command's arguments, and after them what makes it small and puts its output elsewhere."""
+    given = shlex.split(arguments)
+    if tool == "train" and not any(a.startswith(("--config-dir", "resume=")) for a in given):
+        swept = {a.split("=")[0] for a in given if "," in a.split("=", 1)[-1] and not a.endswith("]")}
+        given = [a for a in given if not a.startswith(("devices=", "hydra.sweep.dir="))]
+        given += [a for a in SMALL["train"] if a.split("=")[0] not in swept]
+        given.append(f"hydra.sweep.dir={folder}")
+        if any(a.startswith(("data=s3dis", "data=folder")) for a in given):
+            given.append("data.grid.min_points=20")
+    return [*given, *(SMALL["benchmark"] if tool == "benchmark" else [])]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("tool", "arguments"), commands())
+def test_documented_command(tool, arguments, place, tmp_path):
+    if "submitit_slurm" in arguments:
+        done = run(tool, "hydra/launcher=submitit_slurm", "--cfg", "hydra")
+        assert "SlurmLauncher" in done.stdout
+        return
+    done = subprocess.run(
+        [sys.executable, str(place / "tools" / f"{tool}.py"), *small(tool, arguments, tmp_path)],
+        cwd=place, env={**os.environ, "PYTHONPATH": str(place)}, capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    if "check=true" in arguments:
+        # Tiny data rightly lack most rooms.
+        assert "of the 272 rooms of S3DIS are missing" in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_every_tool_is_documented():
+    assert len(commands()) > 30
+    assert {tool for tool, _ in commands()} == {path.stem for path in (ROOT / "tools").glob("*.py")}
