@@ -4,6 +4,8 @@ import resource
 import sys
 from pathlib import Path
 
+import torch
+
 
 def resident_mb() -> float:
     """Resident memory now, in MiB; where the system does not tell, the most so far."""
@@ -23,3 +25,10 @@ def _status(name: str) -> float | None:
     except OSError:
         return None
     return next((int(line.split()[1]) / 2**10 for line in lines if line.startswith(f"{name}:")), None)
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Most memory used so far: allocated on a CUDA device, resident of the process on the CPU."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    return round(peak_resident_mb(), 1)

@@ -91,6 +91,16 @@ def test_tensorboard_has_curves_config_and_hparams(trained):
     assert [e.step for e in events.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
     assert {"validation/confusion", "test/room"} <= set(tags["images"])
     assert "config/text_summary" in tags["tensors"]
+    # Each layer's gradients and the reach of its neighbours, and held-out blocks as point clouds.
+    for name in (
+        "gradient_norm/layer_00",
+        "gradient_norm/layer_01",
+        "neighbor_distance/layer_01",
+        "train/peak_memory_mb",
+    ):
+        assert name in tags["scalars"], name
+    for name in ("block_0/truth", "block_1/prediction"):
+        assert any(tag.startswith(name) for tag in tags["tensors"]), name
 
 
 def test_a_checkpoint_is_complete_in_itself(trained):

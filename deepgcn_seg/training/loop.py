@@ -21,8 +21,10 @@ from ..data.files import replacing
 from ..distributed import World
 from ..errors import UserError, first_line
 from ..evaluation.metrics import Scores
+from ..memory import peak_memory_mb
 from ..model.checkpoint import read_checkpoint, save_checkpoint
 from ..progress import Meter
+from .inspection import gradient_norms, neighbor_distances
 from .schedules import Clock
 from .tensorboard import RunLog
 
@@ -30,6 +32,8 @@ log = logging.getLogger(__name__)
 
 # Steps in a row whose loss or gradients may be NaN or infinite before training gives up.
 MAX_BAD_STEPS = 10
+# Steps between looks at each layer's gradients.
+LAYERS_EVERY = 20
 
 
 class Interrupted(BaseException):
@@ -69,6 +73,7 @@ class Trainer:
         blocks: to train on. validate: gives the confusion matrix of a model, or None.
         folder: of the checkpoints. model_config, classes, config: kept in them.
         run_log: TensorBoard. world: the processes that train together.
+        watched: a few held-out blocks, points (B, N, channels) and labels (B, N), to show at each validation.
 
     Raises:
         UserError: the batch cannot be shared out.
@@ -87,11 +92,12 @@ class Trainer:
         classes: ClassList,
         run_log: RunLog,
         world: World = World(),
+        watched: tuple[torch.Tensor, torch.Tensor] | None = None,
     ):
         self.model, self.optimizer, self.blocks, self.validate = model, optimizer, blocks, validate
         self.settings, self.folder, self.run_log = settings, folder, run_log
         self.model_config, self.config, self.classes = model_config, config, classes
-        self.world = world
+        self.world, self.watched = world, watched
         self.batch_size = min(settings.batch_size, len(blocks))
         parts = world.size * settings.accumulate
         if self.batch_size % parts:
@@ -203,6 +209,8 @@ class Trainer:
             return loss, bool(summed[1] > 0)
         self.bad_steps = 0
         self.run_log.gradient_norm(self.step + 1, float(norm))
+        if self.world.first and self.step % LAYERS_EVERY == 0:
+            self.run_log.layers(self.step + 1, "gradient_norm", gradient_norms(self.model))
         self.optimizer.step()
         if self.averaged is not None:
             self.averaged.update_parameters(self.model)
@@ -260,6 +268,9 @@ class Trainer:
             return
         confusion = self.validate(self.result)
         self.run_log.scores(self.step, "validation", confusion, self.classes)
+        self.run_log.memory(self.step, peak_memory_mb(self.settings.device))
+        if self.watched is not None and self.world.first:
+            self._show(*self.watched)
         miou = Scores.of(confusion).miou
         better = miou > self.best
         log.info(
@@ -272,6 +283,18 @@ class Trainer:
         if better:
             self.best = miou
             self.save("best.ckpt")
+
+    def _show(self, points: torch.Tensor, labels: torch.Tensor) -> None:
+        """The watched blocks, as the network sees them now, and how far its neighbours lie apart."""
+        points, training = points.to(self.settings.device), self.result.training
+        self.result.eval()
+        with torch.inference_mode():
+            predicted = self.result(points).argmax(-1)
+        # Channels 0-2 are the position in the block, in every set of channels but those without it.
+        xyz = points[..., :3]
+        self.run_log.blocks(self.step, xyz, {"truth": labels, "prediction": predicted}, self.classes)
+        self.run_log.layers(self.step, "neighbor_distance", neighbor_distances(self.result, points, xyz))
+        self.result.train(training)
 
     def save(self, name: str) -> None:
         """Write a checkpoint that :meth:`resume` can go on from.

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,14 @@ from ..config import check, device
 from ..data.blocks import NINE, BlockGrid, count_channels, place_of_channels
 from ..data.dataset import Split, area_name, split_by_area
 from ..data.official_hdf5 import OfficialBlocks
-from ..data.store import RoomStore
+from ..data.store import RoomEntry, RoomStore
 from ..distributed import World, join
 from ..errors import UserError
 from ..evaluation.evaluate import evaluate_rooms
 from ..evaluation.metrics import Scores
 from ..evaluation.protocols import Protocol
 from ..evaluation.report import write_json
-from ..memory import peak_resident_mb
+from ..memory import peak_memory_mb
 from ..model import DeepGCN
 from ..model.checkpoint import build_model, read_checkpoint, targets, versions
 from ..model.layers import sync_norms
@@ -116,6 +117,7 @@ def train(config: DictConfig) -> float:
         store.classes,
         run_log,
         world,
+        _watched(store, split.validation or split.test, grid, config, channels),
     )
     if resuming:
         trainer.resume()
@@ -151,6 +153,17 @@ def train(config: DictConfig) -> float:
         "peak_memory_mb": peak_memory_mb(chosen),
     }
     return finish(config, folder, store, split, chosen, run_log, cost, world)
+
+
+def _watched(
+    store: RoomStore, rooms: Sequence[RoomEntry], grid: BlockGrid, config: DictConfig, channels: dict[str, Any]
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Two held-out blocks, the same at every validation; None without positions in the block."""
+    if channels["groups"][0] != "block":
+        return None
+    blocks = store.blocks(rooms, config.points, grid, seed=config.seed, **channels)
+    points, labels = zip(*(blocks[i] for i in sorted({len(blocks) // 3, 2 * len(blocks) // 3})))
+    return torch.stack(points), torch.stack(labels)
 
 
 def _open_data(config: DictConfig, world: World) -> tuple[RoomStore, Split, BlockGrid]:
@@ -225,13 +238,6 @@ def describe(model: nn.Module, config: DictConfig) -> str:
     """Name, size and depth of a model in one line."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return f"{config.backbone.name}-{config.depth}, {config.channels} channels, k {config.k}, {parameters:,} parameters"
-
-
-def peak_memory_mb(chosen: torch.device) -> float:
-    """Most memory used so far: allocated on a CUDA device, resident of the process on the CPU."""
-    if chosen.type == "cuda":
-        return round(torch.cuda.max_memory_allocated(chosen) / 2**20, 1)
-    return round(peak_resident_mb(), 1)
 
 
 def finish(

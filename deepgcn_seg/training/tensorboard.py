@@ -44,6 +44,23 @@ class RunLog:
         """Norm of all gradients together."""
         self._writer.add_scalar("train/gradient_norm", norm, step)
 
+    def layers(self, step: int, name: str, values: dict[int, float]) -> None:
+        """A value of each backbone layer, under ``name/layer_00`` and so on."""
+        for layer, value in values.items():
+            self._writer.add_scalar(f"{name}/layer_{layer:02d}", value, step)
+
+    def memory(self, step: int, megabytes: float) -> None:
+        """Peak memory so far: of the process, or allocated on the GPU."""
+        self._writer.add_scalar("train/peak_memory_mb", megabytes, step)
+
+    def blocks(self, step: int, xyz: Tensor, labels: dict[str, Tensor], classes: ClassList) -> None:
+        """Blocks (B, N, 3) as point clouds, coloured by some labels (B, N) each: truth, prediction."""
+        for name, label in labels.items():
+            colors = torch.from_numpy(classes.colors(label.cpu().numpy()))
+            for number in range(len(xyz)):
+                tag = f"block_{number}/{name}"
+                self._writer.add_mesh(tag, xyz[number : number + 1], colors[number : number + 1], global_step=step)
+
     def scores(self, step: int, part: str, confusion: Tensor, classes: ClassList) -> None:
         """OA, mAcc, mIoU, IoU per class and the confusion matrix of ``part`` (validation, test)."""
         scores = Scores.of(confusion)

@@ -1,0 +1,61 @@
+"""What is worth a look inside a network while it trains: gradients and neighbours, layer by layer."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ..model.graph import DilatedKnnGraph
+
+_LAYER = re.compile(r"backbone\.(head|blocks\.(\d+))\.")
+
+
+def gradient_norms(model: nn.Module) -> dict[int, float]:
+    """Norm of the gradients of each backbone layer, layer 0 being the head graph convolution.
+
+    Without connections it differs by orders of magnitude between the first layers and the last.
+    """
+    squares: dict[int, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        match = _LAYER.match(name)
+        if match and parameter.grad is not None:
+            layer = 0 if match[1] == "head" else int(match[2]) + 1
+            squares[layer] = squares.get(layer, torch.zeros(())) + parameter.grad.detach().float().square().sum().cpu()
+    return {layer: float(square.sqrt()) for layer, square in sorted(squares.items())}
+
+
+def neighbor_distances(model: nn.Module, points: Tensor, xyz: Tensor) -> dict[int, float]:
+    """How far apart in space the neighbours of each layer's dynamic graph lie, on average.
+
+    In feature space a layer's neighbours may be anywhere: they spread as features turn semantic.
+
+    Args:
+        model: in eval mode. points: (B, N, channels). xyz: (B, N, 3), the unit of the result.
+    """
+    graphs = [module for module in model.modules() if isinstance(module, DilatedKnnGraph)]
+    with _outputs(graphs) as found, torch.inference_mode():
+        model(points)
+    block = torch.arange(len(xyz), device=xyz.device)[:, None, None]
+    return {
+        layer: float((xyz[block, found[graph]] - xyz[:, :, None]).norm(dim=-1).mean())
+        for layer, graph in enumerate(graphs)
+        if graph in found
+    }
+
+
+@contextmanager
+def _outputs(modules: list[DilatedKnnGraph]) -> Iterator[dict[nn.Module, Tensor]]:
+    """What some modules put out, while inside."""
+    found: dict[nn.Module, Tensor] = {}
+
+    def keep(module: nn.Module, _, output: Tensor) -> None:
+        found[module] = output
+
+    hooks = [module.register_forward_hook(keep) for module in modules]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
