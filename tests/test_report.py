@@ -106,3 +106,22 @@ def test_no_runs_and_damaged_runs(tmp_path):
     (folder / "metrics.json").write_text("{")
     with pytest.raises(UserError, match=r"metrics\.json"):
         find_runs(tmp_path)
+
+
+def test_curves_are_drawn_from_what_runs_wrote(tmp_path):
+    from deepgcn_seg.evaluation.curves import draw_curves, scalar, smoothed
+    from deepgcn_seg.training.tensorboard import RunLog
+
+    for depth in (7, 14):
+        log = RunLog(make_run(tmp_path, f"d{depth}", SQUARE, depth=depth))
+        for step in range(1, 21):
+            log.step(step, loss=depth + step, lr=0.1, points_per_second=1)
+        log.close()
+    runs, _ = find_runs(tmp_path)
+    steps, values = scalar(tmp_path / "d7", "train/loss")
+    assert steps.tolist() == list(range(1, 21))
+    assert values[0] == 8
+    # The last two of twenty: 26 and 27 for depth 7.
+    assert draw_curves(runs, tmp_path / "loss.png") == {"d7": 26.5, "d14": 33.5}
+    assert (tmp_path / "loss.png").read_bytes()[:4] == b"\x89PNG"
+    assert smoothed(values, 0.5)[:2].tolist() == [8, 8.5]

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from ..data.files import replacing
 from ..errors import UserError
+from .curves import draw_curves
 from .published import AREA_5, SIX_FOLD, Published
 from .runs import Report, Run, comparisons, find_runs, six_folds, varied
 
@@ -46,7 +47,8 @@ def report(config: DictConfig) -> None:
         _write(folder / ("report.csv" if number == 0 else f"report-{number}.csv"), table.csv())
     if runs:
         draw(runs, folder / "report.png")
-    console.print(f"Written: {folder}/report.md, .tex, .csv, .png")
+        draw_curves(runs, folder / "report-loss.png")
+    console.print(f"Written: {folder}/report.md, .tex, .csv, .png, report-loss.png")
 
 
 def _published(title: str, rows: Sequence[Published]) -> Report:
