@@ -47,13 +47,7 @@ def train(config: DictConfig) -> float:
         mIoU on the test area under the configured protocol.
     """
     check(config)
-    chosen = device(config.device)
-    world = join(chosen)
-    if config.devices > world.size:
-        raise UserError(f"devices={config.devices}: give it on the command line, which starts that many processes")
-    if chosen.type == "cuda" and world.size > 1:
-        chosen = torch.device("cuda", world.local % torch.cuda.device_count())
-        torch.cuda.set_device(chosen)
+    chosen, world = _processes(config)
     folder = Path(world.share(HydraConfig.get().runtime.output_dir))
     resuming = bool(config.resume)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -62,88 +56,18 @@ def train(config: DictConfig) -> float:
             log.info("%s: finished before, mIoU %.4f", folder, finished)
             return finished
         resuming = (folder / "checkpoints" / "last.ckpt").is_file()
-    settings_asked = asked(config)
-    torch.manual_seed(config.seed)
+    facts = {**provenance(chosen, world.size), "settings": asked(config)}
     store, split, grid = _open_data(config, world)
     adapt(config, store)
-    channels = {"variant": config.data.variant, "groups": tuple(config.data.features)}
-    augment = [instantiate(part) for part in config.recipe.augmentation]
-    blocks = store.blocks(split.train, config.points, grid, seed=config.seed, augment=augment, **channels)
-    model: nn.Module = instantiate(config.model).to(chosen)
-    if config.sync_norms and world.size > 1:
-        sync_norms(model)
-    model_config = OmegaConf.to_container(config.model, resolve=True)
-    # Processes agree on the weights, and differ in dropout and stochastic dilation.
-    torch.manual_seed(config.seed + world.rank)
-    log.info("Model: %s, %s", describe(model, config), chosen)
-    if isinstance(model, DeepGCN) and world.first:
-        Console(stderr=True).print(summarize(model, config.points).table())
-    optimizer = instantiate(config.recipe.optimizer)(model.parameters())
-    # Official blocks cannot be cut again.
-    name = "blocks" if isinstance(store, OfficialBlocks) else "recut"
-    validation = Protocol(name, config.points, batch_size=config.batch_size, side=grid.side, **channels)
-    selecting = split.test if config.select == "test" else split.validation
-
-    def validate(model: nn.Module) -> torch.Tensor:
-        return validation.run(model, store, selecting, chosen, world).confusion
-
-    settings = Settings(
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        accumulate=config.accumulate,
-        max_steps=config.max_steps,
-        seed=config.seed,
-        device=chosen,
-        precision=config.precision,
-        workers=config.workers,
-        label_smoothing=config.recipe.label_smoothing,
-        ema=config.recipe.ema,
-        points=config.points,
-        validate_every=config.validate_every,
-        save_every=config.save_every,
-        schedule=instantiate(config.recipe.schedule),
-        norm_momentum=instantiate(config.recipe.norm_momentum),
-    )
     run_log = RunLog(folder if world.first else None, _resumed_step(folder, resuming))
-    trainer = Trainer(
-        model,
-        optimizer,
-        blocks,
-        validate if selecting else None,
-        settings,
-        folder / "checkpoints",
-        model_config,
-        OmegaConf.to_container(config, resolve=True),
-        store.classes,
-        run_log,
-        world,
-        _watched(store, split.validation or split.test, grid, config, channels),
-    )
+    trainer = _trainer(config, folder, store, split, grid, chosen, world, run_log)
     if resuming:
         trainer.resume()
     else:
         run_log.config(OmegaConf.to_yaml(config, resolve=True))
         if world.first:
-            write_json(folder / "run.json", {**provenance(chosen, world.size), "settings": settings_asked})
-    log.info(
-        "Training on %d blocks of %d rooms for %d steps; validation on %d rooms, test on %d of %s",
-        len(blocks),
-        len(split.train),
-        trainer.total_steps,
-        len(split.validation),
-        len(split.test),
-        area_name(store, config.data.fold),
-    )
-    log.info(
-        "A step is %d blocks: %d processes x %d passes of %d; learning rate %s",
-        trainer.batch_size,
-        world.size,
-        config.accumulate,
-        trainer.sampler.part,
-        ", ".join(f"{rate:g}" for rate in trainer.base_rates),
-    )
-    if trainer.sampler.part < trainer.batch_size and not (config.sync_norms and config.accumulate == 1):
-        log.info("Batch norm sees %d blocks at a time, not the whole batch", trainer.sampler.part)
+            write_json(folder / "run.json", facts)
+    _announce(config, trainer, store, split)
     trainer.fit()
     world.barrier()
     cost = {
@@ -153,6 +77,100 @@ def train(config: DictConfig) -> float:
         "peak_memory_mb": peak_memory_mb(chosen),
     }
     return finish(config, folder, store, split, chosen, run_log, cost, world)
+
+
+def _processes(config: DictConfig) -> tuple[torch.device, World]:
+    """This process's device, and the others it trains with."""
+    chosen = device(config.device)
+    world = join(chosen)
+    if config.devices > world.size:
+        raise UserError(f"devices={config.devices}: give it on the command line, which starts that many processes")
+    if chosen.type == "cuda" and world.size > 1:
+        chosen = torch.device("cuda", world.local % torch.cuda.device_count())
+        torch.cuda.set_device(chosen)
+    return chosen, world
+
+
+def _trainer(
+    config: DictConfig,
+    folder: Path,
+    store: RoomStore,
+    split: Split,
+    grid: BlockGrid,
+    chosen: torch.device,
+    world: World,
+    run_log: RunLog,
+) -> Trainer:
+    """Model, optimiser and blocks of a config that fits its data."""
+    torch.manual_seed(config.seed)
+    model: nn.Module = instantiate(config.model).to(chosen)
+    # Processes agree on the weights, and differ in dropout and stochastic dilation.
+    torch.manual_seed(config.seed + world.rank)
+    if config.sync_norms and world.size > 1:
+        sync_norms(model)
+    log.info("Model: %s, %s", describe(model, config), chosen)
+    if isinstance(model, DeepGCN) and world.first:
+        Console(stderr=True).print(summarize(model, config.points).table())
+    channels = {"variant": config.data.variant, "groups": tuple(config.data.features)}
+    augment = [instantiate(part) for part in config.recipe.augmentation]
+    # Official blocks cannot be cut again.
+    name = "blocks" if isinstance(store, OfficialBlocks) else "recut"
+    validation = Protocol(name, config.points, batch_size=config.batch_size, side=grid.side, **channels)
+    selecting = split.test if config.select == "test" else split.validation
+
+    def validate(model: nn.Module) -> torch.Tensor:
+        return validation.run(model, store, selecting, chosen, world).confusion
+
+    return Trainer(
+        model,
+        instantiate(config.recipe.optimizer)(model.parameters()),
+        store.blocks(split.train, config.points, grid, seed=config.seed, augment=augment, **channels),
+        validate if selecting else None,
+        _settings(config, chosen),
+        folder / "checkpoints",
+        OmegaConf.to_container(config.model, resolve=True),
+        OmegaConf.to_container(config, resolve=True),
+        store.classes,
+        run_log,
+        world,
+        _watched(store, split.validation or split.test, grid, config, channels),
+    )
+
+
+def _settings(config: DictConfig, chosen: torch.device) -> Settings:
+    recipe = config.recipe
+    same = ("epochs", "batch_size", "accumulate", "max_steps", "seed", "precision", "workers", "points")
+    return Settings(
+        **{key: config[key] for key in (*same, "validate_every", "save_every")},
+        device=chosen,
+        label_smoothing=recipe.label_smoothing,
+        ema=recipe.ema,
+        schedule=instantiate(recipe.schedule),
+        norm_momentum=instantiate(recipe.norm_momentum),
+    )
+
+
+def _announce(config: DictConfig, trainer: Trainer, store: RoomStore, split: Split) -> None:
+    """Say what is about to be trained on, and what a step is."""
+    log.info(
+        "Training on %d blocks of %d rooms for %d steps; validation on %d rooms, test on %d of %s",
+        len(trainer.blocks),
+        len(split.train),
+        trainer.total_steps,
+        len(split.validation),
+        len(split.test),
+        area_name(store, config.data.fold),
+    )
+    log.info(
+        "A step is %d blocks: %d processes x %d passes of %d; learning rate %s",
+        trainer.batch_size,
+        trainer.world.size,
+        config.accumulate,
+        trainer.sampler.part,
+        ", ".join(f"{rate:g}" for rate in trainer.base_rates),
+    )
+    if trainer.sampler.part < trainer.batch_size and not (config.sync_norms and config.accumulate == 1):
+        log.info("Batch norm sees %d blocks at a time, not the whole batch", trainer.sampler.part)
 
 
 def _watched(
