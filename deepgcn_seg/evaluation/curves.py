@@ -1,5 +1,6 @@
 """Training curves of runs side by side, from their TensorBoard events."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,8 @@ def scalar(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values of a scalar that a run wrote; empty if it did not."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    # It tells every file that it comes to.
+    logging.getLogger("tensorboard").setLevel(logging.WARNING)
     events = EventAccumulator(str(folder), {"scalars": 0})
     events.Reload()
     if name not in events.Tags()["scalars"]:
