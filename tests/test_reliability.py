@@ -82,6 +82,15 @@ def test_25_kills_at_random_instants_lose_nothing(data_root, tmp_path):  # noqa:
     print(f"{kills} kills survived, {written} checkpoints read back after them")
 
 
+def test_a_run_that_scores_again_shows_it_once(trained, tmp_path):  # noqa: F811
+    folder = tmp_path / "run"
+    shutil.copytree(trained[0], folder)
+    before = curves(folder)
+    run("train", f"resume={folder}")
+    assert curves(folder) == before
+    assert len(before["test/mIoU"]) == 1
+
+
 def test_a_full_disk_leaves_the_last_good_checkpoint(trained, data_root, tmp_path):  # noqa: F811
     """Writes beyond a limit fail, as on a full disk, with part of the file written."""
     folder = tmp_path / "run"

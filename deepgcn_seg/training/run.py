@@ -297,9 +297,11 @@ def finish(
     metrics = {"test": entry, "parameters": parameters, "training": cost, "versions": versions()}
     write_json(folder / "metrics.json", metrics)
     confusion = torch.tensor(entry["confusion"])
-    run_log.scores(content["step"], "test", confusion, store.classes)
+    # After the last step: a run that is killed while it scores, and scores again, replaces what it wrote.
+    after = int(cost["steps"]) + 1
+    run_log.scores(after, "test", confusion, store.classes)
     if (folder / "room.png").is_file():
-        run_log.image("test/room", folder / "room.png", content["step"])
+        run_log.image("test/room", folder / "room.png", after)
     settings = {
         "backbone": config.backbone.name,
         "conv": str(config.conv._target_).rsplit(".", 1)[-1],
