@@ -22,6 +22,9 @@ from deepgcn_seg.data.store import RoomStore
 from deepgcn_seg.errors import UserError
 from deepgcn_seg.model.checkpoint import read_checkpoint
 
+# Time and memory are measured anew in every process.
+MEASURED = ("train/points_per_second", "train/peak_memory_mb")
+
 
 def last(folder):
     return read_checkpoint(folder / "checkpoints" / "last.ckpt")
@@ -30,7 +33,7 @@ def last(folder):
 def curves(folder):
     events = EventAccumulator(str(folder), {"scalars": 0})
     events.Reload()
-    names = [n for n in events.Tags()["scalars"] if "points_per_second" not in n and not n.startswith("hparam")]
+    names = [n for n in events.Tags()["scalars"] if n not in MEASURED and not n.startswith("hparam")]
     return {name: [(e.step, e.value) for e in events.Scalars(name)] for name in names}
 
 
