@@ -59,8 +59,6 @@ def command(task: Callable[[DictConfig], Any], conf: Path, config_name: str) -> 
                 raise
             say(error)
             note_failure(_one_line(error, conf))
-        except Interrupted:
-            raise
         except Exception as error:
             if HydraConfig.get().mode != RunMode.MULTIRUN:
                 raise

@@ -71,12 +71,10 @@ class World:
         """
         if self.size == 1:
             return
-        gradients = [
-            p.grad if p.grad is not None else torch.zeros_like(p) for p in model.parameters() if p.requires_grad
-        ]
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
         flat = self.sum(torch.cat([gradient.flatten() for gradient in gradients])) / self.size
-        parts = flat.split([gradient.numel() for gradient in gradients])
-        for parameter, part in zip((p for p in model.parameters() if p.requires_grad), parts):
+        for parameter, part in zip(parameters, flat.split([gradient.numel() for gradient in gradients])):
             parameter.grad = part.view_as(parameter)
 
 
