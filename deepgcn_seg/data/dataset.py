@@ -72,6 +72,9 @@ class BlockDataset(Dataset):
         seed: of the sampling. groups: of channels. augment: applied in order to each block.
 
     Item: points (N, channels) float32, label (N,) int64.
+
+    Attributes:
+        room_of: the room of each block.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class BlockDataset(Dataset):
         self.store, self.grid, self.points, self.variant, self.seed = store, grid, points, variant, seed
         self.groups, self.augment = tuple(groups), tuple(augment)
         self.blocks = [block for room in rooms for block in grid.cut(store, room)]
+        self.room_of = [block.room for block in self.blocks]
         if not self.blocks:
             raise UserError(f"no block of {grid.min_points} points or more in {len(rooms)} rooms of {store.root}")
 

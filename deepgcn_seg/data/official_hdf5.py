@@ -67,10 +67,9 @@ class OfficialBlocks:
 
     def blocks(self, rooms: Sequence[RoomEntry], points: int, grid: BlockGrid, **settings) -> "OfficialBlockDataset":
         """The blocks of some rooms as training examples; ``grid`` is fixed by the files."""
-        indices = [i for room in rooms for i in self._blocks[f"{room.area}_{room.name}"]]
-        return OfficialBlockDataset(
-            [(self._files[f], row) for f, row in (self._rows[i] for i in indices)], points, **settings
-        )
+        found = [(room, self._rows[i]) for room in rooms for i in self._blocks[f"{room.area}_{room.name}"]]
+        rows = [(self._files[file], row) for _, (file, row) in found]
+        return OfficialBlockDataset(rows, [room for room, _ in found], points, **settings)
 
     def _lines(self, name: str) -> list[str]:
         try:
@@ -87,7 +86,7 @@ class OfficialBlockDataset(Dataset):
     """Blocks of official HDF5 files. Item: points (N, 9) float32, label (N,) int64.
 
     Args:
-        rows: (file, row) of each block. points: at most 4096; fewer are drawn anew each epoch.
+        rows: (file, row) of each block. room_of: the room of each. points: at most 4096; fewer are drawn anew each epoch.
         variant: ``paper`` as stored, ``port`` with channels 0-2 scaled to -1..1 as torch_geometric's
             ``NormalizeScale``. seed: of the drawing. groups: of channels. augment: applied to each block.
     """
@@ -95,6 +94,7 @@ class OfficialBlockDataset(Dataset):
     def __init__(
         self,
         rows: Sequence[tuple[Path, int]],
+        room_of: Sequence[RoomEntry],
         points: int,
         variant: str = "paper",
         seed: int = 0,
@@ -102,7 +102,8 @@ class OfficialBlockDataset(Dataset):
         augment: Sequence[Augmentation] = (),
     ):
         self.augment = tuple(augment)
-        self.rows, self.points, self.variant, self.seed = list(rows), points, variant, seed
+        self.rows, self.room_of = list(rows), list(room_of)
+        self.points, self.variant, self.seed = points, variant, seed
         self._columns = [column for group in groups for column in _COLUMNS[group]]
 
     def __len__(self) -> int:

@@ -41,7 +41,7 @@ def draw_curves(runs: Sequence[Run], path: Path, name: str = "train/loss") -> di
     that varied by name (as backbone), in it a line for each run.
 
     Returns:
-        Last smoothed value of each run, by folder name.
+        Last smoothed value of each run, by folder name; without any nothing is drawn.
     """
     keys = varied(runs)
     named = [key for key in keys if any(not isinstance(run.settings.get(key), (int, float)) for run in runs)]
@@ -64,11 +64,13 @@ def draw_curves(runs: Sequence[Run], path: Path, name: str = "train/loss") -> di
             line = smoothed(values)
             last[run.folder.name] = float(line[-1])
             label = ", ".join(f"{key.split('.')[-1]} {run.settings.get(key)}" for key in rest) or run.folder.name
-            axis.plot(steps, line, color=color, label=label)
+            axis.plot(steps, line, color=color, label=label, marker="." if len(line) < 20 else None)
         axis.set_title(title)
         axis.set_xlabel("step")
         axis.legend(frameon=False, fontsize=8)
     axes[0].set_ylabel(f"{name}, mean over a tenth of the steps")
+    if not last:
+        return last
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
     return last

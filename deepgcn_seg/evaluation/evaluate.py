@@ -11,8 +11,10 @@ from ..data.store import RoomEntry, RoomStore
 from ..distributed import World
 from ..inference.picture import room_picture
 from .metrics import Scores
-from .protocols import Protocol
+from .protocols import Protocol, Result
 from .report import print_scores, summary
+
+WORST_ROOMS = 3
 
 
 def evaluate_rooms(
@@ -26,7 +28,8 @@ def evaluate_rooms(
     world: World = World(),
     **about: Any,
 ) -> dict[str, Any]:
-    """Run a protocol, print its table, and under ``rooms`` write ``room.png`` of the first room.
+    """Run a protocol, print its table, and under ``rooms`` draw the first room (``room.png``) and the
+    worst ones (``worst_room_1.png`` and so on).
 
     Args:
         about: what else every number must name: dataset, areas, checkpoint and its step.
@@ -36,15 +39,29 @@ def evaluate_rooms(
     """
     result = protocol.run(model, store, rooms, device, world)
     scores = Scores.of(result.confusion)
-    facts = {"data": store.source, "folds": store.areas, "rooms": [room.key for room in rooms], **about}
-    entry = summary(result, protocol, store.classes, **facts)
+    facts = {"data": store.source, "folds": store.areas, **about}
+    entry = summary(result, rooms, protocol, store.classes, **facts)
     if not world.first:
         return entry
     cost = f"{result.points:,} points in {result.seconds:.1f} s"
     print_scores(scores, store.classes, title, f"protocol {protocol.describe()}; {cost}")
-    if result.predictions:
-        room = rooms[0]
+    entry["pictures"] = {}
+    for name, room in _to_draw(result, rooms).items():
         xyz, rgb, label = store.open(room).all()
         caption = f"{room.key} of {store.source}, labelled by {title.split(' on ')[0]}"
-        room_picture(folder / "room.png", xyz, rgb, label, result.predictions[room.key], store.classes, caption)
+        room_picture(folder / name, xyz, rgb, label, result.predictions[room.key], store.classes, caption)
+        entry["pictures"][name] = room.key
     return entry
+
+
+def _to_draw(result: Result, rooms: Sequence[RoomEntry]) -> dict[str, RoomEntry]:
+    """File names of the rooms worth a look: the first, and those of lowest mIoU."""
+    # Of several processes each has the predictions of its own rooms.
+    miou = {
+        room: Scores.of(counts).miou for room, counts in zip(rooms, result.by_room) if room.key in result.predictions
+    }
+    if not miou:
+        return {}
+    first, *rest = miou
+    worst = sorted(rest, key=lambda room: miou[room])[:WORST_ROOMS]
+    return {"room.png": first} | {f"worst_room_{i}.png": room for i, room in enumerate(worst, 1)}

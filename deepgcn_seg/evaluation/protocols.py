@@ -37,14 +37,23 @@ class Result:
     """What a protocol measured.
 
     Attributes:
-        confusion: (C, C) int64, rows truth. predictions: per room key the labels (N,) uint8 in the
-            store's order (``rooms`` only). points: scored. seconds: it took.
+        by_room: (R, C, C) int64, a confusion matrix for each room, rows truth. predictions: per room
+            key the labels (N,) uint8 in the store's order (``rooms`` only). seconds: it took.
     """
 
-    confusion: Tensor
+    by_room: Tensor
     predictions: dict[str, np.ndarray]
-    points: int
     seconds: float
+
+    @property
+    def confusion(self) -> Tensor:
+        """(C, C) int64, summed over all rooms."""
+        return self.by_room.sum(0)
+
+    @property
+    def points(self) -> int:
+        """Number of points scored."""
+        return int(self.by_room.sum())
 
 
 @dataclass(frozen=True)
@@ -102,7 +111,7 @@ class Protocol:
 
         Args:
             model: (B, N, 9) -> logits (B, N, C); put in eval mode and back.
-            world: processes that share the work; all get the summed matrix, each its own rooms' predictions.
+            world: processes that share the work; all get the summed matrices, each its own rooms' predictions.
         """
         self.require_rooms(store)
         started = time.perf_counter()
@@ -111,33 +120,38 @@ class Protocol:
         try:
             with torch.inference_mode():
                 measure = self._rooms if self.name == "rooms" else self._blocks
-                confusion, predictions = measure(model, store, rooms, device, world)
-                confusion = world.sum(confusion.to(device)).cpu()
+                by_room, predictions = measure(model, store, rooms, device, world)
+                by_room = world.sum(by_room.to(device)).cpu()
         finally:
             model.train(training)
-        return Result(confusion, predictions, int(confusion.sum()), time.perf_counter() - started)
+        return Result(by_room, predictions, time.perf_counter() - started)
 
     def _blocks(self, model, store, rooms, device, world):
         grid = BlockGrid(self.side, _STRIDES[self.name])
         dataset = store.blocks(
             rooms, self.points, grid, variant=self.variant, seed=self.seed, groups=tuple(self.groups)
         )
-        loader = make_loader(dataset, self.batch_size, range(world.rank, len(dataset), world.size))
-        confusion = torch.zeros(len(store.classes), len(store.classes), dtype=torch.int64)
+        mine = range(world.rank, len(dataset), world.size)
+        loader = make_loader(dataset, self.batch_size, mine)
+        by_room = _no_counts(rooms, store)
+        number = {room: i for i, room in enumerate(rooms)}
+        place = iter(mine)
         for points, label in track(loader, len(loader), f"Scoring ({self.name})"):
             predicted = model(points.to(device)).argmax(-1).cpu()
-            confusion += confusion_matrix(label, predicted, len(store.classes))
-        return confusion, {}
+            for part in zip(label, predicted):
+                by_room[number[dataset.room_of[next(place)]]] += confusion_matrix(*part, len(store.classes))
+        return by_room, {}
 
     def _rooms(self, model, store, rooms, device, world):
-        confusion = torch.zeros(len(store.classes), len(store.classes), dtype=torch.int64)
+        by_room = _no_counts(rooms, store)
+        number = {room: i for i, room in enumerate(rooms)}
         predictions: dict[str, np.ndarray] = {}
         for room, votes in self.vote(model, store, rooms[world.rank :: world.size], device):
             predicted = votes.argmax(1)
             label = torch.from_numpy(store.open(room).labels().astype(np.int64))
-            confusion += confusion_matrix(label, predicted, len(store.classes))
+            by_room[number[room]] = confusion_matrix(label, predicted, len(store.classes))
             predictions[room.key] = predicted.numpy().astype(store.classes.dtype)
-        return confusion, predictions
+        return by_room, predictions
 
     def vote(
         self, model: nn.Module, store: RoomStore, rooms: Sequence[RoomEntry], device: torch.device
@@ -184,6 +198,10 @@ class Protocol:
                         points.xyz, points.rgb, points.room_size, self.variant, self.side, self.groups
                     )
                     yield _Sample(block.room, features, place[chosen])
+
+
+def _no_counts(rooms: Sequence[RoomEntry], store: RoomStore) -> Tensor:
+    return torch.zeros(len(rooms), len(store.classes), len(store.classes), dtype=torch.int64)
 
 
 @dataclass(frozen=True)

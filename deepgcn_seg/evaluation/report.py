@@ -1,6 +1,7 @@
 """Results as tables on the terminal and as ``metrics.json``."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from rich.table import Table
 
 from ..data.classes import ClassList
 from ..data.files import replacing
+from ..data.store import RoomEntry
 from .metrics import Scores
 from .protocols import Protocol, Result
 
@@ -32,16 +34,24 @@ def _shown(value: float) -> str:
     return "-" if value != value else f"{value:.4f}"
 
 
-def summary(result: Result, protocol: Protocol, classes: ClassList, **about: Any) -> dict[str, Any]:
-    """What ``metrics.json`` holds of one protocol: scores, confusion matrix, and how it was measured.
+def summary(
+    result: Result, rooms: Sequence[RoomEntry], protocol: Protocol, classes: ClassList, **about: Any
+) -> dict[str, Any]:
+    """What ``metrics.json`` holds of one protocol: scores, also of each room, confusion matrix, and
+    how it was measured.
 
     Args:
-        about: further facts every number must name: checkpoint, data, test areas, rooms.
+        rooms: those of ``result``. about: further facts every number must name: checkpoint, data, test areas.
     """
+    by_room = {}
+    for room, confusion in zip(rooms, result.by_room):
+        scores = Scores.of(confusion).as_dict(classes.names)
+        by_room[room.key] = {"points": int(confusion.sum()), "mIoU": scores["mIoU"], "OA": scores["OA"]}
     return {
         "protocol": protocol.describe(),
         **about,
         **Scores.of(result.confusion).as_dict(classes.names),
+        "rooms": by_room,
         "points": result.points,
         "seconds": round(result.seconds, 2),
         "points_per_second": round(result.points / max(result.seconds, 1e-9)),

@@ -12,12 +12,13 @@ from rich.console import Console
 from ..data.files import replacing
 from ..errors import UserError
 from .curves import draw_curves
+from .html_report import write_page
 from .published import AREA_5, SIX_FOLD, Published
 from .runs import Report, Run, comparisons, find_runs, six_folds, varied
 
 
 def report(config: DictConfig) -> None:
-    """Tables of all runs below ``runs``, on the terminal and in ``output`` (Markdown, CSV, LaTeX, PNG).
+    """Tables of all runs below ``runs``, on the terminal and in ``output`` (HTML, Markdown, CSV, LaTeX, PNG).
 
     Raises:
         UserError: no runs.
@@ -45,10 +46,16 @@ def report(config: DictConfig) -> None:
     _write(folder / "report.tex", "\n".join(table.latex() for table in reports))
     for number, table in enumerate(reports):
         _write(folder / ("report.csv" if number == 0 else f"report-{number}.csv"), table.csv())
+    figures = {}
     if runs:
         draw(runs, folder / "report.png")
-        draw_curves(runs, folder / "report-loss.png")
-    console.print(f"Written: {folder}/report.md, .tex, .csv, .png, report-loss.png")
+        figures["Scores, each panel measured alike"] = folder / "report.png"
+        for name, file in (("train/loss", "report-loss.png"), ("validation/mIoU", "report-miou.png")):
+            if draw_curves(runs, folder / file, name):
+                figures[f"{name} over steps"] = folder / file
+    write_page(folder / "report.html", runs, unfinished, reports, figures)
+    written = ["report.html", ".md", ".tex", ".csv", *sorted(file.name for file in figures.values())]
+    console.print(f"Written: {folder}/{', '.join(written)}")
 
 
 def _published(title: str, rows: Sequence[Published]) -> Report:
