@@ -13,6 +13,12 @@ from torch.utils.tensorboard import SummaryWriter
 from ..data.classes import ClassList
 from ..evaluation.metrics import Scores
 
+# Points of three centimetres, seen from far enough for a block three metres high.
+MESH_VIEW = {
+    "material": {"cls": "PointsMaterial", "size": 0.03},
+    "camera": {"cls": "PerspectiveCamera", "fov": 90},
+}
+
 
 class RunLog:
     """TensorBoard events of one run.
@@ -55,11 +61,15 @@ class RunLog:
 
     def blocks(self, step: int, xyz: Tensor, labels: dict[str, Tensor], classes: ClassList) -> None:
         """Blocks (B, N, 3) as point clouds, coloured by some labels (B, N) each: truth, prediction."""
+        # TensorBoard's camera looks at the origin, and y points up there.
+        x, y, z = (xyz - xyz.mean(1, keepdim=True)).unbind(-1)
+        xyz = torch.stack([x, z, -y], -1)
         for name, label in labels.items():
             colors = torch.from_numpy(classes.colors(label.cpu().numpy()))
             for number in range(len(xyz)):
                 tag = f"block_{number}/{name}"
-                self._writer.add_mesh(tag, xyz[number : number + 1], colors[number : number + 1], global_step=step)
+                part = slice(number, number + 1)
+                self._writer.add_mesh(tag, xyz[part], colors[part], config_dict=MESH_VIEW, global_step=step)
 
     def scores(self, step: int, part: str, confusion: Tensor, classes: ClassList) -> None:
         """OA, mAcc, mIoU, IoU per class and the confusion matrix of ``part`` (validation, test)."""
