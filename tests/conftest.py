@@ -1,5 +1,11 @@
+import os
+
 import pytest
 import torch
+
+# Without a GPU the Triton kernels run step by step; this must be known before Triton is imported.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 from deepgcn_seg.data.prepare import prepare
 from deepgcn_seg.data.synthetic import generate

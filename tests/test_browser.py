@@ -43,6 +43,7 @@ def page():
         yield page
         opened.close()
 
+
 def office(count, seed=0):
     rng = np.random.default_rng(seed)
     return rng.uniform(0, [2.6, 1.8, 2.9], (count, 3)), rng.integers(0, 256, (count, 3), np.uint8)
@@ -184,7 +185,9 @@ def test_tensorboard_shows_a_run(tensorboard, page, tab):
         for (const child of node.childNodes) child.nodeType === 3 ? seen.push(child.textContent) : walk(child); };
         walk(document.body); return seen.join(" "); }"""
     )
-    assert {"scalars": "gradient_norm/layer_00", "images": "test/room", "mesh": "step", "hparams": "resgcn"}[tab] in shown
+    assert {"scalars": "gradient_norm/layer_00", "images": "test/room", "mesh": "step", "hparams": "resgcn"}[
+        tab
+    ] in shown
     assert not re.search(r"No \w+ data was found", shown)
     if tab in ("images", "mesh"):
         page.wait_for_timeout(2000)

@@ -86,7 +86,8 @@ class OfficialBlockDataset(Dataset):
     """Blocks of official HDF5 files. Item: points (N, 9) float32, label (N,) int64.
 
     Args:
-        rows: (file, row) of each block. room_of: the room of each. points: at most 4096; fewer are drawn anew each epoch.
+        rows: (file, row) of each block. room_of: the room of each.
+        points: at most 4096; fewer are drawn anew each epoch.
         variant: ``paper`` as stored, ``port`` with channels 0-2 scaled to -1..1 as torch_geometric's
             ``NormalizeScale``. seed: of the drawing. groups: of channels. augment: applied to each block.
     """

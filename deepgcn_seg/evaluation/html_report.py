@@ -72,7 +72,9 @@ def _about(run: Run, keys: Sequence[str], best: bool) -> dict[str, Any]:
         "accuracy": [_percent(run.entry["accuracy"][name]) for name in run.entry["classes"]],
         "counts": confusion.tolist(),
         "shares": (confusion / np.maximum(confusion.sum(1, keepdims=True), 1)).tolist(),
-        "worst": [(room, f"{about['points']:,}", _percent(about["mIoU"]), _percent(about["OA"])) for room, about in worst],
+        "worst": [
+            (room, f"{about['points']:,}", _percent(about["mIoU"]), _percent(about["OA"])) for room, about in worst
+        ],
         "room_count": len(rooms),
         "pictures": pictures,
     }

@@ -1,17 +1,20 @@
-"""Which implementation of an operation runs: ``auto``, ``torch`` or ``numba``.
+"""Which implementation of an operation runs: ``auto``, ``torch``, ``numba`` or ``triton``.
 
-``auto`` takes the compiled CPU kernels when the tensors are on the CPU and numba can be
-imported, and the PyTorch formulation otherwise. Both compute the same function.
+``auto`` takes the compiled kernels where they can run (numba for tensors on the CPU, Triton for those on a
+GPU) and the PyTorch formulation elsewhere. All compute the same function.
 """
 
+import importlib
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from types import ModuleType
 
 import torch
 
-BACKENDS = ("auto", "torch", "numba")
+BACKENDS = ("auto", "torch", "numba", "triton")
 _chosen = "auto"
 
 log = logging.getLogger(__name__)
@@ -24,6 +27,29 @@ def numba_available() -> bool:
         import numba  # noqa: F401
     except ImportError as error:
         log.warning("compiled CPU kernels unavailable (%s): using PyTorch, slower", error)
+        return False
+    return True
+
+
+def triton_interpreted() -> bool:
+    """Whether Triton runs kernels step by step on the CPU, as tests without a GPU do."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@lru_cache(maxsize=1)
+def triton_available() -> bool:
+    """Whether the GPU kernels can run, tried once with a small one; says so in the log when they cannot."""
+    try:
+        from .edge_triton import neighbor_extremum
+
+        device = "cpu" if triton_interpreted() else "cuda"
+        ones = torch.ones(1, 2, 1, device=device)
+        index = torch.zeros(1, 2, 1, dtype=torch.int64, device=device)
+        neighbor_extremum(ones, index, None, ones[0, 0])
+    # Whatever its compiler, the driver or the host's C compiler lacks: PyTorch computes the same.
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        log.warning("GPU kernels unavailable (%s): using PyTorch, slower", reason)
         return False
     return True
 
@@ -42,14 +68,18 @@ def cluster_available() -> bool:
 def set_backend(name: str) -> None:
     """Force the implementation of every operation in this process.
 
+    Tensors that it is not for (those on a GPU under ``numba``) are left to PyTorch.
+
     Raises:
-        ValueError: unknown name, or ``numba`` where it cannot be imported.
+        ValueError: unknown name, or one that cannot run here.
     """
     global _chosen
     if name not in BACKENDS:
         raise ValueError(f"unknown backend {name!r}: choose one of {', '.join(BACKENDS)}")
     if name == "numba" and not numba_available():
         raise ValueError("backend 'numba' was asked for, but numba cannot be imported")
+    if name == "triton" and not triton_available():
+        raise ValueError("backend 'triton' was asked for, but its kernels cannot run here (the log says why)")
     _chosen = name
 
 
@@ -64,7 +94,19 @@ def backend(name: str) -> Iterator[None]:
         set_backend(before)
 
 
-def uses_numba(tensor: torch.Tensor) -> bool:
-    """Whether an operation on ``tensor`` runs in the compiled CPU kernels."""
-    compiled = tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64)
-    return compiled and _chosen != "torch" and numba_available()
+def implementation(tensor: torch.Tensor) -> str:
+    """What runs an operation on ``tensor``: ``torch``, ``numba`` or ``triton``."""
+    whole = tensor.dtype in (torch.float32, torch.float64)
+    if tensor.device.type == "cpu" and whole and _chosen in ("auto", "numba") and numba_available():
+        return "numba"
+    on_gpu = tensor.is_cuda or (_chosen == "triton" and triton_interpreted())
+    half = tensor.dtype in (torch.float16, torch.bfloat16)
+    if on_gpu and (whole or half) and _chosen in ("auto", "triton") and triton_available():
+        return "triton"
+    return "torch"
+
+
+def kernels(operation: str, tensor: torch.Tensor) -> ModuleType | None:
+    """The module of compiled kernels for an operation (``edge``, ``neighbor``) on ``tensor``, or None for PyTorch."""
+    name = implementation(tensor)
+    return None if name == "torch" else importlib.import_module(f"{__package__}.{operation}_{name}")

@@ -6,11 +6,12 @@ needs only max_j b_j (min_j b_j where the norm's scale is negative) and, in trai
 and variance over all edges of phi(a_i + b_j). Both stream; memory is that of the nodes.
 """
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
-from .backend import uses_numba
-from .threads import run_sliced
+from .backend import kernels
 
 
 def gather_neighbors(x: Tensor, index: Tensor) -> Tensor:
@@ -60,14 +61,8 @@ def edge_moments(
 
 @torch.library.custom_op("deepgcn_seg::neighbor_extremum", mutates_args=())
 def _neighbor_extremum(x: Tensor, index: Tensor, mask: Tensor | None, sign: Tensor) -> tuple[Tensor, Tensor]:
-    if uses_numba(x):
-        from .edge_kernels import extremum
-
-        x = x.contiguous()
-        extreme = torch.empty_like(x)
-        chosen = torch.empty(x.shape, dtype=torch.int16)
-        run_sliced(extremum, _tasks(x), *_arrays(x, index, _present(x, mask), sign, extreme, chosen))
-        return extreme, chosen
+    if compiled := kernels("edge", x):
+        return compiled.neighbor_extremum(x, index, mask, sign)
     signed, chosen = (gather_neighbors(x, index) * sign).max(2)
     extreme = signed * sign
     if mask is not None:
@@ -82,13 +77,8 @@ def _(x, index, mask, sign):
 
 @torch.library.custom_op("deepgcn_seg::neighbor_extremum_backward", mutates_args=())
 def _neighbor_extremum_backward(grad: Tensor, index: Tensor, mask: Tensor | None, chosen: Tensor) -> Tensor:
-    if uses_numba(grad):
-        from .edge_kernels import extremum_backward
-
-        grad = grad.contiguous()
-        out = torch.zeros_like(grad)
-        run_sliced(extremum_backward, _tasks(grad), *_arrays(grad, index, _present(grad, mask), chosen, out))
-        return out
+    if compiled := _backward_kernels(grad):
+        return compiled.neighbor_extremum_backward(grad, index, mask, chosen)
     if mask is not None:
         grad = torch.where(mask[:, :, None], grad, 0)
     return torch.zeros_like(grad).scatter_add_(1, index.gather(2, chosen.long()), grad)
@@ -120,17 +110,8 @@ _neighbor_extremum.register_autograd(_extremum_gradient, setup_context=_save_ext
 def _edge_moments(
     center: Tensor, neighbor: Tensor, index: Tensor, slope: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    if uses_numba(center):
-        from .edge_kernels import moments
-
-        center, neighbor = center.contiguous(), neighbor.contiguous()
-        typical = center.mean((0, 1)) + neighbor.mean((0, 1))
-        shift = torch.where(typical > 0, typical, slope * typical)
-        mean = torch.empty(center.shape[0], center.shape[2], dtype=torch.float64)
-        var = torch.empty_like(mean)
-        present = _present(center, mask)
-        run_sliced(moments, _tasks(center), *_arrays(center, neighbor, index, present, slope, shift, mean, var))
-        return mean.to(center.dtype), var.to(center.dtype)
+    if compiled := kernels("edge", center):
+        return compiled.edge_moments(center, neighbor, index, slope, mask)
     value = _phi(center, neighbor, index, slope).to(torch.promote_types(center.dtype, torch.float32))
     if mask is None:
         var, mean = torch.var_mean(value, (1, 2), correction=0)
@@ -163,16 +144,9 @@ def _edge_moments_backward(
     factor: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     # offset + factor * phi(e) is the gradient of phi(e); both (B, C).
+    if compiled := _backward_kernels(center):
+        return compiled.edge_moments_backward(center, neighbor, index, slope, mask, offset, factor)
     offset, factor = offset.to(center.dtype), factor.to(center.dtype)
-    if uses_numba(center):
-        from .edge_kernels import moments_backward
-
-        center, neighbor = center.contiguous(), neighbor.contiguous()
-        grads = torch.zeros_like(center), torch.zeros_like(neighbor), torch.zeros_like(offset)
-        present = _present(center, mask)
-        arrays = _arrays(center, neighbor, index, present, slope, offset, factor, *grads)
-        run_sliced(moments_backward, _tasks(center), *arrays)
-        return grads[0], grads[1], grads[2].sum(0)
     edge = center[:, :, None] + gather_neighbors(neighbor, index)
     steep = torch.where(edge > 0, torch.ones_like(slope), slope)
     grad = offset[:, None, None] + factor[:, None, None] * (steep * edge)
@@ -215,15 +189,8 @@ _edge_moments.register_autograd(_moments_gradient, setup_context=_save_moments)
 # -- shared -----------------------------------------------------------------------------------
 
 
-def _tasks(x: Tensor) -> int:
-    from .edge_kernels import CHANNELS
-
-    return x.shape[0] * -(-x.shape[2] // CHANNELS)
-
-
-def _present(x: Tensor, mask: Tensor | None) -> Tensor:
-    return torch.ones(x.shape[:2], dtype=torch.bool) if mask is None else mask
-
-
-def _arrays(*tensors: Tensor):
-    return (tensor.detach().contiguous().numpy() for tensor in tensors)
+def _backward_kernels(x: Tensor) -> ModuleType | None:
+    """Compiled kernels for a backward pass; atomic sums on a GPU are not deterministic, PyTorch's can be."""
+    if x.is_cuda and torch.are_deterministic_algorithms_enabled():
+        return None
+    return kernels("edge", x)

@@ -5,26 +5,33 @@ A k-NN graph keeps ranks 0..k-1 of the points ordered by distance; a dilated one
 question, "who has these ranks", and none needs the distances sorted or stored whole.
 """
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
-from .backend import cluster_available, uses_numba
-from .threads import run_sliced
+from .backend import cluster_available, kernels
 
 # From this many points in three dimensions torch-cluster's search tree beats all distances.
 TREE_POINTS = 8192
 # torch-cluster's CUDA search takes no more neighbours.
 TREE_NEIGHBORS = 100
-# Distances held at a time (entries of a row tile): 16 MiB in float32, inside a CPU's cache reach.
+# Distances held at a time (entries of a row tile) where no kernel says otherwise.
 TILE_ENTRIES = 1 << 22
+
+log = logging.getLogger(__name__)
 
 
 def nearest_ranks(points: Tensor, ranks: Tensor, mask: Tensor | None = None, loop: bool = True) -> Tensor:
     """For each point, the points at the given ranks of distance from it.
 
     Distances are squared Euclidean, of centred coordinates, in float32 at least (float64 for
-    float64 points), whatever autocast is active. Ties break towards the smaller index under the
-    compiled backend and arbitrarily under PyTorch's ``topk``. No gradient flows.
+    float64 points), whatever autocast or matmul precision is set. Ties break towards the smaller index under the
+    compiled backends and arbitrarily under PyTorch's ``topk``. No gradient flows.
 
     Args:
         points: (B, N, C) coordinates or features.
@@ -44,7 +51,7 @@ def nearest_ranks(points: Tensor, ranks: Tensor, mask: Tensor | None = None, loo
 @torch.library.custom_op("deepgcn_seg::nearest_ranks", mutates_args=())
 def _nearest_ranks(points: Tensor, ranks: Tensor, mask: Tensor | None, loop: bool) -> Tensor:
     _require_enough(points, ranks, mask, loop)
-    with torch.no_grad(), torch.autocast(points.device.type, enabled=False):
+    with torch.no_grad(), torch.autocast(points.device.type, enabled=False), _exact_products():
         if points.dtype not in (torch.float32, torch.float64):
             points = points.float()
         points = _centred(points, mask)
@@ -56,11 +63,12 @@ def _nearest_ranks(points: Tensor, ranks: Tensor, mask: Tensor | None, loop: boo
         # |x|^2 is the same for a whole row, so its ranks need only |y|^2 - 2 x.y: one product.
         rows_side = torch.cat([-2 * points, torch.ones_like(norms)], -1)
         columns_side = torch.cat([points, norms], -1)
-        select = _select_compiled if uses_numba(points) else _select_topk
+        compiled = _kernels(points)
+        select = compiled.select_ranks if compiled else _select_topk
         ascending, order = ranks.cpu().sort()
         batch, count, _ = points.shape
         out = torch.empty(batch, count, len(ranks), dtype=torch.int64, device=points.device)
-        rows = max(1, min(count, TILE_ENTRIES // count))
+        rows = max(1, min(count, (compiled.TILE_ENTRIES if compiled else TILE_ENTRIES) // count))
         tile = points.new_empty(rows, count)
         for b in range(batch):
             columns = columns_side[b].T.contiguous()
@@ -81,6 +89,33 @@ def _nearest_ranks(points: Tensor, ranks: Tensor, mask: Tensor | None, loop: boo
 @_nearest_ranks.register_fake
 def _(points, ranks, mask, loop):
     return points.new_empty(*points.shape[:2], ranks.shape[0], dtype=torch.int64)
+
+
+def _kernels(points: Tensor) -> ModuleType | None:
+    compiled = kernels("neighbor", points)
+    if compiled is None or compiled.suits(points):
+        return compiled
+    _log_unsuited(points.shape[1], str(points.dtype))
+    return None
+
+
+@lru_cache(maxsize=8)
+def _log_unsuited(count: int, dtype: str) -> None:
+    log.info("no compiled kernel selects neighbours among %d points in %s: using PyTorch's topk", count, dtype)
+
+
+@contextmanager
+def _exact_products() -> Iterator[None]:
+    """Products of float32 matrices in float32: TF32 or bfloat16 would move ranks."""
+    before = torch.get_float32_matmul_precision()
+    if before == "highest":
+        yield
+        return
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _require_enough(points: Tensor, ranks: Tensor, mask: Tensor | None, loop: bool) -> None:
@@ -124,9 +159,3 @@ def _search_tree(points: Tensor, ranks: Tensor) -> Tensor:
 def _select_topk(distances: Tensor, ranks: Tensor, out: Tensor) -> None:
     nearest = distances.topk(int(ranks[-1]) + 1, largest=False, sorted=True).indices
     out.copy_(nearest[:, ranks.to(nearest.device)])
-
-
-def _select_compiled(distances: Tensor, ranks: Tensor, out: Tensor) -> None:
-    from .neighbor_kernels import select_ranks
-
-    run_sliced(select_ranks, len(distances), distances.numpy(), ranks.numpy(), out.numpy())

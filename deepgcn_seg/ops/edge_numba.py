@@ -1,4 +1,4 @@
-"""CPU kernels (numba) behind :func:`deepgcn_seg.ops.aggregate_edges`.
+"""CPU kernels (numba) behind :mod:`deepgcn_seg.ops.edges`.
 
 Work is split by (block, group of channels): each task owns its channels of every array it
 writes, so scatters need no locks and results do not depend on the number of threads. Edges are
@@ -6,7 +6,11 @@ visited row by row; no edge-sized array exists.
 """
 
 import numpy as np
+import torch
 from numba import njit
+from torch import Tensor
+
+from .threads import run_sliced
 
 CHANNELS = 32
 
@@ -19,7 +23,7 @@ def _task(task, channels):
 
 
 @njit(nogil=True, cache=True)
-def extremum(start, stop, neighbor, index, mask, sign, extreme, chosen):
+def _extremum(start, stop, neighbor, index, mask, sign, extreme, chosen):
     """Per channel the largest (sign > 0) or smallest neighbour value, and which it was.
 
     Args:
@@ -56,7 +60,7 @@ def extremum(start, stop, neighbor, index, mask, sign, extreme, chosen):
 
 
 @njit(nogil=True, cache=True)
-def moments(start, stop, center, neighbor, index, mask, slope, shift, mean, var):
+def _moments(start, stop, center, neighbor, index, mask, slope, shift, mean, var):
     """Mean and biased variance over a block's edges of phi(center_i + neighbor_j).
 
     phi(e) = e where e > 0, slope * e elsewhere. Sums run on phi - shift, in float64 from row to
@@ -103,7 +107,7 @@ def moments(start, stop, center, neighbor, index, mask, slope, shift, mean, var)
 
 
 @njit(nogil=True, cache=True)
-def extremum_backward(start, stop, grad, index, mask, chosen, grad_neighbor):
+def _extremum_backward(start, stop, grad, index, mask, chosen, grad_neighbor):
     """Add each extreme's gradient to the neighbour it came from: ``grad_neighbor`` (B, N, C)."""
     count, channels = grad.shape[1], grad.shape[2]
     for task in range(start, stop):
@@ -115,7 +119,7 @@ def extremum_backward(start, stop, grad, index, mask, chosen, grad_neighbor):
 
 
 @njit(nogil=True, cache=True)
-def moments_backward(
+def _moments_backward(
     start, stop, center, neighbor, index, mask, slope, offset, factor, grad_center, grad_neighbor, grad_slope
 ):
     """Add the gradient of the moments, (offset + factor * phi(e)) * phi'(e) per edge.
@@ -155,3 +159,64 @@ def moments_backward(
             for c in range(width):
                 grad_center[b, i, first + c] += own_grad[c]
                 grad_slope[b, first + c] += row_slope[c]
+
+
+def neighbor_extremum(x: Tensor, index: Tensor, mask: Tensor | None, sign: Tensor) -> tuple[Tensor, Tensor]:
+    """See :func:`deepgcn_seg.ops.neighbor_max`; also the place (B, N, C) int16 of each extreme."""
+    x = x.contiguous()
+    extreme = torch.empty_like(x)
+    chosen = torch.empty(x.shape, dtype=torch.int16)
+    run_sliced(_extremum, _tasks(x), *_arrays(x, index, _present(x, mask), sign, extreme, chosen))
+    return extreme, chosen
+
+
+def neighbor_extremum_backward(grad: Tensor, index: Tensor, mask: Tensor | None, chosen: Tensor) -> Tensor:
+    """Gradient (B, N, C) of the features."""
+    grad = grad.contiguous()
+    out = torch.zeros_like(grad)
+    run_sliced(_extremum_backward, _tasks(grad), *_arrays(grad, index, _present(grad, mask), chosen, out))
+    return out
+
+
+def edge_moments(
+    center: Tensor, neighbor: Tensor, index: Tensor, slope: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """See :func:`deepgcn_seg.ops.edge_moments`."""
+    center, neighbor = center.contiguous(), neighbor.contiguous()
+    typical = center.mean((0, 1)) + neighbor.mean((0, 1))
+    shift = torch.where(typical > 0, typical, slope * typical)
+    mean = torch.empty(center.shape[0], center.shape[2], dtype=torch.float64)
+    var = torch.empty_like(mean)
+    present = _present(center, mask)
+    run_sliced(_moments, _tasks(center), *_arrays(center, neighbor, index, present, slope, shift, mean, var))
+    return mean.to(center.dtype), var.to(center.dtype)
+
+
+def edge_moments_backward(
+    center: Tensor,
+    neighbor: Tensor,
+    index: Tensor,
+    slope: Tensor,
+    mask: Tensor | None,
+    offset: Tensor,
+    factor: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of center, neighbor and slope, given those of phi: offset + factor * phi, (B, C) each."""
+    center, neighbor = center.contiguous(), neighbor.contiguous()
+    offset, factor = offset.to(center.dtype), factor.to(center.dtype)
+    grads = torch.zeros_like(center), torch.zeros_like(neighbor), torch.zeros_like(offset)
+    arrays = _arrays(center, neighbor, index, _present(center, mask), slope, offset, factor, *grads)
+    run_sliced(_moments_backward, _tasks(center), *arrays)
+    return grads[0], grads[1], grads[2].sum(0)
+
+
+def _tasks(x: Tensor) -> int:
+    return x.shape[0] * -(-x.shape[2] // CHANNELS)
+
+
+def _present(x: Tensor, mask: Tensor | None) -> Tensor:
+    return torch.ones(x.shape[:2], dtype=torch.bool) if mask is None else mask
+
+
+def _arrays(*tensors: Tensor):
+    return (tensor.detach().contiguous().numpy() for tensor in tensors)

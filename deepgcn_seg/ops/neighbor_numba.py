@@ -14,11 +14,16 @@ Ties break towards the smaller index.
 
 import numpy as np
 from numba import njit
+from torch import Tensor
+
+from .threads import run_sliced
 
 SAMPLE = 128
 BINS = 1024
 BISECTIONS = 12
 INSERTION_LIMIT = 24
+# Distances held at a time (entries of a row tile): 16 MiB in float32, inside a CPU's cache reach.
+TILE_ENTRIES = 1 << 22
 
 
 @njit(nogil=True, cache=True)
@@ -82,7 +87,7 @@ def _keep_candidates(row, threshold, index):
 
 
 @njit(nogil=True, cache=True)
-def select_ranks(start, stop, distances, ranks, out):
+def _select_ranks(start, stop, distances, ranks, out):
     """``out[r] = argsort(distances[r], stable)[ranks]`` for rows ``start <= r < stop``.
 
     Args:
@@ -152,3 +157,17 @@ def select_ranks(start, stop, distances, ranks, out):
                 _sort_bin(sorted_keys, sorted_index, begin, ends[b])
                 done = b
             out[r, m] = sorted_index[ranks[m]]
+
+
+def select_ranks(distances: Tensor, ranks: Tensor, out: Tensor) -> None:
+    """``out[r] = argsort(distances[r], stable)[ranks]``.
+
+    Args:
+        distances: (R, N); ``inf`` where a point may not be chosen. ranks: (m,) ascending. out: (R, m) int64, written.
+    """
+    run_sliced(_select_ranks, len(distances), distances.numpy(), ranks.numpy(), out.numpy())
+
+
+def suits(points: Tensor) -> bool:
+    """Whether the kernel takes rows of that many points and their type: any."""
+    return True

@@ -1,0 +1,209 @@
+"""GPU kernels (Triton) behind :mod:`deepgcn_seg.ops.edges`.
+
+Each program owns a tile of points and of channels and visits its edges one neighbour at a time; no
+edge-sized array exists. Sums over edges are kept for each tile and added in float64 outside, so that forward
+passes do not depend on the order in which programs run. Gradients that several edges send to one
+point are added atomically; under ``torch.use_deterministic_algorithms`` PyTorch's formulation runs instead.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+POINTS = 32
+CHANNELS = 64
+
+
+@triton.jit
+def _tile(count, channels, POINTS: tl.constexpr, CHANNELS: tl.constexpr):
+    """This program's block, points and channels, and which of them there are."""
+    block = tl.program_id(0)
+    point = tl.program_id(1) * POINTS + tl.arange(0, POINTS)
+    channel = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
+    return block.to(tl.int64), point, channel, point < count, channel < channels
+
+
+@triton.jit
+def _extremum(
+    x, index, mask, sign, extreme, chosen, count, channels,
+    K: tl.constexpr, MASKED: tl.constexpr, SUM: tl.constexpr, POINTS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    block, point, channel, inside, wide = _tile(count, channels, POINTS, CHANNELS)
+    row = block * count + point
+    place = row[:, None] * channels + channel[None, :]
+    written = inside[:, None] & wide[None, :]
+    present = inside
+    if MASKED:
+        present = inside & (tl.load(mask + row, mask=inside, other=0) != 0)
+    s = tl.load(sign + channel, mask=wide, other=1).to(SUM)
+    best = tl.zeros((POINTS, CHANNELS), SUM)
+    which = tl.zeros((POINTS, CHANNELS), tl.int32)
+    for n in range(K):
+        j = block * count + tl.load(index + row * K + n, mask=present, other=0)
+        here = present[:, None] & wide[None, :]
+        value = tl.load(x + j[:, None] * channels + channel[None, :], mask=here, other=0).to(SUM) * s[None, :]
+        better = (value > best) | (n == 0)
+        best = tl.where(better & here, value, best)
+        which = tl.where(better & here, n, which)
+    tl.store(extreme + place, (best * s[None, :]).to(extreme.dtype.element_ty), mask=written)
+    tl.store(chosen + place, which.to(tl.int16), mask=written)
+
+
+@triton.jit
+def _extremum_backward(
+    grad, index, mask, chosen, out, count, channels,
+    K: tl.constexpr, MASKED: tl.constexpr, SUM: tl.constexpr, POINTS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    block, point, channel, inside, wide = _tile(count, channels, POINTS, CHANNELS)
+    row = block * count + point
+    place = row[:, None] * channels + channel[None, :]
+    present = inside
+    if MASKED:
+        present = inside & (tl.load(mask + row, mask=inside, other=0) != 0)
+    here = present[:, None] & wide[None, :]
+    which = tl.load(chosen + place, mask=here, other=0).to(tl.int64)
+    j = block * count + tl.load(index + row[:, None] * K + which, mask=here, other=0)
+    value = tl.load(grad + place, mask=here, other=0).to(SUM)
+    tl.atomic_add(out + j * channels + channel[None, :], value, mask=here)
+
+
+@triton.jit
+def _moments(
+    center, neighbor, index, mask, slope, shift, sums, squares, count, channels,
+    K: tl.constexpr, MASKED: tl.constexpr, SUM: tl.constexpr, POINTS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    block, point, channel, inside, wide = _tile(count, channels, POINTS, CHANNELS)
+    row = block * count + point
+    present = inside
+    if MASKED:
+        present = inside & (tl.load(mask + row, mask=inside, other=0) != 0)
+    here = present[:, None] & wide[None, :]
+    s = tl.load(slope + channel, mask=wide, other=1).to(SUM)
+    h = tl.load(shift + channel, mask=wide, other=0).to(SUM)
+    own = tl.load(center + row[:, None] * channels + channel[None, :], mask=here, other=0).to(SUM)
+    total = tl.zeros((POINTS, CHANNELS), SUM)
+    square = tl.zeros((POINTS, CHANNELS), SUM)
+    for n in range(K):
+        j = block * count + tl.load(index + row * K + n, mask=present, other=0)
+        edge = own + tl.load(neighbor + j[:, None] * channels + channel[None, :], mask=here, other=0).to(SUM)
+        phi = tl.where(edge > 0, edge, s[None, :] * edge) - h[None, :]
+        phi = tl.where(here, phi, 0)
+        total += phi
+        square += phi * phi
+    out = (block * tl.num_programs(1) + tl.program_id(1)) * channels + channel
+    tl.store(sums + out, tl.sum(total, 0), mask=wide)
+    tl.store(squares + out, tl.sum(square, 0), mask=wide)
+
+
+@triton.jit
+def _moments_backward(
+    center, neighbor, index, mask, slope, offset, factor, grad_center, grad_neighbor, grad_slope, count, channels,
+    K: tl.constexpr, MASKED: tl.constexpr, SUM: tl.constexpr, POINTS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    block, point, channel, inside, wide = _tile(count, channels, POINTS, CHANNELS)
+    row = block * count + point
+    place = row[:, None] * channels + channel[None, :]
+    present = inside
+    if MASKED:
+        present = inside & (tl.load(mask + row, mask=inside, other=0) != 0)
+    here = present[:, None] & wide[None, :]
+    s = tl.load(slope + channel, mask=wide, other=1).to(SUM)[None, :]
+    u = tl.load(offset + block * channels + channel, mask=wide, other=0).to(SUM)[None, :]
+    v = tl.load(factor + block * channels + channel, mask=wide, other=0).to(SUM)[None, :]
+    own = tl.load(center + place, mask=here, other=0).to(SUM)
+    own_grad = tl.zeros((POINTS, CHANNELS), SUM)
+    slope_grad = tl.zeros((POINTS, CHANNELS), SUM)
+    for n in range(K):
+        j = (block * count + tl.load(index + row * K + n, mask=present, other=0))[:, None] * channels
+        edge = own + tl.load(neighbor + j + channel[None, :], mask=here, other=0).to(SUM)
+        steep = tl.where(edge > 0, 1, s)
+        grad = tl.where(here, u + v * (steep * edge), 0)
+        slope_grad += tl.where(edge > 0, 0, grad * edge)
+        grad *= steep
+        own_grad += grad
+        tl.atomic_add(grad_neighbor + j + channel[None, :], grad, mask=here)
+    tl.store(grad_center + place, own_grad.to(grad_center.dtype.element_ty), mask=inside[:, None] & wide[None, :])
+    out = (block * tl.num_programs(1) + tl.program_id(1)) * channels + channel
+    tl.store(grad_slope + out, tl.sum(slope_grad, 0), mask=wide)
+
+
+def neighbor_extremum(x: Tensor, index: Tensor, mask: Tensor | None, sign: Tensor) -> tuple[Tensor, Tensor]:
+    """See :func:`deepgcn_seg.ops.neighbor_max`; also the place (B, N, C) int16 of each extreme."""
+    x = x.contiguous()
+    extreme = torch.empty_like(x)
+    chosen = torch.empty(x.shape, dtype=torch.int16, device=x.device)
+    _launch(_extremum, x, index, x, index.contiguous(), mask, sign.contiguous(), extreme, chosen)
+    return extreme, chosen
+
+
+def neighbor_extremum_backward(grad: Tensor, index: Tensor, mask: Tensor | None, chosen: Tensor) -> Tensor:
+    """Gradient (B, N, C) of the features."""
+    grad = grad.contiguous()
+    out = torch.zeros_like(grad, dtype=_sum_dtype(grad))
+    _launch(_extremum_backward, grad, index, grad, index.contiguous(), mask, chosen, out)
+    return out.to(grad.dtype)
+
+
+def edge_moments(
+    center: Tensor, neighbor: Tensor, index: Tensor, slope: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """See :func:`deepgcn_seg.ops.edge_moments`."""
+    center, neighbor, wide = center.contiguous(), neighbor.contiguous(), _sum_dtype(center)
+    # Sums run on phi - shift: a mean far from zero costs no digits.
+    typical = center.to(wide).mean((0, 1)) + neighbor.to(wide).mean((0, 1))
+    shift = torch.where(typical > 0, typical, slope * typical)
+    batch, count, channels = center.shape
+    sums = torch.empty(batch, triton.cdiv(count, POINTS), channels, dtype=wide, device=center.device)
+    squares = torch.empty_like(sums)
+    arguments = center, neighbor, index.contiguous(), mask, slope.contiguous(), shift, sums, squares
+    _launch(_moments, center, index, *arguments)
+    points = count if mask is None else mask.sum(1, keepdim=True)
+    mean = sums.double().sum(1) / (points * index.shape[2])
+    var = squares.double().sum(1) / (points * index.shape[2]) - mean.square()
+    return (mean + shift).to(wide), var.clamp(min=0).to(wide)
+
+
+def edge_moments_backward(
+    center: Tensor,
+    neighbor: Tensor,
+    index: Tensor,
+    slope: Tensor,
+    mask: Tensor | None,
+    offset: Tensor,
+    factor: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of center, neighbor and slope, given those of phi: offset + factor * phi, (B, C) each."""
+    center, neighbor, wide = center.contiguous(), neighbor.contiguous(), _sum_dtype(center)
+    batch, count, channels = center.shape
+    grad_center = torch.empty_like(center)
+    grad_neighbor = torch.zeros_like(neighbor, dtype=wide)
+    grad_slope = torch.empty(batch, triton.cdiv(count, POINTS), channels, dtype=wide, device=center.device)
+    arguments = center, neighbor, index.contiguous(), mask, slope.contiguous(), offset.contiguous()
+    _launch(_moments_backward, center, index, *arguments, factor.contiguous(), grad_center, grad_neighbor, grad_slope)
+    return grad_center, grad_neighbor.to(neighbor.dtype), grad_slope.sum((0, 1)).to(slope.dtype)
+
+
+def _sum_dtype(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _launch(kernel, x: Tensor, index: Tensor, *arguments: Tensor | None) -> None:
+    """Run a kernel over tiles of ``x`` (B, N, C); None stands for an absent mask."""
+    batch, count, channels = x.shape
+    width = min(CHANNELS, triton.next_power_of_2(channels))
+    masked = not any(argument is None for argument in arguments)
+    # An absent mask is never read: any pointer will do.
+    given = [x if argument is None else argument for argument in arguments]
+    given = [a.contiguous().view(torch.uint8) if a.dtype == torch.bool else a for a in given]
+    kernel[(batch, triton.cdiv(count, POINTS), triton.cdiv(channels, width))](
+        *given,
+        count,
+        channels,
+        K=index.shape[2],
+        MASKED=masked,
+        SUM=tl.float64 if x.dtype == torch.float64 else tl.float32,
+        POINTS=POINTS,
+        CHANNELS=width,
+        num_warps=4,
+    )
