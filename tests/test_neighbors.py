@@ -76,6 +76,19 @@ def test_piled_up_distances(backend, spread):
     assert torch.allclose(d.gather(2, found), expected, rtol=1e-3, atol=float(points.abs().max()) ** 2 * 1e-6)
 
 
+def test_a_lower_matmul_precision_does_not_move_ranks(backend):
+    points = torch.rand(1, 600, 64)
+    ranks = torch.arange(8) * 9
+    expected = ops.nearest_ranks(points, ranks)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert torch.equal(ops.nearest_ranks(points, ranks), expected)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def test_far_from_the_origin(backend):
     """Points of a survey grid: without centring, |x|^2 - 2 x.y + |y|^2 would keep no digit."""
     near = torch.rand(1, 300, 3)
