@@ -256,3 +256,22 @@ def test_bad_mask(mask):
 def test_bad_settings(settings, message):
     with pytest.raises(ValueError, match=message):
         DeepGCN(**{**SMALL, **settings})
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance", "layer"])
+@pytest.mark.parametrize("connection", ["res", "dense"])
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+def test_inference_in_slices_is_inference(monkeypatch, norm, connection, masked):
+    model = DeepGCN(connection=connection, depth=3, channels=8, k=4, norm=norm, dropout=0.0, stochastic=False).eval()
+    points = torch.rand(2, 75, 9)
+    # The second block's last slices are absent altogether.
+    mask = torch.arange(75) < torch.tensor([[75], [40]]) if masked else None
+    expected = model(points, mask)
+    monkeypatch.setattr("deepgcn_seg.model.deepgcn.SLICE_POINTS", 32)
+    with torch.no_grad():
+        assert torch.allclose(model(points, mask), expected, atol=1e-5)
+    # Batch statistics are of all points together: nothing is sliced then.
+    model.train()
+    with torch.no_grad():
+        once = model(points, mask)
+    assert torch.allclose(once, model(points, mask), atol=1e-5)

@@ -1,5 +1,7 @@
 """Neighbour selection against a stable sort of float64 distances."""
 
+import threading
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -208,3 +210,41 @@ def test_without_torch_cluster_large_clouds_are_searched_exhaustively(monkeypatc
     module.cluster_available.cache_clear()
     assert "make cluster" in caplog.text
     assert torch.equal(found[0, :, 0], torch.arange(TREE_POINTS))
+
+
+@pytest.mark.parametrize("count", [3, 16, 37, 4096])
+@pytest.mark.parametrize("share", [0.0, 0.05, 1.0])
+def test_both_ways_to_keep_candidates_agree(count, share):
+    import numpy as np
+
+    from deepgcn_seg.ops import compress
+
+    row = np.random.default_rng(count).normal(size=count).astype(np.float32)
+    row[1::5] = row[0]
+    threshold = np.float32(np.quantile(row, share))
+    ways = [compress.keep_one_by_one]
+    # Elsewhere the vectors would be taken apart again: the same, slower.
+    if compress.vector_compress_available():
+        ways.append(compress.keep_by_vectors)
+    for keep in ways:
+        keys, index = np.empty(count + compress.LANES, np.float32), np.empty(count + compress.LANES, np.uint32)
+        kept = keep(row, threshold, keys, index)
+        assert index[:kept].tolist() == np.flatnonzero(row <= threshold).tolist()
+        assert keys[:kept].tolist() == row[row <= threshold].tolist()
+
+
+def test_searching_leaves_pytorchs_threads_as_they_are():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        with ops.backend("numba"):
+            found = ops.nearest_ranks(torch.rand(2, 700, 9), torch.arange(5))
+        assert torch.get_num_threads() == 3
+        seen = []
+        thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        assert seen == [3]
+    finally:
+        torch.set_num_threads(before)
+    assert found.shape == (2, 700, 5)

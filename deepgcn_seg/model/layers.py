@@ -213,6 +213,12 @@ class Pointwise(nn.Module):
         """Apply the layer."""
         return self.finish(self.linear(x), mask)
 
+    @property
+    def sliceable(self) -> bool:
+        """Whether a point's result depends on no other point's features."""
+        norm = self.norm
+        return norm is None or isinstance(norm, LayerNorm) or (isinstance(norm, BatchNorm) and not norm.training)
+
     def finish(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Norm and activation alone, of a linear map computed elsewhere."""
         if self.order == "act-norm" and self.act is not None:

@@ -3,7 +3,7 @@
 A row of distances is not sorted. Three passes find the wanted ranks exactly:
 
 1. a threshold from a strided sample of the row, a little above the largest wanted rank;
-2. one branch-free pass keeps the candidates at or below it (if the sample misled us and too
+2. one branch-free pass (:mod:`.compress`) keeps the candidates at or below it (if the sample misled us and too
    few remain, every entry is a candidate);
 3. the candidates go into linear bins, in order of index, and only bins that hold a wanted rank
    are sorted. A bin that many equal distances share is merge-sorted, so duplicated points and
@@ -16,14 +16,18 @@ import numpy as np
 from numba import njit
 from torch import Tensor
 
-from .threads import run_sliced
+from .compress import LANES, keep
+from .threads import run_each as run_tiles
 
-SAMPLE = 128
-BINS = 1024
+__all__ = ["TILE_ENTRIES", "run_tiles", "select_ranks", "suits"]
+
+SAMPLE = 256
+BINS = 512
 BISECTIONS = 12
 INSERTION_LIMIT = 24
-# Distances held at a time (entries of a row tile): 16 MiB in float32, inside a CPU's cache reach.
-TILE_ENTRIES = 1 << 22
+# Distances a thread holds at a time (entries of a row tile): 1 MiB in float32, so
+# that a tile is searched while it is in that core's cache.
+TILE_ENTRIES = 1 << 19
 
 
 @njit(nogil=True, cache=True)
@@ -59,7 +63,7 @@ def _threshold(row, wanted, sample):
         low = min(low, sample[s])
         high = max(high, sample[s])
     expected = wanted * SAMPLE / n
-    rank = int(expected + 3.0 * np.sqrt(expected) + 2.0)
+    rank = int(expected + 2.0 * np.sqrt(expected) + 2.0)
     if rank >= SAMPLE:
         return high
     for _ in range(BISECTIONS):
@@ -76,14 +80,15 @@ def _threshold(row, wanted, sample):
     return high
 
 
-@njit(nogil=True, cache=True)
-def _keep_candidates(row, threshold, index):
-    """Write the places of entries at most ``threshold`` to the front of index; how many there are."""
-    count = 0
-    for j in range(len(row)):
-        index[count] = j
-        count += row[j] <= threshold
-    return count
+@njit(nogil=True, cache=True, fastmath={"nnan", "nsz"})
+def _span(keys, count):
+    """Smallest and largest of the first ``count`` keys, none of them NaN (so that it runs in vectors)."""
+    low = keys[0]
+    high = keys[0]
+    for j in range(1, count):
+        low = min(low, keys[j])
+        high = max(high, keys[j])
+    return low, high
 
 
 @njit(nogil=True, cache=True)
@@ -99,8 +104,8 @@ def _select_ranks(start, stop, distances, ranks, out):
     wanted = ranks[-1] + 1
     # Absent points are at infinity: they must neither be kept nor stretch the bins.
     largest = np.finfo(distances.dtype).max
-    keys = np.empty(n + 1, distances.dtype)
-    index = np.empty(n + 1, np.uint32)
+    keys = np.empty(n + LANES, distances.dtype)
+    index = np.empty(n + LANES, np.uint32)
     sorted_keys = np.empty(n + 1, distances.dtype)
     sorted_index = np.empty(n + 1, np.uint32)
     bin_of = np.empty(n + 1, np.uint32)
@@ -111,21 +116,15 @@ def _select_ranks(start, stop, distances, ranks, out):
         count = 0
         if n >= 4 * SAMPLE:
             threshold = min(_threshold(row, wanted, sample), largest)
-            count = _keep_candidates(row, threshold, index)
+            count = keep(row, threshold, keys, index)
         if count < wanted:
-            count = _keep_candidates(row, largest, index)
+            count = keep(row, largest, keys, index)
         if count < wanted:
             # NaN among the distances: there are no ranks. Any answer, but inside the array.
             for m in range(len(ranks)):
                 out[r, m] = ranks[m]
             continue
-        low = row[index[0]]
-        high = low
-        for j in range(count):
-            key = row[index[j]]
-            keys[j] = key
-            low = min(low, key)
-            high = max(high, key)
+        low, high = _span(keys, count)
         spread = high - low
         bins = min(BINS, count)
         scale = (bins - 1) / spread if spread > 0 else 0.0
@@ -134,10 +133,10 @@ def _select_ranks(start, stop, distances, ranks, out):
         scale = row.dtype.type(scale)
         ends[: bins + 1] = 0
         for j in range(count):
+            bin_of[j] = np.uint32(np.int32((keys[j] - low) * scale))
+        for j in range(count):
             # Unsigned: signed indices would be tested for counting from the end.
-            b = np.uint32((keys[j] - low) * scale)
-            bin_of[j] = b
-            ends[b + np.uint32(1)] += np.uint32(1)
+            ends[bin_of[j] + np.uint32(1)] += np.uint32(1)
         for b in range(bins):
             ends[b + 1] += ends[b]
         # Scatter in order of index; afterwards ends[b] is where bin b stops.
@@ -165,7 +164,7 @@ def select_ranks(distances: Tensor, ranks: Tensor, out: Tensor) -> None:
     Args:
         distances: (R, N); ``inf`` where a point may not be chosen. ranks: (m,) ascending. out: (R, m) int64, written.
     """
-    run_sliced(_select_ranks, len(distances), distances.numpy(), ranks.numpy(), out.numpy())
+    _select_ranks(0, len(distances), distances.numpy(), ranks.numpy(), out.numpy())
 
 
 def suits(points: Tensor) -> bool:

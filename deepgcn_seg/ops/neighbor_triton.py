@@ -10,6 +10,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .threads import run_in_order as run_tiles
+
+__all__ = ["TILE_ENTRIES", "run_tiles", "select_ranks", "suits"]
+
 # A longer row does not fit a program's registers.
 MOST_COLUMNS = 16384
 # Distances held at a time (entries of a row tile): one block of 4096 points.

@@ -6,6 +6,7 @@ question, "who has these ranks", and none needs the distances sorted or stored w
 """
 
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -14,14 +15,15 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from . import neighbor_torch
 from .backend import cluster_available, kernels
 
 # From this many points in three dimensions torch-cluster's search tree beats all distances.
 TREE_POINTS = 8192
 # torch-cluster's CUDA search takes no more neighbours.
 TREE_NEIGHBORS = 100
-# Distances held at a time (entries of a row tile) where no kernel says otherwise.
-TILE_ENTRIES = 1 << 22
+# Rows of a tile of distances: fewer would make a slow product, however long they are.
+LEAST_ROWS = 32
 
 log = logging.getLogger(__name__)
 
@@ -63,21 +65,25 @@ def _nearest_ranks(points: Tensor, ranks: Tensor, mask: Tensor | None, loop: boo
         # |x|^2 is the same for a whole row, so its ranks need only |y|^2 - 2 x.y: one product.
         rows_side = torch.cat([-2 * points, torch.ones_like(norms)], -1)
         columns_side = torch.cat([points, norms], -1)
-        compiled = _kernels(points)
-        select = compiled.select_ranks if compiled else _select_topk
+        kernel = _kernel(points)
         ascending, order = ranks.cpu().sort()
         batch, count, _ = points.shape
         out = torch.empty(batch, count, len(ranks), dtype=torch.int64, device=points.device)
-        rows = max(1, min(count, (compiled.TILE_ENTRIES if compiled else TILE_ENTRIES) // count))
-        tile = points.new_empty(rows, count)
-        for b in range(batch):
-            columns = columns_side[b].T.contiguous()
-            for start in range(0, count, rows):
-                part = rows_side[b, start : start + rows]
-                distances = torch.mm(part, columns, out=tile[: len(part)])
-                if not loop:
-                    distances.diagonal(start).fill_(torch.inf)
-                select(distances, ascending, out[b, start : start + rows])
+        rows = min(count, max(LEAST_ROWS, kernel.TILE_ENTRIES // count))
+        columns = columns_side.transpose(1, 2).contiguous()
+        buffers = threading.local()
+
+        def search(tile: tuple[int, int]) -> None:
+            block, start = tile
+            part = rows_side[block, start : start + rows]
+            if not hasattr(buffers, "distances"):
+                buffers.distances = torch.empty(rows, count, dtype=part.dtype, device=part.device)
+            distances = torch.mm(part, columns[block], out=buffers.distances[: len(part)])
+            if not loop:
+                distances.diagonal(start).fill_(torch.inf)
+            kernel.select_ranks(distances, ascending, out[block, start : start + rows])
+
+        kernel.run_tiles(search, [(block, start) for block in range(batch) for start in range(0, count, rows)])
         # Undo the sort of the ranks.
         out = out[:, :, order.argsort().to(out.device)]
         if mask is not None:
@@ -91,12 +97,14 @@ def _(points, ranks, mask, loop):
     return points.new_empty(*points.shape[:2], ranks.shape[0], dtype=torch.int64)
 
 
-def _kernels(points: Tensor) -> ModuleType | None:
+def _kernel(points: Tensor) -> ModuleType:
     compiled = kernels("neighbor", points)
-    if compiled is None or compiled.suits(points):
-        return compiled
-    _log_unsuited(points.shape[1], str(points.dtype))
-    return None
+    if compiled is None:
+        return neighbor_torch
+    if not compiled.suits(points):
+        _log_unsuited(points.shape[1], str(points.dtype))
+        return neighbor_torch
+    return compiled
 
 
 @lru_cache(maxsize=8)
@@ -154,8 +162,3 @@ def _search_tree(points: Tensor, ranks: Tensor) -> Tensor:
     _, found = torch_cluster.knn(flat, flat, wanted, block, block)
     first = torch.arange(batch, device=points.device)[:, None, None] * count
     return (found.view(batch, count, wanted) - first)[:, :, ranks.to(points.device)]
-
-
-def _select_topk(distances: Tensor, ranks: Tensor, out: Tensor) -> None:
-    nearest = distances.topk(int(ranks[-1]) + 1, largest=False, sorted=True).indices
-    out.copy_(nearest[:, ranks.to(nearest.device)])

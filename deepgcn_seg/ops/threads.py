@@ -1,8 +1,11 @@
-"""Run a compiled kernel over slices of its work, one thread each."""
+"""Run compiled kernels, and products of matrices, on threads of their own."""
 
 import os
+import threading
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from typing import Any
 
 import torch
 
@@ -10,7 +13,19 @@ import torch
 @lru_cache(maxsize=1)
 def _pool(pid: int, threads: int) -> ThreadPoolExecutor:
     # Keyed by process: a pool does not survive a fork.
-    return ThreadPoolExecutor(threads, thread_name_prefix="deepgcn_seg")
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="deepgcn_seg")
+    all_started = threading.Barrier(threads)
+
+    def start() -> None:
+        # What PyTorch does inside a worker stays on that worker.
+        torch.set_num_threads(1)
+        all_started.wait()
+
+    for started in [pool.submit(start) for _ in range(threads)]:
+        started.result()
+    # The number is each thread's own, but new threads begin with the last one that any set.
+    torch.set_num_threads(threads)
+    return pool
 
 
 def run_sliced(kernel, size: int, *args) -> None:
@@ -29,3 +44,19 @@ def run_sliced(kernel, size: int, *args) -> None:
     kernel(bounds[0], bounds[1], *args)
     for future in pending:
         future.result()
+
+
+def run_in_order(work: Callable[[Any], None], pieces: Iterable[Any]) -> None:
+    """Call ``work(piece)`` for each piece."""
+    for piece in pieces:
+        work(piece)
+
+
+def run_each(work: Callable[[Any], None], pieces: Iterable[Any]) -> None:
+    """Call ``work(piece)`` for each piece, on as many threads as PyTorch uses; each works alone."""
+    threads = torch.get_num_threads()
+    if threads <= 1:
+        return run_in_order(work, pieces)
+    for _ in _pool(os.getpid(), threads).map(work, pieces):
+        pass
+    return None
