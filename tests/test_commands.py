@@ -176,10 +176,66 @@ def test_check_export_and_train_on_official_blocks(store, tmp_path):
 def test_benchmark(network, tmp_path):
     small = ["depth=3", "channels=8", "k=4", "points=128", "batch_sizes=[1]", "repeats=1", "device=cpu"]
     done = run("benchmark", *small, *network, f"hydra.run.dir={tmp_path}")
-    assert "times faster" in done.stdout
+    assert "times reference" in done.stdout
     rows = json.loads((tmp_path / "benchmark.json").read_text())["rows"]
     assert [(row["task"], row["batch"]) for row in rows] == [("step", 1), ("inference", 1)]
     assert all(row["seconds"][name][0] > 0 for row in rows for name in ("reference", "ours"))
+
+
+SMALL_BENCHMARK = ["channels=8", "k=4", "batch_sizes=[1]", "repeats=1", "device=cpu"]
+
+
+def benchmark(tmp_path, *arguments):
+    run("benchmark", *SMALL_BENCHMARK, *arguments, f"hydra.run.dir={tmp_path}")
+    name = next(argument.removeprefix("measure=") for argument in arguments if argument.startswith("measure="))
+    content = json.loads((tmp_path / f"{name}.json").read_text())
+    assert (tmp_path / f"{name}.md").read_text().count("|") > 10
+    assert content["versions"] and "cpu" in content["measured"]
+    return content
+
+
+def test_benchmark_of_parts_stays_above_the_roofline(tmp_path):
+    content = benchmark(tmp_path, "measure=parts", "depth=4", "points=1024")
+    searches = [row for row in content["rows"] if row["part"] == "neighbour search"]
+    assert [row["task"] for row in searches] == ["step", "inference"]
+    # 1024 points: positions of three channels, then three layers of eight, and one more for the norms.
+    assert all(row["flops"] == 2 * 1024**2 * (4 + 3 * 9) for row in searches)
+    assert all(row["seconds"] > row["least_seconds"] > 0 for row in searches)
+    assert (tmp_path / "parts.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_benchmark_of_scaling(tmp_path):
+    axes = ["axes.points=[64,20000]", "axes.batch=[1,2]", "axes.depth=[2]", "axes.k=[2]"]
+    content = benchmark(tmp_path, "measure=scaling", "depth=2", "points=128", "task=inference", *axes)
+    found = {(row["axis"], row["value"]): set(row["seconds"]) for row in content["rows"]}
+    assert found.pop(("points", 20000)) == {"ours"}, "a matrix of 400 million distances is not tried"
+    assert set(map(frozenset, found.values())) == {frozenset({"ours", "reference"})}
+    assert len(found) == 5
+    assert (tmp_path / "scaling.png").is_file()
+
+
+def test_benchmark_of_data(tmp_path, data_root):
+    store = ["data.store.rooms_per_area=1", "data.store.density=60"]
+    content = benchmark(tmp_path, "measure=data", "depth=2", "points=64", f"data.root={data_root}", *store)
+    assert all(content[what][0] > 0 for what in ("loader", "training", "scoring"))
+
+
+def test_assembly_of_library_parts_is_the_same_network(tmp_path):
+    pytest.importorskip("torch_cluster", reason="torch-cluster is not built (make cluster)")
+    from deepgcn_seg.benchmark.networks import build
+
+    settings = {"conv": "edge", "connection": "res", "depth": 3, "channels": 8, "k": 4}
+    ours, assembly = (build(name, settings, torch.device("cpu")).eval() for name in ("ours", "assembly"))
+    weights = list(assembly.parameters())
+    assert [w.shape for w in weights] == [w.shape for w in ours.parameters()]
+    with torch.no_grad():
+        for target, source in zip(weights, ours.parameters()):
+            target.copy_(source)
+        points = torch.rand(2, 90, 9)
+        assert torch.allclose(ours(points), assembly(points), atol=1e-4)
+    networks = "networks=[reference,assembly,ours]"
+    run("benchmark", *SMALL_BENCHMARK, "depth=3", "points=128", networks, f"hydra.run.dir={tmp_path}")
+    assert "times assembly" in (tmp_path / "benchmark.md").read_text()
 
 
 def test_convert_an_official_checkpoint_and_evaluate_it(tmp_path, store):
@@ -369,6 +425,9 @@ def test_a_failed_job_does_not_end_a_multirun(data_root, tmp_path):
         ("evaluate", [], "checkpoint is not set"),
         ("report", [], "runs is not set"),
         ("benchmark", ["conv=gin"], "GIN: the official code has"),
+        ("benchmark", ["measure=speed"], "measure=speed: must be one of network, parts"),
+        ("benchmark", ["networks=[ours]"], "reference and ours must be among them"),
+        ("benchmark", ["measure=scaling", "task=nap"], "task=nap: must be one of"),
         ("report", ["runs=docs"], "no run directories"),
         ("evaluate", ["checkpoint=/nowhere.ckpt"], "checkpoint /nowhere.ckpt: no such file"),
         ("prepare", ["source=/nowhere", "data.root=/tmp/x"], "source=/nowhere: no such folder"),

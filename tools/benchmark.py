@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from deepgcn_seg.benchmark.measure import benchmark
+from deepgcn_seg.benchmark.run import benchmark
 from deepgcn_seg.cli import command
 
 if __name__ == "__main__":

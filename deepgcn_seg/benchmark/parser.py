@@ -2,21 +2,16 @@
 
 import logging
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
-from rich.console import Console
-from rich.table import Table
 
 from ..data.stanford import read_points
-from ..evaluation.report import write_json
-from ..model.checkpoint import versions
+from .output import publish, spread
 
 log = logging.getLogger(__name__)
 
@@ -38,17 +33,18 @@ def benchmark_parser(config: DictConfig) -> None:
                 speeds.setdefault(name, []).append(config.rows / (time.perf_counter() - started))
                 assert rows.shape == (config.rows, 6)
     slowest = statistics.median(speeds["numpy.loadtxt"])
-    table = Table(title=f"{config.rows:,} rows, medians of {config.repeats}, one thread")
-    for header in ("parser", "million rows/s", "times numpy.loadtxt"):
-        table.add_column(header, justify="left" if header == "parser" else "right")
+    table = []
     for name, values in speeds.items():
         middle = statistics.median(values)
-        spread = f"{middle / 1e6:.2f} ({min(values) / 1e6:.2f} to {max(values) / 1e6:.2f})"
-        table.add_row(name, spread, f"{middle / slowest:.1f}")
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
-    path = Path(HydraConfig.get().runtime.output_dir) / "parser.json"
-    write_json(path, {"rows": config.rows, "rows_per_second": speeds, "versions": versions()})
-    log.info("Written: %s", path)
+        table.append([name, spread([value / 1e6 for value in values], 2), f"{middle / slowest:.1f}"])
+    publish(
+        "parser",
+        f"{config.rows:,} rows",
+        ["parser", "million rows/s", "times numpy.loadtxt"],
+        table,
+        f"one thread; medians of {config.repeats}, (lowest to highest)",
+        {"rows": config.rows, "rows_per_second": speeds},
+    )
 
 
 def _parsers(file: Path) -> dict[str, Callable[[], np.ndarray]]:

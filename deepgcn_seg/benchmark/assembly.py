@@ -1,0 +1,61 @@
+"""The same network put together from torch_geometric and torch_cluster, as a user without this package would."""
+
+import torch
+from torch import Tensor, nn
+from torch_geometric import nn as geometric
+
+from ..errors import UserError
+
+
+class AssembledDeepGCN(nn.Module):
+    """k-NN graphs by ``torch_cluster.knn``, thinned to every d-th neighbour; ``EdgeConv`` over edge lists.
+
+    Args:
+        block: plain, res or dense. conv: edge.
+
+    Raises:
+        UserError: torch-cluster is missing, or the convolution is not in torch_geometric.
+    """
+
+    def __init__(self, block: str, conv: str, depth: int, channels: int, k: int):
+        super().__init__()
+        try:
+            from torch_cluster import knn
+        except (ImportError, OSError):
+            raise UserError("networks: assembly needs torch-cluster; `make cluster` builds it") from None
+        if conv != "edge":
+            raise UserError(f"networks: assembly has EdgeConv alone, not conv={conv}")
+        self.knn, self.block, self.k = knn, block, k
+        dense = block == "dense"
+        widths = [9] + [channels * (i + 1 if dense else 1) for i in range(depth - 1)]
+        self.dilations = [1] + [1 if block == "plain" else i + 1 for i in range(depth - 1)]
+        self.convs = nn.ModuleList(geometric.EdgeConv(self._unit(2 * width, channels), aggr="max") for width in widths)
+        joint = channels * (depth * (depth + 1) // 2 if dense else depth)
+        self.fusion = self._unit(joint, 1024)
+        self.head = nn.Sequential(
+            self._unit(joint + 1024, 512), self._unit(512, 256), nn.Dropout(0.3), nn.Linear(256, 13)
+        )
+
+    @staticmethod
+    def _unit(in_channels: int, out_channels: int) -> nn.Sequential:
+        return nn.Sequential(nn.Linear(in_channels, out_channels), nn.ReLU(), nn.BatchNorm1d(out_channels))
+
+    def forward(self, points: Tensor) -> Tensor:
+        """(B, N, 9) -> logits (B, N, 13)."""
+        batch, count, _ = points.shape
+        x = points.reshape(batch * count, -1)
+        number = torch.arange(batch, device=x.device).repeat_interleave(count)
+        features: list[Tensor] = []
+        for i, (conv, dilation) in enumerate(zip(self.convs, self.dilations)):
+            at = x[:, :3] if i == 0 else x
+            target, source = self.knn(at.detach(), at.detach(), self.k * dilation, number, number)
+            edges = torch.stack([source.view(-1, self.k * dilation)[:, ::dilation].reshape(-1),
+                                 target.view(-1, self.k * dilation)[:, ::dilation].reshape(-1)])  # fmt: skip
+            h = conv(x, edges)
+            if i:
+                h = x + h if self.block == "res" else torch.cat([x, h], 1) if self.block == "dense" else h
+            features.append(h)
+            x = h
+        joint = torch.cat(features, 1)
+        fused = geometric.global_max_pool(self.fusion(joint), number)
+        return self.head(torch.cat([fused[number], joint], 1)).view(batch, count, -1)

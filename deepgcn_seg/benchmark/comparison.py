@@ -1,0 +1,92 @@
+"""Time and memory of the network beside the official formulation, in one run."""
+
+import statistics
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from omegaconf import DictConfig
+
+from ..config import device as device_of
+from ..errors import UserError
+from ..progress import Meter
+from .networks import NETWORKS, TASKS, batch, build, network_settings, peak_mb, run, seconds
+from .output import machine, publish, spread
+
+
+def compare(config: DictConfig) -> None:
+    """Step and inference of ``config.networks`` for each batch size.
+
+    Raises:
+        UserError: settings that the official formulation does not have, or unknown networks.
+    """
+    settings = network_settings(config)
+    names = list(config.networks)
+    if unknown := [name for name in names if name not in NETWORKS]:
+        raise UserError(f"networks={names}: {', '.join(unknown)} is none of {', '.join(NETWORKS)}")
+    if not {"reference", "ours"} <= set(names):
+        raise UserError(f"networks={names}: reference and ours must be among them, to be compared")
+    chosen = device_of(config.device)
+    rows: list[dict[str, Any]] = []
+    cases = [(task, size) for size in config.batch_sizes for task in TASKS]
+    with Meter("Measuring", len(cases) * (config.repeats + 2)) as meter:
+        for task, size in cases:
+            models = {name: build(name, settings, chosen) for name in names}
+            data = batch(size, config.points, chosen)
+            for model in models.values():
+                run(model, task, *data)
+            meter.advance(f"{task}, B = {size}")
+            times: dict[str, list[float]] = {name: [] for name in models}
+            for _ in range(config.repeats):
+                # Interleaved: a noisy machine is noisy for all.
+                for name, model in models.items():
+                    times[name].append(seconds(run, model, task, *data))
+                meter.advance(f"{task}, B = {size}")
+            del models
+            memory = {n: peak_mb(n, settings, task, size, config.points, str(chosen)) for n in times}
+            meter.advance(f"{task}, B = {size}")
+            rows.append({"task": task, "batch": size, "seconds": times, "peak_mb": memory})
+    others = [name for name in names if name != "ours"]
+    header = ["task", "B", *(f"{name} s" for name in names), *(f"times {name}" for name in others)]
+    header += [*(f"{name} MB" for name in names), *(f"share of {name}" for name in others)]
+    network = ", ".join(f"{key} {value}" for key, value in settings.items())
+    title = f"{network}, {config.points} points"
+    publish(
+        "benchmark",
+        title,
+        header,
+        [_cells(row, names, others) for row in rows],
+        f"{machine(chosen)}; medians of {config.repeats}, (lowest to highest)",
+        {"settings": {**settings, "points": config.points, "repeats": config.repeats}, "rows": rows},
+        _figure(rows, names, title),
+    )
+
+
+def _cells(row: dict[str, Any], names: list[str], others: list[str]) -> list[str]:
+    middle = {name: statistics.median(values) for name, values in row["seconds"].items()}
+    memory = row["peak_mb"]
+    return [
+        row["task"],
+        str(row["batch"]),
+        *(spread(row["seconds"][name]) for name in names),
+        *(f"{middle[name] / middle['ours']:.1f}" for name in others),
+        *(f"{memory[name]:.0f}" for name in names),
+        *(f"1/{memory[name] / max(memory['ours'], 1e-9):.1f}" for name in others),
+    ]
+
+
+def _figure(rows: list[dict[str, Any]], names: list[str], title: str) -> Figure:
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axis, (key, unit) in zip(figure.subplots(1, 2), (("seconds", "s"), ("peak_mb", "MB"))):
+        for number, name in enumerate(names):
+            values = [row[key][name] for row in rows]
+            heights = [statistics.median(value) if isinstance(value, list) else value for value in values]
+            places = [place + 0.8 * (number + 0.5) / len(names) - 0.4 for place in range(len(rows))]
+            bars = axis.bar(places, heights, 0.8 / len(names), label=name)
+            axis.bar_label(bars, fmt="%.2f" if unit == "s" else "%.0f", fontsize=7)
+        axis.set_xticks(range(len(rows)), [f"{row['task']}\nB = {row['batch']}" for row in rows])
+        axis.set_ylabel({"s": "seconds", "MB": "peak MB above the process"}[unit])
+        axis.legend(frameon=False)
+    figure.suptitle(title, fontsize=10)
+    return figure

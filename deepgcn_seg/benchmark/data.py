@@ -1,0 +1,61 @@
+"""Whether data keeps up: blocks a second of the loader beside what training consumes, points a second of scoring."""
+
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from ..config import device as device_of
+from ..data.blocks import BlockGrid
+from ..data.dataset import EpochSampler, make_loader, split_by_area
+from ..data.store import RoomStore
+from ..evaluation import Protocol
+from ..model import DeepGCN
+from .networks import batch, build, network_settings, run, seconds
+from .output import machine, publish, spread
+
+
+def measure_data(config: DictConfig) -> None:
+    """Loader and scoring on the configured data, training steps on random blocks, interleaved."""
+    settings, chosen = network_settings(config), device_of(config.device)
+    store: RoomStore = instantiate(config.data.store)
+    split = split_by_area(store, config.data.fold, config.data.validation)
+    grid: BlockGrid = instantiate(config.data.grid)
+    blocks = store.blocks(split.train, config.points, grid, variant=config.data.variant)
+    size = config.batch_sizes[0]
+    sampler = EpochSampler(len(blocks), 0, size)
+    loader = make_loader(blocks, size, sampler, config.workers)
+    model = build("ours", settings, chosen)
+    assert isinstance(model, DeepGCN)
+    data = batch(size, config.points, chosen)
+    protocol = Protocol(points=config.points, batch_size=size, variant=config.data.variant)
+    speeds: dict[str, list[float]] = {"loader": [], "training": [], "scoring": []}
+    run(model, "step", *data)
+    for _ in range(config.repeats):
+        loaded = min(len(loader), config.batches)
+        speeds["loader"].append(loaded * size / seconds(_load, loader, loaded))
+        speeds["training"].append(size / seconds(run, model, "step", *data))
+        result = protocol.run(model, store, split.test[:1], chosen)
+        speeds["scoring"].append(result.points / result.seconds)
+    ratios = [loader / training for loader, training in zip(speeds["loader"], speeds["training"])]
+    network = ", ".join(f"{key} {value}" for key, value in settings.items())
+    report: dict[str, Any] = {"settings": settings, "points": config.points, "workers": config.workers, **speeds}
+    publish(
+        "data",
+        f"{store.source}; {network}, {config.points} points, batch {size}",
+        ["what", "a second"],
+        [
+            [f"blocks loaded, {config.workers} workers", spread(speeds["loader"], 1)],
+            ["blocks trained on", spread(speeds["training"], 1)],
+            ["times what training consumes", spread(ratios, 1)],
+            [f"points scored ({protocol.describe()})", spread(speeds["scoring"], 0)],
+        ],
+        f"{machine(chosen)}; medians of {config.repeats}, (lowest to highest)",
+        report,
+    )
+
+
+def _load(loader: torch.utils.data.DataLoader, batches: int) -> None:
+    for _, _ in zip(range(batches), loader):
+        pass

@@ -1,0 +1,102 @@
+"""The networks that are measured: this one, the official formulation and an assembly of library parts."""
+
+import time
+from collections.abc import Callable
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+from torch.nn import functional as F
+
+from ..errors import UserError
+from ..memory import peak_resident_mb, resident_mb
+from ..model import DeepGCN, EdgeConv, MRConv
+from ..model.official import conv_name
+from .reference import ReferenceDeepGCN
+
+TASKS = ("step", "inference")
+NETWORKS = ("reference", "assembly", "ours")
+
+
+def network_settings(config: DictConfig) -> dict[str, Any]:
+    """Connection, convolution and sizes.
+
+    Raises:
+        UserError: settings that the official formulation does not have.
+    """
+    conv = conv_name(config.conv)
+    if config.connection not in ("plain", "res", "dense") or conv not in ("edge", "mr"):
+        raise UserError(
+            f"connection={config.connection}, conv={conv}: the official code has plain, res, dense and edge, mr"
+        )
+    if config.points < config.k * max(config.depth - 1, 1):
+        raise UserError(f"points={config.points}: k x dilation needs {config.k * (config.depth - 1)}")
+    return {"conv": conv, **{key: config[key] for key in ("connection", "depth", "channels", "k")}}
+
+
+def build(name: str, settings: dict[str, Any], device: torch.device) -> nn.Module:
+    """One of :data:`NETWORKS`, the same function each."""
+    conv, block = settings["conv"], settings["connection"]
+    common = {key: settings[key] for key in ("depth", "channels", "k")}
+    if name == "reference":
+        return ReferenceDeepGCN(block, conv, order="act-norm", **common).to(device)
+    if name == "assembly":
+        from .assembly import AssembledDeepGCN
+
+        return AssembledDeepGCN(block, conv, **common).to(device)
+    plain = {"dilation": "none", "stochastic": False} if block == "plain" else {}
+    operator = {"edge": EdgeConv, "mr": MRConv}[conv]
+    return DeepGCN(connection=block, conv=operator, order="act-norm", positions=(0, 1, 2), **common, **plain).to(device)
+
+
+def run(model: nn.Module, task: str, points: torch.Tensor, labels: torch.Tensor) -> None:
+    """One training step's forward and backward pass, or one evaluation forward pass."""
+    if task == "inference":
+        model.eval()
+        with torch.inference_mode():
+            model(points)
+    else:
+        model.train()
+        model.zero_grad(set_to_none=True)
+        F.cross_entropy(model(points).flatten(0, 1), labels.flatten()).backward()
+    if points.is_cuda:
+        torch.cuda.synchronize()
+
+
+def batch(size: int, points: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random blocks and labels, the same each time."""
+    generator = torch.Generator().manual_seed(0)
+    cloud = torch.rand(size, points, 9, generator=generator)
+    return cloud.to(device), torch.randint(13, (size, points), generator=generator).to(device)
+
+
+def seconds(action: Callable[..., None], *arguments: Any) -> float:
+    """Wall time of a call."""
+    started = time.perf_counter()
+    action(*arguments)
+    return time.perf_counter() - started
+
+
+def peak_mb(name: str, settings: dict[str, Any], task: str, size: int, points: int, device: str) -> float:
+    """Peak memory of one pass in a fresh process, above what it held with the model built."""
+    with get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak_here, (name, settings, task, size, points, device))
+
+
+def _peak_here(name: str, settings: dict[str, Any], task: str, size: int, points: int, device: str) -> float:
+    chosen = torch.device(device)
+    model = build(name, settings, chosen)
+    cloud, labels = batch(size, points, chosen)
+    # Compiled kernels load and libraries start outside the measurement.
+    small = max(settings["k"] * settings["depth"], 64)
+    run(build(name, settings, chosen), task, *batch(1, small, chosen))
+    if chosen.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run(model, task, cloud, labels)
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    before = resident_mb()
+    run(model, task, cloud, labels)
+    return peak_resident_mb() - before

@@ -1,0 +1,167 @@
+"""Where the time of a pass goes, part by part, and how far each part is from what the machine could do.
+
+The roofline: a part that must do F operations and move B bytes takes at least max(F / peak, B / bandwidth), both
+measured here on this machine. Bytes are the compulsory ones, each array read or written once; FLOPs those of
+products of matrices, and of edges for aggregation. A backward pass of linear maps counts twice a forward pass.
+"""
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from omegaconf import DictConfig
+from torch.profiler import ProfilerActivity, profile
+
+from ..config import device as device_of
+from ..progress import Meter
+from .networks import TASKS, batch, build, network_settings, run, seconds
+from .output import machine, publish
+
+PARTS = {
+    "neighbour search": ("deepgcn_seg::nearest_ranks",),
+    "edge aggregation": (
+        "deepgcn_seg::neighbor_extremum",
+        "deepgcn_seg::neighbor_extremum_backward",
+        "deepgcn_seg::edge_moments",
+        "deepgcn_seg::edge_moments_backward",
+    ),
+    "linear maps": ("aten::addmm", "aten::mm", "aten::bmm"),
+}
+OTHER = "norm, activation, sums, copies"
+
+
+def measure_parts(config: DictConfig) -> None:
+    """Time of each part of a step and of an inference, beside the roofline."""
+    settings, chosen = network_settings(config), device_of(config.device)
+    peak, bandwidth = peak_flops(chosen), peak_bandwidth(chosen)
+    rows, report = [], []
+    cases = [(task, size) for size in config.batch_sizes for task in TASKS]
+    with Meter("Measuring", len(cases) * config.repeats) as meter:
+        for task, size in cases:
+            model, data = build("ours", settings, chosen), batch(size, config.points, chosen)
+            run(model, task, *data)
+            runs, walls = [], []
+            for _ in range(config.repeats):
+                walls.append(seconds(run, model, task, *data))
+                runs.append(_profiled(model, task, data))
+                meter.advance(f"{task}, B = {size}")
+            least = work(settings, task, size, config.points)
+            for part in (*PARTS, OTHER):
+                spent = statistics.median(times[part] for times in runs)
+                flops, moved = least.get(part, (0.0, 0.0))
+                bound = max(flops / peak, moved / bandwidth)
+                rows.append(
+                    [
+                        f"{task}, B = {size}" if part == next(iter(PARTS)) else "",
+                        part,
+                        f"{1e3 * spent:.1f}",
+                        f"{flops / 1e9:.2f}" if flops else "-",
+                        f"{moved / 2**20:.0f}" if moved else "-",
+                        f"{1e3 * bound:.1f}" if bound else "-",
+                        f"{spent / bound:.1f}" if bound else "-",
+                    ]
+                )
+                facts = {"task": task, "batch": size, "part": part, "seconds": spent, "least_seconds": bound}
+                report.append({**facts, "flops": flops, "bytes": moved})
+            rows.append(["", "whole pass", f"{1e3 * statistics.median(walls):.1f}", "", "", "", ""])
+    network = ", ".join(f"{key} {value}" for key, value in settings.items())
+    publish(
+        "parts",
+        f"{network}, {config.points} points",
+        ["pass", "part", "ms", "GFLOP", "MiB moved", "least ms", "times least"],
+        rows,
+        f"{machine(chosen)}: {peak / 1e9:.0f} GFLOP/s, {bandwidth / 1e9:.1f} GB/s; medians of {config.repeats}",
+        {"settings": settings, "points": config.points, "peak_flops": peak, "bandwidth": bandwidth, "rows": report},
+        _figure(report),
+    )
+
+
+def peak_flops(device: torch.device, size: int = 2048) -> float:
+    """FLOP/s of a product of square float32 matrices, the best of five."""
+    a, b = torch.rand(2, size, size, device=device).unbind(0)
+    return 2 * size**3 / min(seconds(_product, a, b) for _ in range(6))
+
+
+def _product(a: torch.Tensor, b: torch.Tensor) -> None:
+    torch.mm(a, b)
+    if a.is_cuda:
+        torch.cuda.synchronize()
+
+
+def peak_bandwidth(device: torch.device, megabytes: int = 256) -> float:
+    """Bytes/s read and written by a copy, the best of five."""
+    source = torch.ones(megabytes * 2**18, device=device)
+    target = torch.empty_like(source)
+
+    def copy() -> None:
+        target.copy_(source)
+        if source.is_cuda:
+            torch.cuda.synchronize()
+
+    return 2 * source.numel() * 4 / min(seconds(copy) for _ in range(6))
+
+
+def work(settings: dict[str, Any], task: str, size: int, points: int) -> dict[str, tuple[float, float]]:
+    """FLOPs and compulsory bytes of each part of :data:`PARTS`."""
+    depth, channels, k = settings["depth"], settings["channels"], settings["k"]
+    dense, edge, training = settings["connection"] == "dense", settings["conv"] == "edge", task == "step"
+    widths = [9] + [channels * (i + 1 if dense else 1) for i in range(depth - 1)]
+    searched = [3, *widths[1:]]
+    nodes = size * points
+    search = (
+        sum(2 * nodes * points * (width + 1) for width in searched),
+        sum(nodes * (4 * width + 8 * k) for width in searched),
+    )
+    # A step adds moments (EdgeConv) and two backward passes: more visits to each edge.
+    visits = 1 if not training else 4 if edge else 2
+    aggregated = [channels] * depth if edge else widths
+    aggregation = (
+        sum(visits * nodes * k * width for width in aggregated),
+        sum(visits * nodes * (4 * 2 * width + 8 * k) for width in aggregated),
+    )
+    joint = widths[-1] + channels if dense else channels * depth
+    maps = [(2 * width, channels) for width in widths]
+    maps += [(joint, 1024), (joint, 512), (512, 256), (256, 13)]
+    passes = 3 if training else 1
+    linear = (
+        float(sum(passes * 2 * nodes * a * b for a, b in maps)),
+        float(sum(passes * 4 * (nodes * (a + b) + a * b) for a, b in maps)),
+    )
+    return {"neighbour search": search, "edge aggregation": aggregation, "linear maps": linear}
+
+
+def _profiled(model: torch.nn.Module, task: str, data: Sequence[torch.Tensor]) -> dict[str, float]:
+    """Seconds of each part in one pass."""
+    on_gpu = data[0].is_cuda
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    with profile(activities=activities) as profiler:
+        run(model, task, *data)
+    spent = dict.fromkeys((*PARTS, OTHER), 0.0)
+    part_of = {name: part for part, names in PARTS.items() for name in names}
+    for event in profiler.key_averages():
+        # On a GPU the kernels that an operation launched; on a CPU its own time and that of products inside it.
+        own = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        if event.key.startswith("deepgcn_seg::"):
+            own = event.device_time_total if on_gpu else event.cpu_time_total
+        spent[part_of.get(event.key, OTHER)] += own / 1e6
+    return spent
+
+
+def _figure(rows: Sequence[dict[str, Any]]) -> Figure:
+    cases = list(dict.fromkeys((row["task"], row["batch"]) for row in rows))
+    figure = Figure(figsize=(8, 0.7 * len(cases) + 1.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    left = [0.0] * len(cases)
+    for part in (*PARTS, OTHER):
+        values = [1e3 * row["seconds"] for row in rows if row["part"] == part]
+        axis.barh(range(len(cases)), values, left=left, label=part)
+        left = [a + b for a, b in zip(left, values)]
+    axis.set_yticks(range(len(cases)), [f"{task}, B = {size}" for task, size in cases])
+    axis.invert_yaxis()
+    axis.set_xlabel("ms")
+    axis.legend(frameon=False, fontsize=8)
+    return figure

@@ -1,0 +1,94 @@
+"""How time and memory of a pass grow with points, batch, depth and k, beside the official formulation."""
+
+import statistics
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from omegaconf import DictConfig, OmegaConf
+
+from ..config import device as device_of
+from ..errors import UserError
+from ..progress import Meter
+from .networks import TASKS, batch, build, network_settings, peak_mb, run, seconds
+from .output import machine, publish, spread
+
+# Entries of one distance matrix up to which the official formulation is tried: three of them at once are 3 GB.
+MOST_PAIRS = 1 << 28
+
+
+def measure_scaling(config: DictConfig) -> None:
+    """One axis at a time (``config.axes``), everything else as configured.
+
+    Raises:
+        UserError: an unknown axis or task.
+    """
+    if config.task not in TASKS:
+        raise UserError(f"task={config.task}: must be one of {', '.join(TASKS)}")
+    axes = {str(axis): list(values) for axis, values in config.axes.items()}
+    if unknown := [axis for axis in axes if axis not in ("points", "batch", "depth", "k")]:
+        raise UserError(f"axes: {', '.join(unknown)} is none of points, batch, depth, k")
+    chosen = device_of(config.device)
+    measured: list[dict[str, Any]] = []
+    with Meter("Measuring", sum(len(values) for values in axes.values())) as meter:
+        for axis, values in axes.items():
+            for value in values:
+                changed = OmegaConf.merge(config, {axis: value} if axis != "batch" else {})
+                settings = network_settings(changed)
+                size = value if axis == "batch" else config.batch_sizes[0]
+                fits = size * changed.points**2 <= MOST_PAIRS
+                entry: dict[str, Any] = {"axis": axis, "value": value, "seconds": {}, "peak_mb": {}}
+                models = {name: build(name, settings, chosen) for name in ("reference", "ours")[0 if fits else 1 :]}
+                data = batch(size, changed.points, chosen)
+                for _ in range(config.repeats):
+                    for name, model in models.items():
+                        entry["seconds"].setdefault(name, []).append(seconds(run, model, config.task, *data))
+                del models
+                for name in entry["seconds"]:
+                    entry["peak_mb"][name] = peak_mb(name, settings, config.task, size, changed.points, str(chosen))
+                measured.append(entry)
+                meter.advance(f"{axis} = {value}")
+    settings = network_settings(config)
+    network = ", ".join(f"{key} {value}" for key, value in settings.items())
+    title = f"{config.task}; unless varied: {network}, points {config.points}, batch {config.batch_sizes[0]}"
+    publish(
+        "scaling",
+        title,
+        ["axis", "value", "reference s", "ours s", "times faster", "reference MB", "ours MB"],
+        [_cells(entry) for entry in measured],
+        f"{machine(chosen)}; medians of {config.repeats}; -: distance matrices of {MOST_PAIRS:,} entries or more",
+        {"settings": settings, "points": config.points, "task": config.task, "rows": measured},
+        _figure(measured, config.task),
+    )
+
+
+def _cells(entry: dict[str, Any]) -> list[str]:
+    times, memory = entry["seconds"], entry["peak_mb"]
+    reference = statistics.median(times["reference"]) if "reference" in times else None
+    ours = statistics.median(times["ours"])
+    return [
+        entry["axis"],
+        f"{entry['value']:,}",
+        spread(times["reference"], 2) if reference else "-",
+        spread(times["ours"], 2),
+        f"{reference / ours:.1f}" if reference else "-",
+        f"{memory['reference']:.0f}" if reference else "-",
+        f"{memory['ours']:.0f}",
+    ]
+
+
+def _figure(measured: list[dict[str, Any]], task: str) -> Figure:
+    axes = list(dict.fromkeys(entry["axis"] for entry in measured))
+    figure = Figure(figsize=(3.6 * len(axes), 6), layout="constrained")
+    FigureCanvasAgg(figure)
+    for row, key in zip(figure.subplots(2, len(axes), squeeze=False), ("seconds", "peak_mb")):
+        for panel, axis in zip(row, axes):
+            for name in ("reference", "ours"):
+                entries = [entry for entry in measured if entry["axis"] == axis and name in entry[key]]
+                heights = [statistics.median(e[key][name]) if key == "seconds" else e[key][name] for e in entries]
+                panel.loglog([entry["value"] for entry in entries], heights, marker="o", label=name)
+            panel.set_xlabel(axis)
+            panel.grid(alpha=0.3, which="both")
+            panel.legend(frameon=False, fontsize=8)
+        row[0].set_ylabel({"seconds": f"seconds a {task}", "peak_mb": "peak MB above the process"}[key])
+    return figure
