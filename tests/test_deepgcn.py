@@ -1,3 +1,4 @@
+import copy
 from functools import partial
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from deepgcn_seg import DeepGCN
-from deepgcn_seg.model import GENConv, MRConv
+from deepgcn_seg.model import EdgeConv, GENConv, MRConv
 from deepgcn_seg.model.reversible import ReversibleBlock
 
 SMALL = {"depth": 4, "channels": 8, "k": 4, "fusion_channels": 16, "head_channels": (16, 8)}
@@ -275,3 +276,40 @@ def test_inference_in_slices_is_inference(monkeypatch, norm, connection, masked)
     with torch.no_grad():
         once = model(points, mask)
     assert torch.allclose(once, model(points, mask), atol=1e-5)
+
+
+def held_for_backward(model, points):
+    """Bytes of distinct storages that autograd keeps for a backward pass, parameters left out."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    held = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            held[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        out = model(points)
+    return out, sum(held.values())
+
+
+@pytest.mark.parametrize("conv", [EdgeConv, MRConv])
+@pytest.mark.parametrize("checkpoint", [False, True], ids=["whole", "checkpointed"])
+def test_dense_layers_append_instead_of_copying(monkeypatch, conv, checkpoint):
+    settings = {"conv": conv, "channels": 6, "k": 4, "dropout": 0.0, "stochastic": False, "checkpoint": checkpoint}
+    model = DeepGCN.densegcn(depth=7, fusion_channels=8, head_channels=[8], **settings).double()
+    points = torch.rand(2, 60, 9, dtype=torch.float64)
+
+    def passes():
+        network = copy.deepcopy(model)
+        out, held = held_for_backward(network, points)
+        return [out, *torch.autograd.grad(out.square().sum(), list(network.parameters()))], held
+
+    appended, held = passes()
+    monkeypatch.setattr("deepgcn_seg.model.backbone.with_room", lambda x, channels: (x, None))
+    concatenated, held_before = passes()
+    for found, expected in zip(appended, concatenated):
+        assert torch.allclose(found, expected)
+    # Copies: 6 + 12 + ... + 42 channels, 168 in all; appended: 42 once.
+    assert held_before - held > (168 - 42) * 2 * 60 * 8 * 0.9

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import nearest_ranks
-from .block import Block
+from .block import Block, with_room
 from .graph import DilatedKnnGraph
 from .layers import LayerSpec
 from .reversible import ReversibleBlock, ReversibleSequence
@@ -100,9 +100,13 @@ class Backbone(nn.Module):
         if self.connection == "rev":
             x = self.blocks(x, lambda i, y: graph(i + 1, y), mask, self.dropout)
             return [self._finish(x, mask)]
+        buffer = None
+        # In-place writes behind autograd's back are not for a tracing compiler, and dropout changes every channel.
+        if self.connection == "dense" and not torch.compiler.is_compiling() and not (self.dropout and self.training):
+            x, buffer = with_room(x, self.layer_widths()[-1])
         features = [x]
         for i, block in enumerate(self.blocks):
-            features.append(block(features[-1], graph(i + 1, features[-1]), mask))
+            features.append(block(features[-1], graph(i + 1, features[-1]), mask, buffer))
         features[-1] = self._finish(features[-1], mask)
         return features
 

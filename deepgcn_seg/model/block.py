@@ -27,6 +27,40 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
             norm.num_batches_tracked.copy_(batches)
 
 
+class _AppendChannels(torch.autograd.Function):
+    """Write h behind x's channels in the buffer that x is the front of; the front of both together."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, h: Tensor, buffer: Tensor) -> Tensor:
+        ctx.width = x.shape[-1]
+        both = ctx.width + h.shape[-1]
+        # Past autograd: no value that it saved is overwritten, only channels not read so far.
+        buffer.data[..., ctx.width : both] = h
+        return buffer.data[..., :both]
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        return grad[..., : ctx.width], grad[..., ctx.width :], None
+
+
+def with_room(x: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+    """x (B, N, C) as the front of a buffer (B, N, channels), and the buffer."""
+    buffer = x.new_empty(*x.shape[:2], channels)
+    return _AppendChannels.apply(x.detach()[..., :0], x, buffer), buffer
+
+
+def append_channels(x: Tensor, h: Tensor, buffer: Tensor | None) -> Tensor:
+    """[x ; h], without copying x where ``buffer`` has x in front: a dense backbone so holds each layer's
+    features once, not in every later layer's input again.
+
+    Args:
+        x: (B, N, C). h: (B, N, C'). buffer: (B, N, at least C + C') whose first C channels are x's memory, or None.
+    """
+    fits = buffer is not None and buffer.data_ptr() == x.data_ptr() and buffer.stride() == x.stride()
+    fits = fits and buffer.dtype == h.dtype and x.shape[-1] + h.shape[-1] <= buffer.shape[-1]
+    return _AppendChannels.apply(x, h, buffer) if fits else torch.cat([x, h], -1)
+
+
 class Block(nn.Module):
     """One graph convolution and its skip connection, with torch_geometric's ``DeepGCNLayer`` semantics.
 
@@ -64,8 +98,8 @@ class Block(nn.Module):
         self.conv, self.norm, self.act = conv, norm, act
         self.connection, self.dropout, self.checkpoint = connection, dropout, checkpoint
 
-    def forward(self, x: Tensor, index: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Convolve and connect."""
+    def forward(self, x: Tensor, index: Tensor, mask: Tensor | None = None, buffer: Tensor | None = None) -> Tensor:
+        """Convolve and connect; ``buffer`` is where dense appends (:func:`append_channels`)."""
         if self.connection == "res+":
             h = F.dropout(self._activate(x, mask), self.dropout, self.training)
             return x + self._convolve(h, index, mask)
@@ -73,7 +107,7 @@ class Block(nn.Module):
         if self.connection == "res":
             h = x + h
         elif self.connection == "dense":
-            h = torch.cat([x, h], -1)
+            h = append_channels(x, h, buffer)
         return F.dropout(h, self.dropout, self.training)
 
     def _activate(self, x: Tensor, mask: Tensor | None) -> Tensor:

@@ -87,7 +87,11 @@ class MRConv(nn.Module):
 
     def forward(self, x: Tensor, index: Tensor, mask: Tensor | None = None) -> Tensor:
         """Convolve."""
-        return self.layer(torch.cat([x, neighbor_max(x, index, mask) - x], -1), mask)
+        # W [x ; m - x] = (W1 - W2) x + W2 m: neither the difference nor the concatenation is made.
+        linear = self.layer.linear
+        own, relative = linear.weight.chunk(2, 1)
+        product = F.linear(x, own - relative, linear.bias) + F.linear(neighbor_max(x, index, mask), relative)
+        return self.layer.finish(product, mask)
 
 
 class GraphSAGE(nn.Module):
