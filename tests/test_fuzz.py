@@ -23,7 +23,8 @@ from deepgcn_seg.data.scan import read_scan, write_scan
 from deepgcn_seg.data.stanford import read_points
 from deepgcn_seg.data.store import RoomStore, StoredRoom, write_room
 from deepgcn_seg.errors import UserError
-from deepgcn_seg.evaluation.runs import find_runs
+from deepgcn_seg.evaluation.html_report import write_page
+from deepgcn_seg.evaluation.runs import comparisons, find_runs
 from deepgcn_seg.model.checkpoint import save_checkpoint
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
@@ -86,8 +87,17 @@ def _lists(folder):
 def _metrics(folder):
     (folder / ".hydra").mkdir(exist_ok=True)
     (folder / ".hydra" / "config.yaml").write_text("recipe: {name: paper}\ndata: {fold: 5}\n")
-    (folder / "metrics.json").write_text(json.dumps({"test": {"data": "x", "protocol": "rooms", "mIoU": 0.5}}))
+    entry = {"data": "x", "protocol": "rooms", "mIoU": 0.5, "mAcc": None, "OA": 0.5, "areas": [5], "folds": ["Area_5"]}
+    entry |= {"classes": ["a", "b"], "confusion": [[2, 1], [0, 3]], "selection": "last", "points_per_second": 3}
+    entry |= {"rooms": {"Area_5/a": {"points": 6, "mIoU": 0.5, "OA": None}}, "pictures": {"room.png": "Area_5/a"}}
+    content = {"test": entry, "parameters": 12, "training": {"seconds": 2.5, "steps": 3, "peak_memory_mb": 12.0}}
+    (folder / "metrics.json").write_text(json.dumps(content))
     return folder / "metrics.json"
+
+
+def _report(path):
+    runs, unfinished = find_runs(path.parent)
+    write_page(path.parent / "report.html", runs, unfinished, comparisons(runs), {})
 
 
 READERS = {
@@ -99,7 +109,7 @@ READERS = {
     "store manifest": (_manifest, lambda path: RoomStore(path.parent)),
     "classes.yaml": (_labelling, read_labelling),
     "official lists": (_lists, lambda path: OfficialBlocks(path.parent)),
-    "metrics.json": (_metrics, lambda path: find_runs(path.parent)),
+    "metrics.json": (_metrics, _report),
 }
 
 

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from ..data.files import replacing
+from .metrics import Scores
 from .runs import Report, Run, varied
 
 # A page of forty runs must still pass for a mail's attachment.
@@ -53,7 +54,7 @@ def _best(runs: Sequence[Run]) -> set[Path]:
 def _about(run: Run, keys: Sequence[str], best: bool) -> dict[str, Any]:
     """What the page shows of a run."""
     rooms = run.entry.get("rooms", {})
-    confusion = np.array(run.entry["confusion"])
+    confusion, scores = run.confusion.numpy(), Scores.of(run.confusion)
     pictures = {
         f"{room}: mIoU {_percent(rooms.get(room, {}).get('mIoU'))}": _embedded(run.folder / name, "JPEG")
         for name, room in run.entry.get("pictures", {}).items()
@@ -68,8 +69,8 @@ def _about(run: Run, keys: Sequence[str], best: bool) -> dict[str, Any]:
         "measured": f"{run.measured[0]}; protocol {run.measured[1]}",
         "facts": _provenance(run.folder),
         "classes": run.entry["classes"],
-        "iou": [_percent(run.entry["IoU"][name]) for name in run.entry["classes"]],
-        "accuracy": [_percent(run.entry["accuracy"][name]) for name in run.entry["classes"]],
+        "iou": [_percent(None if value != value else value) for value in scores.iou],
+        "accuracy": [_percent(None if value != value else value) for value in scores.accuracy],
         "counts": confusion.tolist(),
         "shares": (confusion / np.maximum(confusion.sum(1, keepdims=True), 1)).tolist(),
         "worst": [

@@ -61,12 +61,42 @@ def find_runs(root: str | Path) -> tuple[list[Run], list[Path]]:
             continue
         try:
             metrics = json.loads(path.read_text())
+            _check(metrics)
             runs.append(Run(folder, _flat(config), metrics["test"], metrics))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path}: damaged ({error!r})") from None
     if not runs and not unfinished:
         raise UserError(f"runs={root}: no run directories below it (looked for .hydra/config.yaml and metrics.json)")
     return runs, unfinished
+
+
+def _check(metrics: dict[str, Any]) -> None:
+    """Raise if a ``metrics.json`` is not what training writes, as far as reports read it."""
+
+    def share(value: Any) -> bool:
+        return value is None or (isinstance(value, (int, float)) and 0 <= value <= 1)
+
+    def count(value: Any) -> bool:
+        return isinstance(value, int) and 0 <= value < 2**53
+
+    entry, training = metrics["test"], metrics.get("training", {})
+    classes, rooms, pictures = entry["classes"], entry.get("rooms", {}), entry.get("pictures", {})
+    sound = {
+        "data, protocol": isinstance(entry["data"], str) and isinstance(entry["protocol"], str),
+        "mIoU, mAcc, OA": all(share(entry[name]) for name in ("mIoU", "mAcc", "OA")),
+        "areas, folds": isinstance(entry["areas"], list) and all(isinstance(area, str) for area in entry["folds"]),
+        "classes": bool(classes) and all(isinstance(name, str) for name in classes),
+        "confusion": len(entry["confusion"]) == len(classes)
+        and all(len(row) == len(classes) and all(map(count, row)) for row in entry["confusion"]),
+        "selection": isinstance(entry.get("selection", ""), str),
+        "rooms": all(count(room["points"]) and share(room["mIoU"]) and share(room["OA"]) for room in rooms.values()),
+        "pictures": all(Path(name).name == name and isinstance(room, str) for name, room in pictures.items()),
+        "parameters": count(metrics["parameters"]),
+        "cost": all(isinstance(value, (int, float)) for value in training.values())
+        and count(entry.get("points_per_second", 0)),
+    }
+    if wrong := [name for name, good in sound.items() if not good]:
+        raise ValueError(f"wrong {'; '.join(wrong)}")
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
