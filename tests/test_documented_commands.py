@@ -21,8 +21,11 @@ COMMAND = re.compile(r"^    (?:\w+=\S+ )*python tools/(\w+)\.py(.*?)(?:  +\S.*)?
 # What makes a command small; it counts because it comes last.
 SMALL = {
     "train": [*(t for t in TINY if not t.startswith(("data.store", "recipe"))), "points=256", "max_steps=1"],
-    "benchmark": ["depth=3", "channels=8", "k=4", "points=128", "batch_sizes=[1]", "repeats=1", "rows=2000"],
-}
+    "benchmark": [
+        "depth=3", "channels=8", "k=4", "points=128", "batch_sizes=[1]", "repeats=1", "rows=2000", "batches=1",
+        "axes.points=[128]", "axes.batch=[1]", "axes.depth=[2]", "axes.k=[2]",
+    ],
+}  # fmt: skip
 
 
 def commands():

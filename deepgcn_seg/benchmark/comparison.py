@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from ..config import device as device_of
 from ..errors import UserError
 from ..progress import Meter
-from .networks import NETWORKS, TASKS, batch, build, network_settings, peak_mb, run, seconds
+from .networks import NETWORKS, TASKS, alone, batch, build, network_settings, run, seconds
 from .output import machine, publish, spread
 
 
@@ -43,7 +43,7 @@ def compare(config: DictConfig) -> None:
                     times[name].append(seconds(run, model, task, *data))
                 meter.advance(f"{task}, B = {size}")
             del models
-            memory = {n: peak_mb(n, settings, task, size, config.points, str(chosen)) for n in times}
+            memory = {n: alone(n, settings, task, size, config.points, str(chosen))[1] for n in times}
             meter.advance(f"{task}, B = {size}")
             rows.append({"task": task, "batch": size, "seconds": times, "peak_mb": memory})
     others = [name for name in names if name != "ours"]

@@ -1,7 +1,10 @@
 """The networks that are measured: this one, the official formulation and an assembly of library parts."""
 
+import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Any
 
@@ -18,6 +21,8 @@ from .reference import ReferenceDeepGCN
 
 TASKS = ("step", "inference")
 NETWORKS = ("reference", "assembly", "ours")
+
+log = logging.getLogger(__name__)
 
 
 def network_settings(config: DictConfig) -> dict[str, Any]:
@@ -79,24 +84,38 @@ def seconds(action: Callable[..., None], *arguments: Any) -> float:
     return time.perf_counter() - started
 
 
-def peak_mb(name: str, settings: dict[str, Any], task: str, size: int, points: int, device: str) -> float:
-    """Peak memory of one pass in a fresh process, above what it held with the model built."""
-    with get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak_here, (name, settings, task, size, points, device))
+def alone(
+    name: str, settings: dict[str, Any], task: str, size: int, points: int, device: str, repeats: int = 1
+) -> tuple[list[float], float]:
+    """Passes in a fresh process: their seconds, and the peak memory above what it held with the model built, in MiB.
+
+    Returns:
+        No seconds and NaN where the process ran out of memory.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        try:
+            return process.submit(_alone, name, settings, task, size, points, device, repeats).result()
+        except (BrokenProcessPool, MemoryError, RuntimeError) as error:
+            if not isinstance(error, BrokenProcessPool) and "memory" not in str(error):
+                raise
+            log.warning("%s, %s, %d blocks of %d points: out of memory", name, task, size, points)
+            return [], float("nan")
 
 
-def _peak_here(name: str, settings: dict[str, Any], task: str, size: int, points: int, device: str) -> float:
+def _alone(
+    name: str, settings: dict[str, Any], task: str, size: int, points: int, device: str, repeats: int
+) -> tuple[list[float], float]:
     chosen = torch.device(device)
     model = build(name, settings, chosen)
-    cloud, labels = batch(size, points, chosen)
+    data = batch(size, points, chosen)
     # Compiled kernels load and libraries start outside the measurement.
     small = max(settings["k"] * settings["depth"], 64)
     run(build(name, settings, chosen), task, *batch(1, small, chosen))
     if chosen.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run(model, task, cloud, labels)
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    before = resident_mb()
-    run(model, task, cloud, labels)
-    return peak_resident_mb() - before
+        before = torch.cuda.memory_allocated() / 2**20
+    else:
+        before = resident_mb()
+    times = [seconds(run, model, task, *data) for _ in range(repeats)]
+    peak = torch.cuda.max_memory_allocated() / 2**20 if chosen.type == "cuda" else peak_resident_mb()
+    return times, peak - before

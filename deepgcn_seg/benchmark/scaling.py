@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from ..config import device as device_of
 from ..errors import UserError
 from ..progress import Meter
-from .networks import TASKS, batch, build, network_settings, peak_mb, run, seconds
+from .networks import TASKS, alone, network_settings
 from .output import machine, publish, spread
 
 # Entries of one distance matrix up to which the official formulation is tried: three of them at once are 3 GB.
@@ -38,14 +38,12 @@ def measure_scaling(config: DictConfig) -> None:
                 size = value if axis == "batch" else config.batch_sizes[0]
                 fits = size * changed.points**2 <= MOST_PAIRS
                 entry: dict[str, Any] = {"axis": axis, "value": value, "seconds": {}, "peak_mb": {}}
-                models = {name: build(name, settings, chosen) for name in ("reference", "ours")[0 if fits else 1 :]}
-                data = batch(size, changed.points, chosen)
-                for _ in range(config.repeats):
-                    for name, model in models.items():
-                        entry["seconds"].setdefault(name, []).append(seconds(run, model, config.task, *data))
-                del models
-                for name in entry["seconds"]:
-                    entry["peak_mb"][name] = peak_mb(name, settings, config.task, size, changed.points, str(chosen))
+                for name in ("reference", "ours") if fits else ("ours",):
+                    # Each in a process of its own: what one network leaves behind would be the next one's memory.
+                    case = name, settings, config.task, size, changed.points, str(chosen), config.repeats
+                    times, peak = alone(*case)
+                    if times:
+                        entry["seconds"][name], entry["peak_mb"][name] = times, peak
                 measured.append(entry)
                 meter.advance(f"{axis} = {value}")
     settings = network_settings(config)
@@ -56,7 +54,7 @@ def measure_scaling(config: DictConfig) -> None:
         title,
         ["axis", "value", "reference s", "ours s", "times faster", "reference MB", "ours MB"],
         [_cells(entry) for entry in measured],
-        f"{machine(chosen)}; medians of {config.repeats}; -: distance matrices of {MOST_PAIRS:,} entries or more",
+        f"{machine(chosen)}; medians of {config.repeats}; -: more than {MOST_PAIRS:,} distances, or out of memory",
         {"settings": settings, "points": config.points, "task": config.task, "rows": measured},
         _figure(measured, config.task),
     )
@@ -65,15 +63,15 @@ def measure_scaling(config: DictConfig) -> None:
 def _cells(entry: dict[str, Any]) -> list[str]:
     times, memory = entry["seconds"], entry["peak_mb"]
     reference = statistics.median(times["reference"]) if "reference" in times else None
-    ours = statistics.median(times["ours"])
+    ours = statistics.median(times["ours"]) if "ours" in times else None
     return [
         entry["axis"],
         f"{entry['value']:,}",
         spread(times["reference"], 2) if reference else "-",
-        spread(times["ours"], 2),
-        f"{reference / ours:.1f}" if reference else "-",
+        spread(times["ours"], 2) if ours else "-",
+        f"{reference / ours:.1f}" if reference and ours else "-",
         f"{memory['reference']:.0f}" if reference else "-",
-        f"{memory['ours']:.0f}",
+        f"{memory['ours']:.0f}" if ours else "-",
     ]
 
 
