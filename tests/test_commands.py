@@ -457,3 +457,12 @@ def test_help(tool):
 
 def test_cfg_job_shows_the_composition():
     assert "connection: dense" in run("train", "backbone=densegcn", "--cfg", "job").stdout
+
+
+def test_a_network_that_does_not_fit_is_a_dash_not_a_hang():
+    from deepgcn_seg.benchmark.networks import alone
+
+    settings = {"conv": "edge", "connection": "res", "depth": 1, "channels": 8, "k": 4}
+    # A distance matrix of 640 GB.
+    times, peak = alone("reference", settings, "inference", 1, 400_000, "cpu")
+    assert times == [] and peak != peak
