@@ -85,8 +85,12 @@ def _figure(measured: list[dict[str, Any]], task: str) -> Figure:
                 entries = [entry for entry in measured if entry["axis"] == axis and name in entry[key]]
                 heights = [statistics.median(e[key][name]) if key == "seconds" else e[key][name] for e in entries]
                 panel.loglog([entry["value"] for entry in entries], heights, marker="o", label=name)
+            values = [entry["value"] for entry in measured if entry["axis"] == axis]
+            panel.set_xticks(values, [f"{value:,}" for value in values])
+            panel.minorticks_off()
+            panel.yaxis.set_major_formatter("{x:,g}")
             panel.set_xlabel(axis)
-            panel.grid(alpha=0.3, which="both")
+            panel.grid(alpha=0.3)
             panel.legend(frameon=False, fontsize=8)
         row[0].set_ylabel({"seconds": f"seconds a {task}", "peak_mb": "peak MB above the process"}[key])
     return figure
