@@ -18,7 +18,9 @@ import pyarrow as pa
 import pyarrow.csv as csv
 
 from ..errors import UserError
-from .scan import Scan
+from .scan import COLORS, Scan
+
+COLOR_NAMES = COLORS[0]
 
 Columns = Sequence[str] | None
 
@@ -297,9 +299,6 @@ def _read_pcd(path: Path, columns: Columns) -> Scan:
         packed = np.ascontiguousarray(fields.pop("rgb" if "rgb" in fields else "rgba")).view(np.uint32)
         fields |= {name: (packed >> shift & 255).astype(np.uint8) for name, shift in zip(COLOR_NAMES, (16, 8, 0))}
     return Scan(path, fields)
-
-
-COLOR_NAMES = ("red", "green", "blue")
 
 
 def _write_pcd(path: Path, scan: Scan, notes: list[str]) -> None:
