@@ -86,9 +86,14 @@ def command(task: Callable[[DictConfig], Any], conf: Path, config_name: str) -> 
         say(error)
         sys.exit(USER_ERROR)
     finally:
-        leave()
+        several = leave()
     if failures or SweepSummary.failed:
         sys.exit(USER_ERROR)
+    if several:
+        # All is written. A native thread that outlives its owner at exit would abort the process, and torchrun the job.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _start_processes(argv: list[str]) -> None:

@@ -111,10 +111,12 @@ def join(device: torch.device) -> World:
     return world
 
 
-def leave() -> None:
-    """Let the others go, at the end of a program."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
+def leave() -> bool:
+    """Let the others go, at the end of a program; whether there were any."""
+    if not dist.is_initialized():
+        return False
+    dist.destroy_process_group()
+    return True
 
 
 def _first_slurm_host() -> str:

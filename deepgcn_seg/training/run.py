@@ -76,7 +76,10 @@ def train(config: DictConfig) -> float:
         "skipped_steps": trainer.skipped,
         "peak_memory_mb": peak_memory_mb(chosen),
     }
-    return finish(config, folder, store, split, chosen, run_log, cost, world)
+    miou = finish(config, folder, store, split, chosen, run_log, cost, world)
+    # Nobody takes the connections down while another still writes.
+    world.barrier()
+    return miou
 
 
 def _processes(config: DictConfig) -> tuple[torch.device, World]:
