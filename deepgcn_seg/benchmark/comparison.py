@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from ..config import device as device_of
 from ..errors import UserError
 from ..progress import Meter
-from .networks import NETWORKS, TASKS, alone, batch, build, network_settings, run, seconds
+from .networks import NETWORKS, TASKS, alone, batch, build, described, network_settings, run, seconds
 from .output import machine, publish, spread
 
 
@@ -49,8 +49,7 @@ def compare(config: DictConfig) -> None:
     others = [name for name in names if name != "ours"]
     header = ["task", "B", *(f"{name} s" for name in names), *(f"times {name}" for name in others)]
     header += [*(f"{name} MB" for name in names), *(f"share of {name}" for name in others)]
-    network = ", ".join(f"{key} {value}" for key, value in settings.items())
-    title = f"{network}, {config.points} points"
+    title = f"{described(settings)}, {config.points} points"
     publish(
         "benchmark",
         title,

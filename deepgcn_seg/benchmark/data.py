@@ -11,8 +11,7 @@ from ..data.blocks import BlockGrid
 from ..data.dataset import EpochSampler, make_loader, split_by_area
 from ..data.store import RoomStore
 from ..evaluation import Protocol
-from ..model import DeepGCN
-from .networks import batch, build, network_settings, run, seconds
+from .networks import batch, build, described, network_settings, run, seconds
 from .output import machine, publish, spread
 
 
@@ -27,7 +26,6 @@ def measure_data(config: DictConfig) -> None:
     sampler = EpochSampler(len(blocks), 0, size)
     loader = make_loader(blocks, size, sampler, config.workers)
     model = build("ours", settings, chosen)
-    assert isinstance(model, DeepGCN)
     data = batch(size, config.points, chosen)
     protocol = Protocol(points=config.points, batch_size=size, variant=config.data.variant)
     speeds: dict[str, list[float]] = {"loader": [], "training": [], "scoring": []}
@@ -39,11 +37,10 @@ def measure_data(config: DictConfig) -> None:
         result = protocol.run(model, store, split.test[:1], chosen)
         speeds["scoring"].append(result.points / result.seconds)
     ratios = [loader / training for loader, training in zip(speeds["loader"], speeds["training"])]
-    network = ", ".join(f"{key} {value}" for key, value in settings.items())
     report: dict[str, Any] = {"settings": settings, "points": config.points, "workers": config.workers, **speeds}
     publish(
         "data",
-        f"{store.source}; {network}, {config.points} points, batch {size}",
+        f"{store.source}; {described(settings)}, {config.points} points, batch {size}",
         ["what", "a second"],
         [
             [f"blocks loaded, {config.workers} workers", spread(speeds["loader"], 1)],

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..errors import UserError
-from ..memory import peak_resident_mb, resident_mb
+from ..memory import peak_memory_mb, resident_mb
 from ..model import DeepGCN, EdgeConv, MRConv
 from ..model.official import conv_name
 from .reference import ReferenceDeepGCN
@@ -39,6 +39,11 @@ def network_settings(config: DictConfig) -> dict[str, Any]:
     if config.points < config.k * max(config.depth - 1, 1):
         raise UserError(f"points={config.points}: k x dilation needs {config.k * (config.depth - 1)}")
     return {"conv": conv, **{key: config[key] for key in ("connection", "depth", "channels", "k")}}
+
+
+def described(settings: dict[str, Any]) -> str:
+    """Settings in one line, for titles."""
+    return ", ".join(f"{key} {value}" for key, value in settings.items())
 
 
 def build(name: str, settings: dict[str, Any], device: torch.device) -> nn.Module:
@@ -117,5 +122,4 @@ def _alone(
     else:
         before = resident_mb()
     times = [seconds(run, model, task, *data) for _ in range(repeats)]
-    peak = torch.cuda.max_memory_allocated() / 2**20 if chosen.type == "cuda" else peak_resident_mb()
-    return times, peak - before
+    return times, peak_memory_mb(chosen) - before

@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from ..config import device as device_of
 from ..progress import Meter
-from .networks import TASKS, batch, build, network_settings, run, seconds
+from .networks import TASKS, batch, build, described, network_settings, run, seconds
 from .output import machine, publish
 
 PARTS = {
@@ -67,10 +67,9 @@ def measure_parts(config: DictConfig) -> None:
                 facts = {"task": task, "batch": size, "part": part, "seconds": spent, "least_seconds": bound}
                 report.append({**facts, "flops": flops, "bytes": moved})
             rows.append(["", "whole pass", f"{1e3 * statistics.median(walls):.1f}", "", "", "", ""])
-    network = ", ".join(f"{key} {value}" for key, value in settings.items())
     publish(
         "parts",
-        f"{network}, {config.points} points",
+        f"{described(settings)}, {config.points} points",
         ["pass", "part", "ms", "GFLOP", "MiB moved", "least ms", "times least"],
         rows,
         f"{machine(chosen)}: {peak / 1e9:.0f} GFLOP/s, {bandwidth / 1e9:.1f} GB/s; medians of {config.repeats}",

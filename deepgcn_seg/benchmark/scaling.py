@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from ..config import device as device_of
 from ..errors import UserError
 from ..progress import Meter
-from .networks import TASKS, alone, network_settings
+from .networks import TASKS, alone, described, network_settings
 from .output import machine, publish, spread
 
 # Entries of one distance matrix up to which the official formulation is tried: three of them at once are 3 GB.
@@ -47,8 +47,9 @@ def measure_scaling(config: DictConfig) -> None:
                 measured.append(entry)
                 meter.advance(f"{axis} = {value}")
     settings = network_settings(config)
-    network = ", ".join(f"{key} {value}" for key, value in settings.items())
-    title = f"{config.task}; unless varied: {network}, points {config.points}, batch {config.batch_sizes[0]}"
+    title = (
+        f"{config.task}; unless varied: {described(settings)}, points {config.points}, batch {config.batch_sizes[0]}"
+    )
     publish(
         "scaling",
         title,

@@ -46,7 +46,7 @@ def evaluate_rooms(
     cost = f"{result.points:,} points in {result.seconds:.1f} s"
     print_scores(scores, store.classes, title, f"protocol {protocol.describe()}; {cost}")
     entry["pictures"] = {}
-    for name, room in _to_draw(result, rooms).items():
+    for name, room in _to_draw(result, rooms, entry).items():
         xyz, rgb, label = store.open(room).all()
         caption = f"{room.key} of {store.source}, labelled by {title.split(' on ')[0]}"
         room_picture(folder / name, xyz, rgb, label, result.predictions[room.key], store.classes, caption)
@@ -54,14 +54,12 @@ def evaluate_rooms(
     return entry
 
 
-def _to_draw(result: Result, rooms: Sequence[RoomEntry]) -> dict[str, RoomEntry]:
+def _to_draw(result: Result, rooms: Sequence[RoomEntry], entry: dict[str, Any]) -> dict[str, RoomEntry]:
     """File names of the rooms worth a look: the first, and those of lowest mIoU."""
     # Of several processes each has the predictions of its own rooms.
-    miou = {
-        room: Scores.of(counts).miou for room, counts in zip(rooms, result.by_room) if room.key in result.predictions
-    }
-    if not miou:
+    predicted = [room for room in rooms if room.key in result.predictions]
+    if not predicted:
         return {}
-    first, *rest = miou
-    worst = sorted(rest, key=lambda room: miou[room])[:WORST_ROOMS]
+    first, *rest = predicted
+    worst = sorted(rest, key=lambda room: entry["rooms"][room.key]["mIoU"])[:WORST_ROOMS]
     return {"room.png": first} | {f"worst_room_{i}.png": room for i, room in enumerate(worst, 1)}

@@ -31,11 +31,11 @@ def write_page(
     environment = Environment(
         loader=PackageLoader(__package__, "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    best = _best(runs)
+    best, keys = _best(runs), varied(runs)
     page = environment.get_template("report.html").render(
         tables=tables,
         figures={caption: _embedded(file, "PNG") for caption, file in figures.items()},
-        runs=[_about(run, varied(runs), run.folder in best) for run in _by_score(runs)],
+        runs=[_about(run, keys, run.folder in best) for run in _by_score(runs)],
         unfinished=[str(folder) for folder in unfinished],
     )
     with replacing(path) as temporary:

@@ -16,12 +16,17 @@ CHANNELS = 64
 
 
 @triton.jit
-def _tile(count, channels, POINTS: tl.constexpr, CHANNELS: tl.constexpr):
-    """This program's block, points and channels, and which of them there are."""
-    block = tl.program_id(0)
+def _tile(mask, count, channels, MASKED: tl.constexpr, POINTS: tl.constexpr, CHANNELS: tl.constexpr):
+    """This program's block, rows and channels; which rows and channels there are, and which rows are present."""
+    block = tl.program_id(0).to(tl.int64)
     point = tl.program_id(1) * POINTS + tl.arange(0, POINTS)
     channel = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
-    return block.to(tl.int64), point, channel, point < count, channel < channels
+    row = block * count + point
+    inside = point < count
+    present = inside
+    if MASKED:
+        present = inside & (tl.load(mask + row, mask=inside, other=0) != 0)
+    return block, row, channel, inside, channel < channels, present
 
 
 @triton.jit
@@ -29,13 +34,9 @@ def _extremum(
     x, index, mask, sign, extreme, chosen, count, channels,
     K: tl.constexpr, MASKED: tl.constexpr, SUM: tl.constexpr, POINTS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    block, point, channel, inside, wide = _tile(count, channels, POINTS, CHANNELS)
-    row = block * count + point
+    block, row, channel, inside, wide, present = _tile(mask, count, channels, MASKED, POINTS, CHANNELS)
     place = row[:, None] * channels + channel[None, :]
     written = inside[:, None] & wide[None, :]
-    present = inside
-    if MASKED:
-        present = inside & (tl.load(mask + row, mask=inside, other=0) != 0)
     s = tl.load(sign + channel, mask=wide, other=1).to(SUM)
     best = tl.zeros((POINTS, CHANNELS), SUM)
     which = tl.zeros((POINTS, CHANNELS), tl.int32)
@@ -55,12 +56,8 @@ def _extremum_backward(
     grad, index, mask, chosen, out, count, channels,
     K: tl.constexpr, MASKED: tl.constexpr, SUM: tl.constexpr, POINTS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    block, point, channel, inside, wide = _tile(count, channels, POINTS, CHANNELS)
-    row = block * count + point
+    block, row, channel, _inside, wide, present = _tile(mask, count, channels, MASKED, POINTS, CHANNELS)
     place = row[:, None] * channels + channel[None, :]
-    present = inside
-    if MASKED:
-        present = inside & (tl.load(mask + row, mask=inside, other=0) != 0)
     here = present[:, None] & wide[None, :]
     which = tl.load(chosen + place, mask=here, other=0).to(tl.int64)
     j = block * count + tl.load(index + row[:, None] * K + which, mask=here, other=0)
@@ -73,11 +70,7 @@ def _moments(
     center, neighbor, index, mask, slope, shift, sums, squares, count, channels,
     K: tl.constexpr, MASKED: tl.constexpr, SUM: tl.constexpr, POINTS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    block, point, channel, inside, wide = _tile(count, channels, POINTS, CHANNELS)
-    row = block * count + point
-    present = inside
-    if MASKED:
-        present = inside & (tl.load(mask + row, mask=inside, other=0) != 0)
+    block, row, channel, _inside, wide, present = _tile(mask, count, channels, MASKED, POINTS, CHANNELS)
     here = present[:, None] & wide[None, :]
     s = tl.load(slope + channel, mask=wide, other=1).to(SUM)
     h = tl.load(shift + channel, mask=wide, other=0).to(SUM)
@@ -101,12 +94,8 @@ def _moments_backward(
     center, neighbor, index, mask, slope, offset, factor, grad_center, grad_neighbor, grad_slope, count, channels,
     K: tl.constexpr, MASKED: tl.constexpr, SUM: tl.constexpr, POINTS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    block, point, channel, inside, wide = _tile(count, channels, POINTS, CHANNELS)
-    row = block * count + point
+    block, row, channel, inside, wide, present = _tile(mask, count, channels, MASKED, POINTS, CHANNELS)
     place = row[:, None] * channels + channel[None, :]
-    present = inside
-    if MASKED:
-        present = inside & (tl.load(mask + row, mask=inside, other=0) != 0)
     here = present[:, None] & wide[None, :]
     s = tl.load(slope + channel, mask=wide, other=1).to(SUM)[None, :]
     u = tl.load(offset + block * channels + channel, mask=wide, other=0).to(SUM)[None, :]
