@@ -259,16 +259,25 @@ def test_bad_settings(settings, message):
         DeepGCN(**{**SMALL, **settings})
 
 
-@pytest.mark.parametrize("norm", ["batch", "instance", "layer"])
+@pytest.mark.parametrize("norm", ["batch", "instance", "layer", "none"])
+@pytest.mark.parametrize("act", ["relu", "prelu", "gelu"])
+@pytest.mark.parametrize("order", ["norm-act", "act-norm"])
 @pytest.mark.parametrize("connection", ["res", "dense"])
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
-def test_inference_in_slices_is_inference(monkeypatch, norm, connection, masked):
-    model = DeepGCN(connection=connection, depth=3, channels=8, k=4, norm=norm, dropout=0.0, stochastic=False).eval()
+@pytest.mark.parametrize("slice_points", [32, 200], ids=["parts of a block", "both blocks"])
+def test_inference_in_slices_is_inference(monkeypatch, norm, act, order, connection, masked, slice_points):
+    settings = {"depth": 3, "channels": 8, "k": 4, "dropout": 0.0, "stochastic": False}
+    model = DeepGCN(connection=connection, norm=norm, act=act, order=order, **settings).eval()
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm1d):
+                module.weight.uniform_(-1, 1)
+                module.running_mean.uniform_(-1, 1)
     points = torch.rand(2, 75, 9)
     # The second block's last slices are absent altogether.
     mask = torch.arange(75) < torch.tensor([[75], [40]]) if masked else None
     expected = model(points, mask)
-    monkeypatch.setattr("deepgcn_seg.model.deepgcn.SLICE_POINTS", 32)
+    monkeypatch.setattr("deepgcn_seg.model.layers.SLICE_POINTS", slice_points)
     with torch.no_grad():
         assert torch.allclose(model(points, mask), expected, atol=1e-5)
     # Batch statistics are of all points together: nothing is sliced then.

@@ -21,10 +21,13 @@ def sorted_neighbors(points, ranks, loop=True):
     return d.sort(dim=-1, stable=True).indices[:, :, ranks]
 
 
-@pytest.fixture(params=["torch", "numba"])
-def backend(request):
-    with ops.backend(request.param):
-        yield request.param
+@pytest.fixture(params=["torch", "numba", "numba without AVX-512"])
+def backend(request, monkeypatch):
+    name, *without = request.param.split(maxsplit=1)
+    if without:
+        monkeypatch.setattr("deepgcn_seg.ops.neighbor_avx512.suits", lambda points: False)
+    with ops.backend(name):
+        yield name
 
 
 @pytest.mark.parametrize("loop", [True, False])
@@ -47,16 +50,53 @@ def test_ranks_keep_their_order(backend):
     assert torch.equal(ops.nearest_ranks(points, ranks), sorted_neighbors(points, ranks))
 
 
-def test_integer_grid_ties_break_towards_the_smaller_index():
-    """Exact distances, many ties: the compiled path equals a stable sort in every entry."""
-    points = torch.randint(0, 3, (3, 1200, 3)).float() + 0.0
-    ranks = torch.arange(16) * 20
+@pytest.mark.parametrize("vectors", [True, False], ids=["AVX-512", "without"])
+@pytest.mark.parametrize("loop", [True, False])
+@pytest.mark.parametrize(("count", "dilation"), [(1200, 20), (1200, 1), (333, 20), (1025, 3)])
+def test_integer_grid_ties_break_towards_the_smaller_index(monkeypatch, vectors, loop, count, dilation):
+    """Exact distances, many ties: the compiled paths equal a stable sort in every entry."""
+    if not vectors:
+        monkeypatch.setattr("deepgcn_seg.ops.neighbor_avx512.suits", lambda points: False)
+    # Each coordinate and its mirror image: the mean is exactly zero, so centring keeps integers.
+    half = torch.randint(0, 3, (3, count // 2, 3)).float()
+    points = torch.cat([half, -half, torch.zeros(3, count % 2, 3)], 1)
+    ranks = torch.arange(16) * dilation
     with ops.backend("numba"):
-        found = ops.nearest_ranks(points - 1, ranks)
+        found = ops.nearest_ranks(points, ranks, loop=loop)
+    assert torch.equal(found, sorted_neighbors(points, ranks, loop))
+
+
+def test_a_sample_that_misleads(backend):
+    """Every so-manieth point, which thresholds are taken from, is far nearer than the others."""
+    points = torch.randn(1, 2048, 5)
+    points[0, ::8] *= 1e-3
+    ranks = torch.arange(16) * 27
+    found = ops.nearest_ranks(points, ranks)
     d = distances(points)
-    assert torch.equal(d.gather(2, found), d.gather(2, sorted_neighbors(points, ranks)))
-    rows = torch.arange(1200)
-    assert all(len(set(row.tolist())) == 16 for row in found[0, rows[:50]])
+    assert torch.allclose(d.gather(2, found), d.sort(-1).values[:, :, ranks], atol=1e-4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_any_size_is_searched_exactly(data):
+    """Odd numbers of points and channels, any ranks, masks, more threads than work: coordinates whose sums are exact."""
+    count, channels = data.draw(st.integers(1, 1300)), data.draw(st.integers(1, 70))
+    seed, loop = data.draw(st.integers(0, 9)), data.draw(st.booleans()) or count == 1
+    generator = torch.Generator().manual_seed(seed)
+    half = torch.randint(-4, 5, (1, count, channels), generator=generator).float()
+    points = torch.cat([half, -half], 1)
+    # A pair is present or absent together, which keeps the mean at zero.
+    mask = (torch.rand(1, count, generator=generator) < 0.8).repeat(1, 2)
+    mask[:, ::count] = True
+    most = int(mask.sum()) - (not loop)
+    ranks = torch.tensor(data.draw(st.lists(st.integers(0, most - 1), min_size=1, max_size=20)))
+    d = distances(points).masked_fill(~mask[:, None], torch.inf)
+    if not loop:
+        d.diagonal(dim1=1, dim2=2).fill_(torch.inf)
+    expected = d.sort(dim=-1, stable=True).indices[:, :, ranks]
+    with ops.backend("numba"):
+        found = ops.nearest_ranks(points, ranks, mask, loop)
+    assert torch.equal(found[mask], expected[mask])
 
 
 @pytest.mark.parametrize("spread", ["duplicates", "outlier", "two clusters", "all equal"])
@@ -210,27 +250,6 @@ def test_without_torch_cluster_large_clouds_are_searched_exhaustively(monkeypatc
     module.cluster_available.cache_clear()
     assert "make cluster" in caplog.text
     assert torch.equal(found[0, :, 0], torch.arange(TREE_POINTS))
-
-
-@pytest.mark.parametrize("count", [3, 16, 37, 4096])
-@pytest.mark.parametrize("share", [0.0, 0.05, 1.0])
-def test_both_ways_to_keep_candidates_agree(count, share):
-    import numpy as np
-
-    from deepgcn_seg.ops import compress
-
-    row = np.random.default_rng(count).normal(size=count).astype(np.float32)
-    row[1::5] = row[0]
-    threshold = np.float32(np.quantile(row, share))
-    ways = [compress.keep_one_by_one]
-    # Elsewhere the vectors would be taken apart again: the same, slower.
-    if compress.vector_compress_available():
-        ways.append(compress.keep_by_vectors)
-    for keep in ways:
-        keys, index = np.empty(count + compress.LANES, np.float32), np.empty(count + compress.LANES, np.uint32)
-        kept = keep(row, threshold, keys, index)
-        assert index[:kept].tolist() == np.flatnonzero(row <= threshold).tolist()
-        assert keys[:kept].tolist() == row[row <= threshold].tolist()
 
 
 def test_searching_leaves_pytorchs_threads_as_they_are():

@@ -1,6 +1,6 @@
 """The GCN backbone: a head graph convolution on positions, then blocks over dynamic graphs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -94,21 +94,42 @@ class Backbone(nn.Module):
             One (B, N, width) per layer (:meth:`layer_widths`); for rev only the last layer's,
             since keeping the others would undo what reversibility saves.
         """
+        return list(self._layers(points, mask))
+
+    def joint(self, points: Tensor, mask: Tensor | None = None) -> Tensor:
+        """All layers' features side by side, each once: (B, N, sum of their channels).
+
+        Where no gradient is wanted each is put in its place as it is made: it exists once, not in a list as well.
+        """
+        if self.connection in ("dense", "rev"):
+            *_, last = self._layers(points, mask)
+            return last
+        if torch.is_grad_enabled():
+            return torch.cat(self(points, mask), -1)
+        joint, start = points.new_empty(0), 0
+        for x in self._layers(points, mask):
+            stop = start + x.shape[-1]
+            if not start:
+                joint = x.new_empty(*x.shape[:2], sum(self.layer_widths()))
+            joint[..., start:stop] = x
+            start = stop
+        return joint
+
+    def _layers(self, points: Tensor, mask: Tensor | None) -> Iterator[Tensor]:
         positions = points[..., self.positions]
         graph = self._graphs(positions, mask)
         x = self.head(points, self.graphs[0](positions, mask), mask)
         if self.connection == "rev":
-            x = self.blocks(x, lambda i, y: graph(i + 1, y), mask, self.dropout)
-            return [self._finish(x, mask)]
+            yield self._finish(self.blocks(x, lambda i, y: graph(i + 1, y), mask, self.dropout), mask)
+            return
         buffer = None
         # In-place writes behind autograd's back are not for a tracing compiler, and dropout changes every channel.
         if self.connection == "dense" and not torch.compiler.is_compiling() and not (self.dropout and self.training):
             x, buffer = with_room(x, self.layer_widths()[-1])
-        features = [x]
         for i, block in enumerate(self.blocks):
-            features.append(block(features[-1], graph(i + 1, features[-1]), mask, buffer))
-        features[-1] = self._finish(features[-1], mask)
-        return features
+            yield x
+            x = block(x, graph(i + 1, x), mask, buffer)
+        yield self._finish(x, mask)
 
     def _graphs(self, positions: Tensor, mask: Tensor | None) -> Callable[[int, Tensor], Tensor]:
         """What gives layer i its neighbours."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..ops import edge_moments, gather_neighbors, neighbor_max
-from .layers import BatchNorm, InstanceNorm, LayerSpec, Pointwise, make_norm, negative_slope
+from .layers import BatchNorm, LayerSpec, Pointwise, make_norm, negative_slope
 
 
 class EdgeConv(nn.Module):
@@ -30,17 +30,13 @@ class EdgeConv(nn.Module):
     def forward(self, x: Tensor, index: Tensor, mask: Tensor | None = None) -> Tensor:
         """Convolve."""
         center, neighbor = self._split(x)
-        slope = negative_slope(self.layer.act, center)
-        if slope is None or not self._monotone():
+        sign = self.layer.monotone_sign()
+        if sign is None:
             edges = center[:, :, None] + gather_neighbors(neighbor, index)
             return self._over_edges(edges, mask).amax(2)
         norm_first = self.layer.order == "norm-act"
-        if norm_first:
-            slope = torch.ones_like(slope)
+        slope = negative_slope(None if norm_first else self.layer.act, center)
         scale, shift = self._scale_shift(center, neighbor, index, slope, mask)
-        sign = None
-        if isinstance(self.layer.norm, BatchNorm):
-            sign = torch.where(self.layer.norm.weight < 0, -1, 1)
         extreme = center + neighbor_max(neighbor, index, mask, sign)
         if norm_first:
             extreme = extreme * scale + shift
@@ -53,12 +49,6 @@ class EdgeConv(nn.Module):
         linear = self.layer.linear
         own, relative = linear.weight.chunk(2, 1)
         return F.linear(x, own - relative, linear.bias), F.linear(x, relative)
-
-    def _monotone(self) -> bool:
-        norm, act = self.layer.norm, self.layer.act
-        if isinstance(act, nn.PReLU) and bool((act.weight < 0).any()):
-            return False
-        return norm is None or isinstance(norm, (BatchNorm, InstanceNorm))
 
     def _scale_shift(self, center, neighbor, index, slope, mask):
         norm = self.layer.norm

@@ -8,13 +8,10 @@ from torch import Tensor, nn
 from .backbone import Backbone, ConvFactory
 from .block import CONNECTIONS
 from .convolution import EdgeConv
-from .fusion import FusionBlock, join_layers
+from .fusion import FusionBlock
 from .graph import dilation_schedule
 from .head import PredictionHead
 from .layers import LayerSpec, initialise
-
-# Points, of all blocks together, that inference classifies at a time.
-SLICE_POINTS = 512
 
 
 class DeepGCN(nn.Module):
@@ -101,9 +98,9 @@ class DeepGCN(nn.Module):
             groups,
         )
         widths = self.backbone.layer_widths()
-        self.nested = connection == "dense"
-        self.fusion = FusionBlock(widths, fusion_channels, spec, self.nested)
-        self.head = PredictionHead(widths, fusion_channels, num_classes, spec, self.nested, head_channels, dropout)
+        nested = connection == "dense"
+        self.fusion = FusionBlock(widths, fusion_channels, spec, nested)
+        self.head = PredictionHead(widths, fusion_channels, num_classes, spec, nested, head_channels, dropout)
         initialise(self, init)
 
     @classmethod
@@ -151,29 +148,9 @@ class DeepGCN(nn.Module):
             ValueError: wrong shape, too few points, NaN or infinite values.
         """
         points = self._checked(points, mask)
-        features = self.backbone(points, mask)
-        layers = [self.fusion.layer, self.head.first, *self.head.rest]
-        if not torch.is_grad_enabled() and all(layer.sliceable for layer in layers):
-            logits = self._classify_in_slices(features, mask)
-        else:
-            joint = join_layers(features, self.nested)
-            logits = self.head(joint, self.fusion(joint, mask), mask)
+        joint = self.backbone.joint(points, mask)
+        logits = self.head(joint, self.fusion(joint, mask), mask)
         return logits if mask is None else logits.masked_fill(~mask[:, :, None], 0)
-
-    def _classify_in_slices(self, features: list[Tensor], mask: Tensor | None) -> Tensor:
-        """Fusion block and head for some points at a time: the concatenation of all layers is never whole."""
-        batch, count, _ = features[0].shape
-        size = max(SLICE_POINTS // batch, 1)
-        starts = range(0, count, size)
-
-        def joint(start: int) -> tuple[Tensor, Tensor | None]:
-            part = slice(start, start + size)
-            present = None if mask is None else mask[:, part]
-            return join_layers([layer[:, part] for layer in features], self.nested), present
-
-        fused = torch.stack([self.fusion(*joint(start)) for start in starts]).amax(0)
-        parts = [self.head(x, fused, present) for x, present in map(joint, starts)]
-        return torch.cat(parts, 1)
 
     def features(self, points: Tensor, mask: Tensor | None = None) -> list[Tensor]:
         """What each backbone layer puts out, (B, N, width) each, for inspection."""

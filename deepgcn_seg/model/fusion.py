@@ -6,12 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .layers import LayerSpec, Pointwise
-
-
-def join_layers(features: Sequence[Tensor], nested: bool) -> Tensor:
-    """All layers' features side by side, each once: (B, N, sum of widths), or the last's if nested."""
-    return features[-1] if nested else torch.cat(list(features), -1)
+from .layers import LayerSpec, Pointwise, slices
 
 
 class JointPointwise(Pointwise):
@@ -39,14 +34,19 @@ class JointPointwise(Pointwise):
         super().__init__(shared + sum(widths), out_channels, spec)
         self.widths, self.nested, self.shared = list(widths), nested, shared
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, shared: Tensor | None = None) -> Tensor:
-        """x (B, N, ·) from :func:`join_layers`, shared (B, shared) -> (B, N, out_channels)."""
+    def weights(self) -> tuple[Tensor, Tensor]:
+        """Those of the shared vector (out, shared), and of each feature once (out, ·)."""
         front, weight = self.linear.weight.split([self.shared, sum(self.widths)], 1)
         if self.nested:
             folded = weight.new_zeros(len(weight), self.widths[-1])
             for part in weight.split(self.widths, 1):
                 folded = folded + F.pad(part, (0, self.widths[-1] - part.shape[1]))
             weight = folded
+        return front, weight
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, shared: Tensor | None = None) -> Tensor:
+        """x (B, N, ·) from :meth:`.Backbone.joint`, shared (B, shared) -> (B, N, out_channels)."""
+        front, weight = self.weights()
         if shared is None:
             return self.finish(F.linear(x, weight, self.linear.bias), mask)
         return self.finish(F.linear(x, weight) + F.linear(shared, front, self.linear.bias)[:, None], mask)
@@ -67,7 +67,31 @@ class FusionBlock(nn.Module):
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """Fuse; absent points never win the maximum."""
+        if not torch.is_grad_enabled() and self.layer.sliceable:
+            return self._fuse_in_slices(features, mask)
         fused = self.layer(features, mask)
         if mask is not None:
             fused = fused.masked_fill(~mask[:, :, None], -torch.inf)
         return fused.amax(1)
+
+    def _fuse_in_slices(self, features: Tensor, mask: Tensor | None) -> Tensor:
+        """Some points at a time, so that their channels are never whole; norm and activation only of the maximum."""
+        layer = self.layer
+        weight, bias = layer.weights()[1], layer.linear.bias
+        sign = layer.monotone_sign()
+        if sign is not None:
+            # The maximum of what a negative scale turns over is that of the negative.
+            weight, bias = sign[:, None] * weight, None if bias is None else sign * bias
+        fused = None
+        for blocks, points in slices(features):
+            product = F.linear(features[blocks, points], weight, bias)
+            if sign is None:
+                product = layer.finish(product)
+            if mask is not None:
+                product = product.masked_fill(~mask[blocks, points, None], -torch.inf)
+            if fused is None:
+                fused = product.new_full((len(features), product.shape[-1]), -torch.inf)
+            fused[blocks] = torch.maximum(fused[blocks], product.amax(1))
+        if sign is None:
+            return fused
+        return layer.finish((sign * fused)[:, None])[:, 0]

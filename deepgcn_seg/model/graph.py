@@ -65,9 +65,9 @@ class DilatedKnnGraph(nn.Module):
         self.stochastic, self.epsilon, self.loop = stochastic, epsilon, loop
 
     def ranks(self) -> Tensor:
-        """The ranks (k,) this call selects; random in training."""
+        """The ranks (k,) this call selects, ascending; random in training."""
         if self.training and self.stochastic and torch.rand(1).item() < self.epsilon:
-            return torch.randperm(self.k * self.dilation)[: self.k]
+            return torch.randperm(self.k * self.dilation)[: self.k].sort().values
         return torch.arange(self.k) * self.dilation
 
     def forward(self, points: Tensor, mask: Tensor | None = None) -> Tensor:

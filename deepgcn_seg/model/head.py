@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .fusion import JointPointwise
-from .layers import LayerSpec, Pointwise
+from .layers import LayerSpec, Pointwise, slices
 
 
 class PredictionHead(nn.Module):
@@ -36,7 +38,26 @@ class PredictionHead(nn.Module):
 
     def forward(self, features: Tensor, fused: Tensor, mask: Tensor | None = None) -> Tensor:
         """features F (B, N, ·), fused (B, ·) -> logits (B, N, num_classes)."""
-        x = self.first(features, mask, fused)
+        if torch.is_grad_enabled() or not all(layer.sliceable for layer in (self.first, *self.rest)):
+            return self._classify(self.first(features, mask, fused), mask)
+        # Some points at a time, so that no layer's features are whole.
+        front, weight = self.first.weights()
+        shared = F.linear(fused, front, self.first.linear.bias)
+        logits = None
+        for blocks, points in slices(features):
+            part, present = features[blocks, points], None if mask is None else mask[blocks, points]
+            if len(part) == 1:
+                product = F.linear(part, weight, shared[blocks][0])
+            else:
+                product = F.linear(part, weight) + shared[blocks, None]
+            scores = self._classify(self.first.finish(product, present), present)
+            if logits is None:
+                logits = scores.new_empty(*features.shape[:2], scores.shape[-1])
+            logits[blocks, points] = scores
+        return logits
+
+    def _classify(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Layers after the first."""
         for layer in self.rest:
             x = layer(x, mask)
         return self.classifier(self.dropout(x))

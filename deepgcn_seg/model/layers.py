@@ -3,6 +3,7 @@
 All tensors are channels-last, (B, N, C); an optional ``mask`` (B, N) marks the points present.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,6 +14,9 @@ from ..distributed import SummedOverAll
 NORMS = ("batch", "instance", "layer", "none")
 ACTS = ("relu", "leakyrelu", "prelu", "gelu", "none")
 ORDERS = ("norm-act", "act-norm")
+# Points that inference takes through wide layers at a time: enough for a product of matrices at full speed.
+SLICE_POINTS = 512
+SLICE_POINTS_GPU = 16384
 
 
 class BatchNorm(nn.BatchNorm1d):
@@ -219,6 +223,16 @@ class Pointwise(nn.Module):
         norm = self.norm
         return norm is None or isinstance(norm, LayerNorm) or (isinstance(norm, BatchNorm) and not norm.training)
 
+    def monotone_sign(self) -> Tensor | None:
+        """+1 or -1 per channel: whether norm and activation keep its order or turn it over; None if neither."""
+        like = self.linear.weight[:, 0]
+        slope = negative_slope(self.act, like)
+        if slope is None or (isinstance(self.act, nn.PReLU) and bool((slope < 0).any())):
+            return None
+        if isinstance(self.norm, BatchNorm):
+            return torch.where(self.norm.weight < 0, -1, 1).to(like.dtype)
+        return None if isinstance(self.norm, LayerNorm) else torch.ones_like(like)
+
     def finish(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Norm and activation alone, of a linear map computed elsewhere."""
         if self.order == "act-norm" and self.act is not None:
@@ -228,6 +242,16 @@ class Pointwise(nn.Module):
         if self.order == "norm-act" and self.act is not None:
             x = self.act(x)
         return x
+
+
+def slices(x: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Blocks and points of (B, N, ·), in contiguous pieces of at most :data:`SLICE_POINTS` points."""
+    batch, count = x.shape[:2]
+    size = SLICE_POINTS_GPU if x.is_cuda else SLICE_POINTS
+    together = max(size // count, 1)
+    for block in range(0, batch, together):
+        for point in range(0, count, size):
+            yield slice(block, block + together), slice(point, point + size)
 
 
 def initialise(module: nn.Module, method: str) -> None:

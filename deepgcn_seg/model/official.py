@@ -12,7 +12,6 @@ from torch import Tensor
 from ..errors import first_line
 from .convolution import EdgeConv, MRConv
 from .deepgcn import DeepGCN
-from .fusion import join_layers
 from .layers import BatchNorm
 
 # How much closer the best guess must come than the next.
@@ -131,7 +130,7 @@ def _statistics_gap(model: DeepGCN, cloud: Tensor) -> float:
         norm.momentum = 1.0
     for graph in trial.backbone.graphs:
         graph.stochastic = False
-    trial.fusion(join_layers(trial.features(cloud), trial.nested))
+    trial.fusion(trial.backbone.joint(cloud))
     gaps = []
     for norm, measured in zip(norms, trial_norms):
         # Undo what is left of the initial mean 0 and variance 1 after few batches.

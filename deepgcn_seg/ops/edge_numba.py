@@ -1,25 +1,21 @@
 """CPU kernels (numba) behind :mod:`deepgcn_seg.ops.edges`.
 
-Work is split by (block, group of channels): each task owns its channels of every array it
-writes, so scatters need no locks and results do not depend on the number of threads. Edges are
-visited row by row; no edge-sized array exists.
+Edges are visited row by row, sixteen channels at a time (:mod:`.simd`); no edge-sized array exists. Work that only reads
+neighbours is split by rows; work that adds to neighbours by channels, so that each task owns what it writes:
+scatters need no locks, and no result depends on the number of threads.
 """
 
 import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
+from torch.nn import functional as F
 
+from .simd import LANES, load, splat, store, where_greater, widened
 from .threads import run_sliced
 
-CHANNELS = 32
-
-
-@njit(nogil=True, cache=True)
-def _task(task, channels):
-    groups = (channels + CHANNELS - 1) // CHANNELS
-    first = (task % groups) * CHANNELS
-    return task // groups, first, min(first + CHANNELS, channels)
+# Rows whose moments are summed up before those of others are added: fixed, as the order of sums is.
+ROWS = 256
 
 
 @njit(nogil=True, cache=True)
@@ -27,94 +23,82 @@ def _extremum(start, stop, neighbor, index, mask, sign, extreme, chosen):
     """Per channel the largest (sign > 0) or smallest neighbour value, and which it was.
 
     Args:
+        start, stop: points, of all blocks counted through.
         neighbor: (B, N, C). index: (B, N, k). mask: (B, N) bool. sign: (C,) of +1 or -1.
         extreme: (B, N, C), written. chosen: (B, N, C) int16, the place 0..k-1, written.
     """
     count, channels = neighbor.shape[1], neighbor.shape[2]
     k = index.shape[2]
-    best = np.empty(CHANNELS, neighbor.dtype)
-    place = np.empty(CHANNELS, np.int16)
-    for task in range(start, stop):
-        b, first, last = _task(task, channels)
-        width = last - first
-        s = sign[first:last]
-        for i in range(count):
-            if not mask[b, i]:
-                extreme[b, i, first:last] = 0
-                chosen[b, i, first:last] = 0
-                continue
-            row = neighbor[b, index[b, i, 0], first:last]
-            for c in range(width):
-                best[c] = row[c] * s[c]
-                place[c] = 0
+    values, extremes, places = neighbor.reshape(-1), extreme.reshape(-1), chosen.reshape(-1)
+    for point in range(start, stop):
+        b, i = point // count, point % count
+        if not mask[b, i]:
+            extreme[b, i] = 0
+            chosen[b, i] = 0
+            continue
+        for first in range(0, channels, LANES):
+            turn = load(sign, first)
+            best = turn * load(values, (b * count + index[b, i, 0]) * channels + first)
+            place = splat(np.int16(0))
             for n in range(1, k):
-                row = neighbor[b, index[b, i, n], first:last]
-                for c in range(width):
-                    value = row[c] * s[c]
-                    better = value > best[c]
-                    best[c] = value if better else best[c]
-                    place[c] = np.int16(n) if better else place[c]
-            for c in range(width):
-                extreme[b, i, first + c] = best[c] * s[c]
-                chosen[b, i, first + c] = place[c]
+                value = turn * load(values, (b * count + index[b, i, n]) * channels + first)
+                place = where_greater(value, best, splat(np.int16(n)), place)
+                best = where_greater(value, best, value, best)
+            store(extremes, point * channels + first, best * turn)
+            store(places, point * channels + first, place)
 
 
 @njit(nogil=True, cache=True)
-def _moments(start, stop, center, neighbor, index, mask, slope, shift, mean, var):
-    """Mean and biased variance over a block's edges of phi(center_i + neighbor_j).
+def _moments(start, stop, center, neighbor, index, mask, slope, shift, total, square):
+    """Sums over the edges of :data:`ROWS` points each of phi(center_i + neighbor_j) - shift, and of its square.
 
-    phi(e) = e where e > 0, slope * e elsewhere. Sums run on phi - shift, in float64 from row to
-    row, so that a mean far from zero costs no digits.
+    phi(e) = e where e > 0, slope * e elsewhere. The shift is near the mean, so that a mean far from zero costs no digits;
+    from row to row sums are in float64.
 
     Args:
-        center, neighbor: (B, N, C). slope, shift: (C,). mean, var: (B, C) float64, written.
+        start, stop: groups of ROWS points, of all blocks counted through.
+        center, neighbor: (B, N, C). slope, shift: (C,). total, square: (B, groups, C) float64, written.
     """
     count, channels = center.shape[1], center.shape[2]
-    k = index.shape[2]
-    row_sum = np.empty(CHANNELS, center.dtype)
-    row_square = np.empty(CHANNELS, center.dtype)
-    total = np.empty(CHANNELS, np.float64)
-    square = np.empty(CHANNELS, np.float64)
-    for task in range(start, stop):
-        b, first, last = _task(task, channels)
-        width = last - first
-        s = slope[first:last]
-        h = shift[first:last]
-        total[:] = 0
-        square[:] = 0
-        edges = 0
-        for i in range(count):
-            if not mask[b, i]:
-                continue
-            edges += k
-            own = center[b, i, first:last]
-            row_sum[:] = 0
-            row_square[:] = 0
-            for n in range(k):
-                row = neighbor[b, index[b, i, n], first:last]
-                for c in range(width):
-                    e = own[c] + row[c]
-                    f = (e if e > 0 else s[c] * e) - h[c]
-                    row_sum[c] += f
-                    row_square[c] += f * f
-            for c in range(width):
-                total[c] += row_sum[c]
-                square[c] += row_square[c]
-        for c in range(width):
-            m = total[c] / edges
-            mean[b, first + c] = m + h[c]
-            var[b, first + c] = max(square[c] / edges - m * m, 0.0)
+    k, groups = index.shape[2], total.shape[1]
+    own, values = center.reshape(-1), neighbor.reshape(-1)
+    totals, squares = total.reshape(-1), square.reshape(-1)
+    nothing = splat(center.dtype.type(0))
+    for group in range(start, stop):
+        b, row = group // groups, group % groups * ROWS
+        for first in range(0, channels, LANES):
+            s, h = load(slope, first), load(shift, first)
+            all_sum, all_square = widened(nothing), widened(nothing)
+            for i in range(row, min(row + ROWS, count)):
+                if not mask[b, i]:
+                    continue
+                mine = load(own, (b * count + i) * channels + first)
+                row_sum, row_square = nothing, nothing
+                for n in range(k):
+                    e = mine + load(values, (b * count + index[b, i, n]) * channels + first)
+                    f = where_greater(e, nothing, e, s * e) - h
+                    row_sum = row_sum + f
+                    row_square = row_square + f * f
+                all_sum = all_sum + widened(row_sum)
+                all_square = all_square + widened(row_square)
+            store(totals, group * channels + first, all_sum)
+            store(squares, group * channels + first, all_square)
 
 
 @njit(nogil=True, cache=True)
 def _extremum_backward(start, stop, grad, index, mask, chosen, grad_neighbor):
-    """Add each extreme's gradient to the neighbour it came from: ``grad_neighbor`` (B, N, C)."""
+    """Add each extreme's gradient to the neighbour it came from: ``grad_neighbor`` (B, N, C).
+
+    Args:
+        start, stop: groups of sixteen channels, of all blocks counted through.
+    """
     count, channels = grad.shape[1], grad.shape[2]
-    for task in range(start, stop):
-        b, first, last = _task(task, channels)
+    groups = channels // LANES
+    for group in range(start, stop):
+        b, first = group // groups, group % groups * LANES
         for i in range(count):
             if mask[b, i]:
-                for c in range(first, last):
+                for c in range(first, first + LANES):
                     grad_neighbor[b, index[b, i, chosen[b, i, c]], c] += grad[b, i, c]
 
 
@@ -125,71 +109,74 @@ def _moments_backward(
     """Add the gradient of the moments, (offset + factor * phi(e)) * phi'(e) per edge.
 
     Args:
+        start, stop: groups of sixteen channels, of all blocks counted through.
         offset, factor: (B, C). grad_center, grad_neighbor: (B, N, C) and grad_slope: (B, C),
             added to.
     """
     count, channels = center.shape[1], center.shape[2]
-    k = index.shape[2]
-    own_grad = np.empty(CHANNELS, center.dtype)
-    row_slope = np.empty(CHANNELS, center.dtype)
-    for task in range(start, stop):
-        b, first, last = _task(task, channels)
-        width = last - first
-        s = slope[first:last]
-        u = offset[b, first:last]
-        v = factor[b, first:last]
+    k, groups = index.shape[2], channels // LANES
+    own, values = center.reshape(-1), neighbor.reshape(-1)
+    own_grads, grads = grad_center.reshape(-1), grad_neighbor.reshape(-1)
+    nothing, one = splat(center.dtype.type(0)), splat(center.dtype.type(1))
+    for group in range(start, stop):
+        b, first = group // groups, group % groups * LANES
+        s = load(slope, first)
+        u, v = load(offset.reshape(-1), b * channels + first), load(factor.reshape(-1), b * channels + first)
+        slope_grad = load(grad_slope.reshape(-1), b * channels + first)
         for i in range(count):
             if not mask[b, i]:
                 continue
-            own = center[b, i, first:last]
-            own_grad[:] = 0
-            row_slope[:] = 0
+            at = (b * count + i) * channels + first
+            mine, own_grad = load(own, at), nothing
             for n in range(k):
-                j = index[b, i, n]
-                row = neighbor[b, j, first:last]
-                target = grad_neighbor[b, j, first:last]
-                for c in range(width):
-                    e = own[c] + row[c]
-                    steep = 1 if e > 0 else s[c]
-                    g = u[c] + v[c] * (steep * e)
-                    row_slope[c] += 0 if e > 0 else g * e
-                    g = g * steep
-                    own_grad[c] += g
-                    target[c] += g
-            for c in range(width):
-                grad_center[b, i, first + c] += own_grad[c]
-                grad_slope[b, first + c] += row_slope[c]
+                other = (b * count + index[b, i, n]) * channels + first
+                e = mine + load(values, other)
+                steep = where_greater(e, nothing, one, s)
+                g = u + v * (steep * e)
+                slope_grad = slope_grad + where_greater(e, nothing, nothing, g * e)
+                g = g * steep
+                own_grad = own_grad + g
+                store(grads, other, load(grads, other) + g)
+            store(own_grads, at, load(own_grads, at) + own_grad)
+        store(grad_slope.reshape(-1), b * channels + first, slope_grad)
 
 
 def neighbor_extremum(x: Tensor, index: Tensor, mask: Tensor | None, sign: Tensor) -> tuple[Tensor, Tensor]:
     """See :func:`deepgcn_seg.ops.neighbor_max`; also the place (B, N, C) int16 of each extreme."""
-    x = x.contiguous()
-    extreme = torch.empty_like(x)
-    chosen = torch.empty(x.shape, dtype=torch.int16)
-    run_sliced(_extremum, _tasks(x), *_arrays(x, index, _present(x, mask), sign, extreme, chosen))
-    return extreme, chosen
+    padded, sign = _padded(x, sign)
+    extreme, chosen = torch.empty_like(padded), torch.empty(padded.shape, dtype=torch.int16)
+    arrays = _arrays(padded, index, _present(x, mask), sign, extreme, chosen)
+    run_sliced(_extremum, x.shape[0] * x.shape[1], *arrays)
+    return _cut(x, extreme, chosen)
 
 
 def neighbor_extremum_backward(grad: Tensor, index: Tensor, mask: Tensor | None, chosen: Tensor) -> Tensor:
     """Gradient (B, N, C) of the features."""
-    grad = grad.contiguous()
-    out = torch.zeros_like(grad)
-    run_sliced(_extremum_backward, _tasks(grad), *_arrays(grad, index, _present(grad, mask), chosen, out))
-    return out
+    padded, places = _padded(grad, chosen)
+    out = torch.zeros_like(padded)
+    run_sliced(_extremum_backward, _groups(padded), *_arrays(padded, index, _present(grad, mask), places, out))
+    return _cut(grad, out)[0]
 
 
 def edge_moments(
     center: Tensor, neighbor: Tensor, index: Tensor, slope: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """See :func:`deepgcn_seg.ops.edge_moments`."""
-    center, neighbor = center.contiguous(), neighbor.contiguous()
     typical = center.mean((0, 1)) + neighbor.mean((0, 1))
     shift = torch.where(typical > 0, typical, slope * typical)
-    mean = torch.empty(center.shape[0], center.shape[2], dtype=torch.float64)
-    var = torch.empty_like(mean)
     present = _present(center, mask)
-    run_sliced(_moments, _tasks(center), *_arrays(center, neighbor, index, present, slope, shift, mean, var))
-    return mean.to(center.dtype), var.to(center.dtype)
+    edges = present.sum(1, dtype=torch.float64)[:, None] * index.shape[2]
+    own, values, slope, padded_shift = _padded(center, neighbor, slope, shift)
+    batch, count, channels = own.shape
+    groups = -(-count // ROWS)
+    total = torch.empty(batch, groups, channels, dtype=torch.float64)
+    square = torch.empty_like(total)
+    run_sliced(
+        _moments, batch * groups, *_arrays(own, values, index, present, slope, padded_shift, total, square)
+    )
+    mean, mean_square = _cut(center, total.sum(1) / edges, square.sum(1) / edges)
+    var = (mean_square - mean.square()).clamp(min=0)
+    return (mean + shift).to(center.dtype), var.to(center.dtype)
 
 
 def edge_moments_backward(
@@ -202,16 +189,30 @@ def edge_moments_backward(
     factor: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of center, neighbor and slope, given those of phi: offset + factor * phi, (B, C) each."""
-    center, neighbor = center.contiguous(), neighbor.contiguous()
-    offset, factor = offset.to(center.dtype), factor.to(center.dtype)
-    grads = torch.zeros_like(center), torch.zeros_like(neighbor), torch.zeros_like(offset)
-    arrays = _arrays(center, neighbor, index, _present(center, mask), slope, offset, factor, *grads)
-    run_sliced(_moments_backward, _tasks(center), *arrays)
-    return grads[0], grads[1], grads[2].sum(0)
+    dtype = center.dtype
+    inputs = _padded(center, neighbor, slope, offset.to(dtype), factor.to(dtype))
+    own, values, slope, offset, factor = inputs
+    grads = torch.zeros_like(own), torch.zeros_like(values), torch.zeros_like(offset)
+    arrays = _arrays(own, values, index, _present(center, mask), slope, offset, factor, *grads)
+    run_sliced(_moments_backward, _groups(own), *arrays)
+    grad_center, grad_neighbor, grad_slope = _cut(center, *grads)
+    return grad_center, grad_neighbor, grad_slope.sum(0)
 
 
-def _tasks(x: Tensor) -> int:
-    return x.shape[0] * -(-x.shape[2] // CHANNELS)
+def _padded(*tensors: Tensor) -> list[Tensor]:
+    """Contiguous, with channels, the last dimension, filled up to whole vectors."""
+    missing = -tensors[0].shape[-1] % LANES
+    return [(F.pad(tensor, (0, missing)) if missing else tensor).contiguous() for tensor in tensors]
+
+
+def _cut(like: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """Without what :func:`_padded` added."""
+    channels = like.shape[-1]
+    return tuple(t if t.shape[-1] == channels else t[..., :channels].contiguous() for t in tensors)
+
+
+def _groups(x: Tensor) -> int:
+    return x.shape[0] * x.shape[2] // LANES
 
 
 def _present(x: Tensor, mask: Tensor | None) -> Tensor:

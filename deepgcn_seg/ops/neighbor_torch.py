@@ -2,12 +2,16 @@
 
 from torch import Tensor
 
-from .threads import run_in_order as run_tiles
-
-__all__ = ["TILE_ENTRIES", "run_tiles", "select_ranks"]
+from .distance_rows import search_rows
+from .threads import run_in_order
 
 # Distances held at a time (entries of a row tile): 16 MiB in float32.
 TILE_ENTRIES = 1 << 22
+
+
+def search(points: Tensor, mask: Tensor | None, ranks: Tensor, loop: bool, out: Tensor) -> None:
+    """See :func:`.distance_rows.search_rows`."""
+    search_rows(points, mask, ranks, loop, out, select_ranks, TILE_ENTRIES, run_in_order)
 
 
 def select_ranks(distances: Tensor, ranks: Tensor, out: Tensor) -> None:

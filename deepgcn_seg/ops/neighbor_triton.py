@@ -10,9 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .threads import run_in_order as run_tiles
-
-__all__ = ["TILE_ENTRIES", "run_tiles", "select_ranks", "suits"]
+from .distance_rows import search_rows
+from .threads import run_in_order
 
 # A longer row does not fit a program's registers.
 MOST_COLUMNS = 16384
@@ -56,6 +55,11 @@ def _select_ranks(
     rank = tl.load(ranks + number, mask=number < count, other=0)
     pair = tl.load(kept + row * KEEP + rank, mask=number < count, other=0)
     tl.store(out + row * count + number, pair & 0xFFFFFFFF, mask=number < count)
+
+
+def search(points: Tensor, mask: Tensor | None, ranks: Tensor, loop: bool, out: Tensor) -> None:
+    """See :func:`.distance_rows.search_rows`."""
+    search_rows(points, mask, ranks, loop, out, select_ranks, TILE_ENTRIES, run_in_order)
 
 
 def select_ranks(distances: Tensor, ranks: Tensor, out: Tensor) -> None:

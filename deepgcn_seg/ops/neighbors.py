@@ -6,7 +6,6 @@ question, "who has these ranks", and none needs the distances sorted or stored w
 """
 
 import logging
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -22,8 +21,6 @@ from .backend import cluster_available, kernels
 TREE_POINTS = 8192
 # torch-cluster's CUDA search takes no more neighbours.
 TREE_NEIGHBORS = 100
-# Rows of a tile of distances: fewer would make a slow product, however long they are.
-LEAST_ROWS = 32
 
 log = logging.getLogger(__name__)
 
@@ -59,35 +56,13 @@ def _nearest_ranks(points: Tensor, ranks: Tensor, mask: Tensor | None, loop: boo
         points = _centred(points, mask)
         if _suits_tree(points, ranks, mask, loop) and cluster_available():
             return _search_tree(points, ranks)
-        norms = points.square().sum(-1, keepdim=True)
-        if mask is not None:
-            norms = norms.masked_fill(~mask[:, :, None], torch.inf)
-        # |x|^2 is the same for a whole row, so its ranks need only |y|^2 - 2 x.y: one product.
-        rows_side = torch.cat([-2 * points, torch.ones_like(norms)], -1)
-        columns_side = torch.cat([points, norms], -1)
-        kernel = _kernel(points)
         ascending, order = ranks.cpu().sort()
-        batch, count, _ = points.shape
-        out = torch.empty(batch, count, len(ranks), dtype=torch.int64, device=points.device)
-        rows = min(count, max(LEAST_ROWS, kernel.TILE_ENTRIES // count))
-        columns = columns_side.transpose(1, 2).contiguous()
-        buffers = threading.local()
-
-        def search(tile: tuple[int, int]) -> None:
-            block, start = tile
-            part = rows_side[block, start : start + rows]
-            if not hasattr(buffers, "distances"):
-                buffers.distances = torch.empty(rows, count, dtype=part.dtype, device=part.device)
-            distances = torch.mm(part, columns[block], out=buffers.distances[: len(part)])
-            if not loop:
-                distances.diagonal(start).fill_(torch.inf)
-            kernel.select_ranks(distances, ascending, out[block, start : start + rows])
-
-        kernel.run_tiles(search, [(block, start) for block in range(batch) for start in range(0, count, rows)])
-        # Undo the sort of the ranks.
-        out = out[:, :, order.argsort().to(out.device)]
+        out = torch.empty(*points.shape[:2], len(ranks), dtype=torch.int64, device=points.device)
+        _kernel(points).search(points, mask, ascending, loop, out)
+        if not torch.equal(ascending, ranks.cpu()):
+            out = out[:, :, order.argsort().to(out.device)]
         if mask is not None:
-            itself = torch.arange(count, device=out.device)[None, :, None]
+            itself = torch.arange(points.shape[1], device=out.device)[None, :, None]
             out = torch.where(mask[:, :, None], out, itself)
         return out
 
@@ -98,6 +73,7 @@ def _(points, ranks, mask, loop):
 
 
 def _kernel(points: Tensor) -> ModuleType:
+    """What searches these points."""
     compiled = kernels("neighbor", points)
     if compiled is None:
         return neighbor_torch
