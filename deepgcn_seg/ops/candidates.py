@@ -1,26 +1,30 @@
 """From the candidates of a row of distances to its wanted ranks, exactly and without sorting the row (numba).
 
-Linear bins over the candidates' keys say how many lie below each; only bins that hold a wanted rank are
-sorted. A bin that many equal distances share is merge-sorted, so duplicated points and outliers cost
-O(n log n) at worst, not O(n^2). Ties break towards the smaller point, in whatever order candidates come.
+Linear bins over the candidates' keys say how many lie below each. The few candidates in bins that hold a wanted rank are
+put in order by counting, for each, who comes before it: sixteen comparisons at a time and no branch to mispredict. Where
+they are many, as equal distances of duplicated points make them, they are merge-sorted: O(n log n) at worst, not O(n^2).
+Ties break towards the smaller point, in whatever order candidates come.
 """
 
 import numpy as np
 from numba import njit
 
+from .simd import LANES, count_before, load, splat, store
+
 # Entries of a row that its threshold is taken from.
 SAMPLE = 256
 BINS = 256
 BISECTIONS = 12
-INSERTION_LIMIT = 24
+# More than these are sorted instead of counted.
+COUNTED = 192
 
 
 def workspace(longest: int, dtype: type) -> tuple[np.ndarray, ...]:
     """Scratch of :func:`select` for up to ``longest`` candidates with keys of that type."""
     return (
-        np.empty(longest, dtype),
-        *(np.empty(longest, np.uint32) for _ in range(3)),
-        *(np.empty(BINS, np.uint32) for _ in range(4)),
+        np.empty(longest + LANES, dtype),
+        *(np.empty(longest + LANES, np.uint32) for _ in range(3)),
+        *(np.empty(BINS, np.uint32) for _ in range(2)),
     )
 
 
@@ -71,7 +75,7 @@ def select(keys, places, count, ranks, out, space):
         for m in range(len(ranks)):
             out[m] = ranks[m]
         return
-    sorted_keys, sorted_places, bin_of, chosen, sizes, wanted, starts, stops = space
+    few_keys, few_places, bin_of, ordered, sizes, wanted = space
     low, high = _span(keys[:count])
     bins = min(BINS, count)
     scale = (bins - 1) / (high - low) if high > low else 0.0
@@ -84,40 +88,43 @@ def select(keys, places, count, ranks, out, space):
     for j in range(count):
         sizes[bin_of[j]] += np.uint32(1)
 
-    # Bins that hold a wanted rank are laid behind one another; a rank becomes a place among them.
+    # A rank becomes a place among the candidates of wanted bins.
     wanted[:bins] = 0
-    below = 0
     b = 0
-    stop = 0
-    filled = 0
+    below = 0
+    unwanted = 0
     for m in range(len(ranks)):
         while below + sizes[b] <= ranks[m]:
             below += sizes[b]
+            unwanted += 0 if wanted[b] else sizes[b]
             b += 1
-        if not wanted[b]:
-            wanted[b] = 1
-            starts[b] = stop
-            stop += sizes[b]
-            stops[filled] = stop
-            filled += 1
-        out[m] = ranks[m] - below + stop - sizes[b]
-
-    few = np.uint32(0)
+        wanted[b] = 1
+        out[m] = ranks[m] - unwanted
+    few = 0
     for j in range(count):
-        chosen[few] = j
+        few_keys[few] = keys[j]
+        few_places[few] = places[j]
         few += wanted[bin_of[j]]
-    for c in range(few):
-        j = chosen[c]
-        at = starts[bin_of[j]]
-        starts[bin_of[j]] = at + np.uint32(1)
-        sorted_keys[at] = keys[j]
-        sorted_places[at] = places[j]
-    start = 0
-    for b in range(filled):
-        _sort(sorted_keys, sorted_places, start, stops[b])
-        start = stops[b]
+    _order(few_keys, few_places, few, ordered)
     for m in range(len(ranks)):
-        out[m] = sorted_places[out[m]]
+        out[m] = ordered[out[m]]
+
+
+@njit(nogil=True, cache=True)
+def _order(keys, places, count, ordered):
+    """``ordered[:count]``: the first ``count`` places by key, and then by place."""
+    if count > COUNTED:
+        order = np.argsort(places[:count], kind="mergesort")
+        order = order[np.argsort(keys[:count][order], kind="mergesort")]
+        ordered[:count] = places[:count][order]
+        return
+    store(keys, count, splat(keys.dtype.type(np.inf)))
+    for i in range(count):
+        key, place = splat(keys[i]), splat(places[i])
+        at = 0
+        for j in range(0, count, LANES):
+            at += count_before(load(keys, j), load(places, j), key, place)
+        ordered[at] = places[i]
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "nsz"})
@@ -138,23 +145,3 @@ def _span(keys):
         low = min(low, keys[j])
         high = max(high, keys[j])
     return low, high
-
-
-@njit(nogil=True, cache=True)
-def _sort(keys, places, start, stop):
-    """Sort ``keys[start:stop]``, and ``places`` along with them, by key and then by place."""
-    if stop - start > INSERTION_LIMIT:
-        order = np.argsort(places[start:stop], kind="mergesort")
-        order = order[np.argsort(keys[start:stop][order], kind="mergesort")]
-        keys[start:stop] = keys[start:stop][order]
-        places[start:stop] = places[start:stop][order]
-        return
-    for i in range(start + 1, stop):
-        key, place = keys[i], places[i]
-        j = i - 1
-        while j >= start and (keys[j] > key or (keys[j] == key and places[j] > place)):
-            keys[j + 1] = keys[j]
-            places[j + 1] = places[j]
-            j -= 1
-        keys[j + 1] = key
-        places[j + 1] = place

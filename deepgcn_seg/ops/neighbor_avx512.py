@@ -9,6 +9,7 @@ that makes these every so-manieth point.
 """
 
 import threading
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -25,21 +26,23 @@ from .threads import run_each
 LANES = 16
 # Groups of sixteen rows that meet each group of columns: as many as the innermost cache holds, 64 channels wide.
 ROW_GROUPS = 2
-# Groups of rows handed to a thread at a time.
-PIECE = 8 * ROW_GROUPS
+# Pieces of work for each thread: more cost more, fewer leave the last thread alone for longer.
+PIECES = 4
 LARGEST = np.finfo(np.float32).max
 
 _scalar, _i32, _i64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _floats, _integers = ir.VectorType(_scalar, LANES), ir.VectorType(_i32, LANES)
 
 
+@lru_cache(maxsize=1)
+def _available() -> bool:
+    """Whether there is AVX-512 and an LLVM that can pack a vector."""
+    return llvm.llvm_version_info[0] >= 19 and bool(llvm.get_host_cpu_features().get("avx512f"))
+
+
 def suits(points: Tensor) -> bool:
-    """Whether this search can run: float32, AVX-512, and an LLVM that can pack a vector."""
-    return (
-        points.dtype == torch.float32
-        and llvm.llvm_version_info[0] >= 19
-        and bool(llvm.get_host_cpu_features().get("avx512f"))
-    )
+    """Whether this search can run on this machine, for points of that type: float32."""
+    return points.dtype == torch.float32 and _available()
 
 
 def search(points: Tensor, present: Tensor, ranks: Tensor, loop: bool, out: Tensor) -> None:
@@ -56,6 +59,7 @@ def search(points: Tensor, present: Tensor, ranks: Tensor, loop: bool, out: Tens
     half_norms, index = np.empty(groups * LANES, np.float32), np.empty(groups * LANES, np.uint32)
     _pack(points.numpy(), present.numpy(), packed, half_norms, index)
     settings = (packed, half_norms, index, ranks.numpy(), loop, out.numpy())
+    piece = -(-groups // (PIECES * torch.get_num_threads()))
     buffers = threading.local()
 
     def work(first: int) -> None:
@@ -63,9 +67,9 @@ def search(points: Tensor, present: Tensor, ranks: Tensor, loop: bool, out: Tens
             rows, longest = ROW_GROUPS * LANES, (groups + 1) * LANES
             buffers.lists = np.empty((rows, longest), np.float32), np.empty((rows, longest), np.uint32)
             buffers.workspace = workspace(longest, np.float32)
-        _search(first, min(first + PIECE, groups), *settings, *buffers.lists, buffers.workspace)
+        _search(first, min(first + piece, groups), *settings, *buffers.lists, buffers.workspace)
 
-    run_each(work, range(0, groups, PIECE))
+    run_each(work, range(0, groups, piece))
 
 
 @njit(nogil=True, cache=True)

@@ -83,6 +83,20 @@ def where_greater(typingctx, a, b, x, y):
 
 
 @intrinsic
+def count_before(typingctx, keys, places, key, place):
+    """In how many lanes (keys, places) comes before (key, place): a smaller key, or an equal one and a smaller place."""
+
+    def codegen(context, builder, signature, arguments):
+        keys, places, key, place = arguments
+        earlier = builder.and_(builder.fcmp_ordered("==", keys, key), builder.icmp_unsigned("<", places, place))
+        before = builder.or_(builder.fcmp_ordered("<", keys, key), earlier)
+        lanes = builder.ctpop(builder.bitcast(before, ir.IntType(LANES)))
+        return builder.zext(lanes, ir.IntType(64))
+
+    return types.int64(keys, places, key, place), codegen
+
+
+@intrinsic
 def widened(typingctx, values):
     """The same in float64."""
 
