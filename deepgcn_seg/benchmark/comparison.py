@@ -29,7 +29,7 @@ def compare(config: DictConfig) -> None:
     chosen = device_of(config.device)
     rows: list[dict[str, Any]] = []
     cases = [(task, size) for size in config.batch_sizes for task in TASKS]
-    with Meter("Measuring", len(cases) * (config.repeats + 2)) as meter:
+    with Meter("Measuring", len(cases) * (2 * config.repeats + 1)) as meter:
         for task, size in cases:
             models = {name: build(name, settings, chosen) for name in names}
             data = batch(size, config.points, chosen)
@@ -43,8 +43,12 @@ def compare(config: DictConfig) -> None:
                     times[name].append(seconds(run, model, task, *data))
                 meter.advance(f"{task}, B = {size}")
             del models
-            memory = {n: alone(n, settings, task, size, config.points, str(chosen))[1] for n in times}
-            meter.advance(f"{task}, B = {size}")
+            # So is an allocator: one process now and then holds half as much again.
+            memory: dict[str, list[float]] = {name: [] for name in times}
+            for _ in range(config.repeats):
+                for name, peaks in memory.items():
+                    peaks.append(alone(name, settings, task, size, config.points, str(chosen))[1])
+                meter.advance(f"{task}, B = {size}")
             rows.append({"task": task, "batch": size, "seconds": times, "peak_mb": memory})
     others = [name for name in names if name != "ours"]
     header = ["task", "B", *(f"{name} s" for name in names), *(f"times {name}" for name in others)]
@@ -63,13 +67,13 @@ def compare(config: DictConfig) -> None:
 
 def _cells(row: dict[str, Any], names: list[str], others: list[str]) -> list[str]:
     middle = {name: statistics.median(values) for name, values in row["seconds"].items()}
-    memory = row["peak_mb"]
+    memory = {name: statistics.median(values) for name, values in row["peak_mb"].items()}
     return [
         row["task"],
         str(row["batch"]),
         *(spread(row["seconds"][name]) for name in names),
         *(f"{middle[name] / middle['ours']:.1f}" for name in others),
-        *(f"{memory[name]:.0f}" for name in names),
+        *(spread(row["peak_mb"][name], 0) for name in names),
         *(f"1/{memory[name] / max(memory['ours'], 1e-9):.1f}" for name in others),
     ]
 
@@ -79,8 +83,7 @@ def _figure(rows: list[dict[str, Any]], names: list[str], title: str) -> Figure:
     FigureCanvasAgg(figure)
     for axis, (key, unit) in zip(figure.subplots(1, 2), (("seconds", "s"), ("peak_mb", "MB"))):
         for number, name in enumerate(names):
-            values = [row[key][name] for row in rows]
-            heights = [statistics.median(value) if isinstance(value, list) else value for value in values]
+            heights = [statistics.median(row[key][name]) for row in rows]
             places = [place + 0.8 * (number + 0.5) / len(names) - 0.4 for place in range(len(rows))]
             bars = axis.bar(places, heights, 0.8 / len(names), label=name)
             axis.bar_label(bars, fmt="%.2f" if unit == "s" else "%.0f", fontsize=7)
