@@ -21,17 +21,17 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 from .candidates import SAMPLE, remove, select, threshold_of, workspace
+from .simd import LANES, splatted, vector_at
 from .threads import run_each
 
-LANES = 16
 # Groups of sixteen rows that meet each group of columns: as many as the innermost cache holds, 64 channels wide.
 ROW_GROUPS = 2
 # Pieces of work for each thread: more cost more, fewer leave the last thread alone for longer.
 PIECES = 4
 LARGEST = np.finfo(np.float32).max
 
-_scalar, _i32, _i64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
-_floats, _integers = ir.VectorType(_scalar, LANES), ir.VectorType(_i32, LANES)
+_i64 = ir.IntType(64)
+_floats = ir.VectorType(ir.FloatType(), LANES)
 
 
 @lru_cache(maxsize=1)
@@ -177,13 +177,8 @@ def _compare(typingctx, packed, half_norms, index, row, column, thresholds, kept
         def at(data, place):
             return builder.gep(data, [place])
 
-        def vector(data, place, kind):
-            return builder.bitcast(at(data, place), kind.as_pointer())
-
-        def splat(value):
-            undefined = ir.Constant(_floats, ir.Undefined)
-            one = builder.insert_element(undefined, value, _i32(0))
-            return builder.shuffle_vector(one, undefined, ir.Constant(_integers, [0] * LANES))
+        def read(data, place):
+            return builder.load(vector_at(builder, data, place), align=4)
 
         def function(name, kind, *arguments):
             return cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, arguments), name)
@@ -204,7 +199,7 @@ def _compare(typingctx, packed, half_norms, index, row, column, thresholds, kept
         group = builder.mul(channels, _i64(LANES))
         rows, columns = (at(packed.data, builder.mul(which, group)) for which in (row, column))
         first = builder.mul(column, _i64(LANES))
-        norms = builder.load(vector(half_norms.data, first, _floats), align=4)
+        norms = read(half_norms.data, first)
 
         # for c in range(channels): sums[i] -= rows[c, i] * columns[c, :]
         before, loop, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
@@ -213,11 +208,11 @@ def _compare(typingctx, packed, half_norms, index, row, column, thresholds, kept
         channel = builder.phi(_i64)
         sums = [builder.phi(_floats) for _ in range(LANES)]
         place = builder.mul(channel, _i64(LANES))
-        values = builder.load(vector(columns, place, _floats), align=4)
+        values = read(columns, place)
         negative = builder.fsub(ir.Constant(_floats, [-0.0] * LANES), values)
         multiply_add = function(f"llvm.fma.v{LANES}f32", _floats, _floats, _floats, _floats)
         scalars = [builder.load(at(rows, builder.add(place, _i64(i)))) for i in range(LANES)]
-        added = [builder.call(multiply_add, [splat(x), negative, total]) for x, total in zip(scalars, sums)]
+        added = [builder.call(multiply_add, [splatted(builder, x), negative, total]) for x, total in zip(scalars, sums)]
         following = builder.add(channel, _i64(1))
         builder.cbranch(builder.icmp_signed("<", following, channels), loop, after)
         for phi, initial, next_value in zip([channel, *sums], [_i64(0)] + [norms] * LANES, [following, *added]):
@@ -225,14 +220,14 @@ def _compare(typingctx, packed, half_norms, index, row, column, thresholds, kept
             phi.add_incoming(next_value, loop)
 
         builder.position_at_end(after)
-        points = builder.load(vector(index.data, first, _integers), align=4)
+        points = read(index.data, first)
         for i, distances in enumerate(added):
             counter = at(kept.data, _i64(i))
-            count = builder.load(counter)
-            mask = builder.fcmp_ordered("<=", distances, splat(builder.load(at(thresholds.data, _i64(i)))))
+            count, threshold = builder.load(counter), builder.load(at(thresholds.data, _i64(i)))
+            mask = builder.fcmp_ordered("<=", distances, splatted(builder, threshold))
             end = builder.add(builder.mul(longest, _i64(i)), count)
-            builder.store(compressed(distances, mask, "f32"), vector(keys.data, end, _floats), align=4)
-            builder.store(compressed(points, mask, "i32"), vector(places.data, end, _integers), align=4)
+            builder.store(compressed(distances, mask, "f32"), vector_at(builder, keys.data, end), align=4)
+            builder.store(compressed(points, mask, "i32"), vector_at(builder, places.data, end), align=4)
             near = builder.ctpop(builder.bitcast(mask, ir.IntType(LANES)))
             builder.store(builder.add(count, builder.zext(near, _i64)), counter)
         return context.get_dummy_value()

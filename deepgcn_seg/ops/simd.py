@@ -27,10 +27,22 @@ class _VectorModel(models.PrimitiveModel):
         super().__init__(manager, kind, ir.VectorType(scalar, LANES))
 
 
-def _pointer(context, builder, kind, array, place):
-    data = cgutils.create_struct_proxy(kind)(context, builder, array).data
+def data_of(context, builder, kind, array):
+    """Pointer to the first element of an array."""
+    return cgutils.create_struct_proxy(kind)(context, builder, array).data
+
+
+def vector_at(builder, data, place):
+    """Pointer to sixteen elements from ``place`` on."""
     vector = ir.VectorType(data.type.pointee, LANES)
     return builder.bitcast(builder.gep(data, [place]), vector.as_pointer())
+
+
+def splatted(builder, value):
+    """Vector of one scalar."""
+    undefined = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
+    one = builder.insert_element(undefined, value, ir.IntType(32)(0))
+    return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
 
 
 def _bytes(kind) -> int:
@@ -42,7 +54,8 @@ def load(typingctx, array, place):
     """``array[place : place + 16]`` of one-dimensional, contiguous memory."""
 
     def codegen(context, builder, signature, arguments):
-        return builder.load(_pointer(context, builder, array, *arguments), align=_bytes(array))
+        data, where = arguments
+        return builder.load(vector_at(builder, data_of(context, builder, array, data), where), align=_bytes(array))
 
     return Vector(array.dtype)(array, types.intp), codegen
 
@@ -53,7 +66,7 @@ def store(typingctx, array, place, values):
 
     def codegen(context, builder, signature, arguments):
         data, where, vector = arguments
-        builder.store(vector, _pointer(context, builder, array, data, where), align=_bytes(array))
+        builder.store(vector, vector_at(builder, data_of(context, builder, array, data), where), align=_bytes(array))
         return context.get_dummy_value()
 
     return types.void(array, types.intp, values), codegen
@@ -64,9 +77,7 @@ def splat(typingctx, value):
     """Sixteen times the same."""
 
     def codegen(context, builder, signature, arguments):
-        undefined = ir.Constant(ir.VectorType(arguments[0].type, LANES), ir.Undefined)
-        one = builder.insert_element(undefined, arguments[0], ir.IntType(32)(0))
-        return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
+        return splatted(builder, arguments[0])
 
     return Vector(value)(value), codegen
 
