@@ -82,14 +82,14 @@ class FusionBlock(nn.Module):
         if sign is not None:
             # The maximum of what a negative scale turns over is that of the negative.
             weight, bias = sign[:, None] * weight, None if bias is None else sign * bias
-        fused = None
+        fused = torch.empty(0)
         for blocks, points in slices(features):
             product = F.linear(features[blocks, points], weight, bias)
             if sign is None:
                 product = layer.finish(product)
             if mask is not None:
                 product = product.masked_fill(~mask[blocks, points, None], -torch.inf)
-            if fused is None:
+            if not len(fused):
                 fused = product.new_full((len(features), product.shape[-1]), -torch.inf)
             fused[blocks] = torch.maximum(fused[blocks], product.amax(1))
         if sign is None:

@@ -43,7 +43,7 @@ class PredictionHead(nn.Module):
         # Some points at a time, so that no layer's features are whole.
         front, weight = self.first.weights()
         shared = F.linear(fused, front, self.first.linear.bias)
-        logits = None
+        logits = torch.empty(0)
         for blocks, points in slices(features):
             part, present = features[blocks, points], None if mask is None else mask[blocks, points]
             if len(part) == 1:
@@ -51,7 +51,7 @@ class PredictionHead(nn.Module):
             else:
                 product = F.linear(part, weight) + shared[blocks, None]
             scores = self._classify(self.first.finish(product, present), present)
-            if logits is None:
+            if not len(logits):
                 logits = scores.new_empty(*features.shape[:2], scores.shape[-1])
             logits[blocks, points] = scores
         return logits

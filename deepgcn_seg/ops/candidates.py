@@ -1,8 +1,8 @@
 """From the candidates of a row of distances to its wanted ranks, exactly and without sorting the row (numba).
 
-Linear bins over the candidates' keys say how many lie below each. The few candidates in bins that hold a wanted rank are
-put in order by counting, for each, who comes before it: sixteen comparisons at a time and no branch to mispredict. Where
-they are many, as equal distances of duplicated points make them, they are merge-sorted: O(n log n) at worst, not O(n^2).
+Linear bins over the candidates' keys say how many lie below each. The few candidates in bins that hold a wanted rank
+are put in order by counting, for each, who comes before it: sixteen comparisons at a time and no branch to mispredict.
+Where they are many, as equal distances of duplicated points make them, they are merge-sorted: O(n log n) at worst.
 Ties break towards the smaller point, in whatever order candidates come.
 """
 
@@ -30,7 +30,7 @@ def workspace(longest: int, dtype: type) -> tuple[np.ndarray, ...]:
 
 @njit(nogil=True, cache=True)
 def threshold_of(sample, expected):
-    """A key that the ``expected`` smallest of ``sample`` do not exceed, nor, but rarely, as large a share of the whole row.
+    """A key that the ``expected`` smallest of ``sample`` do not exceed, nor, but rarely, as large a share of the row.
 
     Infinite if the sample has no such key.
     """

@@ -1,7 +1,7 @@
 """CPU kernels (numba) behind :mod:`deepgcn_seg.ops.edges`.
 
-Edges are visited row by row, sixteen channels at a time (:mod:`.simd`); no edge-sized array exists. Work that only reads
-neighbours is split by rows; work that adds to neighbours by channels, so that each task owns what it writes:
+Edges are visited row by row, sixteen channels at a time (:mod:`.simd`); no edge-sized array exists. Work that only
+reads neighbours is split by rows; work that adds to neighbours by channels, so that each task owns what it writes:
 scatters need no locks, and no result depends on the number of threads.
 """
 
@@ -52,8 +52,8 @@ def _extremum(start, stop, neighbor, index, mask, sign, extreme, chosen):
 def _moments(start, stop, center, neighbor, index, mask, slope, shift, total, square):
     """Sums over the edges of :data:`ROWS` points each of phi(center_i + neighbor_j) - shift, and of its square.
 
-    phi(e) = e where e > 0, slope * e elsewhere. The shift is near the mean, so that a mean far from zero costs no digits;
-    from row to row sums are in float64.
+    phi(e) = e where e > 0, slope * e elsewhere. The shift is near the mean, so that a mean far from zero costs no
+    digits; from row to row sums are in float64.
 
     Args:
         start, stop: groups of ROWS points, of all blocks counted through.
@@ -147,7 +147,8 @@ def neighbor_extremum(x: Tensor, index: Tensor, mask: Tensor | None, sign: Tenso
     extreme, chosen = torch.empty_like(padded), torch.empty(padded.shape, dtype=torch.int16)
     arrays = _arrays(padded, index, _present(x, mask), sign, extreme, chosen)
     run_sliced(_extremum, x.shape[0] * x.shape[1], *arrays)
-    return _cut(x, extreme, chosen)
+    extreme, chosen = _cut(x, extreme, chosen)
+    return extreme, chosen
 
 
 def neighbor_extremum_backward(grad: Tensor, index: Tensor, mask: Tensor | None, chosen: Tensor) -> Tensor:
@@ -171,9 +172,7 @@ def edge_moments(
     groups = -(-count // ROWS)
     total = torch.empty(batch, groups, channels, dtype=torch.float64)
     square = torch.empty_like(total)
-    run_sliced(
-        _moments, batch * groups, *_arrays(own, values, index, present, slope, padded_shift, total, square)
-    )
+    run_sliced(_moments, batch * groups, *_arrays(own, values, index, present, slope, padded_shift, total, square))
     mean, mean_square = _cut(center, total.sum(1) / edges, square.sum(1) / edges)
     var = (mean_square - mean.square()).clamp(min=0)
     return (mean + shift).to(center.dtype), var.to(center.dtype)

@@ -10,6 +10,7 @@ that makes these every so-manieth point.
 
 import threading
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,7 +68,8 @@ def search(points: Tensor, present: Tensor, ranks: Tensor, loop: bool, out: Tens
             rows, longest = ROW_GROUPS * LANES, (groups + 1) * LANES
             buffers.lists = np.empty((rows, longest), np.float32), np.empty((rows, longest), np.uint32)
             buffers.workspace = workspace(longest, np.float32)
-        _search(first, min(first + piece, groups), *settings, *buffers.lists, buffers.workspace)
+        scratch: tuple[Any, ...] = (*buffers.lists, buffers.workspace)
+        _search(*(first, min(first + piece, groups)), *settings, *scratch)
 
     run_each(work, range(0, groups, piece))
 

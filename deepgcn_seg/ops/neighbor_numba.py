@@ -1,8 +1,8 @@
 """CPU kernels (numba) behind :func:`deepgcn_seg.ops.nearest_ranks`.
 
 With AVX-512 and in float32 the whole search is :mod:`.neighbor_avx512`. Elsewhere rows of distances are products of
-matrices, and each is searched in three passes: a threshold from a sample of the row, one branch-free pass that keeps the
-candidates at or below it, and the wanted ranks among these (:mod:`.candidates`).
+matrices, and each is searched in three passes: a threshold from a sample of the row, one branch-free pass that keeps
+the candidates at or below it, and the wanted ranks among these (:mod:`.candidates`).
 """
 
 import numpy as np

@@ -1,5 +1,5 @@
 """Vectors of sixteen numbers as values inside compiled (numba) code: they stay in registers from one neighbour to the
-next, which an array of sixteen does not. LLVM makes of them what the CPU has, one AVX-512 register or several smaller ones.
+next, which an array of sixteen does not. LLVM makes of them what the CPU has, one AVX-512 register or several smaller.
 """
 
 import operator
@@ -95,7 +95,7 @@ def where_greater(typingctx, a, b, x, y):
 
 @intrinsic
 def count_before(typingctx, keys, places, key, place):
-    """In how many lanes (keys, places) comes before (key, place): a smaller key, or an equal one and a smaller place."""
+    """In how many lanes (keys, places) comes before (key, place): a smaller key, or the same and a smaller place."""
 
     def codegen(context, builder, signature, arguments):
         keys, places, key, place = arguments
