@@ -67,7 +67,7 @@ def test_integer_grid_ties_break_towards_the_smaller_index(monkeypatch, vectors,
 
 
 def test_a_sample_that_misleads(backend):
-    """Every so-manieth point, which thresholds are taken from, is far nearer than the others."""
+    """Every n-th point, which thresholds are taken from, is far nearer than the others."""
     points = torch.randn(1, 2048, 5)
     points[0, ::8] *= 1e-3
     ranks = torch.arange(16) * 27

@@ -145,7 +145,7 @@ def neighbor_extremum(x: Tensor, index: Tensor, mask: Tensor | None, sign: Tenso
     """See :func:`deepgcn_seg.ops.neighbor_max`; also the place (B, N, C) int16 of each extreme."""
     padded, sign = _padded(x, sign)
     extreme, chosen = torch.empty_like(padded), torch.empty(padded.shape, dtype=torch.int16)
-    arrays = _arrays(padded, index, _present(x, mask), sign, extreme, chosen)
+    arrays = _arrays(padded, index, present_points(x, mask), sign, extreme, chosen)
     run_sliced(_extremum, x.shape[0] * x.shape[1], *arrays)
     extreme, chosen = _cut(x, extreme, chosen)
     return extreme, chosen
@@ -155,7 +155,7 @@ def neighbor_extremum_backward(grad: Tensor, index: Tensor, mask: Tensor | None,
     """Gradient (B, N, C) of the features."""
     padded, places = _padded(grad, chosen)
     out = torch.zeros_like(padded)
-    run_sliced(_extremum_backward, _groups(padded), *_arrays(padded, index, _present(grad, mask), places, out))
+    run_sliced(_extremum_backward, _groups(padded), *_arrays(padded, index, present_points(grad, mask), places, out))
     return _cut(grad, out)[0]
 
 
@@ -165,14 +165,14 @@ def edge_moments(
     """See :func:`deepgcn_seg.ops.edge_moments`."""
     typical = center.mean((0, 1)) + neighbor.mean((0, 1))
     shift = torch.where(typical > 0, typical, slope * typical)
-    present = _present(center, mask)
-    edges = present.sum(1, dtype=torch.float64)[:, None] * index.shape[2]
+    kept = present_points(center, mask)
+    edges = kept.sum(1, dtype=torch.float64)[:, None] * index.shape[2]
     own, values, slope, padded_shift = _padded(center, neighbor, slope, shift)
     batch, count, channels = own.shape
     groups = -(-count // ROWS)
     total = torch.empty(batch, groups, channels, dtype=torch.float64)
     square = torch.empty_like(total)
-    run_sliced(_moments, batch * groups, *_arrays(own, values, index, present, slope, padded_shift, total, square))
+    run_sliced(_moments, batch * groups, *_arrays(own, values, index, kept, slope, padded_shift, total, square))
     mean, mean_square = _cut(center, total.sum(1) / edges, square.sum(1) / edges)
     var = (mean_square - mean.square()).clamp(min=0)
     return (mean + shift).to(center.dtype), var.to(center.dtype)
@@ -192,7 +192,7 @@ def edge_moments_backward(
     inputs = _padded(center, neighbor, slope, offset.to(dtype), factor.to(dtype))
     own, values, slope, offset, factor = inputs
     grads = torch.zeros_like(own), torch.zeros_like(values), torch.zeros_like(offset)
-    arrays = _arrays(own, values, index, _present(center, mask), slope, offset, factor, *grads)
+    arrays = _arrays(own, values, index, present_points(center, mask), slope, offset, factor, *grads)
     run_sliced(_moments_backward, _groups(own), *arrays)
     grad_center, grad_neighbor, grad_slope = _cut(center, *grads)
     return grad_center, grad_neighbor, grad_slope.sum(0)
@@ -214,7 +214,8 @@ def _groups(x: Tensor) -> int:
     return x.shape[0] * x.shape[2] // LANES
 
 
-def _present(x: Tensor, mask: Tensor | None) -> Tensor:
+def present_points(x: Tensor, mask: Tensor | None) -> Tensor:
+    """The mask (B, N) of points present, all of them where none is given."""
     return torch.ones(x.shape[:2], dtype=torch.bool) if mask is None else mask
 
 

@@ -5,7 +5,7 @@ at most a threshold are packed and appended to the row's candidates; no distance
 later. Compared are ``|y|^2 / 2 - x.y``, half the squared distance less what a whole row shares.
 
 The threshold of a row comes from its distances to the first :data:`SAMPLE` columns, and columns stand in an order
-that makes these every so-manieth point.
+that makes these every n-th point.
 """
 
 import threading

@@ -6,13 +6,13 @@ the candidates at or below it, and the wanted ranks among these (:mod:`.candidat
 """
 
 import numpy as np
-import torch
 from numba import njit
 from torch import Tensor
 
 from . import neighbor_avx512
 from .candidates import SAMPLE, select, threshold_of, workspace
 from .distance_rows import search_rows
+from .edge_numba import present_points
 from .threads import run_each
 
 # Distances a thread holds at a time (entries of a row tile): 2 MiB in float32, so
@@ -23,8 +23,8 @@ TILE_ENTRIES = 1 << 19
 def search(points: Tensor, mask: Tensor | None, ranks: Tensor, loop: bool, out: Tensor) -> None:
     """See :func:`.distance_rows.search_rows`."""
     if neighbor_avx512.suits(points):
-        present = torch.ones(points.shape[:2], dtype=torch.bool) if mask is None else mask
-        for points_of, present_of, out_of in zip(points.contiguous(), present.contiguous(), out):
+        present = present_points(points, mask).contiguous()
+        for points_of, present_of, out_of in zip(points.contiguous(), present, out):
             neighbor_avx512.search(points_of, present_of, ranks, loop, out_of)
     else:
         search_rows(points, mask, ranks, loop, out, select_ranks, TILE_ENTRIES, run_each)

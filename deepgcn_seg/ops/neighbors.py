@@ -56,10 +56,11 @@ def _nearest_ranks(points: Tensor, ranks: Tensor, mask: Tensor | None, loop: boo
         points = _centred(points, mask)
         if _suits_tree(points, ranks, mask, loop) and cluster_available():
             return _search_tree(points, ranks)
-        ascending, order = ranks.cpu().sort()
+        wanted = ranks.cpu()
+        ascending, order = wanted.sort()
         out = torch.empty(*points.shape[:2], len(ranks), dtype=torch.int64, device=points.device)
         _kernel(points).search(points, mask, ascending, loop, out)
-        if not torch.equal(ascending, ranks.cpu()):
+        if not torch.equal(ascending, wanted):
             out = out[:, :, order.argsort().to(out.device)]
         if mask is not None:
             itself = torch.arange(points.shape[1], device=out.device)[None, :, None]
