@@ -1,49 +1,43 @@
 """The whole neighbour search of a CPU with AVX-512, in float32: distances are compared while still in registers.
 
-Sixteen rows by sixteen columns of distances are one vector register for each row. As soon as they are summed up, those
-at most a threshold are packed and appended to the row's candidates; no distance is ever stored for being looked at
-later. Compared are ``|y|^2 / 2 - x.y``, half the squared distance less what a whole row shares.
+A row's distances to :data:`SAMPLE` columns, which are every n-th point, give a threshold; what it lets through are the
+row's candidates, a few more than it needs. Sixteen rows by sixteen columns at a time (:mod:`.tiles_avx512`),
 
-The threshold of a row comes from its distances to the first :data:`SAMPLE` columns, and columns stand in an order
-that makes these every n-th point.
+- where few are near, each pair of points is multiplied once: two bits say for which of the two the other is a
+  candidate. Half the products are saved for making the candidates' distances again, exactly: ``|x - y|^2`` summed up.
+- where many are, or the points are too few for a sample, candidates are appended with their distances to a row's list
+  at once; compared are ``|y|^2 / 2 - x.y``, half the squared distance less what a whole row shares.
 """
 
 import threading
-from functools import lru_cache
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from llvmlite import binding as llvm
-from llvmlite import ir
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import njit
 from torch import Tensor
+from torch.nn import functional as F
 
 from .candidates import SAMPLE, remove, select, threshold_of, workspace
-from .simd import LANES, splatted, vector_at
+from .simd import LANES, count_bits, load, packed, splat, store
 from .threads import run_each
+from .tiles_avx512 import append_near, available, mark_near, squared_distances
 
 # Groups of sixteen rows that meet each group of columns: as many as the innermost cache holds, 64 channels wide.
 ROW_GROUPS = 2
 # Pieces of work for each thread: more cost more, fewer leave the last thread alone for longer.
 PIECES = 4
+# Pairs are marked where so many times fewer are wanted than there are points.
+SPARSE = 7
+# Groups of rows whose marks are held at a time: 4096 rows, 512 bytes for each column.
+BAND = 256
 LARGEST = np.finfo(np.float32).max
-
-_i64 = ir.IntType(64)
-_floats = ir.VectorType(ir.FloatType(), LANES)
-
-
-@lru_cache(maxsize=1)
-def _available() -> bool:
-    """Whether there is AVX-512 and an LLVM that can pack a vector."""
-    return llvm.llvm_version_info[0] >= 19 and bool(llvm.get_host_cpu_features().get("avx512f"))
 
 
 def suits(points: Tensor) -> bool:
     """Whether this search can run on this machine, for points of that type: float32."""
-    return points.dtype == torch.float32 and _available()
+    return points.dtype == torch.float32 and available()
 
 
 def search(points: Tensor, present: Tensor, ranks: Tensor, loop: bool, out: Tensor) -> None:
@@ -56,75 +50,114 @@ def search(points: Tensor, present: Tensor, ranks: Tensor, loop: bool, out: Tens
     """
     count, channels = points.shape
     groups = -(-count // LANES)
-    packed = np.empty((groups, channels, LANES), np.float32)
-    half_norms, index = np.empty(groups * LANES, np.float32), np.empty(groups * LANES, np.uint32)
-    _pack(points.numpy(), present.numpy(), packed, half_norms, index)
-    settings = (packed, half_norms, index, ranks.numpy(), loop, out.numpy())
-    piece = -(-groups // (PIECES * torch.get_num_threads()))
-    buffers = threading.local()
+    index = _spread(count)
+    rows = np.empty((groups * LANES, -(-channels // LANES) * LANES), np.float32)
+    tiles, half_norms = np.empty((groups, channels, LANES), np.float32), np.empty(groups * LANES, np.float32)
+    _pack(points.numpy(), present.numpy(), index, rows, tiles, half_norms)
+    wanted = int(ranks[-1]) + (1 if loop else 2)
+    expected = wanted * SAMPLE / count if count >= 4 * SAMPLE else 0.0
+    found = index, ranks.numpy(), loop, out.numpy()
+    longest = (groups + 1) * LANES
+    lists = _scratch(lambda: _lists(ROW_GROUPS * LANES, longest))
+    space = _scratch(lambda: workspace(longest, np.float32))
+    if not expected or SPARSE * wanted > count:
+        _run(0, groups, lambda *part: _search_lists(*part, tiles, half_norms, *found, expected, *lists(), space()))
+        return
+    thresholds = np.full(groups * LANES, LARGEST, np.float32)
+    _run(0, groups, lambda *part: _find_thresholds(*part, tiles, half_norms, expected, thresholds, *lists()))
+    marks = np.empty((min(groups, BAND), groups, LANES), np.uint16)
+    list_of_one = _scratch(lambda: _lists(1, longest))
+    for lower in range(0, groups, BAND):
+        upper = min(lower + BAND, groups)
+        _run(lower, upper, lambda *part: _mark(*part, lower, upper, tiles, half_norms, thresholds, marks))
+        _run(
+            lower, upper,
+            lambda *part: _search_marks(*part, lower, marks, rows, half_norms, *found, *list_of_one(), space()),
+        )  # fmt: skip
 
-    def work(first: int) -> None:
-        if not hasattr(buffers, "lists"):
-            rows, longest = ROW_GROUPS * LANES, (groups + 1) * LANES
-            buffers.lists = np.empty((rows, longest), np.float32), np.empty((rows, longest), np.uint32)
-            buffers.workspace = workspace(longest, np.float32)
-        scratch: tuple[Any, ...] = (*buffers.lists, buffers.workspace)
-        _search(*(first, min(first + piece, groups)), *settings, *scratch)
 
-    run_each(work, range(0, groups, piece))
+def _run(start: int, stop: int, work: Callable[[int, int], None]) -> None:
+    """``work(first, last)`` for parts of the groups from start to stop, on all threads."""
+    piece = -(-(stop - start) // (PIECES * torch.get_num_threads()))
+    run_each(lambda first: work(first, min(first + piece, stop)), range(start, stop, piece))
+
+
+def _scratch(make: Callable[[], Any]) -> Callable[[], Any]:
+    """What gives each thread an own object of that make."""
+    own = threading.local()
+
+    def of_this_thread() -> Any:
+        if not hasattr(own, "value"):
+            own.value = make()
+        return own.value
+
+    return of_this_thread
+
+
+def _lists(rows: int, longest: int) -> tuple[np.ndarray, np.ndarray]:
+    """Room for the candidates of some rows: keys and columns."""
+    return np.empty((rows, longest), np.float32), np.empty((rows, longest), np.uint32)
+
+
+def _spread(count: int) -> np.ndarray:
+    """All points, those first of which :data:`SAMPLE` are spread over all, and zeros up to a multiple of sixteen."""
+    stride = max(count // SAMPLE, 1)
+    filling = np.zeros(-count % LANES, np.uint32)
+    return np.concatenate([*(np.arange(first, count, stride, dtype=np.uint32) for first in range(stride)), filling])
 
 
 @njit(nogil=True, cache=True)
-def _pack(points, present, packed, half_norms, index):
-    """Points in groups of sixteen, channel by channel, in an order whose first :data:`SAMPLE` are spread over all."""
+def _pack(points, present, index, rows, tiles, half_norms):
+    """Write points in the order of ``index``.
+
+    Args:
+        rows: (G * 16, multiple of 16), one after another. tiles: (G, C, 16), channel by channel in groups of sixteen.
+        half_norms: (G * 16,) half of each squared norm; infinite where a point is absent.
+    """
     count, channels = points.shape
-    stride = max(count // SAMPLE, 1)
-    point = 0
-    for place in range(len(index)):
+    rows[:, channels:] = 0
+    for place in range(len(rows)):
         group, lane = place // LANES, place % LANES
         if place >= count:
-            # Filling, infinitely far.
-            packed[group, :, lane] = 0
+            rows[place] = 0
+            tiles[group, :, lane] = 0
             half_norms[place] = np.inf
-            index[place] = 0
             continue
+        point = index[place]
         square = np.float32(0)
         for channel in range(channels):
             value = points[point, channel]
-            packed[group, channel, lane] = value
+            rows[place, channel] = value
+            tiles[group, channel, lane] = value
             square += value * value
         half_norms[place] = square / 2 if present[point] else np.inf
-        index[place] = point
-        point += stride
-        if point >= count:
-            point = point % stride + 1
 
 
 @njit(nogil=True, cache=True)
-def _search(start, stop, packed, half_norms, index, ranks, loop, out, keys, places, space):
-    """``out[i]`` for the points ``i`` in groups ``start <= g < stop`` of sixteen.
+def _search_lists(start, stop, tiles, half_norms, index, ranks, loop, out, expected, keys, columns, space):
+    """``out[i]`` for the points ``i`` in groups ``start <= g < stop`` of sixteen, by lists of candidates.
 
     Args:
-        packed: (G, C, 16) points; half_norms, index: (G * 16,) of each, and which point it is.
-        keys, places: (ROW_GROUPS * 16, (G + 1) * 16) scratch, and that of :mod:`.candidates`.
+        tiles, half_norms, index: see :func:`_pack`.
+        expected: of the sample, how many are wanted; 0 for no sample.
+        keys, columns: (ROW_GROUPS * 16, (G + 1) * 16) scratch, and that of :mod:`.candidates`.
     """
-    groups = packed.shape[0]
-    count = len(out)
-    sampled = SAMPLE // LANES if count >= 4 * SAMPLE else 0
+    groups = len(tiles)
+    sampled = SAMPLE // LANES if expected else 0
     wanted = ranks[-1] + (1 if loop else 2)
-    thresholds = np.empty(keys.shape[0], np.float32)
-    kept = np.empty(keys.shape[0], np.int64)
+    thresholds = np.empty(len(keys), np.float32)
+    kept = np.empty(len(keys), np.int64)
     for first in range(start, stop, ROW_GROUPS):
         last = min(first + ROW_GROUPS, stop)
-        rows = min(last * LANES, count) - first * LANES
+        rows = min(last * LANES, len(out)) - first * LANES
         kept[:] = 0
         thresholds[:] = LARGEST
         if sampled:
-            _sweep(first, last, 0, sampled, packed, half_norms, index, thresholds, kept, keys, places)
+            _append(first, last, 0, sampled, tiles, half_norms, thresholds, kept, keys, columns)
             for r in range(rows):
-                thresholds[r] = min(threshold_of(keys[r, : kept[r]], wanted * SAMPLE / count), LARGEST)
-                kept[r] = _keep_again(keys[r], places[r], kept[r], thresholds[r])
-        _sweep(first, last, sampled, groups, packed, half_norms, index, thresholds, kept, keys, places)
+                thresholds[r] = min(threshold_of(keys[r], kept[r], expected), LARGEST)
+                kept[r] = _keep_again(keys[r], columns[r], kept[r], thresholds[r])
+        _append(first, last, sampled, groups, tiles, half_norms, thresholds, kept, keys, columns)
         for r in range(rows):
             if kept[r] < wanted:
                 # The sample misled: every column is a candidate, of the rows that share the registers too.
@@ -132,107 +165,106 @@ def _search(start, stop, packed, half_norms, index, ranks, loop, out, keys, plac
                 again = slice(group * LANES, (group + 1) * LANES)
                 kept[again] = 0
                 thresholds[again] = LARGEST
-                _sweep(
-                    first + group, first + group + 1, 0, groups, packed, half_norms, index,
-                    thresholds[again], kept[again], keys[again], places[again],
+                _append(
+                    first + group, first + group + 1, 0, groups, tiles, half_norms,
+                    thresholds[again], kept[again], keys[again], columns[again],
                 )  # fmt: skip
-            itself = index[first * LANES + r]
+            row = first * LANES + r
             if not loop:
-                kept[r] = remove(itself, keys[r], places[r], kept[r])
-            select(keys[r], places[r], kept[r], ranks, out[itself], space)
+                kept[r] = remove(row, keys[r], columns[r], kept[r])
+            select(keys[r], columns[r], kept[r], index, ranks, out[index[row]], space)
 
 
 @njit(nogil=True, cache=True)
-def _sweep(first, last, start, stop, packed, half_norms, index, thresholds, kept, keys, places):
-    """Compare the groups of rows ``first <= g < last`` with the groups of columns ``start <= g < stop``."""
+def _append(first, last, start, stop, tiles, half_norms, thresholds, kept, keys, columns):
+    """Candidates of the groups of rows ``first <= g < last`` among the groups of columns ``start <= g < stop``."""
     for column in range(start, stop):
         for row in range(first, last):
             own = slice((row - first) * LANES, (row - first + 1) * LANES)
-            _compare(packed, half_norms, index, row, column, thresholds[own], kept[own], keys[own], places[own])
+            append_near(tiles, half_norms, row, column, thresholds[own], kept[own], keys[own], columns[own])
 
 
 @njit(nogil=True, cache=True)
-def _keep_again(keys, places, count, threshold):
+def _keep_again(keys, columns, count, threshold):
     """Of the first ``count``, move those at most ``threshold`` to the front; how many there are."""
     kept = 0
     for j in range(count):
         key = keys[j]
         keys[kept] = key
-        places[kept] = places[j]
+        columns[kept] = columns[j]
         kept += key <= threshold
     return kept
 
 
-@intrinsic
-def _compare(typingctx, packed, half_norms, index, row, column, thresholds, kept, keys, places):
-    """Append what is near among sixteen columns to the candidates of sixteen rows.
+@njit(nogil=True, cache=True)
+def _find_thresholds(start, stop, tiles, half_norms, expected, thresholds, keys, columns):
+    """Write the largest half squared distance of a candidate, for each row in groups ``start <= g < stop``."""
+    everything = np.full(len(keys), LARGEST, np.float32)
+    kept = np.empty(len(keys), np.int64)
+    for first in range(start, stop, ROW_GROUPS):
+        last = min(first + ROW_GROUPS, stop)
+        kept[:] = 0
+        _append(first, last, 0, SAMPLE // LANES, tiles, half_norms, everything, kept, keys, columns)
+        for r in range((last - first) * LANES):
+            row = first * LANES + r
+            thresholds[row] = min(threshold_of(keys[r], kept[r], expected) + half_norms[row], LARGEST)
 
-    For i, j in 0..15: where ``half_norms[j] - x_i.y_j <= thresholds[i]``, that number and ``index[j]``
-    go to ``keys[i]`` and ``places[i]`` at ``kept[i]``, which counts on. Both must have room for sixteen more than
-    there are columns.
+
+@njit(nogil=True, cache=True)
+def _mark(start, stop, lower, upper, tiles, half_norms, thresholds, marks):
+    """Mark the candidates of rows in groups ``start <= g < stop``, and those of their columns to which they are one.
+
+    Args:
+        marks: (G', G, 16) uint16, written: bit j of ``marks[g - lower, h, i]`` says whether point j of group h is a
+            candidate of point i of group g, for ``lower <= g < upper``.
     """
+    nobody = np.empty(LANES, np.uint16)
+    for first in range(start, stop, ROW_GROUPS):
+        last = min(first + ROW_GROUPS, stop)
+        for column in range(len(tiles)):
+            for row in range(first, last):
+                if lower <= column < row:
+                    # Marked from the other side.
+                    continue
+                mirrored = marks[column - lower, row] if row <= column < upper else nobody
+                mark_near(tiles, half_norms, thresholds, row, column, marks[row - lower, column], mirrored)
 
-    def codegen(context, builder, signature, arguments):
-        def array(position):
-            return cgutils.create_struct_proxy(signature.args[position])(context, builder, arguments[position])
 
-        def at(data, place):
-            return builder.gep(data, [place])
+@njit(nogil=True, cache=True)
+def _search_marks(
+    start, stop, lower, marks, rows, half_norms, index, ranks, loop, out, list_of_keys, list_of_columns, space
+):
+    """``out[i]`` for the points ``i`` in groups ``start <= g < stop`` of sixteen, by marks.
 
-        def read(data, place):
-            return builder.load(vector_at(builder, data, place), align=4)
-
-        def function(name, kind, *arguments):
-            return cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, arguments), name)
-
-        def compressed(values, mask, name):
-            kind = values.type
-            pack = function(
-                f"llvm.experimental.vector.compress.v{LANES}{name}",
-                kind, kind, ir.VectorType(ir.IntType(1), LANES), kind,
-            )  # fmt: skip
-            return builder.call(pack, [values, mask, ir.Constant(kind, ir.Undefined)])
-
-        packed, half_norms, index = (array(position) for position in range(3))
-        thresholds, kept, keys, places = (array(position) for position in range(5, 9))
-        row, column = arguments[3:5]
-        channels = cgutils.unpack_tuple(builder, packed.shape)[1]
-        longest = cgutils.unpack_tuple(builder, keys.shape)[1]
-        group = builder.mul(channels, _i64(LANES))
-        rows, columns = (at(packed.data, builder.mul(which, group)) for which in (row, column))
-        first = builder.mul(column, _i64(LANES))
-        norms = read(half_norms.data, first)
-
-        # for c in range(channels): sums[i] -= rows[c, i] * columns[c, :]
-        before, loop, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        channel = builder.phi(_i64)
-        sums = [builder.phi(_floats) for _ in range(LANES)]
-        place = builder.mul(channel, _i64(LANES))
-        values = read(columns, place)
-        negative = builder.fsub(ir.Constant(_floats, [-0.0] * LANES), values)
-        multiply_add = function(f"llvm.fma.v{LANES}f32", _floats, _floats, _floats, _floats)
-        scalars = [builder.load(at(rows, builder.add(place, _i64(i)))) for i in range(LANES)]
-        added = [builder.call(multiply_add, [splatted(builder, x), negative, total]) for x, total in zip(scalars, sums)]
-        following = builder.add(channel, _i64(1))
-        builder.cbranch(builder.icmp_signed("<", following, channels), loop, after)
-        for phi, initial, next_value in zip([channel, *sums], [_i64(0)] + [norms] * LANES, [following, *added]):
-            phi.add_incoming(initial, before)
-            phi.add_incoming(next_value, loop)
-
-        builder.position_at_end(after)
-        points = read(index.data, first)
-        for i, distances in enumerate(added):
-            counter = at(kept.data, _i64(i))
-            count, threshold = builder.load(counter), builder.load(at(thresholds.data, _i64(i)))
-            mask = builder.fcmp_ordered("<=", distances, splatted(builder, threshold))
-            end = builder.add(builder.mul(longest, _i64(i)), count)
-            builder.store(compressed(distances, mask, "f32"), vector_at(builder, keys.data, end), align=4)
-            builder.store(compressed(points, mask, "i32"), vector_at(builder, places.data, end), align=4)
-            near = builder.ctpop(builder.bitcast(mask, ir.IntType(LANES)))
-            builder.store(builder.add(count, builder.zext(near, _i64)), counter)
-        return context.get_dummy_value()
-
-    arrays = packed, half_norms, index, types.intp, types.intp, thresholds, kept, keys, places
-    return types.void(*arrays), codegen
+    Args:
+        marks: see :func:`_mark`. rows, half_norms, index: see :func:`_pack`.
+    """
+    flat, width = rows.reshape(-1), rows.shape[1]
+    keys, columns = list_of_keys[0], list_of_columns[0]
+    first_columns = np.arange(LANES).astype(np.uint32)
+    for row in range(start * LANES, min(stop * LANES, len(out))):
+        itself = index[row]
+        if not half_norms[row] < np.inf:
+            # Absent, or without distances. Any answer, but inside the array.
+            out[itself] = ranks
+            continue
+        group, lane = row // LANES, row % LANES
+        if not loop:
+            marks[group - lower, group, lane] &= ~(np.uint16(1) << np.uint16(lane))
+        count = 0
+        these = load(first_columns, 0)
+        for column in range(marks.shape[1]):
+            near = marks[group - lower, column, lane]
+            store(columns, count, packed(these, near))
+            count += count_bits(near)
+            these = these + splat(np.uint32(LANES))
+        if count <= ranks[-1]:
+            # The sample misled: every point is a candidate.
+            count = 0
+            for column in range(len(out)):
+                columns[count] = column
+                count += half_norms[column] < np.inf and (loop or column != row)
+        store(columns, count, splat(np.uint32(row)))
+        for j in range(0, count, LANES):
+            store(keys, j, squared_distances(flat, width, row, columns, j))
+        select(keys, columns, count, index, ranks, out[itself], space)

@@ -13,6 +13,7 @@ from . import neighbor_avx512
 from .candidates import SAMPLE, select, threshold_of, workspace
 from .distance_rows import search_rows
 from .edge_numba import present_points
+from .simd import LANES
 from .threads import run_each
 
 # Distances a thread holds at a time (entries of a row tile): 2 MiB in float32, so
@@ -50,26 +51,27 @@ def _select_ranks(distances, ranks, out, space):
     wanted = ranks[-1] + 1
     # Absent points are at infinity: they must neither be kept nor stretch the bins.
     largest = np.finfo(distances.dtype).max
-    keys = np.empty(count + 1, distances.dtype)
-    places = np.empty(count + 1, np.uint32)
-    sample = np.empty(SAMPLE, distances.dtype)
+    keys = np.empty(count + LANES, distances.dtype)
+    columns = np.empty(count + LANES, np.uint32)
+    sample = np.empty(SAMPLE + LANES, distances.dtype)
+    index = np.arange(count).astype(np.uint32)
     for r in range(rows):
         kept = 0
         if count >= 4 * SAMPLE:
             for s in range(SAMPLE):
                 sample[s] = distances[r, s * (count // SAMPLE)]
-            kept = _keep(distances[r], min(threshold_of(sample, wanted * SAMPLE / count), largest), keys, places)
+            kept = _keep(distances[r], min(threshold_of(sample, SAMPLE, wanted * SAMPLE / count), largest), keys, columns)
         if kept < wanted:
-            kept = _keep(distances[r], largest, keys, places)
-        select(keys, places, kept, ranks, out[r], space)
+            kept = _keep(distances[r], largest, keys, columns)
+        select(keys, columns, kept, index, ranks, out[r], space)
 
 
 @njit(nogil=True, cache=True)
-def _keep(row, threshold, keys, places):
-    """Write entries at most ``threshold``, and where they are, to the front of keys and places; how many there are."""
+def _keep(row, threshold, keys, columns):
+    """Write entries at most ``threshold``, and where they are, to the front of keys and columns; how many there are."""
     kept = 0
     for j in range(len(row)):
         keys[kept] = row[j]
-        places[kept] = j
+        columns[kept] = j
         kept += row[j] <= threshold
     return kept

@@ -4,12 +4,17 @@ next, which an array of sixteen does not. LLVM makes of them what the CPU has, o
 
 import operator
 
+from llvmlite import binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
 LANES = 16
+# Whether there is AVX-512 and an LLVM that can pack a vector: move chosen lanes to its front.
+PACKS = llvm.llvm_version_info[0] >= 19 and bool(llvm.get_host_cpu_features().get("avx512f"))
+
+_integers = ir.VectorType(ir.IntType(32), LANES)
 
 
 class Vector(types.Type):
@@ -43,6 +48,14 @@ def splatted(builder, value):
     undefined = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
     one = builder.insert_element(undefined, value, ir.IntType(32)(0))
     return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
+
+
+def packed_lanes(builder, values, mask):
+    """The lanes of ``values`` where ``mask`` holds, at its front."""
+    kind, element = values.type, values.type.element
+    name = f"llvm.experimental.vector.compress.v{LANES}{'f32' if element == ir.FloatType() else element}"
+    pack = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind, mask.type, kind]), name)
+    return builder.call(pack, [values, mask, ir.Constant(kind, ir.Undefined)])
 
 
 def _bytes(kind) -> int:
@@ -93,6 +106,79 @@ def where_greater(typingctx, a, b, x, y):
     return x(a, b, x, y), codegen
 
 
+def _reduced(name: str):
+    @intrinsic
+    def lowest_or_highest(typingctx, values):
+        def codegen(context, builder, signature, arguments):
+            kind = arguments[0].type
+            suffix = "f32" if kind.element == ir.FloatType() else "f64"
+            reduce = cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(kind.element, [kind]), f"llvm.vector.reduce.{name}.v{LANES}{suffix}"
+            )
+            return builder.call(reduce, arguments, fastmath=("nnan", "nsz"))
+
+        return values.dtype(values), codegen
+
+    return lowest_or_highest
+
+
+lowest, highest = _reduced("fmin"), _reduced("fmax")
+
+
+@intrinsic
+def truncated(typingctx, values):
+    """Integers of numbers from 0 to 2^31."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.fptosi(arguments[0], _integers)
+
+    return Vector(types.uint32)(values), codegen
+
+
+@intrinsic
+def bits_at(typingctx, table, places):
+    """Of each lane, the bit at its place in a table of 512 bits: one number of sixteen bits. Where :data:`PACKS`.
+
+    Args:
+        table: (16,) uint32. places: 0 to 511.
+    """
+
+    def codegen(context, builder, signature, arguments):
+        def all_lanes(value):
+            return ir.Constant(_integers, [value] * LANES)
+
+        table = builder.load(vector_at(builder, data_of(context, builder, signature.args[0], arguments[0]), ir.IntType(64)(0)), align=4)
+        permute = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(_integers, [_integers, _integers]), "llvm.x86.avx512.permvar.si.512"
+        )
+        word = builder.call(permute, [table, builder.lshr(arguments[1], all_lanes(5))])
+        bit = builder.shl(all_lanes(1), builder.and_(arguments[1], all_lanes(31)))
+        return builder.bitcast(builder.icmp_unsigned("!=", builder.and_(word, bit), all_lanes(0)), ir.IntType(16))
+
+    return types.uint16(table, places), codegen
+
+
+@intrinsic
+def packed(typingctx, values, bits):
+    """The lanes whose bit is set, moved to the front. Where :data:`PACKS`."""
+
+    def codegen(context, builder, signature, arguments):
+        mask = builder.bitcast(arguments[1], ir.VectorType(ir.IntType(1), LANES))
+        return packed_lanes(builder, arguments[0], mask)
+
+    return values(values, types.uint16), codegen
+
+
+@intrinsic
+def count_bits(typingctx, bits):
+    """How many of sixteen bits are set."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.zext(builder.ctpop(arguments[0]), ir.IntType(64))
+
+    return types.int64(types.uint16), codegen
+
+
 @intrinsic
 def count_before(typingctx, keys, places, key, place):
     """In how many lanes (keys, places) comes before (key, place): a smaller key, or the same and a smaller place."""
@@ -118,11 +204,13 @@ def widened(typingctx, values):
     return Vector(types.float64)(values), codegen
 
 
-def _arithmetic(operation, instruction: str) -> None:
+def _arithmetic(operation, floating: str, integer: str) -> None:
     @intrinsic
     def lanewise(typingctx, a, b):
         def codegen(context, builder, signature, arguments):
-            return getattr(builder, instruction)(*arguments, flags=("contract",))
+            if isinstance(a.dtype, types.Float):
+                return getattr(builder, floating)(*arguments, flags=("contract",))
+            return getattr(builder, integer)(*arguments)
 
         return a(a, b), codegen
 
@@ -133,6 +221,6 @@ def _arithmetic(operation, instruction: str) -> None:
         return None
 
 
-_arithmetic(operator.add, "fadd")
-_arithmetic(operator.sub, "fsub")
-_arithmetic(operator.mul, "fmul")
+_arithmetic(operator.add, "fadd", "add")
+_arithmetic(operator.sub, "fsub", "sub")
+_arithmetic(operator.mul, "fmul", "mul")
