@@ -1,8 +1,8 @@
 """From the candidates of a row of distances to its wanted ranks, exactly and without sorting the row (numba).
 
 Linear bins over the candidates' keys say how many lie below each. The few candidates in bins that hold a wanted rank
-are gathered bin by bin, and each bin is put in order by counting, for each of its members, who comes before it: sixteen
-comparisons at a time. Where a bin has many, as equal distances of duplicated points make it, it is merge-sorted:
+are gathered bin by bin, and put in order by counting, for each, who of those around it comes before it: sixteen
+comparisons at a time. Where a bin has many, as equal distances of duplicated points make it, they are merge-sorted:
 O(n log n) at worst. Ties break towards the smaller point, in whatever order candidates come.
 """
 
@@ -27,10 +27,11 @@ NO_BIN = 2 * BINS - 1
 
 def workspace(longest: int, dtype: type) -> tuple[np.ndarray, ...]:
     """Scratch of :func:`select` for up to ``longest`` candidates with keys of that type."""
+    few = COUNTED + longest + COUNTED + 2 * LANES
     return (
-        np.empty(longest + LANES + 1, dtype),
-        *(np.empty(longest + LANES + 1, np.uint32) for _ in range(3)),
-        *(np.empty(BINS, np.uint32) for _ in range(4)),
+        np.full(few, -np.inf, dtype),
+        *(np.zeros(few, np.uint32) for _ in range(3)),
+        *(np.empty(BINS, np.uint32) for _ in range(3)),
         np.empty(LANES, np.uint32),
     )
 
@@ -71,13 +72,12 @@ def remove(column, keys, columns, count):
 
 
 @njit(nogil=True, cache=True)
-def select(keys, columns, count, index, ranks, out, space):
+def select(keys, columns, count, ranks, out, space):
     """``out[m]`` is the candidate of rank ``ranks[m]``.
 
     Args:
-        keys, columns: the first ``count`` are distances, finite, and to which columns. There is room for sixteen more;
+        keys, columns: the first ``count`` are distances, finite, and to which points. There is room for sixteen more;
             all are overwritten.
-        index: which point a column is.
         ranks: (m,) ascending. out: (m,) int64, written. space: of :func:`workspace`.
     """
     if count <= ranks[-1]:
@@ -85,15 +85,17 @@ def select(keys, columns, count, index, ranks, out, space):
         for m in range(len(ranks)):
             out[m] = ranks[m]
         return
-    few_keys, few_points, bin_of, ordered, sizes, ends, starts, wanted, table = space
+    few_keys, few_columns, bin_of, ordered, sizes, ends, starts, table = space
     low, high = _span(keys, count)
     bins = BINS if count > FEW else BINS // 4
-    scale = (bins - 1) / (high - low) if high > low else 0.0
+    scale = np.sqrt(np.float64(bins - 1)) / (high - low) if high > low else 0.0
     if not scale < np.finfo(keys.dtype).max:
         scale = 0.0
-    lows, scales = splat(low), splat(keys.dtype.type(scale))
+    lows, scales, zero = splat(low), splat(keys.dtype.type(scale)), splat(keys.dtype.type(0))
     for j in range(0, count, LANES):
-        store(bin_of, j, truncated((load(keys, j) - lows) * scales))
+        along = (load(keys, j) - lows) * scales
+        along = where_greater(along, zero, along, zero)
+        store(bin_of, j, truncated(along * along))
     sizes[:bins] = 0
     for j in range(count):
         sizes[bin_of[j]] += np.uint32(1)
@@ -105,32 +107,28 @@ def select(keys, columns, count, index, ranks, out, space):
     # A rank becomes a place among the candidates of wanted bins.
     starts[:bins] = len(few_keys) - 1
     table[:] = 0
-    filled = 0
-    few = 0
+    few = COUNTED
+    fullest = 0
     last = -1
     shift = 0
     for m in range(len(ranks)):
         b = _first_beyond(ends, bins, ranks[m])
         if b != last:
             last = b
-            wanted[filled] = b
-            filled += 1
             table[b >> 5] |= np.uint32(1) << np.uint32(b & 31)
             starts[b] = few
             few += np.int64(sizes[b])
+            fullest = max(fullest, np.int64(sizes[b]))
             shift = few - np.int64(ends[b])
         out[m] = ranks[m] + shift
-    gather(keys, columns, bin_of, count, index, table, starts, few_keys, few_points)
-    store(few_keys, few, splat(keys.dtype.type(np.inf)))
-    for n in range(filled):
-        stop = np.int64(starts[wanted[n]])
-        _order(few_keys, few_points, stop - np.int64(sizes[wanted[n]]), stop, ordered)
+    gather(keys, columns, bin_of, count, table, starts, few_keys, few_columns)
+    _order(few_keys, few_columns, few, fullest, ordered)
     for m in range(len(ranks)):
         out[m] = ordered[out[m]]
 
 
 @njit(nogil=True, cache=True)
-def gather_one_by_one(keys, columns, bin_of, count, index, table, starts, few_keys, few_points):
+def gather_one_by_one(keys, columns, bin_of, count, table, starts, few_keys, few_columns):
     """Write the candidates of each wanted bin b behind one another from ``starts[b]`` on, which becomes their end.
 
     Args:
@@ -141,12 +139,12 @@ def gather_one_by_one(keys, columns, bin_of, count, index, table, starts, few_ke
         b = bin_of[j]
         at = starts[b]
         few_keys[at] = keys[j]
-        few_points[at] = index[columns[j]]
+        few_columns[at] = columns[j]
         starts[b] = at + np.uint32(at < nowhere)
 
 
 @njit(nogil=True, cache=True)
-def gather_packed(keys, columns, bin_of, count, index, table, starts, few_keys, few_points):
+def gather_packed(keys, columns, bin_of, count, table, starts, few_keys, few_columns):
     """The same, with the wanted packed before: sixteen at a time."""
     store(bin_of, count, splat(np.uint32(NO_BIN)))
     few = 0
@@ -157,7 +155,7 @@ def gather_packed(keys, columns, bin_of, count, index, table, starts, few_keys, 
         store(columns, few, packed(load(columns, j), chosen))
         store(bin_of, few, packed(bins, chosen))
         few += count_bits(chosen)
-    gather_one_by_one(keys, columns, bin_of, few, index, table, starts, few_keys, few_points)
+    gather_one_by_one(keys, columns, bin_of, few, table, starts, few_keys, few_columns)
 
 
 gather = gather_packed if PACKS else gather_one_by_one
@@ -175,19 +173,25 @@ def _first_beyond(ends, count, rank):
 
 
 @njit(nogil=True, cache=True)
-def _order(keys, points, start, stop, ordered):
-    """``ordered[start:stop]``: ``points[start:stop]`` by key, and then by point. Keys from ``stop`` on are larger."""
-    if stop - start > COUNTED:
-        order = np.argsort(points[start:stop], kind="mergesort")
-        order = order[np.argsort(keys[start:stop][order], kind="mergesort")]
-        ordered[start:stop] = points[start:stop][order]
+def _order(keys, columns, stop, fullest, ordered):
+    """``ordered[COUNTED:stop]``: ``columns[COUNTED:stop]`` by key, and then by column.
+
+    Args:
+        keys: bin by bin, of which the fullest holds so many; below every key before :data:`COUNTED`.
+    """
+    if fullest > COUNTED:
+        order = np.argsort(columns[COUNTED:stop], kind="mergesort")
+        order = order[np.argsort(keys[COUNTED:stop][order], kind="mergesort")]
+        ordered[COUNTED:stop] = columns[COUNTED:stop][order]
         return
-    for i in range(start, stop):
-        key, point = splat(keys[i]), splat(points[i])
-        at = start
-        for j in range(start, stop, LANES):
-            at += count_before(load(keys, j), load(points, j), key, point)
-        ordered[at] = points[i]
+    # So far from a key all are smaller on one side and larger on the other: they are in other bins.
+    keys[stop : stop + fullest + LANES] = np.inf
+    for i in range(COUNTED, stop):
+        key, column = splat(keys[i]), splat(columns[i])
+        at = i - fullest
+        for j in range(i - fullest, i + fullest, LANES):
+            at += count_before(load(keys, j), load(columns, j), key, column)
+        ordered[at] = columns[i]
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "nsz"})
@@ -208,4 +212,7 @@ def _span(keys, count):
         some = load(keys, j)
         low = where_greater(low, some, some, low)
         high = where_greater(some, high, some, high)
-    return lowest(low), highest(high)
+    # The lowest is often the point itself, far from all others.
+    least, top = lowest(low), highest(high)
+    second = lowest(where_greater(low, splat(least), low, splat(top)))
+    return least if second == top else second, top

@@ -1,10 +1,10 @@
 """The whole neighbour search of a CPU with AVX-512, in float32: distances are compared while still in registers.
 
-A row's distances to :data:`SAMPLE` columns, which are every n-th point, give a threshold; what it lets through are the
-row's candidates, a few more than it needs. Sixteen rows by sixteen columns at a time (:mod:`.tiles_avx512`),
+A row's distances to :data:`SAMPLE` of the points give a threshold; what it lets through are the row's candidates, a
+few more than it needs. Sixteen rows by sixteen columns at a time (:mod:`.tiles_avx512`),
 
 - where few are near, each pair of points is multiplied once: two bits say for which of the two the other is a
-  candidate. Half the products are saved for making the candidates' distances again, exactly: ``|x - y|^2`` summed up.
+  candidate. Half the products are saved, for making the candidates' distances again, as ``|x - y|^2``.
 - where many are, or the points are too few for a sample, candidates are appended with their distances to a row's list
   at once; compared are ``|y|^2 / 2 - x.y``, half the squared distance less what a whole row shares.
 """
@@ -48,32 +48,29 @@ def search(points: Tensor, present: Tensor, ranks: Tensor, loop: bool, out: Tens
         ranks: (m,) ascending, each below the number of points that may be chosen.
         loop: whether a point may be chosen for itself. out: (N, m) int64, written.
     """
-    count, channels = points.shape
+    count = len(points)
     groups = -(-count // LANES)
-    index = _spread(count)
-    rows = np.empty((groups * LANES, -(-channels // LANES) * LANES), np.float32)
-    tiles, half_norms = np.empty((groups, channels, LANES), np.float32), np.empty(groups * LANES, np.float32)
-    _pack(points.numpy(), present.numpy(), index, rows, tiles, half_norms)
-    wanted = int(ranks[-1]) + (1 if loop else 2)
-    expected = wanted * SAMPLE / count if count >= 4 * SAMPLE else 0.0
-    found = index, ranks.numpy(), loop, out.numpy()
+    tiles, half_norms = _packed(points, present)
+    thresholds = np.full(groups * LANES, LARGEST, np.float32)
+    found = ranks.numpy(), loop, out.numpy()
     longest = (groups + 1) * LANES
     lists = _scratch(lambda: _lists(ROW_GROUPS * LANES, longest))
     space = _scratch(lambda: workspace(longest, np.float32))
-    if not expected or SPARSE * wanted > count:
-        _run(0, groups, lambda *part: _search_lists(*part, tiles, half_norms, *found, expected, *lists(), space()))
+    wanted = int(ranks[-1]) + (1 if loop else 2)
+    if count >= 4 * SAMPLE:
+        sample = slice(0, count // SAMPLE * SAMPLE, count // SAMPLE)
+        expected, sampled = wanted * SAMPLE / count, _packed(points[sample].contiguous(), present[sample].contiguous())
+        _run(0, groups, lambda *part: _find_thresholds(*part, tiles, *sampled, expected, thresholds, *lists()))
+    if count < 4 * SAMPLE or SPARSE * wanted > count:
+        _run(0, groups, lambda *part: _search_lists(*part, tiles, half_norms, thresholds, *found, *lists(), space()))
         return
-    thresholds = np.full(groups * LANES, LARGEST, np.float32)
-    _run(0, groups, lambda *part: _find_thresholds(*part, tiles, half_norms, expected, thresholds, *lists()))
+    thresholds = np.minimum(thresholds + half_norms, LARGEST)
+    rows = F.pad(points, (0, -points.shape[1] % LANES)).numpy()
     marks = np.empty((min(groups, BAND), groups, LANES), np.uint16)
-    list_of_one = _scratch(lambda: _lists(1, longest))
     for lower in range(0, groups, BAND):
         upper = min(lower + BAND, groups)
         _run(lower, upper, lambda *part: _mark(*part, lower, upper, tiles, half_norms, thresholds, marks))
-        _run(
-            lower, upper,
-            lambda *part: _search_marks(*part, lower, marks, rows, half_norms, *found, *list_of_one(), space()),
-        )  # fmt: skip
+        _run(lower, upper, lambda *part: _search_marks(*part, lower, marks, rows, half_norms, *found, *lists(), space()))
 
 
 def _run(start: int, stop: int, work: Callable[[int, int], None]) -> None:
@@ -99,115 +96,95 @@ def _lists(rows: int, longest: int) -> tuple[np.ndarray, np.ndarray]:
     return np.empty((rows, longest), np.float32), np.empty((rows, longest), np.uint32)
 
 
-def _spread(count: int) -> np.ndarray:
-    """All points, those first of which :data:`SAMPLE` are spread over all, and zeros up to a multiple of sixteen."""
-    stride = max(count // SAMPLE, 1)
-    filling = np.zeros(-count % LANES, np.uint32)
-    return np.concatenate([*(np.arange(first, count, stride, dtype=np.uint32) for first in range(stride)), filling])
+def _packed(points: Tensor, present: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Points (N, C) in groups of sixteen, channel by channel (G, C, 16), and half their squared norms (G * 16,).
+
+    Norms of absent points, and of what fills the last group, are infinite.
+    """
+    groups = -(-len(points) // LANES)
+    tiles, half_norms = np.empty((groups, points.shape[1], LANES), np.float32), np.empty(groups * LANES, np.float32)
+    _pack(points.numpy(), present.numpy(), tiles, half_norms)
+    return tiles, half_norms
 
 
 @njit(nogil=True, cache=True)
-def _pack(points, present, index, rows, tiles, half_norms):
-    """Write points in the order of ``index``.
-
-    Args:
-        rows: (G * 16, multiple of 16), one after another. tiles: (G, C, 16), channel by channel in groups of sixteen.
-        half_norms: (G * 16,) half of each squared norm; infinite where a point is absent.
-    """
+def _pack(points, present, tiles, half_norms):
+    """Write :func:`_packed`."""
     count, channels = points.shape
-    rows[:, channels:] = 0
-    for place in range(len(rows)):
-        group, lane = place // LANES, place % LANES
-        if place >= count:
-            rows[place] = 0
-            tiles[group, :, lane] = 0
-            half_norms[place] = np.inf
-            continue
-        point = index[place]
-        square = np.float32(0)
-        for channel in range(channels):
-            value = points[point, channel]
-            rows[place, channel] = value
-            tiles[group, channel, lane] = value
-            square += value * value
-        half_norms[place] = square / 2 if present[point] else np.inf
+    tiles[-1] = 0
+    half = splat(np.float32(0.5))
+    for group in range(len(tiles)):
+        for lane in range(min(count - group * LANES, LANES)):
+            for channel in range(channels):
+                tiles[group, channel, lane] = points[group * LANES + lane, channel]
+        tile = tiles[group].reshape(-1)
+        squares = splat(np.float32(0))
+        for channel in range(0, len(tile), LANES):
+            values = load(tile, channel)
+            squares = squares + values * values
+        store(half_norms, group * LANES, half * squares)
+    for point in range(len(half_norms)):
+        if point >= count or not present[point]:
+            half_norms[point] = np.inf
 
 
 @njit(nogil=True, cache=True)
-def _search_lists(start, stop, tiles, half_norms, index, ranks, loop, out, expected, keys, columns, space):
-    """``out[i]`` for the points ``i`` in groups ``start <= g < stop`` of sixteen, by lists of candidates.
+def _find_thresholds(start, stop, tiles, sample, sample_norms, expected, thresholds, keys, columns):
+    """Write the largest ``|y|^2 / 2 - x.y`` of a candidate y, for each row x in groups ``start <= g < stop``.
 
     Args:
-        tiles, half_norms, index: see :func:`_pack`.
-        expected: of the sample, how many are wanted; 0 for no sample.
-        keys, columns: (ROW_GROUPS * 16, (G + 1) * 16) scratch, and that of :mod:`.candidates`.
+        tiles: of :func:`_packed`; sample, sample_norms too, of some of the points.
+        expected: how many of these are wanted. keys, columns: (ROW_GROUPS * 16, ·) scratch.
     """
-    groups = len(tiles)
-    sampled = SAMPLE // LANES if expected else 0
-    wanted = ranks[-1] + (1 if loop else 2)
-    thresholds = np.empty(len(keys), np.float32)
-    kept = np.empty(len(keys), np.int64)
-    for first in range(start, stop, ROW_GROUPS):
-        last = min(first + ROW_GROUPS, stop)
-        rows = min(last * LANES, len(out)) - first * LANES
-        kept[:] = 0
-        thresholds[:] = LARGEST
-        if sampled:
-            _append(first, last, 0, sampled, tiles, half_norms, thresholds, kept, keys, columns)
-            for r in range(rows):
-                thresholds[r] = min(threshold_of(keys[r], kept[r], expected), LARGEST)
-                kept[r] = _keep_again(keys[r], columns[r], kept[r], thresholds[r])
-        _append(first, last, sampled, groups, tiles, half_norms, thresholds, kept, keys, columns)
-        for r in range(rows):
-            if kept[r] < wanted:
-                # The sample misled: every column is a candidate, of the rows that share the registers too.
-                group = r // LANES
-                again = slice(group * LANES, (group + 1) * LANES)
-                kept[again] = 0
-                thresholds[again] = LARGEST
-                _append(
-                    first + group, first + group + 1, 0, groups, tiles, half_norms,
-                    thresholds[again], kept[again], keys[again], columns[again],
-                )  # fmt: skip
-            row = first * LANES + r
-            if not loop:
-                kept[r] = remove(row, keys[r], columns[r], kept[r])
-            select(keys[r], columns[r], kept[r], index, ranks, out[index[row]], space)
-
-
-@njit(nogil=True, cache=True)
-def _append(first, last, start, stop, tiles, half_norms, thresholds, kept, keys, columns):
-    """Candidates of the groups of rows ``first <= g < last`` among the groups of columns ``start <= g < stop``."""
-    for column in range(start, stop):
-        for row in range(first, last):
-            own = slice((row - first) * LANES, (row - first + 1) * LANES)
-            append_near(tiles, half_norms, row, column, thresholds[own], kept[own], keys[own], columns[own])
-
-
-@njit(nogil=True, cache=True)
-def _keep_again(keys, columns, count, threshold):
-    """Of the first ``count``, move those at most ``threshold`` to the front; how many there are."""
-    kept = 0
-    for j in range(count):
-        key = keys[j]
-        keys[kept] = key
-        columns[kept] = columns[j]
-        kept += key <= threshold
-    return kept
-
-
-@njit(nogil=True, cache=True)
-def _find_thresholds(start, stop, tiles, half_norms, expected, thresholds, keys, columns):
-    """Write the largest half squared distance of a candidate, for each row in groups ``start <= g < stop``."""
     everything = np.full(len(keys), LARGEST, np.float32)
     kept = np.empty(len(keys), np.int64)
     for first in range(start, stop, ROW_GROUPS):
         last = min(first + ROW_GROUPS, stop)
         kept[:] = 0
-        _append(first, last, 0, SAMPLE // LANES, tiles, half_norms, everything, kept, keys, columns)
+        _append(first, last, tiles, sample, sample_norms, everything, kept, keys, columns)
         for r in range((last - first) * LANES):
+            thresholds[first * LANES + r] = min(threshold_of(keys[r], kept[r], expected), LARGEST)
+
+
+@njit(nogil=True, cache=True)
+def _append(first, last, tiles, others, half_norms, thresholds, kept, keys, columns):
+    """Append candidates of the groups of rows ``first <= g < last`` of tiles among all others."""
+    for column in range(len(others)):
+        for row in range(first, last):
+            own = slice((row - first) * LANES, (row - first + 1) * LANES)
+            append_near(tiles, others, half_norms, row, column, thresholds[own], kept[own], keys[own], columns[own])
+
+
+@njit(nogil=True, cache=True)
+def _search_lists(start, stop, tiles, half_norms, thresholds, ranks, loop, out, keys, columns, space):
+    """``out[i]`` for the points ``i`` in groups ``start <= g < stop`` of sixteen, by lists of candidates.
+
+    Args:
+        thresholds: of :func:`_find_thresholds`. keys, columns: (ROW_GROUPS * 16, (G + 1) * 16) scratch, and that of
+            :mod:`.candidates`.
+    """
+    wanted = ranks[-1] + (1 if loop else 2)
+    kept = np.empty(len(keys), np.int64)
+    for first in range(start, stop, ROW_GROUPS):
+        last = min(first + ROW_GROUPS, stop)
+        kept[:] = 0
+        own = thresholds[first * LANES : last * LANES]
+        _append(first, last, tiles, tiles, half_norms, own, kept, keys, columns)
+        for r in range(min(last * LANES, len(out)) - first * LANES):
             row = first * LANES + r
-            thresholds[row] = min(threshold_of(keys[r], kept[r], expected) + half_norms[row], LARGEST)
+            if kept[r] < wanted:
+                # The sample misled: every column is a candidate, of the rows that share the registers too.
+                group = r // LANES
+                again = slice(group * LANES, (group + 1) * LANES)
+                kept[again] = 0
+                own[again] = LARGEST
+                _append(
+                    first + group, first + group + 1, tiles, tiles, half_norms,
+                    own[again], kept[again], keys[again], columns[again],
+                )  # fmt: skip
+            if not loop:
+                kept[r] = remove(row, keys[r], columns[r], kept[r])
+            select(keys[r], columns[r], kept[r], ranks, out[row], space)
 
 
 @njit(nogil=True, cache=True)
@@ -231,22 +208,19 @@ def _mark(start, stop, lower, upper, tiles, half_norms, thresholds, marks):
 
 
 @njit(nogil=True, cache=True)
-def _search_marks(
-    start, stop, lower, marks, rows, half_norms, index, ranks, loop, out, list_of_keys, list_of_columns, space
-):
+def _search_marks(start, stop, lower, marks, rows, half_norms, ranks, loop, out, lists_of_keys, lists_of_columns, space):
     """``out[i]`` for the points ``i`` in groups ``start <= g < stop`` of sixteen, by marks.
 
     Args:
-        marks: see :func:`_mark`. rows, half_norms, index: see :func:`_pack`.
+        marks: see :func:`_mark`. rows: (N, multiple of 16) points. The rest as :func:`_search_lists`.
     """
     flat, width = rows.reshape(-1), rows.shape[1]
-    keys, columns = list_of_keys[0], list_of_columns[0]
+    keys, columns = lists_of_keys[0], lists_of_columns[0]
     first_columns = np.arange(LANES).astype(np.uint32)
     for row in range(start * LANES, min(stop * LANES, len(out))):
-        itself = index[row]
         if not half_norms[row] < np.inf:
             # Absent, or without distances. Any answer, but inside the array.
-            out[itself] = ranks
+            out[row] = ranks
             continue
         group, lane = row // LANES, row % LANES
         if not loop:
@@ -267,4 +241,4 @@ def _search_marks(
         store(columns, count, splat(np.uint32(row)))
         for j in range(0, count, LANES):
             store(keys, j, squared_distances(flat, width, row, columns, j))
-        select(keys, columns, count, index, ranks, out[itself], space)
+        select(keys, columns, count, ranks, out[row], space)

@@ -54,7 +54,6 @@ def _select_ranks(distances, ranks, out, space):
     keys = np.empty(count + LANES, distances.dtype)
     columns = np.empty(count + LANES, np.uint32)
     sample = np.empty(SAMPLE + LANES, distances.dtype)
-    index = np.arange(count).astype(np.uint32)
     for r in range(rows):
         kept = 0
         if count >= 4 * SAMPLE:
@@ -63,7 +62,7 @@ def _select_ranks(distances, ranks, out, space):
             kept = _keep(distances[r], min(threshold_of(sample, SAMPLE, wanted * SAMPLE / count), largest), keys, columns)
         if kept < wanted:
             kept = _keep(distances[r], largest, keys, columns)
-        select(keys, columns, kept, index, ranks, out[r], space)
+        select(keys, columns, kept, ranks, out[r], space)
 
 
 @njit(nogil=True, cache=True)

@@ -68,12 +68,12 @@ class _Code:
         )
         return self.builder.call(fma, [a, b, c])
 
-    def less_products(self, packed, row, column, initial):
-        """``initial[i][j] - x_i . y_j`` for the points x of a group (row) and y of another (column)."""
+    def less_products(self, tiles, others, row, column, initial):
+        """``initial[i][j] - x_i . y_j`` for the points x of a group (row) of tiles and y of one (column) of others."""
         builder = self.builder
-        channels = cgutils.unpack_tuple(builder, packed.shape)[1]
+        channels = cgutils.unpack_tuple(builder, tiles.shape)[1]
         group = builder.mul(channels, _i64(LANES))
-        rows, columns = (self.at(packed.data, builder.mul(which, group)) for which in (row, column))
+        rows, columns = self.at(tiles.data, builder.mul(row, group)), self.at(others.data, builder.mul(column, group))
 
         def body(place, sums):
             negative = builder.fsub(ir.Constant(_floats, [-0.0] * LANES), self.read(columns, place))
@@ -86,22 +86,22 @@ class _Code:
 
 
 @intrinsic
-def append_near(typingctx, packed, half_norms, row, column, thresholds, kept, keys, columns):
+def append_near(typingctx, tiles, others, half_norms, row, column, thresholds, kept, keys, columns):
     """Append what is near among sixteen columns to the candidates of sixteen rows.
 
-    For i, j in 0..15: where ``half_norms[j] - x_i.y_j <= thresholds[i]``, that number and the
+    For i, j in 0..15, x_i of group ``row`` of tiles and y_j of group ``column`` of others: where ``half_norms[j] - x_i.y_j <= thresholds[i]``, that number and the
     column's go to ``keys[i]`` and ``columns[i]`` at ``kept[i]``, which counts on. Both must have room for sixteen more
     than there are columns.
     """
 
     def codegen(context, builder, signature, arguments):
         code = _Code(context, builder, signature, arguments)
-        packed, half_norms = (code.array(position) for position in range(2))
-        thresholds, kept, keys, columns = (code.array(position) for position in range(4, 8))
-        row, column = arguments[2:4]
+        tiles, others, half_norms = (code.array(position) for position in range(3))
+        thresholds, kept, keys, columns = (code.array(position) for position in range(5, 9))
+        row, column = arguments[3:5]
         longest = cgutils.unpack_tuple(builder, keys.shape)[1]
         first = builder.mul(column, _i64(LANES))
-        sums = code.less_products(packed, row, column, [code.read(half_norms.data, first)] * LANES)
+        sums = code.less_products(tiles, others, row, column, [code.read(half_norms.data, first)] * LANES)
         these = builder.add(splatted(builder, builder.trunc(first, _i32)), ir.Constant(_integers, list(range(LANES))))
         for i, distances in enumerate(sums):
             counter = code.at(kept.data, _i64(i))
@@ -114,12 +114,12 @@ def append_near(typingctx, packed, half_norms, row, column, thresholds, kept, ke
             builder.store(builder.add(count, builder.zext(near, _i64)), counter)
         return context.get_dummy_value()
 
-    arrays = packed, half_norms, types.intp, types.intp, thresholds, kept, keys, columns
+    arrays = tiles, others, half_norms, types.intp, types.intp, thresholds, kept, keys, columns
     return types.void(*arrays), codegen
 
 
 @intrinsic
-def mark_near(typingctx, packed, half_norms, thresholds, row, column, marks, mirrored):
+def mark_near(typingctx, tiles, half_norms, thresholds, row, column, marks, mirrored):
     """Mark who is near whom between sixteen rows and sixteen columns, in both directions.
 
     Bit j of ``marks[i]``: half the squared distance of x_i and y_j is at most the threshold of x_i.
@@ -131,7 +131,7 @@ def mark_near(typingctx, packed, half_norms, thresholds, row, column, marks, mir
 
     def codegen(context, builder, signature, arguments):
         code = _Code(context, builder, signature, arguments)
-        packed, half_norms, thresholds = (code.array(position) for position in range(3))
+        tiles, half_norms, thresholds = (code.array(position) for position in range(3))
         row, column = arguments[3:5]
         marks, mirrored = (code.array(position) for position in (5, 6))
         own, other = (builder.mul(which, _i64(LANES)) for which in (row, column))
@@ -140,7 +140,7 @@ def mark_near(typingctx, packed, half_norms, thresholds, row, column, marks, mir
         theirs = code.read(thresholds.data, other)
         nothing = ir.Constant(_integers, [0] * LANES)
         columns_marks = nothing
-        for i, distances in enumerate(code.less_products(packed, row, column, both)):
+        for i, distances in enumerate(code.less_products(tiles, tiles, row, column, both)):
             near = builder.fcmp_ordered("<=", distances, code.scalar(thresholds.data, code.lane(own, i)))
             builder.store(builder.bitcast(near, _i16), code.at(marks.data, _i64(i)))
             bit = builder.select(
@@ -151,7 +151,7 @@ def mark_near(typingctx, packed, half_norms, thresholds, row, column, marks, mir
         builder.store(words, vector_at(builder, mirrored.data, _i64(0)), align=2)
         return context.get_dummy_value()
 
-    return types.void(packed, half_norms, thresholds, types.intp, types.intp, marks, mirrored), codegen
+    return types.void(tiles, half_norms, thresholds, types.intp, types.intp, marks, mirrored), codegen
 
 
 @intrinsic
