@@ -4,7 +4,7 @@ import threading
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deepgcn_seg import ops
@@ -21,11 +21,22 @@ def sorted_neighbors(points, ranks, loop=True):
     return d.sort(dim=-1, stable=True).indices[:, :, ranks]
 
 
-@pytest.fixture(params=["torch", "numba", "numba without AVX-512"])
+def search_with(monkeypatch, how):
+    """Let the compiled search go by lists, by marks, by marks of 128 rows at a time, or without AVX-512."""
+    search = "deepgcn_seg.ops.neighbor_avx512."
+    if how == "without AVX-512":
+        monkeypatch.setattr(search + "suits", lambda points: False)
+        return
+    monkeypatch.setattr(search + "SPARSE", 10**9 if how == "by lists" else 0)
+    if how == "by bands":
+        monkeypatch.setattr(search + "BAND", 8)
+
+
+@pytest.fixture(params=["torch", "by lists", "by marks", "by bands", "without AVX-512"])
 def backend(request, monkeypatch):
-    name, *without = request.param.split(maxsplit=1)
-    if without:
-        monkeypatch.setattr("deepgcn_seg.ops.neighbor_avx512.suits", lambda points: False)
+    name = "torch" if request.param == "torch" else "numba"
+    if name == "numba":
+        search_with(monkeypatch, request.param)
     with ops.backend(name):
         yield name
 
@@ -50,16 +61,16 @@ def test_ranks_keep_their_order(backend):
     assert torch.equal(ops.nearest_ranks(points, ranks), sorted_neighbors(points, ranks))
 
 
-@pytest.mark.parametrize("vectors", [True, False], ids=["AVX-512", "without"])
+@pytest.mark.parametrize("how", ["by lists", "by marks", "by bands", "without AVX-512"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("loop", [True, False])
 @pytest.mark.parametrize(("count", "dilation"), [(1200, 20), (1200, 1), (333, 20), (1025, 3)])
-def test_integer_grid_ties_break_towards_the_smaller_index(monkeypatch, vectors, loop, count, dilation):
+def test_integer_grid_ties_break_towards_the_smaller_index(monkeypatch, how, dtype, loop, count, dilation):
     """Exact distances, many ties: the compiled paths equal a stable sort in every entry."""
-    if not vectors:
-        monkeypatch.setattr("deepgcn_seg.ops.neighbor_avx512.suits", lambda points: False)
+    search_with(monkeypatch, how)
     # Each coordinate and its mirror image: the mean is exactly zero, so centring keeps integers.
-    half = torch.randint(0, 3, (3, count // 2, 3)).float()
-    points = torch.cat([half, -half, torch.zeros(3, count % 2, 3)], 1)
+    half = torch.randint(0, 3, (3, count // 2, 3)).to(dtype)
+    points = torch.cat([half, -half, torch.zeros(3, count % 2, 3, dtype=dtype)], 1)
     ranks = torch.arange(16) * dilation
     with ops.backend("numba"):
         found = ops.nearest_ranks(points, ranks, loop=loop)
@@ -76,10 +87,12 @@ def test_a_sample_that_misleads(backend):
     assert torch.allclose(d.gather(2, found), d.sort(-1).values[:, :, ranks], atol=1e-4)
 
 
-@settings(max_examples=40, deadline=None)
+@pytest.mark.parametrize("how", ["by lists", "by marks", "by bands", "without AVX-512"])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_any_size_is_searched_exactly(data):
+def test_any_size_is_searched_exactly(monkeypatch, how, data):
     """Odd numbers of points and channels, any ranks, masks, more threads than work: coordinates whose sums are exact."""
+    search_with(monkeypatch, how)
     count, channels = data.draw(st.integers(1, 1300)), data.draw(st.integers(1, 70))
     seed, loop = data.draw(st.integers(0, 9)), data.draw(st.booleans()) or count == 1
     generator = torch.Generator().manual_seed(seed)

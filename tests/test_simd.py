@@ -4,7 +4,25 @@ import numpy as np
 import pytest
 from numba import njit
 
-from deepgcn_seg.ops.simd import LANES, count_before, load, splat, store, where_greater, widened
+from deepgcn_seg.ops import candidates
+from deepgcn_seg.ops.kernel_cache import forget_outdated_kernels
+from deepgcn_seg.ops.simd import (
+    LANES,
+    PACKS,
+    bits_at,
+    count_before,
+    count_bits,
+    highest,
+    load,
+    lowest,
+    numbered,
+    packed,
+    splat,
+    store,
+    truncated,
+    where_greater,
+    widened,
+)
 
 
 @njit
@@ -30,3 +48,75 @@ def test_lanes_are_numpys_elements(dtype):
     np.testing.assert_array_equal(out[LANES:], np.where(x > y, x, 3))
     np.testing.assert_array_equal(wide, x.astype(np.float64) + y)
     assert before == ((x < a[5]) | ((x == a[5]) & (places[3:] < places[5]))).sum()
+
+
+@njit
+def _reduced(a, integers):
+    x = load(a, 2)
+    store(integers, 0, truncated(x))
+    store(integers, LANES, numbered(np.uint32(7)))
+    return lowest(x), highest(x)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_lowest_highest_and_integers(dtype):
+    a = np.random.default_rng(0).uniform(0, 500, LANES + 2).astype(dtype)
+    integers = np.empty(2 * LANES, np.uint32)
+    assert _reduced(a, integers) == (a[2:].min(), a[2:].max())
+    np.testing.assert_array_equal(integers[:LANES], a[2:].astype(np.uint32))
+    np.testing.assert_array_equal(integers[LANES:], np.arange(7, 7 + LANES))
+
+
+@njit
+def _packed(values, table, places, out):
+    chosen = bits_at(table, load(places, 0))
+    store(out, 0, packed(load(values, 0), chosen))
+    return count_bits(chosen)
+
+
+@pytest.mark.skipif(not PACKS, reason="needs AVX-512 and LLVM 19")
+@pytest.mark.parametrize("dtype", [np.float32, np.uint32])
+def test_chosen_lanes_move_to_the_front(dtype):
+    rng = np.random.default_rng(0)
+    values, places = rng.integers(0, 99, LANES).astype(dtype), rng.integers(0, 512, LANES).astype(np.uint32)
+    table, out = rng.integers(0, 2**32, LANES, np.uint32), np.empty(LANES, dtype)
+    chosen = (table[places >> 5] >> (places & 31) & 1).astype(bool)
+    assert _packed(values, table, places, out) == chosen.sum()
+    np.testing.assert_array_equal(out[: chosen.sum()], values[chosen])
+
+
+@pytest.mark.parametrize("gather", [candidates.gather_one_by_one, candidates.gather_packed])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_candidates_of_wanted_bins_are_gathered_bin_by_bin(gather, dtype):
+    if gather is candidates.gather_packed and not PACKS:
+        pytest.skip("needs AVX-512 and LLVM 19")
+    rng = np.random.default_rng(0)
+    count, wanted = 300, [3, 77, 255]
+    bins = rng.integers(0, candidates.BINS, count + LANES).astype(np.uint32)
+    bins[:60] = rng.choice(wanted, 60)
+    keys, columns = rng.random(count + LANES).astype(dtype), rng.permutation(count + LANES).astype(np.uint32)
+    expected = [sorted(zip(keys[:count][bins[:count] == b], columns[:count][bins[:count] == b])) for b in wanted]
+    table, few_keys, few_columns = np.zeros(LANES, np.uint32), np.empty(count, dtype), np.empty(count, np.uint32)
+    starts = np.full(candidates.BINS, count - 1, np.uint32)
+    first = 5
+    for b, members in zip(wanted, expected):
+        table[b // 32] |= np.uint32(1 << b % 32)
+        starts[b] = first
+        first += len(members)
+    gather(keys, columns, bins, count, table, starts, few_keys, few_columns, np.empty(count + LANES, np.uint32))
+    for b, members in zip(wanted, expected):
+        found = slice(starts[b] - len(members), starts[b])
+        assert sorted(zip(few_keys[found], few_columns[found])) == members
+
+
+def test_compiled_kernels_are_forgotten_when_any_source_changes(tmp_path):
+    source, index = tmp_path / "kernel.py", tmp_path / "__pycache__" / "kernel.nbi"
+    source.write_text("one = 1")
+    forget_outdated_kernels(tmp_path)
+    index.write_text("compiled")
+    forget_outdated_kernels(tmp_path)
+    assert index.exists()
+    (tmp_path / "helper.py").write_text("two = 2")
+    forget_outdated_kernels(tmp_path)
+    assert not index.exists()
+    assert sorted(path.name for path in index.parent.iterdir()) == ["kernels.sha256"]

@@ -63,12 +63,12 @@ def build(name: str, settings: dict[str, Any], device: torch.device) -> nn.Modul
 
 def run(model: nn.Module, task: str, points: torch.Tensor, labels: torch.Tensor) -> None:
     """One training step's forward and backward pass, or one evaluation forward pass."""
+    if model.training != (task == "step"):
+        model.train(task == "step")
     if task == "inference":
-        model.eval()
         with torch.inference_mode():
             model(points)
     else:
-        model.train()
         model.zero_grad(set_to_none=True)
         F.cross_entropy(model(points).flatten(0, 1), labels.flatten()).backward()
     if points.is_cuda:

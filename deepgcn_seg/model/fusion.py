@@ -36,7 +36,9 @@ class JointPointwise(Pointwise):
 
     def weights(self) -> tuple[Tensor, Tensor]:
         """Those of the shared vector (out, shared), and of each feature once (out, ·)."""
-        front, weight = self.linear.weight.split([self.shared, sum(self.widths)], 1)
+        front, weight = self.linear.weight[:, :0], self.linear.weight
+        if self.shared:
+            front, weight = weight.split([self.shared, sum(self.widths)], 1)
         if self.nested:
             folded = weight.new_zeros(len(weight), self.widths[-1])
             for part in weight.split(self.widths, 1):

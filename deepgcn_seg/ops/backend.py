@@ -10,9 +10,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 from types import ModuleType
 
 import torch
+
+from .kernel_cache import forget_outdated_kernels
 
 BACKENDS = ("auto", "torch", "numba", "triton")
 _chosen = "auto"
@@ -28,6 +31,7 @@ def numba_available() -> bool:
     except ImportError as error:
         log.warning("compiled CPU kernels unavailable (%s): using PyTorch, slower", error)
         return False
+    forget_outdated_kernels(Path(__file__).parent)
     return True
 
 

@@ -10,8 +10,21 @@ import numpy as np
 from numba import njit
 
 from .simd import (
-    LANES, PACKS, bits_at, count_before, count_bits, highest, load, lowest, packed, splat, store, truncated, where_greater,
-)  # fmt: skip
+    LANES,
+    PACKS,
+    bits_at,
+    count_before,
+    count_bits,
+    highest,
+    load,
+    lowest,
+    numbered,
+    packed,
+    splat,
+    store,
+    truncated,
+    where_greater,
+)
 
 # Entries of a row that its threshold is taken from.
 SAMPLE = 256
@@ -121,41 +134,44 @@ def select(keys, columns, count, ranks, out, space):
             fullest = max(fullest, np.int64(sizes[b]))
             shift = few - np.int64(ends[b])
         out[m] = ranks[m] + shift
-    gather(keys, columns, bin_of, count, table, starts, few_keys, few_columns)
+    gather(keys, columns, bin_of, count, table, starts, few_keys, few_columns, ordered)
     _order(few_keys, few_columns, few, fullest, ordered)
     for m in range(len(ranks)):
         out[m] = ordered[out[m]]
 
 
 @njit(nogil=True, cache=True)
-def gather_one_by_one(keys, columns, bin_of, count, table, starts, few_keys, few_columns):
+def gather_one_by_one(keys, columns, bin_of, count, table, starts, few_keys, few_columns, space):
     """Write the candidates of each wanted bin b behind one another from ``starts[b]`` on, which becomes their end.
 
     Args:
         table: (16,) bits of wanted bins. starts: of other bins, the last place of few_keys: it takes what nobody wants.
+        space: (count + 16,) uint32 scratch.
     """
     nowhere = len(few_keys) - 1
     for j in range(count):
-        b = bin_of[j]
-        at = starts[b]
+        at = starts[bin_of[j]]
         few_keys[at] = keys[j]
         few_columns[at] = columns[j]
-        starts[b] = at + np.uint32(at < nowhere)
+        starts[bin_of[j]] = at + np.uint32(at < nowhere)
 
 
 @njit(nogil=True, cache=True)
-def gather_packed(keys, columns, bin_of, count, table, starts, few_keys, few_columns):
-    """The same, with the wanted packed before: sixteen at a time."""
+def gather_packed(keys, columns, bin_of, count, table, starts, few_keys, few_columns, space):
+    """The same, looking for the wanted ones sixteen at a time."""
     store(bin_of, count, splat(np.uint32(NO_BIN)))
     few = 0
     for j in range(0, count, LANES):
         bins = load(bin_of, j)
         chosen = bits_at(table, bins)
-        store(keys, few, packed(load(keys, j), chosen))
-        store(columns, few, packed(load(columns, j), chosen))
         store(bin_of, few, packed(bins, chosen))
+        store(space, few, packed(numbered(np.uint32(j)), chosen))
         few += count_bits(chosen)
-    gather_one_by_one(keys, columns, bin_of, few, table, starts, few_keys, few_columns)
+    for j in range(few):
+        at = starts[bin_of[j]]
+        few_keys[at] = keys[space[j]]
+        few_columns[at] = columns[space[j]]
+        starts[bin_of[j]] = at + np.uint32(1)
 
 
 gather = gather_packed if PACKS else gather_one_by_one

@@ -166,14 +166,14 @@ def edge_moments(
     typical = center.mean((0, 1)) + neighbor.mean((0, 1))
     shift = torch.where(typical > 0, typical, slope * typical)
     kept = present_points(center, mask)
-    edges = kept.sum(1, dtype=torch.float64)[:, None] * index.shape[2]
+    points = index.shape[1] if mask is None else mask.sum(1, dtype=torch.float64)[:, None]
     own, values, slope, padded_shift = _padded(center, neighbor, slope, shift)
-    batch, count, channels = own.shape
+    (batch, count, channels), k = own.shape, index.shape[2]
     groups = -(-count // ROWS)
     total = torch.empty(batch, groups, channels, dtype=torch.float64)
     square = torch.empty_like(total)
     run_sliced(_moments, batch * groups, *_arrays(own, values, index, kept, slope, padded_shift, total, square))
-    mean, mean_square = _cut(center, total.sum(1) / edges, square.sum(1) / edges)
+    mean, mean_square = _cut(center, total.sum(1) / (points * k), square.sum(1) / (points * k))
     var = (mean_square - mean.square()).clamp(min=0)
     return (mean + shift).to(center.dtype), var.to(center.dtype)
 

@@ -11,6 +11,7 @@ few more than it needs. Sixteen rows by sixteen columns at a time (:mod:`.tiles_
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,14 +21,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .candidates import SAMPLE, remove, select, threshold_of, workspace
-from .simd import LANES, count_bits, load, packed, splat, store
+from .simd import LANES, PACKS, count_bits, load, numbered, packed, splat, store
 from .threads import run_each
-from .tiles_avx512 import append_near, available, mark_near, squared_distances
+from .tiles_avx512 import append_near, mark_near, squared_distances
 
 # Groups of sixteen rows that meet each group of columns: as many as the innermost cache holds, 64 channels wide.
 ROW_GROUPS = 2
 # Pieces of work for each thread: more cost more, fewer leave the last thread alone for longer.
 PIECES = 4
+# Fewer are searched sooner than a thread wakes up.
+FEW_GROUPS = 16
 # Pairs are marked where so many times fewer are wanted than there are points.
 SPARSE = 7
 # Groups of rows whose marks are held at a time: 4096 rows, 512 bytes for each column.
@@ -37,7 +40,7 @@ LARGEST = np.finfo(np.float32).max
 
 def suits(points: Tensor) -> bool:
     """Whether this search can run on this machine, for points of that type: float32."""
-    return points.dtype == torch.float32 and available()
+    return points.dtype == torch.float32 and PACKS
 
 
 def search(points: Tensor, present: Tensor, ranks: Tensor, loop: bool, out: Tensor) -> None:
@@ -60,23 +63,35 @@ def search(points: Tensor, present: Tensor, ranks: Tensor, loop: bool, out: Tens
     if count >= 4 * SAMPLE:
         sample = slice(0, count // SAMPLE * SAMPLE, count // SAMPLE)
         expected, sampled = wanted * SAMPLE / count, _packed(points[sample].contiguous(), present[sample].contiguous())
-        _run(0, groups, lambda *part: _find_thresholds(*part, tiles, *sampled, expected, thresholds, *lists()))
+        _run(_find_thresholds, lambda: (tiles, *sampled, expected, thresholds, *lists()), 0, groups)
     if count < 4 * SAMPLE or SPARSE * wanted > count:
-        _run(0, groups, lambda *part: _search_lists(*part, tiles, half_norms, thresholds, *found, *lists(), space()))
+        _run(_search_lists, lambda: (tiles, half_norms, thresholds, *found, *lists(), space()), 0, groups)
         return
     thresholds = np.minimum(thresholds + half_norms, LARGEST)
     rows = F.pad(points, (0, -points.shape[1] % LANES)).numpy()
     marks = np.empty((min(groups, BAND), groups, LANES), np.uint16)
+    mark = partial(_run, _mark, lambda: (tiles, half_norms, thresholds, marks))
+    select_marked = partial(_run, _search_marks, lambda: (marks, rows, half_norms, *found, *lists(), space()))
     for lower in range(0, groups, BAND):
         upper = min(lower + BAND, groups)
-        _run(lower, upper, lambda *part: _mark(*part, lower, upper, tiles, half_norms, thresholds, marks))
-        _run(lower, upper, lambda *part: _search_marks(*part, lower, marks, rows, half_norms, *found, *lists(), space()))
+        mark(lower, upper, lower, upper)
+        select_marked(lower, upper, lower)
 
 
-def _run(start: int, stop: int, work: Callable[[int, int], None]) -> None:
-    """``work(first, last)`` for parts of the groups from start to stop, on all threads."""
+def _run(kernel: Callable[..., None], arguments: Callable[[], tuple], start: int, stop: int, *settings: Any) -> None:
+    """``kernel(first, last, *settings, *arguments())`` for parts of the groups from start to stop.
+
+    On all threads, unless they are few; each calls ``arguments`` for itself.
+    """
+    if stop - start <= FEW_GROUPS:
+        kernel(start, stop, *settings, *arguments())
+        return
     piece = -(-(stop - start) // (PIECES * torch.get_num_threads()))
-    run_each(lambda first: work(first, min(first + piece, stop)), range(start, stop, piece))
+
+    def work(first: int) -> None:
+        kernel(first, min(first + piece, stop), *settings, *arguments())
+
+    run_each(work, range(start, stop, piece))
 
 
 def _scratch(make: Callable[[], Any]) -> Callable[[], Any]:
@@ -208,15 +223,14 @@ def _mark(start, stop, lower, upper, tiles, half_norms, thresholds, marks):
 
 
 @njit(nogil=True, cache=True)
-def _search_marks(start, stop, lower, marks, rows, half_norms, ranks, loop, out, lists_of_keys, lists_of_columns, space):
+def _search_marks(start, stop, lower, marks, rows, half_norms, ranks, loop, out, some_keys, some_columns, space):
     """``out[i]`` for the points ``i`` in groups ``start <= g < stop`` of sixteen, by marks.
 
     Args:
         marks: see :func:`_mark`. rows: (N, multiple of 16) points. The rest as :func:`_search_lists`.
     """
     flat, width = rows.reshape(-1), rows.shape[1]
-    keys, columns = lists_of_keys[0], lists_of_columns[0]
-    first_columns = np.arange(LANES).astype(np.uint32)
+    keys, columns = some_keys[0], some_columns[0]
     for row in range(start * LANES, min(stop * LANES, len(out))):
         if not half_norms[row] < np.inf:
             # Absent, or without distances. Any answer, but inside the array.
@@ -226,12 +240,10 @@ def _search_marks(start, stop, lower, marks, rows, half_norms, ranks, loop, out,
         if not loop:
             marks[group - lower, group, lane] &= ~(np.uint16(1) << np.uint16(lane))
         count = 0
-        these = load(first_columns, 0)
         for column in range(marks.shape[1]):
             near = marks[group - lower, column, lane]
-            store(columns, count, packed(these, near))
+            store(columns, count, packed(numbered(np.uint32(column * LANES)), near))
             count += count_bits(near)
-            these = these + splat(np.uint32(LANES))
         if count <= ranks[-1]:
             # The sample misled: every point is a candidate.
             count = 0

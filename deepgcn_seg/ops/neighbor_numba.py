@@ -59,7 +59,8 @@ def _select_ranks(distances, ranks, out, space):
         if count >= 4 * SAMPLE:
             for s in range(SAMPLE):
                 sample[s] = distances[r, s * (count // SAMPLE)]
-            kept = _keep(distances[r], min(threshold_of(sample, SAMPLE, wanted * SAMPLE / count), largest), keys, columns)
+            threshold = min(threshold_of(sample, SAMPLE, wanted * SAMPLE / count), largest)
+            kept = _keep(distances[r], threshold, keys, columns)
         if kept < wanted:
             kept = _keep(distances[r], largest, keys, columns)
         select(keys, columns, kept, ranks, out[r], space)

@@ -50,10 +50,16 @@ def splatted(builder, value):
     return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
 
 
+def _name(kind) -> str:
+    """LLVM's name of a vector."""
+    element = kind.element
+    return f"v{LANES}" + {ir.FloatType(): "f32", ir.DoubleType(): "f64"}.get(element, str(element))
+
+
 def packed_lanes(builder, values, mask):
     """The lanes of ``values`` where ``mask`` holds, at its front."""
-    kind, element = values.type, values.type.element
-    name = f"llvm.experimental.vector.compress.v{LANES}{'f32' if element == ir.FloatType() else element}"
+    kind = values.type
+    name = "llvm.experimental.vector.compress." + _name(kind)
     pack = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind, mask.type, kind]), name)
     return builder.call(pack, [values, mask, ir.Constant(kind, ir.Undefined)])
 
@@ -96,6 +102,16 @@ def splat(typingctx, value):
 
 
 @intrinsic
+def numbered(typingctx, first):
+    """``first``, ``first + 1`` and so on: sixteen integers."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.add(splatted(builder, arguments[0]), ir.Constant(_integers, list(range(LANES))))
+
+    return Vector(types.uint32)(types.uint32), codegen
+
+
+@intrinsic
 def where_greater(typingctx, a, b, x, y):
     """``a > b ? x : y`` in each lane."""
 
@@ -111,9 +127,8 @@ def _reduced(name: str):
     def lowest_or_highest(typingctx, values):
         def codegen(context, builder, signature, arguments):
             kind = arguments[0].type
-            suffix = "f32" if kind.element == ir.FloatType() else "f64"
             reduce = cgutils.get_or_insert_function(
-                builder.module, ir.FunctionType(kind.element, [kind]), f"llvm.vector.reduce.{name}.v{LANES}{suffix}"
+                builder.module, ir.FunctionType(kind.element, [kind]), f"llvm.vector.reduce.{name}.{_name(kind)}"
             )
             return builder.call(reduce, arguments, fastmath=("nnan", "nsz"))
 
@@ -147,7 +162,8 @@ def bits_at(typingctx, table, places):
         def all_lanes(value):
             return ir.Constant(_integers, [value] * LANES)
 
-        table = builder.load(vector_at(builder, data_of(context, builder, signature.args[0], arguments[0]), ir.IntType(64)(0)), align=4)
+        data = data_of(context, builder, signature.args[0], arguments[0])
+        table = builder.load(vector_at(builder, data, ir.IntType(64)(0)), align=4)
         permute = cgutils.get_or_insert_function(
             builder.module, ir.FunctionType(_integers, [_integers, _integers]), "llvm.x86.avx512.permvar.si.512"
         )
@@ -160,7 +176,7 @@ def bits_at(typingctx, table, places):
 
 @intrinsic
 def packed(typingctx, values, bits):
-    """The lanes whose bit is set, moved to the front. Where :data:`PACKS`."""
+    """The lanes whose bit is set, moved to the front; of values of 32 bits. Where :data:`PACKS`."""
 
     def codegen(context, builder, signature, arguments):
         mask = builder.bitcast(arguments[1], ir.VectorType(ir.IntType(1), LANES))

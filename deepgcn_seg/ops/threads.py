@@ -7,7 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
+
+# Arrays of fewer numbers, all of a kernel's together, are not worth waking a thread for.
+SMALL = 1 << 16
 
 
 @lru_cache(maxsize=1)
@@ -28,14 +32,14 @@ def _pool(pid: int, threads: int) -> ThreadPoolExecutor:
     return pool
 
 
-def run_sliced(kernel, size: int, *args) -> None:
+def run_sliced(kernel: Callable[..., None], size: int, *args: np.ndarray) -> None:
     """Call ``kernel(start, stop, *args)`` over slices that cover ``range(size)``.
 
     The kernel must release the GIL and write only what its own slice owns, so that the
     result does not depend on the number of threads (:func:`torch.get_num_threads`).
     """
     threads = min(torch.get_num_threads(), size)
-    if threads <= 1:
+    if threads <= 1 or sum(array.size for array in args) < SMALL:
         kernel(0, size, *args)
         return
     bounds = [size * t // threads for t in range(threads + 1)]

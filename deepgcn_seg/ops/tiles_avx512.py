@@ -1,24 +1,15 @@
-"""Distances of sixteen rows to sixteen columns, compared while still in registers: one AVX-512 register for each row."""
+"""Distances of sixteen rows to sixteen columns, compared while still in registers: a row is one, with AVX-512."""
 
-from functools import lru_cache
-
-from llvmlite import binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .simd import LANES, PACKS, Vector, packed_lanes, splatted, vector_at
+from .simd import LANES, Vector, packed_lanes, splatted, vector_at
 
 _i16, _i32, _i64 = (ir.IntType(bits) for bits in (16, 32, 64))
 _floats = ir.VectorType(ir.FloatType(), LANES)
 _integers = ir.VectorType(_i32, LANES)
-
-
-@lru_cache(maxsize=1)
-def available() -> bool:
-    """Whether the CPU has AVX-512."""
-    return PACKS
 
 
 class _Code:
@@ -89,9 +80,9 @@ class _Code:
 def append_near(typingctx, tiles, others, half_norms, row, column, thresholds, kept, keys, columns):
     """Append what is near among sixteen columns to the candidates of sixteen rows.
 
-    For i, j in 0..15, x_i of group ``row`` of tiles and y_j of group ``column`` of others: where ``half_norms[j] - x_i.y_j <= thresholds[i]``, that number and the
-    column's go to ``keys[i]`` and ``columns[i]`` at ``kept[i]``, which counts on. Both must have room for sixteen more
-    than there are columns.
+    For i, j in 0..15, x_i of group ``row`` of tiles and y_j of group ``column`` of others: where
+    ``half_norms[j] - x_i.y_j <= thresholds[i]``, that number and the column's go to ``keys[i]`` and ``columns[i]`` at
+    ``kept[i]``, which counts on. Both must have room for sixteen more than there are columns.
     """
 
     def codegen(context, builder, signature, arguments):
@@ -176,13 +167,12 @@ def squared_distances(typingctx, points, width, own, columns, start):
             return [code.multiply_add(difference, difference, total) for difference, total in zip(apart, sums)]
 
         sums = code.loop(_i64(0), width, _i64(LANES), [ir.Constant(_floats, [0.0] * LANES)] * LANES, body)
-        # Each round adds lanes that are `apart` lanes apart, of two registers into one: at last, lane j is point j's sum.
+        # Each round adds up lanes of two registers that are so far apart, into one: at last lane j is the sum of y_j.
         apart = 1
         while len(sums) > 1:
-            here, there = (
-                ir.Constant(_integers, [lane + shift if not lane & apart else LANES + lane + shift - apart for lane in range(LANES)])
-                for shift in (0, apart)
-            )  # fmt: skip
+            lanes = [LANES + lane - apart if lane & apart else lane for lane in range(LANES)]
+            here = ir.Constant(_integers, lanes)
+            there = ir.Constant(_integers, [lane + apart for lane in lanes])
             sums = [
                 builder.fadd(builder.shuffle_vector(a, b, here), builder.shuffle_vector(a, b, there))
                 for a, b in zip(sums[::2], sums[1::2])
