@@ -32,9 +32,9 @@ PIECES = 4
 # Fewer are searched sooner than a thread wakes up.
 FEW_GROUPS = 16
 # Pairs are marked where so many times fewer are wanted than there are points.
-SPARSE = 7
-# Groups of rows whose marks are held at a time: 4096 rows, 512 bytes for each column.
-BAND = 256
+SPARSE = 15
+# Groups of rows whose marks are held at a time: 8192 rows, 1 KiB for each column.
+BAND = 512
 LARGEST = np.finfo(np.float32).max
 
 
