@@ -68,7 +68,8 @@ def search(points: Tensor, present: Tensor, ranks: Tensor, loop: bool, out: Tens
         _run(_search_lists, lambda: (tiles, half_norms, thresholds, *found, *lists(), space()), 0, groups)
         return
     thresholds = np.minimum(thresholds + half_norms, LARGEST)
-    rows = F.pad(points, (0, -points.shape[1] % LANES)).numpy()
+    missing = -points.shape[1] % LANES
+    rows = (F.pad(points, (0, missing)) if missing else points).numpy()
     marks = np.empty((min(groups, BAND), groups, LANES), np.uint16)
     mark = partial(_run, _mark, lambda: (tiles, half_norms, thresholds, marks))
     select_marked = partial(_run, _search_marks, lambda: (marks, rows, half_norms, *found, *lists(), space()))
