@@ -214,6 +214,17 @@ def test_benchmark_of_scaling(tmp_path):
     assert (tmp_path / "scaling.png").is_file()
 
 
+def test_benchmark_of_small_networks(tmp_path):
+    content = benchmark(tmp_path, "measure=small", "sizes=[[2,64,1,4,8],[3,40,2,4,8]]")
+    assert [(row["connection"], row["conv"], row["points"]) for row in content["rows"]] == [
+        (connection, conv, points)
+        for connection in ("plain", "res", "dense")
+        for conv in ("edge", "mr")
+        for points in (64, 40)
+    ]
+    assert set(content["least_times_faster"]) == {"step", "inference"}
+
+
 def test_benchmark_of_data(tmp_path, data_root):
     store = ["data.store.rooms_per_area=1", "data.store.density=60"]
     content = benchmark(tmp_path, "measure=data", "depth=2", "points=64", f"data.root={data_root}", *store)
@@ -427,6 +438,7 @@ def test_a_failed_job_does_not_end_a_multirun(data_root, tmp_path):
         ("benchmark", ["conv=gin"], "GIN: the official code has"),
         ("benchmark", ["measure=speed"], "measure=speed: must be one of network, parts"),
         ("benchmark", ["networks=[ours]"], "reference and ours must be among them"),
+        ("benchmark", ["measure=small", "sizes=[[9,64,1,16,8]]"], "sizes: [9, 64, 1, 16, 8] is not depth, points"),
         ("benchmark", ["measure=scaling", "task=nap"], "task=nap: must be one of"),
         ("report", ["runs=docs"], "no run directories"),
         ("evaluate", ["checkpoint=/nowhere.ckpt"], "checkpoint /nowhere.ckpt: no such file"),

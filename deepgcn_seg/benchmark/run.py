@@ -10,11 +10,13 @@ from .data import measure_data
 from .parser import benchmark_parser
 from .parts import measure_parts
 from .scaling import measure_scaling
+from .small import measure_small
 
 MEASURES: dict[str, Callable[[DictConfig], None]] = {
     "network": compare,
     "parts": measure_parts,
     "scaling": measure_scaling,
+    "small": measure_small,
     "data": measure_data,
     "parser": benchmark_parser,
 }

@@ -1,0 +1,76 @@
+"""Whether any network is slower than the official formulation: small ones above all, whose time is mostly dispatch."""
+
+import itertools
+import statistics
+from typing import Any
+
+from omegaconf import DictConfig
+
+from ..config import device as device_of
+from ..errors import UserError
+from ..progress import Meter
+from .networks import TASKS, batch, build, run, seconds
+from .output import machine, publish
+
+CONNECTIONS = ("plain", "res", "dense")
+CONVS = ("edge", "mr")
+
+
+def measure_small(config: DictConfig) -> None:
+    """Step and inference of every connection and convolution of the official code, at ``config.sizes``.
+
+    Raises:
+        UserError: a size that is not five numbers, or of too few points.
+    """
+    for size in config.sizes:
+        if len(size) != 5 or size[1] < size[3] * max(size[0] - 1, 1):
+            raise UserError(
+                f"sizes: {list(size)} is not depth, points, blocks, k, channels with points >= k x dilation"
+            )
+    chosen = device_of(config.device)
+    rows: list[dict[str, Any]] = []
+    cases = list(itertools.product(CONNECTIONS, CONVS, config.sizes))
+    with Meter("Measuring", len(cases)) as meter:
+        for connection, conv, (depth, points, blocks, k, channels) in cases:
+            settings = {"connection": connection, "conv": conv, "depth": depth, "channels": channels, "k": k}
+            models = {name: build(name, settings, chosen) for name in ("reference", "ours")}
+            data = batch(blocks, points, chosen)
+            times: dict[str, dict[str, list[float]]] = {task: {name: [] for name in models} for task in TASKS}
+            for task, measured in times.items():
+                for model in models.values():
+                    run(model, task, *data)
+                for _ in range(config.repeats):
+                    for name, model in models.items():
+                        measured[name].append(seconds(run, model, task, *data))
+            rows.append({**settings, "points": points, "blocks": blocks, "seconds": times})
+            meter.advance(f"{connection}, {conv}, {points} points")
+    header = ["network", "depth", "points", "blocks", "k", "channels"]
+    header += [f"{task} {what}" for task in TASKS for what in ("reference ms", "ours ms", "times")]
+    slowest = {task: min(_times_faster(row, task) for row in rows) for task in TASKS}
+    publish(
+        "small",
+        "Least: " + ", ".join(f"{task} {times:.2f} times" for task, times in slowest.items()),
+        header,
+        [_cells(row) for row in rows],
+        f"{machine(chosen)}; medians of {config.repeats}",
+        {"rows": rows, "least_times_faster": slowest},
+    )
+
+
+def _median(row: dict[str, Any], task: str, name: str) -> float:
+    return statistics.median(row["seconds"][task][name])
+
+
+def _times_faster(row: dict[str, Any], task: str) -> float:
+    return _median(row, task, "reference") / _median(row, task, "ours")
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    cells = [
+        f"{row['connection']}, {row['conv']}",
+        *(str(row[key]) for key in ("depth", "points", "blocks", "k", "channels")),
+    ]
+    for task in TASKS:
+        cells += [f"{1000 * _median(row, task, name):.1f}" for name in ("reference", "ours")]
+        cells.append(f"{_times_faster(row, task):.2f}")
+    return cells
