@@ -81,14 +81,11 @@ class FusionBlock(nn.Module):
         layer = self.layer
         weight, bias = layer.weights()[1], layer.linear.bias
         sign = layer.monotone_sign()
-        if sign is not None:
-            # The maximum of what a negative scale turns over is that of the negative.
-            weight, bias = sign[:, None] * weight, None if bias is None else sign * bias
         fused = torch.empty(0)
         for blocks, points in slices(features):
             product = F.linear(features[blocks, points], weight, bias)
-            if sign is None:
-                product = layer.finish(product)
+            # The maximum of what a negative scale turns over is that of the negative.
+            product = layer.finish(product) if sign is None else product.mul_(sign)
             if mask is not None:
                 product = product.masked_fill(~mask[blocks, points, None], -torch.inf)
             if not len(fused):
