@@ -111,7 +111,8 @@ def work(settings: dict[str, Any], task: str, size: int, points: int) -> dict[st
     searched = [3, *widths[1:]]
     nodes = size * points
     search = (
-        sum(2 * nodes * points * (width + 1) for width in searched),
+        # A multiplication and an addition for each channel of each pair of points, once for both directions.
+        sum(nodes * points * (width + 1) for width in searched),
         sum(nodes * (4 * width + 8 * k) for width in searched),
     )
     # A step adds moments (EdgeConv) and two backward passes: more visits to each edge.

@@ -61,7 +61,7 @@ def run_each(work: Callable[[Any], None], pieces: Iterable[Any]) -> None:
     threads = torch.get_num_threads()
     if threads <= 1:
         return run_in_order(work, pieces)
-    shared = iter(pieces)
+    shared = iter(list(pieces))
     pool = _pool(os.getpid(), threads)
     for finished in [pool.submit(run_in_order, work, shared) for _ in range(threads)]:
         finished.result()
