@@ -1,6 +1,7 @@
 """Time and memory of the network beside the official formulation, in one run."""
 
 import statistics
+from functools import partial
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -10,7 +11,7 @@ from omegaconf import DictConfig
 from ..config import device as device_of
 from ..errors import UserError
 from ..progress import Meter
-from .networks import NETWORKS, TASKS, alone, batch, build, described, network_settings, run, seconds
+from .networks import NETWORKS, TASKS, alone, batch, build, described, interleaved, network_settings
 from .output import machine, publish, spread
 
 
@@ -33,22 +34,15 @@ def compare(config: DictConfig) -> None:
         for task, size in cases:
             models = {name: build(name, settings, chosen) for name in names}
             data = batch(size, config.points, chosen)
-            for model in models.values():
-                run(model, task, *data)
-            meter.advance(f"{task}, B = {size}")
-            times: dict[str, list[float]] = {name: [] for name in models}
-            for _ in range(config.repeats):
-                # Interleaved: a noisy machine is noisy for all.
-                for name, model in models.items():
-                    times[name].append(seconds(run, model, task, *data))
-                meter.advance(f"{task}, B = {size}")
+            advance = partial(meter.advance, f"{task}, B = {size}")
+            times = interleaved(models, task, data, config.repeats, advance)
             del models
-            # So is an allocator: one process now and then holds half as much again.
+            # An allocator is noisy too: one process now and then holds half as much again.
             memory: dict[str, list[float]] = {name: [] for name in times}
             for _ in range(config.repeats):
                 for name, peaks in memory.items():
                     peaks.append(alone(name, settings, task, size, config.points, str(chosen))[1])
-                meter.advance(f"{task}, B = {size}")
+                advance()
             rows.append({"task": task, "batch": size, "seconds": times, "peak_mb": memory})
     others = [name for name in names if name != "ours"]
     header = ["task", "B", *(f"{name} s" for name in names), *(f"times {name}" for name in others)]

@@ -20,6 +20,8 @@ from ..model.official import conv_name
 from .reference import ReferenceDeepGCN
 
 TASKS = ("step", "inference")
+# Of the official code.
+CONNECTIONS, CONVS = ("plain", "res", "dense"), ("edge", "mr")
 NETWORKS = ("reference", "assembly", "ours")
 
 log = logging.getLogger(__name__)
@@ -32,7 +34,7 @@ def network_settings(config: DictConfig) -> dict[str, Any]:
         UserError: settings that the official formulation does not have.
     """
     conv = conv_name(config.conv)
-    if config.connection not in ("plain", "res", "dense") or conv not in ("edge", "mr"):
+    if config.connection not in CONNECTIONS or conv not in CONVS:
         raise UserError(
             f"connection={config.connection}, conv={conv}: the official code has plain, res, dense and edge, mr"
         )
@@ -87,6 +89,28 @@ def seconds(action: Callable[..., None], *arguments: Any) -> float:
     started = time.perf_counter()
     action(*arguments)
     return time.perf_counter() - started
+
+
+def interleaved(
+    models: dict[str, nn.Module],
+    task: str,
+    data: tuple[torch.Tensor, torch.Tensor],
+    repeats: int,
+    advance: Callable[[], None] = lambda: None,
+) -> dict[str, list[float]]:
+    """Seconds of each network's passes, in turn, since a noisy machine is noisy for all; after one that does not count.
+
+    Args:
+        advance: called after each round.
+    """
+    times: dict[str, list[float]] = {name: [] for name in models}
+    for count in range(repeats + 1):
+        for name, model in models.items():
+            spent = seconds(run, model, task, *data)
+            if count:
+                times[name].append(spent)
+        advance()
+    return times
 
 
 def alone(

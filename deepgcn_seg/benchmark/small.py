@@ -9,11 +9,8 @@ from omegaconf import DictConfig
 from ..config import device as device_of
 from ..errors import UserError
 from ..progress import Meter
-from .networks import TASKS, batch, build, run, seconds
+from .networks import CONNECTIONS, CONVS, TASKS, batch, build, interleaved
 from .output import machine, publish
-
-CONNECTIONS = ("plain", "res", "dense")
-CONVS = ("edge", "mr")
 
 
 def measure_small(config: DictConfig) -> None:
@@ -35,13 +32,7 @@ def measure_small(config: DictConfig) -> None:
             settings = {"connection": connection, "conv": conv, "depth": depth, "channels": channels, "k": k}
             models = {name: build(name, settings, chosen) for name in ("reference", "ours")}
             data = batch(blocks, points, chosen)
-            times: dict[str, dict[str, list[float]]] = {task: {name: [] for name in models} for task in TASKS}
-            for task, measured in times.items():
-                for model in models.values():
-                    run(model, task, *data)
-                for _ in range(config.repeats):
-                    for name, model in models.items():
-                        measured[name].append(seconds(run, model, task, *data))
+            times = {task: interleaved(models, task, data, config.repeats) for task in TASKS}
             rows.append({**settings, "points": points, "blocks": blocks, "seconds": times})
             meter.advance(f"{connection}, {conv}, {points} points")
     header = ["network", "depth", "points", "blocks", "k", "channels"]

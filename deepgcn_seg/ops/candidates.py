@@ -1,6 +1,7 @@
 """From the candidates of a row of distances to its wanted ranks, exactly and without sorting the row (numba).
 
-Linear bins over the candidates' keys say how many lie below each. The few candidates in bins that hold a wanted rank
+Bins over the candidates' keys, narrower the further out as candidates lie denser there, say how many lie below each.
+The few candidates in bins that hold a wanted rank
 are gathered bin by bin, and put in order by counting, for each, who of those around it comes before it: sixteen
 comparisons at a time. Where a bin has many, as equal distances of duplicated points make it, they are merge-sorted:
 O(n log n) at worst. Ties break towards the smaller point, in whatever order candidates come.

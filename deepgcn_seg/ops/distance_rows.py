@@ -1,10 +1,11 @@
 """Neighbour search by rows of distances: a tile of them as one product of matrices, then the ranks of each row."""
 
-import threading
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
+
+from .threads import for_each_thread
 
 # Rows of a tile: fewer would make a slow product, however long they are.
 LEAST_ROWS = 32
@@ -37,14 +38,12 @@ def search_rows(
     rows_side = torch.cat([-2 * points, torch.ones_like(norms)], -1)
     columns_side = torch.cat([points, norms], -1).transpose(1, 2).contiguous()
     rows = min(count, max(LEAST_ROWS, entries // count))
-    buffers = threading.local()
+    buffer = for_each_thread(lambda: rows_side.new_empty(rows, count))
 
     def work(tile: tuple[int, int]) -> None:
         block, start = tile
         part = rows_side[block, start : start + rows]
-        if not hasattr(buffers, "distances"):
-            buffers.distances = part.new_empty(rows, count)
-        distances = torch.mm(part, columns_side[block], out=buffers.distances[: len(part)])
+        distances = torch.mm(part, columns_side[block], out=buffer()[: len(part)])
         if not loop:
             distances.diagonal(start).fill_(torch.inf)
         select(distances, ranks, out[block, start : start + rows])

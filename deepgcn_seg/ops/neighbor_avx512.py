@@ -9,7 +9,6 @@ few more than it needs. Sixteen rows by sixteen columns at a time (:mod:`.tiles_
   at once; compared are ``|y|^2 / 2 - x.y``, half the squared distance less what a whole row shares.
 """
 
-import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -22,7 +21,7 @@ from torch.nn import functional as F
 
 from .candidates import SAMPLE, remove, select, threshold_of, workspace
 from .simd import LANES, PACKS, count_bits, load, numbered, packed, splat, store
-from .threads import run_each
+from .threads import for_each_thread, run_each
 from .tiles_avx512 import append_near, mark_near, squared_distances
 
 # Groups of sixteen rows that meet each group of columns: as many as the innermost cache holds, 64 channels wide.
@@ -53,16 +52,16 @@ def search(points: Tensor, present: Tensor, ranks: Tensor, loop: bool, out: Tens
     """
     count = len(points)
     groups = -(-count // LANES)
-    tiles, half_norms = _packed(points, present)
+    tiles, half_norms = _tiled(points, present)
     thresholds = np.full(groups * LANES, LARGEST, np.float32)
     found = ranks.numpy(), loop, out.numpy()
     longest = (groups + 1) * LANES
-    lists = _scratch(lambda: _lists(ROW_GROUPS * LANES, longest))
-    space = _scratch(lambda: workspace(longest, np.float32))
+    lists = for_each_thread(lambda: _lists(ROW_GROUPS * LANES, longest))
+    space = for_each_thread(lambda: workspace(longest, np.float32))
     wanted = int(ranks[-1]) + (1 if loop else 2)
     if count >= 4 * SAMPLE:
         sample = slice(0, count // SAMPLE * SAMPLE, count // SAMPLE)
-        expected, sampled = wanted * SAMPLE / count, _packed(points[sample].contiguous(), present[sample].contiguous())
+        expected, sampled = wanted * SAMPLE / count, _tiled(points[sample].contiguous(), present[sample].contiguous())
         _run(_find_thresholds, lambda: (tiles, *sampled, expected, thresholds, *lists()), 0, groups)
     if count < 4 * SAMPLE or SPARSE * wanted > count:
         _run(_search_lists, lambda: (tiles, half_norms, thresholds, *found, *lists(), space()), 0, groups)
@@ -95,37 +94,25 @@ def _run(kernel: Callable[..., None], arguments: Callable[[], tuple], start: int
     run_each(work, range(start, stop, piece))
 
 
-def _scratch(make: Callable[[], Any]) -> Callable[[], Any]:
-    """What gives each thread an own object of that make."""
-    own = threading.local()
-
-    def of_this_thread() -> Any:
-        if not hasattr(own, "value"):
-            own.value = make()
-        return own.value
-
-    return of_this_thread
-
-
 def _lists(rows: int, longest: int) -> tuple[np.ndarray, np.ndarray]:
     """Room for the candidates of some rows: keys and columns."""
     return np.empty((rows, longest), np.float32), np.empty((rows, longest), np.uint32)
 
 
-def _packed(points: Tensor, present: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def _tiled(points: Tensor, present: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Points (N, C) in groups of sixteen, channel by channel (G, C, 16), and half their squared norms (G * 16,).
 
     Norms of absent points, and of what fills the last group, are infinite.
     """
     groups = -(-len(points) // LANES)
     tiles, half_norms = np.empty((groups, points.shape[1], LANES), np.float32), np.empty(groups * LANES, np.float32)
-    _pack(points.numpy(), present.numpy(), tiles, half_norms)
+    _write_tiles(points.numpy(), present.numpy(), tiles, half_norms)
     return tiles, half_norms
 
 
 @njit(nogil=True, cache=True)
-def _pack(points, present, tiles, half_norms):
-    """Write :func:`_packed`."""
+def _write_tiles(points, present, tiles, half_norms):
+    """Write :func:`_tiled`."""
     count, channels = points.shape
     tiles[-1] = 0
     half = splat(np.float32(0.5))
@@ -149,7 +136,7 @@ def _find_thresholds(start, stop, tiles, sample, sample_norms, expected, thresho
     """Write the largest ``|y|^2 / 2 - x.y`` of a candidate y, for each row x in groups ``start <= g < stop``.
 
     Args:
-        tiles: of :func:`_packed`; sample, sample_norms too, of some of the points.
+        tiles: of :func:`_tiled`; sample, sample_norms too, of some of the points.
         expected: how many of these are wanted. keys, columns: (ROW_GROUPS * 16, ·) scratch.
     """
     everything = np.full(len(keys), LARGEST, np.float32)

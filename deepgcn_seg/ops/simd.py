@@ -50,6 +50,11 @@ def splatted(builder, value):
     return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
 
 
+def numbered_lanes(builder, first):
+    """``first``, ``first + 1`` and so on: a vector of integers."""
+    return builder.add(splatted(builder, first), ir.Constant(_integers, list(range(LANES))))
+
+
 def _name(kind) -> str:
     """LLVM's name of a vector."""
     element = kind.element
@@ -106,7 +111,7 @@ def numbered(typingctx, first):
     """``first``, ``first + 1`` and so on: sixteen integers."""
 
     def codegen(context, builder, signature, arguments):
-        return builder.add(splatted(builder, arguments[0]), ir.Constant(_integers, list(range(LANES))))
+        return numbered_lanes(builder, arguments[0])
 
     return Vector(types.uint32)(types.uint32), codegen
 
@@ -220,13 +225,11 @@ def widened(typingctx, values):
     return Vector(types.float64)(values), codegen
 
 
-def _arithmetic(operation, floating: str, integer: str) -> None:
+def _arithmetic(operation, instruction: str) -> None:
     @intrinsic
     def lanewise(typingctx, a, b):
         def codegen(context, builder, signature, arguments):
-            if isinstance(a.dtype, types.Float):
-                return getattr(builder, floating)(*arguments, flags=("contract",))
-            return getattr(builder, integer)(*arguments)
+            return getattr(builder, instruction)(*arguments, flags=("contract",))
 
         return a(a, b), codegen
 
@@ -237,6 +240,6 @@ def _arithmetic(operation, floating: str, integer: str) -> None:
         return None
 
 
-_arithmetic(operator.add, "fadd", "add")
-_arithmetic(operator.sub, "fsub", "sub")
-_arithmetic(operator.mul, "fmul", "mul")
+_arithmetic(operator.add, "fadd")
+_arithmetic(operator.sub, "fsub")
+_arithmetic(operator.mul, "fmul")

@@ -56,6 +56,18 @@ def run_in_order(work: Callable[[Any], None], pieces: Iterable[Any]) -> None:
         work(piece)
 
 
+def for_each_thread(make: Callable[[], Any]) -> Callable[[], Any]:
+    """What gives each thread an own object of that make, the same each time."""
+    own = threading.local()
+
+    def of_this_thread() -> Any:
+        if not hasattr(own, "value"):
+            own.value = make()
+        return own.value
+
+    return of_this_thread
+
+
 def run_each(work: Callable[[Any], None], pieces: Iterable[Any]) -> None:
     """Call ``work(piece)`` for each piece, on as many threads as PyTorch uses; each works alone."""
     threads = torch.get_num_threads()

@@ -5,7 +5,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .simd import LANES, Vector, packed_lanes, splatted, vector_at
+from .simd import LANES, Vector, numbered_lanes, packed_lanes, splatted, vector_at
 
 _i16, _i32, _i64 = (ir.IntType(bits) for bits in (16, 32, 64))
 _floats = ir.VectorType(ir.FloatType(), LANES)
@@ -93,7 +93,7 @@ def append_near(typingctx, tiles, others, half_norms, row, column, thresholds, k
         longest = cgutils.unpack_tuple(builder, keys.shape)[1]
         first = builder.mul(column, _i64(LANES))
         sums = code.less_products(tiles, others, row, column, [code.read(half_norms.data, first)] * LANES)
-        these = builder.add(splatted(builder, builder.trunc(first, _i32)), ir.Constant(_integers, list(range(LANES))))
+        these = numbered_lanes(builder, builder.trunc(first, _i32))
         for i, distances in enumerate(sums):
             counter = code.at(kept.data, _i64(i))
             count = builder.load(counter)
