@@ -77,11 +77,18 @@ def test_no_edge_sized_tensor_is_kept_for_backward():
 
 
 def test_operations_pass_opcheck():
-    a, b, index = case(dtype=torch.float32)
-    sign = torch.ones(37)
-    torch.library.opcheck(torch.ops.deepgcn_seg.neighbor_extremum, (b, index, None, sign))
-    torch.library.opcheck(torch.ops.deepgcn_seg.edge_moments, (a, b, index, sign, None))
-    torch.library.opcheck(torch.ops.deepgcn_seg.nearest_ranks, (b.detach(), torch.arange(3), None, True))
+    a, b, index = (t.detach() for t in case(dtype=torch.float32))
+    sign, moment = torch.ones(37), torch.rand(2, 37)
+    operations = torch.ops.deepgcn_seg
+    _, chosen = operations.neighbor_extremum(b, index, None, sign)
+    for operation, arguments in (
+        (operations.nearest_ranks, (b, torch.arange(3), None, True)),
+        (operations.neighbor_extremum, (b, index, None, sign)),
+        (operations.neighbor_extremum_backward, (a, index, None, chosen)),
+        (operations.edge_moments, (a, b, index, sign, None)),
+        (operations.edge_moments_backward, (a, b, index, sign, None, moment, moment)),
+    ):
+        torch.library.opcheck(operation, arguments)
 
 
 def test_unknown_backend():

@@ -36,22 +36,67 @@ class JointPointwise(Pointwise):
 
     def weights(self) -> tuple[Tensor, Tensor]:
         """Those of the shared vector (out, shared), and of each feature once (out, ·)."""
-        front, weight = self.linear.weight[:, :0], self.linear.weight
-        if self.shared:
-            front, weight = weight.split([self.shared, sum(self.widths)], 1)
-        if self.nested:
-            folded = weight.new_zeros(len(weight), self.widths[-1])
-            for part in weight.split(self.widths, 1):
-                folded = folded + F.pad(part, (0, self.widths[-1] - part.shape[1]))
-            weight = folded
-        return front, weight
+        return _each_once(self.linear.weight, self.shared, self.parts)
+
+    @property
+    def parts(self) -> list[int]:
+        """Widths of the weights' columns that are for the same features, from the first on."""
+        return self.widths if self.nested else [sum(self.widths)]
 
     def forward(self, x: Tensor, mask: Tensor | None = None, shared: Tensor | None = None) -> Tensor:
         """x (B, N, ·) from :meth:`.Backbone.joint`, shared (B, shared) -> (B, N, out_channels)."""
-        front, weight = self.weights()
         if shared is None:
-            return self.finish(F.linear(x, weight, self.linear.bias), mask)
-        return self.finish(F.linear(x, weight) + F.linear(shared, front, self.linear.bias)[:, None], mask)
+            shared = x.new_empty(len(x), 0)
+        operands = x, shared, self.linear.weight, self.linear.bias
+        if torch.is_autocast_enabled(x.device.type):
+            dtype = torch.get_autocast_dtype(x.device.type)
+            operands = tuple(None if operand is None else operand.to(dtype) for operand in operands)
+        return self.finish(_JointLinear.apply(*operands, self.parts), mask)
+
+
+def _each_once(weight: Tensor, shared: int, parts: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Columns of the shared vector, and the others with those of equal features added up."""
+    front, rest = weight[:, :shared], weight[:, shared:]
+    if len(parts) == 1:
+        return front, rest
+    folded = weight.new_zeros(len(weight), parts[-1])
+    for part, width in zip(rest.split(parts, 1), parts):
+        folded[:, :width] += part
+    return front, folded
+
+
+class _JointLinear(torch.autograd.Function):
+    """The linear map of :class:`JointPointwise`; its weights' gradient is written once, each product in its place.
+
+    Left to autograd, every slice of the weights would get a gradient of its own, which are then concatenated.
+    """
+
+    @staticmethod
+    def forward(
+        ctx, x: Tensor, shared: Tensor, weight: Tensor, bias: Tensor | None, parts: Sequence[int]
+    ) -> Tensor:
+        front, folded = _each_once(weight, shared.shape[-1], parts)
+        ctx.save_for_backward(x, shared, front, folded)
+        ctx.parts = parts
+        if not shared.shape[-1]:
+            return F.linear(x, folded, bias)
+        return F.linear(x, folded) + F.linear(shared, front, bias)[:, None]
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        x, shared, front, folded = ctx.saved_tensors
+        grad_x = grad_weight = None
+        per_block = grad.sum(1)
+        if ctx.needs_input_grad[0]:
+            grad_x = grad @ folded
+        if ctx.needs_input_grad[2]:
+            width = shared.shape[-1]
+            grad_weight = grad.new_empty(grad.shape[-1], width + sum(ctx.parts))
+            grad_weight[:, :width] = per_block.t() @ shared
+            once = grad.flatten(0, 1).t() @ x.flatten(0, 1)
+            for part, columns in zip(grad_weight[:, width:].split(ctx.parts, 1), ctx.parts):
+                part.copy_(once[:, :columns])
+        return grad_x, per_block @ front, grad_weight, per_block.sum(0), None
 
 
 class FusionBlock(nn.Module):

@@ -34,7 +34,7 @@ def neighbor_max(x: Tensor, index: Tensor, mask: Tensor | None = None, sign: Ten
     """
     if sign is None:
         sign = torch.ones(x.shape[-1], device=x.device, dtype=x.dtype)
-    return torch.ops.deepgcn_seg.neighbor_extremum(x, index, mask, sign.detach().to(x.dtype))[0]
+    return _NeighborExtremum.apply(x, index, mask, sign.detach().to(x.dtype))
 
 
 def edge_moments(
@@ -53,7 +53,7 @@ def edge_moments(
     Returns:
         mean and variance, each (B, C) in float32 at least.
     """
-    return torch.ops.deepgcn_seg.edge_moments(center, neighbor, index, slope.to(center.dtype), mask)
+    return _EdgeMoments.apply(center, neighbor, index, slope.to(center.dtype), mask)
 
 
 # -- neighbor_extremum ------------------------------------------------------------------------
@@ -89,18 +89,18 @@ def _(grad, index, mask, chosen):
     return torch.empty_like(grad)
 
 
-def _save_extremum(ctx, inputs, output):
-    _, index, mask, _ = inputs
-    ctx.save_for_backward(index, mask, output[1])
-    ctx.mark_non_differentiable(output[1])
+class _NeighborExtremum(torch.autograd.Function):
+    # PyTorch's own registration of gradients costs several times more for each call.
 
+    @staticmethod
+    def forward(ctx, x, index, mask, sign):
+        extreme, chosen = torch.ops.deepgcn_seg.neighbor_extremum(x, index, mask, sign)
+        ctx.save_for_backward(index, mask, chosen)
+        return extreme
 
-def _extremum_gradient(ctx, grad, _):
-    index, mask, chosen = ctx.saved_tensors
-    return torch.ops.deepgcn_seg.neighbor_extremum_backward(grad, index, mask, chosen), None, None, None
-
-
-_neighbor_extremum.register_autograd(_extremum_gradient, setup_context=_save_extremum)
+    @staticmethod
+    def backward(ctx, grad):
+        return torch.ops.deepgcn_seg.neighbor_extremum_backward(grad, *ctx.saved_tensors), None, None, None
 
 
 # -- edge_moments -----------------------------------------------------------------------------
@@ -165,25 +165,25 @@ def _(center, neighbor, index, slope, mask, offset, factor):
     return torch.empty_like(center), torch.empty_like(neighbor), torch.empty_like(slope)
 
 
-def _save_moments(ctx, inputs, output):
-    ctx.save_for_backward(*inputs, output[0])
+class _EdgeMoments(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, center, neighbor, index, slope, mask):
+        mean, var = torch.ops.deepgcn_seg.edge_moments(center, neighbor, index, slope, mask)
+        ctx.save_for_backward(center, neighbor, index, slope, mask, mean)
+        return mean, var
 
-
-def _moments_gradient(ctx, grad_mean, grad_var):
-    center, neighbor, index, slope, mask, mean = ctx.saved_tensors
-    if mask is None:
-        edges = index.shape[1] * index.shape[2]
-    else:
-        edges = (mask.sum(1) * index.shape[2])[:, None]
-    # d mean / d phi = 1 / M and d var / d phi = 2 (phi - mean) / M.
-    factor = 2 * grad_var / edges
-    offset = grad_mean / edges - factor * mean
-    grads = torch.ops.deepgcn_seg.edge_moments_backward(center, neighbor, index, slope, mask, offset, factor)
-    grad_center, grad_neighbor, grad_slope = grads
-    return grad_center, grad_neighbor, None, grad_slope, None
-
-
-_edge_moments.register_autograd(_moments_gradient, setup_context=_save_moments)
+    @staticmethod
+    def backward(ctx, grad_mean, grad_var):
+        *inputs, mean = ctx.saved_tensors
+        index, mask = inputs[2], inputs[4]
+        points = index.shape[1] if mask is None else mask.sum(1)[:, None]
+        edges = points * index.shape[2]
+        # d mean / d phi = 1 / M and d var / d phi = 2 (phi - mean) / M.
+        factor = grad_var * (2 / edges)
+        offset = grad_mean / edges - factor * mean
+        grads = torch.ops.deepgcn_seg.edge_moments_backward(*inputs, offset, factor)
+        grad_center, grad_neighbor, grad_slope = grads
+        return grad_center, grad_neighbor, None, grad_slope, None
 
 
 # -- shared -----------------------------------------------------------------------------------
