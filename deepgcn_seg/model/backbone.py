@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..ops import nearest_ranks
 from .block import Block, with_room
 from .graph import DilatedKnnGraph
-from .layers import LayerSpec
+from .layers import LayerSpec, sliced
 from .reversible import ReversibleBlock, ReversibleSequence
 
 ConvFactory = Callable[[int, int, LayerSpec], nn.Module]
@@ -99,12 +99,12 @@ class Backbone(nn.Module):
     def joint(self, points: Tensor, mask: Tensor | None = None) -> Tensor:
         """All layers' features side by side, each once: (B, N, sum of their channels).
 
-        Where no gradient is wanted each is put in its place as it is made: it exists once, not in a list as well.
+        Where no gradient is wanted of many, each is put in its place as it is made: it exists once, not in a list too.
         """
         if self.connection in ("dense", "rev"):
             *_, last = self._layers(points, mask)
             return last
-        if torch.is_grad_enabled():
+        if not sliced(points):
             return torch.cat(self(points, mask), -1)
         joint, start = points.new_empty(0), 0
         for x in self._layers(points, mask):

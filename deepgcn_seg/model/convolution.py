@@ -34,15 +34,9 @@ class EdgeConv(nn.Module):
         if sign is None:
             edges = center[:, :, None] + gather_neighbors(neighbor, index)
             return self._over_edges(edges, mask).amax(2)
-        norm_first = self.layer.order == "norm-act"
-        slope = negative_slope(None if norm_first else self.layer.act, center)
-        scale, shift = self._scale_shift(center, neighbor, index, slope, mask)
+        norm, act = self._norm(center, neighbor, index, mask), self.layer.act or nn.Identity()
         extreme = center + neighbor_max(neighbor, index, mask, sign)
-        if norm_first:
-            extreme = extreme * scale + shift
-        if self.layer.act is not None:
-            extreme = self.layer.act(extreme)
-        return extreme if norm_first else extreme * scale + shift
+        return act(norm(extreme)) if self.layer.order == "norm-act" else norm(act(extreme))
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(W1 - W2) x + b and W2 x."""
@@ -50,15 +44,19 @@ class EdgeConv(nn.Module):
         own, relative = linear.weight.chunk(2, 1)
         return F.linear(x, own - relative, linear.bias), F.linear(x, relative)
 
-    def _scale_shift(self, center, neighbor, index, slope, mask):
+    def _norm(self, center, neighbor, index, mask) -> Callable[[Tensor], Tensor]:
+        """The norm, its statistics those of the edges."""
         norm = self.layer.norm
         if norm is None:
-            return 1, 0
+            return nn.Identity()
         if isinstance(norm, BatchNorm) and not norm.training:
-            return norm.fixed_scale_shift()
-        points = index.new_full(index.shape[:1], index.shape[1]) if mask is None else mask.sum(1)
-        mean, var = edge_moments(center, neighbor, index, slope, mask)
-        return norm.scale_shift(mean, var, points * index.shape[2])
+            scale, shift = norm.fixed_scale_shift()
+        else:
+            points = index.shape[1] if mask is None else mask.sum(1)
+            slope = negative_slope(None if self.layer.order == "norm-act" else self.layer.act, center)
+            mean, var = edge_moments(center, neighbor, index, slope, mask)
+            scale, shift = norm.scale_shift(mean, var, points * index.shape[2])
+        return lambda x: torch.addcmul(shift, x, scale)
 
     def _over_edges(self, edges: Tensor, mask: Tensor | None) -> Tensor:
         """The layer applied to (B, N, k, C) edges, one by one."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .layers import LayerSpec, Pointwise, slices
+from .layers import LayerSpec, Pointwise, sliced, slices
 
 
 class JointPointwise(Pointwise):
@@ -114,7 +114,7 @@ class FusionBlock(nn.Module):
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """Fuse; absent points never win the maximum."""
-        if not torch.is_grad_enabled() and self.layer.sliceable:
+        if sliced(features) and self.layer.sliceable:
             return self._fuse_in_slices(features, mask)
         fused = self.layer(features, mask)
         if mask is not None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .fusion import JointPointwise
-from .layers import LayerSpec, Pointwise, slices
+from .layers import LayerSpec, Pointwise, sliced, slices
 
 
 class PredictionHead(nn.Module):
@@ -38,7 +38,7 @@ class PredictionHead(nn.Module):
 
     def forward(self, features: Tensor, fused: Tensor, mask: Tensor | None = None) -> Tensor:
         """features F (B, N, ·), fused (B, ·) -> logits (B, N, num_classes)."""
-        if torch.is_grad_enabled() or not all(layer.sliceable for layer in (self.first, *self.rest)):
+        if not sliced(features) or not all(layer.sliceable for layer in (self.first, *self.rest)):
             return self._classify(self.first(features, mask, fused), mask)
         # Some points at a time, so that no layer's features are whole.
         front, weight = self.first.weights()

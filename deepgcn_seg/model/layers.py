@@ -30,31 +30,39 @@ class BatchNorm(nn.BatchNorm1d):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x: (B, N, C) -> (B, N, C)."""
-        if self.synced and self.training:
+        if not self.training:
+            scale, shift = self.fixed_scale_shift()
+            return torch.addcmul(shift, x, scale).to(x.dtype)
+        if self.synced:
             present = x.reshape(-1, x.shape[-1]) if mask is None else x[mask]
             var, mean = torch.var_mean(present, 0, correction=0)
-            scale, shift = self.scale_shift(mean[None], var[None], mean.new_tensor([len(present)]))
-            return x * scale + shift if mask is None else torch.where(mask[:, :, None], x * scale + shift, 0)
-        if mask is None or not self.training:
+            scale, shift = self.scale_shift(mean[None], var[None], len(present))
+            out = torch.addcmul(shift, x, scale)
+            return out if mask is None else torch.where(mask[:, :, None], out, 0)
+        if mask is None:
             return super().forward(x.reshape(-1, x.shape[-1])).view(x.shape)
         out = torch.zeros_like(x)
         out[mask] = super().forward(x[mask])
         return out
 
-    def scale_shift(self, mean: Tensor, var: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    def scale_shift(self, mean: Tensor, var: Tensor, counts: Tensor | int) -> tuple[Tensor, Tensor]:
         """The affine map the norm amounts to, from moments per block.
 
         In training it updates the running statistics, as the textbook layer does.
 
         Args:
-            mean, var: (B, C), biased variance. counts: (B,) values each block contributed.
+            mean, var: (B, C), biased variance. counts: (B,) values each block contributed, or a number for all.
 
         Returns:
             scale and shift, broadcastable to (B, N, C): ``norm(e) = scale * e + shift``.
         """
         summed = SummedOverAll.apply if self.synced else lambda values: values
-        total = summed(counts.sum().to(mean.dtype))
-        share = (counts.to(mean.dtype) / total)[:, None]
+        if self.synced or isinstance(counts, Tensor):
+            counts = torch.as_tensor(counts, dtype=mean.dtype, device=mean.device).expand(len(mean))
+            total = summed(counts.sum())
+            share = (counts / total)[:, None]
+        else:
+            total, share = counts * len(mean), 1 / len(mean)
         pooled = summed((share * mean).sum(0))
         spread = summed((share * (var + (mean - pooled).square())).sum(0))
         if self.track_running_stats:
@@ -99,7 +107,7 @@ class InstanceNorm(nn.Module):
         scale, shift = self.scale_shift(mean, var, None)
         return x * scale + shift
 
-    def scale_shift(self, mean: Tensor, var: Tensor, counts: Tensor | None) -> tuple[Tensor, Tensor]:
+    def scale_shift(self, mean: Tensor, var: Tensor, counts: Tensor | int | None) -> tuple[Tensor, Tensor]:
         """As :meth:`BatchNorm.scale_shift`, per block: (B, 1, C) each."""
         scale = torch.rsqrt(var + self.eps)
         return scale[:, None], (-mean * scale)[:, None]
@@ -145,21 +153,24 @@ def make_act(name: str) -> nn.Module | None:
     raise ValueError(f"unknown act {name!r}: choose one of {', '.join(ACTS)}")
 
 
-def negative_slope(act: nn.Module | None, like: Tensor) -> Tensor | None:
-    """Slope (C,) below zero of an activation that is the identity above; None for other shapes.
+def never_falls(act: nn.Module | None) -> bool:
+    """Whether an activation is the identity above zero and no larger below: not GELU, nor a PReLU of negative slope."""
+    if isinstance(act, nn.PReLU):
+        return not bool((act.weight < 0).any())
+    return act is None or isinstance(act, nn.ReLU | nn.LeakyReLU)
+
+
+def negative_slope(act: nn.Module | None, like: Tensor) -> Tensor:
+    """Slope (C,) below zero of an activation that :func:`never_falls`.
 
     Args:
         like: (..., C) tensor that gives dtype, device and C.
     """
-    if act is None:
-        return like.new_ones(like.shape[-1])
-    if isinstance(act, nn.ReLU):
-        return like.new_zeros(like.shape[-1])
-    if isinstance(act, nn.LeakyReLU):
-        return like.new_full((like.shape[-1],), act.negative_slope)
     if isinstance(act, nn.PReLU):
         return act.weight.to(like.dtype).expand(like.shape[-1])
-    return None
+    if isinstance(act, nn.LeakyReLU):
+        return like.new_full((like.shape[-1],), act.negative_slope)
+    return like.new_zeros(like.shape[-1]) if isinstance(act, nn.ReLU) else like.new_ones(like.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -225,13 +236,11 @@ class Pointwise(nn.Module):
 
     def monotone_sign(self) -> Tensor | None:
         """+1 or -1 per channel: whether norm and activation keep its order or turn it over; None if neither."""
-        like = self.linear.weight[:, 0]
-        slope = negative_slope(self.act, like)
-        if slope is None or (isinstance(self.act, nn.PReLU) and bool((slope < 0).any())):
+        weight = self.linear.weight
+        if not never_falls(self.act) or isinstance(self.norm, LayerNorm):
             return None
-        if isinstance(self.norm, BatchNorm):
-            return torch.where(self.norm.weight < 0, -1, 1).to(like.dtype)
-        return None if isinstance(self.norm, LayerNorm) else torch.ones_like(like)
+        ones = weight.new_ones(len(weight))
+        return ones.copysign_(self.norm.weight.detach()) if isinstance(self.norm, BatchNorm) else ones
 
     def finish(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Norm and activation alone, of a linear map computed elsewhere."""
@@ -244,14 +253,23 @@ class Pointwise(nn.Module):
         return x
 
 
+def sliced(x: Tensor) -> bool:
+    """Whether wide layers take (B, N, ·) slice by slice: in inference, if there is more than one."""
+    return not torch.is_grad_enabled() and x.shape[0] * x.shape[1] > _slice_points(x)
+
+
 def slices(x: Tensor) -> Iterator[tuple[slice, slice]]:
     """Blocks and points of (B, N, ·), in contiguous pieces of at most :data:`SLICE_POINTS` points."""
     batch, count = x.shape[:2]
-    size = SLICE_POINTS_GPU if x.is_cuda else SLICE_POINTS
+    size = _slice_points(x)
     together = max(size // count, 1)
     for block in range(0, batch, together):
         for point in range(0, count, size):
             yield slice(block, block + together), slice(point, point + size)
+
+
+def _slice_points(x: Tensor) -> int:
+    return SLICE_POINTS_GPU if x.is_cuda else SLICE_POINTS
 
 
 def initialise(module: nn.Module, method: str) -> None:

@@ -5,6 +5,8 @@ reads neighbours is split by rows; work that adds to neighbours by channels, so 
 scatters need no locks, and no result depends on the number of threads.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from numba import njit
@@ -86,6 +88,41 @@ def _moments(start, stop, center, neighbor, index, mask, slope, shift, total, sq
 
 
 @njit(nogil=True, cache=True)
+def _typical(center, neighbor, slope, shift):
+    """Write about the mean of phi, (C,): that of up to twice :data:`ROWS` points."""
+    points, channels = center.shape[0] * center.shape[1], center.shape[2]
+    own, values = center.reshape(-1), neighbor.reshape(-1)
+    step = max(points // ROWS, 1)
+    share = splat(center.dtype.type(1 / ((points - 1) // step + 1)))
+    nothing = splat(center.dtype.type(0))
+    for first in range(0, channels, LANES):
+        total = nothing
+        for point in range(0, points, step):
+            total = total + load(own, point * channels + first) + load(values, point * channels + first)
+        e = total * share
+        store(shift, first, where_greater(e, nothing, e, load(slope, first) * e))
+
+
+@njit(nogil=True, cache=True)
+def _finish_moments(total, square, mask, k, shift, mean, var):
+    """Write mean and variance, (B, C), of sums of :func:`_moments`; those of a block without points are NaN."""
+    batch, groups, channels = total.shape
+    for b in range(batch):
+        edges = mask[b].sum() * k
+        for c in range(channels):
+            own, own_square = 0.0, 0.0
+            for group in range(groups):
+                own += total[b, group, c]
+                own_square += square[b, group, c]
+            if edges:
+                mean[b, c] = own / edges + shift[c]
+                var[b, c] = max(own_square / edges - (own / edges) ** 2, 0.0)
+            else:
+                mean[b, c] = np.nan
+                var[b, c] = np.nan
+
+
+@njit(nogil=True, cache=True)
 def _extremum_backward(start, stop, grad, index, mask, chosen, grad_neighbor):
     """Add each extreme's gradient to the neighbour it came from: ``grad_neighbor`` (B, N, C).
 
@@ -145,7 +182,7 @@ def neighbor_extremum(x: Tensor, index: Tensor, mask: Tensor | None, sign: Tenso
     """See :func:`deepgcn_seg.ops.neighbor_max`; also the place (B, N, C) int16 of each extreme."""
     padded, sign = _padded(x, sign)
     extreme, chosen = torch.empty_like(padded), torch.empty(padded.shape, dtype=torch.int16)
-    arrays = _arrays(padded, index, present_points(x, mask), sign, extreme, chosen)
+    arrays = *_arrays(padded, index), present_points(x, mask), *_arrays(sign, extreme, chosen)
     run_sliced(_extremum, x.shape[0] * x.shape[1], *arrays)
     extreme, chosen = _cut(x, extreme, chosen)
     return extreme, chosen
@@ -155,7 +192,8 @@ def neighbor_extremum_backward(grad: Tensor, index: Tensor, mask: Tensor | None,
     """Gradient (B, N, C) of the features."""
     padded, places = _padded(grad, chosen)
     out = torch.zeros_like(padded)
-    run_sliced(_extremum_backward, _groups(padded), *_arrays(padded, index, present_points(grad, mask), places, out))
+    arrays = *_arrays(padded, index), present_points(grad, mask), *_arrays(places, out)
+    run_sliced(_extremum_backward, _groups(padded), *arrays)
     return _cut(grad, out)[0]
 
 
@@ -163,19 +201,18 @@ def edge_moments(
     center: Tensor, neighbor: Tensor, index: Tensor, slope: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """See :func:`deepgcn_seg.ops.edge_moments`."""
-    typical = center.mean((0, 1)) + neighbor.mean((0, 1))
-    shift = torch.where(typical > 0, typical, slope * typical)
-    kept = present_points(center, mask)
-    points = index.shape[1] if mask is None else mask.sum(1, dtype=torch.float64)[:, None]
-    own, values, slope, padded_shift = _padded(center, neighbor, slope, shift)
-    (batch, count, channels), k = own.shape, index.shape[2]
+    *nodes, slope = _padded(center, neighbor, slope)
+    batch, count, channels = nodes[0].shape
+    mean, var = (nodes[0].new_empty(batch, channels) for _ in range(2))
+    own, values, edges, slopes, means, variances = _arrays(*nodes, index, slope, mean, var)
+    present, shift = present_points(center, mask), np.empty_like(slopes)
+    _typical(own, values, slopes, shift)
     groups = -(-count // ROWS)
-    total = torch.empty(batch, groups, channels, dtype=torch.float64)
-    square = torch.empty_like(total)
-    run_sliced(_moments, batch * groups, *_arrays(own, values, index, kept, slope, padded_shift, total, square))
-    mean, mean_square = _cut(center, total.sum(1) / (points * k), square.sum(1) / (points * k))
-    var = (mean_square - mean.square()).clamp(min=0)
-    return (mean + shift).to(center.dtype), var.to(center.dtype)
+    sums = np.empty((2, batch, groups, channels))
+    run_sliced(_moments, batch * groups, own, values, edges, present, slopes, shift, *sums)
+    _finish_moments(*sums, present, edges.shape[2], shift, means, variances)
+    mean, var = _cut(center, mean, var)
+    return mean, var
 
 
 def edge_moments_backward(
@@ -192,7 +229,7 @@ def edge_moments_backward(
     inputs = _padded(center, neighbor, slope, offset.to(dtype), factor.to(dtype))
     own, values, slope, offset, factor = inputs
     grads = torch.zeros_like(own), torch.zeros_like(values), torch.zeros_like(offset)
-    arrays = _arrays(own, values, index, present_points(center, mask), slope, offset, factor, *grads)
+    arrays = *_arrays(own, values, index), present_points(center, mask), *_arrays(slope, offset, factor, *grads)
     run_sliced(_moments_backward, _groups(own), *arrays)
     grad_center, grad_neighbor, grad_slope = _cut(center, *grads)
     return grad_center, grad_neighbor, grad_slope.sum(0)
@@ -214,10 +251,10 @@ def _groups(x: Tensor) -> int:
     return x.shape[0] * x.shape[2] // LANES
 
 
-def present_points(x: Tensor, mask: Tensor | None) -> Tensor:
+def present_points(x: Tensor, mask: Tensor | None) -> np.ndarray:
     """The mask (B, N) of points present, all of them where none is given."""
-    return torch.ones(x.shape[:2], dtype=torch.bool) if mask is None else mask
+    return np.ones(x.shape[:2], bool) if mask is None else mask.contiguous().numpy()
 
 
-def _arrays(*tensors: Tensor):
+def _arrays(*tensors: Tensor) -> Iterator[np.ndarray]:
     return (tensor.detach().contiguous().numpy() for tensor in tensors)

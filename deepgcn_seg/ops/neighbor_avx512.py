@@ -42,7 +42,7 @@ def suits(points: Tensor) -> bool:
     return points.dtype == torch.float32 and PACKS
 
 
-def search(points: Tensor, present: Tensor, ranks: Tensor, loop: bool, out: Tensor) -> None:
+def search(points: Tensor, present: np.ndarray, ranks: Tensor, loop: bool, out: Tensor) -> None:
     """Write the points at the given ranks of distance to each point.
 
     Args:
@@ -61,7 +61,7 @@ def search(points: Tensor, present: Tensor, ranks: Tensor, loop: bool, out: Tens
     wanted = int(ranks[-1]) + (1 if loop else 2)
     if count >= 4 * SAMPLE:
         sample = slice(0, count // SAMPLE * SAMPLE, count // SAMPLE)
-        expected, sampled = wanted * SAMPLE / count, _tiled(points[sample].contiguous(), present[sample].contiguous())
+        expected, sampled = wanted * SAMPLE / count, _tiled(points[sample].contiguous(), np.ascontiguousarray(present[sample]))
         _run(_find_thresholds, lambda: (tiles, *sampled, expected, thresholds, *lists()), 0, groups)
     if count < 4 * SAMPLE or SPARSE * wanted > count:
         _run(_search_lists, lambda: (tiles, half_norms, thresholds, *found, *lists(), space()), 0, groups)
@@ -99,14 +99,14 @@ def _lists(rows: int, longest: int) -> tuple[np.ndarray, np.ndarray]:
     return np.empty((rows, longest), np.float32), np.empty((rows, longest), np.uint32)
 
 
-def _tiled(points: Tensor, present: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def _tiled(points: Tensor, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Points (N, C) in groups of sixteen, channel by channel (G, C, 16), and half their squared norms (G * 16,).
 
     Norms of absent points, and of what fills the last group, are infinite.
     """
     groups = -(-len(points) // LANES)
     tiles, half_norms = np.empty((groups, points.shape[1], LANES), np.float32), np.empty(groups * LANES, np.float32)
-    _write_tiles(points.numpy(), present.numpy(), tiles, half_norms)
+    _write_tiles(points.numpy(), present, tiles, half_norms)
     return tiles, half_norms
 
 

@@ -24,8 +24,8 @@ TILE_ENTRIES = 1 << 19
 def search(points: Tensor, mask: Tensor | None, ranks: Tensor, loop: bool, out: Tensor) -> None:
     """See :func:`.distance_rows.search_rows`."""
     if neighbor_avx512.suits(points):
-        present = present_points(points, mask).contiguous()
-        for points_of, present_of, out_of in zip(points.contiguous(), present, out):
+        blocks = zip(points.contiguous(), present_points(points, mask), out)
+        for points_of, present_of, out_of in blocks:
             neighbor_avx512.search(points_of, present_of, ranks, loop, out_of)
     else:
         search_rows(points, mask, ranks, loop, out, select_ranks, TILE_ENTRIES, run_each)

@@ -49,19 +49,20 @@ def nearest_ranks(points: Tensor, ranks: Tensor, mask: Tensor | None = None, loo
 
 @torch.library.custom_op("deepgcn_seg::nearest_ranks", mutates_args=())
 def _nearest_ranks(points: Tensor, ranks: Tensor, mask: Tensor | None, loop: bool) -> Tensor:
-    _require_enough(points, ranks, mask, loop)
-    with torch.no_grad(), torch.autocast(points.device.type, enabled=False), _exact_products():
+    ranks = ranks.cpu()
+    wanted = ranks.tolist()
+    _require_enough(points, max(wanted), mask, loop)
+    ascending = wanted == sorted(wanted)
+    with _full_precision(points.device.type):
         if points.dtype not in (torch.float32, torch.float64):
             points = points.float()
         points = _centred(points, mask)
-        if _suits_tree(points, ranks, mask, loop) and cluster_available():
+        if _suits_tree(points, max(wanted), mask, loop) and cluster_available():
             return _search_tree(points, ranks)
-        wanted = ranks.cpu()
-        ascending, order = wanted.sort()
         out = torch.empty(*points.shape[:2], len(ranks), dtype=torch.int64, device=points.device)
-        _kernel(points).search(points, mask, ascending, loop, out)
-        if not torch.equal(ascending, wanted):
-            out = out[:, :, order.argsort().to(out.device)]
+        _kernel(points).search(points, mask, ranks if ascending else ranks.sort().values, loop, out)
+        if not ascending:
+            out = out[:, :, ranks.argsort().argsort().to(out.device)]
         if mask is not None:
             itself = torch.arange(points.shape[1], device=out.device)[None, :, None]
             out = torch.where(mask[:, :, None], out, itself)
@@ -90,25 +91,25 @@ def _log_unsuited(count: int, dtype: str) -> None:
 
 
 @contextmanager
-def _exact_products() -> Iterator[None]:
-    """Products of float32 matrices in float32: TF32 or bfloat16 would move ranks."""
+def _full_precision(device: str) -> Iterator[None]:
+    """Products of float32 matrices in float32: autocast, TF32 or bfloat16 would move ranks."""
     before = torch.get_float32_matmul_precision()
-    if before == "highest":
+    if before == "highest" and not torch.is_autocast_enabled(device):
         yield
         return
     torch.set_float32_matmul_precision("highest")
     try:
-        yield
+        with torch.autocast(device, enabled=False):
+            yield
     finally:
         torch.set_float32_matmul_precision(before)
 
 
-def _require_enough(points: Tensor, ranks: Tensor, mask: Tensor | None, loop: bool) -> None:
-    wanted = int(ranks.max()) + 1
+def _require_enough(points: Tensor, furthest: int, mask: Tensor | None, loop: bool) -> None:
     available = points.shape[1] if mask is None else int(mask.sum(1).min())
-    if wanted > available - (not loop):
+    if furthest >= available - (not loop):
         raise ValueError(
-            f"neighbour rank {wanted - 1} was asked for, but a block has only {available} points"
+            f"neighbour rank {furthest} was asked for, but a block has only {available} points"
             f"{'' if loop else ', itself excluded'}: use more points, a smaller k or a smaller dilation"
         )
 
@@ -123,9 +124,9 @@ def _centred(points: Tensor, mask: Tensor | None) -> Tensor:
     return (points - mean) * present
 
 
-def _suits_tree(points: Tensor, ranks: Tensor, mask: Tensor | None, loop: bool) -> bool:
+def _suits_tree(points: Tensor, furthest: int, mask: Tensor | None, loop: bool) -> bool:
     large = points.shape[-1] == 3 and points.shape[1] >= TREE_POINTS
-    return large and mask is None and loop and int(ranks.max()) < TREE_NEIGHBORS
+    return large and mask is None and loop and furthest < TREE_NEIGHBORS
 
 
 def _search_tree(points: Tensor, ranks: Tensor) -> Tensor:
