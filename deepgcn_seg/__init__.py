@@ -6,7 +6,7 @@ import os
 # a neighbour search on two cores. Put to sleep at once they must be woken for every operation, half the time of a
 # training step on a hundred points; so GNU's spin for some microseconds first. Read once, when torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 from .inference.segmenter import Segmenter
 from .model import DeepGCN, load_model, load_official

@@ -47,21 +47,21 @@ class JointPointwise(Pointwise):
         """x (B, N, ·) from :meth:`.Backbone.joint`, shared (B, shared) -> (B, N, out_channels)."""
         if shared is None:
             shared = x.new_empty(len(x), 0)
-        operands = x, shared, self.linear.weight, self.linear.bias
+        operands: tuple[Tensor | None, ...] = x, shared, self.linear.weight, self.linear.bias
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
             operands = tuple(None if operand is None else operand.to(dtype) for operand in operands)
         return self.finish(_JointLinear.apply(*operands, self.parts), mask)
 
 
-def _each_once(weight: Tensor, shared: int, parts: Sequence[int]) -> tuple[Tensor, Tensor]:
+def _each_once(weight: Tensor, shared: int, widths: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Columns of the shared vector, and the others with those of equal features added up."""
     front, rest = weight[:, :shared], weight[:, shared:]
-    if len(parts) == 1:
-        return front, rest
-    folded = weight.new_zeros(len(weight), parts[-1])
-    for part, width in zip(rest.split(parts, 1), parts):
-        folded[:, :width] += part
+    *parts, folded = rest.split(widths, 1)
+    if parts:
+        folded = folded.clone()
+        for part in parts:
+            folded[:, : part.shape[1]] += part
     return front, folded
 
 

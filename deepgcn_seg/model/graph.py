@@ -68,7 +68,7 @@ class DilatedKnnGraph(nn.Module):
         """The ranks (k,) this call selects, ascending; random in training."""
         if self.training and self.stochastic and torch.rand(1).item() < self.epsilon:
             return torch.randperm(self.k * self.dilation)[: self.k].sort().values
-        return torch.arange(self.k) * self.dilation
+        return torch.arange(0, self.k * self.dilation, self.dilation)
 
     def forward(self, points: Tensor, mask: Tensor | None = None) -> Tensor:
         """points: (B, N, C) coordinates or features -> (B, N, k) neighbours."""

@@ -11,7 +11,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from .backend import kernels
+from .backend import kernels, operation
 
 
 def gather_neighbors(x: Tensor, index: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ def edge_moments(
 # -- neighbor_extremum ------------------------------------------------------------------------
 
 
-@torch.library.custom_op("deepgcn_seg::neighbor_extremum", mutates_args=())
+@operation
 def _neighbor_extremum(x: Tensor, index: Tensor, mask: Tensor | None, sign: Tensor) -> tuple[Tensor, Tensor]:
     if compiled := kernels("edge", x):
         return compiled.neighbor_extremum(x, index, mask, sign)
@@ -75,7 +75,7 @@ def _(x, index, mask, sign):
     return torch.empty_like(x), x.new_empty(x.shape, dtype=torch.int16)
 
 
-@torch.library.custom_op("deepgcn_seg::neighbor_extremum_backward", mutates_args=())
+@operation
 def _neighbor_extremum_backward(grad: Tensor, index: Tensor, mask: Tensor | None, chosen: Tensor) -> Tensor:
     if compiled := _backward_kernels(grad):
         return compiled.neighbor_extremum_backward(grad, index, mask, chosen)
@@ -94,19 +94,19 @@ class _NeighborExtremum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, index, mask, sign):
-        extreme, chosen = torch.ops.deepgcn_seg.neighbor_extremum(x, index, mask, sign)
+        extreme, chosen = _neighbor_extremum(x, index, mask, sign)
         ctx.save_for_backward(index, mask, chosen)
         return extreme
 
     @staticmethod
     def backward(ctx, grad):
-        return torch.ops.deepgcn_seg.neighbor_extremum_backward(grad, *ctx.saved_tensors), None, None, None
+        return _neighbor_extremum_backward(grad, *ctx.saved_tensors), None, None, None
 
 
 # -- edge_moments -----------------------------------------------------------------------------
 
 
-@torch.library.custom_op("deepgcn_seg::edge_moments", mutates_args=())
+@operation
 def _edge_moments(
     center: Tensor, neighbor: Tensor, index: Tensor, slope: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
@@ -133,7 +133,7 @@ def _(center, neighbor, index, slope, mask):
     return mean, torch.empty_like(mean)
 
 
-@torch.library.custom_op("deepgcn_seg::edge_moments_backward", mutates_args=())
+@operation
 def _edge_moments_backward(
     center: Tensor,
     neighbor: Tensor,
@@ -168,7 +168,7 @@ def _(center, neighbor, index, slope, mask, offset, factor):
 class _EdgeMoments(torch.autograd.Function):
     @staticmethod
     def forward(ctx, center, neighbor, index, slope, mask):
-        mean, var = torch.ops.deepgcn_seg.edge_moments(center, neighbor, index, slope, mask)
+        mean, var = _edge_moments(center, neighbor, index, slope, mask)
         ctx.save_for_backward(center, neighbor, index, slope, mask, mean)
         return mean, var
 
@@ -181,7 +181,7 @@ class _EdgeMoments(torch.autograd.Function):
         # d mean / d phi = 1 / M and d var / d phi = 2 (phi - mean) / M.
         factor = grad_var * (2 / edges)
         offset = grad_mean / edges - factor * mean
-        grads = torch.ops.deepgcn_seg.edge_moments_backward(*inputs, offset, factor)
+        grads = _edge_moments_backward(*inputs, offset, factor)
         grad_center, grad_neighbor, grad_slope = grads
         return grad_center, grad_neighbor, None, grad_slope, None
 

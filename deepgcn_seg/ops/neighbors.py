@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from . import neighbor_torch
-from .backend import cluster_available, kernels
+from .backend import cluster_available, kernels, operation
 
 # From this many points in three dimensions torch-cluster's search tree beats all distances.
 TREE_POINTS = 8192
@@ -44,10 +44,10 @@ def nearest_ranks(points: Tensor, ranks: Tensor, mask: Tensor | None = None, loo
     Raises:
         ValueError: a block has fewer points than the largest rank asks for.
     """
-    return torch.ops.deepgcn_seg.nearest_ranks(points.detach(), ranks, mask, loop)
+    return _nearest_ranks(points.detach(), ranks, mask, loop)
 
 
-@torch.library.custom_op("deepgcn_seg::nearest_ranks", mutates_args=())
+@operation
 def _nearest_ranks(points: Tensor, ranks: Tensor, mask: Tensor | None, loop: bool) -> Tensor:
     ranks = ranks.cpu()
     wanted = ranks.tolist()
