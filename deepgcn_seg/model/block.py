@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as recompute
 
+from ..ops.calls import Differentiable
+
 CONNECTIONS = ("plain", "res", "dense", "res+")
 
 
@@ -27,7 +29,7 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
             norm.num_batches_tracked.copy_(batches)
 
 
-class _AppendChannels(torch.autograd.Function):
+class _AppendChannels(Differentiable):
     """Write h behind x's channels in the buffer that x is the front of; the front of both together."""
 
     @staticmethod
@@ -46,7 +48,7 @@ class _AppendChannels(torch.autograd.Function):
 def with_room(x: Tensor, channels: int) -> tuple[Tensor, Tensor]:
     """x (B, N, C) as the front of a buffer (B, N, channels), and the buffer."""
     buffer = x.new_empty(*x.shape[:2], channels)
-    return _AppendChannels.apply(x.detach()[..., :0], x, buffer), buffer
+    return _AppendChannels.of(x.detach()[..., :0], x, buffer), buffer
 
 
 def append_channels(x: Tensor, h: Tensor, buffer: Tensor | None) -> Tensor:
@@ -58,7 +60,7 @@ def append_channels(x: Tensor, h: Tensor, buffer: Tensor | None) -> Tensor:
     """
     fits = buffer is not None and buffer.data_ptr() == x.data_ptr() and buffer.stride() == x.stride()
     fits = fits and buffer.dtype == h.dtype and x.shape[-1] + h.shape[-1] <= buffer.shape[-1]
-    return _AppendChannels.apply(x, h, buffer) if fits else torch.cat([x, h], -1)
+    return _AppendChannels.of(x, h, buffer) if fits else torch.cat([x, h], -1)
 
 
 class Block(nn.Module):

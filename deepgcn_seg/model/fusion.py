@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..ops.calls import Differentiable
 from .layers import LayerSpec, Pointwise, sliced, slices
 
 
@@ -51,7 +52,7 @@ class JointPointwise(Pointwise):
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
             operands = tuple(None if operand is None else operand.to(dtype) for operand in operands)
-        return self.finish(_JointLinear.apply(*operands, self.parts), mask)
+        return self.finish(_JointLinear.of(*operands, self.parts), mask)
 
 
 def _each_once(weight: Tensor, shared: int, widths: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -65,16 +66,14 @@ def _each_once(weight: Tensor, shared: int, widths: Sequence[int]) -> tuple[Tens
     return front, folded
 
 
-class _JointLinear(torch.autograd.Function):
+class _JointLinear(Differentiable):
     """The linear map of :class:`JointPointwise`; its weights' gradient is written once, each product in its place.
 
     Left to autograd, every slice of the weights would get a gradient of its own, which are then concatenated.
     """
 
     @staticmethod
-    def forward(
-        ctx, x: Tensor, shared: Tensor, weight: Tensor, bias: Tensor | None, parts: Sequence[int]
-    ) -> Tensor:
+    def forward(ctx, x: Tensor, shared: Tensor, weight: Tensor, bias: Tensor | None, parts: Sequence[int]) -> Tensor:
         front, folded = _each_once(weight, shared.shape[-1], parts)
         ctx.save_for_backward(x, shared, front, folded)
         ctx.parts = parts

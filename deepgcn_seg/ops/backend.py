@@ -7,12 +7,11 @@ GPU) and the PyTorch formulation elsewhere. All compute the same function.
 import importlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache, wraps
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import ParamSpec, TypeVar
 
 import torch
 
@@ -20,7 +19,6 @@ from .kernel_cache import forget_outdated_kernels
 
 BACKENDS = ("auto", "torch", "numba", "triton")
 _chosen = "auto"
-P, T = ParamSpec("P"), TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -110,23 +108,6 @@ def implementation(tensor: torch.Tensor) -> str:
     if on_gpu and (whole or half) and _chosen in ("auto", "triton") and triton_available():
         return "triton"
     return "torch"
-
-
-def operation(function: Callable[P, T]) -> Callable[P, T]:
-    """Make a function of tensors one that compilers take whole: ``torch.ops.deepgcn_seg.<its name>``.
-
-    Called directly otherwise, which costs a fraction of the time of a call through PyTorch's registry. Its result
-    for tensors without values is given by ``register_fake``.
-    """
-    registered = torch.library.custom_op(f"deepgcn_seg::{function.__name__.lstrip('_')}", function, mutates_args=())
-
-    @wraps(function)
-    def call(*arguments: P.args, **named: P.kwargs) -> T:
-        chosen = registered if torch.compiler.is_compiling() else function
-        return chosen(*arguments, **named)
-
-    call.register_fake = registered.register_fake
-    return call
 
 
 def kernels(operation: str, tensor: torch.Tensor) -> ModuleType | None:

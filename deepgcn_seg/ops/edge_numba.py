@@ -208,9 +208,9 @@ def edge_moments(
     present, shift = present_points(center, mask), np.empty_like(slopes)
     _typical(own, values, slopes, shift)
     groups = -(-count // ROWS)
-    sums = np.empty((2, batch, groups, channels))
-    run_sliced(_moments, batch * groups, own, values, edges, present, slopes, shift, *sums)
-    _finish_moments(*sums, present, edges.shape[2], shift, means, variances)
+    total, square = np.empty((2, batch, groups, channels))
+    run_sliced(_moments, batch * groups, own, values, edges, present, slopes, shift, total, square)
+    _finish_moments(total, square, present, edges.shape[2], shift, means, variances)
     mean, var = _cut(center, mean, var)
     return mean, var
 

@@ -11,7 +11,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from .backend import kernels, operation
+from .backend import kernels
+from .calls import Differentiable, operation
 
 
 def gather_neighbors(x: Tensor, index: Tensor) -> Tensor:
@@ -34,7 +35,7 @@ def neighbor_max(x: Tensor, index: Tensor, mask: Tensor | None = None, sign: Ten
     """
     if sign is None:
         sign = torch.ones(x.shape[-1], device=x.device, dtype=x.dtype)
-    return _NeighborExtremum.apply(x, index, mask, sign.detach().to(x.dtype))
+    return _NeighborExtremum.of(x, index, mask, sign.detach().to(x.dtype))
 
 
 def edge_moments(
@@ -53,7 +54,7 @@ def edge_moments(
     Returns:
         mean and variance, each (B, C) in float32 at least.
     """
-    return _EdgeMoments.apply(center, neighbor, index, slope.to(center.dtype), mask)
+    return _EdgeMoments.of(center, neighbor, index, slope.to(center.dtype), mask)
 
 
 # -- neighbor_extremum ------------------------------------------------------------------------
@@ -89,9 +90,7 @@ def _(grad, index, mask, chosen):
     return torch.empty_like(grad)
 
 
-class _NeighborExtremum(torch.autograd.Function):
-    # PyTorch's own registration of gradients costs several times more for each call.
-
+class _NeighborExtremum(Differentiable):
     @staticmethod
     def forward(ctx, x, index, mask, sign):
         extreme, chosen = _neighbor_extremum(x, index, mask, sign)
@@ -165,7 +164,7 @@ def _(center, neighbor, index, slope, mask, offset, factor):
     return torch.empty_like(center), torch.empty_like(neighbor), torch.empty_like(slope)
 
 
-class _EdgeMoments(torch.autograd.Function):
+class _EdgeMoments(Differentiable):
     @staticmethod
     def forward(ctx, center, neighbor, index, slope, mask):
         mean, var = _edge_moments(center, neighbor, index, slope, mask)
@@ -179,7 +178,7 @@ class _EdgeMoments(torch.autograd.Function):
         points = index.shape[1] if mask is None else mask.sum(1)[:, None]
         edges = points * index.shape[2]
         # d mean / d phi = 1 / M and d var / d phi = 2 (phi - mean) / M.
-        factor = grad_var * (2 / edges)
+        factor = 2 * grad_var / edges
         offset = grad_mean / edges - factor * mean
         grads = _edge_moments_backward(*inputs, offset, factor)
         grad_center, grad_neighbor, grad_slope = grads

@@ -61,7 +61,8 @@ def search(points: Tensor, present: np.ndarray, ranks: Tensor, loop: bool, out: 
     wanted = int(ranks[-1]) + (1 if loop else 2)
     if count >= 4 * SAMPLE:
         sample = slice(0, count // SAMPLE * SAMPLE, count // SAMPLE)
-        expected, sampled = wanted * SAMPLE / count, _tiled(points[sample].contiguous(), np.ascontiguousarray(present[sample]))
+        expected = wanted * SAMPLE / count
+        sampled = _tiled(points[sample].contiguous(), np.ascontiguousarray(present[sample]))
         _run(_find_thresholds, lambda: (tiles, *sampled, expected, thresholds, *lists()), 0, groups)
     if count < 4 * SAMPLE or SPARSE * wanted > count:
         _run(_search_lists, lambda: (tiles, half_norms, thresholds, *found, *lists(), space()), 0, groups)

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from . import neighbor_torch
-from .backend import cluster_available, kernels, operation
+from .backend import cluster_available, kernels
+from .calls import operation
 
 # From this many points in three dimensions torch-cluster's search tree beats all distances.
 TREE_POINTS = 8192
