@@ -79,7 +79,7 @@ class BatchNorm(nn.BatchNorm1d):
 
     def _affine(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
         scale = self.weight * torch.rsqrt(var + self.eps)
-        return scale, self.bias - mean * scale
+        return scale, torch.addcmul(self.bias, mean, scale, value=-1)
 
 
 def sync_norms(module: nn.Module) -> None:

@@ -39,13 +39,18 @@ COUNTED = 192
 NO_BIN = 2 * BINS - 1
 
 
-def workspace(longest: int, dtype: type) -> tuple[np.ndarray, ...]:
-    """Scratch of :func:`select` for up to ``longest`` candidates with keys of that type."""
+@njit(nogil=True, cache=True)
+def workspace(longest, keys):
+    """Scratch of :func:`select` for up to ``longest`` candidates with keys of the type of an array's."""
     few = COUNTED + longest + COUNTED + 2 * LANES
     return (
-        np.full(few, -np.inf, dtype),
-        *(np.zeros(few, np.uint32) for _ in range(3)),
-        *(np.empty(BINS, np.uint32) for _ in range(3)),
+        np.full(few, keys.dtype.type(-np.inf)),
+        np.zeros(few, np.uint32),
+        np.zeros(few, np.uint32),
+        np.zeros(few, np.uint32),
+        np.empty(BINS, np.uint32),
+        np.empty(BINS, np.uint32),
+        np.empty(BINS, np.uint32),
         np.empty(LANES, np.uint32),
     )
 

@@ -28,7 +28,7 @@ from .tiles_avx512 import append_near, mark_near, squared_distances
 ROW_GROUPS = 2
 # Pieces of work for each thread: more cost more, fewer leave the last thread alone for longer.
 PIECES = 4
-# Fewer are searched sooner than a thread wakes up.
+# So few are searched sooner than a thread wakes up.
 FEW_GROUPS = 16
 # Pairs are marked where so many times fewer are wanted than there are points.
 SPARSE = 15
@@ -46,10 +46,19 @@ def search(points: Tensor, present: np.ndarray, ranks: Tensor, loop: bool, out: 
     """Write the points at the given ranks of distance to each point.
 
     Args:
-        points: (N, C) float32, centred. present: (N,) bool, False where a point may not be chosen.
+        points: (B, N, C) float32, centred, contiguous. present: (B, N) bool, False where a point may not be chosen.
         ranks: (m,) ascending, each below the number of points that may be chosen.
-        loop: whether a point may be chosen for itself. out: (N, m) int64, written.
+        loop: whether a point may be chosen for itself. out: (B, N, m) int64, written.
     """
+    if points.shape[1] <= FEW_GROUPS * LANES:
+        _search_few(points.numpy(), present, ranks.numpy(), loop, out.numpy())
+        return
+    for block in zip(points, present, out):
+        _search_block(*block, ranks, loop)
+
+
+def _search_block(points: Tensor, present: np.ndarray, out: Tensor, ranks: Tensor, loop: bool) -> None:
+    """The same for one block: points (N, C), present (N,), out (N, m)."""
     count = len(points)
     groups = -(-count // LANES)
     tiles, half_norms = _tiled(points, present)
@@ -57,7 +66,7 @@ def search(points: Tensor, present: np.ndarray, ranks: Tensor, loop: bool, out: 
     found = ranks.numpy(), loop, out.numpy()
     longest = (groups + 1) * LANES
     lists = for_each_thread(lambda: _lists(ROW_GROUPS * LANES, longest))
-    space = for_each_thread(lambda: workspace(longest, np.float32))
+    space = for_each_thread(lambda: workspace(longest, thresholds))
     wanted = int(ranks[-1]) + (1 if loop else 2)
     if count >= 4 * SAMPLE:
         sample = slice(0, count // SAMPLE * SAMPLE, count // SAMPLE)
@@ -80,13 +89,10 @@ def search(points: Tensor, present: np.ndarray, ranks: Tensor, loop: bool, out: 
 
 
 def _run(kernel: Callable[..., None], arguments: Callable[[], tuple], start: int, stop: int, *settings: Any) -> None:
-    """``kernel(first, last, *settings, *arguments())`` for parts of the groups from start to stop.
+    """``kernel(first, last, *settings, *arguments())`` for parts of the groups from start to stop, on all threads.
 
-    On all threads, unless they are few; each calls ``arguments`` for itself.
+    Each calls ``arguments`` for itself.
     """
-    if stop - start <= FEW_GROUPS:
-        kernel(start, stop, *settings, *arguments())
-        return
     piece = -(-(stop - start) // (PIECES * torch.get_num_threads()))
 
     def work(first: int) -> None:
@@ -189,6 +195,25 @@ def _search_lists(start, stop, tiles, half_norms, thresholds, ranks, loop, out, 
             if not loop:
                 kept[r] = remove(row, keys[r], columns[r], kept[r])
             select(keys[r], columns[r], kept[r], ranks, out[row], space)
+
+
+@njit(nogil=True, cache=True)
+def _search_few(points, present, ranks, loop, out):
+    """:func:`search` of blocks so small that reaching the threads, or Python between two steps, would take longer."""
+    blocks, count, channels = points.shape
+    groups = (count + LANES - 1) // LANES
+    tiles, half_norms = np.empty((groups, channels, LANES), np.float32), np.empty(groups * LANES, np.float32)
+    thresholds = np.empty(groups * LANES, np.float32)
+    longest = (groups + 1) * LANES
+    keys, columns = (
+        np.empty((ROW_GROUPS * LANES, longest), np.float32),
+        np.empty((ROW_GROUPS * LANES, longest), np.uint32),
+    )
+    space = workspace(longest, thresholds)
+    for block in range(blocks):
+        _write_tiles(points[block], present[block], tiles, half_norms)
+        thresholds[:] = LARGEST
+        _search_lists(0, groups, tiles, half_norms, thresholds, ranks, loop, out[block], keys, columns, space)
 
 
 @njit(nogil=True, cache=True)

@@ -24,9 +24,7 @@ TILE_ENTRIES = 1 << 19
 def search(points: Tensor, mask: Tensor | None, ranks: Tensor, loop: bool, out: Tensor) -> None:
     """See :func:`.distance_rows.search_rows`."""
     if neighbor_avx512.suits(points):
-        blocks = zip(points.contiguous(), present_points(points, mask), out)
-        for points_of, present_of, out_of in blocks:
-            neighbor_avx512.search(points_of, present_of, ranks, loop, out_of)
+        neighbor_avx512.search(points.contiguous(), present_points(points, mask), ranks, loop, out)
     else:
         search_rows(points, mask, ranks, loop, out, select_ranks, TILE_ENTRIES, run_each)
 
@@ -42,12 +40,13 @@ def select_ranks(distances: Tensor, ranks: Tensor, out: Tensor) -> None:
     Args:
         distances: (R, N); ``inf`` where a point may not be chosen. ranks: (m,) ascending. out: (R, m) int64, written.
     """
-    _select_ranks(distances.numpy(), ranks.numpy(), out.numpy(), workspace(distances.shape[1], distances.numpy().dtype))
+    _select_ranks(distances.numpy(), ranks.numpy(), out.numpy())
 
 
 @njit(nogil=True, cache=True)
-def _select_ranks(distances, ranks, out, space):
+def _select_ranks(distances, ranks, out):
     rows, count = distances.shape
+    space = workspace(count, distances)
     wanted = ranks[-1] + 1
     # Absent points are at infinity: they must neither be kept nor stretch the bins.
     largest = np.finfo(distances.dtype).max
