@@ -7,6 +7,8 @@ from torch.nn import functional as F
 
 from deepgcn_seg import DeepGCN
 from deepgcn_seg.model import EdgeConv, GENConv, MRConv
+from deepgcn_seg.model.fusion import JointPointwise
+from deepgcn_seg.model.layers import BatchNorm, LayerSpec
 from deepgcn_seg.model.reversible import ReversibleBlock
 
 SMALL = {"depth": 4, "channels": 8, "k": 4, "fusion_channels": 16, "head_channels": (16, 8)}
@@ -218,6 +220,42 @@ def test_reversible_depth_112_trains():
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.parametrize("shared", [0, 5])
+@pytest.mark.parametrize(("widths", "nested"), [([4, 3, 2], False), ([2, 4, 7], True), ([4], True)])
+def test_a_joint_layer_is_a_linear_map_of_the_concatenation(widths, nested, shared):
+    layer = JointPointwise(widths, 6, LayerSpec(norm="none", act="none"), nested, shared).double()
+    x = torch.randn(2, 3, widths[-1] if nested else sum(widths), dtype=torch.float64, requires_grad=True)
+    front = torch.randn(2, shared, dtype=torch.float64, requires_grad=True)
+
+    def concatenated(x, front):
+        features = [x[..., :width] for width in widths] if nested else [x]
+        return layer.linear(torch.cat([front[:, None].expand(-1, 3, -1), *features], -1))
+
+    results = [layer(x, shared=front if shared else None), concatenated(x, front)]
+    assert torch.allclose(*results)
+    inputs = (x, *layer.parameters(), *([front] if shared else []))
+    upstream = torch.randn_like(results[0])
+    gradients = [torch.autograd.grad(result, inputs, upstream) for result in results]
+    for ours, plain in zip(*gradients):
+        assert torch.allclose(ours, plain)
+    with torch.no_grad():
+        assert torch.equal(layer(x, shared=front if shared else None), results[0])
+    layer.requires_grad_(False)
+    assert torch.allclose(
+        torch.autograd.grad(layer(x, shared=front if shared else None), x, upstream)[0], gradients[0][0]
+    )
+
+
+def test_moments_of_equal_blocks_may_be_counted_once_for_all():
+    mean, var = torch.randn(3, 4), torch.rand(3, 4)
+    norms = [BatchNorm(4), BatchNorm(4)]
+    results = [norm.scale_shift(mean, var, counts) for norm, counts in zip(norms, (7, torch.full((3,), 7)))]
+    for one, each in zip(*results):
+        assert torch.allclose(one, each)
+    for one, each in zip(norms[0].buffers(), norms[1].buffers()):
+        assert torch.allclose(one, each)
+
+
 # -- bad input ----------------------------------------------------------------------------------
 
 
@@ -235,6 +273,10 @@ def test_reversible_depth_112_trains():
 def test_bad_points(points, message):
     with pytest.raises(ValueError, match=message):
         DeepGCN(**SMALL)(points)
+
+
+def test_large_values_are_not_infinite_ones():
+    DeepGCN(**SMALL)(torch.full((1, 40, 9), 3e38))
 
 
 @pytest.mark.parametrize("mask", [torch.ones(1, 39, dtype=torch.bool), torch.ones(1, 40)])
