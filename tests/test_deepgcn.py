@@ -220,10 +220,11 @@ def test_reversible_depth_112_trains():
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 @pytest.mark.parametrize("shared", [0, 5])
 @pytest.mark.parametrize(("widths", "nested"), [([4, 3, 2], False), ([2, 4, 7], True), ([4], True)])
-def test_a_joint_layer_is_a_linear_map_of_the_concatenation(widths, nested, shared):
-    layer = JointPointwise(widths, 6, LayerSpec(norm="none", act="none"), nested, shared).double()
+def test_a_joint_layer_is_a_linear_map_of_the_concatenation(widths, nested, shared, bias):
+    layer = JointPointwise(widths, 6, LayerSpec(norm="none", act="none", bias=bias), nested, shared).double()
     x = torch.randn(2, 3, widths[-1] if nested else sum(widths), dtype=torch.float64, requires_grad=True)
     front = torch.randn(2, shared, dtype=torch.float64, requires_grad=True)
 

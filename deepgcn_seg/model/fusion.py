@@ -95,7 +95,8 @@ class _JointLinear(Differentiable):
             once = grad.flatten(0, 1).t() @ x.flatten(0, 1)
             for part, columns in zip(grad_weight[:, width:].split(ctx.parts, 1), ctx.parts):
                 part.copy_(once[:, :columns])
-        return grad_x, per_block @ front, grad_weight, per_block.sum(0), None
+        grad_bias = per_block.sum(0) if ctx.needs_input_grad[3] else None
+        return grad_x, per_block @ front, grad_weight, grad_bias, None
 
 
 class FusionBlock(nn.Module):
