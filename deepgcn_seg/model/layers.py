@@ -154,7 +154,7 @@ def make_act(name: str) -> nn.Module | None:
 
 
 def never_falls(act: nn.Module | None) -> bool:
-    """Whether an activation is the identity above zero and does not fall below: not GELU, nor a PReLU of negative slope."""
+    """Whether an activation, the identity above zero, never falls: not GELU, nor a PReLU of negative slope."""
     if isinstance(act, nn.PReLU):
         return not bool((act.weight < 0).any())
     return act is None or isinstance(act, nn.ReLU | nn.LeakyReLU)
