@@ -1,4 +1,4 @@
-"""How own operations are called: without PyTorch's bookkeeping where no compiler and no gradient asks for it.
+"""How own operations are called: without PyTorch's bookkeeping where no compiler, profiler or gradient asks for it.
 
 On a hundred points that bookkeeping takes longer than the operations.
 """
@@ -14,14 +14,15 @@ from torch import Tensor
 def operation(function: Callable) -> Any:
     """Make a function of tensors one that compilers take whole, as ``torch.ops.deepgcn_seg.<its name>``.
 
-    Its results for tensors without values are given by ``register_fake``. Only while something compiles is it called
-    through PyTorch's registry.
+    Its results for tensors without values are given by ``register_fake``. It is called through PyTorch's registry only
+    while something compiles, or profiles, which then shows it under that name.
     """
     registered = torch.library.custom_op(f"deepgcn_seg::{function.__name__.lstrip('_')}", function, mutates_args=())
 
     @wraps(function)
     def call(*arguments: Any) -> Any:
-        return (registered if torch.compiler.is_compiling() else function)(*arguments)
+        watched = torch.compiler.is_compiling() or torch.autograd._profiler_enabled()
+        return (registered if watched else function)(*arguments)
 
     vars(call)["register_fake"] = registered.register_fake
     return call
