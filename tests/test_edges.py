@@ -66,6 +66,27 @@ def test_variance_far_from_zero_keeps_its_digits(backend):
     assert torch.allclose(var.double(), edges.var((1, 2), correction=0), rtol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_summed_up_in_float32(dtype):
+    halves = [t.detach().to(dtype).requires_grad_() for t in case()[:2]]
+    index, slope, sign = case()[2], torch.full((37,), 0.25), torch.where(torch.arange(37) % 3 == 0, -1.0, 1.0)
+    wholes = [t.detach().float().requires_grad_() for t in halves]
+    with ops.backend("numba"):
+        results = [
+            (ops.neighbor_max(b, index, sign=sign), *ops.edge_moments(a, b, index, slope)) for a, b in (halves, wholes)
+        ]
+    assert [t.dtype for t in results[0]] == [dtype, torch.float32, torch.float32]
+    for half, whole in zip(*results):
+        assert torch.equal(half.float(), whole)
+    gradients = [
+        torch.autograd.grad(sum(t.float().square().sum() for t in result), inputs)
+        for result, inputs in zip(results, (halves, wholes))
+    ]
+    for half, whole in zip(*gradients):
+        assert half.dtype == dtype
+        assert torch.allclose(half.float(), whole, rtol=2e-2, atol=1e-2)
+
+
 def test_no_edge_sized_tensor_is_kept_for_backward():
     """Memory of a layer is that of its nodes: nothing saved has N k C entries."""
     a, b, index = case(count=200, k=16, dtype=torch.float32)

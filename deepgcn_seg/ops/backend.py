@@ -17,6 +17,8 @@ import torch
 
 from .kernel_cache import forget_outdated_kernels
 
+# Summed up in float32, and on the CPU widened to it.
+HALVES = (torch.float16, torch.bfloat16)
 BACKENDS = ("auto", "torch", "numba", "triton")
 _chosen = "auto"
 
@@ -100,14 +102,12 @@ def backend(name: str) -> Iterator[None]:
 
 def implementation(tensor: torch.Tensor) -> str:
     """What runs an operation on ``tensor``: ``torch``, ``numba`` or ``triton``."""
-    whole = tensor.dtype in (torch.float32, torch.float64)
-    if tensor.device.type == "cpu" and whole and _chosen in ("auto", "numba") and numba_available():
+    if tensor.dtype not in (torch.float32, torch.float64, *HALVES):
+        return "torch"
+    if tensor.device.type == "cpu" and _chosen in ("auto", "numba") and numba_available():
         return "numba"
     on_gpu = tensor.is_cuda or (_chosen == "triton" and triton_interpreted())
-    half = tensor.dtype in (torch.float16, torch.bfloat16)
-    if on_gpu and (whole or half) and _chosen in ("auto", "triton") and triton_available():
-        return "triton"
-    return "torch"
+    return "triton" if on_gpu and _chosen in ("auto", "triton") and triton_available() else "torch"
 
 
 def kernels(operation: str, tensor: torch.Tensor) -> ModuleType | None:

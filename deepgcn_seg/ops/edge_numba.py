@@ -13,6 +13,7 @@ from numba import njit
 from torch import Tensor
 from torch.nn import functional as F
 
+from .backend import HALVES
 from .simd import LANES, load, splat, store, where_greater, widened
 from .threads import run_sliced
 
@@ -185,7 +186,7 @@ def neighbor_extremum(x: Tensor, index: Tensor, mask: Tensor | None, sign: Tenso
     arrays = *_arrays(padded, index), present_points(x, mask), *_arrays(sign, extreme, chosen)
     run_sliced(_extremum, x.shape[0] * x.shape[1], *arrays)
     extreme, chosen = _cut(x, extreme, chosen)
-    return extreme, chosen
+    return extreme.to(x.dtype), chosen
 
 
 def neighbor_extremum_backward(grad: Tensor, index: Tensor, mask: Tensor | None, chosen: Tensor) -> Tensor:
@@ -194,7 +195,7 @@ def neighbor_extremum_backward(grad: Tensor, index: Tensor, mask: Tensor | None,
     out = torch.zeros_like(padded)
     arrays = *_arrays(padded, index), present_points(grad, mask), *_arrays(places, out)
     run_sliced(_extremum_backward, _groups(padded), *arrays)
-    return _cut(grad, out)[0]
+    return _cut(grad, out)[0].to(grad.dtype)
 
 
 def edge_moments(
@@ -225,20 +226,20 @@ def edge_moments_backward(
     factor: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of center, neighbor and slope, given those of phi: offset + factor * phi, (B, C) each."""
-    dtype = center.dtype
-    inputs = _padded(center, neighbor, slope, offset.to(dtype), factor.to(dtype))
-    own, values, slope, offset, factor = inputs
+    own, values, slopes = _padded(center, neighbor, slope)
+    offset, factor = _padded(offset.to(own.dtype), factor.to(own.dtype))
     grads = torch.zeros_like(own), torch.zeros_like(values), torch.zeros_like(offset)
-    arrays = *_arrays(own, values, index), present_points(center, mask), *_arrays(slope, offset, factor, *grads)
+    arrays = *_arrays(own, values, index), present_points(center, mask), *_arrays(slopes, offset, factor, *grads)
     run_sliced(_moments_backward, _groups(own), *arrays)
     grad_center, grad_neighbor, grad_slope = _cut(center, *grads)
-    return grad_center, grad_neighbor, grad_slope.sum(0)
+    return grad_center.to(center.dtype), grad_neighbor.to(neighbor.dtype), grad_slope.sum(0).to(slope.dtype)
 
 
 def _padded(*tensors: Tensor) -> list[Tensor]:
-    """Contiguous, with channels, the last dimension, filled up to whole vectors."""
+    """Contiguous, half precision widened, with channels, the last dimension, filled up to whole vectors."""
     missing = -tensors[0].shape[-1] % LANES
-    return [(F.pad(tensor, (0, missing)) if missing else tensor).contiguous() for tensor in tensors]
+    wide = (tensor.float() if tensor.dtype in HALVES else tensor for tensor in tensors)
+    return [(F.pad(tensor, (0, missing)) if missing else tensor).contiguous() for tensor in wide]
 
 
 def _cut(like: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
