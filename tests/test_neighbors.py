@@ -22,9 +22,9 @@ def sorted_neighbors(points, ranks, loop=True):
 
 
 def search_with(monkeypatch, how):
-    """Let the compiled search go by lists, by marks, by marks of 128 rows at a time, or without AVX-512."""
-    search = "deepgcn_seg.ops.neighbor_avx512."
-    if how == "without AVX-512":
+    """Let the compiled search go by lists, by marks, by marks of 128 rows at a time, or by rows of distances."""
+    search = "deepgcn_seg.ops.neighbor_avx."
+    if how == "by rows":
         monkeypatch.setattr(search + "suits", lambda points: False)
         return
     monkeypatch.setattr(search + "SPARSE", 10**9 if how == "by lists" else 0)
@@ -32,7 +32,7 @@ def search_with(monkeypatch, how):
         monkeypatch.setattr(search + "BAND", 8)
 
 
-@pytest.fixture(params=["torch", "by lists", "by marks", "by bands", "without AVX-512"])
+@pytest.fixture(params=["torch", "by lists", "by marks", "by bands", "by rows"])
 def backend(request, monkeypatch):
     name = "torch" if request.param == "torch" else "numba"
     if name == "numba":
@@ -61,7 +61,7 @@ def test_ranks_keep_their_order(backend):
     assert torch.equal(ops.nearest_ranks(points, ranks), sorted_neighbors(points, ranks))
 
 
-@pytest.mark.parametrize("how", ["by lists", "by marks", "by bands", "without AVX-512"])
+@pytest.mark.parametrize("how", ["by lists", "by marks", "by bands", "by rows"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("loop", [True, False])
 @pytest.mark.parametrize(("count", "dilation"), [(1200, 20), (1200, 1), (333, 20), (1025, 3)])
@@ -87,7 +87,7 @@ def test_a_sample_that_misleads(backend):
     assert torch.allclose(d.gather(2, found), d.sort(-1).values[:, :, ranks], atol=1e-4)
 
 
-@pytest.mark.parametrize("how", ["by lists", "by marks", "by bands", "without AVX-512"])
+@pytest.mark.parametrize("how", ["by lists", "by marks", "by bands", "by rows"])
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_size_is_searched_exactly(monkeypatch, how, data):

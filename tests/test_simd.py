@@ -1,4 +1,4 @@
-"""Vectors of sixteen inside compiled code, lane by lane against numpy."""
+"""Vectors inside compiled code, lane by lane against numpy."""
 
 import numpy as np
 import pytest
@@ -74,11 +74,11 @@ def _packed(values, table, places, out):
     return count_bits(chosen)
 
 
-@pytest.mark.skipif(not PACKS, reason="needs AVX-512 and LLVM 19")
+@pytest.mark.skipif(not PACKS, reason="needs AVX-512 or AVX2")
 @pytest.mark.parametrize("dtype", [np.float32, np.uint32])
 def test_chosen_lanes_move_to_the_front(dtype):
     rng = np.random.default_rng(0)
-    values, places = rng.integers(0, 99, LANES).astype(dtype), rng.integers(0, 512, LANES).astype(np.uint32)
+    values, places = rng.integers(0, 99, LANES).astype(dtype), rng.integers(0, 32 * LANES, LANES).astype(np.uint32)
     table, out = rng.integers(0, 2**32, LANES, np.uint32), np.empty(LANES, dtype)
     chosen = (table[places >> 5] >> (places & 31) & 1).astype(bool)
     assert _packed(values, table, places, out) == chosen.sum()
@@ -89,7 +89,7 @@ def test_chosen_lanes_move_to_the_front(dtype):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_candidates_of_wanted_bins_are_gathered_bin_by_bin(gather, dtype):
     if gather is candidates.gather_packed and not PACKS:
-        pytest.skip("needs AVX-512 and LLVM 19")
+        pytest.skip("needs AVX-512 or AVX2")
     rng = np.random.default_rng(0)
     count, wanted = 300, [3, 77, 255]
     bins = rng.integers(0, candidates.BINS, count + LANES).astype(np.uint32)

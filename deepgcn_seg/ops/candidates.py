@@ -2,8 +2,8 @@
 
 Bins over the candidates' keys, narrower the further out as candidates lie denser there, say how many lie below each.
 The few candidates in bins that hold a wanted rank
-are gathered bin by bin, and put in order by counting, for each, who of those around it comes before it: sixteen
-comparisons at a time. Where a bin has many, as equal distances of duplicated points make it, they are merge-sorted:
+are gathered bin by bin, and put in order by counting, for each, who of those around it comes before it: a
+vector of comparisons at a time. Where a bin has many, as equal distances of duplicated points make it, they are merge-sorted:
 O(n log n) at worst. Ties break towards the smaller point, in whatever order candidates come.
 """
 
@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit
 
 from .simd import (
+    BITS,
     LANES,
     PACKS,
     bits_at,
@@ -35,8 +36,6 @@ FEW = 128
 BISECTIONS = 12
 # More than these in one bin are sorted instead of counted.
 COUNTED = 192
-# A bin that no rank is in.
-NO_BIN = 2 * BINS - 1
 
 
 @njit(nogil=True, cache=True)
@@ -60,7 +59,7 @@ def threshold_of(sample, count, expected):
     """A key that the ``expected`` smallest of ``sample[:count]`` do not exceed, nor, but rarely, as large a share of
     the row.
 
-    Infinite if the sample has no such key. The sample has room for sixteen more, which are overwritten.
+    Infinite if the sample has no such key. The sample has room for a vector more, which is overwritten.
     """
     rank = int(expected + 2.5 * np.sqrt(expected) + 2.0)
     if rank >= count:
@@ -95,7 +94,7 @@ def select(keys, columns, count, ranks, out, space):
     """``out[m]`` is the candidate of rank ``ranks[m]``.
 
     Args:
-        keys, columns: the first ``count`` are distances, finite, and to which points. There is room for sixteen more;
+        keys, columns: the first ``count`` are distances, finite, and to which points. There is room for a vector more;
             all are overwritten.
         ranks: (m,) ascending. out: (m,) int64, written. space: of :func:`workspace`.
     """
@@ -151,8 +150,8 @@ def gather_one_by_one(keys, columns, bin_of, count, table, starts, few_keys, few
     """Write the candidates of each wanted bin b behind one another from ``starts[b]`` on, which becomes their end.
 
     Args:
-        table: (16,) bits of wanted bins. starts: of other bins, the last place of few_keys: it takes what nobody wants.
-        space: (count + 16,) uint32 scratch.
+        table: (LANES,) uint32, bits of wanted bins. starts: of other bins, the last place of few_keys: it takes what nobody wants.
+        space: (count + LANES,) uint32 scratch.
     """
     nowhere = len(few_keys) - 1
     for j in range(count):
@@ -164,12 +163,13 @@ def gather_one_by_one(keys, columns, bin_of, count, table, starts, few_keys, few
 
 @njit(nogil=True, cache=True)
 def gather_packed(keys, columns, bin_of, count, table, starts, few_keys, few_columns, space):
-    """The same, looking for the wanted ones sixteen at a time."""
-    store(bin_of, count, splat(np.uint32(NO_BIN)))
+    """The same, looking for the wanted ones a vector at a time. Where :data:`.simd.PACKS`."""
     few = 0
     for j in range(0, count, LANES):
         bins = load(bin_of, j)
         chosen = bits_at(table, bins)
+        if count - j < LANES:
+            chosen &= BITS((1 << (count - j)) - 1)
         store(bin_of, few, packed(bins, chosen))
         store(space, few, packed(numbered(np.uint32(j)), chosen))
         few += count_bits(chosen)
@@ -227,7 +227,7 @@ def _count(sample, key):
 
 @njit(nogil=True, cache=True)
 def _span(keys, count):
-    """Smallest and largest of the first ``count``, none of them NaN. The sixteen behind are overwritten."""
+    """Smallest and largest of the first ``count``, none of them NaN. A vector behind them is overwritten."""
     store(keys, count, splat(keys[0]))
     low = high = load(keys, 0)
     for j in range(0, count, LANES):

@@ -1,6 +1,6 @@
 """CPU kernels (numba) behind :mod:`deepgcn_seg.ops.edges`.
 
-Edges are visited row by row, sixteen channels at a time (:mod:`.simd`); no edge-sized array exists. Work that only
+Edges are visited row by row, a vector of channels at a time (:mod:`.simd`); no edge-sized array exists. Work that only
 reads neighbours is split by rows; work that adds to neighbours by channels, so that each task owns what it writes:
 scatters need no locks, and no result depends on the number of threads.
 """
@@ -128,7 +128,7 @@ def _extremum_backward(start, stop, grad, index, mask, chosen, grad_neighbor):
     """Add each extreme's gradient to the neighbour it came from: ``grad_neighbor`` (B, N, C).
 
     Args:
-        start, stop: groups of sixteen channels, of all blocks counted through.
+        start, stop: groups of LANES channels, of all blocks counted through.
     """
     count, channels = grad.shape[1], grad.shape[2]
     groups = channels // LANES
@@ -147,7 +147,7 @@ def _moments_backward(
     """Add the gradient of the moments, (offset + factor * phi(e)) * phi'(e) per edge.
 
     Args:
-        start, stop: groups of sixteen channels, of all blocks counted through.
+        start, stop: groups of LANES channels, of all blocks counted through.
         offset, factor: (B, C). grad_center, grad_neighbor: (B, N, C) and grad_slope: (B, C),
             added to.
     """

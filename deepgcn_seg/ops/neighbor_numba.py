@@ -1,6 +1,6 @@
 """CPU kernels (numba) behind :func:`deepgcn_seg.ops.nearest_ranks`.
 
-With AVX-512 and in float32 the whole search is :mod:`.neighbor_avx512`. Elsewhere rows of distances are products of
+With AVX-512 or AVX2 and in float32 the whole search is :mod:`.neighbor_avx`. Elsewhere rows of distances are products of
 matrices, and each is searched in three passes: a threshold from a sample of the row, one branch-free pass that keeps
 the candidates at or below it, and the wanted ranks among these (:mod:`.candidates`).
 """
@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit
 from torch import Tensor
 
-from . import neighbor_avx512
+from . import neighbor_avx
 from .candidates import SAMPLE, select, threshold_of, workspace
 from .distance_rows import search_rows
 from .edge_numba import present_points
@@ -23,8 +23,8 @@ TILE_ENTRIES = 1 << 19
 
 def search(points: Tensor, mask: Tensor | None, ranks: Tensor, loop: bool, out: Tensor) -> None:
     """See :func:`.distance_rows.search_rows`."""
-    if neighbor_avx512.suits(points):
-        neighbor_avx512.search(points.contiguous(), present_points(points, mask), ranks, loop, out)
+    if neighbor_avx.suits(points):
+        neighbor_avx.search(points.contiguous(), present_points(points, mask), ranks, loop, out)
     else:
         search_rows(points, mask, ranks, loop, out, select_ranks, TILE_ENTRIES, run_each)
 

@@ -1,24 +1,40 @@
-"""Vectors of sixteen numbers as values inside compiled (numba) code: they stay in registers from one neighbour to the
-next, which an array of sixteen does not. LLVM makes of them what the CPU has, one AVX-512 register or several smaller.
+"""Vectors of numbers as values inside compiled (numba) code: they stay in registers from one neighbour to the next,
+which an array of so many does not. A vector of float32 is one register with AVX-512 or AVX2; LLVM makes of it what
+another CPU has.
 """
 
 import operator
 
+import numpy as np
 from llvmlite import binding as llvm
 from llvmlite import ir
-from numba import types
+from numba import config, from_dtype, types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
-LANES = 16
-# Whether there is AVX-512 and an LLVM that can pack a vector: move chosen lanes to its front.
-PACKS = llvm.llvm_version_info[0] >= 19 and bool(llvm.get_host_cpu_features().get("avx512f"))
 
+def _has(feature: str) -> bool:
+    """Whether numba compiles for CPUs with it: for this one, unless NUMBA_CPU_FEATURES says otherwise."""
+    if config.CPU_FEATURES is not None:
+        return f"+{feature}" in config.CPU_FEATURES.split(",")
+    return bool(llvm.get_host_cpu_features().get(feature))
+
+
+# With an LLVM that can pack its vectors: move chosen lanes to the front.
+AVX512 = llvm.llvm_version_info[0] >= 19 and _has("avx512f")
+# Whether vectors can be packed.
+PACKS = AVX512 or (_has("avx2") and _has("fma"))
+# Numbers in a vector.
+LANES = 16 if AVX512 else 8
+# A bit for each.
+BITS = np.uint16 if AVX512 else np.uint8
+
+_bits = from_dtype(np.dtype(BITS))
 _integers = ir.VectorType(ir.IntType(32), LANES)
 
 
 class Vector(types.Type):
-    """Sixteen values of a scalar type."""
+    """:data:`LANES` values of a scalar type."""
 
     def __init__(self, dtype):
         self.dtype = dtype
@@ -38,7 +54,7 @@ def data_of(context, builder, kind, array):
 
 
 def vector_at(builder, data, place):
-    """Pointer to sixteen elements from ``place`` on."""
+    """Pointer to the elements of a vector, from ``place`` on."""
     vector = ir.VectorType(data.type.pointee, LANES)
     return builder.bitcast(builder.gep(data, [place]), vector.as_pointer())
 
@@ -61,9 +77,38 @@ def _name(kind) -> str:
     return f"v{LANES}" + {ir.FloatType(): "f32", ir.DoubleType(): "f64"}.get(element, str(element))
 
 
+def _front_lanes(module):
+    """For each mask, which lanes it holds: a table in the module."""
+    name = "deepgcn_seg.front_lanes"
+    if name not in module.globals:
+        row = ir.VectorType(ir.IntType(8), LANES)
+        chosen = ([lane for lane in range(LANES) if bits >> lane & 1] for bits in range(1 << LANES))
+        rows = [ir.Constant(row, lanes + [0] * (LANES - len(lanes))) for lanes in chosen]
+        cgutils.add_global_variable(module, ir.ArrayType(row, len(rows)), name)
+        table = module.globals[name]
+        table.linkage, table.global_constant = "internal", True
+        table.initializer = ir.Constant(table.type.pointee, rows)
+    return module.globals[name]
+
+
+def _permuted(builder, values, lanes):
+    """Those lanes of ``values``, of 32 bits."""
+    number = values.type.element == ir.FloatType()
+    if AVX512:
+        name = "llvm.x86.avx512.permvar." + ("sf.512" if number else "si.512")
+    else:
+        name = "llvm.x86.avx2.perm" + ("ps" if number else "d")
+    kind = ir.FunctionType(values.type, [values.type, _integers])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [values, lanes])
+
+
 def packed_lanes(builder, values, mask):
-    """The lanes of ``values`` where ``mask`` holds, at its front."""
+    """The lanes of ``values``, of 32 bits, where ``mask`` holds, at its front; anything behind."""
     kind = values.type
+    if not AVX512:
+        bits = builder.zext(builder.bitcast(mask, ir.IntType(LANES)), ir.IntType(64))
+        lanes = builder.load(builder.gep(_front_lanes(builder.module), [ir.IntType(64)(0), bits]))
+        return _permuted(builder, values, builder.zext(lanes, _integers))
     name = "llvm.experimental.vector.compress." + _name(kind)
     pack = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind, mask.type, kind]), name)
     return builder.call(pack, [values, mask, ir.Constant(kind, ir.Undefined)])
@@ -75,7 +120,7 @@ def _bytes(kind) -> int:
 
 @intrinsic
 def load(typingctx, array, place):
-    """``array[place : place + 16]`` of one-dimensional, contiguous memory."""
+    """``array[place : place + LANES]`` of one-dimensional, contiguous memory."""
 
     def codegen(context, builder, signature, arguments):
         data, where = arguments
@@ -86,7 +131,7 @@ def load(typingctx, array, place):
 
 @intrinsic
 def store(typingctx, array, place, values):
-    """``array[place : place + 16] = values``."""
+    """``array[place : place + LANES] = values``."""
 
     def codegen(context, builder, signature, arguments):
         data, where, vector = arguments
@@ -98,7 +143,7 @@ def store(typingctx, array, place, values):
 
 @intrinsic
 def splat(typingctx, value):
-    """Sixteen times the same."""
+    """The same in each lane."""
 
     def codegen(context, builder, signature, arguments):
         return splatted(builder, arguments[0])
@@ -108,7 +153,7 @@ def splat(typingctx, value):
 
 @intrinsic
 def numbered(typingctx, first):
-    """``first``, ``first + 1`` and so on: sixteen integers."""
+    """``first``, ``first + 1`` and so on: integers."""
 
     def codegen(context, builder, signature, arguments):
         return numbered_lanes(builder, arguments[0])
@@ -157,10 +202,10 @@ def truncated(typingctx, values):
 
 @intrinsic
 def bits_at(typingctx, table, places):
-    """Of each lane, the bit at its place in a table of 512 bits: one number of sixteen bits. Where :data:`PACKS`.
+    """Of each lane, the bit at its place in a table of bits. Where :data:`PACKS`.
 
     Args:
-        table: (16,) uint32. places: 0 to 511.
+        table: (LANES,) uint32. places: below 32 * LANES.
     """
 
     def codegen(context, builder, signature, arguments):
@@ -169,14 +214,11 @@ def bits_at(typingctx, table, places):
 
         data = data_of(context, builder, signature.args[0], arguments[0])
         table = builder.load(vector_at(builder, data, ir.IntType(64)(0)), align=4)
-        permute = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(_integers, [_integers, _integers]), "llvm.x86.avx512.permvar.si.512"
-        )
-        word = builder.call(permute, [table, builder.lshr(arguments[1], all_lanes(5))])
+        word = _permuted(builder, table, builder.lshr(arguments[1], all_lanes(5)))
         bit = builder.shl(all_lanes(1), builder.and_(arguments[1], all_lanes(31)))
-        return builder.bitcast(builder.icmp_unsigned("!=", builder.and_(word, bit), all_lanes(0)), ir.IntType(16))
+        return builder.bitcast(builder.icmp_unsigned("!=", builder.and_(word, bit), all_lanes(0)), ir.IntType(LANES))
 
-    return types.uint16(table, places), codegen
+    return _bits(table, places), codegen
 
 
 @intrinsic
@@ -187,17 +229,17 @@ def packed(typingctx, values, bits):
         mask = builder.bitcast(arguments[1], ir.VectorType(ir.IntType(1), LANES))
         return packed_lanes(builder, arguments[0], mask)
 
-    return values(values, types.uint16), codegen
+    return values(values, _bits), codegen
 
 
 @intrinsic
 def count_bits(typingctx, bits):
-    """How many of sixteen bits are set."""
+    """How many bits are set, one for each lane."""
 
     def codegen(context, builder, signature, arguments):
         return builder.zext(builder.ctpop(arguments[0]), ir.IntType(64))
 
-    return types.int64(types.uint16), codegen
+    return types.int64(_bits), codegen
 
 
 @intrinsic

@@ -1,7 +1,7 @@
-"""The whole neighbour search of a CPU with AVX-512, in float32: distances are compared while still in registers.
+"""The whole neighbour search of a CPU with AVX-512 or AVX2, in float32: distances are compared while still in registers.
 
 A row's distances to :data:`SAMPLE` of the points give a threshold; what it lets through are the row's candidates, a
-few more than it needs. Sixteen rows by sixteen columns at a time (:mod:`.tiles_avx512`),
+few more than it needs. A group of rows by a group of columns at a time (:mod:`.tiles_avx`),
 
 - where few are near, each pair of points is multiplied once: two bits say for which of the two the other is a
   candidate. Half the products are saved, for making the candidates' distances again, as ``|x - y|^2``.
@@ -20,20 +20,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .candidates import SAMPLE, remove, select, threshold_of, workspace
-from .simd import LANES, PACKS, count_bits, load, numbered, packed, splat, store
+from .simd import BITS, LANES, PACKS, count_bits, load, numbered, packed, splat, store
 from .threads import for_each_thread, run_each
-from .tiles_avx512 import append_near, mark_near, squared_distances
+from .tiles_avx import append_near, mark_near, squared_distances
 
-# Groups of sixteen rows that meet each group of columns: as many as the innermost cache holds, 64 channels wide.
-ROW_GROUPS = 2
+# Groups of rows that meet each group of columns: as many as the innermost cache holds, 64 channels wide.
+ROW_GROUPS = 32 // LANES
 # Pieces of work for each thread: more cost more, fewer leave the last thread alone for longer.
 PIECES = 4
-# So few are searched sooner than a thread wakes up.
-FEW_GROUPS = 16
+# So few points are searched sooner than a thread wakes up.
+FEW_POINTS = 256
 # Pairs are marked where so many times fewer are wanted than there are points.
 SPARSE = 15
 # Groups of rows whose marks are held at a time: 8192 rows, 1 KiB for each column.
-BAND = 512
+BAND = 8192 // LANES
 LARGEST = np.finfo(np.float32).max
 
 
@@ -50,7 +50,7 @@ def search(points: Tensor, present: np.ndarray, ranks: Tensor, loop: bool, out: 
         ranks: (m,) ascending, each below the number of points that may be chosen.
         loop: whether a point may be chosen for itself. out: (B, N, m) int64, written.
     """
-    if points.shape[1] <= FEW_GROUPS * LANES:
+    if points.shape[1] <= FEW_POINTS:
         _search_few(points.numpy(), present, ranks.numpy(), loop, out.numpy())
         return
     for block in zip(points, present, out):
@@ -79,7 +79,7 @@ def _search_block(points: Tensor, present: np.ndarray, out: Tensor, ranks: Tenso
     thresholds = np.minimum(thresholds + half_norms, LARGEST)
     missing = -points.shape[1] % LANES
     rows = (F.pad(points, (0, missing)) if missing else points).numpy()
-    marks = np.empty((min(groups, BAND), groups, LANES), np.uint16)
+    marks = np.empty((min(groups, BAND), groups, LANES), BITS)
     mark = partial(_run, _mark, lambda: (tiles, half_norms, thresholds, marks))
     select_marked = partial(_run, _search_marks, lambda: (marks, rows, half_norms, *found, *lists(), space()))
     for lower in range(0, groups, BAND):
@@ -107,7 +107,7 @@ def _lists(rows: int, longest: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _tiled(points: Tensor, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Points (N, C) in groups of sixteen, channel by channel (G, C, 16), and half their squared norms (G * 16,).
+    """Points (N, C) in groups of LANES, channel by channel (G, C, LANES), and half their squared norms (G * LANES,).
 
     Norms of absent points, and of what fills the last group, are infinite.
     """
@@ -144,7 +144,7 @@ def _find_thresholds(start, stop, tiles, sample, sample_norms, expected, thresho
 
     Args:
         tiles: of :func:`_tiled`; sample, sample_norms too, of some of the points.
-        expected: how many of these are wanted. keys, columns: (ROW_GROUPS * 16, ·) scratch.
+        expected: how many of these are wanted. keys, columns: (ROW_GROUPS * LANES, ·) scratch.
     """
     everything = np.full(len(keys), LARGEST, np.float32)
     kept = np.empty(len(keys), np.int64)
@@ -167,11 +167,11 @@ def _append(first, last, tiles, others, half_norms, thresholds, kept, keys, colu
 
 @njit(nogil=True, cache=True)
 def _search_lists(start, stop, tiles, half_norms, thresholds, ranks, loop, out, keys, columns, space):
-    """``out[i]`` for the points ``i`` in groups ``start <= g < stop`` of sixteen, by lists of candidates.
+    """``out[i]`` for the points ``i`` in groups ``start <= g < stop``, by lists of candidates.
 
     Args:
-        thresholds: of :func:`_find_thresholds`. keys, columns: (ROW_GROUPS * 16, (G + 1) * 16) scratch, and that of
-            :mod:`.candidates`.
+        thresholds: of :func:`_find_thresholds`. keys, columns: (ROW_GROUPS * LANES, (G + 1) * LANES) scratch, and
+            that of :mod:`.candidates`.
     """
     wanted = ranks[-1] + (1 if loop else 2)
     kept = np.empty(len(keys), np.int64)
@@ -221,10 +221,10 @@ def _mark(start, stop, lower, upper, tiles, half_norms, thresholds, marks):
     """Mark the candidates of rows in groups ``start <= g < stop``, and those of their columns to which they are one.
 
     Args:
-        marks: (G', G, 16) uint16, written: bit j of ``marks[g - lower, h, i]`` says whether point j of group h is a
+        marks: (G', G, LANES) of BITS, written: bit j of ``marks[g - lower, h, i]`` says whether point j of group h is a
             candidate of point i of group g, for ``lower <= g < upper``.
     """
-    nobody = np.empty(LANES, np.uint16)
+    nobody = np.empty(LANES, BITS)
     for first in range(start, stop, ROW_GROUPS):
         last = min(first + ROW_GROUPS, stop)
         for column in range(len(tiles)):
@@ -238,10 +238,10 @@ def _mark(start, stop, lower, upper, tiles, half_norms, thresholds, marks):
 
 @njit(nogil=True, cache=True)
 def _search_marks(start, stop, lower, marks, rows, half_norms, ranks, loop, out, some_keys, some_columns, space):
-    """``out[i]`` for the points ``i`` in groups ``start <= g < stop`` of sixteen, by marks.
+    """``out[i]`` for the points ``i`` in groups ``start <= g < stop``, by marks.
 
     Args:
-        marks: see :func:`_mark`. rows: (N, multiple of 16) points. The rest as :func:`_search_lists`.
+        marks: see :func:`_mark`. rows: (N, multiple of LANES) points. The rest as :func:`_search_lists`.
     """
     flat, width = rows.reshape(-1), rows.shape[1]
     keys, columns = some_keys[0], some_columns[0]
@@ -252,7 +252,7 @@ def _search_marks(start, stop, lower, marks, rows, half_norms, ranks, loop, out,
             continue
         group, lane = row // LANES, row % LANES
         if not loop:
-            marks[group - lower, group, lane] &= ~(np.uint16(1) << np.uint16(lane))
+            marks[group - lower, group, lane] &= ~(BITS(1) << BITS(lane))
         count = 0
         for column in range(marks.shape[1]):
             near = marks[group - lower, column, lane]

@@ -1,4 +1,7 @@
-"""Distances of sixteen rows to sixteen columns, compared while still in registers: a row is one, with AVX-512."""
+"""Distances of a group of rows to a group of columns, compared while still in registers: a row is one.
+
+A group is of :data:`.simd.LANES` points: 16 with AVX-512, 8 with AVX2.
+"""
 
 from llvmlite import ir
 from numba import types
@@ -7,7 +10,7 @@ from numba.extending import intrinsic
 
 from .simd import LANES, Vector, numbered_lanes, packed_lanes, splatted, vector_at
 
-_i16, _i32, _i64 = (ir.IntType(bits) for bits in (16, 32, 64))
+_bits, _i32, _i64 = (ir.IntType(bits) for bits in (LANES, 32, 64))
 _floats = ir.VectorType(ir.FloatType(), LANES)
 _integers = ir.VectorType(_i32, LANES)
 
@@ -27,11 +30,11 @@ class _Code:
         return self.builder.gep(data, [place])
 
     def read(self, data, place):
-        """Sixteen elements."""
+        """As many elements as there are lanes."""
         return self.builder.load(vector_at(self.builder, data, place), align=4)
 
     def scalar(self, data, place):
-        """One element, sixteen times."""
+        """One element in each lane."""
         return splatted(self.builder, self.builder.load(self.at(data, place)))
 
     def lane(self, first, i):
@@ -78,11 +81,11 @@ class _Code:
 
 @intrinsic
 def append_near(typingctx, tiles, others, half_norms, row, column, thresholds, kept, keys, columns):
-    """Append what is near among sixteen columns to the candidates of sixteen rows.
+    """Append what is near among a group of columns to the candidates of a group of rows.
 
-    For i, j in 0..15, x_i of group ``row`` of tiles and y_j of group ``column`` of others: where
+    For x_i of group ``row`` of tiles and y_j of group ``column`` of others: where
     ``half_norms[j] - x_i.y_j <= thresholds[i]``, that number and the column's go to ``keys[i]`` and ``columns[i]`` at
-    ``kept[i]``, which counts on. Both must have room for sixteen more than there are columns.
+    ``kept[i]``, which counts on. Both must have room for one group more than there are columns.
     """
 
     def codegen(context, builder, signature, arguments):
@@ -101,7 +104,7 @@ def append_near(typingctx, tiles, others, half_norms, row, column, thresholds, k
             end = builder.add(builder.mul(longest, _i64(i)), count)
             for values, target in (distances, keys), (these, columns):
                 builder.store(packed_lanes(builder, values, mask), vector_at(builder, target.data, end), align=4)
-            near = builder.ctpop(builder.bitcast(mask, _i16))
+            near = builder.ctpop(builder.bitcast(mask, _bits))
             builder.store(builder.add(count, builder.zext(near, _i64)), counter)
         return context.get_dummy_value()
 
@@ -111,13 +114,13 @@ def append_near(typingctx, tiles, others, half_norms, row, column, thresholds, k
 
 @intrinsic
 def mark_near(typingctx, tiles, half_norms, thresholds, row, column, marks, mirrored):
-    """Mark who is near whom between sixteen rows and sixteen columns, in both directions.
+    """Mark who is near whom between a group of rows and one of columns, in both directions.
 
     Bit j of ``marks[i]``: half the squared distance of x_i and y_j is at most the threshold of x_i.
     Bit i of ``mirrored[j]``: it is at most that of y_j.
 
     Args:
-        thresholds: (N,) like half_norms. marks, mirrored: (16,) uint16, written.
+        thresholds: (N,) like half_norms. marks, mirrored: (LANES,) of :data:`.simd.BITS`, written.
     """
 
     def codegen(context, builder, signature, arguments):
@@ -133,12 +136,12 @@ def mark_near(typingctx, tiles, half_norms, thresholds, row, column, marks, mirr
         columns_marks = nothing
         for i, distances in enumerate(code.less_products(tiles, tiles, row, column, both)):
             near = builder.fcmp_ordered("<=", distances, code.scalar(thresholds.data, code.lane(own, i)))
-            builder.store(builder.bitcast(near, _i16), code.at(marks.data, _i64(i)))
+            builder.store(builder.bitcast(near, _bits), code.at(marks.data, _i64(i)))
             bit = builder.select(
                 builder.fcmp_ordered("<=", distances, theirs), ir.Constant(_integers, [1 << i] * LANES), nothing
             )
             columns_marks = builder.or_(columns_marks, bit)
-        words = builder.trunc(columns_marks, ir.VectorType(_i16, LANES))
+        words = builder.trunc(columns_marks, ir.VectorType(_bits, LANES))
         builder.store(words, vector_at(builder, mirrored.data, _i64(0)), align=2)
         return context.get_dummy_value()
 
@@ -147,10 +150,10 @@ def mark_near(typingctx, tiles, half_norms, thresholds, row, column, marks, mirr
 
 @intrinsic
 def squared_distances(typingctx, points, width, own, columns, start):
-    """``|x - y_j|^2`` of point ``own`` and the sixteen points ``columns[start : start + 16]``.
+    """``|x - y_j|^2`` of point ``own`` and the points ``columns[start : start + LANES]``.
 
     Args:
-        points: all points one after another, ``width`` channels each, a multiple of sixteen.
+        points: all points one after another, ``width`` channels each, a multiple of LANES.
     """
 
     def codegen(context, builder, signature, arguments):
