@@ -1,7 +1,7 @@
 """The whole neighbour search of a CPU with AVX-512 or AVX2, in float32: distances are compared while still in registers.
 
 A row's distances to :data:`SAMPLE` of the points give a threshold; what it lets through are the row's candidates, a
-few more than it needs. A group of rows by a group of columns at a time (:mod:`.tiles_avx`),
+few more than it needs. A group of rows by two of columns at a time (:mod:`.tiles_avx`),
 
 - where few are near, each pair of points is multiplied once: two bits say for which of the two the other is a
   candidate. Half the products are saved, for making the candidates' distances again, as ``|x - y|^2``.
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from .candidates import SAMPLE, remove, select, threshold_of, workspace
 from .simd import BITS, LANES, PACKS, count_bits, load, numbered, packed, splat, store
 from .threads import for_each_thread, run_each
-from .tiles_avx import append_near, mark_near, squared_distances
+from .tiles_avx import COLUMNS, append_near, mark_near, squared_distances
 
 # Groups of rows that meet each group of columns: as many as the innermost cache holds, 64 channels wide.
 ROW_GROUPS = 32 // LANES
@@ -60,8 +60,8 @@ def search(points: Tensor, present: np.ndarray, ranks: Tensor, loop: bool, out: 
 def _search_block(points: Tensor, present: np.ndarray, out: Tensor, ranks: Tensor, loop: bool) -> None:
     """The same for one block: points (N, C), present (N,), out (N, m)."""
     count = len(points)
-    groups = -(-count // LANES)
     tiles, half_norms = _tiled(points, present)
+    groups = len(tiles)
     thresholds = np.full(groups * LANES, LARGEST, np.float32)
     found = ranks.numpy(), loop, out.numpy()
     longest = (groups + 1) * LANES
@@ -79,7 +79,7 @@ def _search_block(points: Tensor, present: np.ndarray, out: Tensor, ranks: Tenso
     thresholds = np.minimum(thresholds + half_norms, LARGEST)
     missing = -points.shape[1] % LANES
     rows = (F.pad(points, (0, missing)) if missing else points).numpy()
-    marks = np.empty((min(groups, BAND), groups, LANES), BITS)
+    marks = np.empty((min(groups, BAND) + COLUMNS, groups, LANES), BITS)
     mark = partial(_run, _mark, lambda: (tiles, half_norms, thresholds, marks))
     select_marked = partial(_run, _search_marks, lambda: (marks, rows, half_norms, *found, *lists(), space()))
     for lower in range(0, groups, BAND):
@@ -109,19 +109,25 @@ def _lists(rows: int, longest: int) -> tuple[np.ndarray, np.ndarray]:
 def _tiled(points: Tensor, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Points (N, C) in groups of LANES, channel by channel (G, C, LANES), and half their squared norms (G * LANES,).
 
-    Norms of absent points, and of what fills the last group, are infinite.
+    G is even. Norms of absent points, and of what fills the last groups, are infinite.
     """
-    groups = -(-len(points) // LANES)
+    groups = _groups(len(points))
     tiles, half_norms = np.empty((groups, points.shape[1], LANES), np.float32), np.empty(groups * LANES, np.float32)
     _write_tiles(points.numpy(), present, tiles, half_norms)
     return tiles, half_norms
 
 
 @njit(nogil=True, cache=True)
+def _groups(count):
+    """How many groups so many points fill."""
+    return -(-count // (COLUMNS * LANES)) * COLUMNS
+
+
+@njit(nogil=True, cache=True)
 def _write_tiles(points, present, tiles, half_norms):
     """Write :func:`_tiled`."""
     count, channels = points.shape
-    tiles[-1] = 0
+    tiles[-COLUMNS:] = 0
     half = splat(np.float32(0.5))
     for group in range(len(tiles)):
         for lane in range(min(count - group * LANES, LANES)):
@@ -159,7 +165,7 @@ def _find_thresholds(start, stop, tiles, sample, sample_norms, expected, thresho
 @njit(nogil=True, cache=True)
 def _append(first, last, tiles, others, half_norms, thresholds, kept, keys, columns):
     """Append candidates of the groups of rows ``first <= g < last`` of tiles among all others."""
-    for column in range(len(others)):
+    for column in range(0, len(others), COLUMNS):
         for row in range(first, last):
             own = slice((row - first) * LANES, (row - first + 1) * LANES)
             append_near(tiles, others, half_norms, row, column, thresholds[own], kept[own], keys[own], columns[own])
@@ -201,7 +207,7 @@ def _search_lists(start, stop, tiles, half_norms, thresholds, ranks, loop, out, 
 def _search_few(points, present, ranks, loop, out):
     """:func:`search` of blocks so small that reaching the threads, or Python between two steps, would take longer."""
     blocks, count, channels = points.shape
-    groups = (count + LANES - 1) // LANES
+    groups = _groups(count)
     tiles, half_norms = np.empty((groups, channels, LANES), np.float32), np.empty(groups * LANES, np.float32)
     thresholds = np.empty(groups * LANES, np.float32)
     longest = (groups + 1) * LANES
@@ -224,16 +230,19 @@ def _mark(start, stop, lower, upper, tiles, half_norms, thresholds, marks):
         marks: (G', G, LANES) of BITS, written: bit j of ``marks[g - lower, h, i]`` says whether point j of group h is a
             candidate of point i of group g, for ``lower <= g < upper``.
     """
-    nobody = np.empty(LANES, BITS)
+    flat, nobody = marks.reshape(-1), len(marks) - COLUMNS
     for first in range(start, stop, ROW_GROUPS):
         last = min(first + ROW_GROUPS, stop)
-        for column in range(len(tiles)):
+        for column in range(0, len(tiles), COLUMNS):
             for row in range(first, last):
-                if lower <= column < row:
+                if lower <= column and column + 1 < row:
                     # Marked from the other side.
                     continue
-                mirrored = marks[column - lower, row] if row <= column < upper else nobody
-                mark_near(tiles, half_norms, thresholds, row, column, marks[row - lower, column], mirrored)
+                # What is not marked from both sides goes where nobody looks.
+                below = column - lower if lower <= column < upper else nobody
+                place, mirrored = ((row - lower) * len(tiles) + column) * LANES, (below * len(tiles) + row) * LANES
+                following = mirrored + len(tiles) * LANES
+                mark_near(tiles, half_norms, thresholds, row, column, flat, place, mirrored, following)
 
 
 @njit(nogil=True, cache=True)

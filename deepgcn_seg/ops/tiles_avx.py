@@ -1,6 +1,7 @@
-"""Distances of a group of rows to a group of columns, compared while still in registers: a row is one.
+"""Distances of a group of rows to two groups of columns, compared while still in registers.
 
-A group is of :data:`.simd.LANES` points: 16 with AVX-512, 8 with AVX2.
+A group is of :data:`.simd.LANES` points: 16 with AVX-512, 8 with AVX2. Half of its rows at a time meet the columns of
+two groups, two registers for each row: of the shapes that fit into the registers this one reads least.
 """
 
 from llvmlite import ir
@@ -8,11 +9,16 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .simd import LANES, Vector, numbered_lanes, packed_lanes, splatted, vector_at
+from .simd import AVX512, LANES, Vector, numbered_lanes, packed_lanes, splatted, vector_at
 
 _bits, _i32, _i64 = (ir.IntType(bits) for bits in (LANES, 32, 64))
+# Groups of columns, and rows, at a time.
+COLUMNS = 2
+ROWS = LANES // 2
+
 _floats = ir.VectorType(ir.FloatType(), LANES)
 _integers = ir.VectorType(_i32, LANES)
+_PARTS = range(ROWS), range(ROWS, LANES)
 
 
 class _Code:
@@ -62,28 +68,36 @@ class _Code:
         )
         return self.builder.call(fma, [a, b, c])
 
-    def less_products(self, tiles, others, row, column, initial):
-        """``initial[i][j] - x_i . y_j`` for the points x of a group (row) of tiles and y of one (column) of others."""
+    def less_products(self, tiles, others, row, lanes, column, initial):
+        """``initial[i][c] - x_i . y``, for each column group c from ``column`` on a vector of its points y of others.
+
+        Args:
+            lanes: which points x_i of the group ``row`` of tiles.
+        """
         builder = self.builder
         channels = cgutils.unpack_tuple(builder, tiles.shape)[1]
         group = builder.mul(channels, _i64(LANES))
-        rows, columns = self.at(tiles.data, builder.mul(row, group)), self.at(others.data, builder.mul(column, group))
+        rows = self.at(tiles.data, builder.mul(row, group))
+        columns = [self.at(others.data, builder.mul(self.lane(column, c), group)) for c in range(COLUMNS)]
 
         def body(place, sums):
-            negative = builder.fsub(ir.Constant(_floats, [-0.0] * LANES), self.read(columns, place))
+            minus = ir.Constant(_floats, [-0.0] * LANES)
+            negatives = [builder.fsub(minus, self.read(data, place)) for data in columns]
+            x = [self.scalar(rows, self.lane(place, i)) for i in lanes]
             return [
-                self.multiply_add(self.scalar(rows, self.lane(place, i)), negative, total)
-                for i, total in enumerate(sums)
+                self.multiply_add(x[i // COLUMNS], negatives[i % COLUMNS], total) for i, total in enumerate(sums)
             ]
 
-        return self.loop(_i64(0), group, _i64(LANES), initial, body)
+        flat = [value for per_row in initial for value in per_row]
+        sums = self.loop(_i64(0), group, _i64(LANES), flat, body)
+        return [sums[i : i + COLUMNS] for i in range(0, len(sums), COLUMNS)]
 
 
 @intrinsic
 def append_near(typingctx, tiles, others, half_norms, row, column, thresholds, kept, keys, columns):
-    """Append what is near among a group of columns to the candidates of a group of rows.
+    """Append what is near among :data:`COLUMNS` groups of columns to the candidates of a group of rows.
 
-    For x_i of group ``row`` of tiles and y_j of group ``column`` of others: where
+    For x_i of group ``row`` of tiles and y_j of the groups from ``column`` on of others: where
     ``half_norms[j] - x_i.y_j <= thresholds[i]``, that number and the column's go to ``keys[i]`` and ``columns[i]`` at
     ``kept[i]``, which counts on. Both must have room for one group more than there are columns.
     """
@@ -94,58 +108,91 @@ def append_near(typingctx, tiles, others, half_norms, row, column, thresholds, k
         thresholds, kept, keys, columns = (code.array(position) for position in range(5, 9))
         row, column = arguments[3:5]
         longest = cgutils.unpack_tuple(builder, keys.shape)[1]
-        first = builder.mul(column, _i64(LANES))
-        sums = code.less_products(tiles, others, row, column, [code.read(half_norms.data, first)] * LANES)
-        these = numbered_lanes(builder, builder.trunc(first, _i32))
-        for i, distances in enumerate(sums):
-            counter = code.at(kept.data, _i64(i))
-            count = builder.load(counter)
-            mask = builder.fcmp_ordered("<=", distances, code.scalar(thresholds.data, _i64(i)))
-            end = builder.add(builder.mul(longest, _i64(i)), count)
-            for values, target in (distances, keys), (these, columns):
-                builder.store(packed_lanes(builder, values, mask), vector_at(builder, target.data, end), align=4)
-            near = builder.ctpop(builder.bitcast(mask, _bits))
-            builder.store(builder.add(count, builder.zext(near, _i64)), counter)
+        firsts = [builder.mul(code.lane(column, c), _i64(LANES)) for c in range(COLUMNS)]
+        norms = [code.read(half_norms.data, first) for first in firsts]
+        numbers = [numbered_lanes(builder, builder.trunc(first, _i32)) for first in firsts]
+        for lanes in _PARTS:
+            for i, sums in zip(lanes, code.less_products(tiles, others, row, lanes, column, [norms] * ROWS)):
+                counter, threshold = code.at(kept.data, _i64(i)), code.scalar(thresholds.data, _i64(i))
+                count = builder.load(counter)
+                for distances, these in zip(sums, numbers):
+                    mask = builder.fcmp_ordered("<=", distances, threshold)
+                    end = builder.add(builder.mul(longest, _i64(i)), count)
+                    for values, target in (distances, keys), (these, columns):
+                        packed = packed_lanes(builder, values, mask)
+                        builder.store(packed, vector_at(builder, target.data, end), align=4)
+                    near = builder.ctpop(builder.bitcast(mask, _bits))
+                    count = builder.add(count, builder.zext(near, _i64))
+                builder.store(count, counter)
         return context.get_dummy_value()
 
     arrays = tiles, others, half_norms, types.intp, types.intp, thresholds, kept, keys, columns
     return types.void(*arrays), codegen
 
 
-@intrinsic
-def mark_near(typingctx, tiles, half_norms, thresholds, row, column, marks, mirrored):
-    """Mark who is near whom between a group of rows and one of columns, in both directions.
+def _no_rows():
+    """Masks of rows, none so far: with AVX-512 a vector of columns, which has cheap masks, else one number."""
+    return ir.Constant(_integers, [0] * LANES) if AVX512 else _i64(0)
 
-    Bit j of ``marks[i]``: half the squared distance of x_i and y_j is at most the threshold of x_i.
-    Bit i of ``mirrored[j]``: it is at most that of y_j.
+
+def _with_row(builder, rows, i, mask):
+    """The same with the mask of row i."""
+    if AVX512:
+        bit = builder.select(mask, ir.Constant(_integers, [1 << i] * LANES), ir.Constant(_integers, [0] * LANES))
+        return builder.or_(rows, bit)
+    bits = builder.zext(builder.bitcast(mask, _bits), _i64)
+    return builder.or_(rows, builder.shl(bits, _i64(i * LANES)))
+
+
+def _by_column(builder, rows):
+    """For each column, which rows' masks hold it: a vector of bits."""
+    if AVX512:
+        return builder.trunc(rows, ir.VectorType(_bits, LANES))
+    # Swaps single bits across the diagonal, then squares of two by two and of four by four.
+    for apart, upper in (7, 0x00AA00AA00AA00AA), (14, 0x0000CCCC0000CCCC), (28, 0x00000000F0F0F0F0):
+        different = builder.and_(builder.xor(rows, builder.lshr(rows, _i64(apart))), _i64(upper))
+        rows = builder.xor(rows, builder.xor(different, builder.shl(different, _i64(apart))))
+    return builder.bitcast(rows, ir.VectorType(_bits, LANES))
+
+
+@intrinsic
+def mark_near(typingctx, tiles, half_norms, thresholds, row, column, marks, place, mirrored, mirrored_next):
+    """Mark who is near whom between a group of rows and two of columns, in both directions.
+
+    Bit j of the mark i places behind ``place``, for the second group of columns LANES further on: half the squared
+    distance of x_i and y_j is at most the threshold of x_i. Bit i of the mark j behind ``mirrored``, for the second
+    group behind ``mirrored_next``: it is at most that of y_j.
 
     Args:
-        thresholds: (N,) like half_norms. marks, mirrored: (LANES,) of :data:`.simd.BITS`, written.
+        thresholds: (N,) like half_norms. marks: flat, of :data:`.simd.BITS`, written.
     """
 
     def codegen(context, builder, signature, arguments):
         code = _Code(context, builder, signature, arguments)
         tiles, half_norms, thresholds = (code.array(position) for position in range(3))
         row, column = arguments[3:5]
-        marks, mirrored = (code.array(position) for position in (5, 6))
-        own, other = (builder.mul(which, _i64(LANES)) for which in (row, column))
-        norms = code.read(half_norms.data, other)
-        both = [builder.fadd(code.scalar(half_norms.data, code.lane(own, i)), norms) for i in range(LANES)]
-        theirs = code.read(thresholds.data, other)
-        nothing = ir.Constant(_integers, [0] * LANES)
-        columns_marks = nothing
-        for i, distances in enumerate(code.less_products(tiles, tiles, row, column, both)):
-            near = builder.fcmp_ordered("<=", distances, code.scalar(thresholds.data, code.lane(own, i)))
-            builder.store(builder.bitcast(near, _bits), code.at(marks.data, _i64(i)))
-            bit = builder.select(
-                builder.fcmp_ordered("<=", distances, theirs), ir.Constant(_integers, [1 << i] * LANES), nothing
-            )
-            columns_marks = builder.or_(columns_marks, bit)
-        words = builder.trunc(columns_marks, ir.VectorType(_bits, LANES))
-        builder.store(words, vector_at(builder, mirrored.data, _i64(0)), align=2)
+        marks, place, *mirrored = code.array(5).data, *arguments[6:]
+        own = builder.mul(row, _i64(LANES))
+        others = [builder.mul(code.lane(column, c), _i64(LANES)) for c in range(COLUMNS)]
+        norms = [code.read(half_norms.data, other) for other in others]
+        theirs = [code.read(thresholds.data, other) for other in others]
+        theirs_near = [_no_rows()] * COLUMNS
+        for lanes in _PARTS:
+            own_norms = [code.scalar(half_norms.data, code.lane(own, i)) for i in lanes]
+            both = [[builder.fadd(norm, other) for other in norms] for norm in own_norms]
+            for i, sums in zip(lanes, code.less_products(tiles, tiles, row, lanes, column, both)):
+                threshold = code.scalar(thresholds.data, code.lane(own, i))
+                for c, distances in enumerate(sums):
+                    near = builder.fcmp_ordered("<=", distances, threshold)
+                    builder.store(builder.bitcast(near, _bits), code.at(marks, code.lane(place, c * LANES + i)))
+                    near = builder.fcmp_ordered("<=", distances, theirs[c])
+                    theirs_near[c] = _with_row(builder, theirs_near[c], i, near)
+        for rows, start in zip(theirs_near, mirrored):
+            builder.store(_by_column(builder, rows), vector_at(builder, marks, start), align=LANES // 8)
         return context.get_dummy_value()
 
-    return types.void(tiles, half_norms, thresholds, types.intp, types.intp, marks, mirrored), codegen
+    places = [types.intp] * 3
+    return types.void(tiles, half_norms, thresholds, types.intp, types.intp, marks, *places), codegen
 
 
 @intrinsic
