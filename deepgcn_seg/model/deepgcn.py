@@ -15,6 +15,10 @@ from .head import PredictionHead
 from .layers import LayerSpec, initialise
 
 
+# Points that go through the layers at a time in inference: enough to keep the processor busy.
+POINTS, POINTS_GPU = 4096, 65536
+
+
 class DeepGCN(nn.Module):
     """A deep graph convolutional network for point-cloud semantic segmentation.
 
@@ -145,13 +149,32 @@ class DeepGCN(nn.Module):
         Returns:
             (B, N, num_classes) logits; zero at absent points.
 
+        In inference (eval mode, gradients off, no hooks on layers) blocks go through the layers one after another, small
+        ones some at a time, so that a batch takes little more memory than a block.
+
         Raises:
             ValueError: wrong shape, too few points, NaN or infinite values.
         """
         points = self._checked(points, mask)
+        together = len(points)
+        if self._only_logits_matter():
+            together = max((POINTS_GPU if points.is_cuda else POINTS) // points.shape[1], 1)
+        if together >= len(points):
+            return self._logits(points, mask)
+        masks = [None] * len(points) if mask is None else mask.split(together)
+        return torch.cat([self._logits(*some) for some in zip(points.split(together), masks)])
+
+    def _logits(self, points: Tensor, mask: Tensor | None) -> Tensor:
         joint = self.backbone.joint(points, mask)
         logits = self.head(joint, self.fusion(joint, mask), mask)
         return logits if mask is None else logits.masked_fill(~mask[:, :, None], 0)
+
+    def _only_logits_matter(self) -> bool:
+        """Whether nothing is to be differentiated, no norm or dropout is for the whole batch, no hook looks inside."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return False
+        inside = list(self.modules())[1:]
+        return not any(m.training or m._forward_hooks or m._forward_pre_hooks for m in inside)
 
     def features(self, points: Tensor, mask: Tensor | None = None) -> list[Tensor]:
         """What each backbone layer puts out, (B, N, width) each, for inspection."""

@@ -24,13 +24,14 @@ def search_rows(
     """Write the points at the given ranks of distance to each point.
 
     Args:
-        points: (B, N, C), centred. mask: (B, N) bool, False where a point may not be chosen.
+        points: (B, N, C). mask: (B, N) bool, False where a point may not be chosen.
         ranks: (m,) ascending, each below the number of points that may be chosen.
         loop: whether a point may be chosen for itself. out: (B, N, m) int64, written.
         select: ``select(distances (R, N), ranks, out (R, m))``, which writes ``argsort(distances[r])[ranks]``.
         entries: distances of a tile. run: ``run(work, tiles)`` does the work of every tile.
     """
     batch, count, _ = points.shape
+    points = _centred(points, mask)
     # |x|^2 is the same for a whole row, so its ranks need only |y|^2 - 2 x.y: one product.
     norms = points.square().sum(-1, keepdim=True)
     if mask is not None:
@@ -49,3 +50,13 @@ def search_rows(
         select(distances, ranks, out[block, start : start + rows])
 
     run(work, [(block, start) for block in range(batch) for start in range(0, count, rows)])
+
+
+def _centred(points: Tensor, mask: Tensor | None) -> Tensor:
+    """Move the mean to the origin: the expansion |y|^2 - 2xy cancels badly far from it."""
+    if mask is None:
+        return points - points.mean(1, keepdim=True)
+    present = mask[:, :, None].to(points.dtype)
+    points = torch.where(mask[:, :, None], points, 0)
+    mean = points.sum(1, keepdim=True) / present.sum(1, keepdim=True)
+    return (points - mean) * present

@@ -46,7 +46,7 @@ def search(points: Tensor, present: np.ndarray, ranks: Tensor, loop: bool, out: 
     """Write the points at the given ranks of distance to each point.
 
     Args:
-        points: (B, N, C) float32, centred, contiguous. present: (B, N) bool, False where a point may not be chosen.
+        points: (B, N, C) float32, contiguous. present: (B, N) bool, False where a point may not be chosen.
         ranks: (m,) ascending, each below the number of points that may be chosen.
         loop: whether a point may be chosen for itself. out: (B, N, m) int64, written.
     """
@@ -60,7 +60,9 @@ def search(points: Tensor, present: np.ndarray, ranks: Tensor, loop: bool, out: 
 def _search_block(points: Tensor, present: np.ndarray, out: Tensor, ranks: Tensor, loop: bool) -> None:
     """The same for one block: points (N, C), present (N,), out (N, m)."""
     count = len(points)
-    tiles, half_norms = _tiled(points, present)
+    mean = np.empty(points.shape[1], np.float32)
+    _write_mean(points.numpy(), present, mean)
+    tiles, half_norms = _tiled(points, present, mean)
     groups = len(tiles)
     thresholds = np.full(groups * LANES, LARGEST, np.float32)
     found = ranks.numpy(), loop, out.numpy()
@@ -71,7 +73,7 @@ def _search_block(points: Tensor, present: np.ndarray, out: Tensor, ranks: Tenso
     if count >= 4 * SAMPLE:
         sample = slice(0, count // SAMPLE * SAMPLE, count // SAMPLE)
         expected = wanted * SAMPLE / count
-        sampled = _tiled(points[sample].contiguous(), np.ascontiguousarray(present[sample]))
+        sampled = _tiled(points[sample], present[sample], mean)
         _run(_find_thresholds, lambda: (tiles, *sampled, expected, thresholds, *lists()), 0, groups)
     if count < 4 * SAMPLE or SPARSE * wanted > count:
         _run(_search_lists, lambda: (tiles, half_norms, thresholds, *found, *lists(), space()), 0, groups)
@@ -106,14 +108,14 @@ def _lists(rows: int, longest: int) -> tuple[np.ndarray, np.ndarray]:
     return np.empty((rows, longest), np.float32), np.empty((rows, longest), np.uint32)
 
 
-def _tiled(points: Tensor, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _tiled(points: Tensor, present: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Points (N, C) in groups of LANES, channel by channel (G, C, LANES), and half their squared norms (G * LANES,).
 
-    G is even. Norms of absent points, and of what fills the last groups, are infinite.
+    Their mean is moved to the origin: ``|y|^2 / 2 - x.y`` cancels badly far from it. G is even. Norms of absent points, and of what fills the last groups, are infinite.
     """
     groups = _groups(len(points))
     tiles, half_norms = np.empty((groups, points.shape[1], LANES), np.float32), np.empty(groups * LANES, np.float32)
-    _write_tiles(points.numpy(), present, tiles, half_norms)
+    _write_tiles(points.contiguous().numpy(), np.ascontiguousarray(present), mean, tiles, half_norms)
     return tiles, half_norms
 
 
@@ -124,15 +126,28 @@ def _groups(count):
 
 
 @njit(nogil=True, cache=True)
-def _write_tiles(points, present, tiles, half_norms):
+def _write_mean(points, present, mean):
+    """Write that of the present of (N, C) points."""
+    total, count = np.zeros(len(mean)), 0
+    for point in range(len(points)):
+        if present[point]:
+            count += 1
+            for channel in range(len(mean)):
+                total[channel] += points[point, channel]
+    mean[:] = total / max(count, 1)
+
+
+@njit(nogil=True, cache=True)
+def _write_tiles(points, present, mean, tiles, half_norms):
     """Write :func:`_tiled`."""
     count, channels = points.shape
     tiles[-COLUMNS:] = 0
     half = splat(np.float32(0.5))
     for group in range(len(tiles)):
         for lane in range(min(count - group * LANES, LANES)):
+            point = group * LANES + lane
             for channel in range(channels):
-                tiles[group, channel, lane] = points[group * LANES + lane, channel]
+                tiles[group, channel, lane] = points[point, channel] - mean[channel] if present[point] else 0
         tile = tiles[group].reshape(-1)
         squares = splat(np.float32(0))
         for channel in range(0, len(tile), LANES):
@@ -216,8 +231,10 @@ def _search_few(points, present, ranks, loop, out):
         np.empty((ROW_GROUPS * LANES, longest), np.uint32),
     )
     space = workspace(longest, thresholds)
+    mean = np.empty(channels, np.float32)
     for block in range(blocks):
-        _write_tiles(points[block], present[block], tiles, half_norms)
+        _write_mean(points[block], present[block], mean)
+        _write_tiles(points[block], present[block], mean, tiles, half_norms)
         thresholds[:] = LARGEST
         _search_lists(0, groups, tiles, half_norms, thresholds, ranks, loop, out[block], keys, columns, space)
 

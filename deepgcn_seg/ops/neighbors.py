@@ -57,7 +57,6 @@ def _nearest_ranks(points: Tensor, ranks: Tensor, mask: Tensor | None, loop: boo
     with _full_precision(points.device.type):
         if points.dtype not in (torch.float32, torch.float64):
             points = points.float()
-        points = _centred(points, mask)
         if _suits_tree(points, max(wanted), mask, loop) and cluster_available():
             return _search_tree(points, ranks)
         out = torch.empty(*points.shape[:2], len(ranks), dtype=torch.int64, device=points.device)
@@ -113,16 +112,6 @@ def _require_enough(points: Tensor, furthest: int, mask: Tensor | None, loop: bo
             f"neighbour rank {furthest} was asked for, but a block has only {available} points"
             f"{'' if loop else ', itself excluded'}: use more points, a smaller k or a smaller dilation"
         )
-
-
-def _centred(points: Tensor, mask: Tensor | None) -> Tensor:
-    """Move the mean to the origin: the expansion |y|^2 - 2xy cancels badly far from it."""
-    if mask is None:
-        return points - points.mean(1, keepdim=True)
-    present = mask[:, :, None].to(points.dtype)
-    points = torch.where(mask[:, :, None], points, 0)
-    mean = points.sum(1, keepdim=True) / present.sum(1, keepdim=True)
-    return (points - mean) * present
 
 
 def _suits_tree(points: Tensor, furthest: int, mask: Tensor | None, loop: bool) -> bool:
