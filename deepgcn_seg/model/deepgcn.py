@@ -14,7 +14,6 @@ from .graph import dilation_schedule
 from .head import PredictionHead
 from .layers import LayerSpec, initialise
 
-
 # Points that go through the layers at a time in inference: enough to keep the processor busy.
 POINTS, POINTS_GPU = 4096, 65536
 
@@ -149,8 +148,8 @@ class DeepGCN(nn.Module):
         Returns:
             (B, N, num_classes) logits; zero at absent points.
 
-        In inference (eval mode, gradients off, no hooks on layers) blocks go through the layers one after another, small
-        ones some at a time, so that a batch takes little more memory than a block.
+        In inference (eval mode, gradients off, no hooks on layers) blocks go through the layers one after another,
+        small ones some at a time, so that a batch takes little more memory than a block.
 
         Raises:
             ValueError: wrong shape, too few points, NaN or infinite values.

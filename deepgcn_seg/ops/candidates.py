@@ -1,10 +1,10 @@
 """From the candidates of a row of distances to its wanted ranks, exactly and without sorting the row (numba).
 
 Bins over the candidates' keys, narrower the further out as candidates lie denser there, say how many lie below each.
-The few candidates in bins that hold a wanted rank
-are gathered bin by bin, and put in order by counting, for each, who of those around it comes before it: a
-vector of comparisons at a time. Where a bin has many, as equal distances of duplicated points make it, they are merge-sorted:
-O(n log n) at worst. Ties break towards the smaller point, in whatever order candidates come.
+The few candidates in bins that hold a wanted rank are gathered bin by bin, and put in order by counting, for each, who
+of those around it comes before it: a vector of comparisons at a time. Where a bin has many, as equal distances of
+duplicated points make it, they are merge-sorted: O(n log n) at worst. Ties break towards the smaller point, in
+whatever order candidates come.
 """
 
 import numpy as np
@@ -150,7 +150,8 @@ def gather_one_by_one(keys, columns, bin_of, count, table, starts, few_keys, few
     """Write the candidates of each wanted bin b behind one another from ``starts[b]`` on, which becomes their end.
 
     Args:
-        table: (LANES,) uint32, bits of wanted bins. starts: of other bins, the last place of few_keys: it takes what nobody wants.
+        table: (LANES,) uint32, bits of wanted bins. starts: of other bins, the last place of few_keys: it takes what
+            nobody wants.
         space: (count + LANES,) uint32 scratch.
     """
     nowhere = len(few_keys) - 1

@@ -1,4 +1,4 @@
-"""The whole neighbour search of a CPU with AVX-512 or AVX2, in float32: distances are compared while still in registers.
+"""Neighbour search of a CPU with AVX-512 or AVX2, in float32: distances are compared while still in registers.
 
 A row's distances to :data:`SAMPLE` of the points give a threshold; what it lets through are the row's candidates, a
 few more than it needs. A group of rows by two of columns at a time (:mod:`.tiles_avx`),
@@ -111,7 +111,8 @@ def _lists(rows: int, longest: int) -> tuple[np.ndarray, np.ndarray]:
 def _tiled(points: Tensor, present: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Points (N, C) in groups of LANES, channel by channel (G, C, LANES), and half their squared norms (G * LANES,).
 
-    Their mean is moved to the origin: ``|y|^2 / 2 - x.y`` cancels badly far from it. G is even. Norms of absent points, and of what fills the last groups, are infinite.
+    Their mean is moved to the origin: ``|y|^2 / 2 - x.y`` cancels badly far from it. G is even. Norms of absent
+    points, and of what fills the last groups, are infinite.
     """
     groups = _groups(len(points))
     tiles, half_norms = np.empty((groups, points.shape[1], LANES), np.float32), np.empty(groups * LANES, np.float32)

@@ -1,6 +1,6 @@
 """CPU kernels (numba) behind :func:`deepgcn_seg.ops.nearest_ranks`.
 
-With AVX-512 or AVX2 and in float32 the whole search is :mod:`.neighbor_avx`. Elsewhere rows of distances are products of
+With AVX-512 or AVX2 and in float32 the search is :mod:`.neighbor_avx`. Elsewhere rows of distances are products of
 matrices, and each is searched in three passes: a threshold from a sample of the row, one branch-free pass that keeps
 the candidates at or below it, and the wanted ranks among these (:mod:`.candidates`).
 """

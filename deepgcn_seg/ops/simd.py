@@ -4,19 +4,20 @@ another CPU has.
 """
 
 import operator
+import os
 
 import numpy as np
 from llvmlite import binding as llvm
 from llvmlite import ir
-from numba import config, from_dtype, types
+from numba import from_dtype, types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
 
 def _has(feature: str) -> bool:
     """Whether numba compiles for CPUs with it: for this one, unless NUMBA_CPU_FEATURES says otherwise."""
-    if config.CPU_FEATURES is not None:
-        return f"+{feature}" in config.CPU_FEATURES.split(",")
+    if chosen := os.environ.get("NUMBA_CPU_FEATURES"):
+        return f"+{feature}" in chosen.split(",")
     return bool(llvm.get_host_cpu_features().get(feature))
 
 

@@ -84,9 +84,7 @@ class _Code:
             minus = ir.Constant(_floats, [-0.0] * LANES)
             negatives = [builder.fsub(minus, self.read(data, place)) for data in columns]
             x = [self.scalar(rows, self.lane(place, i)) for i in lanes]
-            return [
-                self.multiply_add(x[i // COLUMNS], negatives[i % COLUMNS], total) for i, total in enumerate(sums)
-            ]
+            return [self.multiply_add(x[i // COLUMNS], negatives[i % COLUMNS], total) for i, total in enumerate(sums)]
 
         flat = [value for per_row in initial for value in per_row]
         sums = self.loop(_i64(0), group, _i64(LANES), flat, body)
