@@ -1,7 +1,13 @@
 """Vectors inside compiled code, lane by lane against numpy."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
+from llvmlite import binding as llvm
 from numba import njit
 
 from deepgcn_seg.ops import candidates
@@ -120,3 +126,22 @@ def test_compiled_kernels_are_forgotten_when_any_source_changes(tmp_path):
     forget_outdated_kernels(tmp_path)
     assert not index.exists()
     assert sorted(path.name for path in index.parent.iterdir()) == ["kernels.sha256"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("cpu", "features"),
+    [("haswell", "avx,avx2,fma,f16c,bmi,bmi2,lzcnt,popcnt,sse4.2"), ("nehalem", "sse4.2,popcnt,cx16")],
+    ids=["AVX2", "SSE"],
+)
+def test_kernels_on_lesser_cpus(cpu, features, tmp_path):
+    """The tests of the compiled kernels, compiled for a CPU that has less than most."""
+    lacking = [name for name in features.split(",") if not llvm.get_host_cpu_features().get(name)]
+    if lacking:
+        pytest.skip(f"this CPU has no {', '.join(lacking)}")
+    chosen = ",".join(f"+{name}" for name in features.split(","))
+    environment = {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": chosen, "NUMBA_CACHE_DIR": str(tmp_path)}
+    files = [str(Path(__file__).parent / f"test_{name}.py") for name in ("neighbors", "simd", "edges")]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", *files]
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
