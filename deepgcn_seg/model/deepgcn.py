@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..ops.threads import each_alone
 from .backbone import Backbone, ConvFactory
 from .block import CONNECTIONS
 from .convolution import EdgeConv
@@ -148,8 +149,8 @@ class DeepGCN(nn.Module):
         Returns:
             (B, N, num_classes) logits; zero at absent points.
 
-        In inference (eval mode, gradients off, no hooks on layers) blocks go through the layers one after another,
-        small ones some at a time, so that a batch takes little more memory than a block.
+        In inference (eval mode, gradients off, no hooks on layers) each block goes through the layers alone, small ones
+        some at a time: on a CPU as many side by side as there are threads, on a GPU one after another.
 
         Raises:
             ValueError: wrong shape, too few points, NaN or infinite values.
@@ -161,7 +162,10 @@ class DeepGCN(nn.Module):
         if together >= len(points):
             return self._logits(points, mask)
         masks = [None] * len(points) if mask is None else mask.split(together)
-        return torch.cat([self._logits(*some) for some in zip(points.split(together), masks)])
+        parts = list(zip(points.split(together), masks))
+        if points.is_cuda:
+            return torch.cat([self._logits(*part) for part in parts])
+        return torch.cat(each_alone(self._logits, parts))
 
     def _logits(self, points: Tensor, mask: Tensor | None) -> Tensor:
         joint = self.backbone.joint(points, mask)

@@ -1,14 +1,15 @@
-"""Run compiled kernels, and products of matrices, on threads of their own."""
+"""Run compiled kernels, products of matrices, and whole networks in inference, on threads of their own."""
 
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 # Arrays of fewer numbers, all of a kernel's together, are not worth waking a thread for.
 SMALL = 1 << 16
@@ -21,7 +22,8 @@ def _pool(pid: int, threads: int) -> ThreadPoolExecutor:
     all_started = threading.Barrier(threads)
 
     def start() -> None:
-        # What PyTorch does inside a worker stays on that worker.
+        # What PyTorch does inside a worker stays on that worker. Asked first, as the first question sets the number.
+        torch.get_num_threads()
         torch.set_num_threads(1)
         all_started.wait()
 
@@ -78,3 +80,32 @@ def run_each(work: Callable[[Any], None], pieces: Iterable[Any]) -> None:
     for finished in [pool.submit(run_in_order, work, shared) for _ in range(threads)]:
         finished.result()
     return None
+
+
+def each_alone(function: Callable[..., Tensor], arguments: Sequence[tuple]) -> list[Tensor]:
+    """``[function(*some) for some in arguments]`` in inference, each on one of the threads that PyTorch uses.
+
+    So none waits for another at every operation. What is left over when the threads do not divide them, all
+    threads do together.
+    """
+    threads = torch.get_num_threads()
+    alone = len(arguments) // threads * threads if threads > 1 and not _watched() else 0
+    results: list[Any] = [None] * len(arguments)
+    inference = torch.is_inference_mode_enabled()
+    autocast = {"dtype": torch.get_autocast_dtype("cpu"), "enabled": torch.is_autocast_enabled("cpu")}
+
+    def work(place: int) -> None:
+        # Modes are each thread's own.
+        with torch.no_grad(), torch.inference_mode(inference), torch.autocast("cpu", **autocast):
+            results[place] = function(*arguments[place])
+
+    run_each(work, range(alone))
+    for place in range(alone, len(arguments)):
+        results[place] = function(*arguments[place])
+    return results
+
+
+def _watched() -> bool:
+    """Whether something observes this thread's operations, or the process's precision is about to be changed."""
+    modes = torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack()
+    return bool(modes or torch.autograd._profiler_enabled() or torch.get_float32_matmul_precision() != "highest")
