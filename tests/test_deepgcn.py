@@ -4,6 +4,7 @@ from functools import partial
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from deepgcn_seg import DeepGCN
 from deepgcn_seg.model import EdgeConv, GENConv, MRConv
@@ -345,6 +346,35 @@ def test_hooks_see_the_whole_batch_in_inference(monkeypatch):
         assert torch.allclose(model(points), expected, atol=1e-5)
         hook.remove()
     assert seen == [(3, 50)]
+
+
+@pytest.mark.parametrize("inference", [False, True], ids=["no_grad", "inference_mode"])
+@pytest.mark.parametrize("autocast", [False, True], ids=["float32", "bfloat16"])
+def test_blocks_side_by_side_in_inference(monkeypatch, inference, autocast):
+    """Threads of their own take the blocks, under the modes of the caller; the last of five is left over."""
+    monkeypatch.setattr("deepgcn_seg.model.deepgcn.POINTS", 300)
+    model, points, threads = DeepGCN(**SMALL).eval(), torch.rand(5, 300, 9), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with torch.inference_mode(inference), torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            one_by_one = torch.cat([model(block) for block in points.split(1)])
+            together = model(points)
+    finally:
+        torch.set_num_threads(threads)
+    assert together.dtype == one_by_one.dtype
+    assert together.is_inference() == inference
+    assert (together == one_by_one).float().mean() > 0.99
+
+
+def test_what_watches_operations_sees_them_in_inference(monkeypatch):
+    """Counters of FLOPs, as every mode, belong to one thread: then blocks stay on it."""
+    monkeypatch.setattr("deepgcn_seg.model.deepgcn.POINTS", 50)
+    model, points, counts = DeepGCN(**SMALL).eval(), torch.rand(4, 50, 9), []
+    for blocks in points[:1], points:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(blocks)
+        counts.append(counter.get_total_flops())
+    assert counts[1] == 4 * counts[0] > 0
 
 
 def held_for_backward(model, points):

@@ -35,7 +35,8 @@ class EdgeConv(nn.Module):
             edges = center[:, :, None] + gather_neighbors(neighbor, index)
             return self._over_edges(edges, mask).amax(2)
         norm, act = self._norm(center, neighbor, index, mask), self.layer.act or nn.Identity()
-        extreme = center + neighbor_max(neighbor, index, mask, sign)
+        extreme = neighbor_max(neighbor, index, mask, sign)
+        extreme = center + extreme if torch.is_grad_enabled() else extreme.add_(center)
         return act(norm(extreme)) if self.layer.order == "norm-act" else norm(act(extreme))
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
