@@ -135,13 +135,14 @@ def test_compiled_kernels_are_forgotten_when_any_source_changes(tmp_path):
     ids=["AVX2", "SSE"],
 )
 def test_kernels_on_lesser_cpus(cpu, features, tmp_path):
-    """The tests of the compiled kernels, compiled for a CPU that has less than most."""
+    """Tests of the compiled kernels, compiled for a CPU that has less than most."""
     lacking = [name for name in features.split(",") if not llvm.get_host_cpu_features().get(name)]
     if lacking:
         pytest.skip(f"this CPU has no {', '.join(lacking)}")
-    chosen = ",".join(f"+{name}" for name in features.split(","))
-    environment = {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": chosen, "NUMBA_CACHE_DIR": str(tmp_path)}
+    has = ",".join(f"+{name}" for name in features.split(","))
+    environment = {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": has, "NUMBA_CACHE_DIR": str(tmp_path)}
     files = [str(Path(__file__).parent / f"test_{name}.py") for name in ("neighbors", "simd", "edges")]
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", *files]
+    chosen = ["-m", "not slow", "-k", "ties or misleads or lanes or front or gathered or extremum or moments"]
+    command = [sys.executable, "-m", "pytest", "-q", *chosen, "-p", "no:cacheprovider", *files]
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
