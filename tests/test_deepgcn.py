@@ -326,9 +326,10 @@ def test_inference_in_parts_is_inference(
     expected = model(points, mask)
     monkeypatch.setattr("deepgcn_seg.model.layers.SLICE_POINTS", slice_points)
     monkeypatch.setattr("deepgcn_seg.model.deepgcn.POINTS", points_at_a_time)
-    # Instance norm magnifies rounding, where a channel hardly varies.
+    # Of products of another shape, instance norm magnifies the rounding, where a channel hardly varies.
+    magnified = norm == "instance" and points_at_a_time == 100
     with torch.no_grad():
-        assert torch.allclose(model(points, mask), expected, atol=1e-3 if norm == "instance" else 1e-5)
+        assert torch.allclose(model(points, mask), expected, atol=1e-3 if magnified else 1e-5)
     # Batch statistics are of all points together: nothing is sliced then.
     model.train()
     with torch.no_grad():
