@@ -77,31 +77,60 @@ def test_edge_moments_of_half_precision_are_those_of_its_values():
     assert torch.allclose(var.double(), expected[1], atol=1e-5)
 
 
-@pytest.mark.parametrize(("count", "k", "dilation"), [(37, 4, 2), (64, 8, 8), (300, 5, 20), (129, 1, 1)])
-@pytest.mark.parametrize("points", ["random", "grid", "equal", "far"])
-def test_ranks_are_those_of_a_stable_sort(count, k, dilation, points):
-    from deepgcn_seg.ops.neighbor_triton import select_ranks
+CLOUDS = {
+    "random": lambda cloud: cloud,
+    "grid": lambda cloud: (cloud * 3).floor(),
+    "equal": lambda cloud: cloud * 0,
+    "far": lambda cloud: cloud + 1e6,
+    # Distances that agree in more leading bits than the kernel first sorts by.
+    "outlier": lambda cloud: torch.where(torch.arange(cloud.shape[1], device=cloud.device)[:, None] == 1, 1e4, cloud),
+}
 
-    cloud = torch.rand(2, count, 3, device=DEVICE)
-    cloud = {"random": cloud, "grid": (cloud * 3).floor(), "equal": cloud * 0, "far": cloud + 1e6}[points]
+
+@pytest.mark.parametrize("block", [4096, 32], ids=["one pass", "pieces"])
+@pytest.mark.parametrize("coded", [512, 0], ids=["coded", "pairs"])
+@pytest.mark.parametrize(("count", "k", "dilation"), [(37, 4, 2), (64, 8, 8), (300, 5, 20), (129, 1, 1)])
+@pytest.mark.parametrize("points", CLOUDS)
+def test_ranks_are_those_of_a_stable_sort(count, k, dilation, points, coded, block, monkeypatch):
+    from deepgcn_seg.ops import neighbor_triton
+
+    monkeypatch.setattr(neighbor_triton, "BLOCK", block)
+    monkeypatch.setattr(neighbor_triton, "MOST_CODED", coded)
+    cloud = CLOUDS[points](torch.rand(2, count, 3, device=DEVICE))
     distances = (cloud[0, :, None] - cloud[1]).square().sum(-1) - 0.5
     distances[:, ::7] = torch.inf
     distances[3] = -distances[3]
+    distances[3, ::7] = torch.inf
     distances[5] = 0.0 * torch.where(torch.arange(count, device=DEVICE) % 2 == 0, -1, 1)
     ranks = torch.arange(k) * dilation
     ranks = ranks[ranks < count - -(-count // 7)]
     # A few rows: the interpreter takes a tenth of a second for each.
     distances = distances[:8].contiguous()
-    out = torch.empty(8, len(ranks), dtype=torch.int64, device=DEVICE)
-    select_ranks(distances, ranks, out)
-    assert torch.equal(out, distances.sort(dim=1, stable=True).indices[:, ranks.to(DEVICE)])
+    out = torch.empty(1, 8, len(ranks), dtype=torch.int64, device=DEVICE)
+    select = neighbor_triton.RankSelection(ranks, 8, count, distances.device)
+    select(distances[None], torch.zeros(1, count, device=DEVICE), out)
+    assert torch.equal(out[0], distances.sort(dim=1, stable=True).indices[:, ranks.to(DEVICE)])
 
 
+def test_rows_without_order_still_name_points():
+    """Points of a network that diverges: nothing may be read beyond them."""
+    points = torch.rand(1, 40, 3, device=DEVICE)
+    points[0, 3] = torch.nan
+    with ops.backend("triton"):
+        found = ops.nearest_ranks(points, torch.arange(8) * 3)
+    assert found.min() >= 0 and found.max() < 40
+
+
+@pytest.mark.parametrize("tile", [1 << 23, 900, 20], ids=["one tile", "blocks", "rows"])
 @pytest.mark.parametrize("loop", [True, False])
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
-def test_neighbors(masked, loop):
-    points = torch.rand(2, 20, 5, device=DEVICE)
-    mask = (torch.arange(20, device=DEVICE) < 17).expand(2, -1) if masked else None
+def test_neighbors(masked, loop, tile, monkeypatch):
+    from deepgcn_seg.ops import neighbor_triton
+
+    monkeypatch.setattr(neighbor_triton, "TILE_ENTRIES", tile)
+    monkeypatch.setattr(neighbor_triton, "LEAST_ROWS", 3)
+    points = torch.rand(5, 20, 5, device=DEVICE)
+    mask = (torch.arange(20, device=DEVICE) < 17).expand(5, -1) if masked else None
     ranks = torch.randperm(12)[:5]
     found = []
     for name in ("torch", "triton"):

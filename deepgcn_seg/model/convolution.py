@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..ops import edge_moments, gather_neighbors, neighbor_max
+from ..ops import edge_extremum, gather_neighbors, neighbor_max
 from .layers import BatchNorm, LayerSpec, Pointwise, make_norm, negative_slope
 
 
@@ -29,35 +29,39 @@ class EdgeConv(nn.Module):
 
     def forward(self, x: Tensor, index: Tensor, mask: Tensor | None = None) -> Tensor:
         """Convolve."""
-        center, neighbor = self._split(x)
-        sign = self.layer.monotone_sign()
+        layer = self.layer
+        linear, sign = layer.linear, layer.monotone_sign()
         if sign is None:
-            edges = center[:, :, None] + gather_neighbors(neighbor, index)
-            return self._over_edges(edges, mask).amax(2)
-        norm, act = self._norm(center, neighbor, index, mask), self.layer.act or nn.Identity()
-        extreme = neighbor_max(neighbor, index, mask, sign)
-        extreme = center + extreme if torch.is_grad_enabled() else extreme.add_(center)
-        return act(norm(extreme)) if self.layer.order == "norm-act" else norm(act(extreme))
+            return self._over_edges(self._edges(x, index), mask).amax(2)
+        extreme, mean, var = edge_extremum(x, linear.weight, linear.bias, index, mask, sign, self._slope(x))
+        norm, act = self._norm(mean, var, index, mask), layer.act or nn.Identity()
+        return act(norm(extreme)) if layer.order == "norm-act" else norm(act(extreme))
 
-    def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(W1 - W2) x + b and W2 x."""
-        linear = self.layer.linear
-        own, relative = linear.weight.chunk(2, 1)
-        return F.linear(x, own - relative, linear.bias), F.linear(x, relative)
+    def _slope(self, x: Tensor) -> Tensor | None:
+        """That of phi, whose moments over edges the norm takes; None where it takes none."""
+        layer = self.layer
+        if layer.norm is None or _fixed(layer.norm):
+            return None
+        return negative_slope(None if layer.order == "norm-act" else layer.act, layer.linear.weight[:, 0])
 
-    def _norm(self, center, neighbor, index, mask) -> Callable[[Tensor], Tensor]:
+    def _norm(self, mean, var, index, mask) -> Callable[[Tensor], Tensor]:
         """The norm, its statistics those of the edges."""
         norm = self.layer.norm
         if norm is None:
             return nn.Identity()
-        if isinstance(norm, BatchNorm) and not norm.training:
+        if _fixed(norm):
             scale, shift = norm.fixed_scale_shift()
         else:
             points = index.shape[1] if mask is None else mask.sum(1)
-            slope = negative_slope(None if self.layer.order == "norm-act" else self.layer.act, center)
-            mean, var = edge_moments(center, neighbor, index, slope, mask)
             scale, shift = norm.scale_shift(mean, var, points * index.shape[2])
         return lambda x: torch.addcmul(shift, x, scale)
+
+    def _edges(self, x: Tensor, index: Tensor) -> Tensor:
+        """W [x_i ; x_j - x_i] + b, (B, N, k, C)."""
+        linear = self.layer.linear
+        own, relative = linear.weight.chunk(2, 1)
+        center = F.linear(x, own - relative, linear.bias)
+        return center[:, :, None] + gather_neighbors(F.linear(x, relative), index)
 
     def _over_edges(self, edges: Tensor, mask: Tensor | None) -> Tensor:
         """The layer applied to (B, N, k, C) edges, one by one."""
@@ -65,6 +69,11 @@ class EdgeConv(nn.Module):
         if mask is not None:
             mask = mask.repeat_interleave(k, 1)
         return self.layer.finish(edges.reshape(batch, count * k, channels), mask).view(edges.shape)
+
+
+def _fixed(norm: nn.Module) -> bool:
+    """Whether a norm's statistics are those it has kept."""
+    return isinstance(norm, BatchNorm) and not norm.training
 
 
 class MRConv(nn.Module):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..ops.calls import Differentiable
+from ..ops.calls import Differentiable, as_autocast
 from .layers import LayerSpec, Pointwise, sliced, slices
 
 
@@ -48,10 +48,7 @@ class JointPointwise(Pointwise):
         """x (B, N, ·) from :meth:`.Backbone.joint`, shared (B, shared) -> (B, N, out_channels)."""
         if shared is None:
             shared = x.new_empty(len(x), 0)
-        operands: tuple[Tensor | None, ...] = x, shared, self.linear.weight, self.linear.bias
-        if torch.is_autocast_enabled(x.device.type):
-            dtype = torch.get_autocast_dtype(x.device.type)
-            operands = tuple(None if operand is None else operand.to(dtype) for operand in operands)
+        operands = as_autocast(x, shared, self.linear.weight, self.linear.bias)
         return self.finish(_JointLinear.of(*operands, self.parts), mask)
 
 

@@ -40,3 +40,12 @@ class Differentiable(torch.autograd.Function):
     def of(cls, *arguments: Any) -> Any:
         """Its result."""
         return cls.apply(*arguments) if torch.is_grad_enabled() else cls.forward(_NoContext(), *arguments)
+
+
+def as_autocast(*operands: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Tensors in the type that products have here: an autograd function's backward pass does not see autocast."""
+    device = next(operand.device.type for operand in operands if operand is not None)
+    if not torch.is_autocast_enabled(device):
+        return operands
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(None if operand is None else operand.to(dtype) for operand in operands)

@@ -10,9 +10,10 @@ from types import ModuleType
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .backend import kernels
-from .calls import Differentiable, operation
+from .calls import Differentiable, as_autocast, operation
 
 
 def gather_neighbors(x: Tensor, index: Tensor) -> Tensor:
@@ -55,6 +56,35 @@ def edge_moments(
         mean and variance, each (B, C) in float32 at least.
     """
     return _EdgeMoments.of(center, neighbor, index, slope.to(center.dtype), mask)
+
+
+def edge_extremum(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    index: Tensor,
+    mask: Tensor | None = None,
+    sign: Tensor | None = None,
+    slope: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Largest of the edges e_ij = W [x_i ; x_j - x_i] + b of each point, and the moments of phi(e) over all of a block.
+
+    For backward it keeps x and which neighbour was chosen; the products with the weights are made again there.
+
+    Args:
+        x: (B, N, C) features. weight: W, (C', 2 C). bias: b, (C',), or None.
+        index, mask: as in :func:`neighbor_max`.
+        sign: (C',) +1 or -1; where it is -1 the smallest edge is taken.
+        slope: (C',) that of phi as in :func:`edge_moments`; None where moments are not wanted.
+
+    Returns:
+        (B, N, C'), and mean and variance as of :func:`edge_moments`, or None and None.
+    """
+    x, weight, bias, slope = as_autocast(x, weight, bias, slope)
+    if sign is None:
+        sign = weight.new_ones(len(weight))
+    slope = None if slope is None else slope.to(x.dtype)
+    return _EdgeExtremum.of(x, weight, bias, index, mask, sign.detach().to(x.dtype), slope)
 
 
 # -- neighbor_extremum ------------------------------------------------------------------------
@@ -174,15 +204,71 @@ class _EdgeMoments(Differentiable):
     @staticmethod
     def backward(ctx, grad_mean, grad_var):
         *inputs, mean = ctx.saved_tensors
-        index, mask = inputs[2], inputs[4]
-        points = index.shape[1] if mask is None else mask.sum(1)[:, None]
-        edges = points * index.shape[2]
-        # d mean / d phi = 1 / M and d var / d phi = 2 (phi - mean) / M.
-        factor = 2 * grad_var / edges
-        offset = grad_mean / edges - factor * mean
-        grads = _edge_moments_backward(*inputs, offset, factor)
-        grad_center, grad_neighbor, grad_slope = grads
+        grad_center, grad_neighbor, grad_slope = _moments_gradients(*inputs, mean, grad_mean, grad_var)
         return grad_center, grad_neighbor, None, grad_slope, None
+
+
+def _moments_gradients(
+    center: Tensor,
+    neighbor: Tensor,
+    index: Tensor,
+    slope: Tensor,
+    mask: Tensor | None,
+    mean: Tensor,
+    grad_mean: Tensor,
+    grad_var: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of center, neighbor and slope."""
+    points = index.shape[1] if mask is None else mask.sum(1)[:, None]
+    edges = points * index.shape[2]
+    # d mean / d phi = 1 / M and d var / d phi = 2 (phi - mean) / M.
+    factor = 2 * grad_var / edges
+    offset = grad_mean / edges - factor * mean
+    return _edge_moments_backward(center, neighbor, index, slope, mask, offset, factor)
+
+
+# -- edge_extremum ----------------------------------------------------------------------------
+
+
+class _EdgeExtremum(Differentiable):
+    @staticmethod
+    def forward(ctx, x, weight, bias, index, mask, sign, slope):
+        center, neighbor = _center_and_neighbor(x, weight, bias)
+        extreme, chosen = _neighbor_extremum(neighbor, index, mask, sign)
+        mean = var = None
+        if slope is not None:
+            mean, var = _edge_moments(center, neighbor, index, slope, mask)
+        ctx.save_for_backward(x, weight, bias, index, mask, slope, chosen, mean)
+        return extreme.add_(center), mean, var
+
+    @staticmethod
+    def backward(ctx, grad, grad_mean, grad_var):
+        x, weight, bias, index, mask, slope, chosen, mean = ctx.saved_tensors
+        grad_center, grad_slope = grad, None
+        grad_neighbor = _neighbor_extremum_backward(grad, index, mask, chosen)
+        if slope is not None:
+            center, neighbor = _center_and_neighbor(x, weight, bias)
+            of_center, of_neighbor, grad_slope = _moments_gradients(
+                center, neighbor, index, slope, mask, mean, grad_mean, grad_var
+            )
+            grad_center, grad_neighbor = of_center.add_(grad), of_neighbor.add_(grad_neighbor)
+        own, relative = weight.chunk(2, 1)
+        grad_x = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            grad_x = grad_center @ (own - relative) + grad_neighbor @ relative
+        if ctx.needs_input_grad[1]:
+            points = x.flatten(0, 1)
+            of_own, of_relative = (part.flatten(0, 1).t() @ points for part in (grad_center, grad_neighbor))
+            grad_weight = torch.cat([of_own, of_relative - of_own], 1)
+        if ctx.needs_input_grad[2]:
+            grad_bias = grad_center.sum((0, 1))
+        return grad_x, grad_weight, grad_bias, None, None, None, grad_slope
+
+
+def _center_and_neighbor(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(W1 - W2) x + b and W2 x."""
+    own, relative = weight.chunk(2, 1)
+    return F.linear(x, own - relative, bias), F.linear(x, relative)
 
 
 # -- shared -----------------------------------------------------------------------------------
