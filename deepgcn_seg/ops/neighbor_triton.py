@@ -189,6 +189,7 @@ class RankSelection:
         self.wanted = int(ranks[-1]) + 1
         self.keep = triton.next_power_of_2(self.wanted)
         self.block = min(triton.next_power_of_2(columns), BLOCK)
+        self.warps = min(max(self.block // 1024, self.keep // 128, 1), 16)
         # Read by kernels alone: nobody need wait for the copy.
         self.ranks = ranks.to(device, non_blocking=True)
         self.values = torch.empty(rows * self.keep, device=device)
@@ -224,7 +225,7 @@ class RankSelection:
             CODED=self.keep <= MOST_CODED,
             BITS=self.keep.bit_length() - 1,
             RANKS=triton.next_power_of_2(len(self.ranks)),
-            num_warps=max(self.block // 1024, 1),
+            num_warps=self.warps,
         )
 
 
