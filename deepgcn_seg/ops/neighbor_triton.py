@@ -1,234 +1,349 @@
-"""GPU kernel (Triton) behind :func:`deepgcn_seg.ops.nearest_ranks`.
+"""GPU kernels (Triton) behind :func:`deepgcn_seg.ops.nearest_ranks`.
 
-Products of points are cuBLAS's, a tile of rows at a time that stays in the GPU's cache. One program searches a row:
-bisection finds a threshold that lets through all wanted candidates and few more (for k d = 432 of 4096 points at most
-512), and these alone are written down and sorted. Of a row longer than :data:`BLOCK` the rest is read in every pass.
+No distance is stored to be looked at later. A threshold for each row comes from its distances to a sample of the points;
+:func:`_candidates` makes all distances, a tile in registers at a time, and writes down those below; :func:`_order` sorts
+a row's few candidates. Rows for which the sample misled, or whose distances are too often the same, are searched
+whole (:mod:`.rows_triton`).
+
+Products run on tensor cores, each point as the sum of two TF32 numbers: three products of those are as exact as float32's.
 """
+
+import math
+from dataclasses import dataclass
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .distance_rows import LEAST_ROWS, centred
+from .rows_triton import key_of, search_missed
 
-# Products held at a time: 32 MiB, which the cache of a data-centre GPU has room for.
-TILE_ENTRIES = 1 << 23
-# Distances a program holds in registers.
-BLOCK = 4096
-# Columns at a time while candidates are written down, which takes more registers for each.
-PIECE = 1024
-# So many steps of a bisection halve an interval of distances, the others one of bit patterns, which always ends.
-STEPS_BY_VALUE = tl.constexpr(12)
-# More candidates leave too few of 32 bits for the distance, when their number takes the others.
-MOST_CODED = 512
-
-
-@triton.jit
-def _key(value):
-    """Integers in the order of the floats."""
-    bits = value.to(tl.int32, bitcast=True)
-    return tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+# Bytes of candidates at a time.
+LIST_BYTES = 1 << 28
+# A sampled point for so many points, within bounds.
+SHARE, LEAST_SAMPLE, MOST_SAMPLE = 8, 512, 1024
+# Standard deviations by which a threshold is above what the sample says, and the room for candidates above their number.
+MARGIN, ROOM = 2.5, 2.0
+# Halvings of the interval of a row's sampled distances.
+STEPS = tl.constexpr(16)
+# With more candidates too few of 32 bits are left for their distance, when their place takes the others.
+MOST_CODED = 1024
+# Rows and columns of a tile of distances, and channels at a time.
+ROWS, COLUMNS, CHANNELS = 128, 64, 64
+# Points of a program that splits them.
+SPLIT_ROWS = 32
 
 
-@triton.jit
-def _value(key):
-    return tl.where(key < 0, key ^ 0x7FFFFFFF, key).to(tl.float32, bitcast=True)
+@dataclass(frozen=True)
+class Plan:
+    """How rows of so many distances are searched.
+
+    Attributes:
+        wanted: candidates needed. sample: points sampled, every ``stride``-th.
+        rank: which of the sampled distances is the threshold, from 1. capacity: room for candidates, a power of two.
+    """
+
+    wanted: int
+    sample: int
+    stride: int
+    rank: int
+    capacity: int
 
 
-@triton.jit
-def _distances(products, norms, column, columns, itself):
-    """Squared distances less the row's own norm, which its ranks do not need."""
-    inside = column < columns
-    norm = tl.load(norms + column, mask=inside, other=float("inf"))
-    value = tl.load(products + column, mask=inside, other=0.0) + norm
-    return tl.where(column == itself, float("inf"), value)
-
-
-@triton.jit
-def _count(
-    first, limit, products, norms, columns, itself, BELOW: tl.constexpr, BLOCK: tl.constexpr, BLOCKS: tl.constexpr
-):
-    """How many distances are at most ``limit``, or below it; ``first`` are those held."""
-    counted = first < limit if BELOW else first <= limit
-    total = tl.sum(counted.to(tl.int32), 0)
-    for block in range(1, BLOCKS):
-        value = _distances(products, norms, block * BLOCK + tl.arange(0, BLOCK), columns, itself)
-        counted = value < limit if BELOW else value <= limit
-        total += tl.sum(counted.to(tl.int32), 0)
-    return total
-
-
-@triton.jit
-def _keep(value, column, limit, below, equal, ties, values, places, KEEP: tl.constexpr):
-    """Write down candidates below the limit from ``below`` on, those equal to it from ``ties`` + ``equal`` on."""
-    # Two counts in one sum, those of equals in its upper half.
-    kinds = (value < limit).to(tl.int32) + ((value == limit).to(tl.int32) << 16)
-    sums = tl.cumsum(kinds, 0)
-    place = tl.where(value < limit, below + (sums & 0xFFFF), ties + equal + (sums >> 16)) - 1
-    kept = (value <= limit) & (place < KEEP)
-    tl.store(values + place, value, mask=kept)
-    tl.store(places + place, column, mask=kept)
-    added = tl.sum(kinds, 0)
-    return below + (added & 0xFFFF), equal + (added >> 16)
+def plan(wanted: int, count: int) -> Plan:
+    """So that few rows have fewer candidates than wanted, or more than there is room for."""
+    sample = min(max(triton.next_power_of_2(count) // SHARE, LEAST_SAMPLE), MOST_SAMPLE)
+    if count <= sample:
+        # The sample is everything.
+        sample = max(triton.next_power_of_2(count), 16)
+        return Plan(wanted, sample, 1, wanted, max(triton.next_power_of_2(wanted), 16))
+    # Of a sample without replacement from the points.
+    spread = math.sqrt(1 - sample / count)
+    expected = wanted * sample / count
+    rank = min(math.ceil(expected + MARGIN * spread * math.sqrt(expected)) + 1, sample)
+    found = rank * count / sample
+    most = found * (1 + ROOM * spread / math.sqrt(rank))
+    return Plan(wanted, sample, count // sample, rank, max(triton.next_power_of_2(math.ceil(most)), 16))
 
 
 @triton.jit
-def _select_ranks(
-    products, norms, ranks, out, values, places, order, first_row, rows, columns, wanted, count,
-    LOOP: tl.constexpr, BLOCK: tl.constexpr, BLOCKS: tl.constexpr, PIECE: tl.constexpr,
-    KEEP: tl.constexpr, CODED: tl.constexpr, BITS: tl.constexpr, RANKS: tl.constexpr,
+def _split(
+    points, mean, mask, high, low, norms, total, count, channels, width,
+    MASKED: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    program = tl.program_id(0).to(tl.int64)
-    itself = -1
+    """Centred points as a TF32 number and the rest, and their squared lengths."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    here = row < total
+    present = here
+    if MASKED:
+        present = here & (tl.load(mask + row, mask=here, other=0) != 0)
+    norm = tl.zeros((ROWS,), tl.float32)
+    for start in range(0, width, CHANNELS):
+        channel = start + tl.arange(0, CHANNELS)
+        inside = present[:, None] & (channel < channels)[None, :]
+        x = tl.load(points + row[:, None] * channels + channel[None, :], mask=inside, other=0.0)
+        x -= tl.load(mean + (row // count)[:, None] * channels + channel[None, :], mask=inside, other=0.0)
+        rounded = (x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000
+        rounded = rounded.to(tl.float32, bitcast=True)
+        place = row[:, None] * width + channel[None, :]
+        tl.store(high + place, rounded, mask=here[:, None])
+        tl.store(low + place, x - rounded, mask=here[:, None])
+        norm += tl.sum(x * x, 1)
+    tl.store(norms + row, tl.where(present, norm, float("inf")), mask=here)
+
+
+@triton.jit
+def _operand(x, row, inside, channel, width):
+    return tl.load(x + row[:, None] * width + channel[None, :], mask=inside[:, None], other=0.0)
+
+
+@triton.jit
+def _add_products(sums, left_high, left_low, right_high, right_low, PRECISION: tl.constexpr):
+    right_high, right_low = tl.trans(right_high), tl.trans(right_low)
+    sums = tl.dot(left_low, right_high, sums, input_precision=PRECISION)
+    sums = tl.dot(left_high, right_low, sums, input_precision=PRECISION)
+    return tl.dot(left_high, right_high, sums, input_precision=PRECISION)
+
+
+@triton.jit
+def _products(
+    high, low, left, left_inside, right, right_inside, width,
+    PRECISION: tl.constexpr, CHANNELS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Products of the points ``left`` with the points ``right``, (ROWS, COLUMNS)."""
+    sums = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for start in range(0, width, CHANNELS):
+        channel = start + tl.arange(0, CHANNELS)
+        left_high = _operand(high, left, left_inside, channel, width)
+        left_low = _operand(low, left, left_inside, channel, width)
+        right_high = _operand(high, right, right_inside, channel, width)
+        right_low = _operand(low, right, right_inside, channel, width)
+        sums = _add_products(sums, left_high, left_low, right_high, right_low, PRECISION)
+    return sums
+
+
+@triton.jit
+def _thresholds(
+    high, low, norms, thresholds, count, width, stride, rank,
+    LOOP: tl.constexpr, SAMPLE: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """A value that at least ``rank`` of the sampled distances of a row do not exceed, and hardly more."""
+    block = tl.program_id(1).to(tl.int64)
+    high += block * count * width
+    low += block * count * width
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    sampled = tl.arange(0, SAMPLE) * stride
+    inside = sampled < count
+    value = _products(high, low, row, row < count, sampled, inside, width, PRECISION, CHANNELS, ROWS, SAMPLE)
+    value = tl.load(norms + block * count + sampled, mask=inside, other=float("inf"))[None, :] - 2 * value
     if not LOOP:
-        itself = first_row + (program % rows).to(tl.int32)
-    products += program * columns
-    norms += program // rows * columns
-    values += program * KEEP
-    places += program * KEEP
-    order += program * KEEP
+        value = tl.where(sampled[None, :] == row[:, None], float("inf"), value)
+    below = tl.min(value, 1)
+    above = tl.max(tl.where(value < float("inf"), value, -float("inf")), 1)
+    for _ in range(STEPS):
+        middle = 0.5 * below + 0.5 * above
+        enough = tl.sum((value <= middle[:, None]).to(tl.int32), 1) >= rank
+        above = tl.where(enough, middle, above)
+        below = tl.where(enough, below, middle)
+    tl.store(thresholds + block * count + row, above, mask=row < count)
 
-    column = tl.arange(0, BLOCK)
-    first = _distances(products, norms, column, columns, itself)
-    lowest = tl.min(first, 0)
-    highest = tl.max(tl.where(first < float("inf"), first, -float("inf")), 0)
-    for block in range(1, BLOCKS):
-        value = _distances(products, norms, block * BLOCK + column, columns, itself)
-        lowest = tl.minimum(lowest, tl.min(value, 0))
-        highest = tl.maximum(highest, tl.max(tl.where(value < float("inf"), value, -float("inf")), 0))
 
-    # At least as many as wanted are at most high, and fewer below low.
-    low = _key(lowest)
-    high = _key(highest)
-    within = columns
-    step = 0
-    while (low < high) & (within > KEEP):
-        middle = (low >> 1) + (high >> 1) + (low & high & 1)
-        if step < STEPS_BY_VALUE:
-            middle = _key(0.5 * _value(low) + 0.5 * _value(high))
-        middle = tl.minimum(tl.maximum(middle, low), high - 1)
-        found = _count(first, _value(middle), products, norms, columns, itself, False, BLOCK, BLOCKS)
-        high = tl.where(found >= wanted, middle, high)
-        low = tl.where(found >= wanted, low, middle + 1)
-        within = tl.where(found >= wanted, found, within)
-        step += 1
+@triton.jit
+def _candidates(
+    high, low, norms, thresholds, lists, found, count, width,
+    LOOP: tl.constexpr, CAPACITY: tl.constexpr, WIDE: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Distances up to each row's threshold, and their columns, in the order of the columns; and how many there are.
 
-    # All below the limit; of those equal to it the first, as many as there is room for.
-    limit = _value(high)
-    ties = _count(first, limit, products, norms, columns, itself, True, BLOCK, BLOCKS)
-    below = 0
-    equal = 0
-    for start in range(0, columns, PIECE):
-        place = start + tl.arange(0, PIECE)
-        value = _distances(products, norms, place, columns, itself)
-        below, equal = _keep(value, place, limit, below, equal, ties, values, places, KEEP)
-    kept = tl.minimum(below + equal, KEEP)
-    tl.debug_barrier()
+    Distances are less the row's own norm, which its ranks do not need.
+    """
+    block = tl.program_id(1).to(tl.int64)
+    first = tl.program_id(0) * ROWS
+    high += block * count * width
+    low += block * count * width
+    norms += block * count
+    lists += (block * count + first) * CAPACITY
+    row = first + tl.arange(0, ROWS)
+    here = row < count
+    threshold = tl.load(thresholds + block * count + row, mask=here, other=-float("inf"))
+    channel = tl.arange(0, CHANNELS)
+    # Of few channels the rows' part is loaded once.
+    if not WIDE:
+        left_high = _operand(high, row, here, channel, width)
+        left_low = _operand(low, row, here, channel, width)
+    written = tl.zeros((ROWS,), tl.int32)
+    start_of_list = tl.arange(0, ROWS) * CAPACITY
+    number = tl.arange(0, COLUMNS)
+    up_to = tl.where(number[:, None] <= number[None, :], 1.0, 0.0).to(tl.float16)
+    for start in range(0, count, COLUMNS):
+        column = start + tl.arange(0, COLUMNS)
+        inside = column < count
+        if WIDE:
+            sums = _products(high, low, row, here, column, inside, width, PRECISION, CHANNELS, ROWS, COLUMNS)
+        else:
+            right_high = _operand(high, column, inside, channel, width)
+            right_low = _operand(low, column, inside, channel, width)
+            sums = tl.zeros((ROWS, COLUMNS), tl.float32)
+            sums = _add_products(sums, left_high, left_low, right_high, right_low, PRECISION)
+        value = tl.load(norms + column, mask=inside, other=float("inf"))[None, :] - 2 * sums
+        kept = value <= threshold[:, None]
+        if not LOOP:
+            kept = kept & (column[None, :] != row[:, None])
+        # Running counts as a product too: it has its result where the distances are, other sums move it around.
+        counts = tl.dot(tl.where(kept, 1.0, 0.0).to(tl.float16), up_to, out_dtype=tl.float32)
+        # Adding 2^23 puts a small integer into a float's last bits, faster than a conversion.
+        place = (counts + 8388608.0).to(tl.int32, bitcast=True) + (written - 0x4B000001)[:, None]
+        written += tl.sum(kept.to(tl.int32), 1)
+        pair = (value.to(tl.int32, bitcast=True).to(tl.int64) << 32) | column[None, :]
+        tl.store(lists + (start_of_list[:, None] + place), pair, mask=kept & (place < CAPACITY))
+    tl.store(found + block * count + row, written, mask=here)
 
-    # Places among the kept break ties as columns do.
-    place = tl.arange(0, KEEP)
-    value = tl.load(values + place, mask=place < kept, other=float("inf"))
-    misplaced = 1
-    if CODED:
-        # The distance's leading bits above, the place below: half of what distance and place take. Only where
-        # two distances agree in those bits, and not in the others, can the order be wrong.
-        span = limit - lowest
-        scale = tl.where(span > 0, ((1 << (31 - BITS)) - 1) / span, 0.0)
-        code = tl.minimum(((value - lowest) * scale).to(tl.int32), (1 << (31 - BITS)) - 1)
-        code = tl.sort(tl.where(place < kept, (code << BITS) | place, 0x7FFFFFFF))
-        sorted_place = code & (KEEP - 1)
-        tl.store(order + place, sorted_place)
+
+@triton.jit
+def _value_of(pair):
+    return (pair >> 32).to(tl.int32).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _order(
+    lists, found, thresholds, order, ranks, out, wanted, number,
+    CAPACITY: tl.constexpr, BITS: tl.constexpr, CODED: tl.constexpr, RANKS: tl.constexpr,
+):  # fmt: skip
+    """Columns of the candidates at the given ranks; one program a row. Rows without all candidates are left out."""
+    row = tl.program_id(0).to(tl.int64)
+    lists += row * CAPACITY
+    order += row * CAPACITY
+    count = tl.load(found + row)
+    if (count >= wanted) & (count <= CAPACITY):
+        place = tl.arange(0, CAPACITY)
+        inside = place < count
+        value = _value_of(tl.load(lists + place, mask=inside, other=0))
+        misplaced = 1
+        if CODED:
+            # The distance's leading bits above, the place below, which breaks ties: half of what both take. The order
+            # is wrong only where two distances agree in those bits, and not in the others.
+            lowest = tl.min(tl.where(inside, value, float("inf")), 0)
+            span = tl.load(thresholds + row) - lowest
+            scale = tl.where(span > 0, (2.0 ** (32 - BITS) - 1) / span, 0.0)
+            code = tl.minimum((value - lowest) * scale, 2.0 ** (32 - BITS) - 1) - 2.0 ** (31 - BITS)
+            code = (tl.where(inside, code, 0.0).to(tl.int32) << BITS) | place
+            sorted_place = tl.sort(tl.where(inside, code, 0x7FFFFFFF)) & (CAPACITY - 1)
+            tl.store(order + place, sorted_place.to(tl.int16))
+            tl.debug_barrier()
+            pairwise = place + 1 < count
+            following = tl.load(order + place + 1, mask=pairwise, other=0).to(tl.int32)
+            here = _value_of(tl.load(lists + sorted_place, mask=pairwise, other=0))
+            after = _value_of(tl.load(lists + following, mask=pairwise, other=0))
+            misplaced = tl.max((here > after).to(tl.int32), 0)
+            tl.debug_barrier()
+        if misplaced != 0:
+            pairs = tl.where(inside, (key_of(value).to(tl.int64) << 32) | place, 0x7FFFFFFFFFFFFFFF)
+            tl.store(order + place, (tl.sort(pairs) & 0xFFFF).to(tl.int16))
         tl.debug_barrier()
-        following = tl.load(order + place + 1, mask=place + 1 < kept, other=0)
-        here = tl.load(values + sorted_place, mask=place + 1 < kept, other=0.0)
-        misplaced = tl.max((here > tl.load(values + following, mask=place + 1 < kept, other=0.0)).to(tl.int32), 0)
-        tl.debug_barrier()
-    if misplaced != 0:
-        pairs = tl.where(place < kept, (_key(value).to(tl.int64) << 32) | place, 0x7FFFFFFFFFFFFFFF)
-        tl.store(order + place, (tl.sort(pairs) & 0xFFFFFFFF).to(tl.int32))
-    tl.debug_barrier()
-
-    number = tl.arange(0, RANKS)
-    rank = tl.load(ranks + number, mask=number < count, other=0)
-    # Distances that are no numbers have no order: whatever is found must be a column all the same.
-    chosen = tl.load(order + rank, mask=(number < count) & (rank < kept), other=0)
-    chosen = tl.load(places + chosen, mask=(number < count) & (rank < kept), other=0)
-    tl.store(out + program * count + number, chosen, mask=number < count)
+        which = tl.arange(0, RANKS)
+        rank = tl.load(ranks + which, mask=which < number, other=0)
+        chosen = tl.load(order + rank, mask=which < number, other=0).to(tl.int32)
+        pair = tl.load(lists + chosen, mask=which < number, other=0)
+        tl.store(out + row * number + which, pair & 0xFFFFFFFF, mask=which < number)
 
 
 def search(points: Tensor, mask: Tensor | None, ranks: Tensor, loop: bool, out: Tensor) -> None:
     """See :func:`.distance_rows.search_rows`."""
-    batch, count, _ = points.shape
-    points = centred(points, mask)
-    norms = points.square().sum(-1)
-    if mask is not None:
-        norms.masked_fill_(~mask, torch.inf)
-    together = max(min(batch, TILE_ENTRIES // count**2), 1)
-    rows = min(count, max(LEAST_ROWS, TILE_ENTRIES // count))
-    buffer = points.new_empty(together * rows * count)
-    select = RankSelection(ranks, together * rows, count, points.device)
-    left, right = -2 * points, points.transpose(1, 2)
-    for block in range(0, batch, together):
-        blocks = slice(block, block + together)
-        for start in range(0, count, rows):
-            part = left[blocks, start : start + rows]
-            products = buffer[: part.shape[0] * part.shape[1] * count].view(*part.shape[:2], count)
-            torch.bmm(part, right[blocks], out=products)
-            select(products, norms[blocks], out[blocks, start : start + rows], start, loop)
-
-
-class RankSelection:
-    """Selects the same ranks from tile after tile of distances.
-
-    Args:
-        ranks: (m,) ascending. rows, columns: the most rows of a tile, and what each has.
-    """
-
-    def __init__(self, ranks: Tensor, rows: int, columns: int, device: torch.device):
-        self.wanted = int(ranks[-1]) + 1
-        self.keep = triton.next_power_of_2(self.wanted)
-        self.block = min(triton.next_power_of_2(columns), BLOCK)
-        self.warps = min(max(self.block // 1024, self.keep // 128, 1), 16)
-        # Read by kernels alone: nobody need wait for the copy.
-        self.ranks = ranks.to(device, non_blocking=True)
-        self.values = torch.empty(rows * self.keep, device=device)
-        self.places, self.order = torch.empty(2, rows * self.keep, dtype=torch.int32, device=device)
-
-    def __call__(self, products: Tensor, norms: Tensor, out: Tensor, first_row: int = 0, loop: bool = True) -> None:
-        """``out[g, r] = argsort(products[g, r] + norms[g], stable)[ranks]``.
-
-        Args:
-            products: (G, R, N) float32, contiguous. norms: (G, N), ``inf`` where a point may not be chosen; contiguous.
-            out: (G, R, m) int64, contiguous, written.
-            first_row: the point that row 0 is of. loop: whether a point may be chosen for itself.
-        """
-        blocks, rows, columns = products.shape
-        _select_ranks[(blocks * rows,)](
-            products,
-            norms,
-            self.ranks,
-            out,
-            self.values,
-            self.places,
-            self.order,
-            first_row,
-            rows,
-            columns,
-            self.wanted,
-            len(self.ranks),
+    batch, count, channels = points.shape
+    step = min(CHANNELS, max(triton.next_power_of_2(channels), 16))
+    high, low, norms = _split_points(points.contiguous(), mask, triton.cdiv(channels, step) * step)
+    how = plan(int(ranks[-1]) + 1, count)
+    # Read by kernels alone: nobody need wait for the copy.
+    ranks = ranks.to(points.device, non_blocking=True)
+    together = min(max(LIST_BYTES // (10 * how.capacity * count), 1), batch)
+    lists = torch.empty(together * count * how.capacity, dtype=torch.int64, device=points.device)
+    order = torch.empty(lists.shape, dtype=torch.int16, device=points.device)
+    thresholds = torch.empty(together * count, device=points.device)
+    found = torch.empty(together * count, dtype=torch.int32, device=points.device)
+    # Not all GPUs that Triton is for have TF32.
+    precision = "ieee" if torch.version.hip else "tf32"
+    for start in range(0, batch, together):
+        part = slice(start, start + together)
+        operands = high[part], low[part], norms[part]
+        blocks, width, sampled_rows = len(operands[0]), high.shape[2], max((1 << 14) // how.sample, 16)
+        _thresholds[(triton.cdiv(count, sampled_rows), blocks)](
+            *operands,
+            thresholds,
+            count,
+            width,
+            how.stride,
+            how.rank,
             LOOP=loop,
-            BLOCK=self.block,
-            BLOCKS=triton.cdiv(columns, self.block),
-            PIECE=min(self.block, PIECE),
-            KEEP=self.keep,
-            CODED=self.keep <= MOST_CODED,
-            BITS=self.keep.bit_length() - 1,
-            RANKS=triton.next_power_of_2(len(self.ranks)),
-            num_warps=self.warps,
+            SAMPLE=how.sample,
+            ROWS=sampled_rows,
+            CHANNELS=16,
+            PRECISION=precision,
+            num_warps=8,
+            num_stages=1,
         )
+        _candidates[(triton.cdiv(count, ROWS), blocks)](
+            *operands,
+            thresholds,
+            lists,
+            found,
+            count,
+            width,
+            LOOP=loop,
+            CAPACITY=how.capacity,
+            WIDE=width > step,
+            ROWS=ROWS,
+            COLUMNS=COLUMNS,
+            CHANNELS=step,
+            PRECISION=precision,
+            num_warps=8,
+        )
+        _order[(blocks * count,)](
+            lists,
+            found,
+            thresholds,
+            order,
+            ranks,
+            out[part],
+            how.wanted,
+            len(ranks),
+            CAPACITY=how.capacity,
+            BITS=how.capacity.bit_length() - 1,
+            CODED=how.capacity <= MOST_CODED,
+            RANKS=triton.next_power_of_2(len(ranks)),
+            num_warps=min(max(how.capacity // 128, 1), 16),
+        )
+        search_missed(*operands, found, how.capacity, how.wanted, ranks, loop, out[part])
+
+
+def _split_points(points: Tensor, mask: Tensor | None, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Centred points (B, N, width) in two parts, filled up with zeros, and squared lengths, infinite of absent ones."""
+    batch, count, channels = points.shape
+    if mask is None:
+        mean = points.mean(1)
+    else:
+        mean = torch.where(mask[:, :, None], points, 0).sum(1) / mask.sum(1, keepdim=True)
+    high, low = points.new_empty(2, batch, count, width)
+    norms = points.new_empty(batch, count)
+    _split[(triton.cdiv(batch * count, SPLIT_ROWS),)](
+        points,
+        mean,
+        points if mask is None else mask.contiguous().view(torch.uint8),
+        high,
+        low,
+        norms,
+        batch * count,
+        count,
+        channels,
+        width,
+        MASKED=mask is not None,
+        ROWS=SPLIT_ROWS,
+        CHANNELS=min(CHANNELS, triton.next_power_of_2(width)),
+        num_warps=4,
+    )
+    return high, low, norms
 
 
 def suits(points: Tensor) -> bool:
-    """Whether the kernel takes points of that type."""
+    """Whether the kernels take points of that type."""
     return points.dtype == torch.float32

@@ -1,0 +1,206 @@
+"""Search of single rows, whole, on a GPU (Triton): those whose candidates :mod:`.neighbor_triton` could not list.
+
+Bisection finds a threshold that lets through all wanted candidates and few more, of equal ones no more than there
+is room for; these are written down and sorted. Exact after at most 44 passes over the row.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+# Rows looked through by a program at a time, and programs.
+GROUP, PROGRAMS = 64, 528
+# Distances a program holds in registers; of a longer row the rest is read in every pass.
+BLOCK = 4096
+# Columns at a time while distances are made and candidates written down, which takes more registers for each.
+PIECE = 1024
+# So many steps of a bisection halve an interval of distances, the others one of bit patterns, which always ends.
+STEPS_BY_VALUE = tl.constexpr(12)
+
+
+@triton.jit
+def key_of(value):
+    """Integers in the order of the floats."""
+    bits = value.to(tl.int32, bitcast=True)
+    return tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+
+
+@triton.jit
+def _value_of(key):
+    return tl.where(key < 0, key ^ 0x7FFFFFFF, key).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _count(first, limit, row, columns, BELOW: tl.constexpr, BLOCK: tl.constexpr):
+    """How many distances are at most ``limit``, or below it; ``first`` are those held."""
+    counted = first < limit if BELOW else first <= limit
+    total = tl.sum(counted.to(tl.int32), 0)
+    for start in range(BLOCK, columns, BLOCK):
+        column = start + tl.arange(0, BLOCK)
+        value = tl.load(row + column, mask=column < columns, other=float("inf"))
+        counted = value < limit if BELOW else value <= limit
+        total += tl.sum(counted.to(tl.int32), 0)
+    return total
+
+
+@triton.jit
+def _make_row(row, high, low, norms, point, columns, width, LOOP: tl.constexpr, PIECE: tl.constexpr):
+    """Write the distances of a point, less its own norm, and infinity where a point may not be chosen."""
+    own = point.to(tl.int64) * width
+    for start in range(0, columns, PIECE):
+        column = start + tl.arange(0, PIECE)
+        inside = column < columns
+        product = tl.zeros((PIECE,), tl.float32)
+        for channel in range(width):
+            other = tl.load(high + column * width + channel, mask=inside, other=0.0)
+            other += tl.load(low + column * width + channel, mask=inside, other=0.0)
+            product += (tl.load(high + own + channel) + tl.load(low + own + channel)) * other
+        value = tl.load(norms + column, mask=inside, other=float("inf")) - 2 * product
+        if not LOOP:
+            value = tl.where(column == point, float("inf"), value)
+        tl.store(row + column, value, mask=inside)
+
+
+@triton.jit
+def _select_ranks(
+    row, ranks, out, values, places, order, columns, wanted, number,
+    BLOCK: tl.constexpr, PIECE: tl.constexpr, KEEP: tl.constexpr, RANKS: tl.constexpr,
+):  # fmt: skip
+    """``out = argsort(row, stable)[ranks]``."""
+    column = tl.arange(0, BLOCK)
+    first = tl.load(row + column, mask=column < columns, other=float("inf"))
+    lowest = tl.min(first, 0)
+    highest = tl.max(tl.where(first < float("inf"), first, -float("inf")), 0)
+    for start in range(BLOCK, columns, BLOCK):
+        value = tl.load(row + start + column, mask=start + column < columns, other=float("inf"))
+        lowest = tl.minimum(lowest, tl.min(value, 0))
+        highest = tl.maximum(highest, tl.max(tl.where(value < float("inf"), value, -float("inf")), 0))
+
+    # At least as many as wanted are at most high, and fewer below low.
+    low = key_of(lowest)
+    high = key_of(highest)
+    within = columns
+    step = 0
+    while (low < high) & (within > KEEP):
+        middle = (low >> 1) + (high >> 1) + (low & high & 1)
+        if step < STEPS_BY_VALUE:
+            middle = key_of(0.5 * _value_of(low) + 0.5 * _value_of(high))
+        middle = tl.minimum(tl.maximum(middle, low), high - 1)
+        found = _count(first, _value_of(middle), row, columns, False, BLOCK)
+        high = tl.where(found >= wanted, middle, high)
+        low = tl.where(found >= wanted, low, middle + 1)
+        within = tl.where(found >= wanted, found, within)
+        step += 1
+
+    # All below the limit; of those equal to it the first, as many as there is room for.
+    limit = _value_of(high)
+    ties = _count(first, limit, row, columns, True, BLOCK)
+    below = 0
+    equal = 0
+    for start in range(0, columns, PIECE):
+        place = start + tl.arange(0, PIECE)
+        value = tl.load(row + place, mask=place < columns, other=float("inf"))
+        # Two counts in one sum, those of equals in its upper half.
+        kinds = (value < limit).to(tl.int32) + ((value == limit).to(tl.int32) << 16)
+        sums = tl.cumsum(kinds, 0)
+        to = tl.where(value < limit, below + (sums & 0xFFFF), ties + equal + (sums >> 16)) - 1
+        kept = (value <= limit) & (value < float("inf")) & (to < KEEP)
+        tl.store(values + to, value, mask=kept)
+        tl.store(places + to, place, mask=kept)
+        added = tl.sum(kinds, 0)
+        below += added & 0xFFFF
+        equal += added >> 16
+    kept = tl.minimum(below + equal, KEEP)
+    tl.debug_barrier()
+
+    # Places among the kept break ties as columns do.
+    place = tl.arange(0, KEEP)
+    value = tl.load(values + place, mask=place < kept, other=float("inf"))
+    pairs = tl.where(place < kept, (key_of(value).to(tl.int64) << 32) | place, 0x7FFFFFFFFFFFFFFF)
+    tl.store(order + place, (tl.sort(pairs) & 0xFFFFFFFF).to(tl.int32))
+    tl.debug_barrier()
+    which = tl.arange(0, RANKS)
+    rank = tl.load(ranks + which, mask=which < number, other=0)
+    # Distances that are no numbers have no order: what is found must be a column all the same.
+    chosen = tl.load(order + rank, mask=(which < number) & (rank < kept), other=0)
+    chosen = tl.load(places + chosen, mask=(which < number) & (rank < kept), other=0)
+    tl.store(out + which, chosen, mask=which < number)
+
+
+@triton.jit
+def _search_missed(
+    high, low, norms, found, ranks, out, rows, values, places, order, points, columns, width, capacity, wanted, number,
+    LOOP: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr, PIECE: tl.constexpr,
+    KEEP: tl.constexpr, RANKS: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0).to(tl.int64)
+    rows += program * columns
+    values += program * KEEP
+    places += program * KEEP
+    order += program * KEEP
+    for group in range(tl.program_id(0), tl.cdiv(points, GROUP), tl.num_programs(0)):
+        point = group * GROUP + tl.arange(0, GROUP)
+        candidates = tl.load(found + point, mask=point < points, other=0)
+        missed = ((candidates < wanted) | (candidates > capacity)) & (point < points)
+        while tl.max(missed.to(tl.int32), 0) > 0:
+            next_point = tl.min(tl.where(missed, point, 0x7FFFFFFF), 0)
+            missed = missed & (point != next_point)
+            block = (next_point // columns).to(tl.int64) * columns
+            own = next_point % columns
+            _make_row(rows, high + block * width, low + block * width, norms + block, own, columns, width, LOOP, PIECE)
+            tl.debug_barrier()
+            to = out + next_point.to(tl.int64) * number
+            _select_ranks(rows, ranks, to, values, places, order, columns, wanted, number, BLOCK, PIECE, KEEP, RANKS)
+            tl.debug_barrier()
+
+
+def search_missed(
+    high: Tensor,
+    low: Tensor,
+    norms: Tensor,
+    found: Tensor,
+    capacity: int,
+    wanted: int,
+    ranks: Tensor,
+    loop: bool,
+    out: Tensor,
+) -> None:
+    """Search the rows for which fewer candidates were found than wanted, or more than there was room for.
+
+    Args:
+        high, low: (B, N, C), whose sums are the points. norms: (B, N), infinite where a point may not be chosen.
+        found: candidates of each of the B N points.
+        ranks: (m,) ascending, the last ``wanted`` - 1. out: (B, N, m) int64, written.
+    """
+    blocks, count, width = high.shape
+    programs = min(triton.cdiv(blocks * count, GROUP), PROGRAMS)
+    keep = triton.next_power_of_2(wanted)
+    rows, values = high.new_empty(programs, count), high.new_empty(programs, keep)
+    places, order = found.new_empty(2, programs, keep)
+    block = min(triton.next_power_of_2(count), BLOCK)
+    _search_missed[(programs,)](
+        high,
+        low,
+        norms,
+        found,
+        ranks,
+        out,
+        rows,
+        values,
+        places,
+        order,
+        blocks * count,
+        count,
+        width,
+        capacity,
+        wanted,
+        len(ranks),
+        LOOP=loop,
+        GROUP=GROUP,
+        BLOCK=block,
+        PIECE=min(block, PIECE),
+        KEEP=keep,
+        RANKS=triton.next_power_of_2(len(ranks)),
+        num_warps=min(max(block // 1024, keep // 128, 1), 16),
+    )
