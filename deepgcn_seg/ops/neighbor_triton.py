@@ -1,11 +1,12 @@
 """GPU kernels (Triton) behind :func:`deepgcn_seg.ops.nearest_ranks`.
 
-No distance is stored to be looked at later. A threshold for each row comes from its distances to a sample of the points;
-:func:`_candidates` makes all distances, a tile in registers at a time, and writes down those below; :func:`_order` sorts
-a row's few candidates. Rows for which the sample misled, or whose distances are too often the same, are searched
-whole (:mod:`.rows_triton`).
+No distance is stored to be looked at later. A threshold for each row comes from its distances to a sample of the
+points; :func:`_candidates` makes all distances, a tile in registers at a time, and writes down those below;
+:func:`_order` sorts a row's few candidates. Rows for which the sample misled, or of which too many distances are equal,
+are searched whole (:mod:`.rows_triton`).
 
-Products run on tensor cores, each point as the sum of two TF32 numbers: three products of those are as exact as float32's.
+Products run on tensor cores, each point as the sum of two TF32 numbers: three products of those are as exact as those
+of float32.
 """
 
 import math
@@ -16,20 +17,23 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .rows_triton import key_of, search_missed
+from .backend import triton_interpreted
+from .rows_triton import key_of, search_missed, value_of
 
 # Bytes of candidates at a time.
-LIST_BYTES = 1 << 28
+LIST_BYTES = 160 << 20
 # A sampled point for so many points, within bounds.
 SHARE, LEAST_SAMPLE, MOST_SAMPLE = 8, 512, 1024
-# Standard deviations by which a threshold is above what the sample says, and the room for candidates above their number.
+# Standard deviations: of a threshold above what the sample says, and of the room for candidates above their number.
 MARGIN, ROOM = 2.5, 2.0
 # Halvings of the interval of a row's sampled distances.
 STEPS = tl.constexpr(16)
-# With more candidates too few of 32 bits are left for their distance, when their place takes the others.
+# Of more candidates than these, those beyond the wanted are left out before they are sorted.
+MOST_SORTED = 512
+# With more too few of 32 bits are left for their distance, when their place takes the others.
 MOST_CODED = 1024
 # Rows and columns of a tile of distances, and channels at a time.
-ROWS, COLUMNS, CHANNELS = 128, 64, 64
+ROWS, COLUMNS, CHANNELS = 64, 64, 64
 # Points of a program that splits them.
 SPLIT_ROWS = 32
 
@@ -40,7 +44,8 @@ class Plan:
 
     Attributes:
         wanted: candidates needed. sample: points sampled, every ``stride``-th.
-        rank: which of the sampled distances is the threshold, from 1. capacity: room for candidates, a power of two.
+        rank: which of the sampled distances is the threshold, from 1.
+        capacity: room for candidates. keep: how many of them are sorted at most. Both are powers of two.
     """
 
     wanted: int
@@ -48,22 +53,23 @@ class Plan:
     stride: int
     rank: int
     capacity: int
+    keep: int
 
 
 def plan(wanted: int, count: int) -> Plan:
     """So that few rows have fewer candidates than wanted, or more than there is room for."""
     sample = min(max(triton.next_power_of_2(count) // SHARE, LEAST_SAMPLE), MOST_SAMPLE)
+    expected, spread = wanted * sample / count, math.sqrt(max(1 - sample / count, 0))
     if count <= sample:
         # The sample is everything.
-        sample = max(triton.next_power_of_2(count), 16)
-        return Plan(wanted, sample, 1, wanted, max(triton.next_power_of_2(wanted), 16))
-    # Of a sample without replacement from the points.
-    spread = math.sqrt(1 - sample / count)
-    expected = wanted * sample / count
-    rank = min(math.ceil(expected + MARGIN * spread * math.sqrt(expected)) + 1, sample)
-    found = rank * count / sample
-    most = found * (1 + ROOM * spread / math.sqrt(rank))
-    return Plan(wanted, sample, count // sample, rank, max(triton.next_power_of_2(math.ceil(most)), 16))
+        sample, rank, most = max(triton.next_power_of_2(count), 16), wanted, float(wanted)
+    else:
+        # Without replacement, which makes less of a spread.
+        rank = min(math.ceil(expected + MARGIN * spread * math.sqrt(expected)) + 1, sample)
+        most = rank * count / sample * (1 + ROOM * spread / math.sqrt(rank))
+    capacity = max(triton.next_power_of_2(math.ceil(most)), 16)
+    keep = min(capacity, max(triton.next_power_of_2(wanted), MOST_SORTED))
+    return Plan(wanted, sample, max(count // sample, 1), rank, capacity, keep)
 
 
 @triton.jit
@@ -108,34 +114,36 @@ def _add_products(sums, left_high, left_low, right_high, right_low, PRECISION: t
 @triton.jit
 def _products(
     high, low, left, left_inside, right, right_inside, width,
-    PRECISION: tl.constexpr, CHANNELS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    EXACT: tl.constexpr, PRECISION: tl.constexpr, CHANNELS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Products of the points ``left`` with the points ``right``, (ROWS, COLUMNS)."""
+    """Products of the points ``left`` with the points ``right``, (ROWS, COLUMNS); to three digits if not exact."""
     sums = tl.zeros((ROWS, COLUMNS), tl.float32)
     for start in range(0, width, CHANNELS):
         channel = start + tl.arange(0, CHANNELS)
         left_high = _operand(high, left, left_inside, channel, width)
-        left_low = _operand(low, left, left_inside, channel, width)
         right_high = _operand(high, right, right_inside, channel, width)
-        right_low = _operand(low, right, right_inside, channel, width)
-        sums = _add_products(sums, left_high, left_low, right_high, right_low, PRECISION)
+        if EXACT:
+            left_low = _operand(low, left, left_inside, channel, width)
+            right_low = _operand(low, right, right_inside, channel, width)
+            sums = _add_products(sums, left_high, left_low, right_high, right_low, PRECISION)
+        else:
+            sums = tl.dot(left_high, tl.trans(right_high), sums, input_precision=PRECISION)
     return sums
 
 
 @triton.jit
 def _thresholds(
-    high, low, norms, thresholds, count, width, stride, rank,
+    high, norms, thresholds, count, width, stride, rank,
     LOOP: tl.constexpr, SAMPLE: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """A value that at least ``rank`` of the sampled distances of a row do not exceed, and hardly more."""
     block = tl.program_id(1).to(tl.int64)
     high += block * count * width
-    low += block * count * width
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     sampled = tl.arange(0, SAMPLE) * stride
     inside = sampled < count
-    value = _products(high, low, row, row < count, sampled, inside, width, PRECISION, CHANNELS, ROWS, SAMPLE)
-    value = tl.load(norms + block * count + sampled, mask=inside, other=float("inf"))[None, :] - 2 * value
+    sums = _products(high, high, row, row < count, sampled, inside, width, False, PRECISION, CHANNELS, ROWS, SAMPLE)
+    value = tl.load(norms + block * count + sampled, mask=inside, other=float("inf"))[None, :] - 2 * sums
     if not LOOP:
         value = tl.where(sampled[None, :] == row[:, None], float("inf"), value)
     below = tl.min(value, 1)
@@ -152,7 +160,7 @@ def _thresholds(
 def _candidates(
     high, low, norms, thresholds, lists, found, count, width,
     LOOP: tl.constexpr, CAPACITY: tl.constexpr, WIDE: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, PRECISION: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, PRECISION: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
     """Distances up to each row's threshold, and their columns, in the order of the columns; and how many there are.
 
@@ -172,15 +180,15 @@ def _candidates(
     if not WIDE:
         left_high = _operand(high, row, here, channel, width)
         left_low = _operand(low, row, here, channel, width)
-    written = tl.zeros((ROWS,), tl.int32)
-    start_of_list = tl.arange(0, ROWS) * CAPACITY
+    written = tl.zeros((ROWS,), tl.float32)
+    start_of_list = lists.to(tl.int64) + 8 * (tl.arange(0, ROWS) * CAPACITY - 0x4B000000).to(tl.int64)
     number = tl.arange(0, COLUMNS)
     up_to = tl.where(number[:, None] <= number[None, :], 1.0, 0.0).to(tl.float16)
     for start in range(0, count, COLUMNS):
         column = start + tl.arange(0, COLUMNS)
         inside = column < count
         if WIDE:
-            sums = _products(high, low, row, here, column, inside, width, PRECISION, CHANNELS, ROWS, COLUMNS)
+            sums = _products(high, low, row, here, column, inside, width, True, PRECISION, CHANNELS, ROWS, COLUMNS)
         else:
             right_high = _operand(high, column, inside, channel, width)
             right_low = _operand(low, column, inside, channel, width)
@@ -192,49 +200,106 @@ def _candidates(
             kept = kept & (column[None, :] != row[:, None])
         # Running counts as a product too: it has its result where the distances are, other sums move it around.
         counts = tl.dot(tl.where(kept, 1.0, 0.0).to(tl.float16), up_to, out_dtype=tl.float32)
-        # Adding 2^23 puts a small integer into a float's last bits, faster than a conversion.
-        place = (counts + 8388608.0).to(tl.int32, bitcast=True) + (written - 0x4B000001)[:, None]
-        written += tl.sum(kept.to(tl.int32), 1)
-        pair = (value.to(tl.int32, bitcast=True).to(tl.int64) << 32) | column[None, :]
-        tl.store(lists + (start_of_list[:, None] + place), pair, mask=kept & (place < CAPACITY))
-    tl.store(found + block * count + row, written, mask=here)
+        # With 2^23 added a small integer is a float's last bits, which is faster than a conversion.
+        place = counts + (written + 8388607.0)[:, None]
+        kept = kept & (place < 8388608.0 + CAPACITY)
+        _store_pairs(start_of_list[:, None], place.to(tl.int32, bitcast=True), value, column[None, :], kept, PTX)
+        written += tl.max(counts, 1)
+    tl.store(found + block * count + row, written.to(tl.int32), mask=here)
 
 
 @triton.jit
-def _value_of(pair):
+def _store_pairs(address, place, value, column, kept, PTX: tl.constexpr):
+    """Value and column, the upper and the lower half of 64 bits, to ``address`` + 8 ``place``, bytes, where kept."""
+    address = address + 8 * place.to(tl.int64)
+    bits = value.to(tl.int32, bitcast=True)
+    if PTX:
+        # A plain store would move addresses, values and masks between threads first, for neighbours' sake.
+        tl.inline_asm_elementwise(
+            "{ .reg .pred kept; setp.ne.b32 kept, $4, 0; @kept st.global.v2.b32 [$1], {$3, $2}; mov.b32 $0, 0; }",
+            "=r,l,r,r,r",
+            [address, bits, column, kept.to(tl.int32)],
+            dtype=tl.int32,
+            is_pure=False,
+            pack=1,
+        )
+    else:
+        pair = (bits.to(tl.int64) << 32) | column
+        tl.store(address.to(tl.pointer_type(tl.int64)), pair, mask=kept)
+
+
+@triton.jit
+def _distance_of(pair):
     return (pair >> 32).to(tl.int32).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _leave_out(lists, value, place, count, threshold, wanted, CAPACITY: tl.constexpr, KEEP: tl.constexpr):
+    """Move the nearest candidates, at least as many as wanted, to the front of their list; how many they are."""
+    low = key_of(tl.min(tl.where(place < count, value, float("inf")), 0))
+    high = key_of(threshold)
+    within = count
+    step = 0
+    while (low < high) & (within > KEEP):
+        middle = (low >> 1) + (high >> 1) + (low & high & 1)
+        if step < STEPS:
+            middle = key_of(0.5 * value_of(low) + 0.5 * value_of(high))
+        middle = tl.minimum(tl.maximum(middle, low), high - 1)
+        found = tl.sum(((value <= value_of(middle)) & (place < count)).to(tl.int32), 0)
+        high = tl.where(found >= wanted, middle, high)
+        low = tl.where(found >= wanted, low, middle + 1)
+        within = tl.where(found >= wanted, found, within)
+        step += 1
+    kept = (value <= value_of(high)) & (place < count)
+    pair = tl.load(lists + place, mask=kept, other=0)
+    to = tl.cumsum(kept.to(tl.int32), 0) - 1
+    tl.debug_barrier()
+    tl.store(lists + to, pair, mask=kept)
+    tl.debug_barrier()
+    return within
 
 
 @triton.jit
 def _order(
     lists, found, thresholds, order, ranks, out, wanted, number,
-    CAPACITY: tl.constexpr, BITS: tl.constexpr, CODED: tl.constexpr, RANKS: tl.constexpr,
+    CAPACITY: tl.constexpr, KEEP: tl.constexpr, BITS: tl.constexpr, CODED: tl.constexpr, RANKS: tl.constexpr,
 ):  # fmt: skip
     """Columns of the candidates at the given ranks; one program a row. Rows without all candidates are left out."""
     row = tl.program_id(0).to(tl.int64)
     lists += row * CAPACITY
-    order += row * CAPACITY
+    order += row * KEEP
     count = tl.load(found + row)
-    if (count >= wanted) & (count <= CAPACITY):
-        place = tl.arange(0, CAPACITY)
+    threshold = tl.load(thresholds + row)
+    listed = (count >= wanted) & (count <= CAPACITY)
+    if KEEP < CAPACITY:  # noqa: SIM102 - the outer one is the compiler's
+        if listed & (count > KEEP):
+            place = tl.arange(0, CAPACITY)
+            value = _distance_of(tl.load(lists + place, mask=place < count, other=0))
+            count = _leave_out(lists, value, place, count, threshold, wanted, CAPACITY, KEEP)
+            listed = count <= KEEP
+            if not listed:
+                # Too many of the same distance.
+                tl.store(found + row, CAPACITY + 1)
+    if listed:
+        place = tl.arange(0, KEEP)
         inside = place < count
-        value = _value_of(tl.load(lists + place, mask=inside, other=0))
+        value = _distance_of(tl.load(lists + place, mask=inside, other=0))
         misplaced = 1
         if CODED:
             # The distance's leading bits above, the place below, which breaks ties: half of what both take. The order
             # is wrong only where two distances agree in those bits, and not in the others.
             lowest = tl.min(tl.where(inside, value, float("inf")), 0)
-            span = tl.load(thresholds + row) - lowest
+            span = threshold - lowest
             scale = tl.where(span > 0, (2.0 ** (32 - BITS) - 1) / span, 0.0)
             code = tl.minimum((value - lowest) * scale, 2.0 ** (32 - BITS) - 1) - 2.0 ** (31 - BITS)
             code = (tl.where(inside, code, 0.0).to(tl.int32) << BITS) | place
-            sorted_place = tl.sort(tl.where(inside, code, 0x7FFFFFFF)) & (CAPACITY - 1)
+            sorted_place = tl.sort(tl.where(inside, code, 0x7FFFFFFF)) & (KEEP - 1)
             tl.store(order + place, sorted_place.to(tl.int16))
             tl.debug_barrier()
             pairwise = place + 1 < count
             following = tl.load(order + place + 1, mask=pairwise, other=0).to(tl.int32)
-            here = _value_of(tl.load(lists + sorted_place, mask=pairwise, other=0))
-            after = _value_of(tl.load(lists + following, mask=pairwise, other=0))
+            here = _distance_of(tl.load(lists + sorted_place, mask=pairwise, other=0))
+            after = _distance_of(tl.load(lists + following, mask=pairwise, other=0))
             misplaced = tl.max((here > after).to(tl.int32), 0)
             tl.debug_barrier()
         if misplaced != 0:
@@ -253,40 +318,44 @@ def search(points: Tensor, mask: Tensor | None, ranks: Tensor, loop: bool, out: 
     batch, count, channels = points.shape
     step = min(CHANNELS, max(triton.next_power_of_2(channels), 16))
     high, low, norms = _split_points(points.contiguous(), mask, triton.cdiv(channels, step) * step)
-    how = plan(int(ranks[-1]) + 1, count)
+    width, how = high.shape[2], plan(int(ranks[-1]) + 1, count)
     # Read by kernels alone: nobody need wait for the copy.
     ranks = ranks.to(points.device, non_blocking=True)
+    # Not all GPUs that Triton is for have TF32, or PTX.
+    nvidia = torch.version.hip is None
+    precision = "tf32" if nvidia else "ieee"
+    thresholds = torch.empty(batch, count, device=points.device)
+    found = torch.empty(batch, count, dtype=torch.int32, device=points.device)
+    sampled_rows = max((1 << 15) // how.sample, 16)
+    _thresholds[(triton.cdiv(count, sampled_rows), batch)](
+        high,
+        norms,
+        thresholds,
+        count,
+        width,
+        how.stride,
+        how.rank,
+        LOOP=loop,
+        SAMPLE=how.sample,
+        ROWS=sampled_rows,
+        CHANNELS=min(step, 32),
+        PRECISION=precision,
+        num_warps=8,
+        num_stages=1,
+    )
     together = min(max(LIST_BYTES // (10 * how.capacity * count), 1), batch)
     lists = torch.empty(together * count * how.capacity, dtype=torch.int64, device=points.device)
-    order = torch.empty(lists.shape, dtype=torch.int16, device=points.device)
-    thresholds = torch.empty(together * count, device=points.device)
-    found = torch.empty(together * count, dtype=torch.int32, device=points.device)
-    # Not all GPUs that Triton is for have TF32.
-    precision = "ieee" if torch.version.hip else "tf32"
+    order = torch.empty(together * count * how.keep, dtype=torch.int16, device=points.device)
     for start in range(0, batch, together):
         part = slice(start, start + together)
-        operands = high[part], low[part], norms[part]
-        blocks, width, sampled_rows = len(operands[0]), high.shape[2], max((1 << 14) // how.sample, 16)
-        _thresholds[(triton.cdiv(count, sampled_rows), blocks)](
-            *operands,
-            thresholds,
-            count,
-            width,
-            how.stride,
-            how.rank,
-            LOOP=loop,
-            SAMPLE=how.sample,
-            ROWS=sampled_rows,
-            CHANNELS=16,
-            PRECISION=precision,
-            num_warps=8,
-            num_stages=1,
-        )
+        blocks = len(high[part])
         _candidates[(triton.cdiv(count, ROWS), blocks)](
-            *operands,
-            thresholds,
+            high[part],
+            low[part],
+            norms[part],
+            thresholds[part],
             lists,
-            found,
+            found[part],
             count,
             width,
             LOOP=loop,
@@ -296,24 +365,27 @@ def search(points: Tensor, mask: Tensor | None, ranks: Tensor, loop: bool, out: 
             COLUMNS=COLUMNS,
             CHANNELS=step,
             PRECISION=precision,
-            num_warps=8,
+            PTX=nvidia and not triton_interpreted(),
+            num_warps=4,
+            num_stages=1 if width > step else 2,
         )
         _order[(blocks * count,)](
             lists,
-            found,
-            thresholds,
+            found[part],
+            thresholds[part],
             order,
             ranks,
             out[part],
             how.wanted,
             len(ranks),
             CAPACITY=how.capacity,
-            BITS=how.capacity.bit_length() - 1,
-            CODED=how.capacity <= MOST_CODED,
+            KEEP=how.keep,
+            BITS=how.keep.bit_length() - 1,
+            CODED=how.keep <= MOST_CODED,
             RANKS=triton.next_power_of_2(len(ranks)),
-            num_warps=min(max(how.capacity // 128, 1), 16),
+            num_warps=min(max(how.capacity // 256, 1), 16),
         )
-        search_missed(*operands, found, how.capacity, how.wanted, ranks, loop, out[part])
+    search_missed(high, low, norms, found, how.capacity, how.wanted, ranks, loop, out)
 
 
 def _split_points(points: Tensor, mask: Tensor | None, width: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,16 +4,15 @@ Bisection finds a threshold that lets through all wanted candidates and few more
 is room for; these are written down and sorted. Exact after at most 44 passes over the row.
 """
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 # Rows looked through by a program at a time, and programs.
-GROUP, PROGRAMS = 64, 528
+GROUP, PROGRAMS = 16, 1056
 # Distances a program holds in registers; of a longer row the rest is read in every pass.
 BLOCK = 4096
-# Columns at a time while distances are made and candidates written down, which takes more registers for each.
+# Columns at a time while candidates are written down, which takes more registers for each.
 PIECE = 1024
 # So many steps of a bisection halve an interval of distances, the others one of bit patterns, which always ends.
 STEPS_BY_VALUE = tl.constexpr(12)
@@ -27,7 +26,8 @@ def key_of(value):
 
 
 @triton.jit
-def _value_of(key):
+def value_of(key):
+    """The floats of :func:`key_of`'s integers."""
     return tl.where(key < 0, key ^ 0x7FFFFFFF, key).to(tl.float32, bitcast=True)
 
 
@@ -45,17 +45,23 @@ def _count(first, limit, row, columns, BELOW: tl.constexpr, BLOCK: tl.constexpr)
 
 
 @triton.jit
-def _make_row(row, high, low, norms, point, columns, width, LOOP: tl.constexpr, PIECE: tl.constexpr):
+def _make_row(
+    row, high, low, norms, point, columns, width, LOOP: tl.constexpr, PIECE: tl.constexpr, CHANNELS: tl.constexpr
+):
     """Write the distances of a point, less its own norm, and infinity where a point may not be chosen."""
     own = point.to(tl.int64) * width
     for start in range(0, columns, PIECE):
         column = start + tl.arange(0, PIECE)
         inside = column < columns
         product = tl.zeros((PIECE,), tl.float32)
-        for channel in range(width):
-            other = tl.load(high + column * width + channel, mask=inside, other=0.0)
-            other += tl.load(low + column * width + channel, mask=inside, other=0.0)
-            product += (tl.load(high + own + channel) + tl.load(low + own + channel)) * other
+        for first in range(0, width, CHANNELS):
+            channel = first + tl.arange(0, CHANNELS)
+            other = column[:, None] * width + channel[None, :]
+            other = tl.load(high + other, mask=inside[:, None], other=0.0) + tl.load(
+                low + other, mask=inside[:, None], other=0.0
+            )
+            mine = tl.load(high + own + channel) + tl.load(low + own + channel)
+            product += tl.sum(mine[None, :] * other, 1)
         value = tl.load(norms + column, mask=inside, other=float("inf")) - 2 * product
         if not LOOP:
             value = tl.where(column == point, float("inf"), value)
@@ -85,16 +91,16 @@ def _select_ranks(
     while (low < high) & (within > KEEP):
         middle = (low >> 1) + (high >> 1) + (low & high & 1)
         if step < STEPS_BY_VALUE:
-            middle = key_of(0.5 * _value_of(low) + 0.5 * _value_of(high))
+            middle = key_of(0.5 * value_of(low) + 0.5 * value_of(high))
         middle = tl.minimum(tl.maximum(middle, low), high - 1)
-        found = _count(first, _value_of(middle), row, columns, False, BLOCK)
+        found = _count(first, value_of(middle), row, columns, False, BLOCK)
         high = tl.where(found >= wanted, middle, high)
         low = tl.where(found >= wanted, low, middle + 1)
         within = tl.where(found >= wanted, found, within)
         step += 1
 
     # All below the limit; of those equal to it the first, as many as there is room for.
-    limit = _value_of(high)
+    limit = value_of(high)
     ties = _count(first, limit, row, columns, True, BLOCK)
     below = 0
     equal = 0
@@ -132,7 +138,7 @@ def _select_ranks(
 def _search_missed(
     high, low, norms, found, ranks, out, rows, values, places, order, points, columns, width, capacity, wanted, number,
     LOOP: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr, PIECE: tl.constexpr,
-    KEEP: tl.constexpr, RANKS: tl.constexpr,
+    KEEP: tl.constexpr, RANKS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0).to(tl.int64)
     rows += program * columns
@@ -148,7 +154,8 @@ def _search_missed(
             missed = missed & (point != next_point)
             block = (next_point // columns).to(tl.int64) * columns
             own = next_point % columns
-            _make_row(rows, high + block * width, low + block * width, norms + block, own, columns, width, LOOP, PIECE)
+            high_here, low_here = high + block * width, low + block * width
+            _make_row(rows, high_here, low_here, norms + block, own, columns, width, LOOP, COLUMNS, CHANNELS)
             tl.debug_barrier()
             to = out + next_point.to(tl.int64) * number
             _select_ranks(rows, ranks, to, values, places, order, columns, wanted, number, BLOCK, PIECE, KEEP, RANKS)
@@ -202,5 +209,7 @@ def search_missed(
         PIECE=min(block, PIECE),
         KEEP=keep,
         RANKS=triton.next_power_of_2(len(ranks)),
+        COLUMNS=min(block, 64),
+        CHANNELS=16,
         num_warps=min(max(block // 1024, keep // 128, 1), 16),
     )
