@@ -40,7 +40,9 @@ def network_settings(config: DictConfig) -> dict[str, Any]:
         )
     if config.points < config.k * max(config.depth - 1, 1):
         raise UserError(f"points={config.points}: k x dilation needs {config.k * (config.depth - 1)}")
-    return {"conv": conv, **{key: config[key] for key in ("connection", "depth", "channels", "k")}}
+    if config.precision not in ("fp32", "bf16"):
+        raise UserError(f"precision={config.precision}: must be fp32 or bf16")
+    return {"conv": conv, **{key: config[key] for key in ("connection", "depth", "channels", "k", "precision")}}
 
 
 def described(settings: dict[str, Any]) -> str:
@@ -49,18 +51,27 @@ def described(settings: dict[str, Any]) -> str:
 
 
 def build(name: str, settings: dict[str, Any], device: torch.device) -> nn.Module:
-    """One of :data:`NETWORKS`, the same function each."""
+    """One of :data:`NETWORKS`, the same function each; in bf16 under autocast."""
+    # In float32 all are: cuDNN would take TF32 for the reference's convolutions.
+    torch.backends.cudnn.allow_tf32 = False
+    network = _network(name, settings).to(device)
+    if settings.get("precision") == "bf16":
+        network.forward = torch.autocast(device.type, torch.bfloat16)(network.forward)
+    return network
+
+
+def _network(name: str, settings: dict[str, Any]) -> nn.Module:
     conv, block = settings["conv"], settings["connection"]
     common = {key: settings[key] for key in ("depth", "channels", "k")}
     if name == "reference":
-        return ReferenceDeepGCN(block, conv, order="act-norm", **common).to(device)
+        return ReferenceDeepGCN(block, conv, order="act-norm", **common)
     if name == "assembly":
         from .assembly import AssembledDeepGCN
 
-        return AssembledDeepGCN(block, conv, **common).to(device)
+        return AssembledDeepGCN(block, conv, **common)
     plain = {"dilation": "none", "stochastic": False} if block == "plain" else {}
     operator = {"edge": EdgeConv, "mr": MRConv}[conv]
-    return DeepGCN(connection=block, conv=operator, order="act-norm", positions=(0, 1, 2), **common, **plain).to(device)
+    return DeepGCN(connection=block, conv=operator, order="act-norm", positions=(0, 1, 2), **common, **plain)
 
 
 def run(model: nn.Module, task: str, points: torch.Tensor, labels: torch.Tensor) -> None:

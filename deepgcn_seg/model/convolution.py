@@ -33,11 +33,11 @@ class EdgeConv(nn.Module):
         linear, sign = layer.linear, layer.monotone_sign()
         if sign is None:
             return self._over_edges(self._edges(x, index), mask).amax(2)
-        extreme, mean, var = edge_extremum(x, linear.weight, linear.bias, index, mask, sign, self._slope(x))
+        extreme, mean, var = edge_extremum(x, linear.weight, linear.bias, index, mask, sign, self._slope())
         norm, act = self._norm(mean, var, index, mask), layer.act or nn.Identity()
         return act(norm(extreme)) if layer.order == "norm-act" else norm(act(extreme))
 
-    def _slope(self, x: Tensor) -> Tensor | None:
+    def _slope(self) -> Tensor | None:
         """That of phi, whose moments over edges the norm takes; None where it takes none."""
         layer = self.layer
         if layer.norm is None or _fixed(layer.norm):

@@ -27,7 +27,7 @@ SHARE, LEAST_SAMPLE, MOST_SAMPLE = 8, 512, 1024
 # Standard deviations: of a threshold above what the sample says, and of the room for candidates above their number.
 MARGIN, ROOM = 2.5, 2.0
 # Halvings of the interval of a row's sampled distances.
-STEPS = tl.constexpr(16)
+STEPS = tl.constexpr(12)
 # Of more candidates than these, those beyond the wanted are left out before they are sorted.
 MOST_SORTED = 512
 # With more too few of 32 bits are left for their distance, when their place takes the others.
@@ -158,7 +158,7 @@ def _thresholds(
 
 @triton.jit
 def _candidates(
-    high, low, norms, thresholds, lists, found, count, width,
+    high, low, norms, thresholds, lists, found, first_row, rows, count, width,
     LOOP: tl.constexpr, CAPACITY: tl.constexpr, WIDE: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, PRECISION: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
@@ -167,13 +167,14 @@ def _candidates(
     Distances are less the row's own norm, which its ranks do not need.
     """
     block = tl.program_id(1).to(tl.int64)
-    first = tl.program_id(0) * ROWS
+    tile = tl.program_id(0) * ROWS
     high += block * count * width
     low += block * count * width
     norms += block * count
-    lists += (block * count + first) * CAPACITY
-    row = first + tl.arange(0, ROWS)
-    here = row < count
+    lists += (block * rows + tile) * CAPACITY
+    row = first_row + tile + tl.arange(0, ROWS)
+    # A chunk's last tile may reach into the next chunk.
+    here = row < first_row + rows
     threshold = tl.load(thresholds + block * count + row, mask=here, other=-float("inf"))
     channel = tl.arange(0, CHANNELS)
     # Of few channels the rows' part is loaded once.
@@ -195,37 +196,37 @@ def _candidates(
             sums = tl.zeros((ROWS, COLUMNS), tl.float32)
             sums = _add_products(sums, left_high, left_low, right_high, right_low, PRECISION)
         value = tl.load(norms + column, mask=inside, other=float("inf"))[None, :] - 2 * sums
-        kept = value <= threshold[:, None]
         if not LOOP:
-            kept = kept & (column[None, :] != row[:, None])
+            value = tl.where(column[None, :] == row[:, None], float("inf"), value)
+        kept = value <= threshold[:, None]
         # Running counts as a product too: it has its result where the distances are, other sums move it around.
         counts = tl.dot(tl.where(kept, 1.0, 0.0).to(tl.float16), up_to, out_dtype=tl.float32)
         # With 2^23 added a small integer is a float's last bits, which is faster than a conversion.
-        place = counts + (written + 8388607.0)[:, None]
-        kept = kept & (place < 8388608.0 + CAPACITY)
-        _store_pairs(start_of_list[:, None], place.to(tl.int32, bitcast=True), value, column[None, :], kept, PTX)
+        place = (counts + (written + 8388607.0)[:, None]).to(tl.int32, bitcast=True)
+        if PTX:
+            # A plain store would first move addresses, values and masks between threads, for neighbours' sake.
+            tl.inline_asm_elementwise(
+                """{
+                .reg .pred kept; .reg .b64 address;
+                setp.le.f32 kept, $2, $5;
+                setp.lt.and.s32 kept, $4, $6, kept;
+                mad.wide.s32 address, $4, 8, $1;
+                @kept st.global.v2.b32 [address], {$3, $2};
+                mov.b32 $0, 0;
+                }""",
+                "=r,l,f,r,r,f,r",
+                [start_of_list[:, None], value, column[None, :], place, threshold[:, None], 0x4B000000 + CAPACITY],
+                dtype=tl.int32,
+                is_pure=False,
+                pack=1,
+            )
+        else:
+            pair = (value.to(tl.int32, bitcast=True).to(tl.int64) << 32) | column[None, :]
+            address = start_of_list[:, None] + 8 * place.to(tl.int64)
+            kept = kept & (place < 0x4B000000 + CAPACITY)
+            tl.store(address.to(tl.pointer_type(tl.int64)), pair, mask=kept)
         written += tl.max(counts, 1)
     tl.store(found + block * count + row, written.to(tl.int32), mask=here)
-
-
-@triton.jit
-def _store_pairs(address, place, value, column, kept, PTX: tl.constexpr):
-    """Value and column, the upper and the lower half of 64 bits, to ``address`` + 8 ``place``, bytes, where kept."""
-    address = address + 8 * place.to(tl.int64)
-    bits = value.to(tl.int32, bitcast=True)
-    if PTX:
-        # A plain store would move addresses, values and masks between threads first, for neighbours' sake.
-        tl.inline_asm_elementwise(
-            "{ .reg .pred kept; setp.ne.b32 kept, $4, 0; @kept st.global.v2.b32 [$1], {$3, $2}; mov.b32 $0, 0; }",
-            "=r,l,r,r,r",
-            [address, bits, column, kept.to(tl.int32)],
-            dtype=tl.int32,
-            is_pure=False,
-            pack=1,
-        )
-    else:
-        pair = (bits.to(tl.int64) << 32) | column
-        tl.store(address.to(tl.pointer_type(tl.int64)), pair, mask=kept)
 
 
 @triton.jit
@@ -261,13 +262,15 @@ def _leave_out(lists, value, place, count, threshold, wanted, CAPACITY: tl.const
 
 @triton.jit
 def _order(
-    lists, found, thresholds, order, ranks, out, wanted, number,
+    lists, found, thresholds, order, missed, misses, ranks, out, first_point, first_row, rows, columns, wanted, number,
     CAPACITY: tl.constexpr, KEEP: tl.constexpr, BITS: tl.constexpr, CODED: tl.constexpr, RANKS: tl.constexpr,
 ):  # fmt: skip
-    """Columns of the candidates at the given ranks; one program a row. Rows without all candidates are left out."""
-    row = tl.program_id(0).to(tl.int64)
-    lists += row * CAPACITY
-    order += row * KEEP
+    """Columns of the candidates at the given ranks; one program a row. Rows without all candidates are noted."""
+    program = tl.program_id(0)
+    lists += program.to(tl.int64) * CAPACITY
+    order += program.to(tl.int64) * KEEP
+    # Points are counted through all blocks, rows of the lists through those searched at a time.
+    row = first_point + program // rows * columns + first_row + program % rows
     count = tl.load(found + row)
     threshold = tl.load(thresholds + row)
     listed = (count >= wanted) & (count <= CAPACITY)
@@ -276,10 +279,10 @@ def _order(
             place = tl.arange(0, CAPACITY)
             value = _distance_of(tl.load(lists + place, mask=place < count, other=0))
             count = _leave_out(lists, value, place, count, threshold, wanted, CAPACITY, KEEP)
+            # Not if too many are of the same distance.
             listed = count <= KEEP
-            if not listed:
-                # Too many of the same distance.
-                tl.store(found + row, CAPACITY + 1)
+    if not listed:
+        tl.store(missed + tl.atomic_add(misses, 1), row)
     if listed:
         place = tl.arange(0, KEEP)
         inside = place < count
@@ -310,7 +313,7 @@ def _order(
         rank = tl.load(ranks + which, mask=which < number, other=0)
         chosen = tl.load(order + rank, mask=which < number, other=0).to(tl.int32)
         pair = tl.load(lists + chosen, mask=which < number, other=0)
-        tl.store(out + row * number + which, pair & 0xFFFFFFFF, mask=which < number)
+        tl.store(out + row.to(tl.int64) * number + which, pair & 0xFFFFFFFF, mask=which < number)
 
 
 def search(points: Tensor, mask: Tensor | None, ranks: Tensor, loop: bool, out: Tensor) -> None:
@@ -343,49 +346,62 @@ def search(points: Tensor, mask: Tensor | None, ranks: Tensor, loop: bool, out: 
         num_warps=8,
         num_stages=1,
     )
-    together = min(max(LIST_BYTES // (10 * how.capacity * count), 1), batch)
-    lists = torch.empty(together * count * how.capacity, dtype=torch.int64, device=points.device)
-    order = torch.empty(together * count * how.keep, dtype=torch.int16, device=points.device)
+    # Some blocks at a time, or of large ones some rows.
+    most = LIST_BYTES // (10 * how.capacity)
+    together, chunk = min(max(most // count, 1), batch), min(count, max(most // ROWS, 1) * ROWS)
+    lists = torch.empty(together * chunk * how.capacity, dtype=torch.int64, device=points.device)
+    order = torch.empty(together * chunk * how.keep, dtype=torch.int16, device=points.device)
+    missed, misses = torch.empty_like(found), torch.zeros(1, dtype=torch.int32, device=points.device)
     for start in range(0, batch, together):
         part = slice(start, start + together)
-        blocks = len(high[part])
-        _candidates[(triton.cdiv(count, ROWS), blocks)](
-            high[part],
-            low[part],
-            norms[part],
-            thresholds[part],
-            lists,
-            found[part],
-            count,
-            width,
-            LOOP=loop,
-            CAPACITY=how.capacity,
-            WIDE=width > step,
-            ROWS=ROWS,
-            COLUMNS=COLUMNS,
-            CHANNELS=step,
-            PRECISION=precision,
-            PTX=nvidia and not triton_interpreted(),
-            num_warps=4,
-            num_stages=1 if width > step else 2,
-        )
-        _order[(blocks * count,)](
-            lists,
-            found[part],
-            thresholds[part],
-            order,
-            ranks,
-            out[part],
-            how.wanted,
-            len(ranks),
-            CAPACITY=how.capacity,
-            KEEP=how.keep,
-            BITS=how.keep.bit_length() - 1,
-            CODED=how.keep <= MOST_CODED,
-            RANKS=triton.next_power_of_2(len(ranks)),
-            num_warps=min(max(how.capacity // 256, 1), 16),
-        )
-    search_missed(high, low, norms, found, how.capacity, how.wanted, ranks, loop, out)
+        blocks = min(together, batch - start)
+        for first in range(0, count, chunk):
+            rows = min(chunk, count - first)
+            _candidates[(triton.cdiv(rows, ROWS), blocks)](
+                high[part],
+                low[part],
+                norms[part],
+                thresholds[part],
+                lists,
+                found[part],
+                first,
+                rows,
+                count,
+                width,
+                LOOP=loop,
+                CAPACITY=how.capacity,
+                WIDE=width > step,
+                ROWS=ROWS,
+                COLUMNS=COLUMNS,
+                CHANNELS=step,
+                PRECISION=precision,
+                PTX=nvidia and not triton_interpreted(),
+                num_warps=4,
+                num_stages=1 if width > step else 2,
+            )
+            _order[(blocks * rows,)](
+                lists,
+                found,
+                thresholds,
+                order,
+                missed,
+                misses,
+                ranks,
+                out,
+                start * count,
+                first,
+                rows,
+                count,
+                how.wanted,
+                len(ranks),
+                CAPACITY=how.capacity,
+                KEEP=how.keep,
+                BITS=how.keep.bit_length() - 1,
+                CODED=how.keep <= MOST_CODED,
+                RANKS=triton.next_power_of_2(len(ranks)),
+                num_warps=min(max(how.capacity // 256, 1), 16),
+            )
+    search_missed(high, low, norms, missed, misses, how.wanted, ranks, loop, out)
 
 
 def _split_points(points: Tensor, mask: Tensor | None, width: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,12 +4,14 @@ Bisection finds a threshold that lets through all wanted candidates and few more
 is room for; these are written down and sorted. Exact after at most 44 passes over the row.
 """
 
+import math
+
 import triton
 import triton.language as tl
 from torch import Tensor
 
-# Rows looked through by a program at a time, and programs.
-GROUP, PROGRAMS = 16, 1056
+# Programs that share the rows.
+PROGRAMS = 528
 # Distances a program holds in registers; of a longer row the rest is read in every pass.
 BLOCK = 4096
 # Columns at a time while candidates are written down, which takes more registers for each.
@@ -136,80 +138,73 @@ def _select_ranks(
 
 @triton.jit
 def _search_missed(
-    high, low, norms, found, ranks, out, rows, values, places, order, points, columns, width, capacity, wanted, number,
-    LOOP: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr, PIECE: tl.constexpr,
-    KEEP: tl.constexpr, RANKS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
+    high, low, norms, missed, misses, ranks, out, rows, values, places, order, columns, width, wanted, number,
+    LOOP: tl.constexpr, BLOCK: tl.constexpr, PIECE: tl.constexpr, KEEP: tl.constexpr, RANKS: tl.constexpr,
+    COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0).to(tl.int64)
     rows += program * columns
     values += program * KEEP
     places += program * KEEP
     order += program * KEEP
-    for group in range(tl.program_id(0), tl.cdiv(points, GROUP), tl.num_programs(0)):
-        point = group * GROUP + tl.arange(0, GROUP)
-        candidates = tl.load(found + point, mask=point < points, other=0)
-        missed = ((candidates < wanted) | (candidates > capacity)) & (point < points)
-        while tl.max(missed.to(tl.int32), 0) > 0:
-            next_point = tl.min(tl.where(missed, point, 0x7FFFFFFF), 0)
-            missed = missed & (point != next_point)
-            block = (next_point // columns).to(tl.int64) * columns
-            own = next_point % columns
-            high_here, low_here = high + block * width, low + block * width
-            _make_row(rows, high_here, low_here, norms + block, own, columns, width, LOOP, COLUMNS, CHANNELS)
-            tl.debug_barrier()
-            to = out + next_point.to(tl.int64) * number
-            _select_ranks(rows, ranks, to, values, places, order, columns, wanted, number, BLOCK, PIECE, KEEP, RANKS)
-            tl.debug_barrier()
+    for miss in range(tl.program_id(0), tl.load(misses), tl.num_programs(0)):
+        point = tl.load(missed + miss)
+        block = (point // columns).to(tl.int64) * columns
+        own = point % columns
+        high_here, low_here = high + block * width, low + block * width
+        _make_row(rows, high_here, low_here, norms + block, own, columns, width, LOOP, COLUMNS, CHANNELS)
+        tl.debug_barrier()
+        to = out + point.to(tl.int64) * number
+        _select_ranks(rows, ranks, to, values, places, order, columns, wanted, number, BLOCK, PIECE, KEEP, RANKS)
+        tl.debug_barrier()
 
 
 def search_missed(
     high: Tensor,
     low: Tensor,
     norms: Tensor,
-    found: Tensor,
-    capacity: int,
+    missed: Tensor,
+    misses: Tensor,
     wanted: int,
     ranks: Tensor,
     loop: bool,
     out: Tensor,
 ) -> None:
-    """Search the rows for which fewer candidates were found than wanted, or more than there was room for.
+    """Search some rows.
 
     Args:
         high, low: (B, N, C), whose sums are the points. norms: (B, N), infinite where a point may not be chosen.
-        found: candidates of each of the B N points.
+        missed: which of the B N rows, int32, in its first ``misses`` (1,) places.
         ranks: (m,) ascending, the last ``wanted`` - 1. out: (B, N, m) int64, written.
     """
     blocks, count, width = high.shape
-    programs = min(triton.cdiv(blocks * count, GROUP), PROGRAMS)
+    programs = min(blocks * count, PROGRAMS)
     keep = triton.next_power_of_2(wanted)
     rows, values = high.new_empty(programs, count), high.new_empty(programs, keep)
-    places, order = found.new_empty(2, programs, keep)
+    places, order = missed.new_empty(2, programs, keep)
     block = min(triton.next_power_of_2(count), BLOCK)
     _search_missed[(programs,)](
         high,
         low,
         norms,
-        found,
+        missed,
+        misses,
         ranks,
         out,
         rows,
         values,
         places,
         order,
-        blocks * count,
         count,
         width,
-        capacity,
         wanted,
         len(ranks),
         LOOP=loop,
-        GROUP=GROUP,
         BLOCK=block,
         PIECE=min(block, PIECE),
         KEEP=keep,
         RANKS=triton.next_power_of_2(len(ranks)),
-        COLUMNS=min(block, 64),
-        CHANNELS=16,
-        num_warps=min(max(block // 1024, keep // 128, 1), 16),
+        COLUMNS=min(block, 128),
+        CHANNELS=math.gcd(width, 64),
+        num_warps=min(max(block // 512, keep // 128, 1), 16),
     )
