@@ -93,7 +93,7 @@ PATHS = {
     "pairs": {"MOST_CODED": 0},
     "in parts": {"LIST_BYTES": 1},
     "too few": {"rank": 1},
-    "too many": {"capacity": 16, "keep": 16},
+    "too many": {"capacity": 1, "keep": 16},
 }
 
 
@@ -159,7 +159,7 @@ def test_rows_without_order_still_name_points():
 def test_neighbors(masked, loop, monkeypatch):
     from deepgcn_seg.ops import neighbor_triton
 
-    monkeypatch.setattr(neighbor_triton, "LIST_BYTES", 10 * 32 * 50)
+    monkeypatch.setattr(neighbor_triton, "LIST_BYTES", 5000)
     points = torch.rand(3, 20, 5, device=DEVICE)
     mask = (torch.arange(20, device=DEVICE) < 17).expand(3, -1) if masked else None
     ranks = torch.randperm(12)[:5]

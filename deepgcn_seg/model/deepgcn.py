@@ -16,7 +16,7 @@ from .head import PredictionHead
 from .layers import LayerSpec, initialise
 
 # Points that go through the layers at a time in inference: enough to keep the processor busy.
-POINTS, POINTS_GPU = 4096, 16384
+POINTS, POINTS_GPU = 4096, 32768
 
 
 class DeepGCN(nn.Module):

@@ -11,6 +11,7 @@ of float32.
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import triton
@@ -21,7 +22,7 @@ from .backend import triton_interpreted
 from .rows_triton import key_of, search_missed, value_of
 
 # Bytes of candidates at a time.
-LIST_BYTES = 160 << 20
+LIST_BYTES = 80 << 20
 # A sampled point for so many points, within bounds.
 SHARE, LEAST_SAMPLE, MOST_SAMPLE = 8, 512, 1024
 # Standard deviations: of a threshold above what the sample says, and of the room for candidates above their number.
@@ -45,7 +46,7 @@ class Plan:
     Attributes:
         wanted: candidates needed. sample: points sampled, every ``stride``-th.
         rank: which of the sampled distances is the threshold, from 1.
-        capacity: room for candidates. keep: how many of them are sorted at most. Both are powers of two.
+        capacity: room for candidates. keep: how many of them are sorted at most, a power of two.
     """
 
     wanted: int
@@ -56,19 +57,21 @@ class Plan:
     keep: int
 
 
+@lru_cache(maxsize=256)
 def plan(wanted: int, count: int) -> Plan:
     """So that few rows have fewer candidates than wanted, or more than there is room for."""
     sample = min(max(triton.next_power_of_2(count) // SHARE, LEAST_SAMPLE), MOST_SAMPLE)
     expected, spread = wanted * sample / count, math.sqrt(max(1 - sample / count, 0))
     if count <= sample:
         # The sample is everything.
-        sample, rank, most = max(triton.next_power_of_2(count), 16), wanted, float(wanted)
+        sample, rank, found, most = max(triton.next_power_of_2(count), 16), wanted, wanted, float(wanted)
     else:
         # Without replacement, which makes less of a spread.
         rank = min(math.ceil(expected + MARGIN * spread * math.sqrt(expected)) + 1, sample)
-        most = rank * count / sample * (1 + ROOM * spread / math.sqrt(rank))
-    capacity = max(triton.next_power_of_2(math.ceil(most)), 16)
-    keep = min(capacity, max(triton.next_power_of_2(wanted), MOST_SORTED))
+        found = rank * count // sample
+        most = found * (1 + ROOM * spread / math.sqrt(rank))
+    capacity = triton.cdiv(math.ceil(most), 16) * 16
+    keep = max(min(triton.next_power_of_2(found), MOST_SORTED), triton.next_power_of_2(wanted), 16)
     return Plan(wanted, sample, max(count // sample, 1), rank, capacity, keep)
 
 
@@ -131,7 +134,7 @@ def _products(
     return sums
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["stride", "rank"])
 def _thresholds(
     high, norms, thresholds, count, width, stride, rank,
     LOOP: tl.constexpr, SAMPLE: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr, PRECISION: tl.constexpr,
@@ -156,10 +159,10 @@ def _thresholds(
     tl.store(thresholds + block * count + row, above, mask=row < count)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_row", "rows"])
 def _candidates(
-    high, low, norms, thresholds, lists, found, first_row, rows, count, width,
-    LOOP: tl.constexpr, CAPACITY: tl.constexpr, WIDE: tl.constexpr,
+    high, low, norms, thresholds, lists, found, first_row, rows, count, width, capacity,
+    LOOP: tl.constexpr, WIDE: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, PRECISION: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
     """Distances up to each row's threshold, and their columns, in the order of the columns; and how many there are.
@@ -171,7 +174,7 @@ def _candidates(
     high += block * count * width
     low += block * count * width
     norms += block * count
-    lists += (block * rows + tile) * CAPACITY
+    lists += (block * rows + tile) * capacity
     row = first_row + tile + tl.arange(0, ROWS)
     # A chunk's last tile may reach into the next chunk.
     here = row < first_row + rows
@@ -182,7 +185,7 @@ def _candidates(
         left_high = _operand(high, row, here, channel, width)
         left_low = _operand(low, row, here, channel, width)
     written = tl.zeros((ROWS,), tl.float32)
-    start_of_list = lists.to(tl.int64) + 8 * (tl.arange(0, ROWS) * CAPACITY - 0x4B000000).to(tl.int64)
+    start_of_list = lists.to(tl.int64) + 8 * (tl.arange(0, ROWS) * capacity - 0x4B000000).to(tl.int64)
     number = tl.arange(0, COLUMNS)
     up_to = tl.where(number[:, None] <= number[None, :], 1.0, 0.0).to(tl.float16)
     for start in range(0, count, COLUMNS):
@@ -215,7 +218,7 @@ def _candidates(
                 mov.b32 $0, 0;
                 }""",
                 "=r,l,f,r,r,f,r",
-                [start_of_list[:, None], value, column[None, :], place, threshold[:, None], 0x4B000000 + CAPACITY],
+                [start_of_list[:, None], value, column[None, :], place, threshold[:, None], 0x4B000000 + capacity],
                 dtype=tl.int32,
                 is_pure=False,
                 pack=1,
@@ -223,7 +226,7 @@ def _candidates(
         else:
             pair = (value.to(tl.int32, bitcast=True).to(tl.int64) << 32) | column[None, :]
             address = start_of_list[:, None] + 8 * place.to(tl.int64)
-            kept = kept & (place < 0x4B000000 + CAPACITY)
+            kept = kept & (place < 0x4B000000 + capacity)
             tl.store(address.to(tl.pointer_type(tl.int64)), pair, mask=kept)
         written += tl.max(counts, 1)
     tl.store(found + block * count + row, written.to(tl.int32), mask=here)
@@ -235,7 +238,7 @@ def _distance_of(pair):
 
 
 @triton.jit
-def _leave_out(lists, value, place, count, threshold, wanted, CAPACITY: tl.constexpr, KEEP: tl.constexpr):
+def _leave_out(lists, value, place, count, threshold, wanted, KEEP: tl.constexpr):
     """Move the nearest candidates, at least as many as wanted, to the front of their list; how many they are."""
     low = key_of(tl.min(tl.where(place < count, value, float("inf")), 0))
     high = key_of(threshold)
@@ -260,25 +263,25 @@ def _leave_out(lists, value, place, count, threshold, wanted, CAPACITY: tl.const
     return within
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_point", "first_row", "rows", "wanted", "number"])
 def _order(
-    lists, found, thresholds, order, missed, misses, ranks, out, first_point, first_row, rows, columns, wanted, number,
-    CAPACITY: tl.constexpr, KEEP: tl.constexpr, BITS: tl.constexpr, CODED: tl.constexpr, RANKS: tl.constexpr,
+    lists, found, thresholds, order, missed, misses, ranks, out, first_point, first_row, rows, columns, capacity,
+    wanted, number, WIDTH: tl.constexpr, KEEP: tl.constexpr, BITS: tl.constexpr, CODED: tl.constexpr, RANKS: tl.constexpr,
 ):  # fmt: skip
     """Columns of the candidates at the given ranks; one program a row. Rows without all candidates are noted."""
     program = tl.program_id(0)
-    lists += program.to(tl.int64) * CAPACITY
+    lists += program.to(tl.int64) * capacity
     order += program.to(tl.int64) * KEEP
     # Points are counted through all blocks, rows of the lists through those searched at a time.
     row = first_point + program // rows * columns + first_row + program % rows
     count = tl.load(found + row)
     threshold = tl.load(thresholds + row)
-    listed = (count >= wanted) & (count <= CAPACITY)
-    if KEEP < CAPACITY:  # noqa: SIM102 - the outer one is the compiler's
+    listed = (count >= wanted) & (count <= capacity)
+    if KEEP < WIDTH:  # noqa: SIM102 - the outer one is the compiler's
         if listed & (count > KEEP):
-            place = tl.arange(0, CAPACITY)
+            place = tl.arange(0, WIDTH)
             value = _distance_of(tl.load(lists + place, mask=place < count, other=0))
-            count = _leave_out(lists, value, place, count, threshold, wanted, CAPACITY, KEEP)
+            count = _leave_out(lists, value, place, count, threshold, wanted, KEEP)
             # Not if too many are of the same distance.
             listed = count <= KEEP
     if not listed:
@@ -347,7 +350,7 @@ def search(points: Tensor, mask: Tensor | None, ranks: Tensor, loop: bool, out: 
         num_stages=1,
     )
     # Some blocks at a time, or of large ones some rows.
-    most = LIST_BYTES // (10 * how.capacity)
+    most = LIST_BYTES // (8 * how.capacity + 2 * how.keep)
     together, chunk = min(max(most // count, 1), batch), min(count, max(most // ROWS, 1) * ROWS)
     lists = torch.empty(together * chunk * how.capacity, dtype=torch.int64, device=points.device)
     order = torch.empty(together * chunk * how.keep, dtype=torch.int16, device=points.device)
@@ -368,8 +371,8 @@ def search(points: Tensor, mask: Tensor | None, ranks: Tensor, loop: bool, out: 
                 rows,
                 count,
                 width,
+                how.capacity,
                 LOOP=loop,
-                CAPACITY=how.capacity,
                 WIDE=width > step,
                 ROWS=ROWS,
                 COLUMNS=COLUMNS,
@@ -392,14 +395,15 @@ def search(points: Tensor, mask: Tensor | None, ranks: Tensor, loop: bool, out: 
                 first,
                 rows,
                 count,
+                how.capacity,
                 how.wanted,
                 len(ranks),
-                CAPACITY=how.capacity,
+                WIDTH=max(triton.next_power_of_2(how.capacity), how.keep),
                 KEEP=how.keep,
                 BITS=how.keep.bit_length() - 1,
                 CODED=how.keep <= MOST_CODED,
                 RANKS=triton.next_power_of_2(len(ranks)),
-                num_warps=min(max(how.capacity // 256, 1), 16),
+                num_warps=min(max(triton.next_power_of_2(how.capacity) // 256, 1), 16),
             )
     search_missed(high, low, norms, missed, misses, how.wanted, ranks, loop, out)
 

@@ -136,7 +136,7 @@ def _select_ranks(
     tl.store(out + which, chosen, mask=which < number)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["wanted", "number"])
 def _search_missed(
     high, low, norms, missed, misses, ranks, out, rows, values, places, order, columns, width, wanted, number,
     LOOP: tl.constexpr, BLOCK: tl.constexpr, PIECE: tl.constexpr, KEEP: tl.constexpr, RANKS: tl.constexpr,
@@ -204,7 +204,7 @@ def search_missed(
         PIECE=min(block, PIECE),
         KEEP=keep,
         RANKS=triton.next_power_of_2(len(ranks)),
-        COLUMNS=min(block, 128),
+        COLUMNS=min(block, 64),
         CHANNELS=math.gcd(width, 64),
         num_warps=min(max(block // 512, keep // 128, 1), 16),
     )
