@@ -206,5 +206,5 @@ def search_missed(
         RANKS=triton.next_power_of_2(len(ranks)),
         COLUMNS=min(block, 64),
         CHANNELS=math.gcd(width, 64),
-        num_warps=min(max(block // 512, keep // 128, 1), 16),
+        num_warps=min(max(block // 1024, keep // 128, 1), 16),
     )
