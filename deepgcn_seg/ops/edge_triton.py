@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-POINTS = 32
+POINTS = 16
 CHANNELS = 64
 
 

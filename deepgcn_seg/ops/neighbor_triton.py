@@ -336,7 +336,7 @@ def search(points: Tensor, mask: Tensor | None, ranks: Tensor, loop: bool, out: 
     precision = "tf32" if nvidia else "ieee"
     thresholds = torch.empty(batch, count, device=points.device)
     found = torch.empty(batch, count, dtype=torch.int32, device=points.device)
-    sampled_rows = max((1 << 15) // how.sample, 16)
+    sampled_rows = min((1 << 15) // how.sample, 64)
     _thresholds[(triton.cdiv(count, sampled_rows), batch)](
         high,
         norms,
