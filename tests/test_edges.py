@@ -66,6 +66,57 @@ def test_variance_far_from_zero_keeps_its_digits(backend):
     assert torch.allclose(var.double(), edges.var((1, 2), correction=0), rtol=1e-3)
 
 
+def edge_case(count=9, channels=3, out=4, k=3):
+    x = torch.randn(2, count, channels, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(out, 2 * channels, dtype=torch.float64, requires_grad=True)
+    bias, slope = (torch.rand(out, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    sign = torch.where(torch.arange(out) % 3 == 0, -1.0, 1.0).double()
+    mask = torch.arange(count).expand(2, -1) < torch.tensor([[count], [count - 3]])
+    return x, weight, bias, torch.randint(0, count, (2, count, k)), mask, sign, slope
+
+
+@pytest.mark.parametrize("moments", [True, False])
+def test_extremum_by_the_edges(backend, moments):
+    x, weight, bias, index, mask, sign, slope = edge_case()
+    neighbors = ops.gather_neighbors(x, index)
+    own = x[:, :, None].expand_as(neighbors)
+    edges = torch.cat([own, neighbors - own], -1) @ weight.t() + bias
+    found = ops.edge_extremum(x, weight, bias, index, mask, sign, slope if moments else None)
+    expected = torch.where(sign > 0, edges.amax(2), edges.amin(2))
+    assert torch.allclose(found[0][mask], expected[mask])
+    if not moments:
+        assert found[1:] == (None, None)
+        return
+    phi = torch.where(edges > 0, edges, slope * edges)
+    for block in range(2):
+        kept = phi[block, mask[block]].flatten(0, 1)
+        assert torch.allclose(found[1][block], kept.mean(0))
+        assert torch.allclose(found[2][block], kept.var(0, correction=0))
+
+
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("masked", [True, False])
+def test_extremum_gradient(backend, masked, biased):
+    x, weight, bias, index, mask, sign, slope = edge_case()
+    mask = mask if masked else None
+    given = (x, weight, bias, slope) if biased else (x, weight, slope)
+
+    def operation(x, weight, *rest):
+        return ops.edge_extremum(x, weight, rest[0] if biased else None, index, mask, sign, rest[-1])
+
+    assert gradcheck(operation, given)
+    assert gradcheck(lambda x, weight: ops.edge_extremum(x, weight, None, index, mask, sign)[0], (x, weight))
+
+
+def test_products_are_not_kept_for_backward():
+    x, index = torch.randn(1, 300, 64, requires_grad=True), torch.randint(0, 300, (1, 300, 16))
+    weight = torch.randn(64, 128, requires_grad=True)
+    kept = {}
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.update({t.data_ptr(): t.nbytes}) or t, lambda t: t):
+        ops.edge_extremum(x, weight, None, index, slope=torch.ones(64))
+    assert sum(kept.values()) < x.nbytes + index.nbytes + x.nbytes / 2 + weight.nbytes + 4 * 64 * 8
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_summed_up_in_float32(dtype):
     halves = [t.detach().to(dtype).requires_grad_() for t in case()[:2]]

@@ -88,9 +88,11 @@ class _JointLinear(Differentiable):
         if ctx.needs_input_grad[2]:
             width = shared.shape[-1]
             grad_weight = grad.new_empty(grad.shape[-1], width + sum(ctx.parts))
-            grad_weight[:, :width] = per_block.t() @ shared
-            once = grad.flatten(0, 1).t() @ x.flatten(0, 1)
-            for part, columns in zip(grad_weight[:, width:].split(ctx.parts, 1), ctx.parts):
+            torch.mm(per_block.t(), shared, out=grad_weight[:, :width])
+            # The last part is all features, whose front the others are.
+            *others, once = grad_weight[:, width:].split(ctx.parts, 1)
+            torch.mm(grad.flatten(0, 1).t(), x.flatten(0, 1), out=once)
+            for part, columns in zip(others, ctx.parts):
                 part.copy_(once[:, :columns])
         grad_bias = per_block.sum(0) if ctx.needs_input_grad[3] else None
         return grad_x, per_block @ front, grad_weight, grad_bias, None

@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import neighbor_torch
 from .backend import triton_interpreted
 from .rows_triton import key_of, search_missed, value_of
 
@@ -38,6 +39,11 @@ MOST_CODED = 1024
 ROWS, COLUMNS, CHANNELS = 64, 64, 64
 # Points of a program that splits them.
 SPLIT_ROWS = 32
+# More candidates than these are left to PyTorch's topk.
+MOST_KEPT = 4096
+# Not all GPUs that Triton is for have PTX, or TF32.
+NVIDIA = torch.version.hip is None
+PRECISION = "tf32" if NVIDIA else "ieee"
 
 
 @dataclass(frozen=True)
@@ -326,39 +332,23 @@ def _order(
 def search(points: Tensor, mask: Tensor | None, ranks: Tensor, loop: bool, out: Tensor) -> None:
     """See :func:`.distance_rows.search_rows`."""
     batch, count, channels = points.shape
+    how = plan(int(ranks[-1]) + 1, count)
+    if how.keep > MOST_KEPT:
+        neighbor_torch.search(points, mask, ranks, loop, out)
+        return
     step = min(CHANNELS, max(triton.next_power_of_2(channels), 16))
-    high, low, norms = _split_points(points.contiguous(), mask, triton.cdiv(channels, step) * step)
-    width, how = high.shape[2], plan(int(ranks[-1]) + 1, count)
+    width = triton.cdiv(channels, step) * step
+    high, low, norms = _split_points(points.contiguous(), mask, width)
+    thresholds = _sampled_thresholds(high, norms, how, loop, step)
+    found = torch.empty(batch, count, dtype=torch.int32, device=points.device)
+    missed, misses = torch.empty_like(found), torch.zeros(1, dtype=torch.int32, device=points.device)
     # Read by kernels alone: nobody need wait for the copy.
     ranks = ranks.to(points.device, non_blocking=True)
-    # Not all GPUs that Triton is for have TF32, or PTX.
-    nvidia = torch.version.hip is None
-    precision = "tf32" if nvidia else "ieee"
-    thresholds = torch.empty(batch, count, device=points.device)
-    found = torch.empty(batch, count, dtype=torch.int32, device=points.device)
-    sampled_rows = min((1 << 15) // how.sample, 64)
-    _thresholds[(triton.cdiv(count, sampled_rows), batch)](
-        high,
-        norms,
-        thresholds,
-        count,
-        width,
-        how.stride,
-        how.rank,
-        LOOP=loop,
-        SAMPLE=how.sample,
-        ROWS=sampled_rows,
-        CHANNELS=min(step, 32),
-        PRECISION=precision,
-        num_warps=8,
-        num_stages=1,
-    )
     # Some blocks at a time, or of large ones some rows.
     most = LIST_BYTES // (8 * how.capacity + 2 * how.keep)
     together, chunk = min(max(most // count, 1), batch), min(count, max(most // ROWS, 1) * ROWS)
     lists = torch.empty(together * chunk * how.capacity, dtype=torch.int64, device=points.device)
     order = torch.empty(together * chunk * how.keep, dtype=torch.int16, device=points.device)
-    missed, misses = torch.empty_like(found), torch.zeros(1, dtype=torch.int32, device=points.device)
     for start in range(0, batch, together):
         part = slice(start, start + together)
         blocks = min(together, batch - start)
@@ -381,8 +371,8 @@ def search(points: Tensor, mask: Tensor | None, ranks: Tensor, loop: bool, out: 
                 ROWS=ROWS,
                 COLUMNS=COLUMNS,
                 CHANNELS=step,
-                PRECISION=precision,
-                PTX=nvidia and not triton_interpreted(),
+                PRECISION=PRECISION,
+                PTX=NVIDIA and not triton_interpreted(),
                 num_warps=4,
                 num_stages=1 if width > step else 2,
             )
@@ -410,6 +400,30 @@ def search(points: Tensor, mask: Tensor | None, ranks: Tensor, loop: bool, out: 
                 num_warps=min(max(how.keep // 256, 1), 16),
             )
     search_missed(high, low, norms, missed, misses, how.wanted, ranks, loop, out)
+
+
+def _sampled_thresholds(high: Tensor, norms: Tensor, how: Plan, loop: bool, step: int) -> Tensor:
+    """Of the distances of each row, (B, N); see :class:`Plan`."""
+    batch, count, width = high.shape
+    thresholds = torch.empty_like(norms)
+    rows = min((1 << 15) // how.sample, 64)
+    _thresholds[(triton.cdiv(count, rows), batch)](
+        high,
+        norms,
+        thresholds,
+        count,
+        width,
+        how.stride,
+        how.rank,
+        LOOP=loop,
+        SAMPLE=how.sample,
+        ROWS=rows,
+        CHANNELS=min(step, 32),
+        PRECISION=PRECISION,
+        num_warps=8,
+        num_stages=1,
+    )
+    return thresholds
 
 
 def _split_points(points: Tensor, mask: Tensor | None, width: int) -> tuple[Tensor, Tensor, Tensor]:
