@@ -20,7 +20,7 @@ from torch import Tensor
 
 from . import neighbor_torch
 from .backend import triton_interpreted
-from .rows_triton import key_of, search_missed, value_of
+from .rows_triton import key_of, middle_key, search_missed, value_of
 
 # Bytes of candidates at a time.
 LIST_BYTES = 96 << 20
@@ -254,10 +254,7 @@ def _leave_out(lists, value, place, count, threshold, wanted, KEEP: tl.constexpr
     within = count
     step = 0
     while (low < high) & (within > KEEP):
-        middle = (low >> 1) + (high >> 1) + (low & high & 1)
-        if step < STEPS:
-            middle = key_of(0.5 * value_of(low) + 0.5 * value_of(high))
-        middle = tl.minimum(tl.maximum(middle, low), high - 1)
+        middle = middle_key(low, high, step)
         found = tl.sum(((value <= value_of(middle)) & (place < count)).to(tl.int32), 0)
         high = tl.where(found >= wanted, middle, high)
         low = tl.where(found >= wanted, low, middle + 1)

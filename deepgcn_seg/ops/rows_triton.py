@@ -34,6 +34,15 @@ def value_of(key):
 
 
 @triton.jit
+def middle_key(low, high, step):
+    """A key from ``low`` to below ``high``, halfway between their values in the first steps, then between the keys."""
+    middle = (low >> 1) + (high >> 1) + (low & high & 1)
+    if step < STEPS_BY_VALUE:
+        middle = key_of(0.5 * value_of(low) + 0.5 * value_of(high))
+    return tl.minimum(tl.maximum(middle, low), high - 1)
+
+
+@triton.jit
 def _count(first, limit, row, columns, BELOW: tl.constexpr, BLOCK: tl.constexpr):
     """How many distances are at most ``limit``, or below it; ``first`` are those held."""
     counted = first < limit if BELOW else first <= limit
@@ -58,12 +67,11 @@ def _make_row(
         product = tl.zeros((PIECE,), tl.float32)
         for first in range(0, width, CHANNELS):
             channel = first + tl.arange(0, CHANNELS)
-            other = column[:, None] * width + channel[None, :]
-            other = tl.load(high + other, mask=inside[:, None], other=0.0) + tl.load(
-                low + other, mask=inside[:, None], other=0.0
-            )
-            mine = tl.load(high + own + channel) + tl.load(low + own + channel)
-            product += tl.sum(mine[None, :] * other, 1)
+            place = column[:, None] * width + channel[None, :]
+            x = tl.load(high + own + channel) + tl.load(low + own + channel)
+            y = tl.load(high + place, mask=inside[:, None], other=0.0)
+            y += tl.load(low + place, mask=inside[:, None], other=0.0)
+            product += tl.sum(x[None, :] * y, 1)
         value = tl.load(norms + column, mask=inside, other=float("inf")) - 2 * product
         if not LOOP:
             value = tl.where(column == point, float("inf"), value)
@@ -91,10 +99,7 @@ def _select_ranks(
     within = columns
     step = 0
     while (low < high) & (within > KEEP):
-        middle = (low >> 1) + (high >> 1) + (low & high & 1)
-        if step < STEPS_BY_VALUE:
-            middle = key_of(0.5 * value_of(low) + 0.5 * value_of(high))
-        middle = tl.minimum(tl.maximum(middle, low), high - 1)
+        middle = middle_key(low, high, step)
         found = _count(first, value_of(middle), row, columns, False, BLOCK)
         high = tl.where(found >= wanted, middle, high)
         low = tl.where(found >= wanted, low, middle + 1)
