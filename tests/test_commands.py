@@ -182,6 +182,16 @@ def test_benchmark(network, tmp_path):
     assert all(row["seconds"][name][0] > 0 for row in rows for name in ("reference", "ours"))
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["reference", "ours"])
+def test_precision_of_what_is_measured(name, precision):
+    from deepgcn_seg.benchmark.networks import build
+
+    settings = {"conv": "edge", "connection": "res", "depth": 2, "channels": 8, "k": 4, "precision": precision}
+    logits = build(name, settings, torch.device("cpu"))(torch.rand(1, 32, 9))
+    assert logits.dtype == {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+
+
 SMALL_BENCHMARK = ["channels=8", "k=4", "batch_sizes=[1]", "repeats=1", "device=cpu"]
 
 
