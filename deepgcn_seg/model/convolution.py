@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..ops import edge_extremum, gather_neighbors, neighbor_max
+from ..ops.edges import center_and_neighbor
 from .layers import BatchNorm, LayerSpec, Pointwise, make_norm, negative_slope
 
 
@@ -59,9 +60,8 @@ class EdgeConv(nn.Module):
     def _edges(self, x: Tensor, index: Tensor) -> Tensor:
         """W [x_i ; x_j - x_i] + b, (B, N, k, C)."""
         linear = self.layer.linear
-        own, relative = linear.weight.chunk(2, 1)
-        center = F.linear(x, own - relative, linear.bias)
-        return center[:, :, None] + gather_neighbors(F.linear(x, relative), index)
+        center, neighbor = center_and_neighbor(x, linear.weight, linear.bias)
+        return center[:, :, None] + gather_neighbors(neighbor, index)
 
     def _over_edges(self, edges: Tensor, mask: Tensor | None) -> Tensor:
         """The layer applied to (B, N, k, C) edges, one by one."""

@@ -31,7 +31,7 @@ def search_rows(
         entries: distances of a tile. run: ``run(work, tiles)`` does the work of every tile.
     """
     batch, count, _ = points.shape
-    points = centred(points, mask)
+    points = _centred(points, mask)
     # |x|^2 is the same for a whole row, so its ranks need only |y|^2 - 2 x.y: one product.
     norms = points.square().sum(-1, keepdim=True)
     if mask is not None:
@@ -52,7 +52,7 @@ def search_rows(
     run(work, [(block, start) for block in range(batch) for start in range(0, count, rows)])
 
 
-def centred(points: Tensor, mask: Tensor | None) -> Tensor:
+def _centred(points: Tensor, mask: Tensor | None) -> Tensor:
     """Move the mean to the origin: the expansion |y|^2 - 2xy cancels badly far from it."""
     if mask is None:
         return points - points.mean(1, keepdim=True)

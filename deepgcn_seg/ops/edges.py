@@ -80,7 +80,7 @@ def edge_extremum(
     Returns:
         (B, N, C'), and mean and variance as of :func:`edge_moments`, or None and None.
     """
-    x, weight, bias, slope = as_autocast(x, weight, bias, slope)
+    x, weight, bias = as_autocast(x, weight, bias)
     if sign is None:
         sign = weight.new_ones(len(weight))
     slope = None if slope is None else slope.to(x.dtype)
@@ -233,7 +233,7 @@ def _moments_gradients(
 class _EdgeExtremum(Differentiable):
     @staticmethod
     def forward(ctx, x, weight, bias, index, mask, sign, slope):
-        center, neighbor = _center_and_neighbor(x, weight, bias)
+        center, neighbor = center_and_neighbor(x, weight, bias)
         extreme, chosen = _neighbor_extremum(neighbor, index, mask, sign)
         mean = var = None
         if slope is not None:
@@ -247,7 +247,7 @@ class _EdgeExtremum(Differentiable):
         grad_center, grad_slope = grad, None
         grad_neighbor = _neighbor_extremum_backward(grad, index, mask, chosen)
         if slope is not None:
-            center, neighbor = _center_and_neighbor(x, weight, bias)
+            center, neighbor = center_and_neighbor(x, weight, bias)
             of_center, of_neighbor, grad_slope = _moments_gradients(
                 center, neighbor, index, slope, mask, mean, grad_mean, grad_var
             )
@@ -265,8 +265,8 @@ class _EdgeExtremum(Differentiable):
         return grad_x, grad_weight, grad_bias, None, None, None, grad_slope
 
 
-def _center_and_neighbor(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """(W1 - W2) x + b and W2 x."""
+def center_and_neighbor(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(W1 - W2) x + b and W2 x, whose sums center_i + neighbor_j are the edges W [x_i ; x_j - x_i] + b."""
     own, relative = weight.chunk(2, 1)
     return F.linear(x, own - relative, bias), F.linear(x, relative)
 
