@@ -19,6 +19,13 @@ def case(count=23, channels=37, k=5, batch=2, dtype=torch.float64):
     return a.requires_grad_(), b.requires_grad_(), index
 
 
+def moments(a, b, index, slope, mask=None):
+    """Those of phi(a_i + b_j): with weights that pass both on as they are, exactly."""
+    one = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+    weight = torch.cat([one, one, torch.zeros_like(one), one], 1)
+    return ops.edge_extremum(torch.cat([a, b], -1), weight, None, index, mask, slope=slope)[1:]
+
+
 @pytest.fixture(params=[False, True], ids=["whole", "masked"])
 def mask(request):
     return torch.rand(2, 23) < 0.6 if request.param else None
@@ -42,7 +49,7 @@ def test_neighbor_max_gradient(backend, mask):
 @pytest.mark.parametrize("slope", [0.0, 0.2, 1.0, -0.3])
 def test_moments_by_the_edges(backend, mask, slope):
     a, b, index = case()
-    mean, var = ops.edge_moments(a, b, index, torch.full((37,), slope), mask)
+    mean, var = moments(a, b, index, torch.full((37,), slope), mask)
     edges = a[:, :, None] + ops.gather_neighbors(b, index)
     edges = torch.where(edges > 0, edges, slope * edges)
     for i in range(2):
@@ -55,13 +62,13 @@ def test_moments_by_the_edges(backend, mask, slope):
 def test_moments_gradient(backend, mask):
     a, b, index = case()
     slope = torch.rand(37, dtype=torch.float64, requires_grad=True)
-    assert gradcheck(lambda a, b, s: ops.edge_moments(a, b, index, s, mask), (a, b, slope))
+    assert gradcheck(lambda a, b, s: moments(a, b, index, s, mask), (a, b, slope))
 
 
 def test_variance_far_from_zero_keeps_its_digits(backend):
     a, b, index = case(count=500, dtype=torch.float32)
     with torch.no_grad():
-        mean, var = ops.edge_moments(a + 3000, b, index, torch.ones(37))
+        mean, var = moments(a + 3000, b, index, torch.ones(37))
     edges = (a.double() + 3000)[:, :, None] + ops.gather_neighbors(b.double(), index)
     assert torch.allclose(var.double(), edges.var((1, 2), correction=0), rtol=1e-3)
 
@@ -123,9 +130,7 @@ def test_half_precision_is_summed_up_in_float32(dtype):
     index, slope, sign = case()[2], torch.full((37,), 0.25), torch.where(torch.arange(37) % 3 == 0, -1.0, 1.0)
     wholes = [t.detach().float().requires_grad_() for t in halves]
     with ops.backend("numba"):
-        results = [
-            (ops.neighbor_max(b, index, sign=sign), *ops.edge_moments(a, b, index, slope)) for a, b in (halves, wholes)
-        ]
+        results = [(ops.neighbor_max(b, index, sign=sign), *moments(a, b, index, slope)) for a, b in (halves, wholes)]
     assert [t.dtype for t in results[0]] == [dtype, torch.float32, torch.float32]
     for half, whole in zip(*results):
         assert torch.equal(half.float(), whole)
@@ -142,8 +147,9 @@ def test_no_edge_sized_tensor_is_kept_for_backward():
     """Memory of a layer is that of its nodes: nothing saved has N k C entries."""
     a, b, index = case(count=200, k=16, dtype=torch.float32)
     sizes = []
+    weight = torch.randn(37, 2 * 37, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
-        ops.edge_moments(a, b, index, torch.ones(37))
+        ops.edge_extremum(a, weight, None, index, slope=torch.ones(37))
         ops.neighbor_max(b, index)
     assert max(sizes) <= 2 * 200 * 37
 

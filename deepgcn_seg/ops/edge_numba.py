@@ -201,7 +201,10 @@ def neighbor_extremum_backward(grad: Tensor, index: Tensor, mask: Tensor | None,
 def edge_moments(
     center: Tensor, neighbor: Tensor, index: Tensor, slope: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """See :func:`deepgcn_seg.ops.edge_moments`."""
+    """Mean and biased variance, (B, C), of phi(center_i + neighbor_j) over the edges of each block.
+
+    phi(e) = e for e > 0 and slope * e elsewhere; slope (C,).
+    """
     *nodes, slope = _padded(center, neighbor, slope)
     batch, count, channels = nodes[0].shape
     mean, var = (nodes[0].new_empty(batch, channels) for _ in range(2))

@@ -137,7 +137,10 @@ def neighbor_extremum_backward(grad: Tensor, index: Tensor, mask: Tensor | None,
 def edge_moments(
     center: Tensor, neighbor: Tensor, index: Tensor, slope: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """See :func:`deepgcn_seg.ops.edge_moments`."""
+    """Mean and biased variance, (B, C), of phi(center_i + neighbor_j) over the edges of each block.
+
+    phi(e) = e for e > 0 and slope * e elsewhere; slope (C,).
+    """
     center, neighbor, wide = center.contiguous(), neighbor.contiguous(), _sum_dtype(center)
     # Sums run on phi - shift: a mean far from zero costs no digits.
     typical = center.to(wide).mean((0, 1)) + neighbor.to(wide).mean((0, 1))

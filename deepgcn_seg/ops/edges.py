@@ -39,25 +39,6 @@ def neighbor_max(x: Tensor, index: Tensor, mask: Tensor | None = None, sign: Ten
     return _NeighborExtremum.of(x, index, mask, sign.detach().to(x.dtype))
 
 
-def edge_moments(
-    center: Tensor, neighbor: Tensor, index: Tensor, slope: Tensor, mask: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of phi(a_i + b_j) over the edges of each block.
-
-    phi(e) = e for e > 0 and slope * e elsewhere: the identity (slope 1), ReLU (0), leaky ReLU
-    or PReLU.
-
-    Args:
-        center: a, (B, N, C). neighbor: b, (B, N, C). index: (B, N, k) neighbours j of i.
-        slope: (C,), may require a gradient.
-        mask: (B, N) bool, False where a point is absent; its edges do not count.
-
-    Returns:
-        mean and variance, each (B, C) in float32 at least.
-    """
-    return _EdgeMoments.of(center, neighbor, index, slope.to(center.dtype), mask)
-
-
 def edge_extremum(
     x: Tensor,
     weight: Tensor,
@@ -75,10 +56,11 @@ def edge_extremum(
         x: (B, N, C) features. weight: W, (C', 2 C). bias: b, (C',), or None.
         index, mask: as in :func:`neighbor_max`.
         sign: (C',) +1 or -1; where it is -1 the smallest edge is taken.
-        slope: (C',) that of phi as in :func:`edge_moments`; None where moments are not wanted.
+        slope: (C',), may require a gradient: phi(e) = e for e > 0 and slope * e elsewhere, which is the identity
+            (slope 1), ReLU (0), leaky ReLU or PReLU. None where moments are not wanted.
 
     Returns:
-        (B, N, C'), and mean and variance as of :func:`edge_moments`, or None and None.
+        (B, N, C'), and mean and biased variance of phi, (B, C') each in float32 at least; or None and None.
     """
     x, weight, bias = as_autocast(x, weight, bias)
     if sign is None:
@@ -139,6 +121,7 @@ class _NeighborExtremum(Differentiable):
 def _edge_moments(
     center: Tensor, neighbor: Tensor, index: Tensor, slope: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance, (B, C), of phi(center_i + neighbor_j) over the edges of each block."""
     if compiled := kernels("edge", center):
         return compiled.edge_moments(center, neighbor, index, slope, mask)
     value = _phi(center, neighbor, index, slope).to(torch.promote_types(center.dtype, torch.float32))
@@ -192,20 +175,6 @@ def _edge_moments_backward(
 @_edge_moments_backward.register_fake
 def _(center, neighbor, index, slope, mask, offset, factor):
     return torch.empty_like(center), torch.empty_like(neighbor), torch.empty_like(slope)
-
-
-class _EdgeMoments(Differentiable):
-    @staticmethod
-    def forward(ctx, center, neighbor, index, slope, mask):
-        mean, var = _edge_moments(center, neighbor, index, slope, mask)
-        ctx.save_for_backward(center, neighbor, index, slope, mask, mean)
-        return mean, var
-
-    @staticmethod
-    def backward(ctx, grad_mean, grad_var):
-        *inputs, mean = ctx.saved_tensors
-        grad_center, grad_neighbor, grad_slope = _moments_gradients(*inputs, mean, grad_mean, grad_var)
-        return grad_center, grad_neighbor, None, grad_slope, None
 
 
 def _moments_gradients(
