@@ -55,8 +55,13 @@ def search_rows(
 def _centred(points: Tensor, mask: Tensor | None) -> Tensor:
     """Move the mean to the origin: the expansion |y|^2 - 2xy cancels badly far from it."""
     if mask is None:
-        return points - points.mean(1, keepdim=True)
-    present = mask[:, :, None].to(points.dtype)
+        return points - mean_of_present(points, mask)[:, None]
     points = torch.where(mask[:, :, None], points, 0)
-    mean = points.sum(1, keepdim=True) / present.sum(1, keepdim=True)
-    return (points - mean) * present
+    return (points - mean_of_present(points, mask)[:, None]) * mask[:, :, None]
+
+
+def mean_of_present(points: Tensor, mask: Tensor | None) -> Tensor:
+    """(B, C) of points (B, N, C), whatever those hold that are not in the mask (B, N)."""
+    if mask is None:
+        return points.mean(1)
+    return torch.where(mask[:, :, None], points, 0).sum(1) / mask.sum(1, keepdim=True)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from . import neighbor_torch
 from .backend import triton_interpreted
+from .distance_rows import mean_of_present
 from .rows_triton import key_of, middle_key, search_missed, value_of
 
 # Bytes of candidates at a time.
@@ -426,10 +427,7 @@ def _sampled_thresholds(high: Tensor, norms: Tensor, how: Plan, loop: bool, step
 def _split_points(points: Tensor, mask: Tensor | None, width: int) -> tuple[Tensor, Tensor, Tensor]:
     """Centred points (B, N, width) in two parts, filled up with zeros, and squared lengths, infinite of absent ones."""
     batch, count, channels = points.shape
-    if mask is None:
-        mean = points.mean(1)
-    else:
-        mean = torch.where(mask[:, :, None], points, 0).sum(1) / mask.sum(1, keepdim=True)
+    mean = mean_of_present(points, mask)
     high, low = points.new_empty(2, batch, count, width)
     norms = points.new_empty(batch, count)
     _split[(triton.cdiv(batch * count, SPLIT_ROWS),)](
