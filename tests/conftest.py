@@ -11,6 +11,11 @@ from deepgcn_seg.data.prepare import prepare
 from deepgcn_seg.data.synthetic import generate
 
 
+def pytest_collection_modifyitems(items):
+    # Slow ones first: one that began last would be waited for alone.
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)

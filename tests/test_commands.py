@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import Forked
 from test_labelled_scans import classes, write_scans
 
 from deepgcn_seg import load_model
@@ -23,15 +24,9 @@ TINY = [
 ]  # fmt: skip
 
 
-def run(tool, *arguments, check=True, env=None):
-    done = subprocess.run(
-        [sys.executable, ROOT / "tools" / f"{tool}.py", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, **(env or {})},
-        timeout=300,
-    )
+def run(tool, *arguments, check=True, env=None, folder=ROOT):
+    script = Path(folder) / "tools" / f"{tool}.py"
+    done = Forked(script, arguments, folder, {**os.environ, **(env or {})}).completed(timeout=300)
     if check:
         assert done.returncode == 0, done.stderr + done.stdout
     return done

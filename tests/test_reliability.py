@@ -14,6 +14,7 @@ from pathlib import Path
 import h5py
 import pytest
 import torch
+from forked import Forked
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_commands import ROOT, TINY, data_root, run, trained  # noqa: F401
 
@@ -66,19 +67,19 @@ def test_kills_at_random_instants_lose_nothing(left_alone, data_root, tmp_path, 
     that was left alone, to the last bit."""
     alone, whole = left_alone
     long = [*LONG, f"data.root={data_root}"]
-    folder, dice, kills, written, lines = tmp_path / "killed", random.Random(seed), 0, 0, []
+    folder, dice, kills, written = tmp_path / "killed", random.Random(seed), 0, 0
     while kills < 5 or (not written and kills < 25):
-        job = start(*long, f"hydra.run.dir={folder}", "resume=auto")
+        job = Forked(ROOT / "tools" / "train.py", [*long, f"hydra.run.dir={folder}", "resume=auto"], ROOT, os.environ)
         try:
             # Mostly while it trains and writes; sometimes while it starts.
             job.wait(dice.uniform(0.3, 0.9) * whole)
         except subprocess.TimeoutExpired:
             job.kill()
-        lines.append(job.communicate()[1])
-        if job.returncode == -signal.SIGKILL:
+        done = job.completed()
+        if done.returncode == -signal.SIGKILL:
             kills += 1
         else:
-            assert job.returncode == 0, lines[-1]
+            assert done.returncode == 0, done.stderr
             # Finished before so many kills: what is killed next is a fresh run in the place of this one.
             assert same_weights(last(alone), last(folder))
             shutil.rmtree(folder)
