@@ -349,6 +349,23 @@ def test_hooks_see_the_whole_batch_in_inference(monkeypatch):
     assert seen == [(3, 50)]
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("connection", ["res", "dense", "res+", "rev"])
+def test_hooks_see_the_backbone(connection, training):
+    """In training and in inference of many points; what a hook returns is what goes on."""
+    model = DeepGCN(**SMALL, connection=connection, dropout=0.0).train(training)
+    points, seen = torch.rand(2, 600, 9), []
+    with torch.set_grad_enabled(training):
+        hook = model.backbone.register_forward_hook(lambda module, inputs, layers: seen.append(layers))
+        model(points)
+        hook.remove()
+        model.backbone.register_forward_hook(lambda module, inputs, layers: [layer * 0 for layer in layers])
+        silenced = model(points)
+    assert [layer.shape[-1] for layer in seen[0]] == model.backbone.layer_widths()
+    assert torch.allclose(silenced, silenced[:, :1].expand_as(silenced), atol=1e-5)
+    assert len(seen) == 1
+
+
 @pytest.mark.parametrize("inference", [False, True], ids=["no_grad", "inference_mode"])
 @pytest.mark.parametrize("autocast", [False, True], ids=["float32", "bfloat16"])
 def test_blocks_side_by_side_in_inference(monkeypatch, inference, autocast):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..ops import nearest_ranks
 from .block import Block, with_room
 from .graph import DilatedKnnGraph
-from .layers import LayerSpec, sliced
+from .layers import LayerSpec, hooked, sliced
 from .reversible import ReversibleBlock, ReversibleSequence
 
 ConvFactory = Callable[[int, int, LayerSpec], nn.Module]
@@ -99,13 +99,16 @@ class Backbone(nn.Module):
     def joint(self, points: Tensor, mask: Tensor | None = None) -> Tensor:
         """All layers' features side by side, each once: (B, N, sum of their channels).
 
-        Where no gradient is wanted of many, each is put in its place as it is made: it exists once, not in a list too.
+        Where no gradient is wanted of many, each is put in its place as it is made: it exists once, not in a list too;
+        but for hooks, which are to see :meth:`forward`.
         """
-        if self.connection in ("dense", "rev"):
+        last_holds_all = self.connection in ("dense", "rev")
+        if hooked(self) or not (last_holds_all or sliced(points)):
+            layers = self(points, mask)
+            return layers[-1] if last_holds_all else torch.cat(layers, -1)
+        if last_holds_all:
             *_, last = self._layers(points, mask)
             return last
-        if not sliced(points):
-            return torch.cat(self(points, mask), -1)
         joint, start = points.new_empty(0), 0
         for x in self._layers(points, mask):
             stop = start + x.shape[-1]

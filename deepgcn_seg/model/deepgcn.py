@@ -13,7 +13,7 @@ from .convolution import EdgeConv
 from .fusion import FusionBlock
 from .graph import dilation_schedule
 from .head import PredictionHead
-from .layers import LayerSpec, initialise
+from .layers import LayerSpec, hooked, initialise
 
 # Points that go through the layers at a time in inference: enough to keep the processor busy.
 POINTS, POINTS_GPU = 4096, 32768
@@ -177,7 +177,7 @@ class DeepGCN(nn.Module):
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return False
         inside = list(self.modules())[1:]
-        return not any(m.training or m._forward_hooks or m._forward_pre_hooks for m in inside)
+        return not any(m.training or hooked(m) for m in inside)
 
     def features(self, points: Tensor, mask: Tensor | None = None) -> list[Tensor]:
         """What each backbone layer puts out, (B, N, width) each, for inspection."""

@@ -253,6 +253,13 @@ class Pointwise(nn.Module):
         return x
 
 
+def hooked(module: nn.Module) -> bool:
+    """Whether hooks watch what a module takes and puts out."""
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
+
+
 def sliced(x: Tensor) -> bool:
     """Whether wide layers take (B, N, ·) slice by slice: in inference, if there is more than one."""
     return not torch.is_grad_enabled() and x.shape[0] * x.shape[1] > _slice_points(x)
