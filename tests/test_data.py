@@ -420,14 +420,15 @@ def test_official_blocks_equal_torch_geometrics_dataset(exported, variant, fold)
     split = split_by_area(blocks, fold, validation=0.0)
     transform = NormalizeScale() if variant == "port" else None
     for train, rooms in ((True, split.train), (False, split.test)):
-        theirs = PygS3DIS(str(folder.parent), fold, train, pre_transform=transform, force_reload=True)
+        # Both parts are made when the first is read.
+        theirs = PygS3DIS(str(folder.parent), fold, train, pre_transform=transform, force_reload=train)
         ours = blocks.blocks(rooms, 4096, BlockGrid(), variant=variant)
         assert len(ours) == len(theirs)
         for i in range(len(ours)):
-            points, label = ours[i]
-            assert np.allclose(points[:, :3], theirs[i].pos, atol=1e-5)
-            assert np.array_equal(points[:, 3:], theirs[i].x)
-            assert np.array_equal(label, theirs[i].y)
+            (points, label), block = ours[i], theirs[i]
+            assert np.allclose(points[:, :3], block.pos, atol=1e-5)
+            assert np.array_equal(points[:, 3:], block.x)
+            assert np.array_equal(label, block.y)
 
 
 def test_exported_folder_is_the_official_layout(exported, store):
@@ -437,6 +438,8 @@ def test_exported_folder_is_the_official_layout(exported, store):
     with h5py.File(folder / "ply_data_all_0.h5") as file:
         assert file["data"].shape == (count, 4096, 9)
         assert (file["data"].dtype, file["label"].dtype) == (np.float32, np.uint8)
+        # To read one block is to unpack one.
+        assert (file["data"].chunks, file["label"].chunks) == ((1, 4096, 9), (1, 4096))
 
 
 def test_official_folders_that_do_not_fit(exported, tmp_path):

@@ -181,8 +181,9 @@ def export_blocks(store: RoomStore, folder: str | Path, grid: BlockGrid = BlockG
         with replacing(folder / name) as temporary, h5py.File(temporary, "w") as file:
             data = np.stack([points.numpy() for points, _ in items])
             label = np.stack([label.numpy() for _, label in items]).astype(np.uint8)
-            file.create_dataset("data", data=data, compression="gzip", compression_opts=4)
-            file.create_dataset("label", data=label, compression="gzip", compression_opts=1)
+            # A chunk a block: HDF5's own choice spans many, which are all unpacked to read one.
+            file.create_dataset("data", data=data, chunks=(1, *data.shape[1:]), compression="gzip", compression_opts=4)
+            file.create_dataset("label", data=label, chunks=(1, POINTS), compression="gzip", compression_opts=1)
     rooms = [f"{block.room.area}_{block.room.name}" for block in dataset.blocks]
     for name, lines in (("room_filelist.txt", rooms), ("all_files.txt", [f"{folder.name}/{n}" for n in names])):
         with replacing(folder / name) as temporary:
