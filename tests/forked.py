@@ -13,10 +13,13 @@ PRELOADED = ["deepgcn_seg.cli", "deepgcn_seg.training.run", "deepgcn_seg.evaluat
 
 
 class Forked:
-    """``python script arguments``, with what it prints kept: as much of ``subprocess.Popen`` as tests need."""
+    """``python script arguments``, with what it prints kept: as much of ``subprocess.Popen`` as tests need.
 
-    def __init__(self, script, arguments, cwd, environment):
-        self._command = [str(script), *map(str, arguments)]
+    It ends without what the interpreter does at exit.
+    """
+
+    def __init__(self, command, cwd, environment):
+        self._command = command
         self._folder = tempfile.TemporaryDirectory()
         self._printed = [Path(self._folder.name, name) for name in ("stdout", "stderr")]
         context = multiprocessing.get_context("forkserver")

@@ -25,8 +25,15 @@ TINY = [
 
 
 def run(tool, *arguments, check=True, env=None, folder=ROOT):
-    script = Path(folder) / "tools" / f"{tool}.py"
-    done = Forked(script, arguments, folder, {**os.environ, **(env or {})}).completed(timeout=300)
+    command = [str(Path(folder) / "tools" / f"{tool}.py"), *map(str, arguments)]
+    environment = {**os.environ, **(env or {})}
+    if "hydra/launcher=joblib" in command:
+        # Its worker processes end with the interpreter, which a forked process leaves without ceremony.
+        done = subprocess.run(
+            [sys.executable, *command], capture_output=True, text=True, cwd=folder, env=environment, timeout=300
+        )
+    else:
+        done = Forked(command, folder, environment).completed(timeout=300)
     if check:
         assert done.returncode == 0, done.stderr + done.stdout
     return done

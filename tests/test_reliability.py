@@ -69,7 +69,8 @@ def test_kills_at_random_instants_lose_nothing(left_alone, data_root, tmp_path, 
     long = [*LONG, f"data.root={data_root}"]
     folder, dice, kills, written = tmp_path / "killed", random.Random(seed), 0, 0
     while kills < 5 or (not written and kills < 25):
-        job = Forked(ROOT / "tools" / "train.py", [*long, f"hydra.run.dir={folder}", "resume=auto"], ROOT, os.environ)
+        command = [str(ROOT / "tools" / "train.py"), *long, f"hydra.run.dir={folder}", "resume=auto"]
+        job = Forked(command, ROOT, os.environ)
         try:
             # Mostly while it trains and writes; sometimes while it starts.
             job.wait(dice.uniform(0.3, 0.9) * whole)
