@@ -102,13 +102,10 @@ class Backbone(nn.Module):
         Where no gradient is wanted of many, each is put in its place as it is made: it exists once, not in a list too;
         but for hooks, which are to see :meth:`forward`.
         """
-        last_holds_all = self.connection in ("dense", "rev")
-        if hooked(self) or not (last_holds_all or sliced(points)):
-            layers = self(points, mask)
-            return layers[-1] if last_holds_all else torch.cat(layers, -1)
-        if last_holds_all:
-            *_, last = self._layers(points, mask)
-            return last
+        if self.connection in ("dense", "rev"):
+            return self(points, mask)[-1]
+        if hooked(self) or not sliced(points):
+            return torch.cat(self(points, mask), -1)
         joint, start = points.new_empty(0), 0
         for x in self._layers(points, mask):
             stop = start + x.shape[-1]

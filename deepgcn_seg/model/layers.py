@@ -255,9 +255,7 @@ class Pointwise(nn.Module):
 
 def hooked(module: nn.Module) -> bool:
     """Whether hooks watch what a module takes and puts out."""
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    )
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def sliced(x: Tensor) -> bool:

@@ -54,10 +54,8 @@ def search_rows(
 
 def _centred(points: Tensor, mask: Tensor | None) -> Tensor:
     """Move the mean to the origin: the expansion |y|^2 - 2xy cancels badly far from it."""
-    if mask is None:
-        return points - mean_of_present(points, mask)[:, None]
-    points = torch.where(mask[:, :, None], points, 0)
-    return (points - mean_of_present(points, mask)[:, None]) * mask[:, :, None]
+    points = points - mean_of_present(points, mask)[:, None]
+    return points if mask is None else torch.where(mask[:, :, None], points, 0)
 
 
 def mean_of_present(points: Tensor, mask: Tensor | None) -> Tensor:
