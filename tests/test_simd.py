@@ -18,6 +18,7 @@ from deepgcn_seg.ops.simd import (
     bits_at,
     count_before,
     count_bits,
+    count_within,
     highest,
     load,
     lowest,
@@ -38,7 +39,7 @@ def _lanes(a, b, out, wide, places):
     store(out, 0, (x + y) * three - x)
     store(out, LANES, where_greater(x, y, x, three))
     store(wide, 0, widened(x) + widened(y))
-    return count_before(x, load(places, 3), splat(a[5]), splat(places[5]))
+    return count_within(x, y), count_before(x, load(places, 3), splat(a[5]), splat(places[5]))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -48,11 +49,12 @@ def test_lanes_are_numpys_elements(dtype):
     a[4] = np.nan
     places = rng.permutation(LANES + 3).astype(np.uint32)
     out, wide = np.empty(2 * LANES, dtype), np.empty(LANES, np.float64)
-    before = _lanes(a, b, out, wide, places)
+    within, before = _lanes(a, b, out, wide, places)
     x, y = a[3:], b[1 : LANES + 1]
     np.testing.assert_array_equal(out[:LANES], (x + y) * 3 - x)
     np.testing.assert_array_equal(out[LANES:], np.where(x > y, x, 3))
     np.testing.assert_array_equal(wide, x.astype(np.float64) + y)
+    assert within == (x <= y).sum()
     assert before == ((x < a[5]) | ((x == a[5]) & (places[3:] < places[5]))).sum()
 
 
@@ -141,8 +143,8 @@ def test_kernels_on_lesser_cpus(cpu, features, tmp_path):
         pytest.skip(f"this CPU has no {', '.join(lacking)}")
     has = ",".join(f"+{name}" for name in features.split(","))
     environment = {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": has, "NUMBA_CACHE_DIR": str(tmp_path)}
-    files = [str(Path(__file__).parent / f"test_{name}.py") for name in ("neighbors", "simd", "edges")]
-    chosen = ["-m", "not slow", "-k", "ties or misleads or lanes or front or gathered or extremum or moments"]
+    files = [str(Path(__file__).parent / f"test_{name}.py") for name in ("neighbors", "lower_bounds", "simd", "edges")]
+    chosen = ["-m", "not slow", "-k", "ties or misleads or bounds or lanes or front or gathered or extremum or moments"]
     command = [sys.executable, "-m", "pytest", "-q", *chosen, "-p", "no:cacheprovider", *files]
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

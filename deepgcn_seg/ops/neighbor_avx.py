@@ -1,10 +1,12 @@
 """Neighbour search of a CPU with AVX-512 or AVX2, in float32: distances are compared while still in registers.
 
 A row's distances to :data:`SAMPLE` of the points give a threshold; what it lets through are the row's candidates, a
-few more than it needs. A group of rows by two of columns at a time (:mod:`.tiles_avx`),
+few more than it needs. Points stand in order along the axis they vary most along, so a row's candidates are in a
+window around it. A group of rows by two of columns at a time (:mod:`.tiles_avx`),
 
-- where few are near, each pair of points is multiplied once: two bits say for which of the two the other is a
-  candidate. Half the products are saved, for making the candidates' distances again, as ``|x - y|^2``.
+- where few of a window are near, each pair of points, rounded to 16 bits (:mod:`.lower_bounds`), is multiplied once:
+  two bits say for which of the two the other is a candidate. The candidates' distances are made after that, as
+  ``|x - y|^2``.
 - where many are, or the points are too few for a sample, candidates are appended with their distances to a row's list
   at once; compared are ``|y|^2 / 2 - x.y``, half the squared distance less what a whole row shares.
 """
@@ -17,10 +19,10 @@ import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
-from torch.nn import functional as F
 
 from .candidates import SAMPLE, remove, select, threshold_of, workspace
-from .simd import BITS, LANES, PACKS, count_bits, load, numbered, packed, splat, store
+from .lower_bounds import put_in_order, write_reaches, write_rounded
+from .simd import BITS, LANES, PACKS, count_bits, count_within, load, packed, splat, store
 from .threads import for_each_thread, run_each
 from .tiles_avx import COLUMNS, append_near, mark_near, squared_distances
 
@@ -30,7 +32,7 @@ ROW_GROUPS = 32 // LANES
 PIECES = 4
 # So few points are searched sooner than a thread wakes up.
 FEW_POINTS = 256
-# Pairs are marked where so many times fewer are wanted than there are points.
+# Pairs are marked where so many times fewer are wanted than there are points in a window.
 SPARSE = 15
 # Groups of rows whose marks are held at a time: 8192 rows, 1 KiB for each column.
 BAND = 8192 // LANES
@@ -53,39 +55,48 @@ def search(points: Tensor, present: np.ndarray, ranks: Tensor, loop: bool, out: 
     if points.shape[1] <= FEW_POINTS:
         _search_few(points.numpy(), present, ranks.numpy(), loop, out.numpy())
         return
-    for block in zip(points, present, out):
-        _search_block(*block, ranks, loop)
+    for block in zip(points.numpy(), present, out.numpy()):
+        _search_block(*block, ranks.numpy(), loop)
 
 
-def _search_block(points: Tensor, present: np.ndarray, out: Tensor, ranks: Tensor, loop: bool) -> None:
+def _search_block(points: np.ndarray, present: np.ndarray, out: np.ndarray, ranks: np.ndarray, loop: bool) -> None:
     """The same for one block: points (N, C), present (N,), out (N, m)."""
-    count = len(points)
-    mean = np.empty(points.shape[1], np.float32)
-    _write_mean(points.numpy(), present, mean)
-    tiles, half_norms = _tiled(points, present, mean)
-    groups = len(tiles)
-    thresholds = np.full(groups * LANES, LARGEST, np.float32)
-    found = ranks.numpy(), loop, out.numpy()
-    longest = (groups + 1) * LANES
-    lists = for_each_thread(lambda: _lists(ROW_GROUPS * LANES, longest))
-    space = for_each_thread(lambda: workspace(longest, thresholds))
+    count, channels = points.shape
+    groups = _groups(count)
+    places = groups * LANES
+    mean = np.empty(channels, np.float32)
+    _write_mean(points, present, mean)
+    order, along = np.arange(places, dtype=np.uint32), np.zeros(places, np.float32)
+    sampling = count >= 4 * SAMPLE
+    if sampling:
+        put_in_order(points, present, mean, count // SAMPLE, order[:count], along)
+    tiles, half_norms = _tiled(points, present, mean, order[:count])
+    thresholds = np.full(places, LARGEST, np.float32)
+    lists = for_each_thread(lambda: _lists(ROW_GROUPS * LANES, places + LANES))
+    space = for_each_thread(lambda: workspace(places + LANES, thresholds))
     wanted = int(ranks[-1]) + (1 if loop else 2)
-    if count >= 4 * SAMPLE:
-        sample = slice(0, count // SAMPLE * SAMPLE, count // SAMPLE)
-        expected = wanted * SAMPLE / count
-        sampled = _tiled(points[sample], present[sample], mean)
-        _run(_find_thresholds, lambda: (tiles, *sampled, expected, thresholds, *lists()), 0, groups)
-    if count < 4 * SAMPLE or SPARSE * wanted > count:
-        _run(_search_lists, lambda: (tiles, half_norms, thresholds, *found, *lists(), space()), 0, groups)
+    if sampling:
+        sample = order[: count // SAMPLE * SAMPLE : count // SAMPLE]
+        sampled, expected = _tiled(points, present, mean, sample), wanted * SAMPLE / count
+        _run(_find_thresholds, lambda: (tiles, *sampled, order, expected, thresholds, *lists()), 0, groups)
+    reaches, spans = np.empty((2, places), np.float32)
+    write_reaches(thresholds, half_norms, channels, reaches, spans)
+    windows = np.empty((-(-groups // ROW_GROUPS), 2), np.int64)
+    _write_windows(along, spans, windows)
+    found = order, ranks, loop, out
+    if not sampling or SPARSE * wanted > (windows[:, 1] - windows[:, 0]).mean() * LANES:
+        _run(_search_lists, lambda: (tiles, half_norms, thresholds, windows, *found, *lists(), space()), 0, groups)
         return
-    thresholds = np.minimum(thresholds + half_norms, LARGEST)
-    missing = -points.shape[1] % LANES
-    rows = (F.pad(points, (0, missing)) if missing else points).numpy()
+    rounded = _rounded(tiles, half_norms, reaches)
+    missing = -channels % LANES
+    padded = np.pad(points, ((0, 0), (0, missing))) if missing else points
     marks = np.empty((min(groups, BAND) + COLUMNS, groups, LANES), BITS)
-    mark = partial(_run, _mark, lambda: (tiles, half_norms, thresholds, marks))
-    select_marked = partial(_run, _search_marks, lambda: (marks, rows, half_norms, *found, *lists(), space()))
+    mark = partial(_run, _mark, lambda: (*rounded, along, spans, marks))
+    by_marks = (marks, padded, half_norms, reaches, windows, *found)
+    select_marked = partial(_run, _search_marks, lambda: (*by_marks, *lists(), space()))
     for lower in range(0, groups, BAND):
         upper = min(lower + BAND, groups)
+        marks.fill(0)
         mark(lower, upper, lower, upper)
         select_marked(lower, upper, lower)
 
@@ -93,9 +104,10 @@ def _search_block(points: Tensor, present: np.ndarray, out: Tensor, ranks: Tenso
 def _run(kernel: Callable[..., None], arguments: Callable[[], tuple], start: int, stop: int, *settings: Any) -> None:
     """``kernel(first, last, *settings, *arguments())`` for parts of the groups from start to stop, on all threads.
 
-    Each calls ``arguments`` for itself.
+    Each calls ``arguments`` for itself. Parts are of whole blocks of :data:`ROW_GROUPS`.
     """
-    piece = -(-(stop - start) // (PIECES * torch.get_num_threads()))
+    pieces = PIECES * torch.get_num_threads() * ROW_GROUPS
+    piece = -(-(stop - start) // pieces) * ROW_GROUPS
 
     def work(first: int) -> None:
         kernel(first, min(first + piece, stop), *settings, *arguments())
@@ -108,16 +120,26 @@ def _lists(rows: int, longest: int) -> tuple[np.ndarray, np.ndarray]:
     return np.empty((rows, longest), np.float32), np.empty((rows, longest), np.uint32)
 
 
-def _tiled(points: Tensor, present: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Points (N, C) in groups of LANES, channel by channel (G, C, LANES), and half their squared norms (G * LANES,).
+def _tiled(
+    points: np.ndarray, present: np.ndarray, mean: np.ndarray, order: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Points (N, C), in that order, in groups of LANES, channel by channel (G, C, LANES), and half their squared norms.
 
     Their mean is moved to the origin: ``|y|^2 / 2 - x.y`` cancels badly far from it. G is even. Norms of absent
-    points, and of what fills the last groups, are infinite.
+    points, and of what fills the last groups, are infinite: (G * LANES,).
     """
-    groups = _groups(len(points))
+    groups = _groups(len(order))
     tiles, half_norms = np.empty((groups, points.shape[1], LANES), np.float32), np.empty(groups * LANES, np.float32)
-    _write_tiles(points.contiguous().numpy(), np.ascontiguousarray(present), mean, tiles, half_norms)
+    _write_tiles(points, present, mean, order, tiles, half_norms)
     return tiles, half_norms
+
+
+def _rounded(tiles: np.ndarray, half_norms: np.ndarray, reaches: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The words, norms and limits of :func:`.lower_bounds.write_rounded`."""
+    groups, channels, _ = tiles.shape
+    words, rest = np.empty((groups, -(-channels // 2), LANES), np.int32), np.empty((2, groups * LANES), np.int32)
+    write_rounded(tiles, half_norms, reaches, words, *rest)
+    return words, *rest
 
 
 @njit(nogil=True, cache=True)
@@ -139,14 +161,14 @@ def _write_mean(points, present, mean):
 
 
 @njit(nogil=True, cache=True)
-def _write_tiles(points, present, mean, tiles, half_norms):
+def _write_tiles(points, present, mean, order, tiles, half_norms):
     """Write :func:`_tiled`."""
-    count, channels = points.shape
+    count, channels = len(order), points.shape[1]
     tiles[-COLUMNS:] = 0
     half = splat(np.float32(0.5))
     for group in range(len(tiles)):
         for lane in range(min(count - group * LANES, LANES)):
-            point = group * LANES + lane
+            point = order[group * LANES + lane]
             for channel in range(channels):
                 tiles[group, channel, lane] = points[point, channel] - mean[channel] if present[point] else 0
         tile = tiles[group].reshape(-1)
@@ -155,17 +177,37 @@ def _write_tiles(points, present, mean, tiles, half_norms):
             values = load(tile, channel)
             squares = squares + values * values
         store(half_norms, group * LANES, half * squares)
-    for point in range(len(half_norms)):
-        if point >= count or not present[point]:
-            half_norms[point] = np.inf
+    for place in range(len(half_norms)):
+        if place >= count or not present[order[place]]:
+            half_norms[place] = np.inf
 
 
 @njit(nogil=True, cache=True)
-def _find_thresholds(start, stop, tiles, sample, sample_norms, expected, thresholds, keys, columns):
+def _write_windows(along, spans, windows):
+    """Write which groups ``first <= g < last`` hold all candidates of each block of :data:`ROW_GROUPS` groups.
+
+    Args:
+        along, spans: of :mod:`.lower_bounds`. windows: (blocks, 2).
+    """
+    size, groups = ROW_GROUPS * LANES, len(along) // LANES
+    for block in range(len(windows)):
+        rows = slice(block * size, (block + 1) * size)
+        span = spans[rows].max()
+        lowest, highest = along[rows][0] - span, along[rows][-1] + span
+        first, last = 0, groups
+        while first + COLUMNS < groups and along[(first + COLUMNS) * LANES - 1] < lowest:
+            first += COLUMNS
+        while last - COLUMNS > first and along[(last - COLUMNS) * LANES] > highest:
+            last -= COLUMNS
+        windows[block] = first, last
+
+
+@njit(nogil=True, cache=True)
+def _find_thresholds(start, stop, tiles, sample, sample_norms, order, expected, thresholds, keys, columns):
     """Write the largest ``|y|^2 / 2 - x.y`` of a candidate y, for each row x in groups ``start <= g < stop``.
 
     Args:
-        tiles: of :func:`_tiled`; sample, sample_norms too, of some of the points.
+        tiles: of :func:`_tiled`; sample, sample_norms too, of some of the points. order: at least as long.
         expected: how many of these are wanted. keys, columns: (ROW_GROUPS * LANES, ·) scratch.
     """
     everything = np.full(len(keys), LARGEST, np.float32)
@@ -173,27 +215,30 @@ def _find_thresholds(start, stop, tiles, sample, sample_norms, expected, thresho
     for first in range(start, stop, ROW_GROUPS):
         last = min(first + ROW_GROUPS, stop)
         kept[:] = 0
-        _append(first, last, tiles, sample, sample_norms, everything, kept, keys, columns)
+        _append(first, last, 0, len(sample), tiles, sample, sample_norms, order, everything, kept, keys, columns)
         for r in range((last - first) * LANES):
             thresholds[first * LANES + r] = min(threshold_of(keys[r], kept[r], expected), LARGEST)
 
 
 @njit(nogil=True, cache=True)
-def _append(first, last, tiles, others, half_norms, thresholds, kept, keys, columns):
-    """Append candidates of the groups of rows ``first <= g < last`` of tiles among all others."""
-    for column in range(0, len(others), COLUMNS):
+def _append(first, last, lower, upper, tiles, others, half_norms, order, thresholds, kept, keys, columns):
+    """Append candidates of the groups of rows ``first <= g < last`` of tiles among ``lower <= h < upper`` of others."""
+    for column in range(lower, upper, COLUMNS):
         for row in range(first, last):
             own = slice((row - first) * LANES, (row - first + 1) * LANES)
-            append_near(tiles, others, half_norms, row, column, thresholds[own], kept[own], keys[own], columns[own])
+            append_near(
+                tiles, others, half_norms, order, row, column, thresholds[own], kept[own], keys[own], columns[own]
+            )
 
 
 @njit(nogil=True, cache=True)
-def _search_lists(start, stop, tiles, half_norms, thresholds, ranks, loop, out, keys, columns, space):
-    """``out[i]`` for the points ``i`` in groups ``start <= g < stop``, by lists of candidates.
+def _search_lists(start, stop, tiles, half_norms, thresholds, windows, order, ranks, loop, out, keys, columns, space):
+    """Write ``out`` for the points in groups ``start <= g < stop``, by lists of candidates.
 
     Args:
-        thresholds: of :func:`_find_thresholds`. keys, columns: (ROW_GROUPS * LANES, (G + 1) * LANES) scratch, and
-            that of :mod:`.candidates`.
+        tiles, half_norms: of :func:`_tiled`. thresholds: of :func:`_find_thresholds`. windows: of
+            :func:`_write_windows`. order: (G * LANES,) points in order.
+        keys, columns: (ROW_GROUPS * LANES, (G + 1) * LANES) scratch. space: that of :mod:`.candidates`.
     """
     wanted = ranks[-1] + (1 if loop else 2)
     kept = np.empty(len(keys), np.int64)
@@ -201,9 +246,10 @@ def _search_lists(start, stop, tiles, half_norms, thresholds, ranks, loop, out, 
         last = min(first + ROW_GROUPS, stop)
         kept[:] = 0
         own = thresholds[first * LANES : last * LANES]
-        _append(first, last, tiles, tiles, half_norms, own, kept, keys, columns)
+        lower, upper = windows[first // ROW_GROUPS]
+        _append(first, last, lower, upper, tiles, tiles, half_norms, order, own, kept, keys, columns)
         for r in range(min(last * LANES, len(out)) - first * LANES):
-            row = first * LANES + r
+            point = order[first * LANES + r]
             if kept[r] < wanted:
                 # The sample misled: every column is a candidate, of the rows that share the registers too.
                 group = r // LANES
@@ -211,12 +257,12 @@ def _search_lists(start, stop, tiles, half_norms, thresholds, ranks, loop, out, 
                 kept[again] = 0
                 own[again] = LARGEST
                 _append(
-                    first + group, first + group + 1, tiles, tiles, half_norms,
+                    first + group, first + group + 1, 0, len(tiles), tiles, tiles, half_norms, order,
                     own[again], kept[again], keys[again], columns[again],
                 )  # fmt: skip
             if not loop:
-                kept[r] = remove(row, keys[r], columns[r], kept[r])
-            select(keys[r], columns[r], kept[r], ranks, out[row], space)
+                kept[r] = remove(point, keys[r], columns[r], kept[r])
+            select(keys[r], columns[r], kept[r], ranks, out[point], space)
 
 
 @njit(nogil=True, cache=True)
@@ -233,65 +279,96 @@ def _search_few(points, present, ranks, loop, out):
     )
     space = workspace(longest, thresholds)
     mean = np.empty(channels, np.float32)
+    order = np.arange(groups * LANES).astype(np.uint32)
+    windows = np.full((-(-groups // ROW_GROUPS), 2), 0)
+    windows[:, 1] = groups
     for block in range(blocks):
         _write_mean(points[block], present[block], mean)
-        _write_tiles(points[block], present[block], mean, tiles, half_norms)
+        _write_tiles(points[block], present[block], mean, order[:count], tiles, half_norms)
         thresholds[:] = LARGEST
-        _search_lists(0, groups, tiles, half_norms, thresholds, ranks, loop, out[block], keys, columns, space)
+        _search_lists(
+            0, groups, tiles, half_norms, thresholds, windows, order, ranks, loop, out[block], keys, columns, space
+        )
 
 
 @njit(nogil=True, cache=True)
-def _mark(start, stop, lower, upper, tiles, half_norms, thresholds, marks):
+def _mark(start, stop, lower, upper, words, norms, limits, along, spans, marks):
     """Mark the candidates of rows in groups ``start <= g < stop``, and those of their columns to which they are one.
 
+    Where no row and no column reaches the other along the axis, nothing is marked.
+
     Args:
+        words, norms, limits: of :func:`.lower_bounds.write_rounded`. along, spans: of the same module.
         marks: (G', G, LANES) of BITS, written: bit j of ``marks[g - lower, h, i]`` says whether point j of group h is a
             candidate of point i of group g, for ``lower <= g < upper``.
     """
     flat, nobody = marks.reshape(-1), len(marks) - COLUMNS
     for first in range(start, stop, ROW_GROUPS):
         last = min(first + ROW_GROUPS, stop)
-        for column in range(0, len(tiles), COLUMNS):
+        mine = slice(first * LANES, last * LANES)
+        left, right, reach = along[mine][0], along[mine][-1], spans[mine].max()
+        for column in range(0, len(words), COLUMNS):
+            theirs = slice(column * LANES, (column + COLUMNS) * LANES)
+            gap = max(along[theirs][0] - right, left - along[theirs][-1])
+            if gap > reach and gap > spans[theirs].max():
+                continue
             for row in range(first, last):
                 if lower <= column and column + 1 < row:
                     # Marked from the other side.
                     continue
                 # What is not marked from both sides goes where nobody looks.
                 below = column - lower if lower <= column < upper else nobody
-                place, mirrored = ((row - lower) * len(tiles) + column) * LANES, (below * len(tiles) + row) * LANES
-                following = mirrored + len(tiles) * LANES
-                mark_near(tiles, half_norms, thresholds, row, column, flat, place, mirrored, following)
+                place, mirrored = ((row - lower) * len(words) + column) * LANES, (below * len(words) + row) * LANES
+                following = mirrored + len(words) * LANES
+                mark_near(words, norms, limits, row, column, flat, place, mirrored, following)
 
 
 @njit(nogil=True, cache=True)
-def _search_marks(start, stop, lower, marks, rows, half_norms, ranks, loop, out, some_keys, some_columns, space):
-    """``out[i]`` for the points ``i`` in groups ``start <= g < stop``, by marks.
+def _search_marks(
+    start, stop, lower, marks, points, half_norms, reaches, windows, order, ranks, loop, out, keys, columns, space
+):
+    """Write ``out`` for the points in groups ``start <= g < stop``, by marks.
 
     Args:
-        marks: see :func:`_mark`. rows: (N, multiple of LANES) points. The rest as :func:`_search_lists`.
+        marks: see :func:`_mark`. points: (N, multiple of LANES). reaches: (G * LANES,) squared distances; whoever is
+            within is marked. The rest as :func:`_search_lists`.
     """
-    flat, width = rows.reshape(-1), rows.shape[1]
-    keys, columns = some_keys[0], some_columns[0]
-    for row in range(start * LANES, min(stop * LANES, len(out))):
-        if not half_norms[row] < np.inf:
+    flat, width = points.reshape(-1), points.shape[1]
+    keys, columns = keys[0], columns[0]
+    for place in range(start * LANES, min(stop * LANES, len(out))):
+        point = order[place]
+        if not half_norms[place] < np.inf:
             # Absent, or without distances. Any answer, but inside the array.
-            out[row] = ranks
+            out[point] = ranks
             continue
-        group, lane = row // LANES, row % LANES
+        group, lane = place // LANES, place % LANES
         if not loop:
             marks[group - lower, group, lane] &= ~(BITS(1) << BITS(lane))
+        first, last = windows[group // ROW_GROUPS]
         count = 0
-        for column in range(marks.shape[1]):
+        for column in range(first, last):
             near = marks[group - lower, column, lane]
-            store(columns, count, packed(numbered(np.uint32(column * LANES)), near))
+            store(columns, count, packed(load(order, column * LANES), near))
             count += count_bits(near)
-        if count <= ranks[-1]:
+        if _measure(flat, width, point, keys, columns, count, reaches[place]) <= ranks[-1]:
             # The sample misled: every point is a candidate.
             count = 0
-            for column in range(len(out)):
-                columns[count] = column
-                count += half_norms[column] < np.inf and (loop or column != row)
-        store(columns, count, splat(np.uint32(row)))
-        for j in range(0, count, LANES):
-            store(keys, j, squared_distances(flat, width, row, columns, j))
-        select(keys, columns, count, ranks, out[row], space)
+            for other in range(len(out)):
+                columns[count] = order[other]
+                count += half_norms[other] < np.inf and (loop or other != place)
+            _measure(flat, width, point, keys, columns, count, reaches[place])
+        select(keys, columns, count, ranks, out[point], space)
+
+
+@njit(nogil=True, cache=True)
+def _measure(points, width, own, keys, columns, count, reach):
+    """Write squared distances of a point to the first so many of columns; how many do not exceed ``reach``."""
+    store(columns, count, splat(np.uint32(own)))
+    reaches = splat(reach)
+    # What fills the last vector is the point itself, within any reach.
+    within = -(-count % LANES)
+    for j in range(0, count, LANES):
+        distances = squared_distances(points, width, own, columns, j)
+        store(keys, j, distances)
+        within += count_within(distances, reaches)
+    return within

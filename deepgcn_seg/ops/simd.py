@@ -21,8 +21,8 @@ def _has(feature: str) -> bool:
     return bool(llvm.get_host_cpu_features().get(feature))
 
 
-# With an LLVM that can pack its vectors: move chosen lanes to the front.
-AVX512 = llvm.llvm_version_info[0] >= 19 and _has("avx512f")
+# With an LLVM that can pack its vectors: move chosen lanes to the front. And with integers of 16 bits.
+AVX512 = llvm.llvm_version_info[0] >= 19 and _has("avx512f") and _has("avx512bw")
 # Whether vectors can be packed.
 PACKS = AVX512 or (_has("avx2") and _has("fma"))
 # Numbers in a vector.
@@ -241,6 +241,17 @@ def count_bits(typingctx, bits):
         return builder.zext(builder.ctpop(arguments[0]), ir.IntType(64))
 
     return types.int64(_bits), codegen
+
+
+@intrinsic
+def count_within(typingctx, values, limits):
+    """In how many lanes a value does not exceed its limit."""
+
+    def codegen(context, builder, signature, arguments):
+        mask = builder.fcmp_ordered("<=", *arguments)
+        return builder.zext(builder.ctpop(builder.bitcast(mask, ir.IntType(LANES))), ir.IntType(64))
+
+    return types.int64(values, limits), codegen
 
 
 @intrinsic

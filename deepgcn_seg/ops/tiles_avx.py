@@ -9,7 +9,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .simd import AVX512, LANES, Vector, numbered_lanes, packed_lanes, splatted, vector_at
+from .simd import AVX512, LANES, Vector, packed_lanes, splatted, vector_at
 
 _bits, _i32, _i64 = (ir.IntType(bits) for bits in (LANES, 32, 64))
 # Groups of columns, and rows, at a time.
@@ -68,11 +68,12 @@ class _Code:
         )
         return self.builder.call(fma, [a, b, c])
 
-    def less_products(self, tiles, others, row, lanes, column, initial):
-        """``initial[i][c] - x_i . y``, for each column group c from ``column`` on a vector of its points y of others.
+    def tile(self, tiles, others, row, lanes, column, initial, accumulate):
+        """``initial[i][c]``, and then ``accumulate(x_i, y, ·)`` for every channel, or word of channels, of x_i and y.
 
         Args:
-            lanes: which points x_i of the group ``row`` of tiles.
+            lanes: which points x_i of the group ``row`` of tiles. y is a vector, of the points of group ``column + c``
+                of others.
         """
         builder = self.builder
         channels = cgutils.unpack_tuple(builder, tiles.shape)[1]
@@ -81,36 +82,47 @@ class _Code:
         columns = [self.at(others.data, builder.mul(self.lane(column, c), group)) for c in range(COLUMNS)]
 
         def body(place, sums):
-            minus = ir.Constant(_floats, [-0.0] * LANES)
-            negatives = [builder.fsub(minus, self.read(data, place)) for data in columns]
+            y = [self.read(data, place) for data in columns]
             x = [self.scalar(rows, self.lane(place, i)) for i in lanes]
-            return [self.multiply_add(x[i // COLUMNS], negatives[i % COLUMNS], total) for i, total in enumerate(sums)]
+            return [accumulate(x[i // COLUMNS], y[i % COLUMNS], total) for i, total in enumerate(sums)]
 
         flat = [value for per_row in initial for value in per_row]
         sums = self.loop(_i64(0), group, _i64(LANES), flat, body)
         return [sums[i : i + COLUMNS] for i in range(0, len(sums), COLUMNS)]
 
+    def less_product(self, x, y, total):
+        """``total - x y``."""
+        return self.multiply_add(x, self.builder.fsub(ir.Constant(_floats, [-0.0] * LANES), y), total)
+
+    def plus_products(self, x, y, total):
+        """``total`` and, of two halves of each integer, the products."""
+        halves = ir.VectorType(ir.IntType(16), 2 * LANES)
+        name = "llvm.x86.avx512.pmaddw.d.512" if AVX512 else "llvm.x86.avx2.pmadd.wd"
+        add = cgutils.get_or_insert_function(self.builder.module, ir.FunctionType(_integers, [halves] * 2), name)
+        words = [self.builder.bitcast(value, halves) for value in (x, y)]
+        return self.builder.add(total, self.builder.call(add, words))
+
 
 @intrinsic
-def append_near(typingctx, tiles, others, half_norms, row, column, thresholds, kept, keys, columns):
+def append_near(typingctx, tiles, others, half_norms, order, row, column, thresholds, kept, keys, columns):
     """Append what is near among :data:`COLUMNS` groups of columns to the candidates of a group of rows.
 
     For x_i of group ``row`` of tiles and y_j of the groups from ``column`` on of others: where
-    ``half_norms[j] - x_i.y_j <= thresholds[i]``, that number and the column's go to ``keys[i]`` and ``columns[i]`` at
+    ``half_norms[j] - x_i.y_j <= thresholds[i]``, that number and ``order[j]`` go to ``keys[i]`` and ``columns[i]`` at
     ``kept[i]``, which counts on. Both must have room for one group more than there are columns.
     """
 
     def codegen(context, builder, signature, arguments):
         code = _Code(context, builder, signature, arguments)
-        tiles, others, half_norms = (code.array(position) for position in range(3))
-        thresholds, kept, keys, columns = (code.array(position) for position in range(5, 9))
-        row, column = arguments[3:5]
+        tiles, others, half_norms, order = (code.array(position) for position in range(4))
+        thresholds, kept, keys, columns = (code.array(position) for position in range(6, 10))
+        row, column = arguments[4:6]
         longest = cgutils.unpack_tuple(builder, keys.shape)[1]
         firsts = [builder.mul(code.lane(column, c), _i64(LANES)) for c in range(COLUMNS)]
         norms = [code.read(half_norms.data, first) for first in firsts]
-        numbers = [numbered_lanes(builder, builder.trunc(first, _i32)) for first in firsts]
+        numbers = [code.read(order.data, first) for first in firsts]
         for lanes in _PARTS:
-            for i, sums in zip(lanes, code.less_products(tiles, others, row, lanes, column, [norms] * ROWS)):
+            for i, sums in zip(lanes, code.tile(tiles, others, row, lanes, column, [norms] * ROWS, code.less_product)):
                 counter, threshold = code.at(kept.data, _i64(i)), code.scalar(thresholds.data, _i64(i))
                 count = builder.load(counter)
                 for distances, these in zip(sums, numbers):
@@ -124,7 +136,7 @@ def append_near(typingctx, tiles, others, half_norms, row, column, thresholds, k
                 builder.store(count, counter)
         return context.get_dummy_value()
 
-    arrays = tiles, others, half_norms, types.intp, types.intp, thresholds, kept, keys, columns
+    arrays = tiles, others, half_norms, order, types.intp, types.intp, thresholds, kept, keys, columns
     return types.void(*arrays), codegen
 
 
@@ -154,43 +166,43 @@ def _by_column(builder, rows):
 
 
 @intrinsic
-def mark_near(typingctx, tiles, half_norms, thresholds, row, column, marks, place, mirrored, mirrored_next):
+def mark_near(typingctx, words, norms, limits, row, column, marks, place, mirrored, mirrored_next):
     """Mark who is near whom between a group of rows and two of columns, in both directions.
 
-    Bit j of the mark i places behind ``place``, for the second group of columns LANES further on: half the squared
-    distance of x_i and y_j is at most the threshold of x_i. Bit i of the mark j behind ``mirrored``, for the second
-    group behind ``mirrored_next``: it is at most that of y_j.
+    Near is who comes above the other's limit with minus half the squared distance. Bit j of the mark i places behind
+    ``place``, for the second group of columns LANES further on: y_j is near to x_i. Bit i of the mark j behind
+    ``mirrored``, for the second group behind ``mirrored_next``: x_i is near to y_j.
 
     Args:
-        thresholds: (N,) like half_norms. marks: flat, of :data:`.simd.BITS`, written.
+        words: (G, W, LANES) int32, two channels of 16 bits each. norms: (G * LANES,) int32, minus half the squared
+            norms. limits: like norms. marks: flat, of :data:`.simd.BITS`, written.
     """
 
     def codegen(context, builder, signature, arguments):
         code = _Code(context, builder, signature, arguments)
-        tiles, half_norms, thresholds = (code.array(position) for position in range(3))
+        words, norms, limits = (code.array(position) for position in range(3))
         row, column = arguments[3:5]
         marks, place, *mirrored = code.array(5).data, *arguments[6:]
         own = builder.mul(row, _i64(LANES))
         others = [builder.mul(code.lane(column, c), _i64(LANES)) for c in range(COLUMNS)]
-        norms = [code.read(half_norms.data, other) for other in others]
-        theirs = [code.read(thresholds.data, other) for other in others]
+        their_norms = [[code.read(norms.data, other) for other in others]] * ROWS
+        theirs = [code.read(limits.data, other) for other in others]
         theirs_near = [_no_rows()] * COLUMNS
         for lanes in _PARTS:
-            own_norms = [code.scalar(half_norms.data, code.lane(own, i)) for i in lanes]
-            both = [[builder.fadd(norm, other) for other in norms] for norm in own_norms]
-            for i, sums in zip(lanes, code.less_products(tiles, tiles, row, lanes, column, both)):
-                threshold = code.scalar(thresholds.data, code.lane(own, i))
-                for c, distances in enumerate(sums):
-                    near = builder.fcmp_ordered("<=", distances, threshold)
+            for i, sums in zip(lanes, code.tile(words, words, row, lanes, column, their_norms, code.plus_products)):
+                norm, limit = (code.scalar(array.data, code.lane(own, i)) for array in (norms, limits))
+                for c, partial_sum in enumerate(sums):
+                    nearness = builder.add(partial_sum, norm)
+                    near = builder.icmp_signed(">", nearness, limit)
                     builder.store(builder.bitcast(near, _bits), code.at(marks, code.lane(place, c * LANES + i)))
-                    near = builder.fcmp_ordered("<=", distances, theirs[c])
+                    near = builder.icmp_signed(">", nearness, theirs[c])
                     theirs_near[c] = _with_row(builder, theirs_near[c], i, near)
         for rows, start in zip(theirs_near, mirrored):
             builder.store(_by_column(builder, rows), vector_at(builder, marks, start), align=LANES // 8)
         return context.get_dummy_value()
 
     places = [types.intp] * 3
-    return types.void(tiles, half_norms, thresholds, types.intp, types.intp, marks, *places), codegen
+    return types.void(words, norms, limits, types.intp, types.intp, marks, *places), codegen
 
 
 @intrinsic
