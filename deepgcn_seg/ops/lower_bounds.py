@@ -33,58 +33,58 @@ def put_in_order(
         order: (N,), written: points, in order. along: (N or more,), written: how far, in order; infinite for the absent
             and at the end.
     """
-    axis = np.empty(points.shape[1], np.float32)
-    _write_axis(points[::step], present[::step], mean, axis)
     along[:] = np.inf
     places = along[: len(points)]
-    _write_along(points, mean, axis, places)
-    places[~present | np.isnan(places)] = np.inf
+    _write_along(points, present, mean, step, places)
     order[:] = places.argsort()
     places[:] = places[order]
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
-def _write_axis(points, present, mean, axis):
-    """Write a direction, of length 1 or 0, along which the present of points (N, C) vary much."""
-    points = points - mean
-    for p in range(len(points)):
-        if not present[p]:
-            points[p] = 0
-    largest = np.abs(points).max()
-    if not 0 < largest < np.inf:
-        axis[:] = 0
-        return
-    points /= largest
-    longest = np.float32(-1)
-    for point in points:
-        square = np.float32(0)
-        for channel in range(len(axis)):
-            square += point[channel] * point[channel]
-        if square > longest:
-            longest = square
-            axis[:] = point
-    following = np.empty_like(axis)
-    for _ in range(ROUNDS):
-        axis /= np.sqrt((axis * axis).sum())
-        following[:] = 0
-        for point in points:
-            along = np.float32(0)
-            for channel in range(len(axis)):
-                along += point[channel] * axis[channel]
-            for channel in range(len(axis)):
-                following[channel] += along * point[channel]
-        axis[:] = following
-    axis /= np.sqrt((axis * axis).sum())
+def _write_along(points, present, mean, step, along):
+    """Write how far along the axis each of (N, C) points is, infinite where it is absent or not a number."""
+    count, channels = len(points), len(mean)
+    sample = np.zeros((-(-count // step), channels), np.float32)
+    largest = np.float32(0)
+    for s in range(len(sample)):
+        if present[s * step]:
+            for channel in range(channels):
+                sample[s, channel] = points[s * step, channel] - mean[channel]
+                largest = max(largest, abs(sample[s, channel]))
+    axis, following = np.zeros(channels, np.float32), np.empty(channels, np.float32)
+    # Without a scale, or with points that are not numbers, there is no axis: all are at its origin.
+    if 0 < largest < np.inf:
+        for s in range(len(sample)):
+            for channel in range(channels):
+                sample[s, channel] /= largest
+        longest = 0
+        for s in range(len(sample)):
+            if _dot(sample[s], sample[s]) > _dot(sample[longest], sample[longest]):
+                longest = s
+        for channel in range(channels):
+            axis[channel] = sample[longest, channel]
+        for _ in range(ROUNDS):
+            following[:] = 0
+            for s in range(len(sample)):
+                how_far = _dot(sample[s], axis)
+                for channel in range(channels):
+                    following[channel] += how_far * sample[s, channel]
+            length = np.sqrt(_dot(following, following))
+            for channel in range(channels):
+                axis[channel] = following[channel] / length
+    for p in range(count):
+        total = np.float32(0)
+        for channel in range(channels):
+            total += (points[p, channel] - mean[channel]) * axis[channel]
+        along[p] = total if present[p] and not np.isnan(total) else np.inf
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
-def _write_along(points, mean, axis, along):
-    """Write how far each of (N, C) points is from the mean along an axis."""
-    for p in range(len(points)):
-        total = np.float32(0)
-        for channel in range(len(axis)):
-            total += (points[p, channel] - mean[channel]) * axis[channel]
-        along[p] = total
+def _dot(x, y):
+    total = np.float32(0)
+    for channel in range(len(x)):
+        total += x[channel] * y[channel]
+    return total
 
 
 @njit(nogil=True, cache=True)
@@ -132,6 +132,7 @@ def write_rounded(tiles, half_norms, reaches, words, norms, limits):
         scale = 0.0
     scales, squares, error = np.empty(LANES, np.float32), np.empty(LANES, np.int32), np.empty(LANES, np.float32)
     errors = np.zeros(len(norms), np.float32)
+    largest_error = np.float32(0)
     for group in range(groups):
         first = group * LANES
         for lane in range(LANES):
@@ -152,9 +153,11 @@ def write_rounded(tiles, half_norms, reaches, words, norms, limits):
         for lane in range(LANES):
             present = half_norms[first + lane] < np.inf
             norms[first + lane] = -(squares[lane] >> 1) if present else NOWHERE
-            errors[first + lane] = np.sqrt(error[lane]) if present else np.float32(0)
+            if present:
+                errors[first + lane] = np.sqrt(error[lane])
+                largest_error = max(largest_error, errors[first + lane])
     # What float32 does not hold of a channel, too.
-    most = errors.max() + 0.01 * np.sqrt(channels)
+    theirs = largest_error + 0.01 * np.sqrt(channels)
     for point in range(len(norms)):
-        apart = 1.000001 * scale * np.sqrt(np.float64(reaches[point])) + errors[point] + most
+        apart = 1.000001 * scale * np.sqrt(np.float64(reaches[point])) + errors[point] + theirs
         limits[point] = np.int32(max(-apart * apart / 2 - 1, NOWHERE))
