@@ -88,6 +88,8 @@ def _search_block(points: np.ndarray, present: np.ndarray, out: np.ndarray, rank
         _run(_search_lists, lambda: (tiles, half_norms, thresholds, windows, *found, *lists(), space()), 0, groups)
         return
     rounded = _rounded(tiles, half_norms, reaches)
+    # Freed: marks take as much.
+    tiles = tiles[:0].copy()
     missing = -channels % LANES
     padded = np.pad(points, ((0, 0), (0, missing))) if missing else points
     marks = np.empty((min(groups, BAND) + COLUMNS, groups, LANES), BITS)
