@@ -19,6 +19,8 @@ LONGEST = 23170
 # Points beyond so many times the mean length are drawn in: what projects onto a ball comes no farther
 # apart, and a few outliers do not make the rest coarse.
 WITHIN = 4.0
+# Of shorter points squares lose digits in float32; all are rounded to zero.
+SHORTEST = 1e-18
 # Minus half of a squared distance that no two rounded points have.
 NOWHERE = -(2**30) - 2**22
 
@@ -127,9 +129,7 @@ def write_rounded(tiles, half_norms, reaches, words, norms, limits):
             total += length
             largest = max(largest, length)
     radius = min(largest, WITHIN * total / max(points, 1))
-    scale = LONGEST / radius if radius > 0 else 0.0
-    if not scale < np.finfo(np.float32).max:
-        scale = 0.0
+    scale = LONGEST / radius if radius > SHORTEST else 0.0
     scales, squares, error = np.empty(LANES, np.float32), np.empty(LANES, np.int32), np.empty(LANES, np.float32)
     errors = np.zeros(len(norms), np.float32)
     largest_error = np.float32(0)
@@ -137,7 +137,7 @@ def write_rounded(tiles, half_norms, reaches, words, norms, limits):
         first = group * LANES
         for lane in range(LANES):
             length = np.sqrt(2 * np.float64(half_norms[first + lane]))
-            scales[lane] = LONGEST / length if radius < length < np.inf else scale
+            scales[lane] = min(scale, LONGEST / length) if 0 < length < np.inf else scale
         squares[:] = 0
         error[:] = 0
         words[group] = 0
