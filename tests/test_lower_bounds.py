@@ -10,6 +10,7 @@ from deepgcn_seg.ops.simd import LANES
 
 
 def cloud(shape, kind, seed):
+    """Points, which of them are present, and the mean of these."""
     rng = np.random.default_rng(seed)
     points = rng.normal(size=shape)
     if kind == "outlier":
@@ -26,7 +27,9 @@ def cloud(shape, kind, seed):
         points *= 1e12
     elif kind == "far from the origin":
         points += 4096
-    return points.astype(np.float32), rng.random(len(points)) < 0.9
+    points, present = points.astype(np.float32), rng.random(len(points)) < 0.9
+    present[0] = True
+    return points, present, points[present].mean(0)
 
 
 def squared_distances(points):
@@ -67,9 +70,7 @@ def in_reach(points, half_norms, share):
 @settings(max_examples=80, deadline=None)
 @clouds
 def test_bounds_of_rounded_points_leave_out_nobody_in_reach(shape, kind, seed, share):
-    points, present = cloud(shape, kind, seed)
-    present[0] = True
-    mean = points[present].mean(0)
+    points, present, mean = cloud(shape, kind, seed)
     tiles, half_norms = tiled(points - mean, present)
     distances, own_reaches, reaches, _ = in_reach(points - mean, half_norms, share)
     nearness, limits = nearness_of_rounded(tiles, half_norms, reaches, len(points))
@@ -109,9 +110,7 @@ def test_bounds_of_rounded_points_are_close():
 @settings(max_examples=80, deadline=None)
 @clouds
 def test_bounds_along_an_axis_leave_out_nobody_in_reach(shape, kind, seed, share):
-    points, present = cloud(shape, kind, seed)
-    present[0] = True
-    mean = points[present].mean(0)
+    points, present, mean = cloud(shape, kind, seed)
     _, half_norms = tiled(points - mean, present)
     distances, reaches, _, spans = in_reach(points - mean, half_norms, share)
     order, along = np.empty(len(points), np.uint32), np.empty(len(points) + 5, np.float32)
