@@ -5,8 +5,8 @@ points; :func:`_candidates` makes all distances, a tile in registers at a time, 
 :func:`_order` sorts a row's few candidates. Rows for which the sample misled, or of which too many distances are equal,
 are searched whole (:mod:`.rows_triton`).
 
-Products run on tensor cores, each point as the sum of two TF32 numbers: three products of those are as exact as those
-of float32.
+Products run on tensor cores, each point as the sum of two float16 numbers in a unit of its own, a power of two: three
+products of those are as exact as those of float32.
 """
 
 import math
@@ -42,9 +42,8 @@ ROWS, COLUMNS, CHANNELS = 64, 64, 64
 SPLIT_ROWS = 32
 # More candidates than these are left to PyTorch's topk.
 MOST_KEPT = 4096
-# Not all GPUs that Triton is for have PTX, or TF32.
+# Not all GPUs that Triton is for have PTX.
 NVIDIA = torch.version.hip is None
-PRECISION = "tf32" if NVIDIA else "ieee"
 
 
 @dataclass(frozen=True)
@@ -86,29 +85,46 @@ def plan(wanted: int, count: int) -> Plan:
 
 
 @triton.jit
+def _centred(points, mean, row, channel, present, count, channels):
+    inside = present[:, None] & (channel < channels)[None, :]
+    x = tl.load(points + row[:, None] * channels + channel[None, :], mask=inside, other=0.0)
+    return x - tl.load(mean + (row // count)[:, None] * channels + channel[None, :], mask=inside, other=0.0)
+
+
+@triton.jit
 def _split(
-    points, mean, mask, high, low, norms, total, count, channels, width,
+    points, mean, mask, high, low, units, norms, total, count, channels, width,
     MASKED: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """Centred points as a TF32 number and the rest, and their squared lengths."""
+    """Centred points as ``unit * (high + low)``, and their squared lengths.
+
+    In its unit a point's largest coordinate is between 2^14 and 2^15: of all of them float16 then leaves less than
+    float32 does.
+    """
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     here = row < total
     present = here
     if MASKED:
         present = here & (tl.load(mask + row, mask=here, other=0) != 0)
+    largest = tl.zeros((ROWS,), tl.float32)
     norm = tl.zeros((ROWS,), tl.float32)
     for start in range(0, width, CHANNELS):
-        channel = start + tl.arange(0, CHANNELS)
-        inside = present[:, None] & (channel < channels)[None, :]
-        x = tl.load(points + row[:, None] * channels + channel[None, :], mask=inside, other=0.0)
-        x -= tl.load(mean + (row // count)[:, None] * channels + channel[None, :], mask=inside, other=0.0)
-        rounded = (x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000
-        rounded = rounded.to(tl.float32, bitcast=True)
-        place = row[:, None] * width + channel[None, :]
-        tl.store(high + place, rounded, mask=here[:, None])
-        tl.store(low + place, x - rounded, mask=here[:, None])
+        x = _centred(points, mean, row, start + tl.arange(0, CHANNELS), present, count, channels)
+        largest = tl.maximum(largest, tl.max(tl.abs(x), 1))
         norm += tl.sum(x * x, 1)
     tl.store(norms + row, tl.where(present, norm, float("inf")), mask=here)
+    # As float32 stores exponents, 127 more than they are. From 15 on the unit is no zero.
+    exponent = tl.maximum(largest.to(tl.int32, bitcast=True) >> 23, 15)
+    unit = ((exponent - 14) << 23).to(tl.float32, bitcast=True)
+    scale = ((268 - exponent) << 23).to(tl.float32, bitcast=True)
+    tl.store(units + row, unit, mask=here)
+    for start in range(0, width, CHANNELS):
+        channel = start + tl.arange(0, CHANNELS)
+        x = scale[:, None] * _centred(points, mean, row, channel, present, count, channels)
+        rounded = x.to(tl.float16)
+        place = row[:, None] * width + channel[None, :]
+        tl.store(high + place, rounded, mask=here[:, None])
+        tl.store(low + place, (x - rounded.to(tl.float32)).to(tl.float16), mask=here[:, None])
 
 
 @triton.jit
@@ -117,17 +133,17 @@ def _operand(x, row, inside, channel, width):
 
 
 @triton.jit
-def _add_products(sums, left_high, left_low, right_high, right_low, PRECISION: tl.constexpr):
+def _add_products(sums, left_high, left_low, right_high, right_low):
     right_high, right_low = tl.trans(right_high), tl.trans(right_low)
-    sums = tl.dot(left_low, right_high, sums, input_precision=PRECISION)
-    sums = tl.dot(left_high, right_low, sums, input_precision=PRECISION)
-    return tl.dot(left_high, right_high, sums, input_precision=PRECISION)
+    sums = tl.dot(left_low, right_high, sums)
+    sums = tl.dot(left_high, right_low, sums)
+    return tl.dot(left_high, right_high, sums)
 
 
 @triton.jit
 def _products(
     high, low, left, left_inside, right, right_inside, width,
-    EXACT: tl.constexpr, PRECISION: tl.constexpr, CHANNELS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    EXACT: tl.constexpr, CHANNELS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Products of the points ``left`` with the points ``right``, (ROWS, COLUMNS); to three digits if not exact."""
     sums = tl.zeros((ROWS, COLUMNS), tl.float32)
@@ -138,27 +154,40 @@ def _products(
         if EXACT:
             left_low = _operand(low, left, left_inside, channel, width)
             right_low = _operand(low, right, right_inside, channel, width)
-            sums = _add_products(sums, left_high, left_low, right_high, right_low, PRECISION)
+            sums = _add_products(sums, left_high, left_low, right_high, right_low)
         else:
-            sums = tl.dot(left_high, tl.trans(right_high), sums, input_precision=PRECISION)
+            sums = tl.dot(left_high, tl.trans(right_high), sums)
     return sums
+
+
+@triton.jit
+def _distances(sums, units, norms, row, here, column, inside, LOOP: tl.constexpr):
+    """From products of points in their units; less the row's own norm, which its ranks do not need."""
+    # One unit after the other: their product may be below what float32 can hold.
+    sums *= tl.load(units + column, mask=inside, other=0.0)[None, :]
+    twice = 2 * tl.load(units + row, mask=here, other=0.0)
+    value = tl.load(norms + column, mask=inside, other=float("inf"))[None, :] - twice[:, None] * sums
+    if not LOOP:
+        value = tl.where(column[None, :] == row[:, None], float("inf"), value)
+    return value
 
 
 @triton.jit(do_not_specialize=["stride", "rank"])
 def _thresholds(
-    high, norms, thresholds, count, width, stride, rank,
-    LOOP: tl.constexpr, SAMPLE: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr, PRECISION: tl.constexpr,
+    high, units, norms, thresholds, count, width, stride, rank,
+    LOOP: tl.constexpr, SAMPLE: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """A value that at least ``rank`` of the sampled distances of a row do not exceed, and hardly more."""
     block = tl.program_id(1).to(tl.int64)
     high += block * count * width
+    units += block * count
+    norms += block * count
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    here = row < count
     sampled = tl.arange(0, SAMPLE) * stride
     inside = sampled < count
-    sums = _products(high, high, row, row < count, sampled, inside, width, False, PRECISION, CHANNELS, ROWS, SAMPLE)
-    value = tl.load(norms + block * count + sampled, mask=inside, other=float("inf"))[None, :] - 2 * sums
-    if not LOOP:
-        value = tl.where(sampled[None, :] == row[:, None], float("inf"), value)
+    sums = _products(high, high, row, here, sampled, inside, width, False, CHANNELS, ROWS, SAMPLE)
+    value = _distances(sums, units, norms, row, here, sampled, inside, LOOP)
     below = tl.min(value, 1)
     above = tl.max(tl.where(value < float("inf"), value, -float("inf")), 1)
     for _ in range(STEPS):
@@ -166,23 +195,21 @@ def _thresholds(
         enough = tl.sum((value <= middle[:, None]).to(tl.int32), 1) >= rank
         above = tl.where(enough, middle, above)
         below = tl.where(enough, below, middle)
-    tl.store(thresholds + block * count + row, above, mask=row < count)
+    tl.store(thresholds + block * count + row, above, mask=here)
 
 
 @triton.jit(do_not_specialize=["first_row", "rows"])
 def _candidates(
-    high, low, norms, thresholds, lists, found, first_row, rows, count, width, capacity,
+    high, low, units, norms, thresholds, lists, found, first_row, rows, count, width, capacity,
     LOOP: tl.constexpr, WIDE: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, PRECISION: tl.constexpr, PTX: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
-    """Distances up to each row's threshold, and their columns, in the order of the columns; and how many there are.
-
-    Distances are less the row's own norm, which its ranks do not need.
-    """
+    """Distances up to each row's threshold, and their columns, in the order of the columns; and how many there are."""
     block = tl.program_id(1).to(tl.int64)
     tile = tl.program_id(0) * ROWS
     high += block * count * width
     low += block * count * width
+    units += block * count
     norms += block * count
     lists += (block * rows + tile) * capacity
     row = first_row + tile + tl.arange(0, ROWS)
@@ -202,15 +229,13 @@ def _candidates(
         column = start + tl.arange(0, COLUMNS)
         inside = column < count
         if WIDE:
-            sums = _products(high, low, row, here, column, inside, width, True, PRECISION, CHANNELS, ROWS, COLUMNS)
+            sums = _products(high, low, row, here, column, inside, width, True, CHANNELS, ROWS, COLUMNS)
         else:
             right_high = _operand(high, column, inside, channel, width)
             right_low = _operand(low, column, inside, channel, width)
             sums = tl.zeros((ROWS, COLUMNS), tl.float32)
-            sums = _add_products(sums, left_high, left_low, right_high, right_low, PRECISION)
-        value = tl.load(norms + column, mask=inside, other=float("inf"))[None, :] - 2 * sums
-        if not LOOP:
-            value = tl.where(column[None, :] == row[:, None], float("inf"), value)
+            sums = _add_products(sums, left_high, left_low, right_high, right_low)
+        value = _distances(sums, units, norms, row, here, column, inside, LOOP)
         kept = value <= threshold[:, None]
         # Running counts as a product too: it has its result where the distances are, other sums move it around.
         counts = tl.dot(tl.where(kept, 1.0, 0.0).to(tl.float16), up_to, out_dtype=tl.float32)
@@ -336,8 +361,8 @@ def search(points: Tensor, mask: Tensor | None, ranks: Tensor, loop: bool, out: 
         return
     step = min(CHANNELS, max(triton.next_power_of_2(channels), 16))
     width = triton.cdiv(channels, step) * step
-    high, low, norms = _split_points(points.contiguous(), mask, width)
-    thresholds = _sampled_thresholds(high, norms, how, loop, step)
+    high, low, units, norms = _split_points(points.contiguous(), mask, width)
+    thresholds = _sampled_thresholds(high, units, norms, how, loop, step)
     found = torch.empty(batch, count, dtype=torch.int32, device=points.device)
     missed, misses = torch.empty_like(found), torch.zeros(1, dtype=torch.int32, device=points.device)
     # Read by kernels alone: nobody need wait for the copy.
@@ -355,6 +380,7 @@ def search(points: Tensor, mask: Tensor | None, ranks: Tensor, loop: bool, out: 
             _candidates[(triton.cdiv(rows, ROWS), blocks)](
                 high[part],
                 low[part],
+                units[part],
                 norms[part],
                 thresholds[part],
                 lists,
@@ -369,7 +395,6 @@ def search(points: Tensor, mask: Tensor | None, ranks: Tensor, loop: bool, out: 
                 ROWS=ROWS,
                 COLUMNS=COLUMNS,
                 CHANNELS=step,
-                PRECISION=PRECISION,
                 PTX=NVIDIA and not triton_interpreted(),
                 num_warps=4,
                 num_stages=1 if width > step else 2,
@@ -397,16 +422,17 @@ def search(points: Tensor, mask: Tensor | None, ranks: Tensor, loop: bool, out: 
                 RANKS=triton.next_power_of_2(len(ranks)),
                 num_warps=min(max(how.keep // 256, 1), 16),
             )
-    search_missed(high, low, norms, missed, misses, how.wanted, ranks, loop, out)
+    search_missed(high, low, units, norms, missed, misses, how.wanted, ranks, loop, out)
 
 
-def _sampled_thresholds(high: Tensor, norms: Tensor, how: Plan, loop: bool, step: int) -> Tensor:
+def _sampled_thresholds(high: Tensor, units: Tensor, norms: Tensor, how: Plan, loop: bool, step: int) -> Tensor:
     """Of the distances of each row, (B, N); see :class:`Plan`."""
     batch, count, width = high.shape
     thresholds = torch.empty_like(norms)
     rows = min((1 << 15) // how.sample, 64)
     _thresholds[(triton.cdiv(count, rows), batch)](
         high,
+        units,
         norms,
         thresholds,
         count,
@@ -417,25 +443,26 @@ def _sampled_thresholds(high: Tensor, norms: Tensor, how: Plan, loop: bool, step
         SAMPLE=how.sample,
         ROWS=rows,
         CHANNELS=min(step, 32),
-        PRECISION=PRECISION,
         num_warps=8,
         num_stages=1,
     )
     return thresholds
 
 
-def _split_points(points: Tensor, mask: Tensor | None, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Centred points (B, N, width) in two parts, filled up with zeros, and squared lengths, infinite of absent ones."""
+def _split_points(points: Tensor, mask: Tensor | None, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See :func:`_split`: two parts (B, N, width), filled up with zeros, units (B, N) and squared lengths (B, N), which
+    are infinite of absent points."""
     batch, count, channels = points.shape
     mean = mean_of_present(points, mask)
-    high, low = points.new_empty(2, batch, count, width)
-    norms = points.new_empty(batch, count)
+    high, low = points.new_empty(2, batch, count, width, dtype=torch.float16)
+    units, norms = points.new_empty(2, batch, count)
     _split[(triton.cdiv(batch * count, SPLIT_ROWS),)](
         points,
         mean,
         points if mask is None else mask.contiguous().view(torch.uint8),
         high,
         low,
+        units,
         norms,
         batch * count,
         count,
@@ -446,7 +473,7 @@ def _split_points(points: Tensor, mask: Tensor | None, width: int) -> tuple[Tens
         CHANNELS=min(CHANNELS, triton.next_power_of_2(width)),
         num_warps=4,
     )
-    return high, low, norms
+    return high, low, units, norms
 
 
 def suits(points: Tensor) -> bool:

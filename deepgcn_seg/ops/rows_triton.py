@@ -16,6 +16,8 @@ PROGRAMS = 528
 BLOCK = 4096
 # Columns at a time while candidates are written down, which takes more registers for each.
 PIECE = 1024
+# Columns of a program that makes distances, and how many at a time.
+SHARE, COLUMNS = 512, 64
 # So many steps of a bisection halve an interval of distances, the others one of bit patterns, which always ends.
 STEPS_BY_VALUE = tl.constexpr(12)
 
@@ -56,26 +58,47 @@ def _count(first, limit, row, columns, BELOW: tl.constexpr, BLOCK: tl.constexpr)
 
 
 @triton.jit
-def _make_row(
-    row, high, low, norms, point, columns, width, LOOP: tl.constexpr, PIECE: tl.constexpr, CHANNELS: tl.constexpr
-):
-    """Write the distances of a point, less its own norm, and infinity where a point may not be chosen."""
-    own = point.to(tl.int64) * width
-    for start in range(0, columns, PIECE):
-        column = start + tl.arange(0, PIECE)
-        inside = column < columns
-        product = tl.zeros((PIECE,), tl.float32)
+def _make_distances(
+    row, high, low, units, norms, point, begin, end, columns, width,
+    LOOP: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """Write a point's distances to the columns from ``begin`` to ``end``, less its own norm; infinite where a column
+    may not be chosen."""
+    block = (point // columns).to(tl.int64) * columns
+    own = block + point % columns
+    twice = 2 * tl.load(units + own)
+    for start in range(begin, end, COLUMNS):
+        column = start + tl.arange(0, COLUMNS)
+        inside = column < end
+        product = tl.zeros((COLUMNS,), tl.float32)
         for first in range(0, width, CHANNELS):
             channel = first + tl.arange(0, CHANNELS)
-            place = column[:, None] * width + channel[None, :]
-            x = tl.load(high + own + channel) + tl.load(low + own + channel)
-            y = tl.load(high + place, mask=inside[:, None], other=0.0)
-            y += tl.load(low + place, mask=inside[:, None], other=0.0)
+            x = tl.load(high + own * width + channel).to(tl.float32)
+            x += tl.load(low + own * width + channel).to(tl.float32)
+            place = (block + column)[:, None] * width + channel[None, :]
+            y = tl.load(high + place, mask=inside[:, None], other=0.0).to(tl.float32)
+            y += tl.load(low + place, mask=inside[:, None], other=0.0).to(tl.float32)
             product += tl.sum(x[None, :] * y, 1)
-        value = tl.load(norms + column, mask=inside, other=float("inf")) - 2 * product
+        product *= tl.load(units + block + column, mask=inside, other=0.0)
+        value = tl.load(norms + block + column, mask=inside, other=float("inf")) - twice * product
         if not LOOP:
-            value = tl.where(column == point, float("inf"), value)
+            value = tl.where(block + column == own, float("inf"), value)
         tl.store(row + column, value, mask=inside)
+
+
+@triton.jit
+def _make_first_rows(
+    high, low, units, norms, missed, misses, rows, columns, width,
+    LOOP: tl.constexpr, SHARE: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """The row that each program of :func:`_search_missed` searches first, by several programs: there are few rows."""
+    miss = tl.program_id(0)
+    if miss < tl.load(misses):
+        row = rows + miss.to(tl.int64) * columns
+        begin = tl.program_id(1) * SHARE
+        end = tl.minimum(begin + SHARE, columns)
+        point = tl.load(missed + miss)
+        _make_distances(row, high, low, units, norms, point, begin, end, columns, width, LOOP, COLUMNS, CHANNELS)
 
 
 @triton.jit
@@ -143,7 +166,8 @@ def _select_ranks(
 
 @triton.jit(do_not_specialize=["wanted", "number"])
 def _search_missed(
-    high, low, norms, missed, misses, ranks, out, rows, values, places, order, columns, width, wanted, number,
+    high, low, units, norms, missed, misses, ranks, out,
+    rows, values, places, order, columns, width, wanted, number,
     LOOP: tl.constexpr, BLOCK: tl.constexpr, PIECE: tl.constexpr, KEEP: tl.constexpr, RANKS: tl.constexpr,
     COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
@@ -154,11 +178,9 @@ def _search_missed(
     order += program * KEEP
     for miss in range(tl.program_id(0), tl.load(misses), tl.num_programs(0)):
         point = tl.load(missed + miss)
-        block = (point // columns).to(tl.int64) * columns
-        own = point % columns
-        high_here, low_here = high + block * width, low + block * width
-        _make_row(rows, high_here, low_here, norms + block, own, columns, width, LOOP, COLUMNS, CHANNELS)
-        tl.debug_barrier()
+        if miss >= tl.num_programs(0):
+            _make_distances(rows, high, low, units, norms, point, 0, columns, columns, width, LOOP, COLUMNS, CHANNELS)
+            tl.debug_barrier()
         to = out + point.to(tl.int64) * number
         _select_ranks(rows, ranks, to, values, places, order, columns, wanted, number, BLOCK, PIECE, KEEP, RANKS)
         tl.debug_barrier()
@@ -167,6 +189,7 @@ def _search_missed(
 def search_missed(
     high: Tensor,
     low: Tensor,
+    units: Tensor,
     norms: Tensor,
     missed: Tensor,
     misses: Tensor,
@@ -178,22 +201,22 @@ def search_missed(
     """Search some rows.
 
     Args:
-        high, low: (B, N, C), whose sums are the points. norms: (B, N), infinite where a point may not be chosen.
+        high, low: (B, N, C), whose sums are the points, each in its unit (B, N).
+        norms: (B, N), infinite where a point may not be chosen.
         missed: which of the B N rows, int32, in its first ``misses`` (1,) places.
         ranks: (m,) ascending, the last ``wanted`` - 1. out: (B, N, m) int64, written.
     """
     blocks, count, width = high.shape
     programs = min(blocks * count, PROGRAMS)
     keep = triton.next_power_of_2(wanted)
-    rows, values = high.new_empty(programs, count), high.new_empty(programs, keep)
+    rows, values = norms.new_empty(programs, count), norms.new_empty(programs, keep)
     places, order = missed.new_empty(2, programs, keep)
     block = min(triton.next_power_of_2(count), BLOCK)
+    points = (high, low, units, norms, missed, misses)
+    steps = {"LOOP": loop, "COLUMNS": min(block, COLUMNS), "CHANNELS": math.gcd(width, 64)}
+    _make_first_rows[(programs, triton.cdiv(count, SHARE))](*points, rows, count, width, SHARE=SHARE, **steps)
     _search_missed[(programs,)](
-        high,
-        low,
-        norms,
-        missed,
-        misses,
+        *points,
         ranks,
         out,
         rows,
@@ -204,12 +227,10 @@ def search_missed(
         width,
         wanted,
         len(ranks),
-        LOOP=loop,
         BLOCK=block,
         PIECE=min(block, PIECE),
         KEEP=keep,
         RANKS=triton.next_power_of_2(len(ranks)),
-        COLUMNS=min(block, 64),
-        CHANNELS=math.gcd(width, 64),
         num_warps=min(max(block // 1024, keep // 128, 1), 16),
+        **steps,
     )
