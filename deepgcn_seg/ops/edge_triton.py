@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .sizes import parts, power_of_two
+
 POINTS = 16
 CHANNELS = 64
 
@@ -146,7 +148,7 @@ def edge_moments(
     typical = center.to(wide).mean((0, 1)) + neighbor.to(wide).mean((0, 1))
     shift = torch.where(typical > 0, typical, slope * typical)
     batch, count, channels = center.shape
-    sums = torch.empty(batch, triton.cdiv(count, POINTS), channels, dtype=wide, device=center.device)
+    sums = torch.empty(batch, parts(count, POINTS), channels, dtype=wide, device=center.device)
     squares = torch.empty_like(sums)
     arguments = center, neighbor, index.contiguous(), mask, slope.contiguous(), shift, sums, squares
     _launch(_moments, center, index, *arguments)
@@ -170,7 +172,7 @@ def edge_moments_backward(
     batch, count, channels = center.shape
     grad_center = torch.empty_like(center)
     grad_neighbor = torch.zeros_like(neighbor, dtype=wide)
-    grad_slope = torch.empty(batch, triton.cdiv(count, POINTS), channels, dtype=wide, device=center.device)
+    grad_slope = torch.empty(batch, parts(count, POINTS), channels, dtype=wide, device=center.device)
     arguments = center, neighbor, index.contiguous(), mask, slope.contiguous(), offset.contiguous()
     _launch(_moments_backward, center, index, *arguments, factor.contiguous(), grad_center, grad_neighbor, grad_slope)
     return grad_center, grad_neighbor.to(neighbor.dtype), grad_slope.sum((0, 1)).to(slope.dtype)
@@ -183,12 +185,12 @@ def _sum_dtype(x: Tensor) -> torch.dtype:
 def _launch(kernel, x: Tensor, index: Tensor, *arguments: Tensor | None) -> None:
     """Run a kernel over tiles of ``x`` (B, N, C); None stands for an absent mask."""
     batch, count, channels = x.shape
-    width = min(CHANNELS, triton.next_power_of_2(channels))
+    width = min(CHANNELS, power_of_two(channels))
     masked = not any(argument is None for argument in arguments)
     # An absent mask is never read: any pointer will do.
     given = [x if argument is None else argument for argument in arguments]
     given = [a.contiguous().view(torch.uint8) if a.dtype == torch.bool else a for a in given]
-    kernel[(batch, triton.cdiv(count, POINTS), triton.cdiv(channels, width))](
+    kernel[(batch, parts(count, POINTS), parts(channels, width))](
         *given,
         count,
         channels,

@@ -22,6 +22,7 @@ from . import neighbor_torch
 from .backend import triton_interpreted
 from .distance_rows import mean_of_present
 from .rows_triton import key_of, middle_key, search_missed, value_of
+from .sizes import parts, power_of_two
 
 # Bytes of candidates at a time.
 LIST_BYTES = 96 << 20
@@ -67,11 +68,11 @@ class Plan:
 @lru_cache(maxsize=256)
 def plan(wanted: int, count: int) -> Plan:
     """So that few rows have fewer candidates than wanted, or more than there is room for."""
-    sample = min(max(triton.next_power_of_2(count) // SHARE, LEAST_SAMPLE), MOST_SAMPLE)
+    sample = min(max(power_of_two(count) // SHARE, LEAST_SAMPLE), MOST_SAMPLE)
     expected, spread = wanted * sample / count, math.sqrt(max(1 - sample / count, 0))
     if count <= sample:
         # The sample is everything, but its distances are rounded.
-        sample, slack = max(triton.next_power_of_2(count), 16), 2 + count // 64
+        sample, slack = max(power_of_two(count), 16), 2 + count // 64
         rank = found = min(wanted + slack, count)
         most = float(min(found + slack, count))
     else:
@@ -79,8 +80,8 @@ def plan(wanted: int, count: int) -> Plan:
         rank = min(math.ceil(expected + MARGIN * spread * math.sqrt(expected)) + 1, sample)
         found = rank * count // sample
         most = found * (1 + ROOM * spread / math.sqrt(rank))
-    capacity = triton.cdiv(math.ceil(most), 16) * 16
-    keep = max(triton.next_power_of_2(wanted), min(triton.next_power_of_2(found), MOST_SORTED), 16)
+    capacity = parts(math.ceil(most), 16) * 16
+    keep = max(power_of_two(wanted), min(power_of_two(found), MOST_SORTED), 16)
     return Plan(wanted, sample, max(count // sample, 1), rank, capacity, keep)
 
 
@@ -198,20 +199,20 @@ def _thresholds(
     tl.store(thresholds + block * count + row, above, mask=here)
 
 
-@triton.jit(do_not_specialize=["first_row", "rows"])
+@triton.jit(do_not_specialize=["first_block", "first_row", "rows"])
 def _candidates(
-    high, low, units, norms, thresholds, lists, found, first_row, rows, count, width, capacity,
+    high, low, units, norms, thresholds, lists, found, first_block, first_row, rows, count, width, capacity,
     LOOP: tl.constexpr, WIDE: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
     """Distances up to each row's threshold, and their columns, in the order of the columns; and how many there are."""
-    block = tl.program_id(1).to(tl.int64)
+    block = (first_block + tl.program_id(1)).to(tl.int64)
     tile = tl.program_id(0) * ROWS
     high += block * count * width
     low += block * count * width
     units += block * count
     norms += block * count
-    lists += (block * rows + tile) * capacity
+    lists += (tl.program_id(1).to(tl.int64) * rows + tile) * capacity
     row = first_row + tile + tl.arange(0, ROWS)
     # A chunk's last tile may reach into the next chunk.
     here = row < first_row + rows
@@ -359,8 +360,8 @@ def search(points: Tensor, mask: Tensor | None, ranks: Tensor, loop: bool, out: 
     if how.keep > MOST_KEPT:
         neighbor_torch.search(points, mask, ranks, loop, out)
         return
-    step = min(CHANNELS, max(triton.next_power_of_2(channels), 16))
-    width = triton.cdiv(channels, step) * step
+    step = min(CHANNELS, max(power_of_two(channels), 16))
+    width = parts(channels, step) * step
     high, low, units, norms = _split_points(points.contiguous(), mask, width)
     thresholds = _sampled_thresholds(high, units, norms, how, loop, step)
     found = torch.empty(batch, count, dtype=torch.int32, device=points.device)
@@ -373,18 +374,18 @@ def search(points: Tensor, mask: Tensor | None, ranks: Tensor, loop: bool, out: 
     lists = torch.empty(together * chunk * how.capacity, dtype=torch.int64, device=points.device)
     order = torch.empty(together * chunk * how.keep, dtype=torch.int16, device=points.device)
     for start in range(0, batch, together):
-        part = slice(start, start + together)
         blocks = min(together, batch - start)
         for first in range(0, count, chunk):
             rows = min(chunk, count - first)
-            _candidates[(triton.cdiv(rows, ROWS), blocks)](
-                high[part],
-                low[part],
-                units[part],
-                norms[part],
-                thresholds[part],
+            _candidates[(parts(rows, ROWS), blocks)](
+                high,
+                low,
+                units,
+                norms,
+                thresholds,
                 lists,
-                found[part],
+                found,
+                start,
                 first,
                 rows,
                 count,
@@ -415,11 +416,11 @@ def search(points: Tensor, mask: Tensor | None, ranks: Tensor, loop: bool, out: 
                 how.capacity,
                 how.wanted,
                 len(ranks),
-                WIDTH=max(triton.next_power_of_2(how.capacity), how.keep),
+                WIDTH=max(power_of_two(how.capacity), how.keep),
                 KEEP=how.keep,
                 BITS=how.keep.bit_length() - 1,
                 CODED=how.keep <= MOST_CODED,
-                RANKS=triton.next_power_of_2(len(ranks)),
+                RANKS=power_of_two(len(ranks)),
                 num_warps=min(max(how.keep // 256, 1), 16),
             )
     search_missed(high, low, units, norms, missed, misses, how.wanted, ranks, loop, out)
@@ -430,7 +431,7 @@ def _sampled_thresholds(high: Tensor, units: Tensor, norms: Tensor, how: Plan, l
     batch, count, width = high.shape
     thresholds = torch.empty_like(norms)
     rows = min((1 << 15) // how.sample, 64)
-    _thresholds[(triton.cdiv(count, rows), batch)](
+    _thresholds[(parts(count, rows), batch)](
         high,
         units,
         norms,
@@ -456,7 +457,7 @@ def _split_points(points: Tensor, mask: Tensor | None, width: int) -> tuple[Tens
     mean = mean_of_present(points, mask)
     high, low = points.new_empty(2, batch, count, width, dtype=torch.float16)
     units, norms = points.new_empty(2, batch, count)
-    _split[(triton.cdiv(batch * count, SPLIT_ROWS),)](
+    _split[(parts(batch * count, SPLIT_ROWS),)](
         points,
         mean,
         points if mask is None else mask.contiguous().view(torch.uint8),
@@ -470,7 +471,7 @@ def _split_points(points: Tensor, mask: Tensor | None, width: int) -> tuple[Tens
         width,
         MASKED=mask is not None,
         ROWS=SPLIT_ROWS,
-        CHANNELS=min(CHANNELS, triton.next_power_of_2(width)),
+        CHANNELS=min(CHANNELS, power_of_two(width)),
         num_warps=4,
     )
     return high, low, units, norms

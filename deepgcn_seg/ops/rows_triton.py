@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .sizes import parts, power_of_two
+
 # Programs that share the rows.
 PROGRAMS = 528
 # Distances a program holds in registers; of a longer row the rest is read in every pass.
@@ -208,13 +210,13 @@ def search_missed(
     """
     blocks, count, width = high.shape
     programs = min(blocks * count, PROGRAMS)
-    keep = triton.next_power_of_2(wanted)
+    keep = power_of_two(wanted)
     rows, values = norms.new_empty(programs, count), norms.new_empty(programs, keep)
     places, order = missed.new_empty(2, programs, keep)
-    block = min(triton.next_power_of_2(count), BLOCK)
+    block = min(power_of_two(count), BLOCK)
     points = (high, low, units, norms, missed, misses)
     steps = {"LOOP": loop, "COLUMNS": min(block, COLUMNS), "CHANNELS": math.gcd(width, 64)}
-    _make_first_rows[(programs, triton.cdiv(count, SHARE))](*points, rows, count, width, SHARE=SHARE, **steps)
+    _make_first_rows[(programs, parts(count, SHARE))](*points, rows, count, width, SHARE=SHARE, **steps)
     _search_missed[(programs,)](
         *points,
         ranks,
@@ -230,7 +232,7 @@ def search_missed(
         BLOCK=block,
         PIECE=min(block, PIECE),
         KEEP=keep,
-        RANKS=triton.next_power_of_2(len(ranks)),
+        RANKS=power_of_two(len(ranks)),
         num_warps=min(max(block // 1024, keep // 128, 1), 16),
         **steps,
     )
