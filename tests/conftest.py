@@ -1,5 +1,10 @@
 import os
 
+# Workers share the cores: threads that outnumber them would wait for each other at every operation. Known before
+# PyTorch is imported, and to the processes that tests start. Tests that are about threads set their number themselves.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ and "OMP_NUM_THREADS" not in os.environ:
+    os.environ["OMP_NUM_THREADS"] = str(max((os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]), 1))
+
 import pytest
 import torch
 
@@ -19,6 +24,14 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def set_threads():
+    """``torch.set_num_threads``, for the time of a test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,10 @@ import tempfile
 from pathlib import Path
 
 # The process is forked before it runs anything, so that no thread exists in it.
-PRELOADED = ["deepgcn_seg.cli", "deepgcn_seg.training.run", "deepgcn_seg.evaluation.run", "torch.utils.tensorboard"]
+PRELOADED = [
+    "deepgcn_seg.cli", "deepgcn_seg.training.run", "deepgcn_seg.evaluation.run",
+    "torch.utils.tensorboard", "torch._dynamo",
+]  # fmt: skip
 
 
 class Forked:

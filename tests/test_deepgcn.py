@@ -368,17 +368,14 @@ def test_hooks_see_the_backbone(connection, training):
 
 @pytest.mark.parametrize("inference", [False, True], ids=["no_grad", "inference_mode"])
 @pytest.mark.parametrize("autocast", [False, True], ids=["float32", "bfloat16"])
-def test_blocks_side_by_side_in_inference(monkeypatch, inference, autocast):
+def test_blocks_side_by_side_in_inference(monkeypatch, set_threads, inference, autocast):
     """Threads of their own take the blocks, under the modes of the caller; the last of five is left over."""
     monkeypatch.setattr("deepgcn_seg.model.deepgcn.POINTS", 300)
-    model, points, threads = DeepGCN(**SMALL).eval(), torch.rand(5, 300, 9), torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        with torch.inference_mode(inference), torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            one_by_one = torch.cat([model(block) for block in points.split(1)])
-            together = model(points)
-    finally:
-        torch.set_num_threads(threads)
+    model, points = DeepGCN(**SMALL).eval(), torch.rand(5, 300, 9)
+    set_threads(2)
+    with torch.inference_mode(inference), torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        one_by_one = torch.cat([model(block) for block in points.split(1)])
+        together = model(points)
     assert together.dtype == one_by_one.dtype
     assert together.is_inference() == inference
     assert (together == one_by_one).float().mean() > 0.99

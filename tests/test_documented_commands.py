@@ -20,7 +20,7 @@ SMALL = {
     "train": [*(t for t in TINY if not t.startswith(("data.store", "recipe"))), "points=256", "max_steps=1"],
     "benchmark": [
         "depth=3", "channels=8", "k=4", "points=128", "batch_sizes=[1]", "repeats=1", "rows=2000", "batches=1",
-        "sizes=[[2,64,1,4,8]]", "axes.points=[128]", "axes.batch=[1]", "axes.depth=[2]", "axes.k=[2]",
+        "sizes=[[2,64,1,4,8]]", "axes.depth=[2]", "~axes.points", "~axes.batch", "~axes.k",
     ],
 }  # fmt: skip
 
@@ -76,6 +76,8 @@ def small(tool, arguments, folder):
         given.append(f"hydra.sweep.dir={folder}")
         if any(a.startswith(("data=s3dis", "data=folder")) for a in given):
             given.append("data.grid.min_points=20")
+        if "hydra/launcher=joblib" in given:
+            given.append("hydra.launcher.n_jobs=2")
     return [*given, *(SMALL["benchmark"] if tool == "benchmark" else [])]
 
 

@@ -65,6 +65,23 @@ def test_moments_gradient(backend, mask):
     assert gradcheck(lambda a, b, s: moments(a, b, index, s, mask), (a, b, slope))
 
 
+def test_result_does_not_depend_on_threads(set_threads):
+    """Values and gradients of as many edges as more than one thread takes."""
+    x, _, index = case(count=600, channels=64, dtype=torch.float32)
+    weight = torch.randn(64, 128, requires_grad=True)
+    slope = torch.rand(64, requires_grad=True)
+    results = []
+    for threads in (1, 3):
+        set_threads(threads)
+        with ops.backend("numba"):
+            found = ops.edge_extremum(x, weight, None, index, slope=slope)
+            loss = sum((part * torch.linspace(-1, 1, part.numel()).view(part.shape)).sum() for part in found)
+            results.append([*found, *torch.autograd.grad(loss, (x, weight, slope))])
+    # PyTorch's products of matrices sum in another order on other numbers of threads.
+    for one, other in zip(*results):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-4 * float(one.detach().abs().max()))
+
+
 def test_variance_far_from_zero_keeps_its_digits(backend):
     a, b, index = case(count=500, dtype=torch.float32)
     with torch.no_grad():

@@ -230,16 +230,12 @@ def test_any_cloud_compiled_equals_plain(seed, count, channels, levels, wanted):
     assert torch.allclose(d.gather(2, found), expected, atol=1e-3 * levels**2)
 
 
-def test_result_does_not_depend_on_threads():
+def test_result_does_not_depend_on_threads(set_threads):
     points = torch.rand(2, 700, 5)
-    before = torch.get_num_threads()
-    try:
-        results = []
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            results.append(ops.nearest_ranks(points, torch.arange(9) * 5))
-    finally:
-        torch.set_num_threads(before)
+    results = []
+    for threads in (1, 2, 3):
+        set_threads(threads)
+        results.append(ops.nearest_ranks(points, torch.arange(9) * 5))
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
 
@@ -251,8 +247,9 @@ def test_search_tree_of_torch_cluster(ranks):
 
     points = torch.rand(2, TREE_POINTS, 3) + 50
     found = ops.nearest_ranks(points, ranks)
-    d = torch.cdist(points.double(), points.double())
-    assert torch.allclose(d.gather(2, found), d.sort(-1).values[:, :, ranks], atol=1e-5)
+    some = slice(None, None, 16)
+    d = torch.cdist(points[:, some].double(), points.double())
+    assert torch.allclose(d.gather(2, found[:, some]), d.sort(-1).values[:, :, ranks], atol=1e-5)
 
 
 def test_without_torch_cluster_large_clouds_are_searched_exhaustively(monkeypatch, caplog):
@@ -271,18 +268,14 @@ def test_without_torch_cluster_large_clouds_are_searched_exhaustively(monkeypatc
     assert torch.equal(found[0, :, 0], torch.arange(TREE_POINTS))
 
 
-def test_searching_leaves_pytorchs_threads_as_they_are():
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(3)
-        with ops.backend("numba"):
-            found = ops.nearest_ranks(torch.rand(2, 700, 9), torch.arange(5))
-        assert torch.get_num_threads() == 3
-        seen = []
-        thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
-        thread.start()
-        thread.join()
-        assert seen == [3]
-    finally:
-        torch.set_num_threads(before)
+def test_searching_leaves_pytorchs_threads_as_they_are(set_threads):
+    set_threads(3)
+    with ops.backend("numba"):
+        found = ops.nearest_ranks(torch.rand(2, 700, 9), torch.arange(5))
+    assert torch.get_num_threads() == 3
+    seen = []
+    thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert seen == [3]
     assert found.shape == (2, 700, 5)
