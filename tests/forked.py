@@ -6,13 +6,11 @@ import runpy
 import subprocess
 import sys
 import tempfile
+from functools import lru_cache
+from multiprocessing import forkserver
 from pathlib import Path
 
-# The process is forked before it runs anything, so that no thread exists in it.
-PRELOADED = [
-    "deepgcn_seg.cli", "deepgcn_seg.training.run", "deepgcn_seg.evaluation.run",
-    "torch.utils.tensorboard", "torch._dynamo",
-]  # fmt: skip
+import pytest
 
 
 class Forked:
@@ -25,9 +23,7 @@ class Forked:
         self._command = command
         self._folder = tempfile.TemporaryDirectory()
         self._printed = [Path(self._folder.name, name) for name in ("stdout", "stderr")]
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOADED)
-        self._process = context.Process(
+        self._process = _server().Process(
             target=_run, args=(self._command, str(cwd), [str(path) for path in self._printed], dict(environment))
         )
         self._process.start()
@@ -55,6 +51,18 @@ class Forked:
             self._process.join()
             raise
         return subprocess.CompletedProcess(self._command, status, *(path.read_text() for path in self._printed))
+
+
+@lru_cache(maxsize=1)
+def _server():
+    """The process is forked before it runs anything, so that no thread exists in it."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["preloaded"])
+    # It finds no module but by its environment, and does without those it does not find.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        forkserver.ensure_running()
+    return context
 
 
 def _run(command, cwd, printed, environment):
