@@ -209,7 +209,8 @@ def test_out_of_memory_says_what_would_help(data_root, tmp_path):  # noqa: F811
     def limit():
         resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
 
-    wide = ["channels=1024", "model.fusion_channels=4096", "points=2048", "batch_size=64", "data.grid.min_points=1"]
+    # More than memory holds before there is much to compute.
+    wide = ["channels=16", "model.fusion_channels=16384", "points=2048", "batch_size=64", "data.grid.min_points=1"]
     job = start(*TINY, *wide, f"data.root={data_root}", f"hydra.run.dir={tmp_path}", preexec_fn=limit)
     text = job.communicate(timeout=240)[1]
     assert job.returncode == 2, text[-2000:]
