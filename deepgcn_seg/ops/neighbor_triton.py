@@ -99,8 +99,8 @@ def _split(
 ):  # fmt: skip
     """Centred points as ``unit * (high + low)``, and their squared lengths.
 
-    In its unit a point's largest coordinate is between 2^14 and 2^15: of all of them float16 then leaves less than
-    float32 does.
+    In its unit a point's largest coordinate is between 2^14 and 2^15: what both parts leave out of any is at most 2^-23
+    of that.
     """
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     here = row < total
