@@ -1,5 +1,5 @@
-"""Sizes of kernels' grids and tiles. Triton's functions of that kind are for use inside kernels: 10 microseconds a call
-outside of them, and a search takes twenty."""
+"""Sizes of kernels' grids and tiles. Triton's functions of that kind are for use inside kernels: outside they take
+microseconds a call, and a search makes twenty."""
 
 
 def power_of_two(size: int) -> int:
