@@ -162,12 +162,11 @@ def _products(
 
 
 @triton.jit
-def _distances(sums, units, norms, row, here, column, inside, LOOP: tl.constexpr):
+def _distances(sums, row_units, units, norms, row, column, inside, LOOP: tl.constexpr):
     """From products of points in their units; less the row's own norm, which its ranks do not need."""
     # One unit after the other: their product may be below what float32 can hold.
     sums *= tl.load(units + column, mask=inside, other=0.0)[None, :]
-    twice = 2 * tl.load(units + row, mask=here, other=0.0)
-    value = tl.load(norms + column, mask=inside, other=float("inf"))[None, :] - twice[:, None] * sums
+    value = tl.load(norms + column, mask=inside, other=float("inf"))[None, :] - 2 * row_units[:, None] * sums
     if not LOOP:
         value = tl.where(column[None, :] == row[:, None], float("inf"), value)
     return value
@@ -188,7 +187,8 @@ def _thresholds(
     sampled = tl.arange(0, SAMPLE) * stride
     inside = sampled < count
     sums = _products(high, high, row, here, sampled, inside, width, False, CHANNELS, ROWS, SAMPLE)
-    value = _distances(sums, units, norms, row, here, sampled, inside, LOOP)
+    row_units = tl.load(units + row, mask=here, other=0.0)
+    value = _distances(sums, row_units, units, norms, row, sampled, inside, LOOP)
     below = tl.min(value, 1)
     above = tl.max(tl.where(value < float("inf"), value, -float("inf")), 1)
     for _ in range(STEPS):
@@ -217,6 +217,7 @@ def _candidates(
     # A chunk's last tile may reach into the next chunk.
     here = row < first_row + rows
     threshold = tl.load(thresholds + block * count + row, mask=here, other=-float("inf"))
+    row_units = tl.load(units + row, mask=here, other=0.0)
     channel = tl.arange(0, CHANNELS)
     # Of few channels the rows' part is loaded once.
     if not WIDE:
@@ -236,7 +237,7 @@ def _candidates(
             right_low = _operand(low, column, inside, channel, width)
             sums = tl.zeros((ROWS, COLUMNS), tl.float32)
             sums = _add_products(sums, left_high, left_low, right_high, right_low)
-        value = _distances(sums, units, norms, row, here, column, inside, LOOP)
+        value = _distances(sums, row_units, units, norms, row, column, inside, LOOP)
         kept = value <= threshold[:, None]
         # Running counts as a product too: it has its result where the distances are, other sums move it around.
         counts = tl.dot(tl.where(kept, 1.0, 0.0).to(tl.float16), up_to, out_dtype=tl.float32)
