@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .sizes import parts, power_of_two
+from .sizes import power_of_two
 
 POINTS = 16
 CHANNELS = 64
@@ -148,7 +148,7 @@ def edge_moments(
     typical = center.to(wide).mean((0, 1)) + neighbor.to(wide).mean((0, 1))
     shift = torch.where(typical > 0, typical, slope * typical)
     batch, count, channels = center.shape
-    sums = torch.empty(batch, parts(count, POINTS), channels, dtype=wide, device=center.device)
+    sums = torch.empty(batch, -(-count // POINTS), channels, dtype=wide, device=center.device)
     squares = torch.empty_like(sums)
     arguments = center, neighbor, index.contiguous(), mask, slope.contiguous(), shift, sums, squares
     _launch(_moments, center, index, *arguments)
@@ -172,7 +172,7 @@ def edge_moments_backward(
     batch, count, channels = center.shape
     grad_center = torch.empty_like(center)
     grad_neighbor = torch.zeros_like(neighbor, dtype=wide)
-    grad_slope = torch.empty(batch, parts(count, POINTS), channels, dtype=wide, device=center.device)
+    grad_slope = torch.empty(batch, -(-count // POINTS), channels, dtype=wide, device=center.device)
     arguments = center, neighbor, index.contiguous(), mask, slope.contiguous(), offset.contiguous()
     _launch(_moments_backward, center, index, *arguments, factor.contiguous(), grad_center, grad_neighbor, grad_slope)
     return grad_center, grad_neighbor.to(neighbor.dtype), grad_slope.sum((0, 1)).to(slope.dtype)
@@ -190,7 +190,7 @@ def _launch(kernel, x: Tensor, index: Tensor, *arguments: Tensor | None) -> None
     # An absent mask is never read: any pointer will do.
     given = [x if argument is None else argument for argument in arguments]
     given = [a.contiguous().view(torch.uint8) if a.dtype == torch.bool else a for a in given]
-    kernel[(batch, parts(count, POINTS), parts(channels, width))](
+    kernel[(batch, -(-count // POINTS), -(-channels // width))](
         *given,
         count,
         channels,

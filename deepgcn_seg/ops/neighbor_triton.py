@@ -22,7 +22,7 @@ from . import neighbor_torch
 from .backend import triton_interpreted
 from .distance_rows import mean_of_present
 from .rows_triton import key_of, middle_key, search_missed, value_of
-from .sizes import parts, power_of_two
+from .sizes import power_of_two
 
 # Bytes of candidates at a time.
 LIST_BYTES = 96 << 20
@@ -80,7 +80,7 @@ def plan(wanted: int, count: int) -> Plan:
         rank = min(math.ceil(expected + MARGIN * spread * math.sqrt(expected)) + 1, sample)
         found = rank * count // sample
         most = found * (1 + ROOM * spread / math.sqrt(rank))
-    capacity = parts(math.ceil(most), 16) * 16
+    capacity = -(-math.ceil(most) // 16) * 16
     keep = max(power_of_two(wanted), min(power_of_two(found), MOST_SORTED), 16)
     return Plan(wanted, sample, max(count // sample, 1), rank, capacity, keep)
 
@@ -362,7 +362,7 @@ def search(points: Tensor, mask: Tensor | None, ranks: Tensor, loop: bool, out: 
         neighbor_torch.search(points, mask, ranks, loop, out)
         return
     step = min(CHANNELS, max(power_of_two(channels), 16))
-    width = parts(channels, step) * step
+    width = -(-channels // step) * step
     high, low, units, norms = _split_points(points.contiguous(), mask, width)
     thresholds = _sampled_thresholds(high, units, norms, how, loop, step)
     found = torch.empty(batch, count, dtype=torch.int32, device=points.device)
@@ -378,7 +378,7 @@ def search(points: Tensor, mask: Tensor | None, ranks: Tensor, loop: bool, out: 
         blocks = min(together, batch - start)
         for first in range(0, count, chunk):
             rows = min(chunk, count - first)
-            _candidates[(parts(rows, ROWS), blocks)](
+            _candidates[(-(-rows // ROWS), blocks)](
                 high,
                 low,
                 units,
@@ -432,7 +432,7 @@ def _sampled_thresholds(high: Tensor, units: Tensor, norms: Tensor, how: Plan, l
     batch, count, width = high.shape
     thresholds = torch.empty_like(norms)
     rows = min((1 << 15) // how.sample, 64)
-    _thresholds[(parts(count, rows), batch)](
+    _thresholds[(-(-count // rows), batch)](
         high,
         units,
         norms,
@@ -458,7 +458,7 @@ def _split_points(points: Tensor, mask: Tensor | None, width: int) -> tuple[Tens
     mean = mean_of_present(points, mask)
     high, low = points.new_empty(2, batch, count, width, dtype=torch.float16)
     units, norms = points.new_empty(2, batch, count)
-    _split[(parts(batch * count, SPLIT_ROWS),)](
+    _split[(-(-batch * count // SPLIT_ROWS),)](
         points,
         mean,
         points if mask is None else mask.contiguous().view(torch.uint8),

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .sizes import parts, power_of_two
+from .sizes import power_of_two
 
 # Programs that share the rows.
 PROGRAMS = 528
@@ -216,7 +216,7 @@ def search_missed(
     block = min(power_of_two(count), BLOCK)
     points = (high, low, units, norms, missed, misses)
     steps = {"LOOP": loop, "COLUMNS": min(block, COLUMNS), "CHANNELS": math.gcd(width, 64)}
-    _make_first_rows[(programs, parts(count, SHARE))](*points, rows, count, width, SHARE=SHARE, **steps)
+    _make_first_rows[(programs, -(-count // SHARE))](*points, rows, count, width, SHARE=SHARE, **steps)
     _search_missed[(programs,)](
         *points,
         ranks,

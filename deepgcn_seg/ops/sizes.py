@@ -1,12 +1,9 @@
-"""Sizes of kernels' grids and tiles. Triton's functions of that kind are for use inside kernels: outside they take
-microseconds a call, and a search makes twenty."""
+"""Sizes of kernels' tiles."""
 
 
 def power_of_two(size: int) -> int:
-    """The least one that is not below ``size``, which is positive."""
+    """The least one that is not below ``size``, which is positive.
+
+    Triton's own is for use inside kernels: outside it takes microseconds a call, and a search makes a dozen.
+    """
     return 1 << (size - 1).bit_length()
-
-
-def parts(size: int, most: int) -> int:
-    """How many parts of at most ``most`` make up ``size``."""
-    return -(-size // most)
