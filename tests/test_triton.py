@@ -125,7 +125,7 @@ def test_long_rows_are_searched_in_pieces(monkeypatch):
 
     planned = neighbor_triton.plan
     monkeypatch.setattr(neighbor_triton, "plan", lambda *sizes: replace(planned(*sizes), rank=1))
-    for name, value in (("BLOCK", 16), ("PIECE", 8), ("PROGRAMS", 3)):
+    for name, value in (("BLOCK", 16), ("PIECE", 8), ("PROGRAMS", 3), ("SHARE", 10)):
         monkeypatch.setattr(rows_triton, name, value)
     points = torch.randint(-2, 3, (1, 23, 3), device=DEVICE).float()
     points[:, -1] -= points.sum(1)
