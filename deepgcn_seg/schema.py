@@ -1,0 +1,122 @@
+"""Structured settings from files: validated field by field, before anything else looks at them.
+
+A checkpoint's description, a store's manifest and a list of classes come from anywhere. Each has a :class:`Schema`
+that says the type, range and relations of every field. What does not fit is one :class:`UserError` that names the
+file, the field, its value and what is allowed.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from .errors import UserError, first_line
+
+# No settings file of ours comes near these; a larger one is refused before it is read.
+MAX_JSON, MAX_YAML = 64 * 2**20, 2**20
+# Characters of a wrong value that a message shows.
+_SHOWN = 60
+
+
+class Schema(BaseModel):
+    """Base of all descriptions: exact types (no text for a number), no unknown fields, no NaN or infinity."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def of(cls, content: Any, where: str) -> Self:
+        """Validate plain values as a file gave them.
+
+        Args:
+            content: nested lists, mappings and scalars; lists serve for tuples. where: what messages begin with.
+
+        Raises:
+            UserError: names the first field that does not fit, its value and what is allowed.
+        """
+        try:
+            return cls.model_validate(_as_tuples(content))
+        except ValidationError as error:
+            raise UserError(f"{where}: {_first_problem(error)}") from None
+        except RecursionError:
+            raise UserError(f"{where}: nested too deeply") from None
+
+    def plain(self) -> dict[str, Any]:
+        """Return the fields as plain values with lists for tuples, which :meth:`of` reads again."""
+        return self.model_dump(mode="json")
+
+
+def _as_tuples(content: Any) -> Any:
+    """The same values with tuples for lists: the fields of a schema cannot be changed, nor can its sequences."""
+    if isinstance(content, dict):
+        return {key: _as_tuples(value) for key, value in content.items()}
+    return tuple(_as_tuples(value) for value in content) if isinstance(content, (list, tuple)) else content
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_context=False)[0]
+    name = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "missing":
+        return f"{name} is missing"
+    if first["type"] == "extra_forbidden":
+        return f"unknown field {name}"
+    if not name:
+        return "must be a mapping of names to values" if first["type"] == "model_type" else message
+    shown = repr(first["input"])
+    shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
+    return f"{name}={shown}: {message[:1].lower()}{message[1:]}"
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases: nested ones make a file of a few lines as large as memory."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not read; write the value out")
+        return super().compose_node(parent, index)
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Return the plain values of a YAML file from anywhere; aliases and tags are not read.
+
+    Raises:
+        UserError: cannot be read, too large, not YAML, or nested too deeply.
+    """
+    text = _read_text(Path(path), MAX_YAML)
+    try:
+        return yaml.load(text, Loader=_PlainLoader)
+    except (yaml.YAMLError, ValueError, RecursionError, MemoryError) as error:
+        raise UserError(f"{path}: not a readable YAML file ({first_line(error)})") from None
+
+
+def read_json(path: str | Path) -> Any:
+    """Return the plain values of a JSON file from anywhere; NaN and infinity are refused.
+
+    Raises:
+        UserError: cannot be read, too large, not JSON, or nested too deeply.
+    """
+    text = _read_text(Path(path), MAX_JSON)
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not a number")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise UserError(f"{path}: not a readable JSON file ({first_line(error)})") from None
+
+
+def _read_text(path: Path, most: int) -> str:
+    try:
+        # Not a pipe or device, which may never end.
+        if not path.is_file():
+            raise UserError(f"{path}: no such file")
+        with open(path, "rb") as file:
+            raw = file.read(most + 1)
+        if len(raw) > most:
+            raise UserError(f"{path}: larger than {most >> 20} MiB, which no settings file is")
+        return raw.decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({first_line(error)})") from None

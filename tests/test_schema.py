@@ -1,0 +1,84 @@
+"""Settings from files: types, unknown fields, aliases, depth and size."""
+
+import json
+
+import pytest
+from pydantic import Field
+
+from deepgcn_seg import schema
+from deepgcn_seg.errors import UserError
+from deepgcn_seg.schema import Schema, read_json, read_yaml
+
+
+class Example(Schema):
+    count: int = Field(ge=1)
+    share: float = 0.5
+    names: tuple[str, ...] = ()
+
+
+def test_what_fits_is_read_and_written_the_same():
+    content = {"count": 3, "share": 0.25, "names": ["a", "b"]}
+    assert Example.of(content, "f").plain() == content
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, "f: count is missing"),
+        ({"count": "3"}, "f: count='3': input should be a valid integer"),
+        ({"count": True}, "f: count=True"),
+        ({"count": 0}, "f: count=0: input should be greater than or equal to 1"),
+        ({"count": 1, "share": float("nan")}, "f: share=nan: input should be a finite number"),
+        ({"count": 1, "share": float("inf")}, "f: share=inf"),
+        ({"count": 1, "names": ["a", 2]}, "f: names.1=2: input should be a valid string"),
+        ({"count": 1, "more": 2}, "f: unknown field more"),
+        ([1], "f: must be a mapping of names to values"),
+        (None, "f: must be a mapping of names to values"),
+    ],
+)
+def test_what_does_not_fit_is_one_line_that_names_the_field(content, message):
+    with pytest.raises(UserError) as caught:
+        Example.of(content, "f")
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &x [1]\nb: [*x, *x]\n", "aliases"),
+        ("a: &a [*a]", "aliases"),
+        ("[" * 100_000, "recursion"),
+        ("a: !!python/object/apply:os.system [ls]", "tag"),
+        ("a: 2024-13-45", "month"),
+        ("a: [", "not a readable YAML"),
+        ("a: " + "x" * schema.MAX_YAML, "larger than 1 MiB"),
+    ],
+)
+def test_yaml_that_is_no_plain_data_is_one_line(tmp_path, text, message):
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_yaml(path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": NaN}', "[1e999, Infinity]", '{"a": 1', "\0"])
+def test_json_that_is_no_plain_data_is_one_line(tmp_path, text):
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match="not a readable JSON"):
+        read_json(path)
+
+
+def test_plain_data_is_read_as_it_is(tmp_path):
+    content = {"a": [1, 2.5, "ü", None, True]}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    (tmp_path / "a.yaml").write_text("a: [1, 2.5, ü, null, true]", encoding="utf-8")
+    assert read_json(tmp_path / "a.json") == read_yaml(tmp_path / "a.yaml") == content
+
+
+def test_what_is_not_a_file_is_one_line(tmp_path):
+    (tmp_path / "latin").write_bytes(b"a: \xff")
+    for path in (tmp_path, tmp_path / "absent", tmp_path / "latin"):
+        with pytest.raises(UserError, match=str(path)):
+            read_yaml(path)
