@@ -6,6 +6,7 @@ file, the field, its value and what is allowed.
 """
 
 import json
+import reprlib
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,8 +17,7 @@ from .errors import UserError, first_line
 
 # No settings file of ours comes near these; a larger one is refused before it is read.
 MAX_JSON, MAX_YAML = 64 * 2**20, 2**20
-# Characters of a wrong value that a message shows.
-_SHOWN = 60
+MAX_VALUES = 2_000_000
 
 
 class Schema(BaseModel):
@@ -41,6 +41,8 @@ class Schema(BaseModel):
             raise UserError(f"{where}: {_first_problem(error)}") from None
         except RecursionError:
             raise UserError(f"{where}: nested too deeply") from None
+        except OverflowError as error:
+            raise UserError(f"{where}: {error}") from None
 
     def plain(self) -> dict[str, Any]:
         """Return the fields as plain values with lists for tuples, which :meth:`of` reads again."""
@@ -48,15 +50,29 @@ class Schema(BaseModel):
 
 
 def _as_tuples(content: Any) -> Any:
-    """The same values with tuples for lists: the fields of a schema cannot be changed, nor can its sequences."""
-    if isinstance(content, dict):
-        return {key: _as_tuples(value) for key, value in content.items()}
-    return tuple(_as_tuples(value) for value in content) if isinstance(content, (list, tuple)) else content
+    """Return the values with tuples for lists: the fields of a schema cannot be changed, nor can its sequences.
+
+    Raises:
+        OverflowError: more than ``MAX_VALUES``, as lists that hold one another several times soon are.
+    """
+    count = 0
+
+    def convert(value: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count > MAX_VALUES:
+            raise OverflowError(f"more than {MAX_VALUES:,} values")
+        if isinstance(value, dict):
+            return {key: convert(part) for key, part in value.items()}
+        return tuple(map(convert, value)) if isinstance(value, (list, tuple)) else value
+
+    return convert(content)
 
 
 def _first_problem(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_context=False)[0]
-    name = ".".join(str(part) for part in first["loc"])
+    # Parts that stand for a choice of several types, and not for a field, are left out.
+    name = ".".join(str(part) for part in first["loc"] if part != "" and "[" not in str(part))
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "missing":
         return f"{name} is missing"
@@ -64,9 +80,15 @@ def _first_problem(error: ValidationError) -> str:
         return f"unknown field {name}"
     if not name:
         return "must be a mapping of names to values" if first["type"] == "model_type" else message
-    shown = repr(first["input"])
-    shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
-    return f"{name}={shown}: {message[:1].lower()}{message[1:]}"
+    return f"{name}={_shown(first['input'])}: {message[:1].lower()}{message[1:]}"
+
+
+def _shown(value: Any) -> str:
+    try:
+        return reprlib.repr(value)
+    except ValueError:
+        # Python writes out no integer of more than some thousand digits.
+        return "(a huge number)"
 
 
 class _PlainLoader(yaml.SafeLoader):

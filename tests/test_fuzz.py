@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_checkpoint import CONFIG, small
+from test_checkpoint import NETWORK, TRAINED_ON, small
 from test_scan import scan
 
 from deepgcn_seg import load_model, load_official
@@ -54,7 +54,7 @@ def _room(folder):
 
 
 def _checkpoint(folder):
-    save_checkpoint(folder / "a.ckpt", small(), CONFIG, S3DIS, config={"data": {}})
+    save_checkpoint(folder / "a.ckpt", small(), NETWORK, S3DIS, TRAINED_ON)
     return folder / "a.ckpt"
 
 

@@ -43,6 +43,16 @@ def test_what_does_not_fit_is_one_line_that_names_the_field(content, message):
     assert "\n" not in str(caught.value)
 
 
+def test_lists_that_hold_one_another_and_huge_numbers_end_at_once():
+    many, endless = [1], []
+    endless.append(endless)
+    for _ in range(64):
+        many = [many] * 2
+    for value, message in ((many, "more than"), (endless, "too deeply"), (10**10_000, "names=.a huge number")):
+        with pytest.raises(UserError, match=message):
+            Example.of({"count": 1, "names": value}, "f")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

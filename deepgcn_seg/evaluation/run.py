@@ -1,56 +1,70 @@
 """Scoring a checkpoint, from config to table and ``metrics.json``."""
 
+import logging
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ..config import device
+from ..data import sources
 from ..data.dataset import split_by_area
+from ..data.store import RoomStore
 from ..errors import UserError
-from ..model.checkpoint import build_model, read_checkpoint, require_sources
+from ..model.checkpoint import build_model, describe, find_checkpoint, read_checkpoint
+from ..model.description import TrainedOn
+from ..schema import read_json
 from .evaluate import evaluate_rooms
+from .protocols import Protocol
 from .report import write_json
 
+log = logging.getLogger(__name__)
+
 PARTS = ("test", "validation", "train")
+# Where conf/data/synthetic.yaml has its rooms.
+SYNTHETIC_ROOT = "data/synthetic"
 
 
 def evaluate(config: DictConfig) -> float | None:
     """What ``tools/evaluate.py`` does with its config.
 
+    Channels and blocks are those of the checkpoint's training, whatever data it is scored on.
+
     Returns:
         mIoU.
+
+    Raises:
+        UserError: a setting, the checkpoint or the data cannot be used, or they do not fit one another.
     """
-    path = OmegaConf.select(config, "checkpoint", throw_on_missing=False)
-    if path is None:
+    if OmegaConf.is_missing(config, "checkpoint"):
         raise UserError("checkpoint is not set: give checkpoint=FILE")
     if config.part not in PARTS:
         raise UserError(f"part={config.part}: must be one of {', '.join(PARTS)}")
+    path = find_checkpoint(config.checkpoint)
     content = read_checkpoint(path)
-    model = build_model(content, str(path))
-    if config.data.name is None:
-        require_sources(content["config"]["data"], str(path))
-    settings = _merged(OmegaConf.create(content["config"]), config)
+    trained = describe(content, path).trained_on
+    if trained is None:
+        raise UserError(f"checkpoint {path}: does not say what it was trained on")
     chosen = device(config.device)
-    store = instantiate(settings.data.store)
-    if store.classes.names != model.classes.names:
-        raise UserError(
-            f"checkpoint {path} knows {len(model.classes)} classes ({', '.join(model.classes)}), "
-            f"but {store.root} has {len(store.classes)} ({', '.join(store.classes)})"
-        )
-    split = split_by_area(store, settings.data.fold, settings.data.validation, settings.seed)
+    protocol = _protocol(config, trained)
+    model = build_model(content, path, config.trusted)
+    store = instantiate(config.data.store) if config.data.name else _trained_store(config, trained, path)
+    _require_same_ends(path, model.classes.names, trained, store)
+    own = config.data if config.data.name else trained
+    fold = _fold(config, trained)
+    split = split_by_area(store, fold, own.validation, trained.seed)
     folder = Path(HydraConfig.get().runtime.output_dir)
     entry = evaluate_rooms(
         model.to(chosen),
-        instantiate(settings.protocol),
+        protocol,
         store,
         getattr(split, config.part),
         chosen,
         folder,
-        title=f"{path}, {config.part} rooms of fold {settings.data.fold} of {store.source}",
-        dataset=settings.data.name,
-        areas=[settings.data.fold],
+        title=f"{path}, {config.part} rooms of fold {fold} of {store.source}",
+        dataset=own.name,
+        areas=[fold],
         part=config.part,
         checkpoint=str(path),
         checkpoint_step=content.get("step"),
@@ -59,22 +73,77 @@ def evaluate(config: DictConfig) -> float | None:
     return entry["mIoU"]
 
 
-def _merged(trained: DictConfig, config: DictConfig) -> DictConfig:
-    """The checkpoint's settings under those of the command line."""
-    data = {key: value for key, value in config.data.items() if value is not None}
-    OmegaConf.set_struct(trained, False)
-    if config.data.name is None:
-        # The store's own copy of the root is resolved already.
-        if "root" in data:
-            trained.data.store.root = data["root"]
-        trained.data.update(data)
-    else:
-        variant = trained.data.variant
-        trained.data = config.data
-        trained.data.variant = variant
-        trained.data.fold = config.data.fold
-    for key in ("points", "batch_size"):
-        if config[key] is not None:
-            trained[key] = config[key]
-    trained.protocol = config.protocol
-    return trained
+def _fold(config: DictConfig, trained: TrainedOn) -> int | str | None:
+    """The area to score: the one asked for; else, on the data of the training, the one that was held out of it."""
+    same = config.data.name in (None, trained.name)
+    asked = any(override.lstrip("+").startswith("data.fold=") for override in HydraConfig.get().overrides.task)
+    if config.data.fold is None or (same and not asked):
+        return trained.fold
+    if same and config.data.fold != trained.fold:
+        log.warning("data.fold=%s: the network was trained with fold %s held out", config.data.fold, trained.fold)
+    return config.data.fold
+
+
+def _protocol(config: DictConfig, trained: TrainedOn) -> Protocol:
+    """The protocol asked for, on the channels and blocks that the network was trained on.
+
+    Raises:
+        UserError: the command line asks for others.
+    """
+    grid = {"side": trained.side, "stride": trained.stride, "min_points": trained.min_points}
+    fixed = {"data.features": list(trained.features), "data.variant": trained.variant}
+    fixed |= {f"data.grid.{key}": value for key, value in grid.items()}
+    for override in HydraConfig.get().overrides.task:
+        key = override.lstrip("+~").split("=", 1)[0]
+        value = OmegaConf.select(config, key) if key in fixed else None
+        if value is not None and value != fixed[key]:
+            raise UserError(f"{override}: the network was trained with {fixed[key]}, and is scored with the same")
+    with open_dict(config):
+        config.data.features, config.data.variant, config.data.grid = list(trained.features), trained.variant, grid
+        for key in ("points", "batch_size"):
+            if config[key] is None:
+                config[key] = getattr(trained, key)
+    protocol: Protocol = instantiate(config.protocol)
+    for key, value in (("variant", trained.variant), ("groups", trained.features), ("side", trained.side)):
+        asked = getattr(protocol, key)
+        if (tuple(asked) if key == "groups" else asked) != value:
+            raise UserError(
+                f"protocol.{key}={asked}: the network was trained with {value}, and is scored with the same"
+            )
+    return protocol
+
+
+def _trained_store(config: DictConfig, trained: TrainedOn, path: Path) -> RoomStore:
+    """The data of the training, found by the command line or by the run directory, never by the checkpoint itself."""
+    if trained.source is None:
+        raise UserError(f"checkpoint {path}: was trained on data of another source; give data=NAME data.root=DIR")
+    root = config.data.root or _recorded_root(path)
+    if trained.source == "synthetic":
+        assert trained.synthetic is not None
+        return sources.synthetic(root or SYNTHETIC_ROOT, **trained.synthetic.plain())
+    if root is None:
+        raise UserError(
+            f"checkpoint {path}: was trained on {trained.source}, and lies in no run directory that says where that "
+            "is; give data.root=DIR"
+        )
+    return getattr(sources, trained.source)(root)
+
+
+def _recorded_root(path: Path) -> str | None:
+    """Where the run directory that a checkpoint lies in says that its data are."""
+    try:
+        root = read_json(path.parent.parent / "run.json")["settings"]["data.root"]
+    except (UserError, KeyError, TypeError):
+        return None
+    return root if isinstance(root, str) else None
+
+
+def _require_same_ends(path: Path, classes: tuple[str, ...], trained: TrainedOn, store: RoomStore) -> None:
+    """Refuse data whose classes or channels are not those of the network."""
+    if store.classes.names != classes:
+        raise UserError(
+            f"checkpoint {path} knows {len(classes)} classes ({', '.join(classes)}), "
+            f"but {store.root} has {len(store.classes)} ({', '.join(store.classes)})"
+        )
+    if "color" in trained.features and not store.colored:
+        raise UserError(f"checkpoint {path} was trained with colours, but {store.root} has none")

@@ -32,7 +32,15 @@ def predict(config: DictConfig) -> None:
     outputs = output_paths(scans, Path(config.output))
     if len(scans) > 1 and (config.view or config.picture):
         raise UserError(f"view and picture show one scan, but input={config.input} stands for {len(scans)}")
-    segmenter = Segmenter(config.checkpoint, config.device, config.stride, config.votes, config.batch_size, config.tile)
+    segmenter = Segmenter(
+        config.checkpoint,
+        config.device,
+        config.stride,
+        config.votes,
+        config.batch_size,
+        config.tile,
+        config.trusted,
+    )
     log.info("%s: %d classes, %s", config.checkpoint, len(segmenter.classes), segmenter.device)
     for path, output in zip(scans, outputs):
         scan = read_scan(path, config.columns)

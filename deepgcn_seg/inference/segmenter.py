@@ -1,6 +1,7 @@
 """Labels for a scan: the trained network of a checkpoint over every point of it."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from ..data.classes import ClassList
 from ..data.store import MemoryRoom, RoomEntry
 from ..errors import UserError
 from ..evaluation.protocols import Protocol
-from ..model.checkpoint import build_model, read_checkpoint
+from ..model.checkpoint import build_model, describe, find_checkpoint, read_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +37,11 @@ class Segmenter:
         ``Segmenter("best.ckpt").predict(xyz, rgb).label``
 
     Args:
-        checkpoint: a file that training wrote. device: auto, cpu, cuda, ...
+        checkpoint: a file that training wrote, or a run directory. device: auto, cpu, cuda, ...
         stride: metres between blocks; below the block's side, points get votes of several.
         votes: passes over each block. batch_size: blocks a pass; default: as trained.
         tile: larger scans are cut into tiles of at most so many metres, each taken for a room.
+        trusted: modules of your own whose parts the network has (:func:`~deepgcn_seg.load_model`).
 
     Attributes:
         model, classes: of the checkpoint. needs_color: whether it was trained with colours.
@@ -56,28 +58,28 @@ class Segmenter:
         votes: int = 1,
         batch_size: int | None = None,
         tile: float = 20.0,
+        trusted: Sequence[str] = (),
     ):
+        checkpoint = find_checkpoint(checkpoint)
         content = read_checkpoint(checkpoint)
+        trained = describe(content, checkpoint).trained_on
+        if trained is None:
+            raise UserError(f"checkpoint {checkpoint}: does not say what it was trained on")
         self.device = device_of(device)
-        self.model = build_model(content, str(checkpoint)).to(self.device)
+        self.model = build_model(content, checkpoint, trusted).to(self.device)
         self.classes: ClassList = self.model.classes
-        try:
-            trained = content["config"]
-            data = trained["data"]
-            self._protocol = Protocol(
-                "rooms",
-                trained["points"],
-                data["variant"],
-                batch_size or trained["batch_size"],
-                data["grid"]["side"],
-                stride=stride,
-                votes=votes,
-                groups=tuple(data["features"]),
-            )
-        except (KeyError, TypeError) as error:
-            raise UserError(f"checkpoint {checkpoint}: does not say what it was trained on ({error!r})") from None
+        self._protocol = Protocol(
+            "rooms",
+            trained.points,
+            trained.variant,
+            batch_size or trained.batch_size,
+            trained.side,
+            stride=stride,
+            votes=votes,
+            groups=trained.features,
+        )
         self.tile = tile
-        self.needs_color = "color" in data["features"]
+        self.needs_color = "color" in trained.features
 
     def predict(self, xyz: np.ndarray, rgb: np.ndarray | None = None, scale: float = 1.0, up: str = "z") -> Prediction:
         """Label every point.

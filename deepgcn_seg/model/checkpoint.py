@@ -1,7 +1,8 @@
-"""Checkpoint files: written whole, read without unpickling code, complete in themselves."""
+"""Checkpoint files: written whole, complete in themselves, and data only (:mod:`.description`)."""
 
+import logging
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,13 @@ from torch import nn
 from ..data.classes import ClassList
 from ..data.files import replacing
 from ..errors import UserError, first_line
+from .description import Description, Network, build_network, fit_weights
+from .tensor_file import read_tensor_file
 
-FORMAT = 1
-# Where the classes that a checkpoint's config may build are defined. A checkpoint comes from
-# anywhere; its config must not be able to call anything else.
-_PARTS = ("deepgcn_seg.model.", "torch_geometric.nn.")
-# And what its data settings may call.
-_SOURCES = (
-    "deepgcn_seg.data.sources.synthetic",
-    "deepgcn_seg.data.sources.s3dis",
-    "deepgcn_seg.data.sources.s3dis_hdf5",
-    "deepgcn_seg.data.sources.folder",
-    "deepgcn_seg.data.blocks.BlockGrid",
-)
+log = logging.getLogger(__name__)
+
+# 2: a description in the place of a Hydra config.
+FORMAT = 2
 
 
 def versions() -> dict[str, str]:
@@ -39,22 +34,35 @@ def versions() -> dict[str, str]:
     }
 
 
-def save_checkpoint(path: str | Path, model: nn.Module, model_config: dict, classes: ClassList, **state: Any) -> None:
+def save_checkpoint(
+    path: str | Path,
+    model: nn.Module,
+    network: Mapping[str, Any],
+    classes: ClassList,
+    trained_on: Mapping[str, Any] | None = None,
+    **state: Any,
+) -> None:
     """Write a checkpoint; an older file of the name stays until the new one is complete.
 
     Args:
-        model_config: what builds the model (``_target_`` and settings, plain values).
-        state: more to keep: plain values and tensors only (optimiser, epoch, random state, ...).
+        network: the description that builds the model (:func:`~.description.describe_network`).
+        trained_on: fields of :class:`~.description.TrainedOn`.
+        state: more to keep: plain values and tensors only (optimiser, epoch, random state, ...). Readers of weights
+            look at none of it but ``step``.
+
+    Raises:
+        UserError: a field of the description is out of range or at odds with another.
+        OSError, RuntimeError: the file cannot be written.
     """
-    content = {
-        "format": FORMAT,
-        "model": model.state_dict(),
-        "model_config": model_config,
+    fields = {
+        "model_config": dict(network),
         "classes": list(classes.names),
         "palette": [list(rgb) for rgb in classes.palette],
-        "versions": versions(),
-        **state,
+        "trained_on": None if trained_on is None else dict(trained_on),
     }
+    # What could not be read again is not written.
+    Description.of(fields, f"checkpoint {path}")
+    content = {"format": FORMAT, "model": model.state_dict(), **fields, "versions": versions(), **state}
     with replacing(path) as temporary:
         # Through a file of Python's, whose errors say that the disk is full.
         with open(temporary, "wb") as file:
@@ -63,95 +71,89 @@ def save_checkpoint(path: str | Path, model: nn.Module, model_config: dict, clas
         torch.load(temporary, map_location="meta", weights_only=True)
 
 
+def find_checkpoint(path: str | Path) -> Path:
+    """Return the checkpoint that a path stands for: itself, or of a run directory the best one, else the last.
+
+    Raises:
+        UserError: a directory without either.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    for name in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "best.ckpt", "last.ckpt"):
+        if (path / name).is_file():
+            log.info("checkpoint=%s: its %s", path, name)
+            return path / name
+    raise UserError(f"checkpoint {path}: a directory without checkpoints/best.ckpt or last.ckpt; give a file")
+
+
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint of ours to the CPU.
+    """Read a checkpoint of ours to the CPU, its description not yet looked at (:func:`describe`).
 
     Raises:
         UserError: missing, truncated, not a checkpoint, or not of this project.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"checkpoint {path}: no such file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(f"checkpoint {path}: damaged, or not a checkpoint ({first_line(error)})") from None
+    content = read_tensor_file(path)
     needed = {"format", "model", "model_config", "classes", "palette"}
     if not isinstance(content, dict) or not needed <= content.keys():
-        raise UserError(f"checkpoint {path}: not written by deepgcn_seg (official ones: deepgcn_seg.load_official)")
-    if content["format"] != FORMAT:
-        raise UserError(f"checkpoint {path}: format {content['format']}, but this version reads {FORMAT}")
+        raise UserError(f"checkpoint {path}: not written by deepgcn_seg (official ones: tools/convert.py)")
+    if type(content["format"]) is not int or content["format"] != FORMAT:
+        number = content["format"] if isinstance(content["format"], int) else "unknown"
+        raise UserError(f"checkpoint {path}: format {number}, but this version reads {FORMAT}; train it again")
+    if not (content.get("step") is None or (type(content["step"]) is int and content["step"] >= 0)):
+        raise UserError(f"checkpoint {path}: step={content['step']!r}: must be a number of steps")
     return content
 
 
-def load_model(path: str | Path, trusted: Sequence[str] = ()) -> nn.Module:
-    """The trained model of a checkpoint, in eval mode, with its ``classes`` (:class:`ClassList`).
-
-    Args:
-        trusted: further module prefixes whose ``_target_`` may be built, for a model of your
-            own parts, e.g. ``("mypackage.",)``.
+def describe(content: Mapping[str, Any], path: str | Path) -> Description:
+    """Return the validated description that :func:`read_checkpoint`'s content holds.
 
     Raises:
-        UserError: unreadable, or its config names something outside the allowed packages.
+        UserError: a field is missing, of another type, out of range or at odds with another.
     """
-    return build_model(read_checkpoint(path), str(path), trusted)
+    fields = {name: content[name] for name in ("model_config", "classes", "palette", "trained_on") if name in content}
+    return Description.of(fields, f"checkpoint {path}")
 
 
-def build_model(content: dict[str, Any], path: str, trusted: Sequence[str] = ()) -> nn.Module:
+def load_model(path: str | Path, trusted: Sequence[str] = ()) -> nn.Module:
+    """Return the trained model of a checkpoint, in eval mode, with its ``classes`` (:class:`ClassList`).
+
+    Args:
+        path: the file, or a run directory. trusted: modules of your own whose classes may be built, for a network
+            with parts of your own, e.g. ``["mypackage"]``.
+
+    Raises:
+        UserError: unreadable, damaged, or it needs a module that is not trusted.
+    """
+    path = find_checkpoint(path)
+    return build_model(read_checkpoint(path), path, trusted)
+
+
+def build_model(content: Mapping[str, Any], path: str | Path, trusted: Sequence[str] = ()) -> nn.Module:
     """:func:`load_model` from what :func:`read_checkpoint` gave."""
-    from hydra.utils import instantiate
-
-    _require_allowed(content["model_config"], path, trusted)
+    where = f"checkpoint {path}"
+    description = describe(content, path)
+    network, tensors = description.network, content["model"]
     try:
-        model = instantiate(content["model_config"])
-        model.load_state_dict(content["model"])
+        if isinstance(network, Network) and network.conv.name != "own":
+            # Numbers and shapes first, which take no memory: a description must not ask for more than the file holds.
+            if isinstance(tensors, dict) and network.convolutions > len(tensors):
+                raise UserError(
+                    f"{where}: {network.convolutions} convolutions cannot have {len(tensors)} tensors in all"
+                )
+            with torch.device("meta"):
+                fit_weights(build_network(network), tensors, where)
+        model = build_network(network, trusted)
+    except UserError as error:
+        raise error if str(error).startswith(where) else UserError(f"{where}: {error}") from None
     except Exception as error:
-        raise UserError(f"checkpoint {path}: its model cannot be built ({first_line(error)})") from None
-    model.classes = ClassList.of(content["classes"], content["palette"])
+        raise UserError(f"{where}: its network cannot be built ({first_line(error)})") from None
+    load_weights(model, tensors, where)
+    model.classes = description.class_list
     return model.eval()
 
 
-def targets(config: Any) -> Iterator[str]:
-    """Every ``_target_`` in a nested config of plain values."""
-    if isinstance(config, dict):
-        if config.get("_target_") is not None:
-            yield str(config["_target_"])
-        for value in config.values():
-            yield from targets(value)
-    elif isinstance(config, (list, tuple)):
-        for value in config:
-            yield from targets(value)
-
-
-def require_sources(data: Any, path: str) -> None:
-    """Refuse data settings of a checkpoint that would call anything but this package's sources.
-
-    Raises:
-        UserError: they would.
-    """
-    for target in targets(data):
-        if target not in _SOURCES:
-            raise UserError(f"checkpoint {path}: its data settings would call {target!r}; give data=NAME data.root=DIR")
-
-
-def _require_allowed(config: Any, path: str, trusted: Sequence[str]) -> None:
-    for target in targets(config):
-        known = any(target == name or (name.endswith(".") and target.startswith(name)) for name in trusted)
-        if not known and not _is_network_part(target):
-            raise UserError(f"checkpoint {path}: its config would call {target!r}, which is not allowed")
-
-
-def _is_network_part(target: str) -> bool:
-    """Whether a dotted name stands for a module class of ours or of torch_geometric.
-
-    The name alone says nothing: ``deepgcn_seg.model.checkpoint.torch.os.system`` begins well.
-    """
-    from hydra.utils import get_object
-
-    if not target.startswith(("deepgcn_seg.DeepGCN", *_PARTS)):
-        return False
-    try:
-        found = get_object(target)
-    except Exception:
-        return False
-    return isinstance(found, type) and issubclass(found, nn.Module) and f"{found.__module__}.".startswith(_PARTS)
+def load_weights(model: nn.Module, tensors: Any, where: str) -> None:
+    """Give a model the tensors of a checkpoint, after :func:`~.description.fit_weights`."""
+    fit_weights(model, tensors, where)
+    model.load_state_dict(tensors)

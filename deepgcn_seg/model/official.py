@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import first_line
+from ..errors import UserError
 from .convolution import EdgeConv, MRConv
 from .deepgcn import DeepGCN
+from .description import fit_weights
 from .layers import BatchNorm
+from .tensor_file import read_tensor_file
 
 # How much closer the best guess must come than the next.
 MARGIN = 1.3
@@ -70,9 +72,12 @@ def convert_official(
     connection: str | None = None,
     conv: str | None = None,
 ) -> tuple[DeepGCN, dict[str, Any]]:
-    """:func:`load_official`, and the config that builds the model, as our checkpoints hold it."""
+    """:func:`load_official`, and the description that builds the model, as our checkpoints hold it."""
     state = _state_dict(source)
-    settings = _settings(state, k, act)
+    try:
+        settings = _settings(state, k, act)
+    except (KeyError, IndexError) as error:
+        raise ValueError(f"not a sem_seg_dense checkpoint: a tensor is missing or of another shape ({error})") from None
     if settings["connection"] == "dense":
         connection = connection or "dense"
     connections = [connection] if connection else ["res", "plain"]
@@ -85,9 +90,7 @@ def convert_official(
             chosen = {**settings, "connection": c}
             if c == "plain":
                 chosen |= {"dilation": "none", "stochastic": False}
-            config = {"_target_": "deepgcn_seg.DeepGCN", "_convert_": "all", **chosen}
-            config["conv"] = {"_target_": f"deepgcn_seg.model.{_CONVS[v].__name__}", "_partial_": True}
-            candidates.append((_build(state, {**chosen, "conv": _CONVS[v]}), config))
+            candidates.append((_build(state, {**chosen, "conv": _CONVS[v]}), {**chosen, "conv": {"name": v}}))
     best = 0 if len(candidates) == 1 else guess([model for model, _ in candidates])
     return candidates[best]
 
@@ -145,13 +148,17 @@ def _statistics_gap(model: DeepGCN, cloud: Tensor) -> float:
 def _state_dict(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
     if isinstance(source, (str, Path)):
         try:
-            source = torch.load(source, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise ValueError(f"{source}: not a checkpoint of tensors ({first_line(error)})") from None
+            source = read_tensor_file(source, legacy=True)
+        except UserError as error:
+            raise ValueError(str(error)) from None
     if not isinstance(source, Mapping):
         raise ValueError(f"a checkpoint is a mapping of names to tensors, got {type(source).__name__}")
     state = source.get("state_dict", source)
-    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    if not isinstance(state, Mapping):
+        raise ValueError(f"state_dict is a mapping of names to tensors, got {type(state).__name__}")
+    state = {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
+    if wrong := [name for name, tensor in state.items() if not isinstance(tensor, Tensor)]:
+        raise ValueError(f"{wrong[0]!r} is not a tensor")
     if "head.gconv.nn.0.weight" not in state:
         raise ValueError(
             "not a sem_seg_dense checkpoint of deep_gcns_torch: no tensor 'head.gconv.nn.0.weight' "
@@ -194,8 +201,9 @@ def _settings(state: Mapping[str, Tensor], k: int, act: str) -> dict[str, Any]:
 
 
 def _build(state: Mapping[str, Tensor], settings: dict[str, Any]) -> DeepGCN:
-    model = DeepGCN(**settings)
-    own = model.state_dict()
+    # Shapes are compared without memory: one wide tensor must not ask for a network of that width.
+    with torch.device("meta"):
+        own = DeepGCN(**settings).state_dict()
     renamed = {}
     for name, tensor in state.items():
         ours = _our_name(name)
@@ -212,6 +220,11 @@ def _build(state: Mapping[str, Tensor], settings: dict[str, Any]) -> DeepGCN:
     missing = sorted(own.keys() - renamed.keys())
     if missing:
         raise ValueError(f"{len(missing)} tensors are missing from the official checkpoint: {missing[0]}, ...")
+    model = DeepGCN(**settings)
+    try:
+        fit_weights(model, renamed, "the official checkpoint")
+    except UserError as error:
+        raise ValueError(str(error)) from None
     model = model.to(state["head.gconv.nn.0.weight"].dtype)
     model.load_state_dict(renamed)
     return model.eval()

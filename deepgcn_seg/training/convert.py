@@ -1,7 +1,6 @@
 """Official checkpoints into ours."""
 
 import logging
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -24,25 +23,29 @@ def convert(config: DictConfig) -> None:
             raise UserError(f"{key} is not set: give checkpoint=OFFICIAL_FILE and output=NEW_FILE")
     chosen = None if OmegaConf.select(config, "conv") is None else conv_name(config.conv)
     try:
-        model, model_config = convert_official(config.checkpoint, config.k, config.act, config.connection, chosen)
+        model, network = convert_official(config.checkpoint, config.k, config.act, config.connection, chosen)
     except ValueError as error:
         raise UserError(f"checkpoint {config.checkpoint}: {error}") from None
     if model.num_classes != len(S3DIS):
         raise UserError(f"checkpoint {config.checkpoint} has {model.num_classes} classes, S3DIS has {len(S3DIS)}")
-    # The port's input: channels 0-2 scaled per block.
-    settings: dict[str, Any] = dict(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
-    settings["data"] = {**settings["data"], "variant": "port"}
+    trained_on = {
+        # The port's input: channels 0-2 scaled per block.
+        "variant": "port",
+        **{key: config[key] for key in ("points", "batch_size", "seed")},
+        "source": "s3dis",
+        "name": "S3DIS",
+        "fold": config.data.fold,
+    }
     try:
-        save_checkpoint(config.output, model, model_config, S3DIS, config=settings, step=None)
+        save_checkpoint(config.output, model, network, S3DIS, trained_on, step=None)
     except OSError as error:
         raise UserError(f"output={config.output}: cannot be written ({error})") from None
-    conv = model_config["conv"]["_target_"].rsplit(".", 1)[-1]
     log.info(
-        "%s: %s, %s, depth %d, %d channels, k %d",
+        "%s: %s, conv %s, depth %d, %d channels, k %d",
         config.output,
-        model_config["connection"],
-        conv,
-        model_config["depth"],
-        model_config["channels"],
+        network["connection"],
+        network["conv"]["name"],
+        network["depth"],
+        network["channels"],
         config.k,
     )

@@ -71,7 +71,7 @@ class Trainer:
     Args:
         model: (B, N, 9) -> logits (B, N, C). optimizer: over its parameters.
         blocks: to train on. validate: gives the confusion matrix of a model, or None.
-        folder: of the checkpoints. model_config, classes, config: kept in them.
+        folder: of the checkpoints. kept, classes: what they hold beside weights and state.
         run_log: TensorBoard. world: the processes that train together.
         watched: a few held-out blocks, points (B, N, channels) and labels (B, N), to show at each validation.
 
@@ -87,8 +87,7 @@ class Trainer:
         validate: Callable[[nn.Module], torch.Tensor] | None,
         settings: Settings,
         folder: Path,
-        model_config: dict[str, Any],
-        config: dict[str, Any],
+        kept: dict[str, Any],
         classes: ClassList,
         run_log: RunLog,
         world: World = World(),
@@ -96,7 +95,7 @@ class Trainer:
     ):
         self.model, self.optimizer, self.blocks, self.validate = model, optimizer, blocks, validate
         self.settings, self.folder, self.run_log = settings, folder, run_log
-        self.model_config, self.config, self.classes = model_config, config, classes
+        self.kept, self.classes = kept, classes
         self.world, self.watched = world, watched
         self.batch_size = min(settings.batch_size, len(blocks))
         parts = world.size * settings.accumulate
@@ -315,9 +314,8 @@ class Trainer:
             save_checkpoint(
                 self.folder / name,
                 self.result,
-                self.model_config,
-                self.classes,
-                config=self.config,
+                classes=self.classes,
+                **self.kept,
                 optimizer=self.optimizer.state_dict(),
                 random=random,
                 training=training,

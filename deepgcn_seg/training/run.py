@@ -16,6 +16,7 @@ from torch import nn
 
 from ..config import check, device
 from ..data.blocks import NINE, BlockGrid, count_channels, place_of_channels
+from ..data.classes import ClassList
 from ..data.dataset import Split, area_name, split_by_area
 from ..data.official_hdf5 import OfficialBlocks
 from ..data.store import RoomEntry, RoomStore
@@ -27,7 +28,8 @@ from ..evaluation.protocols import Protocol
 from ..evaluation.report import write_json
 from ..memory import peak_memory_mb
 from ..model import DeepGCN
-from ..model.checkpoint import build_model, read_checkpoint, targets, versions
+from ..model.checkpoint import load_weights, read_checkpoint, versions
+from ..model.description import Description, describe_network
 from ..model.layers import sync_norms
 from ..model.summary import summarize
 from ..provenance import provenance
@@ -131,8 +133,7 @@ def _trainer(
         validate if selecting else None,
         _settings(config, chosen),
         folder / "checkpoints",
-        OmegaConf.to_container(config.model, resolve=True),
-        OmegaConf.to_container(config, resolve=True),
+        kept_with_weights(config, store.classes),
         store.classes,
         run_log,
         world,
@@ -151,6 +152,33 @@ def _settings(config: DictConfig, chosen: torch.device) -> Settings:
         schedule=instantiate(recipe.schedule),
         norm_momentum=instantiate(recipe.norm_momentum),
     )
+
+
+def kept_with_weights(config: DictConfig, classes: ClassList) -> dict[str, Any]:
+    """Return what a run's checkpoints hold beside weights and state, as ``save_checkpoint`` takes it.
+
+    Raises:
+        UserError: a setting that a checkpoint cannot describe; better now than after the training.
+    """
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    data, store = plain["data"], plain["data"]["store"]
+    source = str(store["_target_"]).removeprefix("deepgcn_seg.data.sources.")
+    known = source in ("synthetic", "s3dis", "s3dis_hdf5", "folder")
+    trained_on = {
+        "features": data["features"],
+        "variant": data["variant"],
+        **{key: data["grid"][key] for key in ("side", "stride", "min_points")},
+        **{key: plain[key] for key in ("points", "batch_size", "seed")},
+        "source": source if known else None,
+        **{key: data[key] for key in ("name", "fold", "validation")},
+    }
+    if source == "synthetic":
+        trained_on["synthetic"] = {key: store[key] for key in ("rooms_per_area", "density", "seed")}
+    network = describe_network(plain["model"])
+    described = {"model_config": network, "classes": classes.names, "palette": classes.palette}
+    Description.of({**described, "trained_on": trained_on}, "settings")
+    # The composed config goes along for people; nothing reads it.
+    return {"network": network, "trained_on": trained_on, "config": plain}
 
 
 def _announce(config: DictConfig, trainer: Trainer, store: RoomStore, split: Split) -> None:
@@ -275,9 +303,10 @@ def finish(
     best = folder / "checkpoints" / "best.ckpt"
     path = best if config.select != "last" and best.is_file() else folder / "checkpoints" / "last.ckpt"
     content = read_checkpoint(path)
-    # What the user's own command line asked to build is trusted in the checkpoint it made.
-    own = tuple(targets(OmegaConf.to_container(config.model, resolve=True)))
-    model = build_model(content, str(path), trusted=own)
+    # Built from the command line's own config: the checkpoint gives the weights alone.
+    model: nn.Module = instantiate(config.model)
+    load_weights(model, content["model"], f"checkpoint {path}")
+    model.eval()
     protocol: Protocol = instantiate(config.protocol)
     entry = evaluate_rooms(
         model.to(chosen),

@@ -1,0 +1,410 @@
+"""What a checkpoint says of its network: typed values, from which this module, and nothing else, builds it.
+
+A file that travels must not carry a program. So a checkpoint names no function and no class: its description holds
+the arguments of :class:`~deepgcn_seg.model.DeepGCN` as numbers and words, a convolution by its name in a table, the
+classes and what the network was trained on. Every field has a type and a range, and the description is compared
+with the tensors' shapes before anything of that size is built. Parts of a user's own are the one exception: they are
+named by module and are built only where the caller says ``trusted=["module"]``.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
+from torch import Tensor, nn
+
+from ..data.blocks import NINE, count_channels
+from ..data.classes import ClassList
+from ..errors import UserError, first_line
+from ..schema import Schema
+from .convolution import GIN, EdgeConv, GENConv, GraphSAGE, MessagePassing, MRConv
+from .deepgcn import DeepGCN
+from .graph import dilation_schedule
+
+Count = Annotated[int, Field(ge=1, le=2**16)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Number = Annotated[float, Field(ge=-1e6, le=1e6)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Byte = Annotated[int, Field(ge=0, le=255)]
+# Points of a block, and of a batch of blocks: more would take memory that the file's own size does not explain.
+MAX_POINTS, MAX_BATCH_POINTS = 2**18, 2**24
+
+
+class EdgeConvOptions(Schema):
+    """:class:`EdgeConv`, which has no options."""
+
+    name: Literal["edge"]
+
+
+class MRConvOptions(Schema):
+    """:class:`MRConv`, which has no options."""
+
+    name: Literal["mr"]
+
+
+class GraphSAGEOptions(Schema):
+    """Options of :class:`GraphSAGE`."""
+
+    name: Literal["sage"]
+    normalize: bool = False
+
+
+class GINOptions(Schema):
+    """Options of :class:`GIN`."""
+
+    name: Literal["gin"]
+    learn_eps: bool = True
+
+
+class GENConvOptions(Schema):
+    """Options of :class:`GENConv`."""
+
+    name: Literal["gen"]
+    aggregation: Literal["softmax", "power"] = "softmax"
+    temperature: Number = 1.0
+    learn_temperature: bool = True
+    message_norm: bool = False
+    learn_message_scale: bool = False
+    mlp_layers: Annotated[int, Field(ge=1, le=64)] = 1
+    hidden_norm: Literal["batch", "instance", "layer", "none"] = "batch"
+    eps: Annotated[float, Field(ge=0, le=1)] = 1e-7
+
+
+class GATv2Options(Schema):
+    """Options of torch_geometric's ``GATv2Conv``, its heads averaged."""
+
+    name: Literal["gatv2"]
+    heads: Count = 1
+    concat: Literal[False] = False
+    negative_slope: Number = 0.2
+    dropout: Share = 0.0
+    add_self_loops: bool = True
+    bias: bool = True
+    share_weights: bool = False
+
+
+class TransformerOptions(Schema):
+    """Options of torch_geometric's ``TransformerConv``, its heads averaged."""
+
+    name: Literal["transformer"]
+    heads: Count = 1
+    concat: Literal[False] = False
+    beta: bool = False
+    dropout: Share = 0.0
+    bias: bool = True
+    root_weight: bool = True
+
+
+class OwnPart(Schema):
+    """A class or function of a user's own: built only where its module is trusted.
+
+    Attributes:
+        target: ``module.Name``. options: its arguments as plain values; a mapping with ``_target_`` among them is
+            another such part, and ``_partial_`` means that it is to be called later with further arguments.
+    """
+
+    name: Literal["own"] = "own"
+    target: Annotated[str, StringConstraints(max_length=200, pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")]
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+Conv = Annotated[
+    EdgeConvOptions
+    | MRConvOptions
+    | GraphSAGEOptions
+    | GINOptions
+    | GENConvOptions
+    | GATv2Options
+    | TransformerOptions
+    | OwnPart,
+    Field(discriminator="name"),
+]
+
+
+class Network(Schema):
+    """The arguments of :class:`DeepGCN`; see there for what each means."""
+
+    in_channels: Count = 9
+    num_classes: Count = 13
+    connection: Literal["plain", "res", "dense", "res+", "rev"] = "res"
+    depth: Annotated[int, Field(ge=1, le=10_000)] = 28
+    channels: Count = 64
+    k: Count = 16
+    conv: Conv = EdgeConvOptions(name="edge")
+    order: Literal["norm-act", "act-norm"] = "norm-act"
+    norm: Literal["batch", "instance", "layer", "none"] = "batch"
+    norm_eps: Annotated[float, Field(gt=0, le=1)] = 1e-5
+    act: Literal["relu", "leakyrelu", "prelu", "gelu", "none"] = "relu"
+    bias: bool = True
+    dynamic: bool = True
+    dilation: Literal["linear", "none"] | Count | tuple[Count, ...] = "linear"
+    dilation_period: Count | None = None
+    stochastic: bool = True
+    epsilon: Share = 0.2
+    loop: bool = True
+    positions: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1, max_length=64)] = (6, 7, 8)
+    fusion_channels: Count = 1024
+    head_channels: Annotated[tuple[Count, ...], Field(min_length=1, max_length=64)] = (512, 256)
+    dropout: Share = 0.3
+    block_dropout: Share = 0.0
+    checkpoint: bool = False
+    groups: Count = 2
+    init: Literal["xavier", "kaiming"] = "xavier"
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "Network":
+        if max(self.positions) >= self.in_channels:
+            raise ValueError(f"positions {list(self.positions)} do not exist among {self.in_channels} input channels")
+        if self.connection == "rev" and (self.groups < 2 or self.channels % self.groups):
+            raise ValueError(f"rev cannot split {self.channels} channels into {self.groups} groups")
+        self.min_points  # noqa: B018  (refuses a dilation that no layer can have)
+        return self
+
+    @property
+    def min_points(self) -> int:
+        """Fewest points of a block that have a neighbour of every rank: k x the largest dilation."""
+        dilation = list(self.dilation) if isinstance(self.dilation, tuple) else self.dilation
+        return self.k * max(dilation_schedule(dilation, self.depth, self.dilation_period)) + (not self.loop)
+
+    @property
+    def convolutions(self) -> int:
+        """Number of linear maps that the backbone has at least: each has a tensor of its own."""
+        each = self.conv.mlp_layers if isinstance(self.conv, GENConvOptions) else 1
+        return (1 + (self.depth - 1) * (self.groups if self.connection == "rev" else 1)) * each
+
+
+class TrainedOn(Schema):
+    """What a network was trained on and expects: channels, blocks and the split of the data.
+
+    Attributes:
+        features, variant: of the channels (:mod:`deepgcn_seg.data.blocks`). side, stride, min_points: of the blocks.
+        points: of a block. batch_size: blocks a pass.
+        source: which of :mod:`deepgcn_seg.data.sources`, None for one of a user's own. name: for tables.
+        fold, validation, seed: of the split (:func:`~deepgcn_seg.data.dataset.split_by_area`).
+        synthetic: arguments of the synthetic source.
+    """
+
+    features: Annotated[tuple[Literal["block", "color", "room", "height"], ...], Field(min_length=1)] = NINE
+    variant: Literal["paper", "port"] = "paper"
+    side: Annotated[float, Field(gt=0, le=1e4)] = 1.0
+    stride: Annotated[float, Field(gt=0, le=1e4)] = 0.5
+    min_points: Annotated[int, Field(ge=0, le=2**31)] = 100
+    points: Annotated[int, Field(ge=1, le=MAX_POINTS)] = 4096
+    batch_size: Annotated[int, Field(ge=1, le=2**16)] = 16
+    source: Literal["synthetic", "s3dis", "s3dis_hdf5", "folder"] | None = None
+    name: Name = "unknown"
+    fold: Annotated[int, Field(ge=0, le=10**6)] | Name | None = None
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    synthetic: "Synthetic | None" = None
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "TrainedOn":
+        count_channels(self.features)
+        if self.points * self.batch_size > MAX_BATCH_POINTS:
+            raise ValueError(f"a batch of {self.batch_size} blocks of {self.points} points is too large")
+        if (self.source == "synthetic") != (self.synthetic is not None):
+            raise ValueError("synthetic goes with the source of that name")
+        return self
+
+
+class Synthetic(Schema):
+    """Arguments of :func:`deepgcn_seg.data.sources.synthetic`, but for the folder."""
+
+    rooms_per_area: Annotated[int, Field(ge=1, le=1000)] = 6
+    density: Annotated[float, Field(gt=0, le=1e5)] = 1000.0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+
+def _kind_of_network(content: Any) -> str:
+    return "own" if isinstance(content, OwnPart) or (isinstance(content, dict) and "target" in content) else ""
+
+
+class Description(Schema):
+    """All that a checkpoint says of its network, under the names it has in the file.
+
+    Attributes:
+        network: how to build it; in the file ``model_config``. classes, palette: of its labels.
+        trained_on: None if it was saved without training.
+    """
+
+    network: Annotated[
+        Annotated[Network, Tag("")] | Annotated[OwnPart, Tag("own")], Discriminator(_kind_of_network)
+    ] = Field(alias="model_config")
+    classes: Annotated[tuple[Name, ...], Field(min_length=1, max_length=2**16)]
+    palette: tuple[tuple[Byte, Byte, Byte], ...]
+    trained_on: TrainedOn | None = None
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "Description":
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("class names must be unique")
+        if len(self.palette) != len(self.classes):
+            raise ValueError(f"{len(self.classes)} classes, but {len(self.palette)} colours")
+        if isinstance(self.network, OwnPart):
+            return self
+        if self.network.num_classes != len(self.classes):
+            raise ValueError(f"a network of {self.network.num_classes} classes, but {len(self.classes)} names")
+        trained = self.trained_on
+        if trained is not None and count_channels(trained.features) != self.network.in_channels:
+            raise ValueError(
+                f"a network of {self.network.in_channels} input channels, but the channels "
+                f"{', '.join(trained.features)} are {count_channels(trained.features)}"
+            )
+        if trained is not None and self.network.min_points > trained.points:
+            raise ValueError(
+                f"k x dilation needs blocks of {self.network.min_points} points, but it says {trained.points}"
+            )
+        return self
+
+    @property
+    def class_list(self) -> ClassList:
+        """Names and colours of the labels."""
+        return ClassList.of(self.classes, self.palette)
+
+
+# Name in a description -> what it builds.
+_CONVS: dict[str, Callable[..., nn.Module]] = {
+    "edge": EdgeConv,
+    "mr": MRConv,
+    "sage": GraphSAGE,
+    "gin": GIN,
+    "gen": GENConv,
+}
+# The same of torch_geometric's operators, imported when one is wanted.
+_OPERATORS = {"gatv2": "GATv2Conv", "transformer": "TransformerConv"}
+
+
+def build_network(description: Network | OwnPart, trusted: Sequence[str] = ()) -> nn.Module:
+    """Build the network that a description stands for, with fresh weights.
+
+    Args:
+        trusted: modules whose classes and functions may be called.
+
+    Raises:
+        UserError: a part of a module that is not trusted, or that is not there.
+        ValueError: arguments that do not fit one another.
+    """
+    if isinstance(description, OwnPart):
+        return _build_own(description.target, description.options, trusted)
+    settings = {name: getattr(description, name) for name in Network.model_fields if name != "conv"}
+    if isinstance(settings["dilation"], tuple):
+        settings["dilation"] = list(settings["dilation"])
+    return DeepGCN(**settings, conv=_build_conv(description.conv, trusted))
+
+
+def _build_conv(conv: Any, trusted: Sequence[str]) -> Callable[..., nn.Module]:
+    if isinstance(conv, OwnPart):
+        return _build_own(conv.target, {**conv.options, "_partial_": True}, trusted)
+    options = {name: getattr(conv, name) for name in type(conv).model_fields if name != "name"}
+    if conv.name in _CONVS:
+        return partial(_CONVS[conv.name], **options)
+    import torch_geometric.nn
+
+    return partial(MessagePassing, operator=partial(getattr(torch_geometric.nn, _OPERATORS[conv.name]), **options))
+
+
+def _build_own(target: str, options: Mapping[str, Any], trusted: Sequence[str]) -> Any:
+    """Call what ``target`` names, or make it ready to be called, with plain options and parts of its own kind."""
+
+    def part(value: Any) -> Any:
+        if isinstance(value, Mapping) and "_target_" in value:
+            return _build_own(str(value["_target_"]), {k: v for k, v in value.items() if k != "_target_"}, trusted)
+        if isinstance(value, Mapping):
+            return {name: part(each) for name, each in value.items()}
+        return [part(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+    arguments = {name: part(value) for name, value in options.items() if name not in ("_partial_", "_convert_")}
+    called = _find_own(target, trusted)
+    return partial(called, **arguments) if options.get("_partial_") else called(**arguments)
+
+
+def _find_own(target: str, trusted: Sequence[str]) -> Callable[..., Any]:
+    """Return the class or function of a trusted module, or a network part of this package, that a name stands for.
+
+    Raises:
+        UserError: it is of another module, or not there.
+    """
+    module, _, name = target.rpartition(".")
+    ours = [part.__name__ for part in (DeepGCN, EdgeConv, MRConv, GraphSAGE, GIN, GENConv, MessagePassing)]
+    if module in ("deepgcn_seg", "deepgcn_seg.model") and name in ours:
+        return getattr(importlib.import_module("deepgcn_seg.model"), name)
+    modules = [each.rstrip(".") for each in ([trusted] if isinstance(trusted, str) else trusted)]
+
+    def is_trusted(module: str) -> bool:
+        return any(module == each or module.startswith(f"{each}.") for each in modules)
+
+    advice = f"it uses {target}; if you trust that code, set trusted=[{target.split('.')[0]}]"
+    if not is_trusted(module):
+        raise UserError(advice)
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"it uses {target}, which cannot be found ({first_line(error)}); is it on PYTHONPATH?"
+        ) from None
+    # The name alone says nothing: a trusted module's imports are not of the trusted module.
+    if not callable(found) or not is_trusted(str(getattr(found, "__module__", ""))):
+        raise UserError(advice)
+    return found
+
+
+def describe_network(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the description of the network that a composed config's ``model`` builds, as plain values.
+
+    Args:
+        config: plain values with ``_target_``, as Hydra builds them.
+    """
+    target = str(config["_target_"])
+    options = {name: value for name, value in config.items() if name not in ("_target_", "_convert_", "_partial_")}
+    if target not in ("deepgcn_seg.DeepGCN", "deepgcn_seg.model.DeepGCN"):
+        return {"name": "own", "target": target, "options": options}
+    return {**options, "conv": _describe_conv(options["conv"])} if "conv" in options else options
+
+
+def _describe_conv(config: Mapping[str, Any]) -> dict[str, Any]:
+    target = str(config["_target_"])
+    options = {name: value for name, value in config.items() if name not in ("_target_", "_partial_")}
+    for name, conv in _CONVS.items():
+        if target == f"deepgcn_seg.model.{conv.__name__}":
+            return {"name": name, **options}
+    if target == "deepgcn_seg.model.MessagePassing":
+        operator = options["operator"]
+        inner = {name: value for name, value in operator.items() if name not in ("_target_", "_partial_")}
+        for name, kind in _OPERATORS.items():
+            known = GATv2Options if name == "gatv2" else TransformerOptions
+            fits = set(inner) <= set(known.model_fields) and inner.get("concat") is False
+            if operator["_target_"] == f"torch_geometric.nn.{kind}" and fits:
+                return {"name": name, **inner}
+    return {"name": "own", "target": target, "options": options}
+
+
+def fit_weights(model: nn.Module, tensors: Any, where: str) -> None:
+    """Refuse tensors that are not this model's: names, shapes, kinds of numbers, or values that are not finite.
+
+    Args:
+        model: of any device, ``meta`` too. tensors: a state dict as a file gave it. where: what messages begin with.
+
+    Raises:
+        UserError: names the first tensor that does not fit.
+    """
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise UserError(f"{where}: its weights are not tensors by name")
+    own = model.state_dict()
+    if missing := sorted(own.keys() - tensors.keys()):
+        raise UserError(f"{where}: {len(missing)} tensors that its network needs are missing: {missing[0]}, ...")
+    if unknown := sorted(map(str, tensors.keys() - own.keys())):
+        raise UserError(f"{where}: {len(unknown)} tensors are not of its network: {unknown[0]}, ...")
+    for name, expected in own.items():
+        tensor = tensors[name]
+        if tensor.shape != expected.shape:
+            raise UserError(f"{where}: tensor {name} is {tuple(tensor.shape)}, its network has {tuple(expected.shape)}")
+        if tensor.is_floating_point() != expected.is_floating_point() or tensor.is_complex():
+            raise UserError(f"{where}: tensor {name} is {tensor.dtype}, its network has {expected.dtype}")
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise UserError(f"{where}: tensor {name} has NaN or infinite values; the training that wrote it failed")
+        if name.endswith("running_var") and (tensor < 0).any():
+            raise UserError(f"{where}: tensor {name} has negative variances")
