@@ -275,7 +275,7 @@ def test_convert_an_official_checkpoint_and_evaluate_it(tmp_path, store):
         "connection=res",
         f"hydra.run.dir={tmp_path}",
     )
-    assert "res, EdgeConv, depth 7, 24 channels, k 9" in done.stderr
+    assert "res, conv edge, depth 7, 24 channels, k 9" in done.stderr
     model = load_model(tmp_path / "ours.ckpt")
     assert torch.allclose(model(state["points"]), state["eval_logits"], atol=1e-4)
     run(

@@ -1,0 +1,108 @@
+"""tools/evaluate.py: a network is scored on what it was trained on, whatever data it is given."""
+
+import json
+
+import numpy as np
+import pytest
+from test_checkpoint import NETWORK, TRAINED_ON, small
+from test_commands import TINY, run
+
+from deepgcn_seg.data.classes import S3DIS
+from deepgcn_seg.model.checkpoint import read_checkpoint, save_checkpoint
+
+SYNTHETIC = ["data=synthetic", "data.store.rooms_per_area=1", "data.store.density=60"]
+MINE = """
+from deepgcn_seg.model import MRConv
+
+class Conv(MRConv):
+    pass
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run on other channels, blocks and area than the defaults, with a convolution of its own."""
+    root = tmp_path_factory.mktemp("evaluate")
+    (root / "mine_evaluated.py").write_text(MINE)
+    other = ["data.features=[block,room]", "data.grid.side=1.5", "data.fold=2", "conv._target_=mine_evaluated.Conv"]
+    run("train", *TINY, *other, f"data.root={root}/data", f"hydra.run.dir={root}/run", env={"PYTHONPATH": str(root)})
+    return root
+
+
+def evaluate(trained, *arguments, check=True, trusted="trusted=[mine_evaluated]", checkpoint="run"):
+    return run(
+        "evaluate",
+        f"checkpoint={trained}/{checkpoint}",
+        *filter(None, [trusted]),
+        f"hydra.run.dir={trained}/scores",
+        *arguments,
+        check=check,
+        env={"PYTHONPATH": str(trained)},
+    )
+
+
+def confusion(folder, part="test"):
+    return json.loads((folder / "metrics.json").read_text())[part]["confusion"]
+
+
+@pytest.mark.parametrize("data", [[], SYNTHETIC], ids=["its own", "given"])
+def test_the_score_is_that_of_the_training_whatever_the_data_group_says(trained, data):
+    root = [f"data.root={trained}/data"] if data else []
+    evaluate(trained, *data, *root)
+    assert confusion(trained / "scores") == confusion(trained / "run")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("data.features=[block,color,room]", "trained with ['block', 'room']"),
+        ("data.grid.side=1.0", "trained with 1.5"),
+        ("data.variant=port", "trained with paper"),
+        ("protocol.side=1.0", "trained with 1.5"),
+        ("protocol.groups=[block]", "trained with ('block', 'room')"),
+    ],
+)
+def test_settings_at_odds_with_the_training_are_errors(trained, setting, message):
+    done = evaluate(trained, *SYNTHETIC, f"data.root={trained}/data", setting, check=False)
+    assert done.returncode == 2
+    assert message in done.stderr.splitlines()[-1]
+
+
+def test_another_area_of_the_same_data_is_said_to_have_been_trained_on(trained):
+    assert "trained with fold 2 held out" in evaluate(trained, "data.fold=3").stderr
+
+
+@pytest.mark.parametrize("tool", ["evaluate", "predict"])
+def test_own_parts_are_trusted_by_a_setting_that_the_error_names(trained, tool):
+    np.save(trained / "scan.npy", np.random.default_rng(0).uniform(0, 2, (300, 3)))
+    scan = [f"input={trained}/scan.npy", f"output={trained}/out.ply"] if tool == "predict" else []
+    common = [f"checkpoint={trained}/run", f"hydra.run.dir={trained}/log", *scan]
+    done = run(tool, *common, check=False, env={"PYTHONPATH": str(trained)})
+    assert done.returncode == 2
+    assert "set trusted=[mine_evaluated]" in done.stderr.splitlines()[-1]
+    run(tool, *common, "trusted=[mine_evaluated]", env={"PYTHONPATH": str(trained)})
+
+
+def test_a_checkpoint_does_not_say_where_data_lie(tmp_path):
+    on = {**TRAINED_ON, "source": "s3dis", "fold": 5}
+    save_checkpoint(tmp_path / "a.ckpt", small(), NETWORK, S3DIS, on, config={"data": {"root": str(tmp_path)}})
+    assert read_checkpoint(tmp_path / "a.ckpt")["config"]["data"]["root"] == str(tmp_path)
+    done = run("evaluate", f"checkpoint={tmp_path}/a.ckpt", f"hydra.run.dir={tmp_path}/log", check=False)
+    assert done.returncode == 2
+    assert "give data.root=DIR" in done.stderr.splitlines()[-1]
+
+
+def test_data_without_colours_do_not_fit_a_network_with_colours(tmp_path):
+    from deepgcn_seg.data.room import Room
+    from deepgcn_seg.data.store import write_manifest, write_room
+
+    rng = np.random.default_rng(0)
+    for area in ("Area_1", "Area_5"):
+        label = rng.integers(0, 13, 500).astype(np.uint8)
+        write_room(tmp_path / "store", Room(area, "office_1", rng.uniform(0, 1, (500, 3)), None, label))
+    write_manifest(tmp_path / "store", S3DIS, "plain", colored=False)
+    save_checkpoint(tmp_path / "a.ckpt", small(), NETWORK, S3DIS, {**TRAINED_ON, "source": "s3dis", "fold": 5})
+    command = [f"checkpoint={tmp_path}/a.ckpt", f"data.root={tmp_path}/store", f"hydra.run.dir={tmp_path}/log"]
+    done = run("evaluate", *command, check=False)
+    assert done.returncode == 2
+    assert "trained with colours" in done.stderr.splitlines()[-1]
