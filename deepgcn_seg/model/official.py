@@ -225,7 +225,8 @@ def _build(state: Mapping[str, Tensor], settings: dict[str, Any]) -> DeepGCN:
         fit_weights(model, renamed, "the official checkpoint")
     except UserError as error:
         raise ValueError(str(error)) from None
-    model = model.to(state["head.gconv.nn.0.weight"].dtype)
+    # Double precision is kept; half precision, which CPUs lack operations for, becomes single.
+    model = model.to(torch.promote_types(torch.float32, state["head.gconv.nn.0.weight"].dtype))
     model.load_state_dict(renamed)
     return model.eval()
 
