@@ -11,7 +11,6 @@ from llvmlite import binding as llvm
 from numba import njit
 
 from deepgcn_seg.ops import candidates
-from deepgcn_seg.ops.kernel_cache import forget_outdated_kernels
 from deepgcn_seg.ops.simd import (
     AVX512,
     LANES,
@@ -116,19 +115,6 @@ def test_candidates_of_wanted_bins_are_gathered_bin_by_bin(gather, dtype):
     for b, members in zip(wanted, expected):
         found = slice(starts[b] - len(members), starts[b])
         assert sorted(zip(few_keys[found], few_columns[found])) == members
-
-
-def test_compiled_kernels_are_forgotten_when_any_source_changes(tmp_path):
-    source, index = tmp_path / "kernel.py", tmp_path / "__pycache__" / "kernel.nbi"
-    source.write_text("one = 1")
-    forget_outdated_kernels(tmp_path)
-    index.write_text("compiled")
-    forget_outdated_kernels(tmp_path)
-    assert index.exists()
-    (tmp_path / "helper.py").write_text("two = 2")
-    forget_outdated_kernels(tmp_path)
-    assert not index.exists()
-    assert sorted(path.name for path in index.parent.iterdir()) == ["kernels.sha256"]
 
 
 @pytest.mark.slow

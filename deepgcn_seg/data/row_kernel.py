@@ -1,14 +1,15 @@
 """Rows ``x y z r g b`` of text into numbers, compiled: an order of magnitude faster than ``numpy.loadtxt``."""
 
 import numpy as np
-from numba import njit
+
+from ..ops.kernel_cache import kernel
 
 # Up to 15 digits, divided by a power of ten: both exact in float64, so the quotient is the nearest number.
 _DIGITS = 15
 _POWERS = 10.0 ** np.arange(_DIGITS + 1)
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def parse_rows(text: np.ndarray, powers: np.ndarray, rows: np.ndarray, odd: np.ndarray) -> tuple[int, int]:
     """Read rows of three finite numbers and three in 0..255, apart by spaces or tabs.
 
@@ -34,7 +35,7 @@ def parse_rows(text: np.ndarray, powers: np.ndarray, rows: np.ndarray, odd: np.n
             while position < size:
                 byte = text[position]
                 if 48 <= byte <= 57 and digits < _DIGITS:
-                    mantissa = mantissa * 10 + (byte - 48)
+                    mantissa = mantissa * 10 + (np.int64(byte) - 48)
                     digits += 1
                     decimals += point
                 elif byte == 46 and not point:

@@ -10,12 +10,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path
 from types import ModuleType
 
 import torch
 
-from .kernel_cache import forget_outdated_kernels
+from .cache_folder import cache_folder
 
 # Summed up in float32, and on the CPU widened to it.
 HALVES = (torch.float16, torch.bfloat16)
@@ -29,12 +28,14 @@ log = logging.getLogger(__name__)
 def numba_available() -> bool:
     """Whether the compiled CPU kernels can run; says so once in the log when they cannot."""
     try:
-        import numba  # noqa: F401
-    except ImportError as error:
+        from .kernel_cache import config
+    # ValueError: what its settings in the environment cannot be.
+    except (ImportError, ValueError) as error:
         log.warning("compiled CPU kernels unavailable (%s): using PyTorch, slower", error)
         return False
-    forget_outdated_kernels(Path(__file__).parent)
-    return True
+    if config.DISABLE_JIT:
+        log.warning("compiled CPU kernels unavailable (NUMBA_DISABLE_JIT is set): using PyTorch, slower")
+    return not config.DISABLE_JIT
 
 
 def triton_interpreted() -> bool:
@@ -45,6 +46,9 @@ def triton_interpreted() -> bool:
 @lru_cache(maxsize=1)
 def triton_available() -> bool:
     """Whether the GPU kernels can run, tried once with a small one; says so in the log when they cannot."""
+    # Triton alone would keep kernels below HOME, and fail where it cannot.
+    if "TRITON_HOME" not in os.environ and (folder := cache_folder("triton")):
+        os.environ.setdefault("TRITON_CACHE_DIR", str(folder))
     try:
         from .edge_triton import neighbor_extremum
 

@@ -8,8 +8,8 @@ whatever order candidates come.
 """
 
 import numpy as np
-from numba import njit
 
+from .kernel_cache import kernel
 from .simd import (
     BITS,
     LANES,
@@ -38,7 +38,7 @@ BISECTIONS = 12
 COUNTED = 192
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def workspace(longest, keys):
     """Scratch of :func:`select` for up to ``longest`` candidates with keys of the type of an array's."""
     few = COUNTED + longest + COUNTED + 2 * LANES
@@ -54,7 +54,7 @@ def workspace(longest, keys):
     )
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def threshold_of(sample, count, expected):
     """A key that the ``expected`` smallest of ``sample[:count]`` do not exceed, nor, but rarely, as large a share of
     the row.
@@ -78,7 +78,7 @@ def threshold_of(sample, count, expected):
     return high
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def remove(column, keys, columns, count):
     """Take ``column`` from the first ``count`` candidates, if it is one; how many are left."""
     for j in range(count):
@@ -89,7 +89,7 @@ def remove(column, keys, columns, count):
     return count
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def select(keys, columns, count, ranks, out, space):
     """``out[m]`` is the candidate of rank ``ranks[m]``.
 
@@ -145,7 +145,7 @@ def select(keys, columns, count, ranks, out, space):
         out[m] = ordered[out[m]]
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def gather_one_by_one(keys, columns, bin_of, count, table, starts, few_keys, few_columns, space):
     """Write the candidates of each wanted bin b behind one another from ``starts[b]`` on, which becomes their end.
 
@@ -162,7 +162,7 @@ def gather_one_by_one(keys, columns, bin_of, count, table, starts, few_keys, few
         starts[bin_of[j]] = at + np.uint32(at < nowhere)
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def gather_packed(keys, columns, bin_of, count, table, starts, few_keys, few_columns, space):
     """The same, looking for the wanted ones a vector at a time. Where :data:`.simd.PACKS`."""
     few = 0
@@ -184,7 +184,7 @@ def gather_packed(keys, columns, bin_of, count, table, starts, few_keys, few_col
 gather = gather_packed if PACKS else gather_one_by_one
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _first_beyond(ends, count, rank):
     """Which of ``count`` ascending numbers, a power of two, is the first larger than ``rank``; the last is."""
     b = 0
@@ -195,7 +195,7 @@ def _first_beyond(ends, count, rank):
     return b
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _order(keys, columns, stop, fullest, ordered):
     """``ordered[COUNTED:stop]``: ``columns[COUNTED:stop]`` by key, and then by column.
 
@@ -217,7 +217,7 @@ def _order(keys, columns, stop, fullest, ordered):
         ordered[at] = columns[i]
 
 
-@njit(nogil=True, cache=True, fastmath={"reassoc", "nsz"})
+@kernel(fastmath={"reassoc", "nsz"})
 def _count(sample, key):
     """How many of at most 2^24 do not exceed ``key``; counted in float32, which is added in vectors."""
     count = np.float32(0)
@@ -226,7 +226,7 @@ def _count(sample, key):
     return count
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _span(keys, count):
     """Smallest and largest of the first ``count``, none of them NaN. A vector behind them is overwritten."""
     store(keys, count, splat(keys[0]))

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 from torch.nn import functional as F
 
 from .backend import HALVES
+from .kernel_cache import kernel
 from .simd import LANES, load, splat, store, where_greater, widened
 from .threads import run_sliced
 
@@ -21,7 +21,7 @@ from .threads import run_sliced
 ROWS = 256
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _extremum(start, stop, neighbor, index, mask, sign, extreme, chosen):
     """Per channel the largest (sign > 0) or smallest neighbour value, and which it was.
 
@@ -51,7 +51,7 @@ def _extremum(start, stop, neighbor, index, mask, sign, extreme, chosen):
             store(places, point * channels + first, place)
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _moments(start, stop, center, neighbor, index, mask, slope, shift, total, square):
     """Sums over the edges of :data:`ROWS` points each of phi(center_i + neighbor_j) - shift, and of its square.
 
@@ -88,7 +88,7 @@ def _moments(start, stop, center, neighbor, index, mask, slope, shift, total, sq
             store(squares, group * channels + first, all_square)
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _typical(center, neighbor, slope, shift):
     """Write about the mean of phi, (C,): that of up to twice :data:`ROWS` points."""
     points, channels = center.shape[0] * center.shape[1], center.shape[2]
@@ -104,7 +104,7 @@ def _typical(center, neighbor, slope, shift):
         store(shift, first, where_greater(e, nothing, e, load(slope, first) * e))
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _finish_moments(total, square, mask, k, shift, mean, var):
     """Write mean and variance, (B, C), of sums of :func:`_moments`; those of a block without points are NaN."""
     batch, groups, channels = total.shape
@@ -123,7 +123,7 @@ def _finish_moments(total, square, mask, k, shift, mean, var):
                 var[b, c] = np.nan
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _extremum_backward(start, stop, grad, index, mask, chosen, grad_neighbor):
     """Add each extreme's gradient to the neighbour it came from: ``grad_neighbor`` (B, N, C).
 
@@ -140,7 +140,7 @@ def _extremum_backward(start, stop, grad, index, mask, chosen, grad_neighbor):
                     grad_neighbor[b, index[b, i, chosen[b, i, c]], c] += grad[b, i, c]
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _moments_backward(
     start, stop, center, neighbor, index, mask, slope, offset, factor, grad_center, grad_neighbor, grad_slope
 ):

@@ -8,8 +8,8 @@ that are nobody's neighbour.
 """
 
 import numpy as np
-from numba import njit
 
+from .kernel_cache import kernel
 from .simd import LANES
 
 # Rounds of the power method: the axis need not be exact.
@@ -42,7 +42,7 @@ def put_in_order(
     places[:] = places[order]
 
 
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+@kernel(fastmath={"reassoc", "contract", "nsz"})
 def _write_along(points, present, mean, step, along):
     """Write how far along the axis each of (N, C) points is, infinite where it is absent or not a number."""
     count, channels = len(points), len(mean)
@@ -81,7 +81,7 @@ def _write_along(points, present, mean, step, along):
         along[p] = total if present[p] and not np.isnan(total) else np.inf
 
 
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+@kernel(fastmath={"reassoc", "contract", "nsz"})
 def _dot(x, y):
     total = np.float32(0)
     for channel in range(len(x)):
@@ -89,7 +89,7 @@ def _dot(x, y):
     return total
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def write_reaches(thresholds, half_norms, channels, reaches, spans):
     """Write within which squared distance of each point x are those y where ``|y|^2 / 2 - x.y`` is at most a threshold.
 
@@ -109,7 +109,7 @@ def write_reaches(thresholds, half_norms, channels, reaches, spans):
         spans[place] = span if half_norms[place] < np.inf else 0
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def write_rounded(tiles, half_norms, reaches, words, norms, limits):
     """Round points so that two within a distance stay within a limit.
 

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
 from .candidates import SAMPLE, remove, select, threshold_of, workspace
+from .kernel_cache import kernel
 from .lower_bounds import put_in_order, write_reaches, write_rounded
 from .simd import BITS, LANES, PACKS, count_bits, count_within, load, packed, splat, store
 from .threads import for_each_thread, run_each
@@ -144,13 +144,13 @@ def _rounded(tiles: np.ndarray, half_norms: np.ndarray, reaches: np.ndarray) -> 
     return words, *rest
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _groups(count):
     """How many groups so many points fill."""
     return -(-count // (COLUMNS * LANES)) * COLUMNS
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _write_mean(points, present, mean):
     """Write that of the present of (N, C) points."""
     total, count = np.zeros(len(mean)), 0
@@ -162,7 +162,7 @@ def _write_mean(points, present, mean):
     mean[:] = total / max(count, 1)
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _write_tiles(points, present, mean, order, tiles, half_norms):
     """Write :func:`_tiled`."""
     count, channels = len(order), points.shape[1]
@@ -184,7 +184,7 @@ def _write_tiles(points, present, mean, order, tiles, half_norms):
             half_norms[place] = np.inf
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _write_windows(along, spans, windows):
     """Write which groups ``first <= g < last`` hold all candidates of each block of :data:`ROW_GROUPS` groups.
 
@@ -204,7 +204,7 @@ def _write_windows(along, spans, windows):
         windows[block] = first, last
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _find_thresholds(start, stop, tiles, sample, sample_norms, order, expected, thresholds, keys, columns):
     """Write the largest ``|y|^2 / 2 - x.y`` of a candidate y, for each row x in groups ``start <= g < stop``.
 
@@ -222,7 +222,7 @@ def _find_thresholds(start, stop, tiles, sample, sample_norms, order, expected, 
             thresholds[first * LANES + r] = min(threshold_of(keys[r], kept[r], expected), LARGEST)
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _append(first, last, lower, upper, tiles, others, half_norms, order, thresholds, kept, keys, columns):
     """Append candidates of the groups of rows ``first <= g < last`` of tiles among ``lower <= h < upper`` of others."""
     for column in range(lower, upper, COLUMNS):
@@ -233,7 +233,7 @@ def _append(first, last, lower, upper, tiles, others, half_norms, order, thresho
             )
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _search_lists(start, stop, tiles, half_norms, thresholds, windows, order, ranks, loop, out, keys, columns, space):
     """Write ``out`` for the points in groups ``start <= g < stop``, by lists of candidates.
 
@@ -267,7 +267,7 @@ def _search_lists(start, stop, tiles, half_norms, thresholds, windows, order, ra
             select(keys[r], columns[r], kept[r], ranks, out[point], space)
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _search_few(points, present, ranks, loop, out):
     """:func:`search` of blocks so small that reaching the threads, or Python between two steps, would take longer."""
     blocks, count, channels = points.shape
@@ -293,7 +293,7 @@ def _search_few(points, present, ranks, loop, out):
         )
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _mark(start, stop, lower, upper, words, norms, limits, along, spans, marks):
     """Mark the candidates of rows in groups ``start <= g < stop``, and those of their columns to which they are one.
 
@@ -325,7 +325,7 @@ def _mark(start, stop, lower, upper, words, norms, limits, along, spans, marks):
                 mark_near(words, norms, limits, row, column, flat, place, mirrored, following)
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _search_marks(
     start, stop, lower, marks, points, half_norms, reaches, windows, order, ranks, loop, out, keys, columns, space
 ):
@@ -362,7 +362,7 @@ def _search_marks(
         select(keys, columns, count, ranks, out[point], space)
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _measure(points, width, own, keys, columns, count, reach):
     """Write squared distances of a point to the first so many of columns; how many do not exceed ``reach``."""
     store(columns, count, splat(np.uint32(own)))

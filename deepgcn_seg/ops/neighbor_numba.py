@@ -6,13 +6,13 @@ the candidates at or below it, and the wanted ranks among these (:mod:`.candidat
 """
 
 import numpy as np
-from numba import njit
 from torch import Tensor
 
 from . import neighbor_avx
 from .candidates import SAMPLE, select, threshold_of, workspace
 from .distance_rows import search_rows
 from .edge_numba import present_points
+from .kernel_cache import kernel
 from .simd import LANES
 from .threads import run_each
 
@@ -43,7 +43,7 @@ def select_ranks(distances: Tensor, ranks: Tensor, out: Tensor) -> None:
     _select_ranks(distances.numpy(), ranks.numpy(), out.numpy())
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _select_ranks(distances, ranks, out):
     rows, count = distances.shape
     space = workspace(count, distances)
@@ -65,7 +65,7 @@ def _select_ranks(distances, ranks, out):
         select(keys, columns, kept, ranks, out[r], space)
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _keep(row, threshold, keys, columns):
     """Write entries at most ``threshold``, and where they are, to the front of keys and columns; how many there are."""
     kept = 0

@@ -4,7 +4,6 @@ another CPU has.
 """
 
 import operator
-import os
 
 import numpy as np
 from llvmlite import binding as llvm
@@ -13,18 +12,22 @@ from numba import from_dtype, types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
-
-def _has(feature: str) -> bool:
-    """Whether numba compiles for CPUs with it: for this one, unless NUMBA_CPU_FEATURES says otherwise."""
-    if chosen := os.environ.get("NUMBA_CPU_FEATURES"):
-        return f"+{feature}" in chosen.split(",")
-    return bool(llvm.get_host_cpu_features().get(feature))
+from .kernel_cache import compiled_features
 
 
+def _compiled_for(*wanted: str) -> bool:
+    """Whether numba compiles for processors with all of these features; one that is taken away takes others along."""
+    features = compiled_features().split(",")
+    taken = {name[1:] for name in features if name.startswith("-")}
+    return all(f"+{name}" in features for name in wanted) and not taken & {*wanted, *_BELOW}
+
+
+# What the features of vectors are built upon.
+_BELOW = ("sse", "sse2", "sse3", "ssse3", "sse4.1", "sse4.2", "avx")
 # With an LLVM that can pack its vectors: move chosen lanes to the front. And with integers of 16 bits.
-AVX512 = llvm.llvm_version_info[0] >= 19 and _has("avx512f") and _has("avx512bw")
+AVX512 = llvm.llvm_version_info[0] >= 19 and _compiled_for("avx2", "fma", "avx512f", "avx512bw")
 # Whether vectors can be packed.
-PACKS = AVX512 or (_has("avx2") and _has("fma"))
+PACKS = AVX512 or _compiled_for("avx2", "fma")
 # Numbers in a vector.
 LANES = 16 if AVX512 else 8
 # A bit for each.
