@@ -8,6 +8,8 @@ from typing import TypeVar
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from .escaping import one_line
+
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
@@ -22,7 +24,7 @@ class Meter:
     """
 
     def __init__(self, title: str, total: int, done: int = 0):
-        self.title, self.total, self.done = title, total, done
+        self.title, self.total, self.done = one_line(title), total, done
         self._started = self._said = time.monotonic()
         self._first = done
         self._bar: Progress | None = None
@@ -30,15 +32,15 @@ class Meter:
             from rich.console import Console
 
             self._bar = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[text]}"),
+                TextColumn("{task.fields[text]}", markup=False),
                 console=Console(stderr=True),
             )
-            self._task = self._bar.add_task(title, total=total, completed=done, text="")
+            self._task = self._bar.add_task(self.title, total=total, completed=done, text="")
 
     def __enter__(self) -> "Meter":
         if self._bar is not None:
@@ -52,6 +54,7 @@ class Meter:
     def advance(self, text: str = "", steps: int = 1) -> None:
         """Count ``steps`` as done and show ``text``."""
         self.done += steps
+        text = one_line(text)
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, text=text)
             return

@@ -24,6 +24,7 @@ from deepgcn_seg.data.stanford import read_points
 from deepgcn_seg.data.store import RoomStore, StoredRoom, write_room
 from deepgcn_seg.errors import UserError
 from deepgcn_seg.evaluation.html_report import write_page
+from deepgcn_seg.evaluation.run_files import LeftOut
 from deepgcn_seg.evaluation.runs import comparisons, find_runs
 from deepgcn_seg.model.checkpoint import save_checkpoint
 
@@ -96,8 +97,9 @@ def _metrics(folder):
 
 
 def _report(path):
-    runs, unfinished = find_runs(path.parent)
-    write_page(path.parent / "report.html", runs, unfinished, comparisons(runs), {})
+    left_out = LeftOut()
+    runs, unfinished = find_runs(path.parent, left_out)
+    write_page(path.parent / "report.html", runs, unfinished, comparisons(runs), {}, left_out)
 
 
 READERS = {

@@ -1,11 +1,20 @@
 """Reports of runs, against numbers worked out by hand."""
 
 import json
+import os
+import subprocess
+import sys
+import zlib
+from pathlib import Path
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
+from PIL import Image
 
 from deepgcn_seg.errors import UserError
+from deepgcn_seg.evaluation.reporting import report
+from deepgcn_seg.evaluation.run_files import LeftOut
 from deepgcn_seg.evaluation.runs import comparisons, find_runs, six_folds
 
 CLASSES = ["a", "b"]
@@ -44,7 +53,7 @@ SQUARE = [[3, 1], [1, 3]]
 def test_six_folds_are_pooled_by_one_matrix(tmp_path):
     for fold in range(1, 7):
         make_run(tmp_path, f"f{fold}", [[90, 10], [0, 0]] if fold == 1 else [[1, 0], [4, 5]], fold)
-    (table,) = six_folds(find_runs(tmp_path)[0])
+    (table,) = six_folds(find_runs(tmp_path, LeftOut())[0])
     assert [row[0] for row in table.rows] == ["mIoU", "mAcc", "OA", "a", "b"]
     columns = dict(zip(table.header, zip(*table.rows)))
     # Summed: [[95, 10], [20, 25]]
@@ -58,7 +67,7 @@ def test_without_all_six_nothing_is_pooled_and_the_missing_are_named(tmp_path):
     for fold in (1, 2, 4, 5):
         make_run(tmp_path, f"f{fold}", SQUARE, fold)
     make_run(tmp_path, "f3", SQUARE, 3, finished=False)
-    runs, unfinished = find_runs(tmp_path)
+    runs, unfinished = find_runs(tmp_path, LeftOut())
     assert [path.name for path in unfinished] == ["f3"]
     (table,) = six_folds(runs)
     assert not any("pooled" in name for name in table.header)
@@ -68,7 +77,7 @@ def test_without_all_six_nothing_is_pooled_and_the_missing_are_named(tmp_path):
 def test_what_varied_is_a_column_in_order_of_value(tmp_path):
     for depth in (28, 7, 14):
         make_run(tmp_path, f"d{depth}", SQUARE, depth=depth)
-    (table,) = comparisons(find_runs(tmp_path)[0])
+    (table,) = comparisons(find_runs(tmp_path, LeftOut())[0])
     assert table.header == ["depth", "mIoU", "mAcc", "OA", "parameters", "minutes", "peak MB", "points/s", "run"]
     assert [row[0] for row in table.rows] == ["7", "14", "28"]
     assert table.rows[0][1:7] == ["57.00", "50.00", "75.00", "1,234", "1.5", "512"]
@@ -81,7 +90,7 @@ def test_what_varied_is_a_column_in_order_of_value(tmp_path):
 def test_protocols_never_share_a_table(tmp_path):
     make_run(tmp_path, "a", SQUARE, protocol="rooms")
     make_run(tmp_path, "b", SQUARE, protocol="blocks")
-    tables = comparisons(find_runs(tmp_path)[0])
+    tables = comparisons(find_runs(tmp_path, LeftOut())[0])
     assert len(tables) == 2
     assert all(len(table.rows) == 1 for table in tables)
 
@@ -93,23 +102,222 @@ def test_seeds_are_averaged(tmp_path):
         content = json.loads(path.read_text())
         content["test"]["mIoU"] += 0.02 * seed
         path.write_text(json.dumps(content))
-    _, table = comparisons(find_runs(tmp_path)[0])
+    _, table = comparisons(find_runs(tmp_path, LeftOut())[0])
     assert table.header == ["depth", "seeds", "mIoU", "mAcc", "OA"]
     # 57 and 59: mean 58, standard deviation the square root of 2.
     assert table.rows[0][:3] == ["7", "2", "58.00 +- 1.41"]
 
 
-def test_no_runs_and_damaged_runs(tmp_path):
+def test_no_runs(tmp_path):
     with pytest.raises(UserError, match="no run directories"):
-        find_runs(tmp_path)
+        find_runs(tmp_path, LeftOut())
+
+
+def changed(**test):
+    """``metrics.json`` with other values in its test part."""
+
+    def change(folder):
+        path = folder / "metrics.json"
+        content = json.loads(path.read_text())
+        content["test"] |= test
+        path.write_text(json.dumps(content))
+
+    return change
+
+
+def written(name, content):
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def linked(name, to="/etc/passwd"):
+    def link(folder):
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(to)
+
+    return link
+
+
+def png(width, height):
+    """A picture of that size, as its header says."""
+
+    def chunk(kind, content):
+        check = zlib.crc32(kind + content).to_bytes(4, "big")
+        return len(content).to_bytes(4, "big") + kind + content + check
+
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x02\0\0\0"
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+
+
+def two_runs(root):
+    """A sound run and one to be damaged, each with a picture."""
+    for name, depth in (("sound", 7), ("odd", 14)):
+        folder = make_run(root, name, SQUARE, depth=depth)
+        changed(pictures={"room.png": "Area_5/office_1"})(folder)
+        Image.new("RGB", (20, 10)).save(folder / "room.png")
+        (folder / "run.json").write_text('{"command": "python tools/train.py"}')
+    return root / "odd"
+
+
+def reported(root):
+    report(OmegaConf.create({"runs": str(root), "output": None}))
+    return (root / "report.md").read_text(), (root / "report.html").read_text()
+
+
+WHOLE = [
+    ("config.yaml: not a readable YAML file", written(".hydra/config.yaml", b"recipe: {name: paper}\ndata: {fold")),
+    ("config.yaml: must be a mapping", written(".hydra/config.yaml", b"[1, 2]")),
+    (
+        "config.yaml: not a readable YAML file (could not det",
+        written(".hydra/config.yaml", b"recipe: !!python/name:os.system {}"),
+    ),
+    ("aliases", written(".hydra/config.yaml", b"recipe: &a {name: 1}\ndata: *a")),
+    ("config.yaml: cannot be read", written(".hydra/config.yaml", b"recipe: \xff")),
+    ("2001 settings", written(".hydra/config.yaml", b"recipe: 1\n" + b"".join(b"a%d: 1\n" % i for i in range(2000)))),
+    ("config.yaml: is a link", linked(".hydra/config.yaml")),
+    ("metrics.json: not a readable JSON file", written("metrics.json", b"{")),
+    ("metrics.json: test is missing", written("metrics.json", b"{}")),
+    ("must be a mapping", written("metrics.json", b"[]")),
+    ("not a readable JSON file (NaN", changed(mIoU=float("nan"))),
+    ("test.mIoU=1.5", changed(mIoU=1.5)),
+    ("test.OA='0.5'", changed(OA="0.5")),
+    ("test.confusion.0.0=-1", changed(confusion=[[-1, 1], [1, 1]])),
+    ("test.confusion.0.0=0.5", changed(confusion=[[0.5, 1], [1, 1]])),
+    ("a row and a column for each of 2 classes", changed(confusion=[[1, 1], [1]])),
+    ("a row and a column for each of 3 classes", changed(classes=["a", "b", "c"])),
+    ("test.confusion.0.0=1000", changed(confusion=[[10**30, 1], [1, 1]])),
+    ("more than 9007199254740992 points", changed(confusion=[[2**53, 2**53], [1, 1]])),
+    ("test.classes", changed(classes=[])),
+    ("test.rooms.x.points", changed(rooms={"x": {"points": True, "mIoU": None, "OA": None}})),
+    ("test.points_per_second", changed(points_per_second=-3)),
+    ("metrics.json: is a link", linked("metrics.json")),
+]
+PARTS = [
+    ("run.json: not a readable JSON file", written("run.json", b"{")),
+    ("run.json: must be a mapping", written("run.json", b"[1]")),
+    ("run.json: is a link", linked("run.json")),
+    ("room.png: not a readable picture", written("room.png", b"\x89PNG\r\n\x1a\n123")),
+    ("room.png: not a readable picture", written("room.png", png(100_000, 100_000))),
+    ("room.png: 9000 x 9000 is more than", written("room.png", png(9000, 9000))),
+    ("room.png: not a readable picture", written("room.png", png(100, 100))),
+    ("room.png: is a link", linked("room.png")),
+    ("room.png: is a link", linked("room.png", "../sound/room.png")),
+    ("room.png: no such file", lambda folder: [(folder / "room.png").unlink(), os.mkfifo(folder / "room.png")]),
+    ("or outside the run", changed(pictures={"/etc/passwd": "x"})),
+    ("or outside the run", changed(pictures={"../sound/room.png": "x"})),
+    ("tfevents.1: is a link", linked("events.out.tfevents.1")),
+    ("tfevents.1: no such file", lambda folder: os.mkfifo(folder / "events.out.tfevents.1")),
+]
+
+
+@pytest.mark.parametrize(
+    ("why", "damage"), WHOLE + PARTS, ids=[f"{i} {why}" for i, (why, _) in enumerate(WHOLE + PARTS)]
+)
+def test_a_damaged_run_is_left_out_and_the_others_are_reported(tmp_path, caplog, why, damage):
+    damage(two_runs(tmp_path))
+    text, page = reported(tmp_path)
+    (told,) = [record.getMessage() for record in caplog.records if record.name.startswith("deepgcn_seg")]
+    assert told.startswith(f"left out: {tmp_path}/odd")
+    assert why in told
+    assert "Left out:" in text
+    assert "<h2>Left out</h2>" in page
+    rows = [line for line in text.splitlines() if line.startswith("|") and line.endswith(("| sound |", "| odd |"))]
+    assert len(rows) == (1 if (why, damage) in WHOLE else 2)
+    assert page.count("data:image/jpeg") == (
+        1 if "odd/r" not in told and (why, damage) in WHOLE else page.count("jpeg")
+    )
+
+
+def test_events_that_cannot_be_read_leave_out_a_curve(tmp_path):
+    from deepgcn_seg.evaluation.curves import draw_curves
+    from deepgcn_seg.training.tensorboard import RunLog
+
+    folder = two_runs(tmp_path)
+    for name in ("sound", "odd"):
+        log = RunLog(tmp_path / name)
+        for step in range(1, 21):
+            log.step(step, loss=float("inf") if step == 3 else step, lr=0.1, points_per_second=1)
+        log.close()
+    (file,) = folder.glob("*tfevents*")
+    content = file.read_bytes()
+    # A record of 2^40 bytes, as its header and the header's checksum say.
+    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+
+    header = (2**40).to_bytes(8, "little")
+    file.write_bytes(content[:200] + header + masked_crc32c(header).to_bytes(4, "little") + content[200:])
+    left_out = LeftOut()
+    runs, _ = find_runs(tmp_path, left_out)
+    drawn = draw_curves(runs, tmp_path / "loss.png", left_out)
+    # The last two of nineteen finite values are 19 and 20, a tenth is one.
+    assert drawn["sound"] == 20
+
+
+def test_only_damaged_runs_are_an_error(tmp_path):
     folder = make_run(tmp_path, "a", SQUARE)
     (folder / "metrics.json").write_text("{")
-    with pytest.raises(UserError, match=r"metrics\.json"):
-        find_runs(tmp_path)
+    with pytest.raises(UserError, match=r"none of the runs below it can be read; the first: .*metrics\.json"):
+        find_runs(tmp_path, LeftOut())
+
+
+def test_settings_are_not_composed(tmp_path, monkeypatch):
+    monkeypatch.setenv("SECRET", "told")
+    for name, value in (("a", "${oc.env:SECRET}"), ("b", "${depth}")):
+        folder = make_run(tmp_path, name, SQUARE)
+        config = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text())
+        (folder / ".hydra" / "config.yaml").write_text(yaml.safe_dump(config | {"note": value}))
+    text, page = reported(tmp_path)
+    assert "told" not in text + page
+    assert "${oc.env:SECRET}" in page
+
+
+def test_runs_of_other_classes_are_not_pooled(tmp_path):
+    for fold in (1, 2):
+        folder = make_run(tmp_path, f"f{fold}", SQUARE, fold=fold)
+    changed(classes=["a", "b", "c"], confusion=[[1, 0, 0]] * 3)(folder)
+    assert six_folds(find_runs(tmp_path, LeftOut())[0]) == []
+
+
+# Brackets, braces, dollars and line breaks: markup of the terminal, LaTeX, figures, Markdown and HTML.
+ODD = "=[/x] [red]$a_b^{c$ \\input{x}\n\\input{/etc/passwd} a|b <script>alert(1)</script> \x1b[2J"
+
+
+def test_names_are_shown_as_they_are_in_every_form(tmp_path, capsys):
+    folder = two_runs(tmp_path)
+    room = {"points": 4, "mIoU": None, "OA": None}
+    changed(data=ODD, protocol=ODD, classes=["a", ODD], folds=[ODD], selection=ODD, rooms={ODD: room})(folder)
+    config = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text())
+    (folder / ".hydra" / "config.yaml").write_text(yaml.safe_dump(config | {"note": ODD, ODD: 1}))
+    (folder / "run.json").write_text(json.dumps({ODD: ODD, "versions": {ODD: [ODD]}}))
+    folder.rename(tmp_path / "[x] $_{<b>")
+    text, page = reported(tmp_path)
+    tex = (tmp_path / "report.tex").read_text()
+    cells = (tmp_path / "report.csv").read_text()
+    for form in (text, page, tex, cells, capsys.readouterr().out):
+        assert "\x1b" not in form
+        assert not any(line.startswith(("\\input", "=")) for line in form.splitlines())
+    assert "<script>alert" not in text + page
+    assert "\\input{" not in tex
+    assert "a|b" not in text
+    assert "$a_b" not in tex
+
+
+@pytest.mark.parametrize("sound", [True, False])
+def test_the_command_goes_on_without_a_damaged_run(tmp_path, sound):
+    folder = two_runs(tmp_path / "runs")
+    (folder / "metrics.json").write_text("{")
+    if not sound:
+        (tmp_path / "runs" / "sound" / "metrics.json").write_text("{")
+    tool = Path(__file__).parent.parent / "tools" / "report.py"
+    command = [sys.executable, str(tool), f"runs={tmp_path / 'runs'}", f"hydra.run.dir={tmp_path / 'out'}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == (0 if sound else 2), done.stderr
+    assert f"left out: {folder / 'metrics.json'}: not a readable JSON file" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "runs" / "report.html").is_file() == sound
 
 
 def test_curves_are_drawn_from_what_runs_wrote(tmp_path):
-    from deepgcn_seg.evaluation.curves import draw_curves, scalar, smoothed
+    from deepgcn_seg.evaluation.curves import draw_curves, smoothed
+    from deepgcn_seg.evaluation.run_files import read_scalar
     from deepgcn_seg.training.tensorboard import RunLog
 
     for depth in (7, 14):
@@ -117,11 +325,11 @@ def test_curves_are_drawn_from_what_runs_wrote(tmp_path):
         for step in range(1, 21):
             log.step(step, loss=depth + step, lr=0.1, points_per_second=1)
         log.close()
-    runs, _ = find_runs(tmp_path)
-    steps, values = scalar(tmp_path / "d7", "train/loss")
+    runs, _ = find_runs(tmp_path, LeftOut())
+    steps, values = read_scalar(tmp_path / "d7", "train/loss")
     assert steps.tolist() == list(range(1, 21))
     assert values[0] == 8
     # The last two of twenty: 26 and 27 for depth 7.
-    assert draw_curves(runs, tmp_path / "loss.png") == {"d7": 26.5, "d14": 33.5}
+    assert draw_curves(runs, tmp_path / "loss.png", LeftOut()) == {"d7": 26.5, "d14": 33.5}
     assert (tmp_path / "loss.png").read_bytes()[:4] == b"\x89PNG"
     assert smoothed(values, 0.5)[:2].tolist() == [8, 8.5]

@@ -61,7 +61,7 @@ def recognise(folder: str | Path) -> Layout:
 
 def natural(name: str) -> list:
     """Sorting key that puts ``office_2`` before ``office_10``."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def _rooms(found: list[tuple[str, str, Path]]) -> dict[str, Path] | None:

@@ -5,6 +5,8 @@ from importlib.resources import files
 
 from rich.table import Table
 
+from ..escaping import terminal
+
 
 def expected_rooms() -> list[str]:
     """``Area_1/conferenceRoom_1`` and so on, all 272."""
@@ -21,7 +23,7 @@ def missing_rooms(found: list[str]) -> list[str]:
 def rooms_table(found: list[str], title: str) -> Table:
     """Per area: rooms found, expected, missing and unknown, by name."""
     expected = expected_rooms()
-    table = Table(title=title)
+    table = Table(title=terminal(title, "table.title"))
     for name in ("area", "found", "expected", "missing", "not in S3DIS"):
         table.add_column(name, justify="right" if name in ("found", "expected") else "left", overflow="fold")
     have, want = set(found), set(expected)
@@ -30,7 +32,7 @@ def rooms_table(found: list[str], title: str) -> Table:
         part = sorted(room for room in have if room.split("/")[0] == area)
         lacking = [room.split("/")[1] for room in expected if room.split("/")[0] == area and room not in have]
         extra = [room.split("/")[1] for room in part if room not in want]
-        table.add_row(area, str(len(part)), str(counts[area]), _named(lacking), _named(extra))
+        table.add_row(terminal(area), str(len(part)), str(counts[area]), _named(lacking), terminal(_named(extra)))
     table.add_section()
     table.add_row("all", str(len(have)), str(len(expected)), str(len(want - have)), str(len(have - want)))
     return table

@@ -1,6 +1,5 @@
 """Training curves of runs side by side, from their TensorBoard events."""
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,21 +9,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..data.files import replacing
+from ..escaping import figure as escaped
+from .run_files import LeftOut, read_scalar
 from .runs import Run, varied
 
-
-def scalar(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of a scalar that a run wrote; empty if it did not."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    # It tells every file that it comes to.
-    logging.getLogger("tensorboard").setLevel(logging.WARNING)
-    events = EventAccumulator(str(folder), {"scalars": 0})
-    events.Reload()
-    if name not in events.Tags()["scalars"]:
-        return np.empty(0), np.empty(0)
-    found = events.Scalars(name)
-    return np.array([event.step for event in found]), np.array([event.value for event in found])
+# A setting of more values has no panel for each.
+MAX_PANELS = 12
 
 
 def smoothed(values: np.ndarray, share: float = 0.1) -> np.ndarray:
@@ -36,16 +26,20 @@ def smoothed(values: np.ndarray, share: float = 0.1) -> np.ndarray:
     return (total[stop] - total[start]) / (stop - start)
 
 
-def draw_curves(runs: Sequence[Run], path: Path, name: str = "train/loss") -> dict[str, float]:
+def draw_curves(runs: Sequence[Run], path: Path, left_out: LeftOut, name: str = "train/loss") -> dict[str, float]:
     """Draw a scalar of all runs over steps, smoothed: a panel for each value of the first setting
     that varied by name (as backbone), in it a line for each run.
+
+    Args:
+        left_out: added to: runs whose events cannot be read.
 
     Returns:
         Last smoothed value of each run, by folder name; without any nothing is drawn.
     """
     keys = varied(runs)
-    named = [key for key in keys if any(not isinstance(run.settings.get(key), (int, float)) for run in runs)]
-    split = next(iter(named), None)
+    settings = {key: [run.settings.get(key) for run in runs] for key in keys}
+    named = [key for key in keys if not all(isinstance(value, (int, float)) for value in settings[key])]
+    split = next((key for key in named if len(set(map(str, settings[key]))) <= MAX_PANELS), None)
     panels: dict[str, list[Run]] = {}
     for run in runs:
         panels.setdefault(str(run.settings.get(split)) if split else "", []).append(run)
@@ -58,16 +52,19 @@ def draw_curves(runs: Sequence[Run], path: Path, name: str = "train/loss") -> di
         ordered = sorted(group, key=lambda run: [str(run.settings.get(key)).rjust(12) for key in rest])
         colors = colormaps["viridis"](np.linspace(0, 0.85, len(ordered)))
         for run, color in zip(ordered, colors):
-            steps, values = scalar(run.folder, name)
+            steps = values = np.empty(0)
+            with left_out.noting():
+                steps, values = read_scalar(run.folder, name)
             if not len(values):
                 continue
             line = smoothed(values)
-            last[run.folder.name] = float(line[-1])
-            label = ", ".join(f"{key.split('.')[-1]} {run.settings.get(key)}" for key in rest) or run.folder.name
-            axis.plot(steps, line, color=color, label=label, marker="." if len(line) < 20 else None)
-        axis.set_title(title)
+            last[run.name] = float(line[-1])
+            label = ", ".join(f"{key.split('.')[-1]} {run.settings.get(key)}" for key in rest) or run.name
+            axis.plot(steps, line, color=color, label=escaped(label), marker="." if len(line) < 20 else None)
+        axis.set_title(escaped(title))
         axis.set_xlabel("step")
-        axis.legend(frameon=False, fontsize=8)
+        if axis.lines:
+            axis.legend(frameon=False, fontsize=8)
     axes[0].set_ylabel(f"{name}, mean over a tenth of the steps")
     if not last:
         return last

@@ -11,6 +11,7 @@ from rich.table import Table
 from ..data.classes import ClassList
 from ..data.files import replacing
 from ..data.store import RoomEntry
+from ..escaping import terminal
 from .metrics import Scores
 from .protocols import Protocol, Result
 
@@ -18,12 +19,12 @@ from .protocols import Protocol, Result
 def print_scores(scores: Scores, classes: ClassList, title: str, caption: str, console: Console | None = None) -> None:
     """A table of IoU and accuracy per class and their means; a class in neither truth nor
     prediction is a dash."""
-    table = Table(title=title, caption=caption, min_width=44)
+    table = Table(title=terminal(title, "table.title"), caption=terminal(caption, "table.caption"), min_width=44)
     table.add_column("class")
     table.add_column("IoU", justify="right")
     table.add_column("accuracy", justify="right")
     for name, iou, accuracy in zip(classes.names, scores.iou, scores.accuracy):
-        table.add_row(name, _shown(iou), _shown(accuracy))
+        table.add_row(terminal(name), _shown(iou), _shown(accuracy))
     table.add_section()
     table.add_row("mean (mIoU, mAcc)", _shown(scores.miou), _shown(scores.macc), style="bold")
     table.add_row("all points (OA)", "", _shown(scores.oa), style="bold")

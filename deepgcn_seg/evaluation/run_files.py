@@ -1,0 +1,239 @@
+"""What a report reads of a run's directory. It may come from anywhere: contents are validated and bounded, nothing is
+composed or built from them, and only files of the directory itself are read."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from PIL import Image
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
+
+from ..errors import UserError, first_line
+from ..escaping import one_line
+from ..schema import Schema, read_json, read_yaml
+
+log = logging.getLogger(__name__)
+
+# Beyond anything that training writes.
+MAX_SETTINGS, MAX_CLASSES, MAX_ROOMS, MAX_PICTURES = 1000, 1000, 100_000, 100
+MAX_EVENTS, MAX_PICTURE, MAX_PIXELS = 2**30, 2**26, 2**25
+# Characters of a name or setting that are shown.
+MAX_SHOWN = 200
+# Counts of points stay exact in float64, and sums of many of them in int64.
+MAX_COUNT = 2**53
+
+# Settings that say where a run is or how far it was seen, not what it is.
+_NOT_SETTINGS = ("resume", "data.root", "data.store.root", "device", "workers")
+
+Share = Annotated[float, Field(ge=0, le=1)] | None
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+Cost = Annotated[float, Field(ge=0, le=1e12)]
+# Text as it is shown, whatever it holds.
+Name = Annotated[str, Field(max_length=1000), AfterValidator(lambda text: one_line(text, MAX_SHOWN))]
+Names = Annotated[tuple[Name, ...], Field(max_length=MAX_CLASSES)]
+
+
+class _Written(Schema):
+    """Of what training writes, the fields that reports read."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class RoomScores(_Written):
+    """Scores of one room."""
+
+    points: Count
+    mIoU: Share
+    OA: Share
+
+
+class Tested(_Written):
+    """How a run was measured on its test rooms. confusion: (C, C), rows truth."""
+
+    data: Name
+    protocol: Name
+    dataset: Name = ""
+    selection: Name = ""
+    mIoU: Share
+    mAcc: Share
+    OA: Share
+    areas: Annotated[tuple[Name | int, ...], Field(max_length=MAX_CLASSES)]
+    folds: Names
+    classes: Annotated[Names, Field(min_length=1)]
+    confusion: Annotated[tuple[tuple[Count, ...], ...], Field(max_length=MAX_CLASSES)]
+    rooms: Annotated[dict[Name, RoomScores], Field(max_length=MAX_ROOMS)] = Field(default_factory=dict)
+    pictures: Annotated[dict[Name, Name], Field(max_length=MAX_PICTURES)] = Field(default_factory=dict)
+    points_per_second: Count | None = None
+
+    @model_validator(mode="after")
+    def _related(self) -> "Tested":
+        if any(len(row) != len(self.classes) for row in (self.confusion, *self.confusion)):
+            raise ValueError(f"confusion must have a row and a column for each of {len(self.classes)} classes")
+        if sum(map(sum, self.confusion)) > MAX_COUNT:
+            raise ValueError(f"confusion has more than {MAX_COUNT} points")
+        return self
+
+
+class Training(_Written):
+    """What training cost."""
+
+    seconds: Cost | None = None
+    peak_memory_mb: Cost | None = None
+
+
+class Metrics(_Written):
+    """``metrics.json`` of a training."""
+
+    test: Tested
+    parameters: Count
+    training: Training = Training()
+
+
+class LeftOut:
+    """What a report does without, each with the reason; told in the log as it is met."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """Note a :class:`UserError` of the ``with`` block, and go on behind it."""
+        try:
+            yield
+        except UserError as error:
+            reason = one_line(error, 1000)
+            if reason not in self.reasons:
+                self.reasons.append(reason)
+                log.warning("left out: %s", reason)
+
+
+def read_settings(folder: Path) -> dict[str, Any] | None:
+    """Return the settings of a run's config, flat: ``data.fold`` -> 5; None if it is no training's.
+
+    Raises:
+        UserError: cannot be read, or is no config.
+    """
+    path = own_file(folder, ".hydra/config.yaml")
+    config = read_yaml(path)
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: must be a mapping of names to values")
+    if "recipe" not in config:
+        return None
+    settings = dict(_flat(config))
+    if len(settings) > MAX_SETTINGS:
+        raise UserError(f"{path}: {len(settings)} settings, more than {MAX_SETTINGS}")
+    return settings
+
+
+def read_metrics(folder: Path) -> Metrics | None:
+    """Return a run's ``metrics.json``, or None if the run has none yet.
+
+    Raises:
+        UserError: cannot be read, or is not what training writes.
+    """
+    if not os.path.lexists(folder / "metrics.json"):
+        return None
+    path = own_file(folder, "metrics.json")
+    return Metrics.of(read_json(path), str(path))
+
+
+def read_facts(folder: Path) -> dict[str, str]:
+    """Return command, commit, versions and hardware, from ``run.json``; empty if the run has none.
+
+    Raises:
+        UserError: cannot be read.
+    """
+    if not os.path.lexists(folder / "run.json"):
+        return {}
+    path = own_file(folder, "run.json")
+    facts = read_json(path)
+    if not isinstance(facts, dict):
+        raise UserError(f"{path}: must be a mapping of names to values")
+    shown = {}
+    for key, value in facts.items():
+        if key != "settings":
+            parts = [f"{k} {_shown(v)}" for k, v in value.items()] if isinstance(value, dict) else [value]
+            shown[_shown(key)] = one_line(", ".join(map(str, parts)), 10 * MAX_SHOWN)
+    return shown
+
+
+def read_picture(folder: Path, name: str) -> Image.Image:
+    """Return a picture that a run wrote.
+
+    Raises:
+        UserError: cannot be read, or too large.
+    """
+    path = own_file(folder, name, MAX_PICTURE)
+    try:
+        # The two that we write: PIL would try the readers of forty.
+        with Image.open(path, formats=("PNG", "JPEG")) as image:
+            if image.width * image.height <= MAX_PIXELS:
+                return image.convert("RGB")
+    # Each format raises errors of its own.
+    except Exception as error:
+        raise UserError(f"{path}: not a readable picture ({first_line(error)})") from None
+    raise UserError(f"{path}: {image.width} x {image.height} is more than {MAX_PIXELS} pixels")
+
+
+def read_scalar(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return steps and finite values of a scalar that a run wrote to TensorBoard; empty if it did not.
+
+    Raises:
+        UserError: its events cannot be read.
+    """
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    # It tells every file that it comes to.
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)
+    for path in sorted(folder.glob("*tfevents*")):
+        own_file(folder, path.name, MAX_EVENTS)
+    events = EventAccumulator(str(folder), {"scalars": 0})
+    try:
+        events.Reload()
+        found = events.Scalars(name) if name in events.Tags()["scalars"] else []
+        steps, values = np.array([event.step for event in found]), np.array([float(event.value) for event in found])
+    # Whatever damaged records and messages lead to.
+    except Exception as error:
+        raise UserError(f"{folder}: its TensorBoard events cannot be read ({first_line(error)})") from None
+    finite = np.isfinite(values)
+    return steps[finite], values[finite]
+
+
+def own_file(folder: Path, name: str, most: int | None = None) -> Path:
+    """Return the path of a run's file, a plain one of at most ``most`` bytes that lies in that very directory.
+
+    Raises:
+        UserError: it is something else.
+    """
+    path = folder / name
+    try:
+        root = folder.resolve()
+        if path.resolve() != root / name or not path.resolve().is_relative_to(root):
+            raise UserError(f"{folder}/{name}: is a link, or outside the run; a report reads a run's own files")
+        if not path.is_file():
+            raise UserError(f"{path}: no such file")
+        if most is not None and path.stat().st_size > most:
+            raise UserError(f"{path}: larger than {most >> 20} MiB")
+    # RuntimeError: links in a circle. ValueError: a name with a zero byte.
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({first_line(error)})") from None
+    return path
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Names and values without :data:`_NOT_SETTINGS`; a value is a number, or text as it is shown."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _flat(part, _shown(f"{name}.{key}" if name else key))
+    elif name not in _NOT_SETTINGS:
+        # Whole numbers that float64 does not hold are text, as NaN is: neither can be put in order.
+        number = isinstance(value, (int, float)) and abs(value) <= MAX_COUNT
+        yield name, value if number else _shown(value)
+
+
+def _shown(value: object) -> str:
+    return one_line(value, MAX_SHOWN)
