@@ -15,6 +15,7 @@ from numba.core import config
 from numba.core.caching import IndexDataCacheFile
 
 from deepgcn_seg.data.row_kernel import read_rows
+from deepgcn_seg.ops.backend import triton_available
 from deepgcn_seg.ops.cache_folder import UNUSED_DAYS, cache_folder, is_private
 from deepgcn_seg.ops.kernel_cache import digest, kernel_folder
 
@@ -68,6 +69,7 @@ def was_kept(twice):
         ({"cache": None, "home": "not there", "temporary": "c"}, f"c/deepgcn_seg-{os.geteuid()}"),
         ({"cache": None, "home": UNUSABLE, "temporary": "c"}, f"c/deepgcn_seg-{os.geteuid()}"),
         ({"cache": None, "home": UNUSABLE, "temporary": "."}, None),
+        ({"cache": None, "home": ".", "temporary": "c"}, f"c/deepgcn_seg-{os.geteuid()}"),
         ({"cache": None, "home": UNUSABLE, "temporary": UNUSABLE}, None),
     ],
 )
@@ -89,6 +91,21 @@ def test_kernels_are_kept_in_the_first_place_that_can_be_used(places, tmp_path, 
         again = new_process(tmp_path)
         assert again(21) == 42
         assert was_kept(again)
+
+
+@pytest.mark.parametrize("chosen", [{}, {"TRITON_CACHE_DIR": "chosen"}, {"TRITON_HOME": "home"}])
+def test_triton_keeps_kernels_there_too(places, tmp_path, monkeypatch, chosen):
+    knobs = pytest.importorskip("triton.knobs")
+    for name in ("TRITON_CACHE_DIR", "TRITON_HOME"):
+        # Set first, so that what the call sets is undone.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
+    places(cache=tmp_path)
+    triton_available.__wrapped__()
+    expected = {"TRITON_CACHE_DIR": "chosen", "TRITON_HOME": os.path.join("home", ".triton", "cache")}
+    assert knobs.cache.dir == next((expected[name] for name in chosen), str(tmp_path / "deepgcn_seg" / "triton"))
 
 
 def test_numba_cache_dir_is_where_kernels_go(places, tmp_path, monkeypatch):

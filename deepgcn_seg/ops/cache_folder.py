@@ -68,6 +68,8 @@ def _user_cache() -> Path | None:
     try:
         if not named.is_absolute():
             named = Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
+        if not named.is_absolute():
+            return None
         named = named.resolve()
         named.mkdir(mode=0o700, exist_ok=True)
     # RuntimeError: a user without a home, or links in a circle.
