@@ -27,7 +27,7 @@ def one_line(value: object, most: int | None = None) -> str:
     except ValueError:
         text = "?"
     text = f"{text[:most]}..." if most and len(text) > most else text
-    return "".join(" " if c.isspace() else c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return "".join(" " if c.isspace() else c if c.isprintable() else "?" for c in text)
 
 
 def terminal(value: object, style: str = "") -> Text:

@@ -174,6 +174,20 @@ def test_a_damaged_kernel_is_compiled_again(places, tmp_path, suffix, damage):
     assert was_kept(again)
 
 
+def test_machine_code_with_a_changed_byte_is_not_run(places, tmp_path):
+    places(cache=tmp_path)
+    assert new_process(tmp_path)(21) == 42
+    (file,) = kernel_folder().glob("*.nbc")
+    content = file.read_bytes()
+    at = content.index(b"\x7fELF") if b"\x7fELF" in content else len(content) // 2
+    for place in range(at, len(content) - 1, (len(content) - at) // 20):
+        file.write_bytes(content[:place] + bytes([content[place] ^ 64]) + content[place + 1 :])
+        damaged = new_process(tmp_path)
+        assert damaged(21) == 42
+        assert not was_kept(damaged)
+        file.write_bytes(content)
+
+
 def test_a_kernel_of_another_signature_is_not_taken(places, tmp_path):
     """What two processes that keep kernels at once can leave: an index that names the other's file."""
     places(cache=tmp_path)

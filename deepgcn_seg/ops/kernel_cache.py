@@ -7,6 +7,7 @@ when a file it takes code from does, as after an update that touches only one of
 
 import hashlib
 import logging
+import pickle
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,6 +20,7 @@ from llvmlite import binding as llvm
 from numba.core import sigutils
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, InTreeCacheLocator
 from numba.core.codegen import get_host_cpu_features
+from numba.core.serialize import dumps
 
 from ..errors import UserError
 from .cache_folder import cache_folder, is_private, remove_unused
@@ -104,7 +106,21 @@ class _Locator(InTreeCacheLocator):
 
 
 class _Implementation(CompileResultCacheImpl):
+    """Kernels with a checksum: changed machine code would end the process, or compute something else."""
+
     _locator_classes = (_Locator,)
+
+    def reduce(self, cres: Any) -> tuple[bytes, bytes]:
+        """Return what is kept of a kernel."""
+        content = dumps(super().reduce(cres))
+        return hashlib.sha256(content).digest(), content
+
+    def rebuild(self, target_context: Any, kept: tuple[bytes, bytes]) -> Any:
+        """Return the kernel of which that was kept."""
+        checksum, content = kept
+        if hashlib.sha256(content).digest() != checksum:
+            raise ValueError("a kept kernel was changed")
+        return super().rebuild(target_context, pickle.loads(content))
 
 
 class _Cache(FunctionCache):
@@ -138,4 +154,7 @@ class _Cache(FunctionCache):
 
 @lru_cache(maxsize=1)
 def _log_not_kept(reason: str) -> None:
-    log.warning("compiled kernels are not kept (%s): each process compiles them, which takes up to a minute", reason)
+    log.warning(
+        "compiled kernels are not kept (%s): each process compiles them anew; NUMBA_CACHE_DIR can name a folder",
+        reason,
+    )
