@@ -205,6 +205,7 @@ PARTS = [
     ("or outside the run", changed(pictures={"/etc/passwd": "x"})),
     ("or outside the run", changed(pictures={"../sound/room.png": "x"})),
     ("tfevents.1: is a link", linked("events.out.tfevents.1")),
+    ("its TensorBoard events hold no scalars", written("events.out.tfevents.1", b"garbage" * 9)),
     ("tfevents.1: no such file", lambda folder: os.mkfifo(folder / "events.out.tfevents.1")),
 ]
 

@@ -189,16 +189,19 @@ def read_scalar(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
 
     # It tells every file that it comes to.
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
-    for path in sorted(folder.glob("*tfevents*")):
-        own_file(folder, path.name, MAX_EVENTS)
+    files = [own_file(folder, path.name, MAX_EVENTS) for path in sorted(folder.glob("*tfevents*"))]
     events = EventAccumulator(str(folder), {"scalars": 0})
     try:
         events.Reload()
-        found = events.Scalars(name) if name in events.Tags()["scalars"] else []
+        scalars = events.Tags()["scalars"]
+        found = events.Scalars(name) if name in scalars else []
         steps, values = np.array([event.step for event in found]), np.array([float(event.value) for event in found])
     # Whatever damaged records and messages lead to.
     except Exception as error:
         raise UserError(f"{folder}: its TensorBoard events cannot be read ({first_line(error)})") from None
+    # The last record of a killed process is cut off, and passed over; so is all of a file that is something else.
+    if files and not scalars:
+        raise UserError(f"{folder}: its TensorBoard events hold no scalars")
     finite = np.isfinite(values)
     return steps[finite], values[finite]
 
