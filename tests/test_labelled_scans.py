@@ -89,8 +89,8 @@ def test_more_than_256_classes(tmp_path):
         ("classes: [a]\nother: b", "other: b is no class"),
         ("classes: [a]\ncolors: {b: [0, 0, 0]}", "colors names b"),
         ("classes: [a]\nlables: x", "unknown key lables"),
-        ("classes: [a", "cannot be read"),
-        ("classes: {a: x}", "invalid literal"),
+        ("classes: [a", "not a readable YAML file"),
+        ("classes: {a: x}", "classes.a.0='x': input should be a valid integer"),
     ],
 )
 def test_classes_without_sense(tmp_path, content, message):

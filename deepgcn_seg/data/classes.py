@@ -2,8 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import index
 
 import numpy as np
+
+# As many as labels of 16 bits tell apart, and characters of a name.
+MAX_CLASSES, MAX_NAME = 65536, 100
 
 
 @dataclass(frozen=True)
@@ -13,6 +17,9 @@ class ClassList:
     Attributes:
         names: unique names. palette: one RGB triple of 0..255 each.
         fallback: name that labels of unknown names get, or None to refuse them.
+
+    Raises:
+        ValueError: something else than that.
     """
 
     names: tuple[str, ...]
@@ -20,8 +27,16 @@ class ClassList:
     fallback: str | None = None
 
     def __post_init__(self):
+        if not 1 <= len(self.names) <= MAX_CLASSES:
+            raise ValueError(f"{len(self.names)} classes, must be 1 to {MAX_CLASSES}")
+        for name in self.names:
+            if not (isinstance(name, str) and 1 <= len(name) <= MAX_NAME and name.isprintable()):
+                raise ValueError(f"class name {str(name)[:40]!r}: must be 1 to {MAX_NAME} printable characters")
         if len(set(self.names)) != len(self.names) or len(self.palette) != len(self.names):
             raise ValueError("class names must be unique, with one colour each")
+        for name, color in zip(self.names, self.palette):
+            if len(color) != 3 or not all(0 <= value <= 255 for value in color):
+                raise ValueError(f"colour of {name}: must be three numbers of 0..255, is {str(list(color))[:40]}")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -44,7 +59,7 @@ class ClassList:
     @classmethod
     def of(cls, names: Sequence[str], palette: Sequence[Sequence[int]], fallback: str | None = None) -> "ClassList":
         """From plain lists, as a config or a file holds them."""
-        return cls(tuple(names), tuple(tuple(int(c) for c in rgb) for rgb in palette), fallback)
+        return cls(tuple(names), tuple(tuple(index(value) for value in color) for color in palette), fallback)
 
 
 # S3DIS: order and colours of the official codes (and of PointNet before them).

@@ -10,17 +10,78 @@ scale: 0.001                       # optional: metres per unit
 """
 
 import colorsys
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import numpy as np
-import yaml
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from ..errors import UserError, first_line
+from ..errors import UserError
+from ..schema import Schema, read_yaml
 from .classes import ClassList
 from .room import Room
 from .scan import LABELS, read_scan
+
+
+def _text(value: Any) -> Any:
+    """YAML takes some names for numbers or truth values."""
+    return str(value) if isinstance(value, (int, float)) else value
+
+
+def _several(value: Any) -> Any:
+    return value if isinstance(value, tuple) else (value,)
+
+
+Name = Annotated[str, BeforeValidator(_text)]
+# Labels are whole numbers that float64, in which fields are compared, holds exactly.
+Label = Annotated[int, Field(gt=-(2**53), lt=2**53)]
+Color = tuple[int, int, int]
+
+
+class ClassesFile(Schema):
+    """The content of ``classes.yaml``."""
+
+    classes: dict[Name, Annotated[tuple[Label, ...], BeforeValidator(_several)]]
+    colors: dict[Name, Color] | None = None
+    label: Name | None = None
+    columns: Annotated[tuple[Name, ...], Field(max_length=1000)] | None = None
+    other: Name | None = None
+    skip: tuple[Label, ...] | None = None
+    scale: Annotated[float, Field(ge=1e-9, le=1e9)] = 1.0
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _numbered(cls, named: Any) -> Any:
+        """A list of names numbers them from 0."""
+        if not isinstance(named, tuple):
+            return named
+        if len(set(map(str, named))) < len(named):
+            raise ValueError("class names must be unique")
+        return {name: number for number, name in enumerate(map(_text, named))}
+
+    @model_validator(mode="after")
+    def _means_something(self) -> Self:
+        if not self.classes:
+            raise ValueError("classes is empty")
+        ClassList.of(tuple(self.classes), self.palette)
+        if unknown := sorted(set(self.colors or ()) - set(self.classes)):
+            raise ValueError(f"colors names {unknown[0]}, which is no class")
+        if self.other is not None and self.other not in self.classes:
+            raise ValueError(f"other: {self.other} is no class")
+        labels = [label for values in self.classes.values() for label in set(values)]
+        twice = [label for label, count in Counter([*labels, *set(self.skip or ())]).items() if count > 1]
+        if twice:
+            where = "a class and of skip" if twice[0] in (self.skip or ()) else "two classes"
+            raise ValueError(f"label {twice[0]} is of {where}")
+        return self
+
+    @property
+    def palette(self) -> list[Color]:
+        """One colour for each class."""
+        given, count = self.colors or {}, len(self.classes)
+        return [given.get(name) or some_color(label, count) for label, name in enumerate(self.classes)]
 
 
 @dataclass(frozen=True)
@@ -47,7 +108,8 @@ class Labelling:
             UserError: labels that are neither numbered, skipped nor covered by ``other``.
         """
         whole = np.rint(labels)
-        if not np.isfinite(labels).all() or not np.array_equal(whole, labels):
+        # NaN and infinity fail both comparisons.
+        if not ((np.abs(whole) < 2**53) & (whole == labels)).all():
             raise UserError(f"{path}: labels that are not whole numbers")
         found, place = np.unique(whole.astype(np.int64), return_inverse=True)
         known = {**dict.fromkeys(self.skip, -1), **self.numbers}
@@ -68,51 +130,26 @@ def read_labelling(path: str | Path) -> Labelling:
     Raises:
         UserError: missing, damaged, or with keys or values without meaning.
     """
-    path = Path(path)
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read ({first_line(error)})") from None
-    known = {"classes", "colors", "label", "columns", "other", "skip", "scale"}
+    content = read_yaml(path)
     if not isinstance(content, dict) or "classes" not in content:
         raise UserError(f"{path}: must have classes: a list of names, or name: label")
-    if unknown := sorted(set(content) - known):
-        raise UserError(f"{path}: unknown key {unknown[0]}; known are {', '.join(sorted(known))}")
-    try:
-        return _labelling(content)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"{path}: {error}") from None
+    known = ClassesFile.model_fields
+    if unknown := sorted(set(map(str, content)) - set(known)):
+        raise UserError(f"{path}: unknown key {unknown[0]:.40}; known are {', '.join(sorted(known))}")
+    return _labelling(ClassesFile.of(content, str(path)))
 
 
-def _labelling(content: dict[str, Any]) -> Labelling:
-    named = content["classes"]
-    if isinstance(named, list):
-        if len(set(map(str, named))) < len(named):
-            raise ValueError("class names must be unique")
-        named = {name: number for number, name in enumerate(named)}
-    names = [str(name) for name in named]
-    numbers: dict[int, int] = {}
-    for label, values in enumerate(named.values()):
-        for value in values if isinstance(values, list) else [values]:
-            if numbers.setdefault(int(value), label) != label:
-                raise ValueError(f"label {value} is of two classes")
-    if not names:
-        raise ValueError("classes is empty")
-    colors = {str(name): rgb for name, rgb in (content.get("colors") or {}).items()}
-    if unknown := sorted(set(colors) - set(names)):
-        raise ValueError(f"colors names {unknown[0]}, which is no class")
-    palette = [colors.get(name) or some_color(label, len(names)) for label, name in enumerate(names)]
-    other = content.get("other")
-    if other is not None and str(other) not in names:
-        raise ValueError(f"other: {other} is no class")
+def _labelling(content: ClassesFile) -> Labelling:
+    names = tuple(content.classes)
+    numbers = {value: label for label, values in enumerate(content.classes.values()) for value in values}
     return Labelling(
-        ClassList.of(names, palette),
+        ClassList.of(names, content.palette),
         numbers,
-        content.get("label"),
-        tuple(content["columns"]) if content.get("columns") else None,
-        None if other is None else names.index(str(other)),
-        tuple(int(label) for label in content.get("skip") or ()),
-        float(content.get("scale", 1.0)),
+        content.label,
+        content.columns,
+        None if content.other is None else names.index(content.other),
+        content.skip or (),
+        content.scale,
     )
 
 

@@ -178,7 +178,7 @@ def export_blocks(store: RoomStore, folder: str | Path, grid: BlockGrid = BlockG
     names = [f"ply_data_all_{number}.h5" for number in range(len(starts))]
     for name, start in track(zip(names, starts), len(starts), "Writing blocks"):
         items = [dataset[i] for i in range(start, min(start + BLOCKS_PER_FILE, len(dataset)))]
-        with replacing(folder / name) as temporary, h5py.File(temporary, "w") as file:
+        with replacing(folder / name) as temporary, h5py.File(temporary, "w", locking=False) as file:
             data = np.stack([points.numpy() for points, _ in items])
             label = np.stack([label.numpy() for _, label in items]).astype(np.uint8)
             # A chunk a block: HDF5's own choice spans many, which are all unpacked to read one.

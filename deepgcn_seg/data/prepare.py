@@ -1,9 +1,18 @@
-"""From raw rooms to a room store: resumable, atomic per room, rooms in parallel."""
+"""From raw rooms to a room store: resumable, atomic per room, rooms in parallel.
 
+Each room's file says what it was made from (:class:`~deepgcn_seg.data.store.MadeFrom`), and so does the marker of a
+room without points. The same preparation after a change does again the rooms that the change concerns.
+"""
+
+import hashlib
+import json
 import logging
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
+from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -12,7 +21,9 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from ..errors import UserError
+from ..processes import end_with_parent
 from ..progress import track
+from ..schema import read_json
 from .classes import S3DIS
 from .files import replacing
 from .labelled_scans import Labelling, read_labelled_room, read_labelling
@@ -21,7 +32,7 @@ from .official_hdf5 import OfficialBlocks, export_blocks
 from .room import Room
 from .rooms_of_s3dis import missing_rooms, rooms_table
 from .stanford import Repair, read_room
-from .store import RoomStore, StoredRoom, write_manifest, write_room
+from .store import MadeFrom, RoomStore, StoredRoom, find_rooms, read_header, write_manifest, write_room
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +46,9 @@ def prepare(
 ) -> RoomStore | None:
     """Read every room below ``source``, in any layout of :mod:`deepgcn_seg.data.layouts`, into a store at ``root``.
 
-    Rooms that the store already has are kept, so that a stopped preparation goes on where it was.
+    Rooms that the store already has are kept if their source, what applies to it of ``classes.yaml``, and their file
+    are what they were. So a stopped preparation goes on where it was, and one after a change does what the change
+    concerns. Rooms whose source is gone are removed.
     Repairs of raw files are listed in ``ROOT/repairs.txt`` and counted in the log.
 
     Args:
@@ -46,7 +59,7 @@ def prepare(
         The store, or None while rooms of other shards are missing.
 
     Raises:
-        UserError: no rooms, a room that cannot be read, or none with points.
+        UserError: no rooms, a room that cannot be read, none with points, or ``root`` is a store of other rooms.
     """
     root = Path(root)
     layout = recognise(source)
@@ -54,29 +67,113 @@ def prepare(
     if layout.kind in (STORE, HDF5):
         raise UserError(f"source={source} is {layout.kind}, ready as it is: give it as data.root")
     labelling = read_labelling(layout.root / "classes.yaml") if layout.kind == SCANS else Labelling.of(S3DIS)
+    wanted = {key: _made_from(layout, key, labelling) for key in layout.rooms}
     mine = list(layout.rooms)[shard[0] :: shard[1]]
-    todo = [key for key in mine if not _done(root, key)]
-    jobs = [(layout, key, root, labelling) for key in todo]
-    repairs: list[Repair] = []
-    workers = min(workers, len(jobs))
-    # Not forked: the parent may hold threads and HDF5 handles.
-    with ProcessPoolExecutor(workers, get_context("spawn")) if workers > 1 else nullcontext() as pool:
-        results: Iterable[list[Repair]] = pool.map(_prepare_room, jobs) if pool else map(_prepare_room, jobs)
-        for found in track(results, len(jobs), "Preparing rooms"):
-            repairs += found
-    _report(root / ("repairs.txt" if shard == (0, 1) else f"repairs-{shard[0] + 1}-of-{shard[1]}.txt"), repairs)
-    if not all(_done(root, key) for key in layout.rooms):
+    _remove_others(root, wanted)
+    todo = {key: reason for key in mine if (reason := _outdated(root, key, wanted[key]))}
+    _say_why(root, todo)
+    if todo:
+        # Until it is written again, the store is unfinished.
+        (root / "store.json").unlink(missing_ok=True)
+    repairs = _prepare_rooms([(layout, key, root, labelling, wanted[key]) for key in todo], workers)
+    report = root / ("repairs.txt" if shard == (0, 1) else f"repairs-{shard[0] + 1}-of-{shard[1]}.txt")
+    _report(report, repairs, [layout.rooms[key] for key in todo])
+    if not all(_claims(root, key) == made_from for key, made_from in wanted.items()):
         return None
-    prepared = [path for path in (root / f"{key}.h5" for key in layout.rooms) if path.is_file()]
-    if not prepared:
+    if not find_rooms(root):
         raise UserError(f"{source}: no room has points")
-    colored = all(StoredRoom(path).colored for path in prepared)
-    write_manifest(root, labelling.classes, described or str(source), colored)
+    write_manifest(root, labelling.classes, described or str(source))
     return RoomStore(root)
 
 
-def _done(root: Path, key: str) -> bool:
-    return (root / f"{key}.h5").is_file() or _empty(root, key).is_file()
+def _prepare_rooms(jobs: list["_Job"], workers: int) -> list[Repair]:
+    repairs: list[Repair] = []
+    workers = min(workers, len(jobs))
+    # Not forked: the parent may hold threads.
+    with ProcessPoolExecutor(workers, get_context("spawn"), end_with_parent) if workers > 1 else nullcontext() as pool:
+        results: Iterable[list[Repair]] = pool.map(_prepare_room, jobs) if pool else map(_prepare_room, jobs)
+        try:
+            for found in track(results, len(jobs), "Preparing rooms"):
+                repairs += found
+        except BrokenProcessPool:
+            raise UserError(
+                f"a process that prepared rooms was ended by the system, perhaps for want of memory: set workers=1 "
+                f"(now {workers}); what is done is kept"
+            ) from None
+    return repairs
+
+
+def _made_from(layout: Layout, key: str, labelling: Labelling) -> MadeFrom:
+    """Describe what a room is made from: whatever changes its points or labels, and its files."""
+    settings = {"layout": layout.kind, **asdict(labelling), "classes": labelling.classes.names}
+    path = layout.rooms[key]
+    inside = [file for file in path.rglob("[!.]*") if file.is_file()] if path.is_dir() else [path]
+    found = [(file.relative_to(layout.root).as_posix(), file.stat()) for file in sorted(inside)]
+    files = [(name, about.st_size, about.st_mtime_ns) for name, about in found]
+    return MadeFrom(settings=_checksum(settings), files=_checksum(files))
+
+
+def _checksum(content: object) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _claims(root: Path, key: str) -> MadeFrom | None:
+    """What a room, or the marker of one without points, says that it was made from."""
+    try:
+        if (path := root / f"{key}.h5").is_file():
+            return read_header(path)[1].made_from
+        return MadeFrom.of(read_json(_empty(root, key)), str(path))
+    except UserError:
+        return None
+
+
+def _outdated(root: Path, key: str, wanted: MadeFrom) -> str | None:
+    """Say why a room has to be prepared, or None if it is what it should be."""
+    path = root / f"{key}.h5"
+    if not path.is_file() and not _empty(root, key).is_file():
+        return "not there yet"
+    claimed = _claims(root, key)
+    if claimed is None:
+        return "of an earlier version or damaged"
+    if claimed.settings != wanted.settings:
+        return "the classes or other settings of the source changed"
+    if claimed.files != wanted.files:
+        return "source files changed"
+    try:
+        if path.is_file():
+            StoredRoom(path)
+    except UserError:
+        return "damaged"
+    return None
+
+
+def _say_why(root: Path, todo: dict[str, str]) -> None:
+    for reason, count in Counter(todo.values()).items():
+        if reason != "not there yet":
+            log.warning("%s: %d rooms are prepared again: %s", root, count, reason)
+
+
+def _remove_others(root: Path, wanted: dict[str, MadeFrom]) -> None:
+    """Remove rooms of the store that are not in its source any more.
+
+    Raises:
+        UserError: none of the store's rooms is in the source, so that it must be another's.
+    """
+    found = find_rooms(root)
+    others = [key for key in found if key not in wanted and _claims(root, key)]
+    if others and len(others) == len(found):
+        raise UserError(f"{root}: a store of other rooms ({others[0]} and so on); give another data.root, or remove it")
+    others += [
+        key
+        for path in root.glob("[!.]*/[!.]*.empty")
+        if (key := f"{path.parent.name}/{path.stem}") not in wanted and _claims(root, key)
+    ]
+    if others:
+        log.warning("%s: %d rooms are removed, their source is gone: %s", root, len(others), ", ".join(others[:5]))
+        (root / "store.json").unlink(missing_ok=True)
+    for key in others:
+        (root / f"{key}.h5").unlink(missing_ok=True)
+        _empty(root, key).unlink(missing_ok=True)
 
 
 def _empty(root: Path, key: str) -> Path:
@@ -84,27 +181,35 @@ def _empty(root: Path, key: str) -> Path:
     return root / f"{key}.empty"
 
 
-def _report(path: Path, repairs: list[Repair]) -> None:
-    """Add repairs to a file; those of rooms done before a stop are there already."""
-    if not repairs:
-        return
+def _report(path: Path, repairs: list[Repair], prepared: list[Path]) -> None:
+    """Replace what a file says of the rooms just prepared; repairs of rooms done before a stop stay."""
     known = path.read_text().splitlines() if path.is_file() else []
+    known = [line for line in known if not any(line.startswith((f"{p}/", f"{p}:", f"{p},")) for p in prepared)]
+    if not known and not repairs:
+        return path.unlink(missing_ok=True)
     lines = dict.fromkeys([*known, *map(str, repairs)])
     with replacing(path) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in lines))
-    log.warning("%d places of the raw files were repaired or skipped: see %s", len(repairs), path)
+    if repairs:
+        log.warning("%d places of the raw files were repaired or skipped: see %s", len(repairs), path)
+    return None
 
 
-def _prepare_room(job: tuple[Layout, str, Path, Labelling]) -> list[Repair]:
-    layout, key, root, labelling = job
+_Job = tuple[Layout, str, Path, Labelling, MadeFrom]
+
+
+def _prepare_room(job: _Job) -> list[Repair]:
+    layout, key, root, labelling, made_from = job
     room, repairs = read_source(layout, key, labelling)
     if room is None:
         # Remembered, so that all shards know that the room is done.
         with replacing(_empty(root, key)) as temporary:
-            temporary.write_text("")
+            temporary.write_text(json.dumps(made_from.plain()))
+        (root / f"{key}.h5").unlink(missing_ok=True)
         return repairs
     try:
-        write_room(root, room)
+        write_room(root, room, made_from)
+        _empty(root, key).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{root}: cannot write room {room.key} ({error})") from None
     return repairs

@@ -28,7 +28,10 @@ def synthetic(root: str | Path, rooms_per_area: int = 6, density: float = 1000.0
         folder,
     )
     if (folder / "store" / "store.json").is_file():
-        return RoomStore(folder / "store")
+        try:
+            return RoomStore(folder / "store")
+        except UserError as error:
+            log.warning("The synthetic rooms are prepared again: %s", error)
     try:
         generate(folder / "raw", rooms_per_area, density, seed)
         prepare(folder / "raw", folder / "store", described=described)

@@ -8,8 +8,6 @@ wall, sofa against chair): a board is brighter than the wall it hangs on, not br
 point alone does not tell its class, its neighbourhood does.
 """
 
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +18,7 @@ import pyarrow.csv as csv
 
 from ..progress import track
 from .classes import S3DIS, ClassList
-from .files import replacing
+from .files import creating, replacing
 from .room import Room
 
 AREAS = (1, 2, 3, 4, 5, 6)
@@ -574,28 +572,20 @@ def write_raw_room(root: str | Path, room: Room, thing: np.ndarray, classes: Cla
         The room's folder, which appears complete or not at all.
     """
     folder = Path(root) / room.area / room.name
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    (temporary / "Annotations").mkdir()
     order = np.argsort(thing, kind="stable")
     bounds = np.flatnonzero(np.diff(thing[order])) + 1
     numbers = dict.fromkeys(classes.names, 0)
     whole = []
-    for part in np.split(order, bounds):
-        name = classes.names[room.label[part[0]]]
-        numbers[name] += 1
-        text = _text(room.xyz[part], room.rgb[part])
-        (temporary / "Annotations" / f"{name}_{numbers[name]}.txt").write_bytes(text)
-        whole.append(text)
-    (temporary / f"{room.name}.txt").write_bytes(b"".join(whole))
-    temporary.chmod(0o755)
-    try:
-        temporary.rename(folder)
-    except OSError:
-        # Another process wrote the same room first: rooms depend on nothing but their settings.
-        shutil.rmtree(temporary)
-        if not folder.is_dir():
-            raise
+    # Where another process wrote the same room first, its files are the same.
+    with creating(folder) as temporary:
+        (temporary / "Annotations").mkdir()
+        for part in np.split(order, bounds):
+            name = classes.names[room.label[part[0]]]
+            numbers[name] += 1
+            text = _text(room.xyz[part], room.rgb[part])
+            (temporary / "Annotations" / f"{name}_{numbers[name]}.txt").write_bytes(text)
+            whole.append(text)
+        (temporary / f"{room.name}.txt").write_bytes(b"".join(whole))
     return folder
 
 
