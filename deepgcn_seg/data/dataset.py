@@ -1,13 +1,16 @@
 """Blocks as training examples: splits by area, a dataset, and a sampler that can resume."""
 
+import errno
+import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from .augmentation import Augmentation, BlockPoints
 from .blocks import NINE, BlockGrid, block_features, choose, points_inside
 from .store import RoomEntry, RoomStore
@@ -155,15 +158,46 @@ class EpochSampler(Sampler):
         return ((self.epoch, int(i)) for i in parts[:, self.first :: self.stride].ravel())
 
 
+class Loader(DataLoader):
+    """A loader whose processes end in one clear line where the system gives them too little."""
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:  # type: ignore[override]
+        try:
+            yield from super().__iter__()
+        except (RuntimeError, OSError) as error:
+            if not self.num_workers or (reason := _lack(error)) is None:
+                raise
+            raise UserError(f"workers={self.num_workers}: {reason}; or set workers=0") from None
+
+
+def _lack(error: RuntimeError | OSError) -> str | None:
+    """Say what loader processes lacked, and what to do; None if it is something else."""
+    text = str(error)
+    if "Too many open files" in text or "ancdata" in text:
+        return "too many open files for processes that load data; raise the limit (ulimit -n)"
+    # Locks lie in shared memory too, and are made before the first process starts.
+    if "shared memory" in text or "Bus error" in text or getattr(error, "errno", None) == errno.ENOSPC:
+        free = ""
+        with suppress(OSError):
+            free = f" (/dev/shm has {shutil.disk_usage('/dev/shm').free >> 10} KiB free)"
+        return (
+            f"too little shared memory for processes that load data{free}; give the container more, as with "
+            "docker run --shm-size=2g"
+        )
+    if "exited unexpectedly" in text or "killed by signal" in text:
+        return f"a process that loads data was ended by the system, perhaps for want of memory ({first_line(error)})"
+    return None
+
+
 def make_loader(
     dataset: Dataset,
     batch_size: int,
     sampler: Sampler | None = None,
     workers: int = 0,
     pin_memory: bool = False,
-) -> DataLoader:
+) -> Loader:
     """A loader of (points (B, N, 9), labels (B, N)) batches."""
-    return DataLoader(
+    return Loader(
         dataset,
         batch_size,
         sampler=sampler,
