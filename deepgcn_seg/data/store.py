@@ -281,7 +281,8 @@ def read_header(path: Path) -> tuple[str, RoomHeader]:
 
 
 def _parse_header(path: Path, content: bytes) -> tuple[str, RoomHeader]:
-    if len(content) < HEADER_BYTES or not content.startswith(_MAGIC):
+    begins = content.startswith(_MAGIC) and content[_COVERED - 1 : _COVERED] == b"\n"
+    if len(content) < HEADER_BYTES or not begins:
         raise UserError(f"{path}: not a room file of format {FORMAT}, or cut short; {_AGAIN}")
     try:
         checksum = content[len(_MAGIC) : _COVERED - 1].decode("ascii")
