@@ -287,6 +287,19 @@ def test_hostile_manifests_are_refused_or_say_the_same(child, folder):
     fuzz(EXAMPLES, feed)
 
 
+@pytest.mark.parametrize("name", ["ply_data_all_0.h5", "all_files.txt", "room_filelist.txt"])
+def test_damaged_official_blocks_are_refused_or_sound(child, folder, name):
+    path = folder / "official" / name
+    good = path.read_bytes()
+
+    def feed(data):
+        cut = data.draw(st.integers(0, 5)) == 0
+        check(child, "official", path, good[: data.draw(st.integers(0, len(good)))] if cut else changed(good, data))
+
+    # Each is looked at in a process of its own, which takes a third of a second.
+    fuzz(max(EXAMPLES // 10, 3), feed)
+
+
 def test_hostile_class_lists_are_refused_or_sound(child, folder):
     path = folder / "classes.yaml"
     good = yaml.safe_load(path.read_text()) | {"other": "a", "columns": ["x", "y", "z", "label"], "label": "class"}

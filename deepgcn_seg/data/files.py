@@ -2,11 +2,14 @@
 
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from ..errors import UserError
 
 try:
     import fcntl
@@ -16,6 +19,35 @@ except ImportError:
 
 # Ends the name of every temporary file, so that no file of another program is taken for one.
 _SUFFIX = ".deepgcn.tmp"
+
+# What tells a file from one that was put in its place: device, inode, size and times.
+Identity = tuple[int, int, int, int, int]
+
+
+def _identity_of(found: os.stat_result) -> Identity:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+@contextmanager
+def open_file(path: Path) -> Iterator[tuple[BinaryIO, Identity]]:
+    """Open a file from elsewhere to read it, and say which one it is."""
+    identify(path)
+    try:
+        with open(path, "rb") as file:
+            yield file, _identity_of(os.fstat(file.fileno()))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def identify(path: Path) -> Identity:
+    """Which file is at ``path``; neither a pipe nor a device, which may never end."""
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise UserError(f"{path}: not a file")
+    return _identity_of(found)
 
 
 @contextmanager

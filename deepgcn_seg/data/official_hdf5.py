@@ -5,10 +5,9 @@ room_filelist.txt    one line a block, its room as Area_1_conferenceRoom_1, in t
 ply_data_all_0.h5    data (1000, 4096, 9) float32, label (1000, 4096) uint8; and so on
 """
 
-import os
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -22,10 +21,13 @@ from .blocks import NINE, BlockGrid, block_features, choose, scaled_positions
 from .classes import S3DIS
 from .dataset import BlockDataset
 from .files import replacing
+from .hdf5_arrays import StoredArray, find_arrays
 from .store import RoomEntry, RoomStore
 
 BLOCKS_PER_FILE = 1000
 POINTS = 4096
+# Of a block, in files from elsewhere.
+MOST_POINTS = 1 << 20
 _COLUMNS = {"block": (0, 1, 2), "color": (3, 4, 5), "room": (6, 7, 8), "height": (9,)}
 
 
@@ -44,9 +46,14 @@ class OfficialBlocks:
     def __init__(self, root: str | Path):
         self.root = Path(root)
         self.classes, self.source, self.colored = S3DIS, f"official HDF5 blocks in {root}", True
-        self._files = [self.root / line.split("/")[-1] for line in self._lines("all_files.txt")]
+        self._files = [self._inside(line) for line in self._lines("all_files.txt")]
         names = self._lines("room_filelist.txt")
-        self._rows = [(number, row) for number, path in enumerate(self._files) for row in range(_length(path))]
+        self._arrays = find_arrays(self._files, ["data", "label"])
+        for path, arrays in zip(self._files, self._arrays):
+            _check_shapes(path, arrays)
+        self._rows = [
+            (number, row) for number, arrays in enumerate(self._arrays) for row in range(arrays["label"].shape[0])
+        ]
         if len(self._rows) != len(names):
             raise UserError(
                 f"{self.root}: room_filelist.txt names {len(names)} blocks, but the {len(self._files)} HDF5 files of "
@@ -68,8 +75,16 @@ class OfficialBlocks:
     def blocks(self, rooms: Sequence[RoomEntry], points: int, grid: BlockGrid, **settings) -> "OfficialBlockDataset":
         """The blocks of some rooms as training examples; ``grid`` is fixed by the files."""
         found = [(room, self._rows[i]) for room in rooms for i in self._blocks[f"{room.area}_{room.name}"]]
-        rows = [(self._files[file], row) for _, (file, row) in found]
+        rows = [BlockRow(self._files[file], self._arrays[file], row) for _, (file, row) in found]
         return OfficialBlockDataset(rows, [room for room, _ in found], points, **settings)
+
+    def _inside(self, line: str) -> Path:
+        """The file that a line of ``all_files.txt`` names, which lies in this folder whatever folder it names."""
+        *folders, name = line.split("/")
+        outside = ".." in folders or line.startswith("/") or "\\" in line
+        if outside or name.startswith(".") or not name.endswith(".h5") or not name.isprintable():
+            raise UserError(f"{self.root / 'all_files.txt'}: {line[:100]!r} must be the name of an .h5 file beside it")
+        return self.root / name
 
     def _lines(self, name: str) -> list[str]:
         try:
@@ -82,11 +97,19 @@ class OfficialBlocks:
             raise UserError(f"{self.root / name}: not text") from None
 
 
+class BlockRow(NamedTuple):
+    """Where a block is: the row of some arrays of a file."""
+
+    path: Path
+    arrays: dict[str, StoredArray]
+    number: int
+
+
 class OfficialBlockDataset(Dataset):
     """Blocks of official HDF5 files. Item: points (N, 9) float32, label (N,) int64.
 
     Args:
-        rows: (file, row) of each block. room_of: the room of each.
+        rows: of each block. room_of: the room of each.
         points: at most 4096; fewer are drawn anew each epoch.
         variant: ``paper`` as stored, ``port`` with channels 0-2 scaled to -1..1 as torch_geometric's
             ``NormalizeScale``. seed: of the drawing. groups: of channels. augment: applied to each block.
@@ -94,7 +117,7 @@ class OfficialBlockDataset(Dataset):
 
     def __init__(
         self,
-        rows: Sequence[tuple[Path, int]],
+        rows: Sequence[BlockRow],
         room_of: Sequence[RoomEntry],
         points: int,
         variant: str = "paper",
@@ -112,17 +135,16 @@ class OfficialBlockDataset(Dataset):
 
     def describe(self, i: int) -> str:
         """Which block: ``ply_data_all_0.h5 row 7``."""
-        path, row = self.rows[i]
-        return f"{path.name} row {row}"
+        return f"{self.rows[i].path.name} row {self.rows[i].number}"
 
     def __getitem__(self, item: tuple[int, int] | int) -> tuple[torch.Tensor, torch.Tensor]:
         epoch, i = item if isinstance(item, tuple) else (0, item)
-        path, row = self.rows[i]
-        try:
-            file = _open(path, os.getpid())
-            data, label = file["data"][row], file["label"][row]
-        except (OSError, KeyError) as error:
-            raise UserError(f"{path}: cannot be read ({error})") from None
+        path, arrays, row = self.rows[i]
+        data, label = arrays["data"].row(path, row).astype(np.float32, copy=False), arrays["label"].row(path, row)
+        if not np.isfinite(data).all():
+            raise UserError(f"{path}: NaN or infinite values in row {row}")
+        if label.min() < 0 or label.max() >= len(S3DIS):
+            raise UserError(f"{path}: labels of no class in row {row}")
         if self.points > len(data):
             raise UserError(f"points={self.points}, but the blocks of {path.parent} have {len(data)}")
         rng = np.random.default_rng([self.seed, epoch, i])
@@ -149,21 +171,14 @@ def metres(features: np.ndarray) -> BlockPoints:
     return BlockPoints((share * size).astype(np.float32), features[:, 3:6] * np.float32(255), size)
 
 
-@lru_cache(maxsize=64)
-def _open(path: Path, pid: int) -> h5py.File:
-    # Keyed by process: HDF5 handles must not be shared across a fork.
-    return h5py.File(path, "r")
-
-
-def _length(path: Path) -> int:
-    try:
-        with h5py.File(path, "r") as file:
-            data, label = file["data"], file["label"]
-            if data.ndim != 3 or data.shape[2] != 9 or label.shape != data.shape[:2]:
-                raise UserError(f"{path}: data must be (blocks, points, 9) and label (blocks, points)")
-            return len(data)
-    except (OSError, KeyError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: not a readable HDF5 file of blocks ({error})") from None
+def _check_shapes(path: Path, arrays: dict[str, StoredArray]) -> None:
+    data, label = arrays["data"], arrays["label"]
+    if len(data.shape) != 3 or data.shape[2] != 9 or label.shape != data.shape[:2]:
+        raise UserError(f"{path}: data must be (blocks, points, 9) and label (blocks, points)")
+    if label.shape[1] > MOST_POINTS:
+        raise UserError(f"{path}: blocks of {label.shape[1]} points, at most {MOST_POINTS} are read")
+    if "f" not in data.dtype or "f" in label.dtype:
+        raise UserError(f"{path}: data must be real numbers and label whole ones")
 
 
 def export_blocks(store: RoomStore, folder: str | Path, grid: BlockGrid = BlockGrid(), seed: int = 0) -> int:

@@ -23,9 +23,7 @@ import hashlib
 import json
 import math
 import os
-import stat
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -38,7 +36,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from ..errors import UserError, first_line
 from ..schema import Schema, read_json
 from .classes import ClassList
-from .files import replacing
+from .files import Identity, identify, open_file, replacing
 from .room import Room
 
 FORMAT = 2
@@ -276,7 +274,7 @@ def read_header(path: Path) -> tuple[str, RoomHeader]:
     Raises:
         UserError: the file is not a room of this format.
     """
-    with _open_file(path) as (file, _):
+    with open_file(path) as (file, _):
         return _parse_header(path, file.read(HEADER_BYTES))
 
 
@@ -294,35 +292,6 @@ def _parse_header(path: Path, content: bytes) -> tuple[str, RoomHeader]:
 
 _AGAIN = "run the tools/prepare.py command that made it again"
 
-# What tells a file from one that was put in its place: device, inode, size and times.
-Identity = tuple[int, int, int, int, int]
-
-
-def _identity(found: os.stat_result) -> Identity:
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-
-
-@contextmanager
-def _open_file(path: Path) -> Iterator[tuple[BinaryIO, Identity]]:
-    """Open a room's file for as long as it is read: a store may have more rooms than a process may open files."""
-    _find(path)
-    try:
-        with open(path, "rb") as file:
-            yield file, _identity(os.fstat(file.fileno()))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
-
-
-def _find(path: Path) -> Identity:
-    """Which file is at ``path``; neither a pipe nor a device, which may never end."""
-    try:
-        found = os.stat(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    if not stat.S_ISREG(found.st_mode):
-        raise UserError(f"{path}: not a file")
-    return _identity(found)
-
 
 @lru_cache(maxsize=4096)
 def _verified(path: Path, identity: Identity) -> tuple[str, RoomHeader]:
@@ -330,7 +299,7 @@ def _verified(path: Path, identity: Identity) -> tuple[str, RoomHeader]:
 
     Processes that are forked afterwards, as those that load data, need not do so again.
     """
-    with _open_file(path) as (file, found):
+    with open_file(path) as (file, found):
         if found != identity:
             raise UserError(f"{path}: is being written; wait, then try again")
         sha256, header = _parse_header(path, file.read(HEADER_BYTES))
@@ -340,7 +309,7 @@ def _verified(path: Path, identity: Identity) -> tuple[str, RoomHeader]:
 
 
 class StoredRoom:
-    """A room of a store, open for reading.
+    """A room of a store. Its file is open only while it is read: stores have more rooms than processes may open files.
 
     Args:
         path: the room's file. sha256: the checksum that it must have. classes: how many classes its labels have.
@@ -355,7 +324,7 @@ class StoredRoom:
 
     def __init__(self, path: str | Path, sha256: str | None = None, classes: int | None = None):
         self.path, self._classes = Path(path), classes
-        with _open_file(self.path) as (file, self._identity):
+        with open_file(self.path) as (file, self._identity):
             self._sha256, self._header = _verified(self.path, self._identity)
             header = self._header
             if sha256 not in (None, self._sha256):
@@ -439,7 +408,7 @@ class StoredRoom:
         return label
 
     def _read(self, names: Sequence[str], runs: Sequence[tuple[int, int]]) -> list[np.ndarray]:
-        with _open_file(self.path) as (file, identity):
+        with open_file(self.path) as (file, identity):
             if identity != self._identity:
                 if _verified(self.path, identity) != (self._sha256, self._header):
                     raise UserError(f"{self.path}: has become another file while it was in use")
@@ -573,4 +542,4 @@ class RoomStore:
         """
         if room.key not in self._records:
             raise UserError(f"{self.root}: no room {room.key}")
-        return _open(room.path, _find(room.path), self._records[room.key].sha256, len(self.classes))
+        return _open(room.path, identify(room.path), self._records[room.key].sha256, len(self.classes))

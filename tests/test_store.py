@@ -1,0 +1,556 @@
+"""A store is what its manifest says, comes from its source as it is now, and nothing in it reads or runs anything else."""
+
+import hashlib
+import json
+import logging
+import os
+import pickle
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from deepgcn_seg.data import store as store_module
+from deepgcn_seg.data.classes import S3DIS, ClassList
+from deepgcn_seg.data.dataset import make_loader
+from deepgcn_seg.data.files import creating, replacing
+from deepgcn_seg.data.hdf5_arrays import find_arrays
+from deepgcn_seg.data.labelled_scans import read_labelling
+from deepgcn_seg.data.official_hdf5 import OfficialBlocks
+from deepgcn_seg.data.prepare import prepare
+from deepgcn_seg.data.room import Room
+from deepgcn_seg.data.sources import synthetic
+from deepgcn_seg.data.store import (
+    _COVERED,
+    _MAGIC,
+    HEADER_BYTES,
+    RoomStore,
+    StoredRoom,
+    write_manifest,
+    write_room,
+)
+from deepgcn_seg.errors import UserError
+
+
+def room(area="Area_1", name="office_1", count=400, seed=0):
+    rng = np.random.default_rng(seed)
+    rgb, label = rng.integers(0, 256, (count, 3), np.uint8), rng.integers(0, 13, count, np.uint8)
+    return Room(area, name, rng.uniform(0, [3, 2, 2.5], (count, 3)), rgb, label)
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A store of four rooms in two areas."""
+    for area in (1, 2):
+        for number in (1, 2):
+            write_room(tmp_path, room(f"Area_{area}", f"office_{number}", 400 + 10 * area + number, area + 2 * number))
+    write_manifest(tmp_path, S3DIS, "made by hand")
+    return tmp_path
+
+
+def contents(root):
+    store = RoomStore(root)
+    return {entry.key: store.open(entry).all() for entry in store.rooms}
+
+
+def resealed(path, change):
+    """Change the header and the rest of a room's file, and give it the checksum that fits."""
+    content = path.read_bytes()
+    header, rest = json.loads(content[_COVERED:HEADER_BYTES]), bytearray(content[HEADER_BYTES:])
+    change(header, rest)
+    covered = json.dumps(header).encode().ljust(HEADER_BYTES - _COVERED) + bytes(rest)
+    path.write_bytes(_MAGIC + hashlib.sha256(covered).hexdigest().encode() + b"\n" + covered)
+
+
+# -- the manifest -------------------------------------------------------------------------------
+
+
+def test_rooms_missing_foreign_and_exchanged_are_one_line(small):
+    first, second = small / "Area_1" / "office_1.h5", small / "Area_1" / "office_2.h5"
+    content = first.read_bytes()
+    first.unlink()
+    with pytest.raises(UserError, match=r"Area_1/office_1\.h5: missing"):
+        RoomStore(small)
+    first.write_bytes(content)
+    (small / "Area_1" / "office_9.h5").write_bytes(content)
+    with pytest.raises(UserError, match=r"office_9\.h5: not a room of this store.*remove it"):
+        RoomStore(small)
+    (small / "Area_1" / "office_9.h5").unlink()
+    second.write_bytes(content)
+    with pytest.raises(UserError, match=r"office_2\.h5: .* bytes, but store\.json says"):
+        RoomStore(small)
+    with pytest.raises(UserError, match="holds the room Area_1/office_1"):
+        StoredRoom(second)
+
+
+def test_a_room_of_another_store_is_one_line(small):
+    """Of the same name and size, and in itself sound."""
+    write_room(small, room("Area_1", "office_1", 411, seed=9))
+    store = RoomStore(small)
+    with pytest.raises(UserError, match=r"office_1\.h5: not the file that store\.json lists"):
+        store.open(store.rooms[0])
+
+
+def test_a_room_that_changes_while_it_is_in_use_is_one_line(small):
+    store = RoomStore(small)
+    stored = store.open(store.rooms[0])
+    before = stored.all()[0]
+    os.utime(stored.path, ns=(1, 1))
+    assert np.array_equal(stored.all()[0], before)
+    write_room(small, room("Area_1", "office_1", 411, seed=9))
+    for read in (stored.all, stored.labels, stored.order):
+        with pytest.raises(UserError, match="has become another file while it was in use"):
+            read()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.update(format=1), "store format 1, but this version reads 2"),
+        (lambda m: m.update(format=[1, 2]), "format"),
+        (lambda m: m.update(classes=[]), "0 classes"),
+        (lambda m: m.update(classes=[1] * 13), "should be a valid string"),
+        (lambda m: m.update(classes=["a"] * 13), "unique"),
+        (lambda m: m.update(classes=["a\n" * 13, *m["classes"][1:]]), "printable"),
+        (lambda m: m["palette"].__setitem__(0, [999, 0, 0]), "0..255"),
+        (lambda m: m["palette"].__setitem__(0, [1, 0]), "palette"),
+        (lambda m: m["palette"].pop(), "one colour each"),
+        (lambda m: m.update(source=5), "source"),
+        (lambda m: m.update(more=5), "unknown field more"),
+        (lambda m: m.update(rooms={}), "rooms"),
+        (lambda m: m["rooms"].update({"../x": m["rooms"]["Area_1/office_1"]}), "dot in front"),
+        (lambda m: m["rooms"]["Area_1/office_1"].update(points=-1), "points"),
+        (lambda m: m["rooms"]["Area_1/office_1"].update(sha256="x"), "sha256"),
+    ],
+)
+def test_manifests_are_validated(small, change, message):
+    path = small / "store.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=message) as raised:
+        RoomStore(small)
+    assert "store.json" in str(raised.value) and "\n" not in str(raised.value)
+
+
+# -- room files ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("most", [store_module._MOST_CHUNK, 100])
+def test_other_programs_read_rooms_as_hdf5(tmp_path, monkeypatch, most):
+    monkeypatch.setattr(store_module, "_MOST_CHUNK", most)
+    stored = StoredRoom(write_room(tmp_path, room()))
+    with h5py.File(stored.path) as file:
+        for name, ours in zip(("xyz", "rgb", "label"), stored.all()):
+            assert np.array_equal(file[name], ours)
+        assert np.array_equal(file["order"], stored.order())
+        assert np.array_equal(file.attrs["origin"], stored.origin) and file.attrs["room"] == "office_1"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda h, rest: h.update(points=2**31), "lies outside of the file"),
+        (lambda h, rest: h["offsets"].update(xyz=0), "lies outside of the file"),
+        (lambda h, rest: h["offsets"].update(cells=2**62), "lies outside of the file"),
+        (lambda h, rest: h.update(grid=[2**24, 2**24]), "does not fit the size"),
+        (lambda h, rest: h.update(size=[float("nan")] * 3), "size"),
+        (lambda h, rest: h.update(size=[9.0, 2.0, 2.5], grid=[18, 4]), "lies outside of the file|without order"),
+        (lambda h, rest: h.update(size=[*h["size"][:2], 99.0]), "do not fit the room's extent"),
+        (lambda h, rest: h.update(size=[*h["size"][:2], 0.5]), "outside of the room's extent"),
+        (lambda h, rest: h.update(label="float16"), "label"),
+        (lambda h, rest: h.update(label="uint16"), "lies outside|label [0-9]+, but there are 13 classes"),
+        (lambda h, rest: h["offsets"].update(cells=h["offsets"]["xyz"]), "without order"),
+        (lambda h, rest: h["offsets"].update(xyz=h["offsets"]["rgb"]), "extent"),
+        (lambda h, rest: h["offsets"].update(order=h["offsets"]["xyz"]), "not a permutation"),
+        (lambda h, rest: h["offsets"].update(label=h["offsets"]["rgb"]), "label [0-9]+, but there are 13 classes"),
+        (lambda h, rest: fill(h, rest, "xyz", b"\x00\x00\xc0\x7f"), "outside of the room's extent"),
+        (lambda h, rest: fill(h, rest, "label", b"\xc8"), "label 200, but there are 13 classes"),
+    ],
+)
+def test_a_fitting_checksum_does_not_make_a_room_sound(tmp_path, change, message):
+    path = write_room(tmp_path, room())
+    resealed(path, change)
+    with pytest.raises(UserError, match=message) as raised:
+        [read() for read in (StoredRoom(path, classes=13).all, StoredRoom(path).order)]
+    assert "office_1.h5" in str(raised.value)
+
+
+def fill(header, rest, name, value):
+    at = header["offsets"][name] - HEADER_BYTES
+    rest[at : at + len(value)] = value
+
+
+def test_what_hdf5_would_follow_is_not_followed(tmp_path):
+    """Links and data in other files, in a room with a checksum that fits: the values are the room's own."""
+    path = write_room(tmp_path, room())
+    before = StoredRoom(path).labels()
+    with h5py.File(path, "r+") as file:
+        for name in ("label", "xyz", "rgb"):
+            del file[name]
+        file.create_dataset("label", (400,), "u1", external=[("/etc/passwd", 0, 400)])
+        file["xyz"] = h5py.ExternalLink("/dev/zero", "/xyz")
+        file["rgb"] = h5py.SoftLink("/rgb")
+    resealed(path, lambda header, rest: None)
+    assert np.array_equal(StoredRoom(path).labels(), before)
+
+
+def test_a_pipe_is_no_room(tmp_path):
+    (tmp_path / "Area_1").mkdir()
+    os.mkfifo(tmp_path / "Area_1" / "office_1.h5")
+    with pytest.raises(UserError, match="not a file"):
+        StoredRoom(tmp_path / "Area_1" / "office_1.h5")
+
+
+def test_a_stray_point_is_an_error_and_not_a_million_cells(tmp_path):
+    far = room()
+    far.xyz[7] = [1e6, 1e6, 0]
+    with pytest.raises(UserError, match=r"office_1: the points extend over 1e\+06 x 1e\+06"):
+        write_room(tmp_path, far)
+
+
+def test_a_store_of_many_rooms_opens_few_files(tmp_path):
+    write_room(tmp_path, room("Area_1", "r0", 50))
+    for number in range(1, 300):
+        write_room(tmp_path, room("Area_1", f"r{number}", 50))
+    write_manifest(tmp_path, S3DIS, "many rooms")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, before[1]))
+    try:
+        assert sum(len(xyz) for xyz, _, _ in contents(tmp_path).values()) == 300 * 50
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+# -- class lists --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a: &a [1, 2]\nclasses: {x: *a}", "aliases"),
+        ("classes: {a: .inf}", "classes.a.0=inf"),
+        ("classes: {a: [0, .nan]}", "classes.a.1=nan"),
+        ("classes: {a: [[0]]}", "classes.a.0"),
+        ("classes: [a]\nscale: .inf", "scale=inf"),
+        ("classes: [a]\nscale: 0", "scale=0"),
+        ("classes: [a]\nscale: -1", "scale=-1"),
+        ("classes: [a]\nscale: yes", "scale=True"),
+        ("classes: [a]\ncolors: {a: [0, 0, 256]}", "colour of a: must be three numbers of 0..255"),
+        ("classes: [a]\ncolors: {a: [0, 0]}", "colors.a"),
+        ("classes: [a]\ncolors: {a: [0, 0, 0.5]}", "colors.a.2"),
+        ("classes: [a]\nskip: [0]", "label 0 is of a class and of skip"),
+        ("classes: [a]\nskip: [1.5]", "skip.0"),
+        ("classes: [a]\ncolumns: [x, null]", "columns.1"),
+        (f"classes: {{a: {'[' * 2000}{']' * 2000}}}", "nested|readable"),
+        (f"classes: [{'x' * 101}]", "1 to 100 printable characters"),
+        ("classes: {a: 99999999999999999999}", "classes.a.0"),
+        ("classes: 5", "classes=5"),
+        ("[1]", "must have classes"),
+    ],
+)
+def test_class_lists_are_validated(tmp_path, content, message):
+    (tmp_path / "classes.yaml").write_text(content)
+    with pytest.raises(UserError, match=message) as raised:
+        read_labelling(tmp_path / "classes.yaml")
+    assert "classes.yaml" in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_more_classes_than_labels_tell_apart():
+    ClassList.of([str(i) for i in range(65536)], [(0, 0, 0)] * 65536)
+    with pytest.raises(ValueError, match="65537 classes"):
+        ClassList.of([str(i) for i in range(65537)], [(0, 0, 0)] * 65537)
+
+
+# -- what a store was made from -----------------------------------------------------------------
+
+
+def write_source(root, areas="AB", rooms=2):
+    for area in areas:
+        (root / area).mkdir(parents=True)
+        for number in range(rooms):
+            rng = np.random.default_rng([ord(area), number])
+            rows = np.c_[rng.uniform(0, 3, (200, 3)), rng.integers(0, 2, 200)]
+            np.savetxt(root / area / f"r{number}.txt", rows, fmt="%.3f %.3f %.3f %d")
+    (root / "classes.yaml").write_text("classes: [floor, wall]\ncolumns: [x, y, z, label]\n")
+    return root
+
+
+def written(root):
+    """When each file of a store was written."""
+    return {path.stem: path.stat().st_mtime_ns for path in root.glob("[AB]/*")}
+
+
+@pytest.fixture
+def source(tmp_path):
+    return write_source(tmp_path / "source")
+
+
+def redone(source, root, caplog, **settings):
+    """Rooms that the same preparation writes again, and what it says."""
+    before = written(root)
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        prepare(source, root, **settings)
+    return {name for name, time_ in written(root).items() if before.get(name) != time_}, caplog.text
+
+
+def test_corrected_classes_relabel_every_room(source, tmp_path, caplog):
+    prepare(source, tmp_path / "store")
+    (source / "classes.yaml").write_text("classes: {wall: 1, floor: 0}\ncolumns: [x, y, z, label]\n")
+    rooms, said = redone(source, tmp_path / "store", caplog)
+    assert rooms == {"r0", "r1"} and "4 rooms are prepared again: the classes or other settings" in said
+    store = RoomStore(tmp_path / "store")
+    for entry in store.rooms:
+        stored = store.open(entry)
+        truth = np.loadtxt(source / f"{entry.key}.txt")[stored.order(), 3]
+        assert [store.classes[label] for label in stored.labels()] == [("floor", "wall")[int(t)] for t in truth]
+
+
+@pytest.mark.parametrize("line", ["scale: 0.5", "skip: [1]", "other: wall"])
+def test_what_changes_points_or_labels_redoes_every_room(source, tmp_path, caplog, line):
+    if "skip" in line:
+        (source / "classes.yaml").write_text("classes: [floor]\nother: floor\ncolumns: [x, y, z, label]\n")
+    prepare(source, tmp_path / "store")
+    with open(source / "classes.yaml", "a") as file:
+        file.write(line + "\n")
+    assert "4 rooms are prepared again" in redone(source, tmp_path / "store", caplog)[1]
+
+
+def test_other_colours_change_the_manifest_alone(source, tmp_path, caplog):
+    prepare(source, tmp_path / "store")
+    with open(source / "classes.yaml", "a") as file:
+        file.write("colors: {floor: [1, 2, 3]}\n")
+    assert redone(source, tmp_path / "store", caplog) == (set(), "")
+    assert RoomStore(tmp_path / "store").classes.palette[0] == (1, 2, 3)
+
+
+def test_a_changed_damaged_or_removed_room_is_all_that_is_redone(source, tmp_path, caplog):
+    root = tmp_path / "store"
+    prepare(source, root)
+    assert redone(source, root, caplog) == (set(), "")
+    text = (source / "A" / "r1.txt").read_text()
+    (source / "A" / "r1.txt").write_text("9 9 9 1\n" + text)
+    before = written(root)
+    assert redone(source, root, caplog)[1].count("1 rooms are prepared again: source files changed") == 1
+    assert RoomStore(root).open(RoomStore(root).rooms[1]).count == 201
+    content = bytearray((root / "B" / "r0.h5").read_bytes())
+    content[-5] ^= 1
+    (root / "B" / "r0.h5").write_bytes(content)
+    assert "1 rooms are prepared again: damaged" in redone(source, root, caplog)[1]
+    (source / "B" / "r1.txt").unlink()
+    assert "1 rooms are removed, their source is gone: B/r1" in redone(source, root, caplog)[1]
+    assert [entry.key for entry in RoomStore(root).rooms] == ["A/r0", "A/r1", "B/r0"]
+    assert written(root)["r0"] and (root / "A" / "r0.h5").stat().st_mtime_ns in before.values()
+
+
+def test_rooms_become_empty_and_full_again(source, tmp_path, caplog):
+    root, text = tmp_path / "store", (source / "classes.yaml").read_text()
+    rows = np.loadtxt(source / "A" / "r0.txt")
+    np.savetxt(source / "A" / "r0.txt", np.c_[rows[:, :3], rows[:, 3] * 0], fmt="%.3f %.3f %.3f %d")
+    (source / "classes.yaml").write_text("classes: {wall: 1}\nskip: [0]\ncolumns: [x, y, z, label]\n")
+    assert len(prepare(source, root).rooms) == 3
+    assert redone(source, root, caplog) == (set(), "")
+    (source / "classes.yaml").write_text(text)
+    assert len(prepare(source, root).rooms) == 4
+    (source / "classes.yaml").write_text("classes: {wall: 1}\nskip: [0]\ncolumns: [x, y, z, label]\n")
+    assert len(prepare(source, root).rooms) == 3
+    (source / "A" / "r0.txt").unlink()
+    prepare(source, root)
+    assert not list(root.glob("*/*.empty"))
+
+
+def test_shards_redo_what_changed_before_the_store_is_whole(source, tmp_path):
+    root = tmp_path / "store"
+    prepare(source, root)
+    (source / "classes.yaml").write_text("classes: {wall: 1, floor: 0}\ncolumns: [x, y, z, label]\n")
+    assert prepare(source, root, shard=(0, 2)) is None
+    with pytest.raises(UserError, match=r"no store\.json"):
+        RoomStore(root)
+    assert prepare(source, root, shard=(1, 2)).classes.names == ("wall", "floor")
+
+
+def test_a_store_of_another_source_is_not_taken_over(source, tmp_path):
+    prepare(source, tmp_path / "store")
+    with pytest.raises(UserError, match="a store of other rooms"):
+        prepare(write_source(tmp_path / "other", "C"), tmp_path / "store")
+    assert len(RoomStore(tmp_path / "store").rooms) == 4
+
+
+def test_a_synthetic_store_of_an_earlier_version_is_made_again(tmp_path, caplog):
+    store = synthetic(tmp_path, rooms_per_area=1, density=30)
+    before = contents(store.root)
+    store.rooms[0].path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(5000))
+    (store.root / "store.json").write_text('{"format": 1, "classes": ["a"], "palette": [[0, 0, 0]], "source": "x"}')
+    again = synthetic(tmp_path, rooms_per_area=1, density=30)
+    assert "prepared again" in caplog.text
+    after = contents(again.root)
+    assert all(np.array_equal(a, b) for key in before for a, b in zip(before[key], after[key]))
+
+
+# -- processes ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["replacing", "creating"])
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path, what):
+    code = (
+        f"import os; from deepgcn_seg.data.files import {what} as write\n"
+        f"with write({str(tmp_path / 'a')!r}) as t: os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 1
+    with replacing(tmp_path / "b") as first, creating(tmp_path / "c") as folder:
+        first.write_text("b")
+        with replacing(tmp_path / "d") as second:
+            second.write_text("d")
+        assert first.exists() and folder.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "c", "d"]
+
+
+def test_workers_of_a_killed_preparation_end(tmp_path):
+    source = write_source(tmp_path / "source", rooms=30)
+    code = (
+        "import sys; from deepgcn_seg.data.prepare import prepare\n"
+        "if __name__ == '__main__': prepare(sys.argv[1], sys.argv[2], workers=2)\n"
+    )
+    (tmp_path / "run.py").write_text(code)
+    job = subprocess.Popen([sys.executable, tmp_path / "run.py", source, tmp_path / "store"], start_new_session=True)
+    wait_until(lambda: list((tmp_path / "store").glob("*/*.h5")) or job.poll() is not None)
+    job.kill()
+    job.wait()
+    wait_until(lambda: not living(job.pid))
+    assert len(prepare(source, tmp_path / "store").rooms) == 60
+    assert not list((tmp_path / "store").rglob("*.tmp"))
+
+
+def wait_until(happened, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def living(session):
+    """Processes of a session that have not ended."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, its_session = path.read_text().rpartition(")")[2].split()[:4]
+        except OSError:
+            continue
+        if int(its_session) == session and state != "Z":
+            found.append(path.parent.name)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)"),
+            "too little shared memory.*--shm-size=2g; or set workers=0",
+        ),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is"), "too little shared memory"),
+        (OSError(28, "No space left on device"), "too little shared memory"),
+        (RuntimeError("unable to open shared memory object </torch_1>: Too many open files (24)"), "ulimit -n"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "ended by the system"),
+    ],
+)
+def test_what_loader_processes_lack_is_one_line(monkeypatch, error, message):
+    def fail(loader):
+        raise error
+
+    monkeypatch.setattr(torch.utils.data.DataLoader, "__iter__", fail)
+    with pytest.raises(UserError, match=message) as raised:
+        list(make_loader([1, 2], 2, workers=1))
+    assert "workers=1" in str(raised.value) and "\n" not in str(raised.value)
+    with pytest.raises(type(error)):
+        list(make_loader([1, 2], 2, workers=0))
+
+
+# -- official HDF5 blocks -----------------------------------------------------------------------
+
+
+def official(root, write):
+    with h5py.File(root / "ply_data_all_0.h5", "w") as file:
+        rng = np.random.default_rng(0)
+        data, label = rng.uniform(0, 1, (7, 50, 9)).astype(np.float32), rng.integers(0, 13, (7, 50), np.uint8)
+        write(file, data, label)
+    (root / "all_files.txt").write_text("anywhere/ply_data_all_0.h5\n")
+    (root / "room_filelist.txt").write_text("Area_1_a_1\n" * 6 + "Area_2_b_1\n")
+    return data, label
+
+
+@pytest.mark.parametrize(
+    "packing",
+    [
+        {},
+        {"chunks": (2, 16, 4)},
+        {"chunks": (3, 50, 9), "compression": "gzip"},
+        {"chunks": (2, 16, 4), "compression": "gzip", "shuffle": True},
+    ],
+)
+def test_rows_of_official_files_are_those_that_hdf5_reads(tmp_path, packing):
+    data, label = official(tmp_path, lambda f, d, v: (f.create_dataset("data", data=d, **packing), f.update(label=v)))
+    path = tmp_path / "ply_data_all_0.h5"
+    (arrays,) = pickle.loads(pickle.dumps(find_arrays([path], ["data", "label"])))
+    for i in range(7):
+        assert np.array_equal(arrays["data"].row(path, i), data[i])
+        assert np.array_equal(arrays["label"].row(path, i), label[i])
+
+
+def _external(file, data, label):
+    file["label"] = label
+    file.create_dataset("data", data.shape, "f4", external=[("/etc/passwd", 0, data.nbytes)])
+
+
+def _virtual(file, data, label):
+    file["label"] = label
+    layout = h5py.VirtualLayout(data.shape, "f4")
+    layout[:] = h5py.VirtualSource("/dev/zero", "data", data.shape)
+    file.create_virtual_dataset("data", layout)
+
+
+def _unwritten(file, data, label):
+    file["label"] = np.zeros((10**6, 50), np.uint8)
+    file.create_dataset("data", (10**6, 50, 9), "f4", chunks=(10, 50, 9), fillvalue=7)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (_external, "data does not lie in the file itself"),
+        (_virtual, "data does not lie in the file itself"),
+        (_unwritten, "not in the file"),
+        (lambda f, d, v: f.update(data=h5py.ExternalLink("/dev/zero", "/x"), label=v), "missing, or lies in another"),
+        (lambda f, d, v: f.update(data=h5py.SoftLink("/label"), label=v), "missing, or lies in another"),
+        (lambda f, d, v: f.update(data=d), "label is missing"),
+        (lambda f, d, v: (f.create_group("data"), f.update(label=v)), "data is not an array"),
+        (lambda f, d, v: f.update(data=d.astype("S3"), label=v), "dtype"),
+        (lambda f, d, v: f.update(data=d, label=v.astype(np.float32)), "label whole ones"),
+        (lambda f, d, v: f.update(data=d[:, :, :5], label=v), r"data must be \(blocks, points, 9\)"),
+        (lambda f, d, v: f.update(data=d * np.float32("nan"), label=v), "NaN or infinite"),
+        (lambda f, d, v: f.update(data=d, label=v + 13), "labels of no class"),
+        (lambda f, d, v: (f.create_dataset("data", data=d, compression="lzf"), f.update(label=v)), "filters"),
+    ],
+)
+def test_official_files_that_reach_outside_or_make_no_sense(tmp_path, write, message):
+    official(tmp_path, write)
+    with pytest.raises(UserError, match=message) as raised:
+        (blocks := OfficialBlocks(tmp_path)).blocks(blocks.rooms, 50, None)[0]
+    assert "ply_data_all_0.h5" in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("line", ["../secret.h5", "a/../b.h5", "/etc/x.h5", "..", "x/.h5", "a.txt", "a\\b.h5"])
+def test_lists_name_files_of_their_own_folder(tmp_path, line):
+    official(tmp_path, lambda f, d, v: f.update(data=d, label=v))
+    (tmp_path / "all_files.txt").write_text(line + "\n")
+    with pytest.raises(UserError, match=r"all_files\.txt: .* must be the name of an \.h5 file beside it"):
+        OfficialBlocks(tmp_path)
