@@ -384,6 +384,15 @@ def test_a_store_of_another_source_is_not_taken_over(source, tmp_path):
     assert len(RoomStore(tmp_path / "store").rooms) == 4
 
 
+def test_a_foreign_file_in_a_store_is_left_and_named(source, tmp_path):
+    prepare(source, tmp_path / "store")
+    (tmp_path / "store" / "A" / "mine.h5").write_text("something else")
+    with pytest.raises(UserError, match=r"A/mine\.h5: not made from this source; remove it"):
+        prepare(source, tmp_path / "store")
+    with pytest.raises(UserError, match=r"A/mine\.h5: not a room of this store"):
+        RoomStore(tmp_path / "store")
+
+
 def test_a_synthetic_store_of_an_earlier_version_is_made_again(tmp_path, caplog):
     store = synthetic(tmp_path, rooms_per_area=1, density=30)
     before = contents(store.root)
@@ -518,6 +527,11 @@ def _virtual(file, data, label):
     file.create_virtual_dataset("data", layout)
 
 
+def _many_chunks(file, data, label):
+    file["label"] = label
+    file.create_dataset("data", data=np.zeros((2, 5900, 9), np.float32), chunks=(1, 1, 1))
+
+
 def _unwritten(file, data, label):
     file["label"] = np.zeros((10**6, 50), np.uint8)
     file.create_dataset("data", (10**6, 50, 9), "f4", chunks=(10, 50, 9), fillvalue=7)
@@ -529,6 +543,7 @@ def _unwritten(file, data, label):
         (_external, "data does not lie in the file itself"),
         (_virtual, "data does not lie in the file itself"),
         (_unwritten, "not in the file"),
+        (_many_chunks, "data has more than 100000 chunks"),
         (lambda f, d, v: f.update(data=h5py.ExternalLink("/dev/zero", "/x"), label=v), "missing, or lies in another"),
         (lambda f, d, v: f.update(data=h5py.SoftLink("/label"), label=v), "missing, or lies in another"),
         (lambda f, d, v: f.update(data=d), "label is missing"),

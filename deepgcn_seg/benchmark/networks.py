@@ -18,6 +18,7 @@ from ..memory import peak_memory_mb, resident_mb
 from ..model import DeepGCN, EdgeConv, MRConv
 from ..model.official import conv_name
 from ..ops import nearest_ranks
+from ..processes import end_with_parent
 from .reference import ReferenceDeepGCN
 
 TASKS = ("step", "inference")
@@ -133,7 +134,7 @@ def alone(
     Returns:
         No seconds and NaN where the process ran out of memory.
     """
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+    with ProcessPoolExecutor(1, get_context("spawn"), end_with_parent) as process:
         try:
             return process.submit(_alone, name, settings, task, size, points, device, repeats).result()
         except (BrokenProcessPool, MemoryError, RuntimeError) as error:

@@ -25,6 +25,8 @@ from .files import open_file
 
 # A chunk of the official files has less than 1 MB. This much memory is taken to unpack one.
 MAX_CHUNK = 256 << 20
+# Of an array. The official files have two or three thousand.
+MAX_CHUNKS = 100_000
 # In the process that looks: memory, and seconds a file.
 _MEMORY, _SECONDS = 2 << 30, 30
 
@@ -44,8 +46,14 @@ def look(file, name):
     if made.get_external_count() or made.get_layout() not in (h5py.h5d.CONTIGUOUS, h5py.h5d.CHUNKED):
         raise ValueError(f"{{name}} does not lie in the file itself")
     chunks = []
+    def add(chunk):
+        chunks.append((chunk.chunk_offset, chunk.filter_mask, chunk.byte_offset, chunk.size))
+        return len(chunks) > {MAX_CHUNKS} or None
+
     if array.chunks:
-        array.id.chunk_iter(lambda c: chunks.append((c.chunk_offset, c.filter_mask, c.byte_offset, c.size)))
+        array.id.chunk_iter(add)
+        if len(chunks) > {MAX_CHUNKS}:
+            raise ValueError(f"{{name}} has more than {MAX_CHUNKS} chunks")
     elif array.id.get_offset() is not None:
         chunks = [([0] * array.ndim, 0, array.id.get_offset(), array.id.get_storage_size())]
     filters = [made.get_filter(i)[0] for i in range(made.get_nfilters())]

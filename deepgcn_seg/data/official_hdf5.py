@@ -47,6 +47,8 @@ class OfficialBlocks:
         self.root = Path(root)
         self.classes, self.source, self.colored = S3DIS, f"official HDF5 blocks in {root}", True
         self._files = [self._inside(line) for line in self._lines("all_files.txt")]
+        if len(set(self._files)) < len(self._files):
+            raise UserError(f"{self.root / 'all_files.txt'}: names a file twice")
         names = self._lines("room_filelist.txt")
         self._arrays = find_arrays(self._files, ["data", "label"])
         for path, arrays in zip(self._files, self._arrays):

@@ -157,12 +157,15 @@ def _remove_others(root: Path, wanted: dict[str, MadeFrom]) -> None:
     """Remove rooms of the store that are not in its source any more.
 
     Raises:
-        UserError: none of the store's rooms is in the source, so that it must be another's.
+        UserError: none of the store's rooms is in the source, so that it must be another's; or a file that was not
+            made by a preparation.
     """
     found = find_rooms(root)
-    others = [key for key in found if key not in wanted and _claims(root, key)]
+    others = [key for key in found if key not in wanted]
     if others and len(others) == len(found):
         raise UserError(f"{root}: a store of other rooms ({others[0]} and so on); give another data.root, or remove it")
+    if foreign := [key for key in others if _claims(root, key) is None]:
+        raise UserError(f"{found[foreign[0]]}: not made from this source; remove it")
     others += [
         key
         for path in root.glob("[!.]*/[!.]*.empty")

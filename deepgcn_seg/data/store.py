@@ -51,6 +51,7 @@ _MAGIC = b"deepgcn_seg room %d\n" % FORMAT
 _COVERED = len(_MAGIC) + 65
 # What HDF5 allows a chunk.
 _MOST_CHUNK = 1 << 32
+_AGAIN = "run the tools/prepare.py command that made it again"
 _ROWS: dict[str, tuple[int, ...]] = {"xyz": (3,), "rgb": (3,), "label": (), "order": (), "cells": ()}
 
 
@@ -288,9 +289,6 @@ def _parse_header(path: Path, content: bytes) -> tuple[str, RoomHeader]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: damaged header ({first_line(error)}); {_AGAIN}") from None
     return checksum, RoomHeader.of(about, f"{path}: damaged header")
-
-
-_AGAIN = "run the tools/prepare.py command that made it again"
 
 
 @lru_cache(maxsize=4096)
