@@ -1,6 +1,7 @@
 """From the generator to blocks: determinism, the parser, the store, block cutting, sampling."""
 
 import hashlib
+import itertools
 import json
 
 import h5py
@@ -18,7 +19,7 @@ from deepgcn_seg.data.prepare import prepare
 from deepgcn_seg.data.room import Room
 from deepgcn_seg.data.rooms_of_s3dis import expected_rooms, missing_rooms
 from deepgcn_seg.data.stanford import read_points, read_room
-from deepgcn_seg.data.store import RoomStore, StoredRoom, write_room
+from deepgcn_seg.data.store import RoomStore, StoredRoom, write_manifest, write_room
 from deepgcn_seg.data.synthetic import generate, make_room
 from deepgcn_seg.errors import UserError
 
@@ -216,31 +217,46 @@ def test_store_keeps_every_point_and_its_place(tmp_path):
     assert xyz.dtype == np.float32 and rgb.dtype == label.dtype == np.uint8
 
 
-@pytest.mark.parametrize("stride", [0.5, 1.0, 0.3])
-@pytest.mark.parametrize("side", [1.0, 0.7])
+def stored_room(path, room):
+    """A store of one room, and its entry."""
+    write_room(path, room)
+    write_manifest(path, S3DIS, "one room")
+    store = RoomStore(path)
+    return store, store.rooms[0]
+
+
+@pytest.mark.parametrize(("side", "stride"), [(1.0, 0.5), (1.0, 1.0), (1.0, 0.3), (0.7, 0.5), (0.7, 1.0), (0.3, 0.1)])
 def test_a_block_holds_exactly_its_points(tmp_path, side, stride):
-    stored = StoredRoom(write_room(tmp_path, random_room(3000)))
+    store, room = stored_room(tmp_path, random_room(3000))
+    stored = store.open(room)
     xyz = stored.all()[0]
-    for x, y in BlockGrid(side, stride).corners(stored.size):
-        _, _, _, place = points_inside(stored, x, y, side)
-        low, high = np.array([x, y]), np.array([x, y]) + side
+    # Every place of the grid, beside those that were found to have points.
+    grid = BlockGrid(side, stride, min_points=1)
+    low_x, low_y = (np.arange(grid.count(extent)) * stride for extent in stored.size[:2])
+    found = {block.low: block for block in grid.cut(store, room)}
+    for low in itertools.product(low_x.tolist(), low_y.tolist()):
+        high = np.add(low, side)
         inside = ((xyz[:, :2] >= low) & ((xyz[:, :2] < high) | (high >= stored.size[:2]))).all(1)
+        block = found.pop(low, None)
+        place = [] if block is None else points_inside(stored, block.low, block.high)[3]
         assert set(place) == set(np.flatnonzero(inside))
+        assert block is None or block.count == inside.sum()
+    assert not found
 
 
 def test_blocks_cover_the_room_and_follow_the_official_grid(tmp_path):
-    stored = StoredRoom(write_room(tmp_path, random_room(3000)))
-    corners = list(BlockGrid(1.0, 0.5).corners(np.array([3.3, 2.1, 2.8])))
+    store, room = stored_room(tmp_path, random_room(3000))
     # ceil((3.3 - 1) / 0.5) + 1 = 6 by ceil((2.1 - 1) / 0.5) + 1 = 4
-    assert len(corners) == 24
-    assert corners[-1] == (2.5, 1.5)
-    places = [points_inside(stored, x, y, 1.0)[3] for x, y in BlockGrid(1.0, 1.0).corners(stored.size)]
+    assert [BlockGrid(1.0, 0.5).count(extent) for extent in (3.3, 2.1)] == [6, 4]
+    blocks = BlockGrid(1.0, 1.0, 1).cut(store, room)
+    assert [block.low for block in blocks] == sorted(block.low for block in blocks)
+    places = [points_inside(store.open(room), block.low, block.high)[3] for block in blocks]
     assert np.array_equal(np.sort(np.concatenate(places)), np.arange(3000))
 
 
 def test_reading_a_block_does_not_read_the_room(tmp_path, monkeypatch):
     stored = StoredRoom(write_room(tmp_path, random_room(20000, (30.0, 20.0, 2.8))))
-    runs, exact = stored.runs((4.0, 7.5), 1.0)
+    runs, exact = stored.runs((4.0, 7.5), (5.0, 8.5))
     assert exact
     assert len(runs) == 2
     assert sum(stop - start for start, stop in runs) < 100
@@ -339,7 +355,7 @@ def test_sampling(count, points, seed):
 def test_small_blocks_are_left_out(store):
     room = store.rooms[0]
     counts = [
-        len(points_inside(store.open(room), b.x, b.y, 1.0)[0]) for b in BlockGrid(min_points=100).cut(store, room)
+        len(points_inside(store.open(room), b.low, b.high)[0]) for b in BlockGrid(min_points=100).cut(store, room)
     ]
     assert min(counts) >= 100
     assert len(BlockGrid(min_points=1).cut(store, room)) >= len(counts)

@@ -12,12 +12,16 @@ height  metres above the lowest point of the room
 ======  ====================================================================================
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import PlainValidator
 
-from .store import RoomEntry, RoomStore, StoredRoom
+from ..settings import MAX_OVERLAP, Metres, SettingError, choice, integer, listed, validate
+from .store import CELL, RoomEntry, RoomStore, StoredRoom
 
 CHANNELS = {"block": 3, "color": 3, "room": 3, "height": 1}
 # The nine channels of PointNet and both official codes, in their order.
@@ -38,6 +42,19 @@ def count_channels(groups: Sequence[str]) -> int:
     return sum(CHANNELS[group] for group in groups)
 
 
+def channels(null: bool = False) -> PlainValidator:
+    """Validator of a setting that lists groups of channels, each once."""
+    groups = listed(choice(*CHANNELS), 1, len(CHANNELS), null)
+
+    def check(value: Any) -> Any:
+        groups.func(value)  # type: ignore[call-arg]
+        if value is not None and len(set(value)) < len(value):
+            raise ValueError("must name each group once")
+        return value
+
+    return PlainValidator(check)
+
+
 def place_of_channels(standard: Sequence[int], groups: Sequence[str]) -> list[int]:
     """Where channels, numbered as among the nine, are among other groups.
 
@@ -53,12 +70,21 @@ def place_of_channels(standard: Sequence[int], groups: Sequence[str]) -> list[in
 
 @dataclass(frozen=True)
 class Block:
-    """A block of a room: its lower corner in the floor plan, metres from the room's minimum, and its points."""
+    """A block of a room: where it lies in the floor plan, metres from the room's minimum, and its points.
+
+    Attributes:
+        room: its entry. low, high: (x, y) of its edges; the upper one is infinite where the room ends.
+        count: points in it.
+    """
 
     room: RoomEntry
-    x: float
-    y: float
+    low: tuple[float, float]
+    high: tuple[float, float]
     count: int
+
+    def __str__(self) -> str:
+        """``Area_1/office_1 at 0.5, 2``."""
+        return f"{self.room.key} at {self.low[0]:g}, {self.low[1]:g}"
 
 
 @dataclass(frozen=True)
@@ -66,48 +92,98 @@ class BlockGrid:
     """How rooms are cut.
 
     Attributes:
-        side: metres. stride: metres between blocks; below ``side`` they overlap.
+        side: metres. stride: metres between blocks; below ``side`` they overlap, above it they leave gaps.
         min_points: blocks of fewer are left out (official: 100).
+
+    Raises:
+        SettingError: a setting out of range.
     """
 
-    side: float = 1.0
-    stride: float = 0.5
-    min_points: int = 100
+    side: Metres = 1.0
+    stride: Metres = 0.5
+    min_points: Annotated[int, integer(0)] = 100
 
-    def corners(self, size: np.ndarray) -> Iterator[tuple[float, float]]:
-        """Lower corners of the blocks that cover a room of the given extent (PointNet's grid)."""
-        counts = [max(int(np.ceil((extent - self.side) / self.stride - 1e-6)) + 1, 1) for extent in size[:2]]
-        for i in range(counts[0]):
-            for j in range(counts[1]):
-                yield i * self.stride, j * self.stride
+    def __post_init__(self):
+        validate(self)
+        if self.stride < self.side / MAX_OVERLAP:
+            raise SettingError(f"stride={self.stride}: must be at least side / {MAX_OVERLAP}, with side={self.side}")
+
+    def count(self, extent: float) -> int:
+        """Number of blocks along an axis on which a room reaches from 0 to ``extent`` (PointNet's grid).
+
+        What sticks out by less than a millionth of the stride, as float32 rounds, takes no block more.
+        """
+        return max(math.ceil((extent - self.side) / self.stride - 1e-6) + 1, 1)
+
+    def edges(self, index: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Lower and upper edges of some of the ``count`` blocks along an axis.
+
+        Together the blocks of a grid without gaps hold every coordinate from 0 on, whatever the rounding: the first
+        begins at 0, each ends where the next one begins or later, and the last has no end.
+        """
+        low, following = index * self.stride, (index + 1) * self.stride
+        # Not low + side, which may round to below the next block's lower edge.
+        high = following + (self.side - self.stride)
+        return low, np.where(index == count - 1, np.inf, high)
 
     def cut(self, store: RoomStore, room: RoomEntry) -> list[Block]:
-        """The room's blocks of at least ``min_points`` points."""
+        """The room's blocks of at least ``min_points`` points, one at least, row by row."""
         stored = store.open(room)
+        counts = [self.count(float(extent)) for extent in stored.size[:2]]
+        places = self._places(stored, counts)
+        edges = [self.edges(places[:, axis], counts[axis]) for axis in (0, 1)]
         blocks = []
-        for x, y in self.corners(stored.size):
-            runs, exact = stored.runs((x, y), self.side)
+        for low_x, high_x, low_y, high_y in np.stack([*edges[0], *edges[1]], 1).tolist():
+            low, high = (low_x, low_y), (high_x, high_y)
+            runs, exact = stored.runs(low, high)
             count = sum(stop - start for start, stop in runs)
             if count >= max(self.min_points, 1) and not exact:
-                count = len(points_inside(stored, x, y, self.side)[0])
+                count = len(points_inside(stored, low, high)[0])
             if count >= max(self.min_points, 1):
-                blocks.append(Block(room, x, y, count))
+                blocks.append(Block(room, low, high, count))
         return blocks
+
+    def _places(self, stored: StoredRoom, counts: Sequence[int]) -> np.ndarray:
+        """Numbers along x and y (n, 2) of all blocks that may have points, row by row.
+
+        Only where there are points: a room with a stray point far away would have more blocks than memory holds.
+        """
+        if self.side < CELL:
+            # Smaller than a cell of the store, most blocks of an occupied cell are empty.
+            low, width = stored.all()[0][:, :2].astype(np.float64), 0.0
+        else:
+            low, width = stored.occupied() * CELL, CELL
+        # One more on either side than the division says, which rounds.
+        first = np.floor((low - self.side) / self.stride).astype(np.int64)
+        last = np.floor((low + width) / self.stride).astype(np.int64) + 1
+        most = np.array(counts) - 1
+        places = np.concatenate([first.clip(0, most), last.clip(0, most)], 1)
+        for axis in (0, 1):
+            places = _unrolled(np.unique(places, axis=0), axis)
+        return np.unique(places[:, :2], axis=0)
+
+
+def _unrolled(ranges: np.ndarray, axis: int) -> np.ndarray:
+    """Rows of ranges (first_x, first_y, last_x, last_y), repeated with each number of the range along an axis."""
+    lengths = ranges[:, 2 + axis] - ranges[:, axis] + 1
+    rows = np.repeat(ranges, lengths, axis=0)
+    rows[:, axis] += np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    rows[:, 2 + axis] = rows[:, axis]
+    return rows
 
 
 def points_inside(
-    stored: StoredRoom, x: float, y: float, side: float
+    stored: StoredRoom, low: Sequence[float], high: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Points of the block at (x, y): xyz, rgb, label, and their places in the store (n,) int64.
+    """Points of the block from ``low`` to ``high``: xyz, rgb, label, and their places in the store (n,) int64.
 
-    A block holds its lower edges; its upper ones only where the room ends.
+    A block holds its lower edges and not its upper ones.
     """
-    runs, exact = stored.runs((x, y), side)
+    runs, exact = stored.runs(low, high)
     xyz, rgb, label = stored.read(runs)
     place = np.concatenate([np.arange(*run) for run in runs]) if runs else np.empty(0, np.int64)
     if not exact:
-        low, high = np.array([x, y]), np.array([x, y]) + side
-        inside = ((xyz[:, :2] >= low) & ((xyz[:, :2] < high) | (high >= stored.size[:2]))).all(1)
+        inside = ((xyz[:, :2] >= np.array(low)) & (xyz[:, :2] < np.array(high))).all(1)
         xyz, rgb, label, place = xyz[inside], rgb[inside], label[inside], place[inside]
     return xyz, rgb, label, place
 

@@ -103,14 +103,13 @@ class BlockDataset(Dataset):
 
     def describe(self, i: int) -> str:
         """Which block: ``Area_1/office_1 at 0.5, 2``."""
-        block = self.blocks[i]
-        return f"{block.room.key} at {block.x:g}, {block.y:g}"
+        return str(self.blocks[i])
 
     def __getitem__(self, item: tuple[int, int] | int) -> tuple[torch.Tensor, torch.Tensor]:
         epoch, i = item if isinstance(item, tuple) else (0, item)
         block = self.blocks[i]
         stored = self.store.open(block.room)
-        xyz, rgb, label, _ = points_inside(stored, block.x, block.y, self.grid.side)
+        xyz, rgb, label, _ = points_inside(stored, block.low, block.high)
         rng = np.random.default_rng([self.seed, epoch, i])
         chosen = choose(len(label), self.points, rng)
         block_points = BlockPoints(xyz[chosen], rgb[chosen].astype(np.float32), stored.size)

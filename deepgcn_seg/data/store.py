@@ -346,23 +346,25 @@ class StoredRoom:
         """``Area_5/office_1``."""
         return f"{self.area}/{self.name}"
 
-    def runs(self, corner: Sequence[float], side: float) -> tuple[list[tuple[int, int]], bool]:
+    def occupied(self) -> np.ndarray:
+        """Cells that have points, (n, 2) along x and y, row by row."""
+        return np.stack(np.divmod(np.flatnonzero(np.diff(self._cells)), self._grid[1]), 1)
+
+    def runs(self, low: Sequence[float], high: Sequence[float]) -> tuple[list[tuple[int, int]], bool]:
         """Where the points of a block lie: (start, stop) runs, and whether they hold nothing else.
 
         Args:
-            corner: x and y of the block's lower corner. side: its side, metres.
+            low: x and y of the block's lower corner. high: of its upper corner; infinite where the room ends.
         """
-        low = np.asarray(corner, np.float64) / CELL
-        high = (np.asarray(corner, np.float64) + side) / CELL
-        # A block that ends where the room ends takes in the last cell's closed edge.
-        first = np.clip(np.floor(low).astype(int), 0, self._grid - 1)
-        last = np.clip(np.ceil(high).astype(int), 1, self._grid)
+        first, last = np.asarray(low, np.float64) / CELL, np.asarray(high, np.float64) / CELL
+        aligned = (first == np.floor(first)).all() and ((last == np.floor(last)) | np.isinf(last)).all()
+        begin = np.floor(first).clip(0, self._grid).astype(int)
+        end = np.ceil(last).clip(0, self._grid).astype(int)
         runs = []
-        for row in range(first[0], last[0]):
-            start, stop = self._cells[row * self._grid[1] + np.array([first[1], last[1]])]
+        for row in range(begin[0], end[0]):
+            start, stop = self._cells[row * self._grid[1] + np.array([begin[1], end[1]])]
             if stop > start:
                 runs.append((int(start), int(stop)))
-        aligned = np.allclose(low, np.round(low)) and np.allclose(high, np.round(high))
         return runs, bool(aligned)
 
     def read(self, runs: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

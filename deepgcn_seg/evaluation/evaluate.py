@@ -9,9 +9,10 @@ from torch import nn
 
 from ..data.store import RoomEntry, RoomStore
 from ..distributed import World
+from ..errors import UserError
 from ..inference.picture import room_picture
 from .metrics import Scores
-from .protocols import Protocol, Result
+from .protocols import BadScoresError, Protocol, Result
 from .report import print_scores, summary
 
 WORST_ROOMS = 3
@@ -36,8 +37,14 @@ def evaluate_rooms(
 
     Returns:
         The protocol's entry of ``metrics.json``.
+
+    Raises:
+        UserError: the network's scores are not finite; names the checkpoint and the block.
     """
-    result = protocol.run(model, store, rooms, device, world)
+    try:
+        result = protocol.run(model, store, rooms, device, world)
+    except BadScoresError as error:
+        raise UserError(f"checkpoint {about.get('checkpoint', 'of this run')}: {error}") from None
     scores = Scores.of(result.confusion)
     facts = {"data": store.source, "folds": store.areas, **about}
     entry = summary(result, rooms, protocol, store.classes, **facts)

@@ -10,15 +10,23 @@ from torch import Tensor
 def confusion_matrix(truth: Tensor, predicted: Tensor, num_classes: int) -> Tensor:
     """Counts (C, C) int64, rows truth and columns prediction.
 
+    Args:
+        truth, predicted: labels, integers of one shape on one device.
+
     Raises:
-        ValueError: a label outside 0..num_classes-1.
+        ValueError: they are not, or one is outside 0..num_classes-1.
     """
-    truth, predicted = truth.reshape(-1).long(), predicted.reshape(-1).long()
-    if truth.numel() and not (int(truth.min()) >= 0 and int(truth.max()) < num_classes):
-        raise ValueError(
-            f"truth has labels {int(truth.min())}..{int(truth.max())}, but there are {num_classes} classes"
-        )
-    return torch.bincount(truth * num_classes + predicted, minlength=num_classes**2).view(num_classes, num_classes)
+    if truth.shape != predicted.shape or truth.device != predicted.device:
+        described = [f"{tuple(labels.shape)} on {labels.device}" for labels in (truth, predicted)]
+        raise ValueError(f"truth and prediction must be of one shape on one device, got {' and '.join(described)}")
+    for name, labels in (("truth", truth), ("prediction", predicted)):
+        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+            raise ValueError(f"{name} must hold integers, got {labels.dtype}")
+        lowest, highest = (int(labels.long().min()), int(labels.long().max())) if labels.numel() else (0, 0)
+        if lowest < 0 or highest >= num_classes:
+            raise ValueError(f"{name} has labels {lowest}..{highest}, but there are {num_classes} classes")
+    places = truth.reshape(-1).long() * num_classes + predicted.reshape(-1).long()
+    return torch.bincount(places, minlength=num_classes**2).view(num_classes, num_classes)
 
 
 @dataclass(frozen=True)

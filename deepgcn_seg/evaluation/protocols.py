@@ -1,35 +1,44 @@
 """How a number is measured: the protocols ``blocks``, ``recut`` and ``rooms``.
 
 =======  ====================================================================================
-blocks   blocks at stride 0.5 m, N sampled points each, as the official HDF5 files are cut:
+blocks   blocks at half their side, 0.5 m, N sampled points each, as the official HDF5 files are cut:
          points in overlaps count several times, unsampled ones not at all
-recut    blocks at stride 1 m, N sampled points each: the paper's
+recut    blocks side by side, 1 m, N sampled points each: the paper's
 rooms    every point of every room gets one label: each block is covered by as many samples as it
          takes, class probabilities of all votes are averaged
 =======  ====================================================================================
+
+A network that puts out NaN or infinity is an error, and so is a point that nobody voted for: neither is a class.
 """
 
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..data.augmentation import BlockPoints, turned
-from ..data.blocks import NINE, Block, BlockGrid, block_features, points_inside
+from ..data.blocks import NINE, VARIANTS, Block, BlockGrid, block_features, channels, points_inside
 from ..data.dataset import make_loader
 from ..data.official_hdf5 import OfficialBlocks
 from ..data.store import RoomEntry, RoomStore
 from ..distributed import World
 from ..errors import UserError
 from ..progress import Meter, track
+from ..settings import Count, Flag, Metres, Seed, SettingError, choice, integer, validate
 from .metrics import confusion_matrix
 
 PROTOCOLS = ("blocks", "recut", "rooms")
+# Stride of the sampled protocols as a share of the block's side.
 _STRIDES = {"blocks": 0.5, "recut": 1.0}
+
+
+class BadScoresError(UserError):
+    """What a network puts out cannot be scored."""
 
 
 @dataclass
@@ -64,31 +73,42 @@ class Protocol:
         name: one of :data:`PROTOCOLS`. points: per block. variant: of the channels (paper, port).
         batch_size: blocks per forward pass. side: of a block, metres. seed: of the sampling.
         groups: of channels (:data:`deepgcn_seg.data.blocks.CHANNELS`).
-        stride, votes, turn: ``rooms`` only: metres between blocks, passes over each, and whether
+        stride, votes, turn: ``rooms`` only: metres between blocks, at most ``side``, passes over each, and whether
             the room is turned by a further quarter for each pass (for models trained with turns).
+
+    Raises:
+        SettingError: a setting out of range.
     """
 
-    name: str = "rooms"
-    points: int = 4096
-    variant: str = "paper"
-    batch_size: int = 16
-    side: float = 1.0
-    seed: int = 0
-    stride: float = 1.0
-    votes: int = 1
-    turn: bool = False
-    groups: Sequence[str] = NINE
+    name: Annotated[str, choice(*PROTOCOLS)] = "rooms"
+    points: Count = 4096
+    variant: Annotated[str, choice(*VARIANTS)] = "paper"
+    batch_size: Count = 16
+    side: Metres = 1.0
+    seed: Seed = 0
+    stride: Metres = 1.0
+    votes: Annotated[int, integer(1, 1000)] = 1
+    turn: Flag = False
+    groups: Annotated[Sequence[str], channels()] = NINE
 
     def __post_init__(self):
-        if self.name not in PROTOCOLS:
-            raise ValueError(f"unknown protocol {self.name!r}: choose one of {', '.join(PROTOCOLS)}")
+        validate(self)
+        if self.name == "rooms" and self.stride > self.side:
+            raise SettingError(f"stride={self.stride}: must be at most side={self.side}, or points lie in no block")
+        self.grid()
+
+    def grid(self) -> BlockGrid:
+        """How rooms are cut: for ``rooms`` so that every point is in a block."""
+        if self.name == "rooms":
+            return BlockGrid(self.side, self.stride, min_points=1)
+        return BlockGrid(self.side, _STRIDES[self.name] * self.side)
 
     def describe(self) -> str:
         """One line for tables and files."""
         if self.name == "rooms":
             votes = f"votes {self.votes}" + (", turned" if self.turn else "")
             return f"rooms (every point once; stride {self.stride:g} m, {votes}, {self.points} points a pass)"
-        return f"{self.name} (stride {_STRIDES[self.name]:g} m, {self.points} sampled points a block)"
+        return f"{self.name} (stride {self.grid().stride:g} m, {self.points} sampled points a block)"
 
     def require_rooms(self, store: RoomStore) -> None:
         """Refuse a store that this protocol cannot measure on.
@@ -112,6 +132,9 @@ class Protocol:
         Args:
             model: (B, N, 9) -> logits (B, N, C); put in eval mode and back.
             world: processes that share the work; all get the summed matrices, each its own rooms' predictions.
+
+        Raises:
+            BadScoresError: the network puts out NaN or infinity, or scores of other classes than the store's.
         """
         self.require_rooms(store)
         started = time.perf_counter()
@@ -127,9 +150,8 @@ class Protocol:
         return Result(by_room, predictions, time.perf_counter() - started)
 
     def _blocks(self, model, store, rooms, device, world):
-        grid = BlockGrid(self.side, _STRIDES[self.name])
         dataset = store.blocks(
-            rooms, self.points, grid, variant=self.variant, seed=self.seed, groups=tuple(self.groups)
+            rooms, self.points, self.grid(), variant=self.variant, seed=self.seed, groups=tuple(self.groups)
         )
         mine = range(world.rank, len(dataset), world.size)
         loader = make_loader(dataset, self.batch_size, mine)
@@ -137,9 +159,11 @@ class Protocol:
         number = {room: i for i, room in enumerate(rooms)}
         place = iter(mine)
         for points, label in track(loader, len(loader), f"Scoring ({self.name})"):
-            predicted = model(points.to(device)).argmax(-1).cpu()
-            for part in zip(label, predicted):
-                by_room[number[dataset.room_of[next(place)]]] += confusion_matrix(*part, len(store.classes))
+            blocks = list(islice(place, len(points)))
+            logits = _scores(model, points.to(device), [dataset.describe(i) for i in blocks])
+            _require_classes(logits, store)
+            for i, *part in zip(blocks, label, logits.argmax(-1).cpu()):
+                by_room[number[dataset.room_of[i]]] += confusion_matrix(*part, len(store.classes))
         return by_room, {}
 
     def _rooms(self, model, store, rooms, device, world):
@@ -147,6 +171,7 @@ class Protocol:
         number = {room: i for i, room in enumerate(rooms)}
         predictions: dict[str, np.ndarray] = {}
         for room, votes in self.vote(model, store, rooms[world.rank :: world.size], device):
+            _require_classes(votes, store)
             predicted = votes.argmax(1)
             label = torch.from_numpy(store.open(room).labels().astype(np.int64))
             by_room[number[room]] = confusion_matrix(label, predicted, len(store.classes))
@@ -162,23 +187,30 @@ class Protocol:
 
         Args:
             model: in eval mode.
+
+        Raises:
+            BadScoresError: the network puts out NaN or infinity.
+            UserError: a point got no vote.
         """
         held: dict[RoomEntry, Tensor] = {}
-        grid = BlockGrid(self.side, self.stride, min_points=1)
-        blocks = [block for room in rooms for block in grid.cut(store, room)]
+        blocks = [block for room in rooms for block in self.grid().cut(store, room)]
+        if unseen := set(rooms) - {block.room for block in blocks}:
+            raise UserError(f"{min(room.key for room in unseen)}: no block has any of its points")
         total = sum(-(-block.count // self.points) for block in blocks) * self.votes
         with Meter("Labelling, samples", total) as meter:
             for samples in _batched(self._samples(store, blocks), self.batch_size):
                 features = torch.from_numpy(np.stack([sample.features for sample in samples]))
-                shares = model(features.to(device)).float().softmax(-1).cpu()
+                logits = _scores(model, features.to(device), [sample.block for sample in samples])
+                shares = logits.float().softmax(-1).cpu()
                 for sample, share in zip(samples, shares):
                     if sample.room not in held:
                         held[sample.room] = torch.zeros(store.open(sample.room).count, shares.shape[-1])
                     held[sample.room].index_add_(0, torch.from_numpy(sample.places), share)
                 for room in [room for room in held if room != samples[-1].room]:
-                    yield room, held.pop(room)
+                    yield room, _complete(room, held.pop(room))
                 meter.advance(steps=len(samples))
-            yield from held.items()
+            for room, votes in held.items():
+                yield room, _complete(room, votes)
 
     def _samples(self, store: RoomStore, blocks: Sequence[Block]) -> Iterator["_Sample"]:
         """Samples that cover the blocks, in order."""
@@ -187,7 +219,7 @@ class Protocol:
             # Numbered within the room, so that a room's samples do not depend on the others.
             number, last = (number + 1 if block.room == last else 0), block.room
             stored = store.open(block.room)
-            xyz, rgb, _, place = points_inside(stored, block.x, block.y, self.side)
+            xyz, rgb, _, place = points_inside(stored, block.low, block.high)
             rng = np.random.default_rng([self.seed, number])
             for vote in range(self.votes):
                 for chosen in cover(len(place), self.points, rng):
@@ -197,18 +229,50 @@ class Protocol:
                     features = block_features(
                         points.xyz, points.rgb, points.room_size, self.variant, self.side, self.groups
                     )
-                    yield _Sample(block.room, features, place[chosen])
+                    yield _Sample(block.room, str(block), features, place[chosen])
 
 
 def _no_counts(rooms: Sequence[RoomEntry], store: RoomStore) -> Tensor:
     return torch.zeros(len(rooms), len(store.classes), len(store.classes), dtype=torch.int64)
 
 
+def _scores(model: nn.Module, points: Tensor, blocks: Sequence[str]) -> Tensor:
+    """Logits (B, N, C) of some blocks, all of them finite.
+
+    Raises:
+        BadScoresError: they are not; names the first block.
+    """
+    logits = model(points)
+    finite = torch.isfinite(logits).flatten(1).all(1)
+    if not finite.all():
+        first = blocks[int(finite.logical_not().nonzero()[0, 0])]
+        raise BadScoresError(f"the network's scores are NaN or infinite in the block {first}")
+    return logits
+
+
+def _require_classes(scores: Tensor, store: RoomStore) -> None:
+    if scores.shape[-1] != len(store.classes):
+        raise BadScoresError(f"the network has {scores.shape[-1]} classes, but {store.root} has {len(store.classes)}")
+
+
+def _complete(room: RoomEntry, votes: Tensor) -> Tensor:
+    """The votes (N, C) of a room, of which every point has some.
+
+    Raises:
+        UserError: a point has none.
+    """
+    missing = int((votes.sum(1) <= 0).sum())
+    if missing:
+        raise UserError(f"{room.key}: {missing} of {len(votes)} points are in no block, so that they have no label")
+    return votes
+
+
 @dataclass(frozen=True)
 class _Sample:
-    """Points of a block: (N, channels) features and (N,) places in the store."""
+    """Points of a block: (N, channels) features and (N,) places in the store; the block in words."""
 
     room: RoomEntry
+    block: str
     features: np.ndarray
     places: np.ndarray
 

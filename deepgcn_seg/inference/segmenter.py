@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -11,15 +12,18 @@ import torch
 from ..config import device as device_of
 from ..data.classes import ClassList
 from ..data.store import MemoryRoom, RoomEntry
-from ..errors import UserError
-from ..evaluation.protocols import Protocol
+from ..errors import UserError, first_line
+from ..evaluation.protocols import BadScoresError, Protocol
 from ..model.checkpoint import build_model, describe, find_checkpoint, read_checkpoint
+from ..settings import SettingError, number, validate_given
 
 log = logging.getLogger(__name__)
 
 UP = {"z": (0, 1, 2), "y": (0, 2, 1), "x": (1, 2, 0)}
 # Colour of points that have none, for networks that were trained with colours.
 GREY = 128
+# Metres between points up to which float64 tells a tenth of a micrometre.
+MOST_APART = 1e9
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Segmenter:
 
     Args:
         checkpoint: a file that training wrote, or a run directory. device: auto, cpu, cuda, ...
-        stride: metres between blocks; below the block's side, points get votes of several.
+        stride: metres between blocks, at most the block's side; below it, points get votes of several.
         votes: passes over each block. batch_size: blocks a pass; default: as trained.
         tile: larger scans are cut into tiles of at most so many metres, each taken for a room.
         trusted: modules of your own whose parts the network has (:func:`~deepgcn_seg.load_model`).
@@ -47,7 +51,7 @@ class Segmenter:
         model, classes: of the checkpoint. needs_color: whether it was trained with colours.
 
     Raises:
-        UserError: not a readable checkpoint of ours.
+        UserError: not a readable checkpoint of ours, or a setting out of range.
     """
 
     def __init__(
@@ -60,7 +64,9 @@ class Segmenter:
         tile: float = 20.0,
         trusted: Sequence[str] = (),
     ):
-        checkpoint = find_checkpoint(checkpoint)
+        _validated(Tiling, tile=tile)
+        _validated(Protocol, stride=stride, votes=votes, **({} if batch_size is None else {"batch_size": batch_size}))
+        self.checkpoint = checkpoint = find_checkpoint(checkpoint)
         content = read_checkpoint(checkpoint)
         trained = describe(content, checkpoint).trained_on
         if trained is None:
@@ -68,84 +74,189 @@ class Segmenter:
         self.device = device_of(device)
         self.model = build_model(content, checkpoint, trusted).to(self.device)
         self.classes: ClassList = self.model.classes
-        self._protocol = Protocol(
-            "rooms",
-            trained.points,
-            trained.variant,
-            batch_size or trained.batch_size,
-            trained.side,
-            stride=stride,
-            votes=votes,
-            groups=trained.features,
-        )
+        try:
+            self._protocol = Protocol(
+                "rooms",
+                trained.points,
+                trained.variant,
+                batch_size or trained.batch_size,
+                trained.side,
+                stride=stride,
+                votes=votes,
+                groups=trained.features,
+            )
+        except SettingError as error:
+            raise UserError(f"{error} (checkpoint {checkpoint} has blocks of {trained.side:g} m)") from None
         self.tile = tile
         self.needs_color = "color" in trained.features
 
-    def predict(self, xyz: np.ndarray, rgb: np.ndarray | None = None, scale: float = 1.0, up: str = "z") -> Prediction:
+    def predict(self, xyz: Any, rgb: Any = None, scale: float = 1.0, up: str = "z") -> Prediction:
         """Label every point.
 
         Args:
-            xyz: (N, 3) coordinates of any origin, float64 where they need it. rgb: (N, 3) in 0..255.
+            xyz: (N, 3) coordinates of any origin, float64 where they need it: an array, tensor or list.
+            rgb: (N, 3) colours, as whole numbers in 0..255 of any type, or as fractions in 0..1
+                (:func:`colors_of` says what is taken for which); all zero counts as none.
             scale: metres per unit. up: the axis that points up: z, y or x.
 
         Raises:
-            UserError: no points, or not finite.
+            UserError: no points, coordinates or colours of another shape or range or not finite, or a network
+                that puts out NaN or infinity.
         """
         if up not in UP:
             raise UserError(f"up={up}: must be one of {', '.join(UP)}")
-        if xyz.ndim != 2 or xyz.shape[1] != 3 or not len(xyz):
-            raise UserError(f"points must be (N, 3), at least one, got {xyz.shape}")
-        if not np.isfinite(xyz).all():
-            raise UserError("points have NaN or infinite coordinates")
-        origin = xyz.min(0)
-        # Moved first, then narrowed: geo-referenced coordinates do not fit float32.
-        metres = ((xyz - origin) * scale).astype(np.float32)[:, UP[up]]
+        _validated(Tiling, scale=scale)
+        metres = _metres(xyz, scale)[:, UP[up]]
         _check_extent(np.ptp(metres, axis=0))
-        if self.needs_color and rgb is None:
+        colors = None if rgb is None else colors_of(rgb, len(metres))
+        if rgb is not None and colors is None:
+            log.warning("The scan's colours are all zero: it is taken for one without colours")
+        if self.needs_color and colors is None:
             log.warning("The network was trained with colours and the scan has none: grey is filled in")
-        if not self.needs_color and rgb is not None:
+        if not self.needs_color and colors is not None:
             log.info("The network was trained without colours: those of the scan are not looked at")
-        colors = np.full((len(xyz), 3), GREY, np.uint8) if rgb is None else np.asarray(rgb, np.uint8)
-        label = np.empty(len(xyz), self.classes.dtype)
-        confidence = np.empty(len(xyz), np.float32)
+        if colors is None:
+            colors = np.full((len(metres), 3), GREY, np.uint8)
+        label = np.empty(len(metres), self.classes.dtype)
+        confidence = np.full(len(metres), np.nan, np.float32)
         tiles = _Tiles(metres, colors, self.tile)
-        with torch.inference_mode():
-            for entry, votes in self._protocol.vote(self.model, tiles, tiles.entries, self.device):
-                best, chosen = votes.max(1)
-                place = tiles.places(entry)
-                label[place] = chosen.numpy().astype(label.dtype)
-                confidence[place] = (best / votes.sum(1)).numpy()
+        try:
+            with torch.inference_mode():
+                for entry, votes in self._protocol.vote(self.model, tiles, tiles.entries, self.device):
+                    best, chosen = votes.max(1)
+                    place = tiles.places(entry)
+                    label[place] = chosen.numpy().astype(label.dtype)
+                    confidence[place] = (best / votes.sum(1)).numpy()
+        except BadScoresError as error:
+            raise UserError(f"checkpoint {self.checkpoint}: {error}") from None
         return Prediction(label, confidence)
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a scan is laid out. tile: metres. scale: metres per unit."""
+
+    tile: Annotated[float, number(0, 1000, above=True)]
+    scale: Annotated[float, number(0, 1e6, above=True)]
+
+
+def _validated(kind: type, **values: Any) -> None:
+    try:
+        validate_given(kind, values)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def _array(values: Any, name: str) -> np.ndarray:
+    """An array, tensor or nested list of numbers as an array.
+
+    Raises:
+        UserError: it is none.
+    """
+    if np.ma.is_masked(values):
+        raise UserError(f"{name} has masked values: leave these points out")
+    try:
+        if isinstance(values, torch.Tensor):
+            values = values.detach().cpu()
+            # NumPy has no bfloat16, whose values float32 holds exactly.
+            values = values.float() if values.dtype == torch.bfloat16 else values
+        array = np.asarray(values)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"{name} must be numbers of one shape ({first_line(error)})") from None
+    if array.dtype.kind not in "iuf":
+        raise UserError(f"{name} must be numbers, got {array.dtype}")
+    return array
+
+
+def _metres(xyz: Any, scale: float) -> np.ndarray:
+    """Coordinates (N, 3) float64 in metres from their minimum."""
+    xyz = _array(xyz, "points")
+    if xyz.ndim != 2 or xyz.shape[1] != 3 or not len(xyz):
+        raise UserError(f"points must be (N, 3), at least one, got {xyz.shape}")
+    if not np.isfinite(xyz).all():
+        raise UserError("points have NaN or infinite coordinates")
+    # Moved in float64: geo-referenced coordinates do not fit float32, and integers would overflow.
+    with np.errstate(over="ignore"):
+        metres = (xyz.astype(np.float64) - xyz.min(0).astype(np.float64)) * scale
+    if not metres.max() <= MOST_APART:
+        raise UserError(f"points are more than {MOST_APART:g} m apart: remove stray points far away, or set scale")
+    return metres
+
+
+def colors_of(rgb: Any, count: int) -> np.ndarray | None:
+    """The colours of ``count`` points as (N, 3) uint8, or None if all are zero, which no scanner sees.
+
+    What they mean is never guessed:
+
+    - uint8: as they are.
+    - whole numbers of any other type, the largest in 2..255: 0..255.
+    - numbers in 0..1, some of them fractions: 0..1.
+
+    Anything else is an error: negative, NaN and above 255; fractions beyond 1, which are rounded first if they are
+    0..255; and other types whose values are all 0 or 1, which may be either.
+
+    Args:
+        rgb: (N, 3) array, tensor or list.
+
+    Raises:
+        UserError: another shape, or values whose meaning is not known.
+    """
+    rgb = _array(rgb, "rgb")
+    if rgb.shape != (count, 3):
+        raise UserError(f"rgb must be ({count}, 3), a colour for each point, got {rgb.shape}")
+    if not rgb.any():
+        return None
+    if rgb.dtype == np.uint8:
+        return rgb
+    if not np.isfinite(rgb).all() or rgb.min() < 0 or rgb.max() > 255:
+        raise UserError(f"rgb must be whole numbers in 0..255 or fractions in 0..1, got {rgb.min():g}..{rgb.max():g}")
+    whole = rgb.dtype.kind in "iu" or bool((rgb == np.rint(rgb)).all())
+    if whole and rgb.max() == 1:
+        raise UserError("rgb has only 0 and 1, which may be of 0..1 or of 0..255: give uint8 of 0..255")
+    if not whole and rgb.max() > 1:
+        raise UserError(
+            f"rgb has fractions up to {rgb.max():.9g}: round them if they are 0..255, else scale them to 0..1"
+        )
+    return (rgb if whole else np.rint(rgb * 255)).astype(np.uint8)
 
 
 def _check_extent(size: np.ndarray) -> None:
     """Warn where an extent does not look like metres of a building."""
     if size.max() > 1000 or size.max() < 0.5:
         shown = " x ".join(f"{side:.3g}" for side in size)
-        log.warning("The scan is %s m, which does not look like metres: set scale to metres per unit", shown)
+        log.warning(
+            "The scan is %s m, which does not look like metres: set scale to metres per unit, or remove stray points",
+            shown,
+        )
 
 
 class _Tiles:
-    """A scan cut along the floor plan into tiles of one size, with what a protocol asks of a store."""
+    """A scan cut along the floor plan into tiles of one size, with what a protocol asks of a store.
+
+    Only tiles that have points exist, so that one stray point far away costs one tile.
+
+    Args:
+        xyz: (N, 3) float64 metres from their minimum. rgb: (N, 3) uint8. most: the tile's largest side.
+    """
 
     def __init__(self, xyz: np.ndarray, rgb: np.ndarray, most: float):
         self._xyz, self._rgb = xyz, rgb
         size = np.maximum(np.ptp(xyz[:, :2], axis=0), 1e-6)
-        count = np.maximum(np.ceil(size / most).astype(int), 1)
-        tile = np.minimum((xyz[:, :2] / (size / count)).astype(int), count - 1)
-        number = tile[:, 0] * count[1] + tile[:, 1]
-        self._order = np.argsort(number, kind="stable") if count.prod() > 1 else np.arange(len(xyz))
-        starts = np.searchsorted(number[self._order], np.arange(count.prod() + 1))
+        count = np.ceil(size / most)
+        # Numbers of tiles as floating point: there may be more than an integer holds.
+        column, row = np.minimum(np.floor(xyz[:, :2] / (size / count)), count - 1).T
+        self._order = np.lexsort((row, column))
+        column, row = column[self._order], row[self._order]
+        first = np.flatnonzero(np.r_[True, (np.diff(column) != 0) | (np.diff(row) != 0)])
         self._runs = {
-            RoomEntry("scan", str(i), Path(str(i))): (starts[i], starts[i + 1])
-            for i in range(count.prod())
-            if starts[i + 1] > starts[i]
+            RoomEntry("scan", str(i), Path(str(i))): run
+            for i, run in enumerate(zip(first.tolist(), [*first[1:].tolist(), len(xyz)]))
         }
         self._opened: dict[RoomEntry, MemoryRoom] = {}
 
     @property
     def entries(self) -> list[RoomEntry]:
-        """The tiles that have points."""
+        """The tiles."""
         return list(self._runs)
 
     def open(self, entry: RoomEntry) -> MemoryRoom:

@@ -1,0 +1,172 @@
+"""What settings may be: types with ranges, which constructors and the composed config are validated by.
+
+A setting is annotated with its type and one of the validators below, ``Annotated[float, number(0, 1)]``. A message
+names the setting as it is typed, its value and what is allowed: ``stride=0: must be a number above 0``.
+"""
+
+import math
+import numbers
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from functools import cache
+from typing import Annotated, Any, get_type_hints
+
+from pydantic import ConfigDict, PlainValidator, ValidationError, create_model
+
+from .schema import Schema
+
+# Characters of a wrong value that a message shows.
+_SHOWN = 60
+# A seed fits every generator that takes it, with the process's number added.
+MAX_SEED = 2**32 - 1
+# Blocks overlap at most so many times along each axis, which is four hundred votes a point.
+MAX_OVERLAP = 20
+
+
+class Settings(Schema):
+    """Base of a group of settings. Unknown keys are left to Hydra, which refuses them, and to a user's own parts."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class SettingError(ValueError):
+    """A setting that does not fit. The message begins with its name and value."""
+
+
+def rule(allowed: str, fits: Callable[[Any], bool], null: bool = False) -> PlainValidator:
+    """Validator of a value that ``fits``; ``allowed`` says in words which do."""
+
+    def check(value: Any) -> Any:
+        if (null and value is None) or fits(value):
+            return value
+        raise ValueError(f"must be {'null or ' if null else ''}{allowed}")
+
+    return PlainValidator(check)
+
+
+def integer(least: int, most: int | None = None, null: bool = False) -> PlainValidator:
+    """Integers of a range; ``null``: or None."""
+    allowed = f"an integer of at least {least}" if most is None else f"an integer from {least} to {most}"
+
+    def fits(value: Any) -> bool:
+        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        return whole and least <= value and (most is None or value <= most)
+
+    return rule(allowed, fits, null)
+
+
+def number(
+    least: float, most: float = math.inf, *, above: bool = False, below: bool = False, null: bool = False
+) -> PlainValidator:
+    """Finite numbers of a range; ``above`` and ``below`` leave out its lower and upper end."""
+    allowed = f"a number {'above' if above else 'of at least'} {least:g}"
+    if math.isfinite(most):
+        allowed += f" and {'below' if below else 'at most'} {most:g}"
+
+    def fits(value: Any) -> bool:
+        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+            return False
+        return (least < value if above else least <= value) and (value < most if below else value <= most)
+
+    return rule(allowed, fits, null)
+
+
+def choice(*names: str, null: bool = False) -> PlainValidator:
+    """One of some names."""
+    return rule(f"one of {', '.join(names)}", lambda value: isinstance(value, str) and value in names, null)
+
+
+def listed(item: PlainValidator, least: int = 0, most: int = 1000, null: bool = False) -> PlainValidator:
+    """Lists of ``least`` to ``most`` items, each of which ``item`` allows."""
+
+    def check(values: Any) -> Any:
+        if null and values is None:
+            return values
+        if isinstance(values, str) or not isinstance(values, Sequence) or not least <= len(values) <= most:
+            raise ValueError(f"must be {'null or ' if null else ''}a list of {least} to {most}")
+        for value in values:
+            try:
+                item.func(value)  # type: ignore[call-arg]
+            except ValueError as error:
+                raise ValueError(f"{shown(value)} {error}") from None
+        return values
+
+    return PlainValidator(check)
+
+
+def text(allowed: str = "text", null: bool = False) -> PlainValidator:
+    """Text that is not empty; ``allowed`` says what of."""
+    plain = rule(allowed, lambda value: isinstance(value, str) and bool(value), null)
+
+    def check(value: Any) -> Any:
+        if isinstance(value, numbers.Number):
+            raise ValueError(f"""must be {allowed}; digits become text in two pairs of quotes, "'{value}'\"""")
+        return plain.func(value)  # type: ignore[call-arg]
+
+    return PlainValidator(check)
+
+
+Flag = Annotated[bool, rule("true or false", lambda value: isinstance(value, bool))]
+Count = Annotated[int, integer(1, 1_000_000)]
+Seed = Annotated[int, integer(0, MAX_SEED)]
+Share = Annotated[float, number(0, 1)]
+# Such as a rate of dropout or a share held out: all of it is none left.
+Part = Annotated[float, number(0, 1, below=True)]
+Metres = Annotated[float, number(0, 1e4, above=True)]
+Text = Annotated[str, text()]
+
+
+def validate(settings: Any) -> None:
+    """Validate the fields of a dataclass by their annotations.
+
+    Raises:
+        SettingError: names the first field that does not fit, its value and what is allowed.
+    """
+    values = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    try:
+        _schema(type(settings)).model_validate(values)
+    except ValidationError as error:
+        raise SettingError(problem(error)) from None
+
+
+@cache
+def _schema(kind: type) -> type[Settings]:
+    """The fields of a dataclass as a group of settings."""
+    hints = get_type_hints(kind, include_extras=True)
+    types: dict[str, Any] = {field.name: (hints[field.name], ...) for field in fields(kind)}
+    return create_model(kind.__name__, __base__=Settings, **types)
+
+
+def validate_given(kind: type, values: dict[str, Any]) -> None:
+    """Validate some fields of a dataclass, without those that are not given.
+
+    Raises:
+        SettingError: as :func:`validate`.
+    """
+    try:
+        _schema(kind).model_validate(values)
+    except ValidationError as error:
+        if wrong := [part for part in error.errors() if part["type"] != "missing"]:
+            raise SettingError(problem(error, wrong)) from None
+
+
+def problem(error: ValidationError, errors: Sequence[Any] = ()) -> str:
+    """The first thing that is wrong, in one line: the key as it is typed, its value and what is allowed."""
+    first = (errors or error.errors(include_url=False))[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "missing":
+        return f"{name} is not set"
+    message = "must be a group of settings" if first["type"] == "model_type" else first["msg"]
+    value = " is not set" if first["input"] is None else f"={shown(first['input'])}"
+    return f"{name}{value}: {message.removeprefix('Value error, ')}"
+
+
+def shown(value: Any) -> str:
+    """A value as it is typed on a command line, cut where it is long."""
+    if value is None or isinstance(value, bool):
+        typed = "null" if value is None else str(value).lower()
+    elif isinstance(value, (list, tuple)):
+        typed = f"[{','.join(shown(part) for part in value[:_SHOWN])}]"
+    else:
+        typed = " ".join(str(value).split())
+    return typed if len(typed) <= _SHOWN else f"{typed[:_SHOWN]}..."
