@@ -13,13 +13,14 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from .distributed import declared, leave, torchrun
+from .config import check, refusal
+from .distributed import MAX_DEVICES, declared, leave, torchrun
 from .errors import UserError
 from .training.loop import Interrupted
 
@@ -41,6 +42,7 @@ def command(task: Callable[[DictConfig], Any], conf: Path, config_name: str) -> 
     _start_processes(sys.argv)
     world = declared()
     failures: list[BaseException] = []
+    composed = False
 
     def say(error: BaseException) -> None:
         where = f"process {world.rank}: " if world.size > 1 else ""
@@ -48,8 +50,11 @@ def command(task: Callable[[DictConfig], Any], conf: Path, config_name: str) -> 
 
     @functools.wraps(task)
     def guarded(config: DictConfig) -> Any:
+        nonlocal composed
+        composed = True
         # Kept from Hydra, which would print more than a line and end a multirun.
         try:
+            check(config, config_name)
             result = task(config)
             forget_failure()
             return result
@@ -68,6 +73,7 @@ def command(task: Callable[[DictConfig], Any], conf: Path, config_name: str) -> 
         return None
 
     try:
+        _require_choices(sys.argv[1:], conf)
         sys.argv[1:] = _resumed(sys.argv[1:], conf)
         if not world.first:
             # One process writes; the others must not make run directories of their own.
@@ -85,6 +91,12 @@ def command(task: Callable[[DictConfig], Any], conf: Path, config_name: str) -> 
             raise
         say(error)
         sys.exit(USER_ERROR)
+    except ValueError as error:
+        # Hydra's, of a command line it cannot compose; any other keeps its traceback.
+        if verbose or composed:
+            raise
+        say(error)
+        sys.exit(USER_ERROR)
     finally:
         several = leave()
     if failures or SweepSummary.failed:
@@ -99,7 +111,7 @@ def command(task: Callable[[DictConfig], Any], conf: Path, config_name: str) -> 
 def _start_processes(argv: list[str]) -> None:
     """Become torchrun's, if ``devices=N`` asks for several processes and this is not one of them."""
     devices = next((a.split("=", 1)[1] for a in reversed(argv[1:]) if a.startswith("devices=")), "1")
-    if devices.isdigit() and int(devices) > 1 and declared().size == 1:
+    if devices.isdigit() and 1 < int(devices) <= MAX_DEVICES and declared().size == 1:
         os.execv(sys.executable, [sys.executable, *torchrun(int(devices), argv[0], argv[1:])])
 
 
@@ -107,7 +119,9 @@ FAILED = "failed.txt"
 
 
 def note_failure(reason: str) -> None:
-    """Leave the reason in the job's directory, where the end of a sweep finds it."""
+    """Leave the reason in the directory of a sweep's job, where the end of the sweep finds it."""
+    if HydraConfig.get().mode != RunMode.MULTIRUN:
+        return
     folder = Path(HydraConfig.get().runtime.output_dir)
     if declared().first and folder.is_dir():
         with suppress(OSError):
@@ -172,6 +186,19 @@ def _resumed(arguments: list[str], conf: Path) -> list[str]:
     ]
 
 
+def _require_choices(arguments: list[str], conf: Path) -> None:
+    """Refuse a group of settings that is set to null or a number, which Hydra meets with a traceback.
+
+    Raises:
+        UserError: names the group and its choices.
+    """
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        choices = sorted(path.stem for path in (conf / key).glob("*.yaml")) if key and not key.startswith("-") else []
+        if choices and (value == "null" or value.replace(".", "").isdigit()):
+            raise UserError(f"{argument}: must be one of {', '.join(choices)}")
+
+
 def _one_line(error: Exception, conf: Path) -> str:
     """The error as one line; for an unknown choice or key with what is allowed, or close to it."""
     cause: BaseException | None = error
@@ -183,6 +210,9 @@ def _one_line(error: Exception, conf: Path) -> str:
             return f"{cause.filename}: {cause.strerror}"
         cause = cause.__cause__ or cause.__context__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, InstantiationException):
+        key = next((line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")), "settings")
+        return refusal(error, key) or " ".join(lines[:2])
     text = lines[0] if lines else type(error).__name__
     if text.startswith("In '") and len(lines) > 1 and lines[1].startswith("Available options"):
         missing = text.split("'")[3] if text.count("'") >= 4 else text

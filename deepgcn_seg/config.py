@@ -1,86 +1,425 @@
-"""Checks of a composed config, before any work."""
+"""Settings of the commands, as schemas of their composed configs: validated before any work.
 
-from typing import Any
+Each group of settings stands once, with the type and range of every value. What a ``_target_`` builds validates
+itself, by its constructor; the values of a user's own parts are theirs alone.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
+from pydantic import ValidationError, WrapValidator
 
-from .data.blocks import VARIANTS
+from .data.blocks import NINE, VARIANTS, channels, place_of_channels
+from .distributed import MAX_DEVICES, declared
 from .errors import UserError, first_line
+from .evaluation.protocols import Protocol
+from .model import description
 from .model.block import CONNECTIONS
-from .model.graph import dilation_schedule
+from .model.graph import SCHEDULES, dilation_schedule
 from .model.layers import ACTS, NORMS, ORDERS
-
-_POSITIVE = (
-    "depth",
-    "channels",
-    "k",
-    "points",
-    "batch_size",
-    "accumulate",
-    "devices",
-    "epochs",
-    "validate_every",
-    "save_every",
+from .settings import (
+    Count,
+    Flag,
+    Part,
+    Seed,
+    SettingError,
+    Settings,
+    Share,
+    Text,
+    choice,
+    integer,
+    listed,
+    number,
+    problem,
+    rule,
+    shown,
+    text,
+    validate_given,
 )
 
+NETWORK = ("deepgcn_seg.DeepGCN", "deepgcn_seg.model.DeepGCN")
 
-def check(config: DictConfig) -> None:
-    """Refuse impossible settings.
+
+def _is_dilation(value: Any) -> bool:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    whole = all(isinstance(part, int) and not isinstance(part, bool) and part >= 1 for part in values)
+    return value in SCHEDULES if isinstance(value, str) else bool(values) and whole
+
+
+def _of(*targets: str) -> WrapValidator:
+    """Validate a part only if its ``_target_`` begins with one of these: the values of a user's own are theirs."""
+
+    def check(value: Any, handler: Callable[[Any], Any]) -> Any:
+        foreign = isinstance(value, dict) and not str(value.get("_target_")).startswith(targets)
+        return value if foreign else handler(value)
+
+    return WrapValidator(check)
+
+
+Depth = Annotated[int, integer(1, 10_000)]
+Width = Annotated[int, integer(1, 65_536)]
+Points = Annotated[int, integer(1, description.MAX_POINTS)]
+Blocks = Annotated[int, integer(1, 65_536)]
+Workers = Annotated[int, integer(0, 256)]
+Counts = Annotated[list[int], listed(integer(1, 1_000_000), 1)]
+MaybeCount = Annotated[int | None, integer(1, 1_000_000, null=True)]
+MaybeText = Annotated[str | None, text(null=True)]
+Precision = Annotated[str, choice("fp32", "bf16")]
+Dilation = Annotated[Any, rule("linear, none, an integer of at least 1 or a list of such integers", _is_dilation)]
+
+
+def _built(null: bool = False) -> Any:
+    fits = lambda value: isinstance(value, dict) and "_target_" in value
+    return rule("settings with a _target_", fits, null)
+
+
+Built = Annotated[Any, _built()]
+
+
+class Graph(Settings):
+    """``graph``: neighbours of every layer."""
+
+    dynamic: Flag
+    dilation: Dilation
+    period: MaybeCount
+    stochastic: Flag
+    epsilon: Share
+    loop: Flag
+
+
+class Network(Settings):
+    """``model``: the arguments of :class:`deepgcn_seg.DeepGCN`."""
+
+    in_channels: Width
+    num_classes: Width
+    connection: Annotated[str, choice(*CONNECTIONS, "rev")]
+    depth: Depth
+    channels: Width
+    k: Count
+    conv: Built
+    order: Annotated[str, choice(*ORDERS)]
+    norm: Annotated[str, choice(*NORMS)]
+    norm_eps: Annotated[float, number(0, 1, above=True)]
+    act: Annotated[str, choice(*ACTS)]
+    bias: Flag
+    dynamic: Flag
+    dilation: Dilation
+    dilation_period: MaybeCount
+    stochastic: Flag
+    epsilon: Share
+    loop: Flag
+    positions: Annotated[list[int], listed(integer(0, 8), 1, 9)]
+    fusion_channels: Width
+    head_channels: Annotated[list[int], listed(integer(1, 65_536), 1, 64)]
+    dropout: Part
+    block_dropout: Part
+    checkpoint: Flag
+    groups: Width
+    init: Annotated[str, choice("xavier", "kaiming")]
+
+
+class SyntheticRooms(Settings):
+    """``data.store`` of the synthetic rooms."""
+
+    rooms_per_area: Annotated[int, integer(1, 1000)]
+    density: Annotated[float, number(0, 1e5, above=True)]
+    seed: Seed
+
+
+class Data(Settings):
+    """``data``: rooms, how they are split, and their channels."""
+
+    name: Text
+    root: Annotated[str, text("the folder of the prepared rooms (see tools/prepare.py)")]
+    areas: MaybeCount = None
+    validation: Part
+    variant: Annotated[str, choice(*VARIANTS)]
+    features: Annotated[list[str] | None, channels(null=True)]
+    store: Annotated[SyntheticRooms, _of("deepgcn_seg.data.sources.synthetic")]
+    grid: Built
+
+
+class Optimizer(Settings):
+    """``recipe.optimizer``, if it is PyTorch's."""
+
+    lr: Annotated[float, number(0, above=True)]
+    weight_decay: Annotated[float, number(0, 1000)] = 0.0
+
+
+class Recipe(Settings):
+    """``recipe``: how the network is trained."""
+
+    name: Text
+    optimizer: Annotated[Optimizer, _of("torch.optim.")]
+    schedule: Built
+    norm_momentum: Annotated[Any, _built(null=True)]
+    augmentation: Annotated[list[Any], listed(_built())]
+    label_smoothing: Part
+    ema: Annotated[float | None, number(0, 1, below=True, null=True)]
+
+
+class Train(Settings):
+    """``tools/train.py``. Groups come before what takes their values, so that a message names the key that was set."""
+
+    depth: Depth
+    channels: Width
+    k: Count
+    points: Points
+    batch_size: Blocks
+    accumulate: Blocks
+    epochs: Count
+    max_steps: Annotated[int | None, integer(1, null=True)]
+    seed: Seed
+    device: Text
+    devices: Annotated[int, integer(1, MAX_DEVICES)]
+    sync_norms: Flag
+    precision: Precision
+    workers: Workers
+    validate_every: Count
+    select: Annotated[str, choice("validation", "test", "last")]
+    save_every: Count
+    resume: MaybeText
+    graph: Graph
+    data: Data
+    recipe: Recipe
+    protocol: Built
+    model: Annotated[Network, _of(*NETWORK)]
+
+
+class GivenData(Settings):
+    """``data`` of other commands: what is not set is the checkpoint's, or is not needed."""
+
+    root: MaybeText = None
+    validation: Annotated[float | None, number(0, 1, below=True, null=True)] = None
+    variant: Annotated[str | None, choice(*VARIANTS, null=True)] = None
+    features: Annotated[list[str] | None, channels(null=True)] = None
+    store: Annotated[SyntheticRooms | None, _of("deepgcn_seg.data.sources.synthetic")] = None
+
+
+class Evaluate(Settings):
+    """``tools/evaluate.py``."""
+
+    points: MaybeCount
+    batch_size: MaybeCount
+    device: Text
+    data: GivenData
+
+
+class Predict(Settings):
+    """``tools/predict.py``."""
+
+    input: MaybeText = None
+    output: MaybeText = None
+    view: MaybeText
+    picture: MaybeText
+    colors: Flag
+    columns: Annotated[list[str] | None, listed(text(), 3, null=True)]
+    scale: Annotated[float, number(0, 1e6, above=True)]
+    up: Annotated[str, choice("z", "y", "x")]
+    stride: Annotated[float, number(0, 1e6, above=True)]
+    votes: Annotated[int, integer(1, 1000)]
+    tile: Annotated[float, number(0, 1000, above=True)]
+    batch_size: MaybeCount
+    device: Text
+
+
+class Prepare(Settings):
+    """``tools/prepare.py``."""
+
+    source: MaybeText
+    workers: Annotated[int, integer(1, 256)]
+    check: Flag
+    export: MaybeText
+
+
+class Convert(Settings):
+    """``tools/convert.py``."""
+
+    k: Count
+    points: Count
+    batch_size: Count
+    seed: Seed
+
+
+class Report(Settings):
+    """``tools/report.py``."""
+
+    runs: MaybeText
+    output: MaybeText
+
+
+class Benchmark(Settings):
+    """``tools/benchmark.py``."""
+
+    depth: Depth
+    channels: Width
+    k: Count
+    points: Count
+    batch_sizes: Counts
+    repeats: Annotated[int, integer(1, 10_000)]
+    device: Text
+    precision: Precision
+    axes: Annotated[dict[str, Any], rule("lists of numbers by axis", lambda value: isinstance(value, dict))]
+    sizes: Annotated[list[Any], listed(listed(integer(1, 1_000_000), 5, 5), 1)]
+    workers: Workers
+    batches: Count
+    data: GivenData
+    rows: Annotated[int, integer(1, 10**9)]
+
+
+COMMANDS: dict[str, type[Settings]] = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "predict": Predict,
+    "prepare": Prepare,
+    "convert": Convert,
+    "report": Report,
+    "benchmark": Benchmark,
+}
+
+
+def check(config: DictConfig, command: str = "train") -> None:
+    """Refuse impossible settings of a command, before any work.
 
     Raises:
         UserError: names the key, its value and what is allowed.
     """
-    for key in _POSITIVE:
-        value = OmegaConf.select(config, key)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise UserError(f"{key}={value}: must be an integer of at least 1")
-    _one_of(config, "model.connection", (*CONNECTIONS, "rev"))
-    _one_of(config, "model.norm", NORMS)
-    _one_of(config, "model.act", ACTS)
-    _one_of(config, "model.order", ORDERS)
-    _one_of(config, "data.variant", VARIANTS)
-    _one_of(config, "precision", ("fp32", "bf16"))
-    _one_of(config, "select", ("validation", "test", "last"))
-    if config.max_steps is not None and (not isinstance(config.max_steps, int) or config.max_steps < 1):
-        raise UserError(f"max_steps={config.max_steps}: must be null or an integer of at least 1")
-    if not 0 <= config.model.epsilon <= 1:
-        raise UserError(f"graph.epsilon={config.model.epsilon}: must be between 0 and 1")
-    if not 0 <= config.data.validation < 1:
-        raise UserError(f"data.validation={config.data.validation}: must be at least 0 and below 1")
-    _check_graph(config)
-    if config.data.root is None:
-        raise UserError("data.root is not set: give the folder of the prepared rooms (see tools/prepare.py)")
+    try:
+        COMMANDS[command].model_validate(_given(config))
+        if "_target_" in (OmegaConf.select(config, "data.grid") or {}):
+            _build("data.grid", config.data.grid)
+        if command == "train":
+            _check_training(config)
+        elif command == "evaluate":
+            # On the blocks of the checkpoint, with which the protocol is built later.
+            values = {key: value for key, value in _given(config.protocol).items() if value is not None}
+            _check_protocol(values)
+    except ValidationError as error:
+        raise UserError(problem(error)) from None
+    if "device" in config:
+        device(config.device)
+
+
+def _given(config: DictConfig) -> dict[str, Any]:
+    """Plain values of the settings that have one: neither ``???`` nor a reference to what a checkpoint will say."""
+    values: dict[str, Any] = {}
+    for key in config:
+        if OmegaConf.is_missing(config, key):
+            continue
+        try:
+            value = config[key]
+        except InterpolationResolutionError:
+            continue
+        if isinstance(value, DictConfig):
+            value = _given(value)
+        elif OmegaConf.is_config(value):
+            value = OmegaConf.to_object(value)
+        values[str(key)] = value
+    return values
+
+
+def _check_protocol(values: dict[str, Any]) -> None:
+    if str(values.get("_target_")).startswith("deepgcn_seg.evaluation."):
+        try:
+            validate_given(Protocol, values)
+        except SettingError as error:
+            raise UserError(f"protocol.{error}") from None
+
+
+def _check_training(config: DictConfig) -> None:
+    """What the settings of a training are to one another, and to the parts they build."""
     areas = config.data.get("areas")
     if areas and config.data.fold not in range(1, areas + 1):
         raise UserError(f"data.fold={config.data.fold}: must be one of 1..{areas}")
-    device(config.device)
+    if config.points * config.batch_size > description.MAX_BATCH_POINTS:
+        raise UserError(
+            f"batch_size={config.batch_size}: with points={config.points}, a batch of more than "
+            f"{description.MAX_BATCH_POINTS} points"
+        )
+    processes = max(config.devices, declared().size)
+    parts = processes * config.accumulate
+    if config.batch_size % parts:
+        raise UserError(
+            f"batch_size={config.batch_size}: must be a multiple of {parts} "
+            f"({processes} processes x accumulate={config.accumulate})"
+        )
+    protocol = config.protocol
+    if config.data.features is None and "groups" in protocol:
+        # Known once the data are open: those of them that there are.
+        protocol = OmegaConf.merge(protocol, {"groups": list(NINE)})
+    _build("protocol", protocol)
+    for key in ("recipe.schedule", "recipe.norm_momentum"):
+        _build(key, OmegaConf.select(config, key))
+    for i, part in enumerate(config.recipe.augmentation):
+        _build(f"recipe.augmentation.{i}", part)
+    optimizer = _build("recipe.optimizer", config.recipe.optimizer)
+    if config.recipe.optimizer._target_.startswith("torch.optim."):
+        try:
+            optimizer([torch.zeros(2, 2, requires_grad=True)])
+        except (ValueError, TypeError) as error:
+            raise UserError(f"recipe.optimizer: {first_line(error)}") from None
+    if config.model._target_ in NETWORK:
+        _check_network(config)
 
 
-def _check_graph(config: DictConfig) -> None:
-    k, points = config.k, config.points
+def _check_network(config: DictConfig) -> None:
+    network: Any = OmegaConf.to_container(config.model, resolve=True)
+    k, depth, points = network["k"], network["depth"], config.points
+    name = "k" if k == config.k else "model.k"
     if k > points:
-        raise UserError(f"k={k}: must be at most points={points}")
-    try:
-        dilation = OmegaConf.to_object(config.model).get("dilation")
-        schedule = dilation_schedule(dilation, config.depth, config.model.dilation_period)
-    except ValueError as error:
-        raise UserError(f"graph.dilation={config.model.dilation}: {error}") from None
-    needed = k * max(schedule) + (not config.model.loop)
+        raise UserError(f"{name}={k}: must be at most points={points}")
+    largest = max(dilation_schedule(network["dilation"], depth, network["dilation_period"]))
+    needed = k * largest + (not network["loop"])
     if needed > points:
         raise UserError(
-            f"k={k} with dilation up to {max(schedule)} (depth={config.depth}) needs blocks of {needed} points, "
+            f"{name}={k} with dilation up to {largest} (depth={depth}) needs blocks of {needed} points, "
             f"but points={points}: raise points, lower k or depth, or set graph.dilation or graph.period"
         )
+    if config.data.features is not None:
+        try:
+            place_of_channels(network["positions"], config.data.features)
+        except ValueError as error:
+            raise UserError(f"data.features={shown(list(config.data.features))}: {error}") from None
+    # What a checkpoint could not describe must not be trained.
+    description.Network.of(description.describe_network(network), "model")
+    try:
+        # Without memory or time for weights: what does not fit together, as groups that do not divide the channels.
+        with torch.device("meta"):
+            _build("model", config.model)
+    except InstantiationException as error:
+        # A convolution of the user's own may need values to be built, which training gives it.
+        if not isinstance(error.__cause__, RuntimeError):
+            raise
 
 
-def _one_of(config: DictConfig, key: str, allowed: tuple[str, ...]) -> None:
-    value: Any = OmegaConf.select(config, key)
-    if value not in allowed:
-        raise UserError(f"{key}={value}: must be one of {', '.join(allowed)}")
+def _build(key: str, part: Any) -> Any:
+    """What a part's settings build.
+
+    Raises:
+        UserError: its constructor refuses them.
+    """
+    try:
+        return instantiate(part)
+    except InstantiationException as error:
+        if refused := refusal(error, key):
+            raise UserError(refused) from None
+        raise
 
 
-def device(name: str) -> torch.device:
+def refusal(error: InstantiationException, key: str) -> str | None:
+    """What a constructor said of its settings, in one line, or None if it failed in another way."""
+    cause = error.__cause__
+    if isinstance(cause, SettingError):
+        return f"{key}.{cause}"
+    return f"{key}: {first_line(cause)}" if isinstance(cause, (ValueError, TypeError)) else None
+
+
+def device(name: str | torch.device) -> torch.device:
     """The device a setting names; ``auto`` is CUDA where there is some, else the CPU.
 
     Raises:
@@ -90,7 +429,8 @@ def device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(name)
-        torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError) as error:
+        # A meta tensor has no values.
+        torch.empty(1, device=chosen).item()
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise UserError(f"device={name}: {first_line(error)}") from None
     return chosen

@@ -20,6 +20,8 @@ from .errors import UserError
 
 # A process that waits longer than this for another gives up.
 TIMEOUT = timedelta(minutes=10)
+# Processes to start on this machine at most: more GPUs than any has.
+MAX_DEVICES = 64
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Every configuration composes and builds; impossible ones are one clear line."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,12 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from deepgcn_seg import DeepGCN
-from deepgcn_seg.config import check
+from deepgcn_seg.config import COMMANDS, check
+from deepgcn_seg.data.augmentation import Jitter, Mirror
+from deepgcn_seg.data.blocks import BlockGrid
 from deepgcn_seg.errors import UserError
+from deepgcn_seg.evaluation import Protocol
+from deepgcn_seg.training.schedules import HalveByEpochs
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -33,6 +38,8 @@ def choices(group):
 )
 def test_every_choice_composes_and_builds(override):
     overrides = [override] + (["data.root=x"] if override.startswith("data=") else [])
+    # What the data decide is known once they are open.
+    overrides += ["data.features=[block,room]", "model.positions=[0,1,2]"] if override == "data=folder" else []
     config = composed(*overrides, "channels=8")
     check(config)
     assert isinstance(instantiate(config.model), DeepGCN)
@@ -43,9 +50,19 @@ def test_every_choice_composes_and_builds(override):
     instantiate(config.data.grid)
 
 
-@pytest.mark.parametrize("name", ["benchmark", "convert", "evaluate", "prepare", "report"])
-def test_other_commands_compose(name):
-    composed(name=name)
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONF.glob("*.yaml")))
+def test_the_settings_of_every_command_pass(name):
+    assert name in COMMANDS
+    check(composed(name=name), name)
+
+
+@pytest.mark.parametrize("override", [f"protocol={choice}" for choice in choices("protocol")] + ["data=synthetic"])
+def test_the_settings_of_an_evaluation_pass(override):
+    check(composed(override, name="evaluate"), "evaluate")
+
+
+def test_channels_may_be_left_to_the_data():
+    check(composed("data=folder", "data.root=x"))
 
 
 def test_defaults_are_the_papers_resgcn_28():
@@ -93,25 +110,174 @@ def test_settings_reach_the_model():
     assert type(backbone.head).__name__ == "MRConv"
 
 
+WRONG = [
+    ("depth=0", "must be an integer from 1 to 10000"),
+    ("depth=1000000000", "must be an integer from 1 to 10000"),
+    ("depth=2.5", "must be an integer"),
+    ("k=true", "must be an integer"),
+    ("channels=x", "must be an integer"),
+    ("seed=abc", "must be an integer from 0 to 4294967295"),
+    ("seed=-1", "must be an integer from 0"),
+    (f"seed={2**70}", "must be an integer from 0"),
+    ("max_steps=0", "must be null or an integer of at least 1"),
+    ("workers=-1", "must be an integer from 0"),
+    ("devices=100000", "must be an integer from 1 to 64"),
+    ("device=gpu", ""),
+    ("device=meta", ""),
+    ("device=[cpu]", "must be text"),
+    ("sync_norms=5", "must be true or false"),
+    ("precision=fp8", "must be one of fp32, bf16"),
+    ("select=best", "must be one of validation, test, last"),
+    ("graph.epsilon=2", "must be a number of at least 0 and at most 1"),
+    ("graph.dilation=lin", "must be linear, none, an integer"),
+    ("graph.dilation=[1,0]", "must be linear, none, an integer"),
+    ("graph.period=0", "must be null or an integer"),
+    ("graph.loop=maybe", "must be true or false"),
+    ("model.epsilon=-1", "must be a number of at least 0"),
+    ("model.act=swish", "must be one of relu"),
+    ("model.norm_eps=0", "must be a number above 0"),
+    ("model.dropout=1", "must be a number of at least 0 and below 1"),
+    ("model.groups=0", "must be an integer"),
+    ("model.fusion_channels=-1", "must be an integer"),
+    ("model.head_channels=[0]", "0 must be an integer from 1"),
+    ("model.head_channels=[200000]", "200000 must be an integer"),
+    ("model.head_channels=5", "must be a list"),
+    ("model.positions=[9]", "9 must be an integer from 0 to 8"),
+    ("data.root=null", "is not set: must be the folder of the prepared rooms"),
+    ("data.root=2024", "two pairs of quotes"),
+    ("data.validation=1", "must be a number of at least 0 and below 1"),
+    ("data.features=[block,smell]", "smell must be one of block, color, room, height"),
+    ("data.features=[block,block]", "must name each group once"),
+    ("data.features=[height]", "which is not among height"),
+    ("data.fold=7", "must be one of 1..6"),
+    ("data.grid.stride=0", "must be a number above 0"),
+    ("data.grid.stride=1e-9", "must be at least side / 20"),
+    ("data.grid.side=.nan", "must be a number above 0"),
+    ("data.grid.min_points=-1", "must be an integer of at least 0"),
+    ("data.grid=null", "is not set"),
+    ("data.store.density=.inf", "must be a number above 0"),
+    ("data.store.rooms_per_area=0", "must be an integer"),
+    ("protocol.stride=2", "must be at most side=1.0"),
+    ("protocol.stride=.nan", "must be a number above 0"),
+    ("protocol.votes=0", "must be an integer"),
+    ("protocol.seed=-1", "must be an integer"),
+    ("protocol.turn=7", "must be true or false"),
+    ("recipe.label_smoothing=3", "must be a number of at least 0 and below 1"),
+    ("recipe.label_smoothing=1", "must be a number of at least 0 and below 1"),
+    ("recipe.ema=1.5", "must be null or a number"),
+    ("recipe.optimizer.lr=0", "must be a number above 0"),
+    ("recipe.optimizer.lr=.inf", "must be a number above 0"),
+    ("recipe.schedule.samples=0", "must be an integer of at least 1"),
+    ("recipe.schedule.floor=2", "must be a number of at least 0 and at most 1"),
+    ("recipe.norm_momentum.start=0", "must be a number above 0"),
+    ("recipe.norm_momentum=5", "must be null or settings with a _target_"),
+    ("recipe.schedule=null", "is not set: must be settings with a _target_"),
+    ("recipe.augmentation=[1]", "1 must be settings with a _target_"),
+]
+
+
+@pytest.mark.parametrize(("override", "message"), WRONG)
+def test_a_wrong_setting_is_one_line_that_begins_with_its_key(override, message):
+    with pytest.raises(UserError) as raised:
+        check(composed(override))
+    key, value = override.split("=")
+    assert str(raised.value).startswith((f"{key}=", f"{key} is not set"))
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["depth=0"], "depth=0: must be an integer of at least 1"),
         (["k=5000"], "k=5000: must be at most points=4096"),
         (["k=200"], "dilation up to 27"),
-        (["data.fold=7"], "data.fold=7: must be one of 1..6"),
+        (["model.k=5000"], "model.k=5000: must be at most points=4096"),
         (["data=s3dis"], "data.root is not set"),
-        (["graph.dilation=lin"], "graph.dilation=lin"),
-        (["graph.epsilon=2"], "graph.epsilon=2"),
-        (["model.act=swish"], "model.act=swish: must be one of relu"),
-        (["precision=fp8"], "precision=fp8: must be one of fp32, bf16"),
-        (["max_steps=0"], "max_steps=0"),
-        (["data.validation=1.5"], "data.validation=1.5"),
-        (["device=gpu"], "device=gpu"),
+        (["batch_size=15", "accumulate=2"], "batch_size=15: must be a multiple of 2"),
+        (["points=262144", "batch_size=65536"], "batch_size=65536: with points=262144"),
+        (["recipe=modern", "recipe.schedule.warmup=2"], "recipe.schedule.warmup=2: must be"),
+        (["recipe=modern", "recipe.augmentation.0.step=-90"], "recipe.augmentation.0.step=-90: must be"),
+        (["recipe=modern", "recipe.augmentation.2.low=2"], "recipe.augmentation.2.low=2: must be at most high=1.1"),
+        (["+recipe.optimizer.betas=[2,1]"], "recipe.optimizer: Invalid beta"),
+        (["+recipe.optimizer.speed=1"], "recipe.optimizer: Adam.__init__() got an unexpected keyword argument"),
+        (["backbone=revgcn", "model.groups=7"], "7 groups"),
+        (["conv=gen", "conv.aggregation=most"], "aggregation"),
+        (["conv=gatv2", "conv.operator.heads=0"], "heads=0"),
+        (["model._target_=deepgcn_seg.model.DeepGCN", "model.dropout=2"], "model.dropout=2: must be"),
     ],
 )
-def test_impossible_settings(overrides, message):
+def test_settings_that_do_not_fit_each_other(overrides, message):
     with pytest.raises(UserError) as raised:
         check(composed(*overrides))
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "override"),
+    [
+        ("evaluate", "protocol.stride=0"),
+        ("evaluate", "protocol.votes=0"),
+        ("evaluate", "batch_size=x"),
+        ("evaluate", "data.root=7"),
+        ("predict", "stride=.nan"),
+        ("predict", "votes=0"),
+        ("predict", "scale=0"),
+        ("predict", "scale=.inf"),
+        ("predict", "tile=-1"),
+        ("predict", "up=w"),
+        ("predict", "batch_size=0"),
+        ("predict", "columns=xyz"),
+        ("predict", "colors=red"),
+        ("predict", "view=5"),
+        ("prepare", "workers=0"),
+        ("prepare", "check=maybe"),
+        ("convert", "k=0"),
+        ("report", "runs=7"),
+        ("benchmark", "repeats=0"),
+        ("benchmark", "batch_sizes=[0]"),
+        ("benchmark", "sizes=[[1,2]]"),
+        ("benchmark", "data.grid.stride=0"),
+    ],
+)
+def test_wrong_settings_of_other_commands(name, override):
+    with pytest.raises(UserError) as raised:
+        check(composed(override, name=name), name)
+    assert str(raised.value).startswith(f"{override.split('=')[0]}=")
+
+
+def test_the_values_of_a_users_own_parts_are_free():
+    own = ["recipe.optimizer._target_=test_config.Mine", "recipe.optimizer.lr=-3", "++recipe.optimizer.mood=good"]
+    check(composed(*own, "data.store._target_=test_config.Mine", "data.store.density=no"))
+
+
+class Mine:
+    """An optimiser or a source of a user's own."""
+
+    def __init__(self, *_, **__):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: BlockGrid(side=0), "side=0: must be a number above 0"),
+        (lambda: BlockGrid(stride=float("nan")), "stride=nan: must be"),
+        (lambda: Protocol("room"), "name=room: must be one of blocks, recut, rooms"),
+        (lambda: Protocol(side=0.5), "stride=1.0: must be at most side=0.5"),
+        (lambda: Protocol(variant="z"), "variant=z: must be one of paper, port"),
+        (lambda: Protocol(groups=()), "groups="),
+        (lambda: Mirror(chance=2), "chance=2: must be"),
+        (lambda: Jitter(sigma=-1), "sigma=-1: must be"),
+        (lambda: HalveByEpochs(0), "epochs=0: must be"),
+    ],
+)
+def test_constructors_name_what_is_wrong(build, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        build()
+
+
+def test_a_block_that_reaches_beyond_its_stride_may_leave_gaps_in_training_alone():
+    assert BlockGrid(1.0, 2.0).stride == 2
+    assert Protocol("recut", side=0.5).grid() == BlockGrid(0.5, 0.5)
+    assert Protocol("blocks", side=2.0).grid() == BlockGrid(2.0, 1.0)

@@ -2,13 +2,20 @@
 
 Each is a small callable on a block's sampled points: ``augment(points, rng) -> points``. Rotations
 turn the room with the block, so that the position in the room stays one. Ranges follow PointNeXt
-(Qian et al., 2022, section 3.1) unless said otherwise.
+(Qian et al., 2022, section 3.1) unless said otherwise. A range that is none is a ``SettingError``.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
+
+from ..settings import SettingError, Share, number, validate
+
+# Metres that points are moved by, and factors that rooms are scaled by.
+Small = Annotated[float, number(0, 10)]
+Factor = Annotated[float, number(0, 100, above=True)]
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,10 @@ class Turn:
     block that is scored.
     """
 
-    step: float = 90.0
+    step: Annotated[float, number(0, 360)] = 90.0
+
+    def __post_init__(self):
+        validate(self)
 
     def __call__(self, points: BlockPoints, rng: np.random.Generator) -> BlockPoints:
         """Turned points."""
@@ -59,7 +69,10 @@ class Turn:
 class Mirror:
     """The room mirrored along x with probability ``chance``."""
 
-    chance: float = 0.5
+    chance: Share = 0.5
+
+    def __post_init__(self):
+        validate(self)
 
     def __call__(self, points: BlockPoints, rng: np.random.Generator) -> BlockPoints:
         """Points, mirrored or not."""
@@ -74,8 +87,13 @@ class Mirror:
 class Scale:
     """The room scaled by a random factor; the position in the room stays the same."""
 
-    low: float = 0.9
-    high: float = 1.1
+    low: Factor = 0.9
+    high: Factor = 1.1
+
+    def __post_init__(self):
+        validate(self)
+        if self.low > self.high:
+            raise SettingError(f"low={self.low}: must be at most high={self.high}")
 
     def __call__(self, points: BlockPoints, rng: np.random.Generator) -> BlockPoints:
         """Scaled points."""
@@ -87,8 +105,11 @@ class Scale:
 class Jitter:
     """Gaussian noise of ``sigma`` metres on every coordinate, clipped at ``clip``."""
 
-    sigma: float = 0.005
-    clip: float = 0.02
+    sigma: Small = 0.005
+    clip: Small = 0.02
+
+    def __post_init__(self):
+        validate(self)
 
     def __call__(self, points: BlockPoints, rng: np.random.Generator) -> BlockPoints:
         """Points, moved a little."""
@@ -100,7 +121,10 @@ class Jitter:
 class ColorDrop:
     """All colours of the block 0 with probability ``chance``."""
 
-    chance: float = 0.2
+    chance: Share = 0.2
+
+    def __post_init__(self):
+        validate(self)
 
     def __call__(self, points: BlockPoints, rng: np.random.Generator) -> BlockPoints:
         """Points, with colour or without."""
@@ -112,7 +136,10 @@ class ColorContrast:
     """With probability ``chance``, colours moved a random part of the way to full contrast, 0..255
     in every channel of the block."""
 
-    chance: float = 0.2
+    chance: Share = 0.2
+
+    def __post_init__(self):
+        validate(self)
 
     def __call__(self, points: BlockPoints, rng: np.random.Generator) -> BlockPoints:
         """Points, with stretched colours or as they were."""

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import nn
 
-from ..config import check, device
+from ..config import device
 from ..data.blocks import NINE, BlockGrid, count_channels, place_of_channels
 from ..data.classes import ClassList
 from ..data.dataset import Split, area_name, split_by_area
@@ -48,7 +48,6 @@ def train(config: DictConfig) -> float:
     Returns:
         mIoU on the test area under the configured protocol.
     """
-    check(config)
     chosen, world = _processes(config)
     folder = Path(world.share(HydraConfig.get().runtime.output_dir))
     resuming = bool(config.resume)
@@ -60,7 +59,6 @@ def train(config: DictConfig) -> float:
         resuming = (folder / "checkpoints" / "last.ckpt").is_file()
     facts = {**provenance(chosen, world.size), "settings": asked(config)}
     store, split, grid = _open_data(config, world)
-    adapt(config, store)
     run_log = RunLog(folder if world.first else None, _resumed_step(folder, resuming))
     trainer = _trainer(config, folder, store, split, grid, chosen, world, run_log)
     if resuming:
@@ -216,12 +214,16 @@ def _watched(
 
 
 def _open_data(config: DictConfig, world: World) -> tuple[RoomStore, Split, BlockGrid]:
-    """The store, its split and grid; what has to be prepared first is prepared by one process."""
+    """The store, its split and grid; what has to be prepared first is prepared by one process.
+
+    Sets what of the config depends on the data (:func:`adapt`).
+    """
     if not world.first:
         world.barrier()
     store: RoomStore = instantiate(config.data.store)
     if world.first:
         world.barrier()
+    adapt(config, store)
     instantiate(config.protocol).require_rooms(store)
     split = split_by_area(store, config.data.fold, config.data.validation, config.seed)
     return store, split, instantiate(config.data.grid)

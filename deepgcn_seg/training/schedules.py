@@ -2,6 +2,9 @@
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
+
+from ..settings import Count, Share, integer, number, validate
 
 
 @dataclass(frozen=True)
@@ -17,10 +20,13 @@ class Clock:
 class HalveBySamples:
     """``start`` halved every ``samples`` samples, counted ``samples_per_step`` a step, never below ``floor``."""
 
-    samples: int
-    samples_per_step: int
-    floor: float
-    start: float = 1.0
+    samples: Annotated[int, integer(1)]
+    samples_per_step: Count
+    floor: Share
+    start: Annotated[float, number(0, 1, above=True)] = 1.0
+
+    def __post_init__(self):
+        validate(self)
 
     def __call__(self, clock: Clock) -> float:
         """The value at a step."""
@@ -31,7 +37,10 @@ class HalveBySamples:
 class HalveByEpochs:
     """1 halved every ``epochs`` epochs."""
 
-    epochs: int
+    epochs: Count
+
+    def __post_init__(self):
+        validate(self)
 
     def __call__(self, clock: Clock) -> float:
         """The value at a step."""
@@ -42,8 +51,11 @@ class HalveByEpochs:
 class WarmupCosine:
     """Linear from 0 to 1 over the first share ``warmup`` of all steps, then a cosine down to ``floor``."""
 
-    warmup: float = 0.1
-    floor: float = 0.0
+    warmup: Share = 0.1
+    floor: Share = 0.0
+
+    def __post_init__(self):
+        validate(self)
 
     def __call__(self, clock: Clock) -> float:
         """The value at a step."""
