@@ -5,15 +5,20 @@ import math
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from torch import nn
 
+from deepgcn_seg.data.blocks import BlockGrid
 from deepgcn_seg.data.classes import ClassList
 from deepgcn_seg.data.prepare import write_manifest
 from deepgcn_seg.data.room import Room
 from deepgcn_seg.data.store import RoomStore, write_room
+from deepgcn_seg.errors import UserError
 from deepgcn_seg.evaluation import Protocol, Scores, confusion_matrix
+from deepgcn_seg.evaluation.evaluate import evaluate_rooms
 from deepgcn_seg.evaluation.protocols import cover
-from deepgcn_seg.inference.picture import draw_points, room_picture
+from deepgcn_seg.inference.picture import close_together, draw_points, plain, room_picture
 
 CLASSES = ClassList.of(["a", "b", "c"], [(255, 0, 0), (0, 255, 0), (0, 0, 255)])
 CPU = torch.device("cpu")
@@ -23,8 +28,36 @@ def test_confusion_matrix():
     truth = torch.tensor([0, 0, 1, 1, 1])
     predicted = torch.tensor([0, 1, 1, 1, 2])
     assert confusion_matrix(truth, predicted, 3).tolist() == [[1, 1, 0], [0, 2, 1], [0, 0, 0]]
-    with pytest.raises(ValueError, match="labels 0..7"):
+    with pytest.raises(ValueError, match=r"labels 0\.\.7"):
         confusion_matrix(torch.tensor([0, 7]), torch.tensor([0, 0]), 3)
+
+
+@pytest.mark.parametrize("which", ["truth", "prediction"])
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.tensor([0, 3]), r"labels 0\.\.3, but there are 3"),
+        (torch.tensor([-1, 0]), r"labels -1\.\.0"),
+        (torch.tensor([0.0, 1.0]), "must hold integers"),
+        (torch.tensor([True, False]), "must hold integers"),
+        (torch.tensor([0, 1, 2]), "of one shape"),
+        (torch.tensor([[0, 1]]), "of one shape"),
+        (torch.tensor([0, 1], device="meta"), "on one device"),
+    ],
+)
+def test_a_confusion_matrix_takes_labels_alone(which, labels, message):
+    good = torch.tensor([0, 1])
+    pair = (labels, good) if which == "truth" else (good, labels)
+    with pytest.raises(ValueError, match=message) as raised:
+        confusion_matrix(*pair, 3)
+    assert which in str(raised.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int32])
+def test_a_confusion_matrix_of_any_integers(dtype):
+    labels = torch.tensor([0, 2, 2]).to(dtype)
+    assert confusion_matrix(labels, labels, 3).diagonal().tolist() == [1, 0, 2]
+    assert confusion_matrix(labels[:0], labels[:0], 3).sum() == 0
 
 
 def test_scores_by_hand():
@@ -117,6 +150,52 @@ def test_block_protocols_score_sampled_points(small_store, name, blocks, monkeyp
     assert sum(shape[0] for shape in model.shapes) == blocks
 
 
+class Broken(ByHeight):
+    """Puts out one value that is not finite, for one block of room y_1, which is the last."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def forward(self, points):
+        logits = super().forward(points)
+        if points.shape[0] == 1:
+            logits[0, 3, 1] = self.value
+        return logits
+
+
+@pytest.mark.parametrize("name", ["rooms", "recut", "blocks"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_scores_that_are_not_finite_name_checkpoint_and_block(small_store, tmp_path, name, value, monkeypatch):
+    monkeypatch.setattr("deepgcn_seg.data.blocks.BlockGrid.__init__.__defaults__", (1.0, 0.5, 1))
+    protocol = Protocol(name, 1000, batch_size={"rooms": 6, "recut": 6, "blocks": 12}[name])
+    with pytest.raises(UserError, match=r"my\.ckpt: .* NaN or infinite in the block Area_1/y_1 at 0, 0"):
+        evaluate_rooms(
+            Broken(value), protocol, small_store, small_store.rooms, CPU, tmp_path, "title", checkpoint="my.ckpt"
+        )
+
+
+def test_a_network_of_other_classes_is_one_line(small_store):
+    for name in ("rooms", "recut"):
+        with pytest.raises(UserError, match="4 classes, but .* has 3"):
+            Protocol(name, 64).run(OneMore(), small_store, small_store.rooms[:1], CPU)
+
+
+class OneMore(ByHeight):
+    """A class more than the data have."""
+
+    def forward(self, points):
+        return nn.functional.pad(super().forward(points), (0, 1))
+
+
+@pytest.mark.parametrize("left_out", [slice(2, None), slice(None)])
+def test_a_point_that_nobody_votes_for_has_no_label(small_store, monkeypatch, left_out):
+    cut = BlockGrid.cut
+    monkeypatch.setattr(BlockGrid, "cut", lambda *arguments: cut(*arguments)[left_out.start or 99 :])
+    with pytest.raises(UserError, match=r"Area_1/x_1: (\d+ of 700 points are in no block|no block has any)"):
+        Protocol("rooms", 64).run(ByHeight(), small_store, small_store.rooms[:1], CPU)
+
+
 def test_a_protocol_leaves_the_model_as_it_was(small_store):
     model = ByHeight().train()
     Protocol("rooms", 64).run(model, small_store, small_store.rooms, CPU)
@@ -149,3 +228,32 @@ def test_picture_shows_near_points_before_far_ones(tmp_path):
     label = np.arange(1601) % 3
     room_picture(tmp_path / "room.png", xyz, rgb, label, label[::-1].copy(), CLASSES, "a roof", open_side=0)
     assert (tmp_path / "room.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("name", [r"$\frac{$", "_hidden", "$x$", "a\nb", "\udcff", "名", "<b>&", "", "long " * 500])
+def test_a_picture_shows_names_as_they_are(tmp_path, name):
+    classes = ClassList.of([name, "b"], [(255, 0, 0), (0, 255, 0)])
+    xyz = np.random.default_rng(0).uniform(0, 2, (50, 3))
+    label = np.arange(50) % 2
+    room_picture(tmp_path / "a.png", xyz, np.zeros((50, 3), np.uint8), label, label, classes, name)
+    assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_no_name_is_left_out_of_a_legend_or_read_as_mathematics():
+    figure = Figure()
+    FigureCanvasAgg(figure)
+    for name in ("_hidden", "$x$"):
+        text = figure.text(0, 0, "")
+        plain(text, name)
+        assert text.get_text() == name and not text.get_parse_math()
+
+
+def test_stray_points_do_not_make_a_picture_larger_or_a_dot():
+    xyz = np.random.default_rng(0).uniform(0, 3, (1000, 3))
+    assert close_together(xyz).all()
+    xyz[7] = [1e6, 1e6, 0]
+    assert np.flatnonzero(~close_together(xyz)).tolist() == [7]
+    assert close_together(xyz[:1]).all()
+    # A line that goes away from the viewer is no wider than a pixel: its picture must not be as high as memory.
+    line = np.linspace(0, 1e6, 50)[:, None] * [-np.sin(np.radians(35)), np.cos(np.radians(35)), 0]
+    assert draw_points(line, np.zeros((50, 3), np.uint8), width=100).shape[0] < 250

@@ -1,16 +1,21 @@
 """Scans of any format and place get labels; the command, and its errors."""
 
 import json
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from test_commands import data_root, run, trained  # noqa: F401
 
 from deepgcn_seg import Segmenter
+from deepgcn_seg.data.classes import ClassList
 from deepgcn_seg.data.scan import Scan, read_scan, write_scan
 from deepgcn_seg.errors import UserError
-from deepgcn_seg.inference.predict import output_paths, truth_of
+from deepgcn_seg.inference.predict import classes_path, output_paths, require_distinct, truth_of, write_labelled
+from deepgcn_seg.inference.segmenter import Prediction, colors_of
+from deepgcn_seg.inference.viewer import write_viewer
 
 ORIGIN = np.array([451234.5, 5412345.25, 112.0])
 
@@ -91,11 +96,132 @@ def test_a_scan_without_colour_is_told(segmenter, caplog):
 
 
 def test_points_without_sense(segmenter):
-    for bad in (np.zeros((0, 3)), np.zeros((5, 2)), np.full((5, 3), np.nan)):
-        with pytest.raises(UserError):
+    texts, masked = np.full((5, 3), "1"), np.ma.masked_less(office(5)[0], 1)
+    for bad in (
+        *(np.zeros((0, 3)), np.zeros((5, 2)), np.zeros(3), np.full((5, 3), np.nan), np.full((5, 3), np.inf)),
+        *(texts, masked, [[1, 2, 3], [4, 5]], np.zeros((5, 3), complex), np.zeros((5, 3), bool), None),
+        *(torch.zeros(5, 3, device="meta"), torch.zeros(5, 3).to_sparse(), [[0, 0, 0], [1e300, 0, 0]]),
+    ):
+        with pytest.raises(UserError, match="points"):
             segmenter.predict(bad)
-    with pytest.raises(UserError, match="up=w"):
-        segmenter.predict(office()[0], up="w")
+    for settings in ({"up": "w"}, {"scale": 0}, {"scale": np.nan}, {"scale": -1}, {"scale": "1"}):
+        with pytest.raises(UserError, match=f"{next(iter(settings))}="):
+            segmenter.predict(office()[0], **settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"stride": value} for value in (0, -1, np.nan, 1.5, 1e-9, "1")),
+        *({"votes": value} for value in (0, 1.5, True)),
+        *({"tile": value} for value in (0, np.inf, 1e9)),
+        *({"batch_size": value} for value in (0, -3)),
+    ],
+    ids=str,
+)
+def test_settings_out_of_range_end_before_any_point(checkpoint, settings):
+    with pytest.raises(UserError, match=f"^{next(iter(settings))}="):
+        Segmenter(checkpoint, device="cpu", **settings)
+
+
+def as_list(values):
+    return values.tolist()
+
+
+@pytest.mark.parametrize(
+    "convert", [as_list, torch.from_numpy, lambda a: torch.from_numpy(a).requires_grad_(), np.asfortranarray]
+)
+def test_points_may_be_tensors_and_lists(segmenter, convert):
+    xyz, rgb = office(300)
+    colors = rgb if convert is not as_list else rgb.tolist()
+    assert np.array_equal(segmenter.predict(convert(xyz), colors).label, segmenter.predict(xyz, rgb).label)
+
+
+RGB = office(50)[1]
+SAME = {
+    "uint8": RGB,
+    "int64": RGB.astype(np.int64),
+    "list": RGB.tolist(),
+    "tensor": torch.from_numpy(RGB),
+    "float of 0..255": RGB.astype(np.float32),
+    "bfloat16": torch.from_numpy(RGB).to(torch.bfloat16),
+    "float of 0..1": RGB / 255,
+    "float32 of 0..1": RGB / np.float32(255),
+    "tensor of 0..1": torch.from_numpy(RGB) / 255,
+    "list of 0..1": (RGB / 255).tolist(),
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_colours_mean_the_same_in_every_form(name):
+    assert np.array_equal(colors_of(SAME[name], 50), RGB)
+
+
+@pytest.mark.parametrize(
+    ("rgb", "message"),
+    [
+        (RGB[:49], r"must be \(50, 3\)"),
+        (np.r_[RGB, RGB[:1]], r"must be \(50, 3\)"),
+        (np.c_[RGB, RGB[:, :1]], r"must be \(50, 3\)"),
+        (RGB.T, r"must be \(50, 3\)"),
+        (RGB.ravel(), r"must be \(50, 3\)"),
+        (RGB.astype(np.int16) - 300, "0..255"),
+        (RGB.astype(np.uint16) * 257, "0..255"),
+        (RGB / np.where(RGB[0, 0] == RGB, np.nan, 1.0), "0..255"),
+        (RGB / 250, "fractions up to"),
+        (RGB + 0.5, "fractions|0..255"),
+        ((RGB > 100).astype(float), "only 0 and 1"),
+        ((RGB > 100).astype(int), "only 0 and 1"),
+        (RGB > 100, "must be numbers"),
+        (RGB.astype(str), "must be numbers"),
+        (RGB.astype(complex), "must be numbers"),
+        ([[1, 2], [3]], "rgb"),
+        (np.ma.masked_less(RGB, 50), "masked"),
+    ],
+)
+def test_colours_whose_meaning_is_not_known_are_refused(rgb, message):
+    with pytest.raises(UserError, match=message):
+        colors_of(rgb, 50)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.int64])
+def test_colours_that_are_all_zero_are_none(segmenter, caplog, dtype):
+    xyz = office(400)[0]
+    without = segmenter.predict(xyz)
+    with caplog.at_level("INFO"):
+        black = segmenter.predict(xyz, np.zeros((400, 3), dtype))
+    assert "all zero: it is taken for one without colours" in caplog.text
+    assert np.array_equal(black.confidence, without.confidence)
+
+
+# -- points far away ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", [[1e6, 1e6, 0], [-1e6, 3e5, 0], [-1e8, -1e8, 0]])
+def test_a_stray_point_costs_one_tile_and_changes_no_other_label(segmenter, where):
+    # Multiples of 1/1024 m, moved by whole tiles: the others' coordinates in their tile are the same to the last bit.
+    xyz, rgb = office(600)
+    xyz = np.round(xyz * 1024) / 1024
+    xyz[0] = 0
+    before = segmenter.predict(xyz, rgb)
+    found = segmenter.predict(np.r_[xyz, [where]], np.r_[rgb, rgb[:1]])
+    assert len(found.label) == 601 and np.isfinite(found.confidence).all()
+    assert (found.label[:600] == before.label).mean() > 0.9
+
+
+def test_a_long_line_of_points_costs_as_many_tiles_as_have_some(checkpoint):
+    xyz = np.zeros((40, 3))
+    xyz[:, :2] = np.arange(40)[:, None] * 1e5
+    found = Segmenter(checkpoint, device="cpu").predict(xyz, np.full((40, 3), 9, np.uint8))
+    assert (found.confidence > 0).all()
+
+
+def test_a_network_that_puts_out_nan_gives_no_labels(checkpoint):
+    segmenter = Segmenter(checkpoint, device="cpu")
+    with torch.no_grad():
+        next(segmenter.model.head.parameters())[0] = torch.nan
+    with pytest.raises(UserError, match=r"best\.ckpt: .* NaN or infinite in the block"):
+        segmenter.predict(*office(300))
 
 
 # -- the command --------------------------------------------------------------------------------
@@ -158,6 +284,112 @@ def test_mistakes_are_one_line(checkpoint, tmp_path, arguments, message):
         and message in errors[0]
     )
     assert "Traceback" not in done.stderr
+
+
+def link(path, target):
+    path.symlink_to(target)
+    return path
+
+
+def hard_link(path, target):
+    path.hardlink_to(target)
+    return path
+
+
+READ, WRITTEN = ("scan", "checkpoint"), ("output", "view", "picture")
+
+
+@pytest.mark.parametrize("key", WRITTEN)
+@pytest.mark.parametrize("file", READ)
+@pytest.mark.parametrize(
+    "name",
+    [
+        lambda path, target: target,
+        link,
+        hard_link,
+        lambda path, target: target.parent / ".." / target.parent.name / target.name,
+    ],
+)
+def test_nothing_that_is_read_is_overwritten(tmp_path, key, file, name):
+    read = [(what, tmp_path / f"{what}.ply") for what in READ]
+    for what, path in read:
+        path.write_text(what)
+    written = [(what, tmp_path / f"{what}.out") for what in WRITTEN if what != key]
+    require_distinct(read, [*written, (key, tmp_path / "fine.out")])
+    with pytest.raises(UserError, match=f"^{key}=.* would overwrite the {file} "):
+        require_distinct(read, [*written, (key, name(tmp_path / "other", dict(read)[file]))])
+
+
+@pytest.mark.parametrize("first", ["a/b.ply", "a.ply"])
+def test_nothing_that_is_written_is_overwritten(tmp_path, first):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "linked").symlink_to(tmp_path / "a")
+    path = tmp_path / first
+    other = tmp_path / first.replace("a/", "linked/")
+    with pytest.raises(UserError, match="^picture=.* would overwrite view="):
+        require_distinct([], [("output", tmp_path / "o.ply"), ("view", path), ("picture", other)])
+    # Before either exists, and one as the folder of the other.
+    with pytest.raises(UserError, match="its folder would be output="):
+        require_distinct([], [("output", path), ("view", path / "x.html")])
+    with pytest.raises(UserError, match="^view=.* would overwrite output="):
+        require_distinct([], [("output", path), ("output", classes_path(path)), ("view", classes_path(path))])
+
+
+@pytest.mark.parametrize("key", ["view", "picture"])
+def test_the_scan_survives_its_own_name(checkpoint, tmp_path, key):
+    path = scan_file(tmp_path / "a.ply")
+    before = path.read_bytes()
+    done = run(
+        "predict", f"checkpoint={checkpoint}", f"input={path}", f"output={tmp_path}/o.ply", f"{key}={path}",
+        f"hydra.run.dir={tmp_path}/log", "device=cpu", check=False,
+    )  # fmt: skip
+    assert done.returncode == 2 and f"{key}={path} would overwrite the scan" in done.stderr
+    assert path.read_bytes() == before and not (tmp_path / "o.ply").exists()
+
+
+NAMES = [
+    "<!--<script>",
+    "</script><script>alert(1)</script>",
+    "]]>&lt;",
+    "a\u2028b",
+    "\udcff",
+    "${x}`",
+    "\\u003c",
+    "{{data}}",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_holds_names_as_data_alone(tmp_path, name):
+    xyz = office(9)[0]
+    found = Prediction(np.zeros(9, np.uint8), np.ones(9, np.float32))
+    classes = ClassList.of([name, "b"], [[1, 2, 3]] * 2)
+    write_viewer(tmp_path / "a.html", xyz, None, found, None, classes, name)
+    page = (tmp_path / "a.html").read_text(encoding="utf-8")
+    plain = json.loads(page.split('type="application/json">')[1].split("</script>")[0])
+    assert plain["classes"] == [name, "b"] and plain["title"] == name
+    # Beside it the page is the same whatever it shows.
+    data = page.split('type="application/json">')[1].split("</script>")[0]
+    template = files("deepgcn_seg.inference").joinpath("viewer.html").read_text(encoding="utf-8")
+    assert page.replace(data, "{{data}}") == template
+    assert data.isascii() and not set("<>&") & set(data)
+
+
+def test_a_page_leaves_out_stray_points(tmp_path):
+    xyz = office(1000)[0]
+    xyz[3] = [1e6, 1e6, 0]
+    found = Prediction(np.zeros(1000, np.uint8), np.ones(1000, np.float32))
+    write_viewer(tmp_path / "a.html", xyz, None, found, None, ClassList.of(["a"], [[1, 2, 3]]), "t")
+    data = json.loads((tmp_path / "a.html").read_text().split('type="application/json">')[1].split("</script>")[0])
+    assert (data["count"], data["far"], data["total"]) == (999, 1, 1000)
+    assert data["extent"] < 3
+
+
+def test_class_names_add_no_lines_to_a_header(tmp_path):
+    scan = read_scan(scan_file(tmp_path / "a.ply"))
+    found = Prediction(np.zeros(3000, np.uint8), np.ones(3000, np.float32))
+    write_labelled(tmp_path / "b.ply", scan, found, ClassList.of(["a\nelement vertex 0", "b"], [[1, 2, 3]] * 2), False)
+    assert len(read_scan(tmp_path / "b.ply")) == 3000
 
 
 def test_where_results_go(tmp_path):

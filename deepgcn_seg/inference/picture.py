@@ -1,5 +1,6 @@
 """Pictures of rooms and scans: colour, truth, prediction, errors side by side, without a display."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -7,12 +8,26 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.text import Text
 
 from ..data.classes import ClassList
 from ..data.files import replacing
+from .texts import one_line
 
 RIGHT, WRONG = (205, 210, 205), (214, 39, 40)
 MOST_DRAWN = 1_000_000
+# A picture is at most so many times as high as wide: a chimney would need more memory than there is.
+TALLEST = 2
+# Points are far away that lie this many extents of the middle 99 % outside of it.
+FAR = 10
+
+
+def close_together(xyz: np.ndarray) -> np.ndarray:
+    """Return which points (N,) lie near the rest: a few stray ones far away would make a dot of all others."""
+    low, high = np.quantile(xyz, [0.005, 0.995], axis=0)
+    reach = FAR * (high - low).max()
+    near = ((xyz >= low - reach) & (xyz <= high + reach)).all(1)
+    return near if near.any() else np.ones(len(xyz), bool)
 
 
 def draw_points(
@@ -30,7 +45,7 @@ def draw_points(
     up = np.cos(e) * np.array([0, 0, 1]) + np.sin(e) * back
     toward = np.sin(e) * np.array([0, 0, 1]) - np.cos(e) * back
     u, v, depth = (xyz @ axis for axis in (right, up, toward))
-    scale = (width - 2 * splat - 1) / max(np.ptp(u), 1e-9)
+    scale = min((width - 2 * splat - 1) / max(np.ptp(u), 1e-9), TALLEST * width / max(np.ptp(v), 1e-9))
     height = int(np.ptp(v) * scale) + 2 * splat + 1
     column = ((u - u.min()) * scale).astype(np.int64)
     row = ((v.max() - v) * scale).astype(np.int64)
@@ -109,6 +124,10 @@ def _draw(
     title: str,
     open_side: float,
 ) -> None:
+    near = close_together(xyz)
+    if not near.all():
+        title += f" ({(~near).sum():,} points far away are not drawn)"
+        xyz, panels = xyz[near], {name: colors[near] for name, colors in panels.items()}
     low, high = xyz.min(0) + open_side, xyz.max(0) - open_side
     inside = (xyz[:, 2] < high[2]) & (xyz[:, 0] < high[0]) & (xyz[:, 1] > low[1])
     # A scan thinner than the cut is shown whole. More points than pixels would only take time.
@@ -124,10 +143,22 @@ def _draw(
     for axis, (name, colors) in zip(axes, panels.items()):
         axis.imshow(draw_points(centred, colors[keep]), interpolation="antialiased")
         axis.set_title(name)
-    figure.suptitle(title)
-    handles = [
-        Patch(facecolor=np.array(classes.palette[c]) / 255, edgecolor="0.4", label=classes.names[c]) for c in present
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncol=min(len(handles), 13), frameon=False)
-    with replacing(path) as temporary:
+    plain(figure.suptitle(""), title)
+    patches = [Patch(facecolor=np.array(classes.palette[c]) / 255, edgecolor="0.4") for c in present]
+    # Names are set afterwards: Matplotlib would leave out those that begin with an underscore.
+    legend = figure.legend(
+        patches, ["-"] * len(patches), loc="outside lower center", ncol=min(len(patches), 13), frameon=False
+    )
+    for text, label in zip(legend.get_texts(), present):
+        plain(text, classes.names[label])
+    with replacing(path) as temporary, warnings.catch_warnings():
+        # A character that the font does not have is drawn as a box.
+        warnings.filterwarnings("ignore", "Glyph")
         figure.savefig(temporary, format="png", dpi=100)
+
+
+def plain(text: Text, content: str) -> None:
+    """Show a name as it is, without mathematics between dollar signs, TeX or control characters."""
+    text.set_usetex(False)
+    text.set_parse_math(False)
+    text.set_text(one_line(content))

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,10 @@ from ..data.files import replacing
 from ..data.scan import LABELS, Scan, find_scans, read_scan, write_scan
 from ..data.scan_formats import FORMATS
 from ..errors import UserError
+from ..model.checkpoint import find_checkpoint
 from .picture import scan_picture
 from .segmenter import UP, Prediction, Segmenter
+from .texts import one_line
 from .viewer import write_viewer
 
 log = logging.getLogger(__name__)
@@ -32,14 +36,15 @@ def predict(config: DictConfig) -> None:
     outputs = output_paths(scans, Path(config.output))
     if len(scans) > 1 and (config.view or config.picture):
         raise UserError(f"view and picture show one scan, but input={config.input} stands for {len(scans)}")
+    checkpoint = find_checkpoint(config.checkpoint)
+    read = [("scan", path) for path in scans] + [("checkpoint", checkpoint)]
+    written = [("output", path) for path in outputs] + [("output", classes_path(path)) for path in outputs]
+    written += [(key, Path(config[key])) for key in ("view", "picture") if config[key]]
+    require_distinct(read, written)
+    for key, path in written:
+        _require_writable(key, path)
     segmenter = Segmenter(
-        config.checkpoint,
-        config.device,
-        config.stride,
-        config.votes,
-        config.batch_size,
-        config.tile,
-        config.trusted,
+        checkpoint, config.device, config.stride, config.votes, config.batch_size, config.tile, config.trusted
     )
     log.info("%s: %d classes, %s", config.checkpoint, len(segmenter.classes), segmenter.device)
     for path, output in zip(scans, outputs):
@@ -53,12 +58,13 @@ def predict(config: DictConfig) -> None:
         log.info("%s: %s", output, ", ".join(f"{name} {share:.1%}" for share, name in most if share > 0))
         truth = truth_of(scan, segmenter.classes)
         upright = xyz[:, UP[config.up]]
+        shown = rgb if rgb is not None and rgb.any() else None
         if config.view:
-            write_viewer(config.view, upright, rgb, found, truth, segmenter.classes, path.name)
+            write_viewer(config.view, upright, shown, found, truth, segmenter.classes, path.name)
             log.info("%s: open it in a browser", config.view)
         if config.picture:
             scan_picture(
-                config.picture, upright, rgb, found.label, found.confidence, truth, segmenter.classes, path.name
+                config.picture, upright, shown, found.label, found.confidence, truth, segmenter.classes, path.name
             )
             log.info("%s", config.picture)
 
@@ -67,7 +73,7 @@ def output_paths(scans: list[Path], output: Path) -> list[Path]:
     """A file for each scan: ``output`` itself if it names a format, else files in that folder.
 
     Raises:
-        UserError: one file for several scans, two of one name, or a scan would be overwritten.
+        UserError: one file for several scans, or two of one name.
     """
     if output.suffix.lower() in FORMATS:
         if len(scans) > 1:
@@ -77,9 +83,57 @@ def output_paths(scans: list[Path], output: Path) -> list[Path]:
         paths = [output / scan.name for scan in scans]
     if len(set(paths)) < len(paths):
         raise UserError(f"output={output}: several scans have the same name; label them one folder at a time")
-    if same := [scan for scan, path in zip(scans, paths) if path.exists() and path.samefile(scan)]:
-        raise UserError(f"output={output} would overwrite the scan {same[0]}: choose another")
     return paths
+
+
+def classes_path(output: Path) -> Path:
+    """Where the names of the classes are written, beside a labelled scan."""
+    return output.with_name(output.name + ".classes.json")
+
+
+def require_distinct(read: Sequence[tuple[str, Path]], written: Sequence[tuple[str, Path]]) -> None:
+    """Refuse to write a file that is read, or two into one, by whatever names and links.
+
+    Args:
+        read, written: what each file is (a setting, if it is written) and its path.
+
+    Raises:
+        UserError: names both.
+    """
+    taken = {_identity(path): f"the {what} {path}" for what, path in read}
+    for key, path in written:
+        same = _identity(path)
+        if same in taken:
+            raise UserError(f"{key}={path} would overwrite {taken[same]}: choose another")
+        taken[same] = f"{key}={path}"
+    for key, path in written:
+        for folder in path.parents:
+            if (found := taken.get(_identity(folder))) is not None:
+                raise UserError(f"{key}={path}: its folder would be {found}; choose another")
+
+
+def _identity(path: Path) -> tuple[object, ...]:
+    """Return what tells a file from all others: the device and number of it or of its nearest folder, and the rest."""
+    real = Path(os.path.realpath(path))
+    nearest = next(place for place in (real, *real.parents) if os.path.exists(place))
+    status, rest = nearest.stat(), real.relative_to(nearest).parts
+    other = nearest.parent / nearest.name.swapcase()
+    # A file system that finds a folder by its name in other letters does so with files, too.
+    if other != nearest and os.path.exists(other) and other.samefile(nearest):
+        rest = tuple(part.casefold() for part in rest)
+    return status.st_dev, status.st_ino, *rest
+
+
+def _require_writable(key: str, path: Path) -> None:
+    """Find out before any work that a file cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise UserError(f"{key}={path} is a folder: give a file")
+        if not os.access(path.parent, os.W_OK):
+            raise UserError(f"{key}={path}: the folder {path.parent} cannot be written to")
+    except OSError as error:
+        raise UserError(f"{key}={path}: cannot be written ({error.strerror})") from None
 
 
 def write_labelled(path: Path, scan: Scan, found: Prediction, classes: ClassList, colors: bool) -> None:
@@ -92,9 +146,9 @@ def write_labelled(path: Path, scan: Scan, found: Prediction, classes: ClassList
     if colors:
         names = [scan.field(name) or name for name in ("red", "green", "blue")]
         more |= dict(zip(names, classes.colors(found.label).T))
-    notes = [f"label {number} {name}" for number, name in enumerate(classes)]
+    notes = [f"label {number} {one_line(name)}" for number, name in enumerate(classes)]
     write_scan(path, Scan(scan.path, fields, scan.template), more, notes)
-    with replacing(path.with_name(path.name + ".classes.json")) as temporary:
+    with replacing(classes_path(path)) as temporary:
         content = {"classes": list(classes.names), "palette": [list(rgb) for rgb in classes.palette]}
         temporary.write_text(json.dumps(content, indent=1) + "\n")
 

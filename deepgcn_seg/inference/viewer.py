@@ -5,8 +5,6 @@ turn 300,000 points smoothly.
 """
 
 import base64
-import html
-import json
 from importlib.resources import files
 from pathlib import Path
 
@@ -15,7 +13,9 @@ import numpy as np
 from ..data.classes import ClassList
 from ..data.files import replacing
 from ..errors import UserError
+from .picture import close_together
 from .segmenter import Prediction
+from .texts import script_json
 
 MOST_POINTS = 300_000
 
@@ -30,7 +30,7 @@ def write_viewer(
     title: str,
     most: int = MOST_POINTS,
 ) -> None:
-    """Write the page; of larger scans a random ``most`` points, and the page says so.
+    """Write the page; of larger scans a random ``most`` points, without those far away, and the page says so.
 
     Args:
         xyz: (N, 3), z up. rgb: (N, 3) uint8 or None. truth: (N,) labels or None.
@@ -41,15 +41,19 @@ def write_viewer(
     chosen = np.arange(len(xyz))
     if len(xyz) > most:
         chosen = np.sort(np.random.default_rng(0).choice(len(xyz), most, replace=False))
-    points = xyz[chosen] - xyz.min(0)
-    extent = max(float(np.ptp(points, axis=0).max()), 1e-9)
+    near = close_together(xyz[chosen])
+    far, chosen = int((~near).sum()), chosen[near]
+    origin = xyz[chosen].min(0)
+    points = xyz[chosen] - origin
+    extent = max(float(points.max()), 1e-9)
     content = {
         "title": title,
         "total": len(xyz),
         "count": len(chosen),
+        "far": far,
         "extent": extent,
         "size": np.ptp(points, axis=0).tolist(),
-        "origin": xyz.min(0).tolist(),
+        "origin": origin.tolist(),
         "classes": list(classes.names),
         "palette": [list(color) for color in classes.palette],
         # A 65535th of the extent: millimetres in a room of 60 m.
@@ -59,13 +63,12 @@ def write_viewer(
         "confidence": _packed(np.rint(found.confidence[chosen] * 255).astype(np.uint8)),
         "truth": None if truth is None else _packed(truth[chosen].astype("<u2")),
     }
-    page = files(__package__).joinpath("viewer.html").read_text()
-    # In a script element only this could end it.
-    data = json.dumps(content).replace("</", "<\\/")
-    page = page.replace("{{title}}", html.escape(title)).replace("{{data}}", data)
+    page = files(__package__).joinpath("viewer.html").read_text(encoding="utf-8")
+    # The only place of the page that anything is written into; its own script puts names into text nodes.
+    page = page.replace("{{data}}", script_json(content))
     try:
         with replacing(path) as temporary:
-            temporary.write_text(page)
+            temporary.write_text(page, encoding="utf-8")
     except OSError as error:
         raise UserError(f"view={path}: cannot be written ({error})") from None
 
