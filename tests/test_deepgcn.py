@@ -3,11 +3,12 @@ from functools import partial
 
 import pytest
 import torch
+import torch_geometric.nn as pyg
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from deepgcn_seg import DeepGCN
-from deepgcn_seg.model import EdgeConv, GENConv, MRConv
+from deepgcn_seg.model import EdgeConv, GENConv, MessagePassing, MRConv
 from deepgcn_seg.model.fusion import JointPointwise
 from deepgcn_seg.model.layers import BatchNorm, LayerSpec
 from deepgcn_seg.model.reversible import ReversibleBlock
@@ -147,13 +148,15 @@ def test_short_constructors():
 
 
 def plain_run(model, points, mask=None):
-    """Backbone of a reversible model with ordinary autograd through its blocks."""
+    """Backbone of a reversible model with ordinary autograd through its blocks, without autocast."""
     b = model.backbone
     positions = points[..., b.positions]
     graph = b._graphs(positions, mask)
     x = b.head(points, b.graphs[0](positions, mask), mask)
-    for i, block in enumerate(b.blocks):
-        x = block(x, graph(i + 1, x), mask)
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    with torch.autocast("cpu", enabled=False):
+        for i, block in enumerate(b.blocks):
+            x = block(x, graph(i + 1, x), mask)
     return b._finish(x, mask)
 
 
@@ -194,17 +197,79 @@ def test_reversible_memory_does_not_grow_with_depth_but_for_graphs():
     assert saved(40) == saved(5)
 
 
-def test_reversible_dropout_is_one_mask_for_all_blocks_and_backward():
-    model = DeepGCN.revgcn(**SMALL, block_dropout=0.5, stochastic=False)
-    points = torch.rand(1, 40, 9)
+def test_reversible_dropout_is_one_mask_split_over_the_groups():
+    """eff_gcn_modules/rev: a mask of all channels, drawn once, each group's branch taking its part, in every block."""
+    model = DeepGCN.revgcn(**SMALL, block_dropout=0.4, stochastic=False).double()
+    backbone, points = model.backbone, torch.rand(2, 40, 9, dtype=torch.float64)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
     torch.manual_seed(3)
-    a = model.backbone(points)[0]
+    found = backbone(points)[0]
+    grads = torch.autograd.grad(found.square().sum(), backbone.parameters())
+    model.load_state_dict(before)
     torch.manual_seed(3)
-    b = model.backbone(points)[0]
-    assert torch.equal(a, b)
-    assert not torch.equal(a, model.backbone(points)[0])
-    a.sum().backward()
-    assert all(torch.isfinite(p.grad).all() for p in model.backbone.parameters())
+    mask = F.dropout(torch.ones(2, 40, 8, dtype=torch.float64), 0.4)
+    assert not torch.equal(mask[..., :4], mask[..., 4:])
+    positions = points[..., backbone.positions]
+    graph = backbone._graphs(positions, None)
+    y = backbone.head(points, backbone.graphs[0](positions))
+    for i, block in enumerate(backbone.blocks):
+        index = graph(i + 1, y)
+        first, second = block.branches
+        one, two = y[..., :4], y[..., 4:]
+        one = one + first.conv(first.act(first.norm(two)) * mask[..., :4], index)
+        two = two + second.conv(second.act(second.norm(one)) * mask[..., 4:], index)
+        y = torch.cat([one, two], -1)
+    expected = backbone._finish(y, None)
+    assert torch.allclose(found, expected)
+    for a, b in zip(grads, torch.autograd.grad(expected.square().sum(), backbone.parameters())):
+        assert torch.allclose(a, b, rtol=1e-6, atol=1e-7)
+
+
+def test_reversible_groups_start_from_the_sum_of_the_others():
+    block = DeepGCN.revgcn(**{**SMALL, "channels": 12, "groups": 3}).double().train().backbone.blocks[0]
+    x, index = torch.randn(2, 40, 12, dtype=torch.float64), torch.randint(0, 40, (2, 40, 4))
+    one, two, three = x.chunk(3, -1)
+    y = two + three
+    expected = []
+    for branch, group in zip(block.branches, (one, two, three)):
+        y = group + branch.conv(branch.act(branch.norm(y)), index)
+        expected.append(y)
+    assert torch.allclose(block(x, index), torch.cat(expected, -1))
+    assert torch.allclose(block.inverse(block(x, index), index), x)
+
+
+@pytest.mark.parametrize("depth", [14, 28, pytest.param(112, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_reversible_gradients_are_those_of_autograd(depth, precision):
+    """Under autocast too: the blocks run in float32, else they would not recover their inputs."""
+    settings = {**SMALL, "depth": depth, "stochastic": False, "dilation": "none"}
+    model, points = DeepGCN.revgcn(**settings), torch.rand(2, 48, 9)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    upstream, found = torch.randn(2, 48, 8), []
+    for forward in (plain_run, lambda model, points: model.backbone(points)[0]):
+        model.load_state_dict(before)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            out = forward(model, points)
+        grads = torch.autograd.grad(out, model.backbone.parameters(), upstream)
+        found.append(torch.cat([grad.flatten() for grad in grads]))
+    expected, reversible = found
+    assert F.cosine_similarity(expected, reversible, dim=0) > 0.9999
+    assert (expected - reversible).norm() < 0.02 * expected.norm()
+
+
+def test_reversible_weights_of_half_precision_are_refused_in_training():
+    model = DeepGCN.revgcn(**SMALL).bfloat16()
+    with pytest.raises(ValueError, match=r"torch\.bfloat16: keep the weights in float32"):
+        model(torch.rand(1, 40, 9, dtype=torch.bfloat16))
+
+
+def test_reversible_convolutions_may_not_draw_random_numbers():
+    """The inverse would draw others, and recover something else."""
+    conv = partial(MessagePassing, operator=partial(pyg.GATv2Conv, heads=2, concat=False, dropout=0.5))
+    model = DeepGCN.revgcn(**SMALL, conv=conv)
+    with pytest.raises(ValueError, match="draws random numbers"):
+        model(torch.rand(1, 40, 9))
+    assert model.eval()(torch.rand(1, 40, 9)).isfinite().all()
 
 
 def test_reversible_depth_112_trains():
@@ -246,6 +311,25 @@ def test_a_joint_layer_is_a_linear_map_of_the_concatenation(widths, nested, shar
     assert torch.allclose(
         torch.autograd.grad(layer(x, shared=front if shared else None), x, upstream)[0], gradients[0][0]
     )
+
+
+def test_dropout_in_a_dense_backbone_reaches_the_fusion_block_as_it_was_drawn():
+    """Each layer drops channels of its whole output: what it repeats of earlier ones is no longer theirs."""
+    model = DeepGCN.densegcn(**SMALL, block_dropout=0.4, stochastic=False, dropout=0.0).double().train()
+    points = torch.rand(2, 40, 9, dtype=torch.float64)
+    torch.manual_seed(3)
+    found = model(points)
+    torch.manual_seed(3)
+    layers = torch.cat(model.features(points), -1)
+    fusion, head = model.fusion.layer, model.head
+    fused = fusion.finish(fusion.linear(layers)).amax(1)
+    expected = head.first.finish(head.first.linear(torch.cat([fused[:, None].expand(-1, 40, -1), layers], -1)))
+    for layer in head.rest:
+        expected = layer(expected)
+    assert torch.allclose(found, head.classifier(expected))
+    with torch.no_grad():
+        torch.manual_seed(3)
+        assert torch.allclose(model(points), found)
 
 
 def test_moments_of_equal_blocks_may_be_counted_once_for_all():

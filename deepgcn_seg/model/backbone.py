@@ -99,12 +99,16 @@ class Backbone(nn.Module):
     def joint(self, points: Tensor, mask: Tensor | None = None) -> Tensor:
         """All layers' features side by side, each once: (B, N, sum of their channels).
 
+        A dense backbone's last layer holds those of all layers, unless dropout has since changed them: then each
+        layer's output is there in full, with what it repeats of earlier ones.
+
         Where no gradient is wanted of many, each is put in its place as it is made: it exists once, not in a list too;
         but for hooks, which are to see :meth:`forward`.
         """
-        if self.connection in ("dense", "rev"):
+        dropped = self.connection == "dense" and self.dropout > 0 and self.training
+        if self.connection in ("dense", "rev") and not dropped:
             return self(points, mask)[-1]
-        if hooked(self) or not sliced(points):
+        if dropped or hooked(self) or not sliced(points):
             return torch.cat(self(points, mask), -1)
         joint, start = points.new_empty(0), 0
         for x in self._layers(points, mask):

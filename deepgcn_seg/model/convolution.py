@@ -15,6 +15,9 @@ from ..ops import edge_extremum, gather_neighbors, neighbor_max
 from ..ops.edges import center_and_neighbor
 from .layers import BatchNorm, LayerSpec, Pointwise, make_norm, negative_slope
 
+# What GENConv's power mean clamps messages and their mean to, as the authors' code.
+POWER_RANGE = (1e-7, 1e1)
+
 
 class EdgeConv(nn.Module):
     r"""max_j layer(W [x_i ; x_j - x_i] + b), the layer being norm and activation over edges.
@@ -95,6 +98,9 @@ class MRConv(nn.Module):
 class GraphSAGE(nn.Module):
     """layer(W [x_i ; max_j layer(W' x_j)]), as the TensorFlow code.
 
+    The inner layer stands behind the gather there, so that its norm takes its statistics over edges: a point counts
+    once for each of the points that have it as neighbour. Here it is computed once per point, and counted so.
+
     Args:
         normalize: divide each output by its L2 norm (``--normalize_sage``, off there too).
     """
@@ -107,9 +113,18 @@ class GraphSAGE(nn.Module):
 
     def forward(self, x: Tensor, index: Tensor, mask: Tensor | None = None) -> Tensor:
         """Convolve."""
-        pooled = neighbor_max(self.pool(x, mask), index, mask)
+        counts = None if self.pool.sliceable else in_degree(index, mask)
+        pooled = neighbor_max(self.pool(x, mask, counts), index, mask)
         out = self.layer(torch.cat([x, pooled], -1), mask)
         return F.normalize(out, dim=-1) if self.normalize else out
+
+
+def in_degree(index: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return how many present points have each point as neighbour, (B, N) float32, of an index (B, N, k)."""
+    batch, count, k = index.shape
+    edges = torch.ones(1, 1, 1, device=index.device) if mask is None else mask[:, :, None].float()
+    zeros = torch.zeros(batch, count, device=index.device)
+    return zeros.scatter_add_(1, index.flatten(1), edges.expand(batch, count, k).flatten(1))
 
 
 class GIN(nn.Module):
@@ -131,6 +146,10 @@ class GIN(nn.Module):
 
 class GENConv(nn.Module):
     """DeeperGCN's generalised convolution (2006.07739, section 3): MLP(x_i + aggr_j(relu(x_j) + eps)).
+
+    Details are those of the authors' code (deep_gcns_torch, ``torch_message.py``), where torch_geometric's ``GENConv``
+    differs: the power mean clamps messages, and their mean, to 1e-7..10 (there 1e-4..100), and a softmax whose
+    temperature is not learned has weights that carry no gradient (there they do).
 
     Args:
         aggregation: ``softmax`` (equation 5) or ``power`` (power mean, equation 6).
@@ -161,7 +180,7 @@ class GENConv(nn.Module):
         super().__init__()
         if aggregation not in ("softmax", "power"):
             raise ValueError(f"unknown aggregation {aggregation!r}: choose softmax or power")
-        self.aggregation, self.eps = aggregation, eps
+        self.aggregation, self.learn_temperature, self.eps = aggregation, learn_temperature, eps
         self.temperature = nn.Parameter(torch.tensor(float(temperature)), requires_grad=learn_temperature)
         self.message_scale = None
         if message_norm:
@@ -180,10 +199,11 @@ class GENConv(nn.Module):
             x = self.project(x)
         message = gather_neighbors(x.relu() + self.eps, index)
         if self.aggregation == "softmax":
-            pooled = ((self.temperature * message).softmax(2) * message).sum(2)
+            weight = (self.temperature * message).softmax(2)
+            pooled = ((weight if self.learn_temperature else weight.detach()) * message).sum(2)
         else:
-            pooled = message.clamp(1e-4, 1e2).pow(self.temperature).mean(2)
-            pooled = pooled.clamp(1e-4, 1e2).pow(1 / self.temperature)
+            pooled = message.clamp(*POWER_RANGE).pow(self.temperature).mean(2)
+            pooled = pooled.clamp(*POWER_RANGE).pow(1 / self.temperature)
         if self.message_scale is not None:
             pooled = F.normalize(pooled, dim=-1) * x.norm(dim=-1, keepdim=True) * self.message_scale
         x = x + pooled

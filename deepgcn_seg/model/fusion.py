@@ -35,21 +35,24 @@ class JointPointwise(Pointwise):
         super().__init__(shared + sum(widths), out_channels, spec)
         self.widths, self.nested, self.shared = list(widths), nested, shared
 
-    def weights(self) -> tuple[Tensor, Tensor]:
-        """Those of the shared vector (out, shared), and of each feature once (out, ·)."""
-        return _each_once(self.linear.weight, self.shared, self.parts)
+    def weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of the shared vector (out, shared), and of each channel of x (out, ·)."""
+        return _each_once(self.linear.weight, self.shared, self.parts(x))
 
-    @property
-    def parts(self) -> list[int]:
-        """Widths of the weights' columns that are for the same features, from the first on."""
-        return self.widths if self.nested else [sum(self.widths)]
+    def parts(self, x: Tensor) -> list[int]:
+        """Widths of the weights' columns that are for the same channels of x, from the first on.
+
+        A dense backbone gives the last layer's output alone, whose first channels all layers repeat, or all outputs
+        (:meth:`.Backbone.joint`).
+        """
+        return self.widths if self.nested and x.shape[-1] == self.widths[-1] else [sum(self.widths)]
 
     def forward(self, x: Tensor, mask: Tensor | None = None, shared: Tensor | None = None) -> Tensor:
         """x (B, N, ·) from :meth:`.Backbone.joint`, shared (B, shared) -> (B, N, out_channels)."""
         if shared is None:
             shared = x.new_empty(len(x), 0)
         operands = as_autocast(x, shared, self.linear.weight, self.linear.bias)
-        return self.finish(_JointLinear.of(*operands, self.parts), mask)
+        return self.finish(_JointLinear.of(*operands, self.parts(x)), mask)
 
 
 def _each_once(weight: Tensor, shared: int, widths: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -123,7 +126,7 @@ class FusionBlock(nn.Module):
     def _fuse_in_slices(self, features: Tensor, mask: Tensor | None) -> Tensor:
         """Some points at a time, so that their channels are never whole; norm and activation only of the maximum."""
         layer = self.layer
-        weight, bias = layer.weights()[1], layer.linear.bias
+        weight, bias = layer.weights(features)[1], layer.linear.bias
         sign = layer.monotone_sign()
         fused = torch.empty(0)
         for blocks, points in slices(features):

@@ -41,7 +41,7 @@ class PredictionHead(nn.Module):
         if not sliced(features) or not all(layer.sliceable for layer in (self.first, *self.rest)):
             return self._classify(self.first(features, mask, fused), mask)
         # Some points at a time, so that no layer's features are whole.
-        front, weight = self.first.weights()
+        front, weight = self.first.weights(features)
         shared = F.linear(fused, front, self.first.linear.bias)
         logits = torch.empty(0)
         for blocks, points in slices(features):

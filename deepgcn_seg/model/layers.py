@@ -28,16 +28,21 @@ class BatchNorm(nn.BatchNorm1d):
 
     synced = False
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x: (B, N, C) -> (B, N, C)."""
+    def forward(self, x: Tensor, mask: Tensor | None = None, counts: Tensor | None = None) -> Tensor:
+        """Normalise x (B, N, C).
+
+        Args:
+            mask: (B, N) points present. counts: (B, N) how often each point counts in the batch statistics, as where
+                it is the neighbour of several; None for once.
+        """
         if not self.training:
             scale, shift = self.fixed_scale_shift()
             return torch.addcmul(shift, x, scale).to(x.dtype)
-        if self.synced:
-            present = x.reshape(-1, x.shape[-1]) if mask is None else x[mask]
-            var, mean = torch.var_mean(present, 0, correction=0)
-            scale, shift = self.scale_shift(mean[None], var[None], len(present))
-            out = torch.addcmul(shift, x, scale)
+        if self.synced or counts is not None:
+            counts = mask if counts is None else counts
+            mean, var = moments(x, counts)
+            scale, shift = self.scale_shift(mean, var, x.shape[1] if counts is None else counts.sum(1))
+            out = torch.addcmul(shift, x, scale).to(x.dtype)
             return out if mask is None else torch.where(mask[:, :, None], out, 0)
         if mask is None:
             return super().forward(x.reshape(-1, x.shape[-1])).view(x.shape)
@@ -55,14 +60,24 @@ class BatchNorm(nn.BatchNorm1d):
 
         Returns:
             scale and shift, broadcastable to (B, N, C): ``norm(e) = scale * e + shift``.
+
+        Raises:
+            ValueError: one value in all, which has no variance (as PyTorch's own layer).
         """
         summed = SummedOverAll.apply if self.synced else lambda values: values
+        # A plain number above one needs no look at what the other processes have, nor at a GPU's memory.
+        several = not isinstance(counts, Tensor) and counts * len(mean) > 1
         if self.synced or isinstance(counts, Tensor):
             counts = torch.as_tensor(counts, dtype=mean.dtype, device=mean.device).expand(len(mean))
             total = summed(counts.sum())
             share = (counts / total)[:, None]
         else:
             total, share = counts * len(mean), 1 / len(mean)
+        if not several and not torch.compiler.is_compiling() and total <= 1:
+            size = list(mean.shape)
+            raise ValueError(
+                f"Expected more than 1 value per channel when training, got 1 in all of blocks and channels {size}"
+            )
         pooled = summed((share * mean).sum(0))
         spread = summed((share * (var + (mean - pooled).square())).sum(0))
         if self.track_running_stats:
@@ -96,16 +111,11 @@ class InstanceNorm(nn.Module):
         super().__init__()
         self.channels, self.eps = channels, eps
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x: (B, N, C) -> (B, N, C)."""
-        if mask is None:
-            var, mean = torch.var_mean(x, 1, correction=0)
-        else:
-            weight = (mask.to(x.dtype) / mask.sum(1, keepdim=True))[:, :, None]
-            mean = (x * weight).sum(1)
-            var = ((x - mean[:, None]).square() * weight).sum(1)
+    def forward(self, x: Tensor, mask: Tensor | None = None, counts: Tensor | None = None) -> Tensor:
+        """Normalise x (B, N, C); mask and counts as in :meth:`BatchNorm.forward`."""
+        mean, var = moments(x, mask if counts is None else counts)
         scale, shift = self.scale_shift(mean, var, None)
-        return x * scale + shift
+        return torch.addcmul(shift, x, scale).to(x.dtype)
 
     def scale_shift(self, mean: Tensor, var: Tensor, counts: Tensor | int | None) -> tuple[Tensor, Tensor]:
         """As :meth:`BatchNorm.scale_shift`, per block: (B, 1, C) each."""
@@ -120,9 +130,24 @@ class InstanceNorm(nn.Module):
 class LayerNorm(nn.LayerNorm):
     """Normalisation over the channels of each point."""
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x: (..., C) -> (..., C)."""
+    def forward(self, x: Tensor, mask: Tensor | None = None, counts: Tensor | None = None) -> Tensor:
+        """Normalise x (..., C), each point by itself."""
         return super().forward(x)
+
+
+def moments(x: Tensor, counts: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return mean and biased variance over the points of each block, (B, C) each in float32 at least.
+
+    Args:
+        x: (B, N, C). counts: (B, N) how often each point counts, or whether it does; None for once each.
+    """
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    if counts is None:
+        var, mean = torch.var_mean(x, 1, correction=0)
+        return mean, var
+    share = (counts.to(x.dtype) / counts.sum(1, keepdim=True))[:, :, None]
+    mean = (x * share).sum(1)
+    return mean, ((x - mean[:, None]).square() * share).sum(1)
 
 
 def make_norm(name: str, channels: int, eps: float = 1e-5) -> nn.Module | None:
@@ -224,9 +249,9 @@ class Pointwise(nn.Module):
         self.act = spec.make_act()
         self.order = spec.order
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Apply the layer."""
-        return self.finish(self.linear(x), mask)
+    def forward(self, x: Tensor, mask: Tensor | None = None, counts: Tensor | None = None) -> Tensor:
+        """Apply the layer; counts as in :meth:`BatchNorm.forward`."""
+        return self.finish(self.linear(x), mask, counts)
 
     @property
     def sliceable(self) -> bool:
@@ -242,12 +267,12 @@ class Pointwise(nn.Module):
         ones = weight.new_ones(len(weight))
         return ones.copysign_(self.norm.weight.detach()) if isinstance(self.norm, BatchNorm) else ones
 
-    def finish(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def finish(self, x: Tensor, mask: Tensor | None = None, counts: Tensor | None = None) -> Tensor:
         """Norm and activation alone, of a linear map computed elsewhere."""
         if self.order == "act-norm" and self.act is not None:
             x = self.act(x)
         if self.norm is not None:
-            x = self.norm(x, mask)
+            x = self.norm(x, mask, counts)
         if self.order == "norm-act" and self.act is not None:
             x = self.act(x)
         return x

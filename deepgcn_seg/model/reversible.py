@@ -2,6 +2,9 @@
 
 The channels fall into groups x_1 .. x_G. With y_0 = x_2 + ... + x_G, a block computes
 y_i = f_i(y_{i-1}) + x_i, which can be undone from the outputs: x_i = y_i - f_i(y_{i-1}).
+
+Undoing amplifies rounding, layer by layer, so reversible blocks run in float32 even under autocast: from bfloat16
+outputs the inputs cannot be recovered, and the gradients would be those of another network.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,8 +19,9 @@ class ReversibleBlock(nn.Module):
     """G grouped residual functions, each norm, act, dropout and convolution (res+ without its sum).
 
     Args:
-        branches: G blocks of the res+ connection over C / G channels. Their own dropout is unused:
-            the mask is drawn once per forward pass and shared by all blocks.
+        branches: G blocks of the res+ connection over C / G channels. Their own dropout is unused: one mask over all
+            C channels is drawn per forward pass and shared by all blocks, each branch taking its group's channels
+            of it.
     """
 
     def __init__(self, branches: Sequence[Block]):
@@ -30,24 +34,28 @@ class ReversibleBlock(nn.Module):
         h = branch._activate(x, mask)
         return branch.conv(h if drop is None else h * drop, index, mask)
 
+    def _drops(self, drop: Tensor | None) -> Sequence[Tensor | None]:
+        """Each branch's part of the dropout mask."""
+        return [None] * len(self.branches) if drop is None else drop.chunk(len(self.branches), -1)
+
     def forward(self, x: Tensor, index: Tensor, mask: Tensor | None = None, drop: Tensor | None = None) -> Tensor:
-        """x: (B, N, C), drop: (B, N, C / G) scaled dropout mask or None -> (B, N, C)."""
+        """x: (B, N, C), drop: (B, N, C) scaled dropout mask or None -> (B, N, C)."""
         groups = x.chunk(len(self.branches), -1)
         y = sum(groups[1:-1], groups[-1])
         outputs = []
-        for branch, group in zip(self.branches, groups):
-            y = group + self._residual(branch, y, index, mask, drop)
+        for branch, group, part in zip(self.branches, groups, self._drops(drop)):
+            y = group + self._residual(branch, y, index, mask, part)
             outputs.append(y)
         return torch.cat(outputs, -1)
 
     def inverse(self, y: Tensor, index: Tensor, mask: Tensor | None = None, drop: Tensor | None = None) -> Tensor:
         """The x that gave y, up to rounding."""
-        outputs = y.chunk(len(self.branches), -1)
+        outputs, parts = y.chunk(len(self.branches), -1), self._drops(drop)
         groups = list(outputs)
         for i in reversed(range(1, len(outputs))):
-            groups[i] = outputs[i] - self._residual(self.branches[i], outputs[i - 1], index, mask, drop)
-        start = sum(groups[2:], groups[1])
-        groups[0] = outputs[0] - self._residual(self.branches[0], start, index, mask, drop)
+            groups[i] = outputs[i] - self._residual(self.branches[i], outputs[i - 1], index, mask, parts[i])
+        start = sum(groups[1:-1], groups[-1])
+        groups[0] = outputs[0] - self._residual(self.branches[0], start, index, mask, parts[0])
         return torch.cat(groups, -1)
 
 
@@ -57,15 +65,18 @@ class _Reverse(torch.autograd.Function):
     @staticmethod
     def forward(ctx, blocks, graph, mask, drop, x, *parameters):
         ctx.blocks, ctx.mask, ctx.drop, ctx.graphs = blocks, mask, drop, []
-        # Autocast is recorded so that backward computes in the precision of forward.
-        device = x.device.type
-        ctx.autocast = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device), device
         smallest = torch.int16 if x.shape[1] <= torch.iinfo(torch.int16).max else torch.int32
         for i, block in enumerate(blocks):
             index = graph(i, x)
             # The graph is kept, not recomputed: rounding in the inverse could swap near-ties.
             ctx.graphs.append(index.to(smallest))
+            before = _random_states(x.device)
             x = block(x, index, mask, drop)
+            if any(not torch.equal(*states) for states in zip(before, _random_states(x.device))):
+                raise ValueError(
+                    "a convolution of a reversible block draws random numbers, which its inverse would draw anew: "
+                    "set its own dropout to 0 (block_dropout is shared by all blocks)"
+                )
         ctx.save_for_backward(x)
         ctx.parameters = parameters
         return x
@@ -74,8 +85,7 @@ class _Reverse(torch.autograd.Function):
     def backward(ctx, grad):
         (y,) = ctx.saved_tensors
         grads: dict[Tensor, Tensor] = {}
-        enabled, dtype, device = ctx.autocast
-        with torch.autocast(device, dtype=dtype, enabled=enabled), frozen_statistics(nn.ModuleList(ctx.blocks)):
+        with torch.autocast(y.device.type, enabled=False), frozen_statistics(nn.ModuleList(ctx.blocks)):
             for block, index in zip(reversed(ctx.blocks), reversed(ctx.graphs)):
                 index = index.long()
                 with torch.no_grad():
@@ -88,6 +98,13 @@ class _Reverse(torch.autograd.Function):
                 grads.update(zip(own, own_grads))
                 y = x.detach()
         return None, None, None, None, grad, *(grads.get(p) for p in ctx.parameters)
+
+
+def _random_states(device: torch.device) -> list[Tensor]:
+    """States of the random number generators a convolution may draw from; none while something compiles."""
+    if torch.compiler.is_compiling():
+        return []
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
 
 
 class ReversibleSequence(nn.ModuleList):
@@ -105,10 +122,19 @@ class ReversibleSequence(nn.ModuleList):
         Args:
             x: (B, N, C). graph: called as ``graph(i, x)`` for the neighbours (B, N, k) of block i.
             dropout: probability; one mask is drawn for all blocks.
+
+        Raises:
+            ValueError: features of less than float32 in training, without autocast.
         """
-        drop = None
-        if self.training and dropout > 0:
-            width = x.shape[-1] // len(self[0].branches)
-            drop = torch.nn.functional.dropout(x.new_ones(*x.shape[:2], width), dropout)
+        device = x.device.type
+        if torch.is_autocast_enabled(device):
+            x = x.to(torch.promote_types(x.dtype, torch.float32))
+        elif self.training and x.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"reversible blocks cannot recover their inputs from outputs in {x.dtype}: "
+                "keep the weights in float32 and use autocast"
+            )
+        drop = torch.nn.functional.dropout(torch.ones_like(x), dropout) if self.training and dropout > 0 else None
         parameters = [p for p in self.parameters() if p.requires_grad]
-        return _Reverse.apply(list(self), graph, mask, drop, x, *parameters)
+        with torch.autocast(device, enabled=False):
+            return _Reverse.apply(list(self), graph, mask, drop, x, *parameters)
