@@ -284,3 +284,13 @@ def test_softmax_weights_carry_a_gradient_only_if_the_temperature_is_learned(lea
 def test_unknown_layer_spec(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong.values()))):
         LayerSpec(**wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"aggregation": "mean"}, {"mlp_layers": 0}, {"temperature": float("nan")}, {"hidden_norm": "group"}],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_bad_settings_of_gen_conv(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong)).removeprefix("hidden_")):
+        GENConv(6, 6, **{"mlp_layers": 2, **wrong})

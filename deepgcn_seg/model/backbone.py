@@ -62,8 +62,6 @@ class Backbone(nn.Module):
             return Block(conv(width, out, inner), norm, act, style, dropout, checkpoint)
 
         if connection == "rev":
-            if channels % groups:
-                raise ValueError(f"rev splits the channels into {groups} groups: {channels} is not a multiple")
             width = channels // groups
             self.blocks = ReversibleSequence(
                 ReversibleBlock([block(width, "res+", width) for _ in range(groups)]) for _ in range(rest)

@@ -5,6 +5,7 @@ the points present, and returns (B, N, C_out). Each is built as ``Conv(in_channe
 out_channels, spec)``; :class:`LayerSpec` says which norm and activation follow its linear map.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from ..ops import edge_extremum, gather_neighbors, neighbor_max
 from ..ops.edges import center_and_neighbor
+from .arguments import require_choice, require_integer
 from .layers import BatchNorm, LayerSpec, Pointwise, make_norm, negative_slope
 
 # What GENConv's power mean clamps messages and their mean to, as the authors' code.
@@ -178,8 +180,10 @@ class GENConv(nn.Module):
         eps: float = 1e-7,
     ):
         super().__init__()
-        if aggregation not in ("softmax", "power"):
-            raise ValueError(f"unknown aggregation {aggregation!r}: choose softmax or power")
+        require_choice("aggregation", aggregation, ("softmax", "power"))
+        require_integer("mlp_layers", mlp_layers)
+        if not math.isfinite(temperature) or (aggregation == "power" and temperature == 0):
+            raise ValueError(f"temperature must be finite, and not 0 for the power mean, got {temperature!r}")
         self.aggregation, self.learn_temperature, self.eps = aggregation, learn_temperature, eps
         self.temperature = nn.Parameter(torch.tensor(float(temperature)), requires_grad=learn_temperature)
         self.message_scale = None

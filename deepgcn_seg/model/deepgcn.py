@@ -7,13 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.threads import each_alone
+from .arguments import require_bool, require_choice, require_integer, require_integers, require_probability
 from .backbone import Backbone, ConvFactory
 from .block import CONNECTIONS
 from .convolution import EdgeConv
 from .fusion import FusionBlock
 from .graph import dilation_schedule
 from .head import PredictionHead
-from .layers import LayerSpec, hooked, initialise
+from .layers import INITS, LayerSpec, hooked, initialise
 
 # Points that go through the layers at a time in inference: enough to keep the processor busy.
 POINTS, POINTS_GPU = 4096, 32768
@@ -42,7 +43,7 @@ class DeepGCN(nn.Module):
         init: xavier (TensorFlow) or kaiming (PyTorch).
 
     Raises:
-        ValueError: a setting out of range; the message names it.
+        ValueError: a setting of another type, out of range or unknown; the message names it.
     """
 
     def __init__(
@@ -75,14 +76,36 @@ class DeepGCN(nn.Module):
         init: str = "xavier",
     ):
         super().__init__()
-        for name, value in (("depth", depth), ("channels", channels), ("k", k), ("num_classes", num_classes)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if connection not in (*CONNECTIONS, "rev"):
-            allowed = ", ".join((*CONNECTIONS, "rev"))
-            raise ValueError(f"unknown connection {connection!r}: choose one of {allowed}")
-        if max(positions) >= in_channels:
-            raise ValueError(f"positions {list(positions)} do not exist among {in_channels} input channels")
+        for name, count in (
+            ("in_channels", in_channels),
+            ("num_classes", num_classes),
+            ("depth", depth),
+            ("channels", channels),
+            ("k", k),
+            ("fusion_channels", fusion_channels),
+        ):
+            require_integer(name, count)
+        for name, chance in (("epsilon", epsilon), ("dropout", dropout), ("block_dropout", block_dropout)):
+            require_probability(name, chance)
+        for name, flag in (
+            ("bias", bias),
+            ("dynamic", dynamic),
+            ("stochastic", stochastic),
+            ("loop", loop),
+            ("checkpoint", checkpoint),
+        ):
+            require_bool(name, flag)
+        require_choice("connection", connection, (*CONNECTIONS, "rev"))
+        require_choice("init", init, INITS)
+        require_integers("head_channels", head_channels)
+        require_integers("positions", positions, least=0)
+        if len(set(positions)) < len(positions) or max(positions) >= in_channels:
+            raise ValueError(f"positions must be different channels of the {in_channels}, got {list(positions)}")
+        require_integer("groups", groups, least=2)
+        if connection == "rev" and channels % groups:
+            raise ValueError(f"groups={groups} must divide the channels of rev, {channels}")
+        if not callable(conv):
+            raise ValueError(f"conv must build a graph convolution, conv(c_in, c_out, spec), got {conv!r}")
         spec = LayerSpec(order, norm, act, bias, norm_eps)
         self.in_channels, self.num_classes = in_channels, num_classes
         self.backbone = Backbone(

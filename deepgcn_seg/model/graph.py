@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import nearest_ranks
+from .arguments import require_integer, require_integers, require_probability
 
 SCHEDULES = ("linear", "none")
 
@@ -15,27 +16,31 @@ def dilation_schedule(dilation: str | int | Sequence[int], depth: int, period: i
 
     Args:
         dilation: ``linear`` for the paper's 1, 1, 2, ..., depth - 1; ``none`` for 1 everywhere; an
-            integer for that dilation in every layer after the head; or an explicit list, cycled
-            over the layers from the head on, as the TensorFlow code's ``--dilations``.
+            integer for that dilation in every layer after the head; or an explicit list of at most
+            ``depth``, cycled over the layers from the head on, as the TensorFlow code's ``--dilations``.
         depth: number of graph convolutions.
         period: with ``linear``, start again at 1 after this many layers.
 
     Raises:
         ValueError: anything else, or a dilation below 1.
     """
+    if period is not None:
+        require_integer("dilation_period", period)
     if dilation == "linear":
         cycle = period or depth
         schedule = [1] + [1 + i % cycle for i in range(depth - 1)]
     elif dilation == "none":
         schedule = [1] * depth
-    elif isinstance(dilation, int):
-        schedule = [1] + [dilation] * (depth - 1)
-    elif isinstance(dilation, Sequence) and not isinstance(dilation, str) and len(dilation):
-        schedule = [int(dilation[i % len(dilation)]) for i in range(depth)]
-    else:
+    elif isinstance(dilation, str):
         raise ValueError(f"unknown dilation {dilation!r}: linear, none, an integer or a list of integers")
-    if min(schedule) < 1:
-        raise ValueError(f"a dilation must be at least 1, got {min(schedule)}")
+    elif isinstance(dilation, Sequence):
+        require_integers("dilation", dilation)
+        if len(dilation) > depth:
+            raise ValueError(f"dilation must be a list of at most depth={depth} integers, got {len(dilation)}")
+        schedule = [dilation[i % len(dilation)] for i in range(depth)]
+    else:
+        require_integer("dilation", dilation)
+        schedule = [1] + [dilation] * (depth - 1)
     return schedule
 
 
@@ -57,10 +62,8 @@ class DilatedKnnGraph(nn.Module):
         self, k: int = 16, dilation: int = 1, stochastic: bool = True, epsilon: float = 0.2, loop: bool = True
     ):
         super().__init__()
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}")
-        if not 0 <= epsilon <= 1:
-            raise ValueError(f"epsilon is a probability, got {epsilon}")
+        require_integer("k", k)
+        require_probability("epsilon", epsilon)
         self.k, self.dilation = k, dilation
         self.stochastic, self.epsilon, self.loop = stochastic, epsilon, loop
 

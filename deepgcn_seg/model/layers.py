@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from ..distributed import SummedOverAll
+from .arguments import require_choice, require_positive
 
 NORMS = ("batch", "instance", "layer", "none")
 ACTS = ("relu", "leakyrelu", "prelu", "gelu", "none")
 ORDERS = ("norm-act", "act-norm")
+INITS = ("xavier", "kaiming")
 # Points that inference takes through wide layers at a time: enough for a product of matrices at full speed.
 SLICE_POINTS = 512
 SLICE_POINTS_GPU = 16384
@@ -215,13 +217,10 @@ class LayerSpec:
     eps: float = 1e-5
 
     def __post_init__(self):
-        for name, value, allowed in (
-            ("order", self.order, ORDERS),
-            ("norm", self.norm, NORMS),
-            ("act", self.act, ACTS),
-        ):
-            if value not in allowed:
-                raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(allowed)}")
+        require_choice("order", self.order, ORDERS)
+        require_choice("norm", self.norm, NORMS)
+        require_choice("act", self.act, ACTS)
+        require_positive("norm_eps", self.eps)
 
     def linear_only(self) -> "LayerSpec":
         """The same without norm and activation (they move in front of the convolution in res+)."""
@@ -307,8 +306,7 @@ def initialise(module: nn.Module, method: str) -> None:
 
     ``xavier``: uniform, as the TensorFlow code. ``kaiming``: normal with fan-in, as the PyTorch code.
     """
-    if method not in ("xavier", "kaiming"):
-        raise ValueError(f"unknown init {method!r}: choose xavier or kaiming")
+    require_choice("init", method, INITS)
     for child in module.modules():
         if isinstance(child, nn.Linear):
             if method == "xavier":
