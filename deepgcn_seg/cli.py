@@ -1,6 +1,7 @@
 """What the command lines share: Hydra's start, resuming, and one-line errors."""
 
 import functools
+import logging
 import os
 import sys
 import traceback
@@ -20,8 +21,10 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from .config import check, refusal
+from .data.files import replacing
 from .distributed import MAX_DEVICES, declared, leave, torchrun
 from .errors import UserError
+from .training.directory import OccupiedError
 from .training.loop import Interrupted
 
 # Exit statuses: a user's error, and work that was stopped but saved and can be resumed.
@@ -37,6 +40,8 @@ def command(task: Callable[[DictConfig], Any], conf: Path, config_name: str) -> 
     """
     verbose = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    # A log file on a full disk: whatever else cannot be written tells the reason, without logging's tracebacks.
+    logging.raiseExceptions = False
     # Our launcher configs have the names of the plugins' own, which are their schemas.
     warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/.*' is validated against ConfigStore schema")
     _start_processes(sys.argv)
@@ -63,7 +68,8 @@ def command(task: Callable[[DictConfig], Any], conf: Path, config_name: str) -> 
             if verbose:
                 raise
             say(error)
-            note_failure(_one_line(error, conf))
+            if not isinstance(error, OccupiedError):
+                note_failure(_one_line(error, conf))
         except Exception as error:
             if HydraConfig.get().mode != RunMode.MULTIRUN:
                 raise
@@ -124,8 +130,8 @@ def note_failure(reason: str) -> None:
         return
     folder = Path(HydraConfig.get().runtime.output_dir)
     if declared().first and folder.is_dir():
-        with suppress(OSError):
-            (folder / FAILED).write_text(reason + "\n")
+        with suppress(OSError), replacing(folder / FAILED) as temporary:
+            temporary.write_text(reason + "\n")
 
 
 def forget_failure() -> None:
@@ -146,7 +152,7 @@ class SweepSummary(Callback):
         if not notes or not declared().first:
             return
         SweepSummary.failed = True
-        jobs = len({path.parent.parent for path in root.glob("**/.hydra/config.yaml")})
+        jobs = len({path.parent.parent for path in root.glob("**/.hydra/config.yaml")} | notes.keys())
         print(f"{len(notes)} of {jobs} jobs failed; the same command again runs what is missing", file=sys.stderr)
         for folder, reason in notes.items():
             print(f"  {folder}: {reason}", file=sys.stderr)
@@ -179,6 +185,7 @@ def _resumed(arguments: list[str], conf: Path) -> list[str]:
         "--config-name=config",
         f"--config-dir={conf.resolve()}",
         "hydra/job_logging=plain",
+        "hydra.output_subdir=null",
         "hydra.job.name=train",
         f"hydra.run.dir={run}",
         f"resume={run}",

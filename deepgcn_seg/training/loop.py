@@ -113,7 +113,8 @@ class Trainer:
             self.total_steps = min(self.total_steps, settings.max_steps)
         self.averaged = None if settings.ema is None else average_of(model, settings.ema)
         self.base_rates = [group["lr"] for group in optimizer.param_groups]
-        self.step, self.best, self.bad_steps, self.skipped, self.seconds = 0, -1.0, 0, 0, 0.0
+        self.step, self.validated_step, self.best = 0, 0, -1.0
+        self.bad_steps, self.skipped, self.seconds = 0, 0, 0.0
 
     @property
     def result(self) -> nn.Module:
@@ -125,6 +126,12 @@ class Trainer:
         """Epochs completed."""
         return self.step // self.steps_per_epoch
 
+    @property
+    def validation_due(self) -> bool:
+        """Whether the model is to be validated at the step that is reached, and has not been."""
+        at_end_of_epoch = self.step % self.steps_per_epoch == 0 and self.epoch % self.settings.validate_every == 0
+        return self.validated_step < self.step and (at_end_of_epoch or self.step >= self.total_steps)
+
     def fit(self) -> None:
         """Train to the end.
 
@@ -133,6 +140,10 @@ class Trainer:
             UserError: the loss stays NaN or infinite.
         """
         with _stop_requested() as stop, Meter("Training", self.total_steps, self.step) as meter:
+            if self.validation_due:
+                # The run was stopped in the last step before a validation.
+                self._validate()
+                self.save("last.ckpt")
             while self.step < self.total_steps:
                 self._epoch(meter, stop)
             self.run_log.flush()
@@ -153,14 +164,12 @@ class Trainer:
             meter.advance(f"epoch {self.epoch + 1}, loss {loss:.3f}, {speed:,.0f} points/s")
             if stopping:
                 self.save("last.ckpt")
-                self.run_log.flush()
                 raise Interrupted(f"stopped at step {self.step} of {self.total_steps}; resume={self.folder.parent}")
             if self.step >= self.total_steps:
                 break
             if self.step % self.settings.save_every == 0 and self.step % self.steps_per_epoch:
                 self.save("last.ckpt")
-        finished = self.step >= self.total_steps
-        if finished or self.epoch % self.settings.validate_every == 0:
+        if self.validation_due:
             self._validate()
         self.save("last.ckpt")
 
@@ -263,6 +272,7 @@ class Trainer:
         )
 
     def _validate(self) -> None:
+        self.validated_step = self.step
         if self.validate is None:
             return
         confusion = self.validate(self.result)
@@ -301,6 +311,8 @@ class Trainer:
         Raises:
             UserError: it cannot be written; the one before is intact.
         """
+        # What a run that goes on from here does not log again must be on disk.
+        self.run_log.flush()
         own = {"torch": torch.get_rng_state()}
         if self.settings.device.type == "cuda":
             own["cuda"] = torch.cuda.get_rng_state(self.settings.device)
@@ -320,8 +332,10 @@ class Trainer:
                 random=random,
                 training=training,
                 step=self.step,
+                validated_step=self.validated_step,
                 best=self.best,
                 seconds=self.seconds,
+                bad_steps=self.bad_steps,
                 skipped=self.skipped,
             )
         except (OSError, RuntimeError) as error:
@@ -346,7 +360,8 @@ class Trainer:
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"checkpoint {path} is of another model: {first_line(error)}") from None
         self.step, self.best, self.seconds = content["step"], content["best"], content["seconds"]
-        self.skipped = content["skipped"]
+        self.validated_step = content.get("validated_step", 0)
+        self.bad_steps, self.skipped = content.get("bad_steps", 0), content["skipped"]
         random = content["random"]
         if self.world.rank < len(random):
             torch.set_rng_state(random[self.world.rank]["torch"])
@@ -370,9 +385,11 @@ def activation_bytes(model: nn.Module, points: int) -> int:
 
 def average_of(model: nn.Module, decay: float) -> AveragedModel:
     """Exponential moving average of a model's weights and statistics; the first steps, far from
-    where the weights will be, are forgotten faster."""
+    where the weights will be, are forgotten faster. Integers, as counts of batches, are those of the model."""
 
     def average(averaged: torch.Tensor, current: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+        if not averaged.is_floating_point():
+            return current
         return averaged + (1 - min(decay, float((1 + count) / (10 + count)))) * (current - averaged)
 
     return AveragedModel(model, avg_fn=average, use_buffers=True)

@@ -33,6 +33,7 @@ from ..model.description import Description, describe_network
 from ..model.layers import sync_norms
 from ..model.summary import summarize
 from ..provenance import provenance
+from .directory import OccupiedError, keep_config, sole_training
 from .loop import Settings, Trainer
 from .tensorboard import RunLog
 
@@ -50,6 +51,11 @@ def train(config: DictConfig) -> float:
     """
     chosen, world = _processes(config)
     folder = Path(world.share(HydraConfig.get().runtime.output_dir))
+    with sole_training(folder, world):
+        return _train(config, folder, chosen, world)
+
+
+def _train(config: DictConfig, folder: Path, chosen: torch.device, world: World) -> float:
     resuming = bool(config.resume)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         finished = finished_miou(config, folder)
@@ -57,9 +63,12 @@ def train(config: DictConfig) -> float:
             log.info("%s: finished before, mIoU %.4f", folder, finished)
             return finished
         resuming = (folder / "checkpoints" / "last.ckpt").is_file()
+    step = _resumed_step(folder, resuming)
+    if world.first:
+        keep_config(config, folder)
     facts = {**provenance(chosen, world.size), "settings": asked(config)}
     store, split, grid = _open_data(config, world)
-    run_log = RunLog(folder if world.first else None, _resumed_step(folder, resuming))
+    run_log = RunLog(folder if world.first else None, step)
     trainer = _trainer(config, folder, store, split, grid, chosen, world, run_log)
     if resuming:
         trainer.resume()
@@ -233,7 +242,7 @@ def finished_miou(config: DictConfig, folder: Path) -> float | None:
     """What this very run scored, if ``folder`` holds it finished.
 
     Raises:
-        UserError: it holds a run of other settings.
+        OccupiedError: it holds a run of other settings.
     """
     if not (folder / "checkpoints" / "last.ckpt").is_file():
         return None
@@ -243,7 +252,7 @@ def finished_miou(config: DictConfig, folder: Path) -> float | None:
         raise UserError(f"{folder / 'run.json'}: cannot be read ({error!r})") from None
     changed = [key for key in now if before.get(key) != now[key]]
     if changed:
-        raise UserError(
+        raise OccupiedError(
             f"{folder} holds a run of other settings ({', '.join(changed[:5])}); choose another hydra.sweep.dir"
         )
     try:
@@ -359,11 +368,13 @@ def _resumed_step(folder: Path, resuming: bool) -> int:
     """Step a resumed run goes on from, 0 for a new run.
 
     Raises:
-        UserError: a new run, but the folder holds one.
+        OccupiedError: a new run, but the folder holds one.
     """
     path = folder / "checkpoints" / "last.ckpt"
     if resuming:
         return read_checkpoint(path)["step"] + 1
     if path.is_file():
-        raise UserError(f"{folder} already holds a run: resume={folder} goes on with it, or choose another directory")
+        raise OccupiedError(
+            f"{folder} already holds a run: resume={folder} goes on with it, or choose another directory"
+        )
     return 0

@@ -1,5 +1,8 @@
 """What TensorBoard shows of a run."""
 
+import threading
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from ..data.classes import ClassList
+from ..errors import UserError
 from ..evaluation.metrics import Scores
 
 # Points of three centimetres, seen from far enough for a block three metres high.
@@ -26,6 +30,8 @@ class RunLog:
     Args:
         folder: the run directory; None writes nothing (every process but the first).
         step: where a resumed run goes on; later events are dropped.
+
+    Every method raises :class:`.UserError` if events cannot be written, as on a full disk.
     """
 
     def __init__(self, folder: str | Path | None, step: int = 0):
@@ -34,7 +40,7 @@ class RunLog:
             return
         # A run that was killed before its first checkpoint left events of steps that come again.
         again = step or any(Path(folder).glob("events.out.tfevents.*"))
-        self._writer = SummaryWriter(str(folder), purge_step=step if again else None)
+        self._writer = _EventWriter(Path(folder), step if again else None)
 
     def config(self, text: str) -> None:
         """The composed config."""
@@ -99,6 +105,39 @@ class RunLog:
     def close(self) -> None:
         """Finish."""
         self._writer.close()
+
+
+class _EventWriter:
+    """A SummaryWriter that tells in one line that it cannot write."""
+
+    def __init__(self, folder: Path, purge_step: int | None):
+        self._folder = folder
+        threading.excepthook = _leave_to_the_caller
+        self._writer = self._telling(SummaryWriter)(str(folder), purge_step=purge_step)
+
+    def __getattr__(self, name: str) -> Callable:
+        return self._telling(getattr(self._writer, name))
+
+    def _telling(self, function: Callable) -> Callable:
+        @wraps(function)
+        def call(*arguments: Any, **named: Any) -> Any:
+            try:
+                return function(*arguments, **named)
+            except OSError as error:
+                reason = error.strerror or error
+                raise UserError(f"cannot write TensorBoard's events to {self._folder} ({reason})") from None
+
+        return call
+
+
+_print_traceback = threading.excepthook
+
+
+def _leave_to_the_caller(arguments: threading.ExceptHookArgs) -> None:
+    """Print no traceback of TensorBoard's writing thread: the writer's next call raises the thread's error."""
+    writing = type(arguments.thread).__module__.startswith("tensorboard.")
+    if not (writing and isinstance(arguments.exc_value, OSError)):
+        _print_traceback(arguments)
 
 
 class _Nothing:

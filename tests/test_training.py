@@ -1,0 +1,244 @@
+"""The training loop on its own: whatever stops it, and when, it ends as a run left alone does."""
+
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+from torch.nn import functional as F
+
+from deepgcn_seg.data.classes import ClassList
+from deepgcn_seg.errors import UserError
+from deepgcn_seg.evaluation.metrics import confusion_matrix
+from deepgcn_seg.model.layers import BatchNorm, LayerNorm
+from deepgcn_seg.training import loop, tensorboard
+from deepgcn_seg.training.loop import Interrupted, Settings, Trainer, average_of
+from deepgcn_seg.training.schedules import HalveByEpochs
+from deepgcn_seg.training.tensorboard import RunLog
+
+CLASSES = ClassList.of(["floor", "wall", "chair"], [[0, 0, 0], [90, 90, 90], [200, 0, 0]])
+MEASURED = ("train/points_per_second", "train/peak_memory_mb")
+
+
+class Small(nn.Module):
+    """Six channels to three classes, with what a network has that is random or a state: dropout and batch norm."""
+
+    def __init__(self, norm=BatchNorm, dropout=0.3):
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(6, 8), norm(8), nn.Linear(8, 3)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, points):
+        return self.last(self.dropout(self.norm(self.first(points)).relu()))
+
+
+class Blocks(torch.utils.data.Dataset):
+    """Six random blocks, other points every epoch."""
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, item):
+        random = np.random.default_rng(item)
+        points = torch.from_numpy(random.random((12, 6), dtype=np.float32))
+        return points, (points[:, 3] * 3).long().clamp(0, 2)
+
+    def describe(self, i):
+        return f"block {i}"
+
+
+def score(model):
+    training = model.training
+    points, labels = zip(*(Blocks()[0, i] for i in range(6)))
+    with torch.no_grad():
+        predicted = model.eval()(torch.stack(points)).argmax(-1)
+    model.train(training)
+    return confusion_matrix(torch.stack(labels), predicted, 3)
+
+
+class Killed(Exception):
+    """What stands for SIGKILL."""
+
+
+@pytest.fixture(autouse=True)
+def plain_files(monkeypatch, set_threads):
+    set_threads(1)
+
+    def save(path, model, classes, **state):
+        torch.save({"model": model.state_dict(), **state}, path)
+
+    monkeypatch.setattr(loop, "save_checkpoint", save)
+    monkeypatch.setattr(loop, "read_checkpoint", lambda path: torch.load(path, weights_only=True))
+    monkeypatch.setattr(tensorboard, "confusion_image", lambda *_: np.zeros((1, 1, 3), np.uint8))
+
+
+def trainer(folder, **settings):
+    """A run as it is started, or gone on with if it left a checkpoint."""
+    last = folder / "checkpoints" / "last.ckpt"
+    last.parent.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(1)
+    model = Small()
+    found = Trainer(
+        model,
+        torch.optim.Adam(model.parameters(), 0.05),
+        Blocks(),
+        score,
+        Settings(epochs=3, schedule=HalveByEpochs(1), **{"batch_size": 2, "save_every": 2, "ema": 0.5, **settings}),
+        last.parent,
+        {},
+        CLASSES,
+        RunLog(folder, torch.load(last)["step"] + 1 if last.exists() else 0),
+    )
+    if last.exists():
+        found.resume()
+    return found
+
+
+def stopping_after(monkeypatch, steps):
+    """Let SIGTERM come in each of these steps, once."""
+    left = set(steps)
+
+    @contextmanager
+    def requested():
+        # Asked for within a step, whose number is not counted up yet.
+        yield lambda: running.trainer.step + 1 in left and not left.discard(running.trainer.step + 1)
+
+    running = SimpleNamespace(trainer=None)
+    monkeypatch.setattr(loop, "_stop_requested", requested)
+    return running
+
+
+def left_by(folder):
+    """All a run leaves that does not depend on time."""
+    events = EventAccumulator(str(folder), {"scalars": 0})
+    events.Reload()
+    curves = {n: [(e.step, e.value) for e in events.Scalars(n)] for n in events.Tags()["scalars"] if n not in MEASURED}
+    kept = {}
+    for name in ("last", "best"):
+        kept[name] = torch.load(folder / "checkpoints" / f"{name}.ckpt")
+        del kept[name]["seconds"]
+    return curves, kept
+
+
+def assert_same(one, other, where=""):
+    assert type(one) is type(other), where
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}/{key}")
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other), where
+        for i, pair in enumerate(zip(one, other)):
+            assert_same(*pair, f"{where}/{i}")
+    else:
+        assert one == other, where
+
+
+@pytest.mark.parametrize(
+    ("settings", "validations"),
+    [({}, [3, 6, 9]), ({"validate_every": 2}, [6, 9]), ({"max_steps": 4, "ema": None, "save_every": 3}, [3, 4])],
+    ids=["", "every second epoch", "max_steps"],
+)
+def test_a_run_stopped_in_any_step_ends_as_one_left_alone(monkeypatch, tmp_path, settings, validations):
+    alone = trainer(tmp_path / "alone", **settings)
+    alone.fit()
+    expected = left_by(tmp_path / "alone")
+    assert [step for step, _ in expected[0]["validation/mIoU"]] == validations
+    every = range(1, alone.total_steps + 1)
+    for number, steps in enumerate([*([step] for step in every), every]):
+        folder = tmp_path / f"stopped{number}"
+        running = stopping_after(monkeypatch, steps)
+        for _ in steps:
+            running.trainer = trainer(folder, **settings)
+            with pytest.raises(Interrupted):
+                running.trainer.fit()
+        running.trainer = trainer(folder, **settings)
+        running.trainer.fit()
+        assert_same(left_by(folder), expected, f"stopped in {list(steps)}")
+        # Gone on with once more, a finished run stays as it is.
+        running.trainer = trainer(folder, **settings)
+        running.trainer.fit()
+        assert_same(left_by(folder), expected, "finished before")
+
+
+def test_a_run_killed_around_any_save_or_validation_ends_as_one_left_alone(monkeypatch, tmp_path):
+    passed, fatal = 0, None
+
+    def tick():
+        nonlocal passed
+        passed += 1
+        if passed == fatal:
+            raise Killed
+
+    def around(function):
+        def call(*arguments, **named):
+            tick()
+            result = function(*arguments, **named)
+            tick()
+            return result
+
+        return call
+
+    monkeypatch.setattr(Trainer, "save", around(Trainer.save))
+    monkeypatch.setattr(Trainer, "_validate", around(Trainer._validate))
+    trainer(tmp_path / "alone").fit()
+    expected, instants = left_by(tmp_path / "alone"), passed
+    assert instants >= 18
+    for instant in range(1, instants + 1):
+        passed, fatal = 0, instant
+        with pytest.raises(Killed):
+            trainer(tmp_path / f"killed{instant}").fit()
+        trainer(tmp_path / f"killed{instant}").fit()
+        assert_same(left_by(tmp_path / f"killed{instant}"), expected, f"killed at {instant}")
+
+
+def test_bad_steps_in_a_row_are_counted_across_stops(monkeypatch, tmp_path):
+    monkeypatch.setattr(loop, "MAX_BAD_STEPS", 2)
+    monkeypatch.setattr(F, "cross_entropy", lambda logits, *_, **__: logits.sum() * torch.nan)
+    running = stopping_after(monkeypatch, [1, 2])
+    for _ in range(2):
+        running.trainer = trainer(tmp_path)
+        with pytest.raises(Interrupted):
+            running.trainer.fit()
+    running.trainer = trainer(tmp_path)
+    with pytest.raises(UserError, match="3 such steps in a row"):
+        running.trainer.fit()
+
+
+def test_averaged_weights_and_counts():
+    model = torch.nn.BatchNorm1d(2)
+    averaged = average_of(model, 0.9)
+    values = torch.tensor([[1.0, 2.0], [3.0, -1.0], [0.5, 4.0]])
+    expected = None
+    for count, value in enumerate(values):
+        with torch.no_grad():
+            model.weight.copy_(value)
+            model.num_batches_tracked += 1
+        averaged.update_parameters(model)
+        decay = min(0.9, (1 + count) / (10 + count))
+        expected = value if expected is None else decay * expected + (1 - decay) * value
+        assert torch.allclose(averaged.module.weight, expected)
+        assert averaged.module.num_batches_tracked == count + 1
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 3])
+def test_a_step_in_passes_has_the_gradient_of_the_whole_batch(tmp_path, accumulate):
+    """Without batch norm, whose statistics are those of a pass."""
+    run = trainer(tmp_path, batch_size=6, accumulate=accumulate, label_smoothing=0.1, ema=None)
+    run.model = Small(LayerNorm, dropout=0.0)
+    run.optimizer = torch.optim.SGD(run.model.parameters(), 0.0)
+    points, labels = map(torch.stack, zip(*(Blocks()[0, i] for i in run.sampler.steps()[0])))
+    logits = run.model(points)
+    smoothed = 0.9 * F.one_hot(labels, 3) + 0.1 / 3
+    expected = -(smoothed * logits.log_softmax(-1)).sum(-1).mean()
+    gradients = torch.autograd.grad(expected, list(run.model.parameters()))
+    parts = list(zip(points.chunk(accumulate), labels.chunk(accumulate)))
+    loss, _ = run._train_step(parts, lambda: False)
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+    for parameter, gradient in zip(run.model.parameters(), gradients):
+        assert torch.allclose(parameter.grad, gradient, atol=1e-6)
