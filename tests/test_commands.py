@@ -468,10 +468,43 @@ def test_mistakes_are_one_line(tool, arguments, message, tmp_path):
     assert message in lines[0]
 
 
+def left(folder):
+    """Contents of a run's small files, by name."""
+    return {p.name: p.read_bytes() for p in folder.rglob("*") if p.suffix in (".yaml", ".json", ".txt")}
+
+
 def test_a_run_is_not_overwritten(trained, data_root):
-    done = run("train", *TINY, f"data.root={data_root}", f"hydra.run.dir={trained[0]}", check=False)
+    before = left(trained[0])
+    done = run("train", *TINY, "seed=1", f"data.root={data_root}", f"hydra.run.dir={trained[0]}", check=False)
     assert done.returncode == 2
     assert "already holds a run" in done.stderr
+    assert left(trained[0]) == before
+
+
+def test_a_directory_has_one_training_at_a_time(data_root, tmp_path):
+    """Also when it is to be resumed; the lock ends with its process, not with what that started."""
+    tiny = [*TINY, "save_every=1", "workers=1", f"data.root={data_root}"]
+    command = [sys.executable, str(ROOT / "tools" / "train.py"), *tiny, "max_steps=100000", "epochs=100000"]
+    first = subprocess.Popen(
+        [*command, f"hydra.run.dir={tmp_path}"], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "checkpoints" / "last.ckpt").is_file():
+            assert time.monotonic() < deadline and first.poll() is None
+            time.sleep(0.1)
+        before = left(tmp_path)
+        for second in ([*tiny, "seed=1", f"hydra.run.dir={tmp_path}"], [f"resume={tmp_path}", "max_steps=7"]):
+            done = run("train", *second, check=False)
+            assert done.returncode == 2
+            lines = done.stderr.strip().splitlines()
+            assert len(lines) == 1
+            assert f"error: {tmp_path}: another training writes here (process {first.pid} on " in lines[0]
+        assert left(tmp_path) == before
+    finally:
+        first.kill()
+        first.wait()
+    run("train", f"resume={tmp_path}", "max_steps=2", "epochs=1")
 
 
 @pytest.mark.parametrize("tool", ["train", "evaluate", "prepare", "convert", "report", "benchmark"])

@@ -15,6 +15,7 @@ from test_commands import ROOT, TINY, data_root, run  # noqa: F401
 
 from deepgcn_seg.data.dataset import EpochSampler
 from deepgcn_seg.distributed import World, declared
+from deepgcn_seg.model import EdgeConv, GraphSAGE
 
 # Nothing random in the network: processes draw for themselves.
 EXACT = [*TINY, "graph.stochastic=false", "model.dropout=0", "validate_every=1"]
@@ -140,14 +141,14 @@ def test_how_processes_were_started(monkeypatch, environ, world):
     assert declared() == world
 
 
-def _synced(rank, port, queue):
+def _synced(rank, port, queue, conv):
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     from deepgcn_seg import DeepGCN
     from deepgcn_seg.distributed import join, leave
     from deepgcn_seg.model.layers import sync_norms
 
     world = join(torch.device("cpu"))
-    model, points, labels = _case(DeepGCN)
+    model, points, labels = _case(DeepGCN, conv)
     sync_norms(model)
     loss = torch.nn.functional.cross_entropy(model(points[rank::2]).flatten(0, 1), labels[rank::2].flatten())
     loss.backward()
@@ -162,27 +163,28 @@ def _synced(rank, port, queue):
     leave()
 
 
-def _case(network):
+def _case(network, conv):
     torch.manual_seed(0)
     model = network(
-        depth=3, channels=8, k=4, stochastic=False, dropout=0.0, fusion_channels=16, head_channels=(16, 8)
+        conv=conv, depth=3, channels=8, k=4, stochastic=False, dropout=0.0, fusion_channels=16, head_channels=(16, 8)
     ).double()
     return model, torch.rand(4, 40, 9).double(), torch.randint(13, (4, 40))
 
 
-def test_synced_norms_give_the_gradients_and_statistics_of_the_whole_batch():
+@pytest.mark.parametrize("conv", [EdgeConv, GraphSAGE])
+def test_synced_norms_give_the_gradients_and_statistics_of_the_whole_batch(conv):
     from deepgcn_seg import DeepGCN
 
     context = torch.multiprocessing.get_context("spawn")
     queue = context.SimpleQueue()
     port = 29500 + os.getpid() % 1000
-    processes = [context.Process(target=_synced, args=(rank, port, queue)) for rank in range(2)]
+    processes = [context.Process(target=_synced, args=(rank, port, queue, conv)) for rank in range(2)]
     for process in processes:
         process.start()
     found = [queue.get() for _ in processes]
     for process in processes:
         process.join()
-    model, points, labels = _case(DeepGCN)
+    model, points, labels = _case(DeepGCN, conv)
     torch.nn.functional.cross_entropy(model(points).flatten(0, 1), labels.flatten()).backward()
     for _, gradients, buffers in found:
         for name, parameter in model.named_parameters():

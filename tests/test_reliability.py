@@ -1,5 +1,6 @@
 """What docs/reliability.md promises, tried: kills, full disks, damage, and running the same again."""
 
+import errno
 import json
 import os
 import random
@@ -18,6 +19,7 @@ from forked import Forked
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_commands import ROOT, TINY, data_root, run, trained  # noqa: F401
 
+from deepgcn_seg.data.files import replacing
 from deepgcn_seg.data.prepare import prepare
 from deepgcn_seg.data.store import RoomStore
 from deepgcn_seg.errors import UserError
@@ -124,6 +126,34 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(trained, data_root, tmp_pat
     assert (folder / "checkpoints" / "last.ckpt").read_bytes() == before
     assert not list((folder / "checkpoints").glob("*.tmp"))
     run("train", f"resume={folder}", "max_steps=6")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_file_that_cannot_be_finished_is_named_and_gone(tmp_path, number):
+    with pytest.raises(OSError, match=os.strerror(number)) as caught, replacing(tmp_path / "a.json"):
+        raise OSError(number, os.strerror(number))
+    assert (caught.value.errno, caught.value.filename) == (number, str(tmp_path / "a.json"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_met_by_the_event_writer(trained, data_root, tmp_path):  # noqa: F811
+    """TensorBoard writes in a thread of its own: its error is one line too, and the run is gone on with."""
+    folder = tmp_path / "run"
+    tiny = [*TINY, "save_every=100", f"data.root={data_root}", f"hydra.run.dir={folder}"]
+    # Room for the config, not for the events of the validation, which come before the first checkpoint.
+    size = 1000 + max(path.stat().st_size for path in [*trained[0].glob(".hydra/*"), trained[0] / "run.json"])
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    job = start(*tiny, preexec_fn=limit)
+    text = job.communicate(timeout=120)[1]
+    assert job.returncode == 2, text
+    assert "Traceback" not in text and "Logging error" not in text
+    errors = [line for line in text.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and f"cannot write TensorBoard's events to {folder}" in errors[0]
+    assert not list(folder.rglob("*.tmp"))
+    assert all(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    run("train", *tiny, "resume=auto")
+    assert curves(folder) == curves(trained[0])
+    assert not (folder / "failed.txt").exists()
 
 
 @pytest.mark.parametrize("damage", ["truncated", "foreign", "of another network", "missing"])
@@ -259,9 +289,12 @@ def test_a_sweep_lists_what_failed_and_the_same_command_runs_what_is_missing(dat
     after = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/metrics.json")}
     assert len(after) == 3
     assert all(after[path] == metrics[path] for path in metrics if path != lost)
-    # Other settings in the same place are not mistaken for these.
+    # Other settings in the same place are not mistaken for these, and change nothing there.
+    before = {path: path.read_text() for path in tmp_path.glob("*/.hydra/config.yaml")}
     done = run("train", *[part.replace("5000", "6") for part in sweep], check=False)
     assert "holds a run of other settings (k" in done.stderr
+    assert before == {path: path.read_text() for path in before}
+    assert not list(tmp_path.glob("1_*/failed.txt"))
 
 
 def test_a_stopped_sweep_stops_and_goes_on(data_root, tmp_path):  # noqa: F811
