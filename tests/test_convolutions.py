@@ -96,7 +96,8 @@ def naive(conv, x, index):
     if isinstance(conv, GraphSAGE):
         # gcn_lib/tf_vertex.py: tf.gather, then conv2d with its batch norm over (B, N, k), then the maximum.
         out = textbook(conv.layer, torch.cat([x, textbook(conv.pool, other).amax(2)], -1))
-        return out / out.norm(dim=-1, keepdim=True).clamp(min=1e-12) if conv.normalize else out
+        # tf.nn.l2_normalize.
+        return out * out.square().sum(-1, keepdim=True).clamp(min=1e-12).rsqrt() if conv.normalize else out
     if isinstance(conv, GIN):
         return textbook(conv.layer, (1 + conv.eps) * x + other.sum(2))
     if isinstance(conv, GENConv):
@@ -250,6 +251,16 @@ def test_absent_points_do_not_exist(name, norm, training):
     assert torch.allclose(padded[:, :14], alone, atol=1e-9)
     for k, v in conv.state_dict().items():
         assert torch.allclose(v, statistics[k], atol=1e-9), k
+
+
+def test_short_vectors_are_normalised_as_by_tensorflow():
+    conv = GraphSAGE(2, 2, LayerSpec(norm="none", act="none"), normalize=True).double()
+    for linear in (conv.pool.linear, conv.layer.linear):
+        linear.weight.data.copy_(torch.eye(2, linear.in_features))
+        linear.bias.data.zero_()
+    x = torch.tensor([[[3e-8, 4e-8], [3.0, 4.0]]], dtype=torch.float64)
+    expected = torch.tensor([[[0.03, 0.04], [0.6, 0.8]]], dtype=torch.float64)
+    assert torch.allclose(conv(x, torch.tensor([[[0], [1]]])), expected)
 
 
 def test_power_mean_clamps_as_the_authors_code():

@@ -118,7 +118,8 @@ class GraphSAGE(nn.Module):
         counts = None if self.pool.sliceable else in_degree(index, mask)
         pooled = neighbor_max(self.pool(x, mask, counts), index, mask)
         out = self.layer(torch.cat([x, pooled], -1), mask)
-        return F.normalize(out, dim=-1) if self.normalize else out
+        # tf.nn.l2_normalize: the square of the norm is at least 1e-12.
+        return F.normalize(out, dim=-1, eps=1e-6) if self.normalize else out
 
 
 def in_degree(index: Tensor, mask: Tensor | None = None) -> Tensor:
