@@ -1,10 +1,12 @@
 """Text from elsewhere in what we write: names and settings are shown as they are, and never read as instructions.
 
-One function for each form of output; HTML escapes itself (jinja2's ``autoescape``).
+One function for each form of output; HTML's text escapes itself (jinja2's ``autoescape``).
 """
 
+import json
 import re
 import unicodedata
+from typing import Any
 
 from rich.text import Text
 
@@ -52,6 +54,18 @@ def csv_cell(value: object) -> str:
     first = unicodedata.normalize("NFKC", text[:1])
     formula = first in tuple("=+-@") and text != "-" and not _NUMBER.fullmatch(text)
     return f"'{text}" if formula else text
+
+
+def script_json(content: Any) -> str:
+    """Return JSON that can stand in an HTML page's script element, whatever its strings hold.
+
+    Every character that HTML or JavaScript could take for its own is written as ``\\uXXXX``: with no ``<`` no tag or
+    comment begins or ends, and the result is ASCII. ``JSON.parse`` gives the same values.
+    """
+    text = json.dumps(content, ensure_ascii=True, allow_nan=False)
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
 
 
 def figure(value: object, most: int = 100) -> str:

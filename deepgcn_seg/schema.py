@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .errors import UserError, first_line
+from .escaping import one_line
 
 # No settings file of ours comes near these; a larger one is refused before it is read.
 MAX_JSON, MAX_YAML = 64 * 2**20, 2**20
@@ -72,7 +73,7 @@ def _as_tuples(content: Any) -> Any:
 def _first_problem(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_context=False)[0]
     # Parts that stand for a choice of several types, and not for a field, are left out.
-    name = ".".join(str(part) for part in first["loc"] if part != "" and "[" not in str(part))
+    name = one_line(".".join(str(part) for part in first["loc"] if part != "" and "[" not in str(part)), 200)
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "missing":
         return f"{name} is missing"
@@ -92,7 +93,13 @@ def _shown(value: Any) -> str:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML without aliases: nested ones make a file of a few lines as large as memory."""
+    """YAML without aliases, of which nested ones make a few lines as large as memory, and without keys given twice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        mapping = super().construct_mapping(node, deep=deep)
+        if len(mapping) < len(node.value):
+            raise yaml.YAMLError("a key is there twice")
+        return mapping
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -124,8 +131,13 @@ def read_json(path: str | Path) -> Any:
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is not a number")
 
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError("a key is there twice")
+        return dict(pairs)
+
     try:
-        return json.loads(text, parse_constant=refuse)
+        return json.loads(text, parse_constant=refuse, object_pairs_hook=once)
     except (ValueError, RecursionError, MemoryError) as error:
         raise UserError(f"{path}: not a readable JSON file ({first_line(error)})") from None
 

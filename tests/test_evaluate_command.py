@@ -100,7 +100,7 @@ def test_data_without_colours_do_not_fit_a_network_with_colours(tmp_path):
     for area in ("Area_1", "Area_5"):
         label = rng.integers(0, 13, 500).astype(np.uint8)
         write_room(tmp_path / "store", Room(area, "office_1", rng.uniform(0, 1, (500, 3)), None, label))
-    write_manifest(tmp_path / "store", S3DIS, "plain", colored=False)
+    write_manifest(tmp_path / "store", S3DIS, "plain")
     save_checkpoint(tmp_path / "a.ckpt", small(), NETWORK, S3DIS, {**TRAINED_ON, "source": "s3dis", "fold": 5})
     command = [f"checkpoint={tmp_path}/a.ckpt", f"data.root={tmp_path}/store", f"hydra.run.dir={tmp_path}/log"]
     done = run("evaluate", *command, check=False)

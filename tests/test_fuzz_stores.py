@@ -41,7 +41,7 @@ def _read_room(path):
     assert xyz.dtype == np.float32 and rgb.dtype == np.uint8 and label.dtype in (np.uint8, np.uint16)
     assert np.isfinite(xyz).all() and np.isfinite(room.size).all() and np.isfinite(room.origin).all()
     assert np.array_equal(labels, label) and np.array_equal(np.sort(order), np.arange(room.count))
-    runs, _ = room.runs((0.5, 0.5), 1.0)
+    runs, _ = room.runs((0.5, 0.5), (1.5, 1.5))
     part = room.read(runs)[0]
     assert ((part[:, :2] >= 0.5) & (part[:, :2] <= 1.5)).all()
     content = (xyz, rgb, label, order, room._cells, room.size, room.origin, np.array(room.key), np.array(room.colored))

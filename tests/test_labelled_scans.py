@@ -159,3 +159,16 @@ def test_rooms_as_people_have_them(tmp_path, raw_rooms):
     # Prepared again, what was told is still there, once.
     prepare(raw, tmp_path / "store")
     assert sorted((store.root / "repairs.txt").read_text().splitlines()) == sorted(told.splitlines())
+
+
+def test_a_black_room_is_one_without_colours(tmp_path):
+    raw = classes(write_scans(tmp_path / "raw", ".npy"))
+    path = raw / "north" / "room_0.npy"
+    rows = np.load(path)
+    for name in ("red", "green", "blue"):
+        rows[name] = 0
+    np.save(path, rows)
+    store = prepare(raw, tmp_path / "store")
+    assert [store.open(room).colored for room in store.rooms] == [False, True, True, True]
+    assert not store.colored
+    assert "every colour is 0; taken as a room without colours" in (tmp_path / "store" / "repairs.txt").read_text()

@@ -62,6 +62,7 @@ def test_lists_that_hold_one_another_and_huge_numbers_end_at_once():
         ("a: !!python/object/apply:os.system [ls]", "tag"),
         ("a: 2024-13-45", "month"),
         ("a: [", "not a readable YAML"),
+        ("a: {b: 1, b: 2}", "twice"),
         ("a: " + "x" * schema.MAX_YAML, "larger than 1 MiB"),
     ],
 )
@@ -72,7 +73,9 @@ def test_yaml_that_is_no_plain_data_is_one_line(tmp_path, text, message):
         read_yaml(path)
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": NaN}', "[1e999, Infinity]", '{"a": 1', "\0"])
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"a": NaN}', "[1e999, Infinity]", '{"a": {"b": 1, "b": 2}}', '{"a": 1', "\0"]
+)
 def test_json_that_is_no_plain_data_is_one_line(tmp_path, text):
     path = tmp_path / "a.json"
     path.write_text(text)

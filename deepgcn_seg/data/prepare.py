@@ -225,6 +225,15 @@ def read_source(layout: Layout, key: str, labelling: Labelling) -> tuple[Room | 
         UserError: it cannot be read.
     """
     path = layout.rooms[key]
+    room, repairs = _read_as_it_is(layout, key, labelling)
+    if room is not None and room.rgb is not None and not room.rgb.any():
+        repairs = [*repairs, Repair(str(path), None, "every colour is 0", "taken as a room without colours")]
+        room.rgb = None
+    return room, repairs
+
+
+def _read_as_it_is(layout: Layout, key: str, labelling: Labelling) -> tuple[Room | None, list[Repair]]:
+    path = layout.rooms[key]
     if layout.kind == STANFORD:
         return read_room(path, labelling.classes)
     area, name = key.split("/")

@@ -12,7 +12,7 @@ from matplotlib.text import Text
 
 from ..data.classes import ClassList
 from ..data.files import replacing
-from .texts import one_line
+from ..escaping import one_line
 
 RIGHT, WRONG = (205, 210, 205), (214, 39, 40)
 MOST_DRAWN = 1_000_000
@@ -161,4 +161,4 @@ def plain(text: Text, content: str) -> None:
     """Show a name as it is, without mathematics between dollar signs, TeX or control characters."""
     text.set_usetex(False)
     text.set_parse_math(False)
-    text.set_text(one_line(content))
+    text.set_text(one_line(content, 120))

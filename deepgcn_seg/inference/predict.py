@@ -14,10 +14,10 @@ from ..data.files import replacing
 from ..data.scan import LABELS, Scan, find_scans, read_scan, write_scan
 from ..data.scan_formats import FORMATS
 from ..errors import UserError
+from ..escaping import one_line
 from ..model.checkpoint import find_checkpoint
 from .picture import scan_picture
 from .segmenter import UP, Prediction, Segmenter
-from .texts import one_line
 from .viewer import write_viewer
 
 log = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ def write_labelled(path: Path, scan: Scan, found: Prediction, classes: ClassList
     if colors:
         names = [scan.field(name) or name for name in ("red", "green", "blue")]
         more |= dict(zip(names, classes.colors(found.label).T))
-    notes = [f"label {number} {one_line(name)}" for number, name in enumerate(classes)]
+    notes = [f"label {number} {one_line(name, 120)}" for number, name in enumerate(classes)]
     write_scan(path, Scan(scan.path, fields, scan.template), more, notes)
     with replacing(classes_path(path)) as temporary:
         content = {"classes": list(classes.names), "palette": [list(rgb) for rgb in classes.palette]}

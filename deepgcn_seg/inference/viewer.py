@@ -13,9 +13,9 @@ import numpy as np
 from ..data.classes import ClassList
 from ..data.files import replacing
 from ..errors import UserError
+from ..escaping import script_json
 from .picture import close_together
 from .segmenter import Prediction
-from .texts import script_json
 
 MOST_POINTS = 300_000
 
