@@ -197,6 +197,13 @@ def test_reversible_memory_does_not_grow_with_depth_but_for_graphs():
     assert saved(40) == saved(5)
 
 
+def test_reversible_blocks_keep_every_eighth_input():
+    blocks = DeepGCN.revgcn(**{**SMALL, "depth": 41, "dilation": "none"}).backbone.blocks
+    x, index = torch.rand(1, 40, 8, requires_grad=True), torch.randint(0, 40, (1, 40, 4))
+    kept = blocks(x, lambda i, y: index).grad_fn
+    assert (len(kept.graphs), len(kept.inputs)) == (40, 5)
+
+
 def test_reversible_dropout_is_one_mask_split_over_the_groups():
     """eff_gcn_modules/rev: a mask of all channels, drawn once, each group's branch taking its part, in every block."""
     model = DeepGCN.revgcn(**SMALL, block_dropout=0.4, stochastic=False).double()
@@ -240,8 +247,10 @@ def test_reversible_groups_start_from_the_sum_of_the_others():
 
 @pytest.mark.parametrize("depth", [14, 28, pytest.param(112, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_reversible_gradients_are_those_of_autograd(depth, precision):
+@pytest.mark.parametrize("seed", range(2))
+def test_reversible_gradients_are_those_of_autograd(depth, precision, seed):
     """Under autocast too: the blocks run in float32, else they would not recover their inputs."""
+    torch.manual_seed(seed)
     settings = {**SMALL, "depth": depth, "stochastic": False, "dilation": "none"}
     model, points = DeepGCN.revgcn(**settings), torch.rand(2, 48, 9)
     before = {k: v.clone() for k, v in model.state_dict().items()}
@@ -253,8 +262,9 @@ def test_reversible_gradients_are_those_of_autograd(depth, precision):
         grads = torch.autograd.grad(out, model.backbone.parameters(), upstream)
         found.append(torch.cat([grad.flatten() for grad in grads]))
     expected, reversible = found
-    assert F.cosine_similarity(expected, reversible, dim=0) > 0.9999
-    assert (expected - reversible).norm() < 0.02 * expected.norm()
+    # Of float32 sums that are rounded in another order, or, under autocast, of the head's bfloat16 gradients.
+    assert (expected - reversible).norm() < (1e-4 if precision == "fp32" else 5e-3) * expected.norm()
+    assert F.cosine_similarity(expected.double(), reversible.double(), dim=0) > 0.9999
 
 
 def test_reversible_weights_of_half_precision_are_refused_in_training():
