@@ -69,4 +69,5 @@ def read_rows(content: bytes) -> tuple[np.ndarray, np.ndarray]:
     lines = content.count(b"\n") + 1
     rows, odd = np.empty((lines, 6)), np.empty((lines, 4), np.int64)
     found, count = parse_rows(np.frombuffer(content, np.uint8), _POWERS, rows, odd)
-    return rows[:found], odd[:count]
+    # Blank lines were given room: copies do not keep it.
+    return (rows[:found] if 2 * found > lines else rows[:found].copy()), odd[:count].copy()

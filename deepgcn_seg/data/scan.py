@@ -1,12 +1,13 @@
 """Point-cloud files: PLY, LAS, LAZ, PCD, NPY, NPZ and text, read and written with all their fields.
 
-A file is not trusted: sizes that its header claims are compared with the file before memory is
-taken, nothing is unpickled, and whatever is wrong ends in one :class:`UserError` that names the file.
+A file is not trusted: what its header claims is compared with the file, or with ``max_points``, before memory
+is taken (:mod:`.formats.bounds`), nothing is unpickled, and whatever is wrong ends in one :class:`UserError`
+that names the file.
 """
 
 import glob
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import numpy as np
 
 from ..errors import UserError, first_line
 from .files import replacing
+from .formats.bounds import MAX_POINTS, Bounds, clean_names, printable
+from .formats.typed import LazyFields, number_column
 
 # Names a field may have, compared without case; the first that a file has counts.
 COLORS = (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue"))
@@ -34,16 +37,17 @@ class Scan:
     """Points of a file.
 
     Attributes:
-        path: the file. fields: name -> (N,), as in the file, ``x``, ``y``, ``z`` among them.
+        path: the file. fields: name -> (N,), as in the file, ``x``, ``y``, ``z`` among them; those of LAS and LAZ are
+            unpacked each time they are asked for.
         template: what writing the same format again needs besides (a header, faces), or None.
     """
 
     path: Path
-    fields: dict[str, np.ndarray]
+    fields: Mapping[str, np.ndarray]
     template: Any = None
 
     def __len__(self) -> int:
-        return len(next(iter(self.fields.values()), ()))
+        return self.fields.count if isinstance(self.fields, LazyFields) else len(next(iter(self.fields.values()), ()))
 
     def field(self, *names: str) -> str | None:
         """The first of some names that the file has, as it is written there."""
@@ -107,37 +111,56 @@ def _numbers(path: Path, name: str, values: np.ndarray, dtype: type = np.float64
         raise UserError(f"{path}: field {name} is not numbers") from None
 
 
-def read_scan(path: str | Path, columns: Sequence[str] | None = None) -> Scan:
+def read_scan(path: str | Path, columns: Sequence[str] | None = None, max_points: int = MAX_POINTS) -> Scan:
     """Read a point-cloud file.
+
+    Memory: binary formats take the bytes that a point has in the file (twice, for compressed PCD), text 8 for each
+    column; :attr:`Scan.xyz` takes 24 more and :attr:`Scan.rgb` 3.
 
     Args:
         columns: names of the columns of a text file or plain array without names; by default
             3: x y z, 4: and intensity, 6: x y z r g b, 7: and label.
+        max_points: a file with more is refused, before they are read.
 
     Raises:
-        UserError: missing, of an unknown format, or damaged.
+        UserError: missing, of an unknown format, too large, or damaged.
     """
     from .scan_formats import FORMATS
 
     path = Path(path)
-    if not path.is_file():
+    try:
+        # Not a pipe or device, which may never end.
+        found = path.is_file()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({first_line(error)})") from None
+    if not found:
         raise UserError(f"{path}: no such file")
     if path.suffix.lower() not in FORMATS:
         raise UserError(f"{path}: unknown format; known are {', '.join(FORMATS)}")
-    read = FORMATS[path.suffix.lower()].read
     try:
-        scan = read(path, columns)
+        scan = FORMATS[path.suffix.lower()].read(Bounds(path, max_points), columns)
     except (UserError, KeyboardInterrupt, SystemExit):
         raise
+    except MemoryError:
+        raise UserError(f"{path}: does not fit into memory") from None
     except ImportError as error:
         raise UserError(f"{path}: reading it needs {error.name} (pip install {error.name})") from None
     # Readers of other people's formats fail in ways of their own; a panic in compiled code is no Exception.
     except BaseException as error:
         raise UserError(f"{path}: not a readable {path.suffix[1:].upper()} file ({first_line(error)})") from None
-    lengths = {name: values.shape for name, values in scan.fields.items()}
-    if len(set(lengths.values())) > 1 or any(len(shape) != 1 for shape in lengths.values()):
-        raise UserError(f"{path}: fields of different lengths {lengths}")
-    return scan
+    return _checked(scan)
+
+
+def _checked(scan: Scan) -> Scan:
+    """Return a scan whose fields have clean names and are one number for each point."""
+    names = clean_names(scan.fields)
+    if isinstance(scan.fields, LazyFields):
+        return replace(scan, fields=LazyFields(len(scan), dict(zip(names, scan.fields.makers.values()))))
+    columns, fields = scan.fields.values(), {}
+    count = len(next(iter(columns), ()))
+    for name, values in zip(names, columns):
+        fields[name] = number_column(scan.path, name, values, count)
+    return replace(scan, fields=fields)
 
 
 def write_scan(path: str | Path, scan: Scan, more: Mapping[str, np.ndarray], notes: Sequence[str] = ()) -> None:
@@ -157,10 +180,11 @@ def write_scan(path: str | Path, scan: Scan, more: Mapping[str, np.ndarray], not
     kept = {name: values for name, values in scan.fields.items() if name not in more}
     family = {".laz": ".las"}
     formats = [family.get(name.suffix.lower(), name.suffix.lower()) for name in (path, scan.path)]
-    full = Scan(scan.path, {**kept, **more}, scan.template if formats[0] == formats[1] else None)
+    template = scan.template if formats[0] == formats[1] else None
+    full = _checked(Scan(scan.path, {**kept, **more}, template))
     try:
         with replacing(path) as temporary:
-            FORMATS[path.suffix.lower()].write(temporary, full, list(notes))
+            FORMATS[path.suffix.lower()].write(temporary, full, list(map(printable, notes)))
     except (OSError, ValueError, OverflowError) as error:
         raise UserError(f"{path}: cannot be written ({first_line(error)})") from None
 

@@ -13,14 +13,17 @@ import numpy as np
 
 from ..errors import UserError
 from .classes import S3DIS, ClassList
+from .formats.bounds import blocks_of_lines
 from .layouts import natural
 from .room import Room
 from .row_kernel import read_rows
 
 # More bad lines than this in one file: not damage, but something else than an annotation.
 MAX_BAD_LINES = 10
+# Bytes of the longest line that may be a row.
+_MAX_ROW = 1000
 
-_NUMBER = re.compile(rb"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+_NUMBER = re.compile(rb"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -116,24 +119,36 @@ def read_points(file: str | Path, repairs: list[Repair]) -> np.ndarray:
         UserError: unreadable, or more than a handful of lines that are no such rows.
     """
     file = Path(file)
+    bad: list[Repair] = []
+    parts, lines = [np.empty((0, 6))], 0
     try:
-        content = file.read_bytes()
+        # Not a pipe or device, which may never end.
+        if not file.is_file():
+            raise UserError(f"{file}: no such file")
+        with open(file, "rb") as content:
+            for block in blocks_of_lines(file, content):
+                parts.append(_points_of(file, block, lines, bad))
+                lines += block.count(b"\n")
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error})") from None
-    rows, odd = read_rows(content)
-    bad: list[Repair] = []
+    repairs.extend(bad)
+    return np.concatenate(parts) if len(parts) > 2 else parts[-1]
+
+
+def _points_of(file: Path, block: bytes, before: int, bad: list[Repair]) -> np.ndarray:
+    """Rows of whole lines, of which ``before`` come earlier in the file; appends to ``bad``."""
+    rows, odd = read_rows(block)
     keep = np.ones(len(rows), bool)
     for row, start, stop, line in odd.tolist():
-        values, problem, action = _parse_line(content[start:stop])
+        values, problem, action = _parse_line(block[start:stop])
         if problem:
-            bad.append(Repair(str(file), line, problem, action))
+            bad.append(Repair(str(file), before + line, problem, action))
         if len(bad) > MAX_BAD_LINES:
             raise UserError(f"{bad[0]}; and more than {MAX_BAD_LINES} such lines: not a file of 'x y z r g b' rows")
         if values is None:
             keep[row] = False
         else:
             rows[row] = values
-    repairs.extend(bad)
     return rows if keep.all() else rows[keep]
 
 
@@ -144,6 +159,8 @@ def _plausible(row: list[float]) -> bool:
 
 def _parse_line(line: bytes) -> tuple[list[float] | None, str, str]:
     """A row or None, what was wrong ('' for nothing), and what was done."""
+    if len(line) > _MAX_ROW:
+        return None, f"not six numbers: {line[:40]!r}...", "line skipped"
     tokens = line.split()
     if not tokens:
         return None, "", ""

@@ -1,0 +1,1 @@
+"""One module for each family of point-cloud formats, and the bounds that all of them keep."""
