@@ -1,5 +1,12 @@
 """Point-cloud files: what is written is read, as exactly as the format can; damage is one clear error."""
 
+import os
+import struct
+import subprocess
+import sys
+import time
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +16,7 @@ from hypothesis import strategies as st
 
 from deepgcn_seg.data.scan import Scan, find_scans, read_scan, write_scan
 from deepgcn_seg.data.scan_formats import FORMATS
+from deepgcn_seg.data.stanford import read_points
 from deepgcn_seg.errors import UserError
 
 
@@ -225,3 +233,263 @@ def test_scans_of_a_folder_or_pattern(tmp_path):
     assert [path.name for path in find_scans(f"{tmp_path}/*.ply")] == ["b.ply"]
     with pytest.raises(UserError, match="no point-cloud files"):
         find_scans(f"{tmp_path}/*.xyz")
+
+
+NPY = b"\x93NUMPY\x01\x00v\x00{'descr': %s, 'fortran_order': False, 'shape': %s, }"
+
+
+def npy(description, shape, content=b""):
+    head = (NPY % (description, shape)).ljust(127) + b"\n"
+    return head + content
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        # A negative count without properties ended the process inside NumPy.
+        ("a.ply", "ply\nformat binary_little_endian 1.0\nelement vertex -1\nend_header\n0000000000000", "line 3"),
+        ("a.ply", "ply\nformat binary_little_endian 1.0\nelement vertex 5\nend_header\n0000000000000", "0 fields"),
+        ("a.ply", PLY.format("ascii", "1_0") + "1 2 3\n" * 10, "line 3"),
+        ("a.ply", PLY.format("ascii", "\u0661") + "1 2 3\n", "line 3"),
+        ("a.ply", PLY.format("ascii", "1e999") + "1 2 3\n", "line 3"),
+        ("a.ply", PLY.format("binary_little_endian", 2**63) + "x" * 40, "more than max_points"),
+        # Only a whole line ends the header.
+        ("a.ply", PLY.format("binary_little_endian", 100_000_000).replace("element", "comment end_header\nelement"), "claims"),
+        ("a.ply", PLY.format("ascii", 1).replace("end_h", "element face 100000000\nproperty int a\nend_h") + "1 2 3\n", "claims"),
+        ("a.ply", PLY.format("ascii", 1).replace("float y", "float x") + "1 2 3\n", "two properties x"),
+        ("a.ply", PLY.format("ascii", 1).replace("float z", "list uchar int z") + "1 2 0\n", "lists"),
+        ("a.ply", PLY.format("ascii", 1).replace("end_h", "element vertex 1\nend_h") + "1 2 3\n", "two elements"),
+        ("a.ply", PLY.format("ascii", 1).replace("float z", "uchar z") + "1 2 300\n", "is uint8 in the header"),
+        ("a.ply", "ply\n" + "comment a\n" * 10_000 + PLY.format("ascii", 1)[4:] + "1 2 3\n", "no header in its first"),
+        ("a.pcd", PCD.format(0, "binary").replace("1 1 1", "1 1 1000000000"), "1,000,000,002 fields"),
+        ("a.pcd", PCD.format(1, "ascii").replace("1 1 1", "1 1 -1") + "1 2 3\n", "no readable header"),
+        ("a.pcd", PCD.format(1, "ascii").replace("HEIGHT 1", "HEIGHT 9") + "1 2 3\n", "WIDTH x HEIGHT is 1 x 9"),
+        ("a.pcd", PCD.format(2**63, "ascii") + "1 2 3\n", "more than max_points"),
+        ("a.pcd", PCD.format(2, "ascii") + "1 2 3.000000\n", "claims 2 points, it has 1"),
+        ("a.pcd", PCD.format(2, "ascii").replace("x y z", "x y y") + "1 2 3\n4 5 6\n", "two fields"),
+        ("a.pcd", PCD.format(1, "binary_compressed").encode() + b"\x05\x00\x00\x00\xff\xff\xff\xffhello", "inflate to 4,294,967,295"),
+        ("a.pcd", PCD.format(1, "binary_compressed").encode() + b"\xff\xff\xff\xff\x0c\x00\x00\x00hello", "4,294,967,295 compressed"),
+        ("a.npy", npy(b"[('x','|S0'),('y','|S0'),('z','|S0')]", b"(100000000,)"), "something else than numbers"),
+        ("a.npy", npy(b"[('x','<f4',(3,)),('y','<f4')]", b"(1,)", bytes(16)), "something else than numbers"),
+        ("a.npy", npy(b"[('x',[('a','<f4')]),('y','<f4')]", b"(1,)", bytes(8)), "something else than numbers"),
+        ("a.npy", npy(b"'|O'", b"(100000000,)"), "something else than numbers"),
+        ("a.npy", npy(b"'<f4'", b"(-1, 3)"), "claims -1 points"),
+        ("a.npy", npy(b"'<f4'", b"(3, -1)"), "claims the shape"),
+        ("a.npy", npy(b"'<f4'", b"(100000000, 3)"), "claims an array of 1,200,000,000 bytes"),
+        ("a.txt", b"1 " * 600_000 + b"\n", "a line longer than"),
+        ("a.txt", b"1 2 3\n" + b"1" * 6_000_000, "a line longer than"),
+        ("a.txt", b"#" * 1_200_000 + b"\n1 2 3\n", "a line longer than"),
+        ("a.txt", b"1 " * 3000 + b"\n", "3,000 fields"),
+        ("a.txt", b"1 2 3\n1 2 1e999\n", "infinite"),
+        ("a.csv", "x,y,z\n1,2,3\n1,,3\n", "column 2 is not all numbers"),
+    ],
+)  # fmt: skip
+def test_what_a_header_claims_is_not_believed(tmp_path, name, content, message):
+    with pytest.raises(UserError) as raised:
+        read_scan(write(tmp_path / name, content)).xyz  # noqa: B018
+    assert message in str(raised.value)
+    assert str(raised.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("at", "kind", "number", "message"),
+    [
+        (100, "I", 3_000_000, "claims 3,000,000 records"),
+        (243, "I", 900, "claims record 1 of 900"),
+        (247, "Q", 100_000_000, "claims 100,000,000 points"),
+        (247, "Q", 2**63, "more than max_points"),
+        (131, "d", 0.0, "the scales"),
+        (131, "d", float("nan"), "the scales"),
+        (155, "d", float("inf"), "offsets"),
+        (375 + 20, "H", 65535, "record 1 of"),
+    ],
+)
+def test_a_las_header_is_not_believed(tmp_path, at, kind, number, message):
+    before = scan(20)
+    write_scan(tmp_path / "a.las", before, {"label": np.arange(20, dtype=np.uint8)})
+    content = bytearray((tmp_path / "a.las").read_bytes())
+    struct.pack_into(f"<{kind}", content, at, number)
+    with pytest.raises(UserError, match=message):
+        read_scan(write(tmp_path / "a.las", bytes(content)))
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_more_than_max_points_is_refused_by_name(tmp_path, suffix):
+    write_scan(tmp_path / f"a{suffix}", scan(20), {})
+    with pytest.raises(UserError, match=r"20 points, more than max_points=19; give a larger max_points"):
+        read_scan(tmp_path / f"a{suffix}", max_points=19)
+    assert len(read_scan(tmp_path / f"a{suffix}", max_points=20)) == 20
+
+
+def test_arrays_that_inflate_are_bounded_by_max_points(tmp_path):
+    np.savez_compressed(tmp_path / "a.npz", xyz=np.zeros((3, 3)), image=np.zeros((1000, 2000)))
+    with pytest.raises(UserError, match=r"inflates to 16,000,0\d\d bytes, more than 64 for each of max_points=1,000"):
+        read_scan(tmp_path / "a.npz", max_points=1000)
+    assert len(read_scan(tmp_path / "a.npz")) == 3
+
+
+def test_an_archive_of_very_many_members_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        for number in range(25_000):
+            archive.writestr(f"{number}.npy", b"")
+    with pytest.raises(UserError, match="a list of members longer than"):
+        read_scan(tmp_path / "a.npz")
+
+
+def test_a_million_comment_lines_cost_linear_time(tmp_path):
+    write(tmp_path / "a.txt", b"#\n" * 1_000_000 + b"1 2 3\n")
+    begun = time.process_time()
+    assert read_scan(tmp_path / "a.txt").xyz.tolist() == [[1, 2, 3]]
+    # Copying the rest of the file for each line took minutes.
+    assert time.process_time() - begun < 10
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "loop", "closed"])
+def test_what_is_no_file_is_one_line(tmp_path, kind):
+    path = tmp_path / "a.txt"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "loop":
+        path.symlink_to(path)
+    for read in (read_scan, lambda name: read_points(name, [])):
+        with pytest.raises(UserError, match="no such file"):
+            read(path)
+
+
+NAMES = {
+    "x\x1b[2Jy": "x_[2Jy",
+    "a\nb": "a_b",
+    "a\x00b": "a_b",
+    "\u202eabc": "_abc",
+    "long" * 99: "long" * 16,
+    "": "unnamed",
+    "_": "unnamed_2",
+}
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_names_from_a_file_are_cleaned_once_and_written_by_every_format(tmp_path, suffix):
+    fields = dict(scan(5).fields) | {name: np.arange(5.0) for name in [*NAMES, "a b", "a,b", "é", "../c", "file"]}
+    np.savez(tmp_path / "a.npz", **{name: values for name, values in fields.items() if name != "file"})
+    write_scan(tmp_path / "in.npz", Scan(Path("x.foo"), fields), {})
+    found = read_scan(tmp_path / "in.npz")
+    assert all(name.isprintable() and 0 < len(name) <= 64 for name in found.fields)
+    assert {"x_[2Jy", "a_b", "a_b_2", "_abc", "long" * 16, "unnamed", "unnamed_2", "a b", "é", "file"} <= set(
+        found.fields
+    )
+    write_scan(tmp_path / f"b{suffix}", found, {"label": np.arange(5) % 2}, ["label 0 a\nb"])
+    again = read_scan(tmp_path / f"b{suffix}")
+    assert len(again) == 5 and np.allclose(again.xyz, found.xyz, atol=1e-6)
+    assert len(again.fields) == len(found.fields) + 1 or suffix in (".las", ".laz")
+    assert np.array_equal(again.fields["label"], np.arange(5) % 2)
+
+
+def test_text_in_pieces_is_text_as_a_whole(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    lines = [f"{a:.18e} {b:.3f} {n} {n + 2**60} {n if n < 150 else b}" for n, (a, b) in enumerate(rng.random((300, 2)))]
+    text = "\n\n".join(lines) + ("\r\n" if len(lines) % 2 else "")
+    names = ["x", "y", "z", "id", "mixed"]
+    whole = read_scan(write(tmp_path / "a.txt", text), names)
+    monkeypatch.setattr("deepgcn_seg.data.formats.bounds.BLOCK_BYTES", 100)
+    pieces = read_scan(tmp_path / "a.txt", names)
+    expected = np.array([[float(word) for word in line.split()] for line in lines])
+    for place, name in enumerate(names):
+        assert np.array_equal(pieces.fields[name], whole.fields[name])
+        assert pieces.fields[name].dtype == whole.fields[name].dtype == (np.int64 if name in "z id" else np.float64)
+        assert np.array_equal(whole.fields[name].astype(float), expected[:, place])
+    assert whole.fields["id"].tolist() == [n + 2**60 for n in range(300)]
+    with pytest.raises(UserError, match="line 599 has 2 columns, not 5"):
+        read_scan(write(tmp_path / "b.txt", "\n\n".join([*lines[:-1], "1 2"])), names)
+
+
+@pytest.mark.parametrize("order", ["<", ">", "text"])
+def test_ply_elements_that_are_not_points_are_copied(tmp_path, order):
+    from plyfile import PlyData, PlyElement
+
+    rng = np.random.default_rng(0)
+    camera = np.array([(1.5, 7)], [("focal", "f4"), ("id", "u1")])
+    kinds = [("x", "f8"), ("y", "f8"), ("z", "f8"), ("a", "i1"), ("b", "u2"), ("c", "i4"), ("d", "f4")]
+    rows = np.array([tuple(row) for row in rng.integers(0, 100, (50, 7)) + 0.0], kinds)
+    faces = np.empty(20, [("vertex_indices", object), ("flag", "u1")])
+    faces["vertex_indices"] = [rng.integers(0, 50, size).astype(np.int32) for size in rng.integers(0, 6, 20)]
+    faces["flag"] = 3
+    elements = [PlyElement.describe(e, n) for e, n in ((camera, "camera"), (rows, "vertex"), (faces, "face"))]
+    PlyData(elements, text=order == "text", byte_order="<" if order == "text" else order).write(str(tmp_path / "a.ply"))
+    found = read_scan(tmp_path / "a.ply")
+    assert all(np.array_equal(found.fields[name], rows[name]) for name in rows.dtype.names)
+    assert all(found.fields[name].dtype.isnative for name in rows.dtype.names)
+    write_scan(tmp_path / "b.ply", found, {"label": np.arange(50, dtype=np.uint8)})
+    again = PlyData.read(str(tmp_path / "b.ply"))
+    assert again["vertex"]["label"].tolist() == list(range(50))
+    assert all(np.array_equal(again["vertex"][name], rows[name]) for name in rows.dtype.names)
+    assert [list(face) for face in again["face"]["vertex_indices"]] == [list(f) for f in faces["vertex_indices"]]
+    assert again["face"]["flag"].tolist() == [3] * 20
+
+
+MEASURE = """
+import sys
+from deepgcn_seg.data.scan import read_scan, write_scan
+from deepgcn_seg.memory import peak_resident_mb
+import deepgcn_seg.data.scan_formats, numba, laspy, lzf
+from deepgcn_seg.data.formats.token_kernel import split_lines
+read_scan(sys.argv[2])
+before = peak_resident_mb()
+scan = read_scan(sys.argv[1])
+read = peak_resident_mb()
+scan.xyz
+print((read - before) * 2**20, (peak_resident_mb() - before) * 2**20)
+"""
+
+
+@pytest.mark.parametrize(("suffix", "factor"), [(".ply", 31), (".pcd", 31), (".laz", 42), (".npz", 31), (".txt", 56)])
+def test_memory_is_a_stated_number_of_bytes_a_point(tmp_path, suffix, factor):
+    """What ``read_scan`` says: a point's bytes in the file, or 8 for each column of text; 24 for coordinates."""
+    count = 1_500_000
+    fields = dict.fromkeys("xyz", np.zeros(count)) | dict.fromkeys(("red", "green", "blue"), np.zeros(count, np.uint8))
+    fields["reflectance"] = np.zeros(count, np.float32)
+    write_scan(tmp_path / f"a{suffix}", Scan(Path("x.foo"), fields), {})
+    write_scan(tmp_path / f"b{suffix}", Scan(Path("x.foo"), {name: of[:9] for name, of in fields.items()}), {})
+    command = [sys.executable, "-c", MEASURE, str(tmp_path / f"a{suffix}"), str(tmp_path / f"b{suffix}")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    read, with_xyz = map(float, done.stdout.split())
+    # Room for a piece of the file, and for one column while it is put together.
+    assert read / count < factor + 8 + 48e6 / count
+    assert with_xyz / count < factor + 8 + 2 * 24 + 48e6 / count
+
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are listed by Linux only")
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_reading_and_writing_leave_no_threads(tmp_path, suffix):
+    """A thread of Arrow's that still holds a Python object when the interpreter ends aborts the process."""
+    code = "import os, sys; from pathlib import Path; from test_scan import *\n"
+    code += (
+        "import deepgcn_seg.data.scan_formats, numba, laspy, torch; before = threads(); folder = Path(sys.argv[1])\n"
+    )
+    code += (
+        "write_scan(folder / sys.argv[2], scan(9), {}); read_scan(folder / sys.argv[2]).xyz; print(threads() - before)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path), f"a{suffix}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent)
+    assert done.stdout.strip() == "0"
+
+
+@pytest.mark.slow
+def test_no_process_aborts_at_its_end_after_reading_text(tmp_path):
+    """Several at once on busy cores, where one in fifteen ended with "terminate called without an active exception"."""
+    write_scan(tmp_path / "a.csv", scan(1500), {})
+    command = [sys.executable, "-c", f"from deepgcn_seg.data.scan import read_scan; read_scan('{tmp_path}/a.csv')"]
+
+    def status(_):
+        return subprocess.run(command, capture_output=True).returncode
+
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+        with ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as several:
+            found = list(several.map(status, range(120)))
+        busy.kill()
+    assert found == [0] * 120

@@ -156,10 +156,11 @@ def _checked(scan: Scan) -> Scan:
     names = clean_names(scan.fields)
     if isinstance(scan.fields, LazyFields):
         return replace(scan, fields=LazyFields(len(scan), dict(zip(names, scan.fields.makers.values()))))
-    columns, fields = scan.fields.values(), {}
-    count = len(next(iter(columns), ()))
-    for name, values in zip(names, columns):
+    fields: dict[str, np.ndarray] = {}
+    count = None
+    for name, values in zip(names, scan.fields.values()):
         fields[name] = number_column(scan.path, name, values, count)
+        count = len(fields[name])
     return replace(scan, fields=fields)
 
 
@@ -185,7 +186,8 @@ def write_scan(path: str | Path, scan: Scan, more: Mapping[str, np.ndarray], not
     try:
         with replacing(path) as temporary:
             FORMATS[path.suffix.lower()].write(temporary, full, list(map(printable, notes)))
-    except (OSError, ValueError, OverflowError) as error:
+    # Writers of other people's formats fail in ways of their own.
+    except Exception as error:
         raise UserError(f"{path}: cannot be written ({first_line(error)})") from None
 
 

@@ -106,7 +106,9 @@ def clean_names(
         clean = printable(name, most)
         if ascii_only:
             clean = clean.encode("ascii", "replace").decode().replace("?", "_")
-        clean = "".join("_" if character in forbidden else character for character in clean) or "_"
+        clean = "".join("_" if character in forbidden else character for character in clean)
+        if not any(map(str.isalnum, clean)):
+            clean = "unnamed"
         number = 2
         unique = clean
         while unique in found:
