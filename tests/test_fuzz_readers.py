@@ -161,7 +161,12 @@ def npy(rng):
 
 def npz(rng):
     names = rng.choice(
-        [["xyz.npy"], ["x.npy", "y.npy", "z.npy"], ["xyz.npy", "rgb.npy"], [f"{i}.npy" for i in range(1500)]]
+        [
+            ["xyz.npy"],
+            ["x.npy", "y.npy", "z.npy"],
+            ["xyz.npy", "rgb.npy"],
+            [f"{i}.npy" for i in range(some(rng, 4, [1500], 0.02))],
+        ]
     )
     names = [some(rng, name, [*(f"{name}.npy" for name in NAMES), "a.txt"], 0.05) for name in names]
     buffer = io.BytesIO()

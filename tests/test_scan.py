@@ -277,7 +277,7 @@ def npy(description, shape, content=b""):
         ("a.npy", npy(b"'<f4'", b"(3, -1)"), "claims the shape"),
         ("a.npy", npy(b"'<f4'", b"(100000000, 3)"), "claims an array of 1,200,000,000 bytes"),
         ("a.txt", b"1 " * 600_000 + b"\n", "a line longer than"),
-        ("a.txt", b"1 2 3\n" + b"1" * 6_000_000, "a line longer than"),
+        ("a.txt", b"1 2 3\n" + b"1" * 2_500_000, "a line longer than"),
         ("a.txt", b"#" * 1_200_000 + b"\n1 2 3\n", "a line longer than"),
         ("a.txt", b"1 " * 3000 + b"\n", "3,000 fields"),
         ("a.txt", b"1 2 3\n1 2 1e999\n", "infinite"),
@@ -493,3 +493,35 @@ def test_no_process_aborts_at_its_end_after_reading_text(tmp_path):
             found = list(several.map(status, range(120)))
         busy.kill()
     assert found == [0] * 120
+
+
+def test_annotations_in_pieces_are_annotations_as_a_whole(tmp_path, monkeypatch):
+    odd = {3: "1.0 2.0 3.0 18\x107 1 2", 40: "", 77: "1 2 3", 150: "1e2 -.5 0.1234567890123456789 1 2 3"}
+    lines = [odd.get(number, f"{number}.25 -{number} 0.5 1 2 {number}") for number in range(200)]
+    path = write(tmp_path / "chair_1.txt", "\n".join(lines))
+    whole, pieces = [], []
+    expected = read_points(path, whole)
+    monkeypatch.setattr("deepgcn_seg.data.formats.bounds.BLOCK_BYTES", 100)
+    assert np.array_equal(read_points(path, pieces), expected)
+    assert len(expected) == 198 and [repair.line for repair in whole] == [4, 78]
+    assert pieces == whole
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        # Half a million digits before something else took a regular expression hours.
+        (b"1" * 500_000 + b"x 1 1 1 1 1\n", None),
+        (b"1" * 2_500_000, "a line longer than"),
+        (b"\n" * 6_000_000 + b"1 2 3 4 5 6\n", None),
+    ],
+)
+def test_an_annotation_costs_linear_time(tmp_path, content, message):
+    path = write(tmp_path / "chair_1.txt", content)
+    begun = time.process_time()
+    if message:
+        with pytest.raises(UserError, match=message):
+            read_points(path, [])
+    else:
+        assert len(read_points(path, [])) <= 1
+    assert time.process_time() - begun < 10

@@ -24,7 +24,7 @@ POINT_BYTES = 64
 # A header in text, a line of text, a directory of members: longer ones are something else.
 MAX_HEADER, MAX_LINE, MAX_DIRECTORY = 1 << 16, 1 << 20, 1 << 20
 # Text is read in pieces of this size, which end with a line.
-BLOCK_BYTES = 1 << 22
+BLOCK_BYTES = 1 << 20
 
 _MAX_NAME = 64
 

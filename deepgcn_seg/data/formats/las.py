@@ -99,7 +99,12 @@ def read_las(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
             rows = np.fromfile(file, kinds, count)
     if len(rows) != count:
         raise UserError(f"{bounds.path}: its header claims {count:,} points, it has {len(rows):,}")
-    record = laspy.ScaleAwarePointRecord(rows, header.point_format, header.scales, header.offsets)
+    empty, record = (
+        laspy.ScaleAwarePointRecord(of, header.point_format, header.scales, header.offsets) for of in (rows[:0], rows)
+    )
+    # Names and types that laspy cannot give are found now, not when they are asked for.
+    for make in _fields(empty).makers.values():
+        make()
     return Scan(bounds.path, _fields(record), (header, record))
 
 

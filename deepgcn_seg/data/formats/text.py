@@ -55,19 +55,33 @@ def read_rows(bounds: Bounds, blocks: Iterable[bytes], columns: int, delimiter: 
     Raises:
         UserError: lines of another length, words that are no numbers, too many points.
     """
-    parts: list[list[np.ndarray]] = [[] for _ in range(columns)]
-    count = 0
+    found = [_Column() for _ in range(columns)]
     for block in blocks:
-        # The parts of a column are copies of their own, so that those of one can go before the next is joined.
-        for part, values in zip(parts, _numbers(bounds.path, block, columns, delimiter, line)):
-            part.append(values)
-        count = bounds.points(count + len(parts[0][-1]))
+        for column, values in zip(found, _numbers(bounds.path, block, columns, delimiter, line)):
+            column.append(values)
+        bounds.points(found[0].count)
         line += block.count(b"\n")
-    found = []
-    for part in parts:
-        found.append(np.concatenate(part) if part else np.empty(0))
-        part.clear()
-    return found
+    return [column.all() for column in found]
+
+
+class _Column:
+    """Numbers that grow in place: parts joined at the end would take twice the memory."""
+
+    def __init__(self) -> None:
+        self.values, self.count = np.empty(0, np.int64), 0
+
+    def append(self, part: np.ndarray) -> None:
+        if part.dtype.kind == "f" and self.values.dtype.kind == "i":
+            self.values = self.values.astype(np.float64)
+        needed = self.count + len(part)
+        if needed > len(self.values):
+            self.values.resize(needed + needed // 8, refcheck=False)
+        self.values[self.count : needed] = part
+        self.count = needed
+
+    def all(self) -> np.ndarray:
+        self.values.resize(self.count, refcheck=False)
+        return self.values
 
 
 def _numbers(path: Path, block: bytes, columns: int, delimiter: str, line: int) -> list[np.ndarray]:
