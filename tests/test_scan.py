@@ -282,6 +282,10 @@ def npy(description, shape, content=b""):
         ("a.txt", b"1 " * 3000 + b"\n", "3,000 fields"),
         ("a.txt", b"1 2 3\n1 2 1e999\n", "infinite"),
         ("a.csv", "x,y,z\n1,2,3\n1,,3\n", "column 2 is not all numbers"),
+        # Other names than the file's would be guessed.
+        ("a.csv", "x,y,z,x\n1,2,3,4\n", "first line has 3 different names, its rows 4 columns"),
+        ("a.csv", "x,y,z,r,g,b\n1,2,3,4,5,6,7\n", "first line has 6 different names, its rows 7 columns"),
+        ("a.npy", npy(b"'<f4'", b"(3, 100000000)"), "100,000,000 fields"),
     ],
 )  # fmt: skip
 def test_what_a_header_claims_is_not_believed(tmp_path, name, content, message):
@@ -326,6 +330,14 @@ def test_arrays_that_inflate_are_bounded_by_max_points(tmp_path):
     with pytest.raises(UserError, match=r"inflates to 16,000,0\d\d bytes, more than 64 for each of max_points=1,000"):
         read_scan(tmp_path / "a.npz", max_points=1000)
     assert len(read_scan(tmp_path / "a.npz")) == 3
+
+
+def test_arrays_named_in_capitals_are_coordinates(tmp_path):
+    np.savez(tmp_path / "a.npz", X=np.arange(3.0), Y=np.arange(3.0), Z=np.arange(3.0), camera=np.eye(4))
+    found = read_scan(tmp_path / "a.npz")
+    assert found.xyz.tolist() == [[0, 0, 0], [1, 1, 1], [2, 2, 2]]
+    write_scan(tmp_path / "b.npz", found, {})
+    assert np.array_equal(np.load(tmp_path / "b.npz")["camera"], np.eye(4))
 
 
 def test_an_archive_of_very_many_members_is_refused(tmp_path):

@@ -27,8 +27,8 @@ def _array_fields(path: Path, rows: np.ndarray, columns: Sequence[str] | None) -
     return dict(zip(column_names(path, rows.shape[1], columns), rows.T))
 
 
-def _claimed_bytes(bounds: Bounds, file: BinaryIO | zipfile.ZipExtFile, name: str) -> int:
-    """Read an array's header and return how many bytes of numbers follow it.
+def _claimed(bounds: Bounds, file: BinaryIO | zipfile.ZipExtFile, name: str) -> tuple[tuple[int, ...], int]:
+    """Read an array's header and return its shape, and how many bytes of numbers follow it.
 
     Raises:
         UserError: not numbers, or too many points or fields.
@@ -46,13 +46,14 @@ def _claimed_bytes(bounds: Bounds, file: BinaryIO | zipfile.ZipExtFile, name: st
     bounds.fields(len(kinds))
     if min(shape, default=0) < 0:
         raise UserError(f"{bounds.path}: {name} claims the shape {shape}")
-    return math.prod(shape) * kind.itemsize
+    return shape, math.prod(shape) * kind.itemsize
 
 
 def read_npy(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
     """Read an array with named fields, or of (N, columns)."""
     with open(bounds.path, "rb") as file:
-        claimed = _claimed_bytes(bounds, file, "the array")
+        shape, claimed = _claimed(bounds, file, "the array")
+        bounds.fields(math.prod(shape[1:]))
         bounds.held(f"an array of {claimed:,} bytes", claimed)
         file.seek(0)
         rows = np.lib.format.read_array(file, allow_pickle=False)
@@ -89,7 +90,7 @@ def read_npz(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
             if name in arrays:
                 raise UserError(f"{bounds.path}: two arrays {printable(name, 60)}")
             with archive.open(info) as member:
-                inflated += _claimed_bytes(bounds, member, printable(name, 60))
+                inflated += _claimed(bounds, member, printable(name, 60))[1]
             bounds.inflated(inflated)
             with archive.open(info) as member:
                 arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
@@ -101,7 +102,9 @@ def read_npz(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
             fields |= _array_fields(bounds.path, values, columns)
         elif values.ndim == 1 and values.dtype.kind in "fiub":
             fields[name] = values
-    length = len(fields.get("x", ()))
+    # Other arrays, such as a camera's, are kept for writing.
+    along = Scan(bounds.path, fields).field("x")
+    length = len(fields[along]) if along else 0
     return Scan(bounds.path, {name: values for name, values in fields.items() if len(values) == length}, arrays)
 
 

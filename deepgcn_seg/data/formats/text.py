@@ -145,7 +145,8 @@ def read_text(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
         comment, first = _after_comments(lines)
         delimiter = next((mark for mark in (",", ";") if mark.encode() in first), " ")
         names = comment and _words(comment, "," if b"," in comment else delimiter)
-        if not _numeric(first, delimiter):
+        headed = not _numeric(first, delimiter)
+        if headed:
             names = _words(first, delimiter)
             first = lines.next()
         elif path.suffix.lower() == ".pts" and first.strip().isdigit():
@@ -160,6 +161,12 @@ def read_text(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
         file.seek(-len(first), os.SEEK_CUR)
         values = read_rows(bounds, blocks_of_lines(path, file), count, delimiter, lines.number)
     named = names is not None and len(names) == len(set(names)) == count
+    # A comment need not be names, but a first line that is not numbers is.
+    if headed and not named and columns is None:
+        raise UserError(
+            f"{path}: its first line has {len(set(names or ()))} different names, its rows {count} columns; correct it "
+            "or say which they are (columns=[x,y,z,...])"
+        )
     chosen = names if named and names else column_names(path, count, columns)
     return Scan(path, dict(zip(chosen, values)), delimiter)
 
