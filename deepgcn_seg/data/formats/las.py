@@ -150,7 +150,7 @@ def _decode(bounds: Bounds, file: BinaryIO, header: Any) -> bytearray:
     settings = [str(bounds.path.resolve()), *map(str, (start, width, count, _PIECE)), description.hex()]
     points = bytearray()
     with tempfile.TemporaryFile() as said:
-        command = [sys.executable, "-c", _DECODER, *settings]
+        command = [sys.executable, "-P", "-c", _DECODER, *settings]
         with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said) as process:
             assert process.stdout is not None
             while piece := process.stdout.read(_PIECE):
