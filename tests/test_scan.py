@@ -493,7 +493,7 @@ def test_reading_and_writing_leave_no_threads(tmp_path, suffix):
 
 @pytest.mark.slow
 def test_no_process_aborts_at_its_end_after_reading_text(tmp_path):
-    """Several at once on busy cores, where one in fifteen ended with "terminate called without an active exception"."""
+    """Several at once on busy cores, where one in eighteen ended with "terminate called without an active exception"."""
     write_scan(tmp_path / "a.csv", scan(1500), {})
     command = [sys.executable, "-c", f"from deepgcn_seg.data.scan import read_scan; read_scan('{tmp_path}/a.csv')"]
 
