@@ -65,6 +65,7 @@ Depth = Annotated[int, integer(1, 10_000)]
 Width = Annotated[int, integer(1, 65_536)]
 Points = Annotated[int, integer(1, description.MAX_POINTS)]
 Blocks = Annotated[int, integer(1, 65_536)]
+MaxPoints = Annotated[int, integer(1)]
 Workers = Annotated[int, integer(0, 256)]
 Counts = Annotated[list[int], listed(integer(1, 1_000_000), 1)]
 MaybeCount = Annotated[int | None, integer(1, 1_000_000, null=True)]
@@ -218,6 +219,7 @@ class Predict(Settings):
     view: MaybeText
     picture: MaybeText
     colors: Flag
+    max_points: MaxPoints
     columns: Annotated[list[str] | None, listed(text(), 3, null=True)]
     scale: Annotated[float, number(0, 1e6, above=True)]
     up: Annotated[str, choice("z", "y", "x")]
@@ -233,6 +235,7 @@ class Prepare(Settings):
 
     source: MaybeText
     workers: Annotated[int, integer(1, 256)]
+    max_points: MaxPoints
     check: Flag
     export: MaybeText
 

@@ -13,11 +13,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_checkpoint import NETWORK, TRAINED_ON, small
+from test_commands import run
 
+from deepgcn_seg.data.classes import S3DIS
 from deepgcn_seg.data.scan import Scan, find_scans, read_scan, write_scan
 from deepgcn_seg.data.scan_formats import FORMATS
 from deepgcn_seg.data.stanford import read_points
 from deepgcn_seg.errors import UserError
+from deepgcn_seg.model.checkpoint import save_checkpoint
 
 
 def scan(count=300, seed=0):
@@ -537,3 +541,20 @@ def test_an_annotation_costs_linear_time(tmp_path, content, message):
     else:
         assert len(read_points(path, [])) <= 1
     assert time.process_time() - begun < 10
+
+
+@pytest.mark.parametrize("tool", ["predict", "prepare"])
+def test_max_points_is_a_setting_of_every_command_that_reads_scans(tmp_path, tool):
+    (tmp_path / "scans" / "a").mkdir(parents=True)
+    np.savetxt(tmp_path / "scans" / "a" / "room.txt", np.random.default_rng(0).uniform(0, 2, (50, 4)).round(1), "%.1f")
+    (tmp_path / "scans" / "classes.yaml").write_text("classes: [a, b]\ncolumns: [x, y, z, label]\n")
+    save_checkpoint(tmp_path / "a.ckpt", small(), NETWORK, S3DIS, TRAINED_ON)
+    predict = [f"checkpoint={tmp_path}/a.ckpt", f"input={tmp_path}/scans/a/room.txt", f"output={tmp_path}/o.ply"]
+    command = (
+        [*predict, "columns=[x,y,z,i]"]
+        if tool == "predict"
+        else [f"source={tmp_path}/scans", f"data.root={tmp_path}/s"]
+    )
+    done = run(tool, *command, "max_points=49", f"hydra.run.dir={tmp_path}/log", check=False)
+    assert done.returncode == 2
+    assert "max_points=49" in done.stderr.splitlines()[-1]

@@ -21,6 +21,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from ..errors import UserError
 from ..schema import Schema, read_yaml
 from .classes import ClassList
+from .formats.bounds import MAX_POINTS
 from .room import Room
 from .scan import LABELS, read_scan
 
@@ -159,13 +160,15 @@ def some_color(label: int, count: int) -> tuple[int, int, int]:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def read_labelled_room(path: str | Path, area: str, name: str, labelling: Labelling) -> Room:
+def read_labelled_room(
+    path: str | Path, area: str, name: str, labelling: Labelling, max_points: int = MAX_POINTS
+) -> Room:
     """One labelled scan as a room; ``rgb`` is None where the file has no colours.
 
     Raises:
         UserError: not readable, or without labels that can be understood.
     """
-    scan = read_scan(path, labelling.columns)
+    scan = read_scan(path, labelling.columns, max_points)
     xyz, rgb = scan.xyz * labelling.scale, scan.rgb
     names = LABELS if labelling.label is None else (labelling.label.lower(),)
     found = scan.field(*names)

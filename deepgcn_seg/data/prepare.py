@@ -16,7 +16,6 @@ from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 
-import numpy as np
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -26,6 +25,8 @@ from ..progress import track
 from ..schema import read_json
 from .classes import S3DIS
 from .files import replacing
+from .formats.arrays import read_shape
+from .formats.bounds import MAX_POINTS, Bounds
 from .labelled_scans import Labelling, read_labelled_room, read_labelling
 from .layouts import HDF5, SCANS, STANFORD, STORE, Layout, recognise
 from .official_hdf5 import OfficialBlocks, export_blocks
@@ -43,6 +44,7 @@ def prepare(
     workers: int = 1,
     described: str | None = None,
     shard: tuple[int, int] = (0, 1),
+    max_points: int = MAX_POINTS,
 ) -> RoomStore | None:
     """Read every room below ``source``, in any layout of :mod:`deepgcn_seg.data.layouts`, into a store at ``root``.
 
@@ -54,6 +56,7 @@ def prepare(
     Args:
         workers: processes. described: the source in words, for results to name; default its path.
         shard: (i, n) prepares every n-th room from the i-th on, for n machines that share a disk.
+        max_points: a scan with more is refused.
 
     Returns:
         The store, or None while rooms of other shards are missing.
@@ -75,7 +78,7 @@ def prepare(
     if todo:
         # Until it is written again, the store is unfinished.
         (root / "store.json").unlink(missing_ok=True)
-    repairs = _prepare_rooms([(layout, key, root, labelling, wanted[key]) for key in todo], workers)
+    repairs = _prepare_rooms([(layout, key, root, labelling, wanted[key], max_points) for key in todo], workers)
     report = root / ("repairs.txt" if shard == (0, 1) else f"repairs-{shard[0] + 1}-of-{shard[1]}.txt")
     _report(report, repairs, [layout.rooms[key] for key in todo])
     if not all(_claims(root, key) == made_from for key, made_from in wanted.items()):
@@ -198,12 +201,12 @@ def _report(path: Path, repairs: list[Repair], prepared: list[Path]) -> None:
     return None
 
 
-_Job = tuple[Layout, str, Path, Labelling, MadeFrom]
+_Job = tuple[Layout, str, Path, Labelling, MadeFrom, int]
 
 
 def _prepare_room(job: _Job) -> list[Repair]:
-    layout, key, root, labelling, made_from = job
-    room, repairs = read_source(layout, key, labelling)
+    layout, key, root, labelling, made_from, max_points = job
+    room, repairs = read_source(layout, key, labelling, max_points)
     if room is None:
         # Remembered, so that all shards know that the room is done.
         with replacing(_empty(root, key)) as temporary:
@@ -218,21 +221,23 @@ def _prepare_room(job: _Job) -> list[Repair]:
     return repairs
 
 
-def read_source(layout: Layout, key: str, labelling: Labelling) -> tuple[Room | None, list[Repair]]:
+def read_source(
+    layout: Layout, key: str, labelling: Labelling, max_points: int = MAX_POINTS
+) -> tuple[Room | None, list[Repair]]:
     """Read one room of a layout; None if it has no points, and what was repaired or skipped.
 
     Raises:
         UserError: it cannot be read.
     """
     path = layout.rooms[key]
-    room, repairs = _read_as_it_is(layout, key, labelling)
+    room, repairs = _read_as_it_is(layout, key, labelling, max_points)
     if room is not None and room.rgb is not None and not room.rgb.any():
         repairs = [*repairs, Repair(str(path), None, "every colour is 0", "taken as a room without colours")]
         room.rgb = None
     return room, repairs
 
 
-def _read_as_it_is(layout: Layout, key: str, labelling: Labelling) -> tuple[Room | None, list[Repair]]:
+def _read_as_it_is(layout: Layout, key: str, labelling: Labelling, max_points: int) -> tuple[Room | None, list[Repair]]:
     path = layout.rooms[key]
     if layout.kind == STANFORD:
         return read_room(path, labelling.classes)
@@ -240,13 +245,13 @@ def _read_as_it_is(layout: Layout, key: str, labelling: Labelling) -> tuple[Room
     if path.suffix == ".npy" and layout.kind != SCANS:
         # PointNet's rows; read as a scan they would be seven unnamed columns, which mean the same.
         _check_rows(path)
-    room = read_labelled_room(path, area, name, labelling)
+    room = read_labelled_room(path, area, name, labelling, max_points)
     return (room, []) if len(room) else (None, [Repair(str(path), None, "no points of any class", "room skipped")])
 
 
 def _check_rows(path: Path) -> None:
     try:
-        shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
+        shape = read_shape(Bounds(path))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable array ({error})") from None
     if len(shape) != 2 or shape[1] != 7:
@@ -272,7 +277,7 @@ def prepare_configured(config: DictConfig) -> None:
     if not Path(config.source).is_dir():
         raise UserError(f"source={config.source}: no such folder")
     shard = _shard(config.shard)
-    store = prepare(config.source, config.data.root, workers=config.workers, shard=shard)
+    store = prepare(config.source, config.data.root, workers=config.workers, shard=shard, max_points=config.max_points)
     if store is None:
         log.info("%s: the rooms of shard %s are ready; other shards are not yet", config.data.root, config.shard)
         return None

@@ -48,7 +48,7 @@ def predict(config: DictConfig) -> None:
     )
     log.info("%s: %d classes, %s", config.checkpoint, len(segmenter.classes), segmenter.device)
     for path, output in zip(scans, outputs):
-        scan = read_scan(path, config.columns)
+        scan = read_scan(path, config.columns, config.max_points)
         xyz, rgb = scan.xyz, scan.rgb
         log.info("%s: %s points, fields %s", path, f"{len(scan):,}", ", ".join(scan.fields))
         found = segmenter.predict(xyz, rgb, config.scale, config.up)

@@ -49,6 +49,12 @@ def _claimed(bounds: Bounds, file: BinaryIO | zipfile.ZipExtFile, name: str) -> 
     return shape, math.prod(shape) * kind.itemsize
 
 
+def read_shape(bounds: Bounds) -> tuple[int, ...]:
+    """Return the shape that an NPY file's header claims, without its numbers."""
+    with open(bounds.path, "rb") as file:
+        return _claimed(bounds, file, "the array")[0]
+
+
 def read_npy(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
     """Read an array with named fields, or of (N, columns)."""
     with open(bounds.path, "rb") as file:
