@@ -12,16 +12,15 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
-from pydantic import ValidationError, WrapValidator
+from pydantic import ConfigDict, ValidationError, WrapValidator
 
 from .data.blocks import NINE, VARIANTS, channels, place_of_channels
 from .distributed import MAX_DEVICES, declared
 from .errors import UserError, first_line
 from .evaluation.protocols import Protocol
 from .model import description
-from .model.block import CONNECTIONS
-from .model.graph import SCHEDULES, dilation_schedule
-from .model.layers import ACTS, NORMS, ORDERS
+from .model.description import Depth, Dilation, Width
+from .model.graph import dilation_schedule
 from .settings import (
     Count,
     Flag,
@@ -45,12 +44,6 @@ from .settings import (
 NETWORK = ("deepgcn_seg.DeepGCN", "deepgcn_seg.model.DeepGCN")
 
 
-def _is_dilation(value: Any) -> bool:
-    values = value if isinstance(value, (list, tuple)) else [value]
-    whole = all(isinstance(part, int) and not isinstance(part, bool) and part >= 1 for part in values)
-    return value in SCHEDULES if isinstance(value, str) else bool(values) and whole
-
-
 def _of(*targets: str) -> WrapValidator:
     """Validate a part only if its ``_target_`` begins with one of these: the values of a user's own are theirs."""
 
@@ -61,8 +54,6 @@ def _of(*targets: str) -> WrapValidator:
     return WrapValidator(check)
 
 
-Depth = Annotated[int, integer(1, 10_000)]
-Width = Annotated[int, integer(1, 65_536)]
 Points = Annotated[int, integer(1, description.MAX_POINTS)]
 Blocks = Annotated[int, integer(1, 65_536)]
 MaxPoints = Annotated[int, integer(1)]
@@ -71,7 +62,6 @@ Counts = Annotated[list[int], listed(integer(1, 1_000_000), 1)]
 MaybeCount = Annotated[int | None, integer(1, 1_000_000, null=True)]
 MaybeText = Annotated[str | None, text(null=True)]
 Precision = Annotated[str, choice("fp32", "bf16")]
-Dilation = Annotated[Any, rule("linear, none, an integer of at least 1 or a list of such integers", _is_dilation)]
 
 
 def _built(null: bool = False) -> Any:
@@ -93,43 +83,19 @@ class Graph(Settings):
     loop: Flag
 
 
-class Network(Settings):
+class Network(description.Arguments):
     """``model``: the arguments of :class:`deepgcn_seg.DeepGCN`."""
 
-    in_channels: Width
-    num_classes: Width
-    connection: Annotated[str, choice(*CONNECTIONS, "rev")]
-    depth: Depth
-    channels: Width
-    k: Count
+    model_config = ConfigDict(extra="ignore")
     conv: Built
-    order: Annotated[str, choice(*ORDERS)]
-    norm: Annotated[str, choice(*NORMS)]
-    norm_eps: Annotated[float, number(0, 1, above=True)]
-    act: Annotated[str, choice(*ACTS)]
-    bias: Flag
-    dynamic: Flag
-    dilation: Dilation
-    dilation_period: MaybeCount
-    stochastic: Flag
-    epsilon: Share
-    loop: Flag
+    # Among the nine channels, whichever of them the data have.
     positions: Annotated[list[int], listed(integer(0, 8), 1, 9)]
-    fusion_channels: Width
-    head_channels: Annotated[list[int], listed(integer(1, 65_536), 1, 64)]
-    dropout: Part
-    block_dropout: Part
-    checkpoint: Flag
-    groups: Width
-    init: Annotated[str, choice("xavier", "kaiming")]
 
 
-class SyntheticRooms(Settings):
+class SyntheticRooms(description.Synthetic):
     """``data.store`` of the synthetic rooms."""
 
-    rooms_per_area: Annotated[int, integer(1, 1000)]
-    density: Annotated[float, number(0, 1e5, above=True)]
-    seed: Seed
+    model_config = ConfigDict(extra="ignore")
 
 
 class Data(Settings):

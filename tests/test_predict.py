@@ -13,7 +13,7 @@ from deepgcn_seg import Segmenter
 from deepgcn_seg.data.classes import ClassList
 from deepgcn_seg.data.scan import Scan, read_scan, write_scan
 from deepgcn_seg.errors import UserError
-from deepgcn_seg.inference.predict import classes_path, output_paths, require_distinct, truth_of, write_labelled
+from deepgcn_seg.inference.predict import classes_path, output_paths, require_distinct, truth_of
 from deepgcn_seg.inference.segmenter import Prediction, colors_of
 from deepgcn_seg.inference.viewer import write_viewer
 
@@ -363,11 +363,13 @@ NAMES = [
 def test_a_page_holds_names_as_data_alone(tmp_path, name):
     xyz = office(9)[0]
     found = Prediction(np.zeros(9, np.uint8), np.ones(9, np.float32))
-    classes = ClassList.of([name, "b"], [[1, 2, 3]] * 2)
+    # A class list holds printable names alone; titles are names of files, and may be anything.
+    shown = name if name.isprintable() else "a"
+    classes = ClassList.of([shown, "b"], [[1, 2, 3]] * 2)
     write_viewer(tmp_path / "a.html", xyz, None, found, None, classes, name)
     page = (tmp_path / "a.html").read_text(encoding="utf-8")
     plain = json.loads(page.split('type="application/json">')[1].split("</script>")[0])
-    assert plain["classes"] == [name, "b"] and plain["title"] == name
+    assert plain["classes"] == [shown, "b"] and plain["title"] == name
     # Beside it the page is the same whatever it shows.
     data = page.split('type="application/json">')[1].split("</script>")[0]
     template = files("deepgcn_seg.inference").joinpath("viewer.html").read_text(encoding="utf-8")
@@ -385,10 +387,9 @@ def test_a_page_leaves_out_stray_points(tmp_path):
     assert data["extent"] < 3
 
 
-def test_class_names_add_no_lines_to_a_header(tmp_path):
+def test_notes_add_no_lines_to_a_header(tmp_path):
     scan = read_scan(scan_file(tmp_path / "a.ply"))
-    found = Prediction(np.zeros(3000, np.uint8), np.ones(3000, np.float32))
-    write_labelled(tmp_path / "b.ply", scan, found, ClassList.of(["a\nelement vertex 0", "b"], [[1, 2, 3]] * 2), False)
+    write_scan(tmp_path / "b.ply", scan, {}, ["a\nelement vertex 0"])
     assert len(read_scan(tmp_path / "b.ply")) == 3000
 
 

@@ -20,17 +20,28 @@ from ..data.blocks import NINE, count_channels
 from ..data.classes import ClassList
 from ..errors import UserError, first_line
 from ..schema import Schema
+from ..settings import Flag, Metres, Part, Seed, Share, choice, integer, listed, number, rule
+from .block import CONNECTIONS
 from .convolution import GIN, EdgeConv, GENConv, GraphSAGE, MessagePassing, MRConv
 from .deepgcn import DeepGCN
-from .graph import dilation_schedule
+from .graph import SCHEDULES, dilation_schedule
+from .layers import ACTS, INITS, NORMS, ORDERS
 
-Count = Annotated[int, Field(ge=1, le=2**16)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Number = Annotated[float, Field(ge=-1e6, le=1e6)]
+Width = Annotated[int, integer(1, 65_536)]
+Depth = Annotated[int, integer(1, 10_000)]
+Number = Annotated[float, number(-1e6, 1e6)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
-Byte = Annotated[int, Field(ge=0, le=255)]
 # Points of a block, and of a batch of blocks: more would take memory that the file's own size does not explain.
 MAX_POINTS, MAX_BATCH_POINTS = 2**18, 2**24
+
+
+def _is_dilation(value: Any) -> bool:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    whole = all(isinstance(part, int) and not isinstance(part, bool) and part >= 1 for part in values)
+    return value in SCHEDULES if isinstance(value, str) else bool(values) and whole
+
+
+Dilation = Annotated[Any, rule("linear, none, an integer of at least 1 or a list of such integers", _is_dilation)]
 
 
 class EdgeConvOptions(Schema):
@@ -68,16 +79,16 @@ class GENConvOptions(Schema):
     learn_temperature: bool = True
     message_norm: bool = False
     learn_message_scale: bool = False
-    mlp_layers: Annotated[int, Field(ge=1, le=64)] = 1
+    mlp_layers: Annotated[int, integer(1, 64)] = 1
     hidden_norm: Literal["batch", "instance", "layer", "none"] = "batch"
-    eps: Annotated[float, Field(ge=0, le=1)] = 1e-7
+    eps: Share = 1e-7
 
 
 class GATv2Options(Schema):
     """Options of torch_geometric's ``GATv2Conv``, its heads averaged."""
 
     name: Literal["gatv2"]
-    heads: Count = 1
+    heads: Width = 1
     concat: Literal[False] = False
     negative_slope: Number = 0.2
     dropout: Share = 0.0
@@ -90,7 +101,7 @@ class TransformerOptions(Schema):
     """Options of torch_geometric's ``TransformerConv``, its heads averaged."""
 
     name: Literal["transformer"]
-    heads: Count = 1
+    heads: Width = 1
     concat: Literal[False] = False
     beta: bool = False
     dropout: Share = 0.0
@@ -124,35 +135,40 @@ Conv = Annotated[
 ]
 
 
-class Network(Schema):
-    """The arguments of :class:`DeepGCN`; see there for what each means."""
+class Arguments(Schema):
+    """The arguments of :class:`DeepGCN` but for the convolution, with their ranges; see there for what each means."""
 
-    in_channels: Count = 9
-    num_classes: Count = 13
-    connection: Literal["plain", "res", "dense", "res+", "rev"] = "res"
-    depth: Annotated[int, Field(ge=1, le=10_000)] = 28
-    channels: Count = 64
-    k: Count = 16
-    conv: Conv = EdgeConvOptions(name="edge")
-    order: Literal["norm-act", "act-norm"] = "norm-act"
-    norm: Literal["batch", "instance", "layer", "none"] = "batch"
-    norm_eps: Annotated[float, Field(gt=0, le=1)] = 1e-5
-    act: Literal["relu", "leakyrelu", "prelu", "gelu", "none"] = "relu"
-    bias: bool = True
-    dynamic: bool = True
-    dilation: Literal["linear", "none"] | Count | tuple[Count, ...] = "linear"
-    dilation_period: Count | None = None
-    stochastic: bool = True
+    in_channels: Width = 9
+    num_classes: Width = 13
+    connection: Annotated[str, choice(*CONNECTIONS, "rev")] = "res"
+    depth: Depth = 28
+    channels: Width = 64
+    k: Width = 16
+    order: Annotated[str, choice(*ORDERS)] = "norm-act"
+    norm: Annotated[str, choice(*NORMS)] = "batch"
+    norm_eps: Annotated[float, number(0, 1, above=True)] = 1e-5
+    act: Annotated[str, choice(*ACTS)] = "relu"
+    bias: Flag = True
+    dynamic: Flag = True
+    dilation: Dilation = "linear"
+    dilation_period: Annotated[int | None, integer(1, 65_536, null=True)] = None
+    stochastic: Flag = True
     epsilon: Share = 0.2
-    loop: bool = True
-    positions: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1, max_length=64)] = (6, 7, 8)
-    fusion_channels: Count = 1024
-    head_channels: Annotated[tuple[Count, ...], Field(min_length=1, max_length=64)] = (512, 256)
-    dropout: Share = 0.3
-    block_dropout: Share = 0.0
-    checkpoint: bool = False
-    groups: Count = 2
-    init: Literal["xavier", "kaiming"] = "xavier"
+    loop: Flag = True
+    positions: Annotated[Sequence[int], listed(integer(0, 65_535), 1, 64)] = (6, 7, 8)
+    fusion_channels: Width = 1024
+    head_channels: Annotated[Sequence[int], listed(integer(1, 65_536), 1, 64)] = (512, 256)
+    dropout: Part = 0.3
+    block_dropout: Part = 0.0
+    checkpoint: Flag = False
+    groups: Width = 2
+    init: Annotated[str, choice(*INITS)] = "xavier"
+
+
+class Network(Arguments):
+    """What :class:`DeepGCN` is built from."""
+
+    conv: Conv = EdgeConvOptions(name="edge")
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "Network":
@@ -189,16 +205,16 @@ class TrainedOn(Schema):
 
     features: Annotated[tuple[Literal["block", "color", "room", "height"], ...], Field(min_length=1)] = NINE
     variant: Literal["paper", "port"] = "paper"
-    side: Annotated[float, Field(gt=0, le=1e4)] = 1.0
-    stride: Annotated[float, Field(gt=0, le=1e4)] = 0.5
-    min_points: Annotated[int, Field(ge=0, le=2**31)] = 100
-    points: Annotated[int, Field(ge=1, le=MAX_POINTS)] = 4096
-    batch_size: Annotated[int, Field(ge=1, le=2**16)] = 16
+    side: Metres = 1.0
+    stride: Metres = 0.5
+    min_points: Annotated[int, integer(0, 2**31)] = 100
+    points: Annotated[int, integer(1, MAX_POINTS)] = 4096
+    batch_size: Width = 16
     source: Literal["synthetic", "s3dis", "s3dis_hdf5", "folder"] | None = None
     name: Name = "unknown"
     fold: Annotated[int, Field(ge=0, le=10**6)] | Name | None = None
-    validation: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    validation: Part = 0.1
+    seed: Seed = 0
     synthetic: "Synthetic | None" = None
 
     @model_validator(mode="after")
@@ -214,9 +230,9 @@ class TrainedOn(Schema):
 class Synthetic(Schema):
     """Arguments of :func:`deepgcn_seg.data.sources.synthetic`, but for the folder."""
 
-    rooms_per_area: Annotated[int, Field(ge=1, le=1000)] = 6
-    density: Annotated[float, Field(gt=0, le=1e5)] = 1000.0
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    rooms_per_area: Annotated[int, integer(1, 1000)] = 6
+    density: Annotated[float, number(0, 1e5, above=True)] = 1000.0
+    seed: Seed = 0
 
 
 def _kind_of_network(content: Any) -> str:
@@ -234,20 +250,18 @@ class Description(Schema):
     network: Annotated[
         Annotated[Network, Tag("")] | Annotated[OwnPart, Tag("own")], Discriminator(_kind_of_network)
     ] = Field(alias="model_config")
-    classes: Annotated[tuple[Name, ...], Field(min_length=1, max_length=2**16)]
-    palette: tuple[tuple[Byte, Byte, Byte], ...]
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
     trained_on: TrainedOn | None = None
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "Description":
-        if len(set(self.classes)) != len(self.classes):
-            raise ValueError("class names must be unique")
-        if len(self.palette) != len(self.classes):
-            raise ValueError(f"{len(self.classes)} classes, but {len(self.palette)} colours")
+        # Refuses names and colours that cannot be.
+        classes = self.class_list
         if isinstance(self.network, OwnPart):
             return self
-        if self.network.num_classes != len(self.classes):
-            raise ValueError(f"a network of {self.network.num_classes} classes, but {len(self.classes)} names")
+        if self.network.num_classes != len(classes):
+            raise ValueError(f"a network of {self.network.num_classes} classes, but {len(classes)} names")
         trained = self.trained_on
         if trained is not None and count_channels(trained.features) != self.network.in_channels:
             raise ValueError(
