@@ -2,6 +2,7 @@
 
 import inspect
 import pickle
+import struct
 import sys
 import zipfile
 from types import ModuleType
@@ -14,7 +15,7 @@ from deepgcn_seg.data.classes import S3DIS
 from deepgcn_seg.errors import UserError
 from deepgcn_seg.model import MessagePassing, MRConv
 from deepgcn_seg.model.checkpoint import describe, find_checkpoint, read_checkpoint, save_checkpoint
-from deepgcn_seg.model.description import Network, build_network, describe_network
+from deepgcn_seg.model.description import Description, Network, build_network, describe_network
 
 NETWORK = {
     "depth": 2,
@@ -330,7 +331,7 @@ def test_other_operators_of_torch_geometric_need_trust(tmp_path):
         (("trained_on", "features"), ["block", "block", "room"], "once each"),
         (("trained_on", "source"), "os", "source='os'"),
         (("trained_on", "synthetic"), {"rooms_per_area": 10**9}, "rooms_per_area=1000000000"),
-        (("step",), "x", "step="),
+        (("step",), "x", "step must"),
         (("format",), torch.ones(3), "format"),
         (("format",), [2], "format"),
     ],
@@ -412,6 +413,86 @@ def test_one_storage_under_many_tensors_is_not_copied_many_times(tmp_path):
     base = torch.zeros(200_000)
     torch.save({"format": 2, "model": {str(i): base[i:] for i in range(200)}}, tmp_path / "a.ckpt")
     refused(tmp_path / "a.ckpt", "more than the file holds")
+
+
+def write_pickle(path, pickle):
+    """An archive of torch.save with a pickle of one's own."""
+    return rewritten(path, lambda records: [(n, pickle if n.endswith("data.pkl") else d, c) for n, d, c in records])
+
+
+DOUBLED = b"(t" + b"q\x01" + b"h\x01h\x01\x86q\x01" * 60
+
+
+@pytest.mark.parametrize(
+    ("pickle", "message"),
+    [
+        (b"\x80\x02})" + b"\x85" * 1_000_000 + b"K\x01s.", "keys"),
+        (b"\x80\x02}" + DOUBLED + b"K\x01s.", "keys"),
+        (b"\x80\x02ccollections\nOrderedDict\n)R" + DOUBLED + b"K\x01s.", "keys"),
+        (b"\x80\x02}(" + DOUBLED + b"K\x01u.", "keys"),
+        (b"\x80\x02" + DOUBLED + b"Q.", "storage"),
+        (b"\x80\x02(" + b"X\x07\x00\x00\x00storage" + b"ctorch\nFloatStorage\n" + DOUBLED + b"tQ.", "storage"),
+        (b"\x80\x02ctorch\nFloatStorage\nK\x05\x85R.", "calls"),
+        (b"\x80\x02cbuiltins\nbytearray\nJ\x00\x00\x00\x7f\x85R.", "bytearray"),
+        (b"\x80\x04\x8c\x02os\x8c\x06system\x93.", "STACK_GLOBAL"),
+        (b"\x80\x02h\x05.", "damaged"),
+        (b"\x80\x02s.", "damaged"),
+        (b"\x80\x02", "damaged"),
+    ],
+)
+def test_a_pickle_does_nothing_but_put_state_dicts_together(saved, pickle, message):
+    refused(write_pickle(saved, pickle), message)
+
+
+def test_shared_tuples_are_not_written_out(saved):
+    value = ()
+    for _ in range(60):
+        value = (value, value)
+    for key in ("step", "format", "classes", "trained_on", "model_config", "palette"):
+        refused(changed(saved, lambda c, key=key: c.update({key: value})), "checkpoint")
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"name": "own", "target": "deepgcn_seg.model.GENConv", "options": {"mlp_layers": 10**6}},
+        {"name": "own", "target": "deepgcn_seg.DeepGCN", "options": {"depth": 10**6}},
+        {
+            "name": "own",
+            "target": "deepgcn_seg.model.MessagePassing",
+            "options": {"operator": {"_target_": "deepgcn_seg.model.GENConv", "mlp_layers": 10**6}},
+        },
+    ],
+)
+@pytest.mark.parametrize("field", ["conv", None])
+def test_our_own_classes_are_never_built_without_their_ranges(saved, part, field):
+    refused(
+        changed(saved, lambda c: (c["model_config"] if field else c).update({field or "model_config": part})), "uses"
+    )
+
+
+def test_a_directory_that_another_record_points_to_is_refused(saved):
+    good = saved.read_bytes()
+    end = good[-22:]
+    large = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, 1, 1, 46, 0)
+    locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, 4, 1)
+    saved.write_bytes(good[:-22] + large + locator + end)
+    refused(saved, "damaged")
+
+
+def test_names_from_a_file_stay_in_one_line_and_add_no_colours(saved):
+    change = lambda c: c["model"].update({"\x1b[31mred\nnext" + "a" * 10_000: torch.ones(1)})
+    with pytest.raises(UserError, match="not of its network") as raised:
+        load_model(changed(saved, change))
+    assert str(raised.value).isprintable() and len(str(raised.value)) < 500
+
+
+@pytest.mark.parametrize("changes", [{"k": 60_000}, {"channels": 65_536, "depth": 1}])
+def test_one_block_takes_no_more_memory_than_a_large_training(changes):
+    network = {**NETWORK, "dilation": "none", **changes}
+    content = {"model_config": network, "classes": S3DIS.names, "palette": S3DIS.palette}
+    with pytest.raises(UserError, match="too many"):
+        Description.of({**content, "trained_on": {"points": 2**17}}, "x")
 
 
 def test_mappings_that_hold_one_another_end_at_once(saved):

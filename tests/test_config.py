@@ -194,7 +194,7 @@ def test_a_wrong_setting_is_one_line_that_begins_with_its_key(override, message)
         (["model.k=5000"], "model.k=5000: must be at most points=4096"),
         (["data=s3dis"], "data.root is not set"),
         (["batch_size=15", "accumulate=2"], "batch_size=15: must be a multiple of 2"),
-        (["points=262144", "batch_size=65536"], "batch_size=65536: with points=262144"),
+        (["points=131072", "batch_size=65536"], "batch_size=65536: with points=131072"),
         (["recipe=modern", "recipe.schedule.warmup=2"], "recipe.schedule.warmup=2: must be"),
         (["recipe=modern", "recipe.augmentation.0.step=-90"], "recipe.augmentation.0.step=-90: must be"),
         (["recipe=modern", "recipe.augmentation.2.low=2"], "recipe.augmentation.2.low=2: must be at most high=1.1"),

@@ -98,10 +98,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not needed <= content.keys():
         raise UserError(f"checkpoint {path}: not written by deepgcn_seg (official ones: tools/convert.py)")
     if type(content["format"]) is not int or content["format"] != FORMAT:
-        number = content["format"] if isinstance(content["format"], int) else "unknown"
+        number = content["format"] if type(content["format"]) is int and abs(content["format"]) < 1000 else "unknown"
         raise UserError(f"checkpoint {path}: format {number}, but this version reads {FORMAT}; train it again")
-    if not (content.get("step") is None or (type(content["step"]) is int and content["step"] >= 0)):
-        raise UserError(f"checkpoint {path}: step={content['step']!r}: must be a number of steps")
+    step = content.get("step")
+    if step is not None and (type(step) is not int or not 0 <= step < 2**63):
+        raise UserError(f"checkpoint {path}: step must be a number of steps")
     return content
 
 
@@ -137,10 +138,9 @@ def build_model(content: Mapping[str, Any], path: str | Path, trusted: Sequence[
     try:
         if isinstance(network, Network) and network.conv.name != "own":
             # Numbers and shapes first, which take no memory: a description must not ask for more than the file holds.
-            if isinstance(tensors, dict) and network.convolutions > len(tensors):
-                raise UserError(
-                    f"{where}: {network.convolutions} convolutions cannot have {len(tensors)} tensors in all"
-                )
+            held = len({id(tensor) for tensor in tensors.values()}) if isinstance(tensors, dict) else 0
+            if network.convolutions > held:
+                raise UserError(f"{where}: {network.convolutions} convolutions cannot have {held} tensors in all")
             with torch.device("meta"):
                 fit_weights(build_network(network), tensors, where)
         model = build_network(network, trusted)

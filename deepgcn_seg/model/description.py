@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..data.blocks import NINE, count_channels
 from ..data.classes import ClassList
 from ..errors import UserError, first_line
+from ..escaping import one_line
 from ..schema import Schema
 from ..settings import Flag, Metres, Part, Seed, Share, choice, integer, listed, number, rule
 from .block import CONNECTIONS
@@ -32,7 +33,9 @@ Depth = Annotated[int, integer(1, 10_000)]
 Number = Annotated[float, number(-1e6, 1e6)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 # Points of a block, and of a batch of blocks: more would take memory that the file's own size does not explain.
-MAX_POINTS, MAX_BATCH_POINTS = 2**18, 2**24
+MAX_POINTS, MAX_BATCH_POINTS = 2**17, 2**24
+# Neighbours, and values of features, of one block.
+MAX_EDGES, MAX_FEATURES = 2**25, 2**31
 
 
 def _is_dilation(value: Any) -> bool:
@@ -176,7 +179,8 @@ class Network(Arguments):
             raise ValueError(f"positions {list(self.positions)} do not exist among {self.in_channels} input channels")
         if self.connection == "rev" and (self.groups < 2 or self.channels % self.groups):
             raise ValueError(f"rev cannot split {self.channels} channels into {self.groups} groups")
-        self.min_points  # noqa: B018  (refuses a dilation that no layer can have)
+        if isinstance(self.dilation, (list, tuple)) and len(self.dilation) > self.depth:
+            raise ValueError(f"{len(self.dilation)} dilations, but {self.depth} layers")
         return self
 
     @property
@@ -184,6 +188,12 @@ class Network(Arguments):
         """Fewest points of a block that have a neighbour of every rank: k x the largest dilation."""
         dilation = list(self.dilation) if isinstance(self.dilation, tuple) else self.dilation
         return self.k * max(dilation_schedule(dilation, self.depth, self.dilation_period)) + (not self.loop)
+
+    @property
+    def features(self) -> int:
+        """Channels that inference holds for each point at once: those of all layers, and the widest of one."""
+        layers = 1 if self.connection == "rev" else self.depth
+        return layers * self.channels + max(self.in_channels, self.channels, *self.head_channels[1:], self.num_classes)
 
     @property
     def convolutions(self) -> int:
@@ -272,6 +282,10 @@ class Description(Schema):
             raise ValueError(
                 f"k x dilation needs blocks of {self.network.min_points} points, but it says {trained.points}"
             )
+        if trained is not None and trained.points * self.network.k > MAX_EDGES:
+            raise ValueError(f"{self.network.k} neighbours of {trained.points} points are too many")
+        if trained is not None and trained.points * self.network.features > MAX_FEATURES:
+            raise ValueError(f"{self.network.features} features of {trained.points} points are too many")
         return self
 
     @property
@@ -303,6 +317,7 @@ def build_network(description: Network | OwnPart, trusted: Sequence[str] = ()) -
         ValueError: arguments that do not fit one another.
     """
     if isinstance(description, OwnPart):
+        _require_trust(description, trusted)
         return _build_own(description.target, description.options, trusted)
     settings = {name: getattr(description, name) for name in Network.model_fields if name != "conv"}
     if isinstance(settings["dilation"], tuple):
@@ -312,6 +327,7 @@ def build_network(description: Network | OwnPart, trusted: Sequence[str] = ()) -
 
 def _build_conv(conv: Any, trusted: Sequence[str]) -> Callable[..., nn.Module]:
     if isinstance(conv, OwnPart):
+        _require_trust(conv, trusted)
         return _build_own(conv.target, {**conv.options, "_partial_": True}, trusted)
     options = {name: getattr(conv, name) for name in type(conv).model_fields if name != "name"}
     if conv.name in _CONVS:
@@ -319,6 +335,33 @@ def _build_conv(conv: Any, trusted: Sequence[str]) -> Callable[..., nn.Module]:
     import torch_geometric.nn
 
     return partial(MessagePassing, operator=partial(getattr(torch_geometric.nn, _OPERATORS[conv.name]), **options))
+
+
+def _require_trust(part: OwnPart, trusted: Sequence[str]) -> None:
+    """Refuse an own part whose class is not of a trusted module; of our own wrapper, what it wraps must be.
+
+    A network part of this package is described as such, with ranges, and never as an own part.
+
+    Raises:
+        UserError: it is not; names the setting that would allow it.
+    """
+    target = part.target
+    if target == "deepgcn_seg.model.MessagePassing":
+        operator = part.options.get("operator")
+        target = str(operator.get("_target_")) if isinstance(operator, Mapping) else target
+    if not _is_trusted(target.rpartition(".")[0], trusted):
+        raise UserError(f"it uses {one_line(target, 100)}; {_advice(target)}")
+
+
+def _advice(target: str) -> str:
+    if target.startswith("deepgcn_seg."):
+        return "no part of a user's own is called so"
+    return f"if you trust that code, set trusted=[{one_line(target.split('.')[0], 50)}]"
+
+
+def _is_trusted(module: str, trusted: Sequence[str]) -> bool:
+    modules = [each.rstrip(".") for each in ([trusted] if isinstance(trusted, str) else trusted)]
+    return any(module == each or module.startswith(f"{each}.") for each in modules)
 
 
 def _build_own(target: str, options: Mapping[str, Any], trusted: Sequence[str]) -> Any:
@@ -346,14 +389,9 @@ def _find_own(target: str, trusted: Sequence[str]) -> Callable[..., Any]:
     ours = [part.__name__ for part in (DeepGCN, EdgeConv, MRConv, GraphSAGE, GIN, GENConv, MessagePassing)]
     if module in ("deepgcn_seg", "deepgcn_seg.model") and name in ours:
         return getattr(importlib.import_module("deepgcn_seg.model"), name)
-    modules = [each.rstrip(".") for each in ([trusted] if isinstance(trusted, str) else trusted)]
-
-    def is_trusted(module: str) -> bool:
-        return any(module == each or module.startswith(f"{each}.") for each in modules)
-
-    advice = f"it uses {target}; if you trust that code, set trusted=[{target.split('.')[0]}]"
-    if not is_trusted(module):
-        raise UserError(advice)
+    refused = UserError(f"it uses {one_line(target, 100)}; {_advice(target)}")
+    if not _is_trusted(module, trusted):
+        raise refused
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
@@ -361,8 +399,8 @@ def _find_own(target: str, trusted: Sequence[str]) -> Callable[..., Any]:
             f"it uses {target}, which cannot be found ({first_line(error)}); is it on PYTHONPATH?"
         ) from None
     # The name alone says nothing: a trusted module's imports are not of the trusted module.
-    if not callable(found) or not is_trusted(str(getattr(found, "__module__", ""))):
-        raise UserError(advice)
+    if not callable(found) or not _is_trusted(str(getattr(found, "__module__", "")), trusted):
+        raise refused
     return found
 
 
@@ -411,7 +449,7 @@ def fit_weights(model: nn.Module, tensors: Any, where: str) -> None:
     if missing := sorted(own.keys() - tensors.keys()):
         raise UserError(f"{where}: {len(missing)} tensors that its network needs are missing: {missing[0]}, ...")
     if unknown := sorted(map(str, tensors.keys() - own.keys())):
-        raise UserError(f"{where}: {len(unknown)} tensors are not of its network: {unknown[0]}, ...")
+        raise UserError(f"{where}: {len(unknown)} tensors are not of its network: {one_line(unknown[0], 100)}, ...")
     for name, expected in own.items():
         tensor = tensors[name]
         if tensor.shape != expected.shape:

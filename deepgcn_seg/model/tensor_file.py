@@ -1,8 +1,10 @@
 """Files of ``torch.save`` that come from anywhere: read as data, within the size they have.
 
 ``weights_only=True`` keeps a file from running code. What it does not keep a file from, this module does: naming
-further constructors (``bytearray(10**12)``), packing records that inflate, tensors that claim more memory than the
-file holds (strides of 0, one record under many tensors), and kinds of tensors that no state dict of ours has.
+further constructors (``bytearray(10**12)``), keys whose hash takes for ever or ends the process (tuples in tuples),
+packing records that inflate, tensors that claim more memory than the file holds (strides of 0, one record under many
+tensors), and kinds of tensors that no state dict of ours has. So the pickle is walked, operation by operation, before
+PyTorch reads it.
 """
 
 import os
@@ -17,24 +19,31 @@ from torch import Tensor
 
 from ..errors import UserError, first_line
 
-# All that a pickle of state dicts needs to name; a file that names more is refused.
-_NAMES = {
+# All that a pickle of state dicts needs to name: what it may call, and kinds of storage.
+_CALLED = {
     "collections OrderedDict",
-    "collections Counter",
-    "torch Size",
-    "torch device",
-    "torch.nn.parameter Parameter",
     "torch._utils _rebuild_tensor",
     "torch._utils _rebuild_tensor_v2",
     "torch._utils _rebuild_parameter",
+}
+_STORAGES = {
     *(f"torch {kind}Storage" for kind in ("Float", "Double", "Half", "BFloat16")),
     *(f"torch {kind}Storage" for kind in ("Long", "Int", "Short", "Char", "Byte", "Bool")),
 }
+# Operations that put a plain value on the stack, and what it is.
+_PLAIN = {
+    **dict.fromkeys(("BINUNICODE", "SHORT_BINUNICODE", "UNICODE"), "text"),
+    **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "INT", "LONG"), "integer"),
+    **dict.fromkeys(("NEWTRUE", "NEWFALSE", "NONE", "BINFLOAT", "FLOAT"), "value"),
+    **dict.fromkeys(("EMPTY_LIST", "EMPTY_DICT"), "container"),
+}
 # Values in the lists and mappings of a file; a checkpoint of ours has some thousands.
 _MAX_VALUES = 1_000_000
-# A pickle of the format before PyTorch 1.6 is preceded by three others: magic number, version, byte order.
-_LEGACY_PICKLES = 4
-_END_OF_ARCHIVE, _END_OF_LARGE_ARCHIVE = struct.Struct("<4s4H2LH"), struct.Struct("<4sLQL")
+# The format before PyTorch 1.6 has five: magic number, version, byte order, content, keys of the storages.
+_LEGACY_PICKLES = 5
+_MAX_OPERATIONS = 20_000_000
+# A zip file's last record; where there are large ones before it, the locator of another, and the bytes of that.
+_END_OF_ARCHIVE, _LOCATOR, _LARGE_RECORD = struct.Struct("<4s4H2LH"), struct.Struct("<4sLQL"), 56
 
 
 def read_tensor_file(path: str | Path, legacy: bool = False) -> Any:
@@ -58,7 +67,7 @@ def read_tensor_file(path: str | Path, legacy: bool = False) -> Any:
                 size = _check_archive(file, size)
             elif legacy:
                 for _ in range(_LEGACY_PICKLES):
-                    _check_names(file)
+                    _check_pickle(file)
             else:
                 raise ValueError("not a file of torch.save")
         # Mapped, not read: a record that claims more than the file holds ends here and takes no memory.
@@ -85,33 +94,87 @@ def _check_archive(file: IO[bytes], size: int) -> int:
         if sum(record.file_size for record in records) > size:
             raise ValueError("its records claim more than the file holds")
         names = [record.filename for record in records]
-        pickles = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
-        if len(set(names)) < len(names) or len(pickles) != 1:
+        pickles = [name for name in names if name.lower().endswith("data.pkl")]
+        # PyTorch's reader takes no notice of case.
+        if len({name.lower() for name in names}) < len(names) or len(pickles) != 1:
             raise ValueError("not an archive of torch.save")
         with archive.open(pickles[0]) as pickle:
-            _check_names(pickle)
+            _check_pickle(pickle)
         return sum(record.file_size for record in records if "/data/" in record.filename)
 
 
 def _directory_offset(file: IO[bytes], size: int) -> int:
-    """Return where the end of a zip file says that its directory begins."""
-    file.seek(max(size - _END_OF_ARCHIVE.size, 0))
-    offset = _END_OF_ARCHIVE.unpack(file.read())[6]
-    if offset != 0xFFFFFFFF:
-        return offset
-    file.seek(size - _END_OF_ARCHIVE.size - _END_OF_LARGE_ARCHIVE.size)
-    place = _END_OF_LARGE_ARCHIVE.unpack(file.read(_END_OF_LARGE_ARCHIVE.size))[2]
-    file.seek(place + 48)
+    """Return where the end of a zip file says that its directory begins; -1 if readers could take it from elsewhere."""
+    end = size - _END_OF_ARCHIVE.size
+    file.seek(max(end - _LOCATOR.size, 0))
+    signature, _, place, _ = _LOCATOR.unpack(file.read(_LOCATOR.size))
+    if signature != b"PK\x06\x07":
+        return _END_OF_ARCHIVE.unpack(file.read())[6]
+    # Some readers take the record that lies before this one, some the one it points to.
+    if place != end - _LOCATOR.size - _LARGE_RECORD:
+        return -1
+    file.seek(place + _LARGE_RECORD - 8)
     return struct.unpack("<Q", file.read(8))[0]
 
 
-def _check_names(pickle: IO[bytes]) -> None:
-    """Refuse a pickle that names anything but what state dicts are made of."""
-    for operation, argument, _ in pickletools.genops(pickle):
-        if operation.name == "GLOBAL" and argument not in _NAMES:
-            raise ValueError(f"it names {argument}, which no state dict needs")
-        if operation.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
-            raise ValueError(f"its pickle uses {operation.name}, which torch.save does not")
+def _check_pickle(pickle: IO[bytes]) -> None:
+    """Refuse a pickle that does anything but put together state dicts: mappings by text or number, lists, tensors.
+
+    Walks the operations with the kind of each value in its place: ``text``, ``integer``, ``value``, ``container``,
+    ``tuple`` (with the kinds of its parts), ``called`` and ``storage kind``.
+    """
+    stack: list[Any] = []
+    memo: dict[Any, Any] = {}
+
+    def from_mark() -> list[Any]:
+        place = len(stack) - 1 - stack[::-1].index("mark")
+        values = stack[place + 1 :]
+        del stack[place:]
+        return values
+
+    for number, (operation, argument, _) in enumerate(pickletools.genops(pickle)):
+        name = operation.name
+        if number > _MAX_OPERATIONS:
+            raise ValueError(f"more than {_MAX_OPERATIONS:,} operations")
+        if name in _PLAIN:
+            stack.append(_PLAIN[name])
+        elif name == "GLOBAL":
+            if argument not in _CALLED | _STORAGES:
+                raise ValueError(f"it names {argument}, which no state dict needs")
+            stack.append("called" if argument in _CALLED else "storage kind")
+        elif name == "MARK":
+            stack.append("mark")
+        elif name in ("EMPTY_TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "TUPLE"):
+            count = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}.get(name)
+            parts = from_mark() if count is None else [stack.pop() for _ in range(count)][::-1]
+            # Of tuples inside it only says that they are: their hash, which takes for ever, is never wanted.
+            stack.append(tuple(part if isinstance(part, str) else "tuple" for part in parts))
+        elif name in ("BINPUT", "LONG_BINPUT", "PUT"):
+            memo[argument] = stack[-1]
+        elif name in ("BINGET", "LONG_BINGET", "GET"):
+            stack.append(memo[argument])
+        elif name == "APPEND":
+            stack.pop()
+        elif name == "APPENDS":
+            from_mark()
+        elif name in ("SETITEM", "SETITEMS"):
+            items = from_mark() if name == "SETITEMS" else [stack.pop() for _ in range(2)][::-1]
+            if not set(items[::2]) <= {"text", "integer"}:
+                raise ValueError("a mapping has keys that are neither text nor numbers")
+        elif name == "REDUCE":
+            arguments, called = stack.pop(), stack.pop()
+            if called != "called" or not isinstance(arguments, tuple):
+                raise ValueError("it calls what is not a part of tensors")
+            stack.append("container")
+        elif name == "BUILD":
+            stack.pop()
+        elif name == "BINPERSID":
+            kind = stack.pop()
+            if kind[:5] != ("text", "storage kind", "text", "text", "integer"):
+                raise ValueError("a storage that is not described as torch.save does")
+            stack.append("value")
+        elif name not in ("PROTO", "STOP"):
+            raise ValueError(f"its pickle uses {name}, which torch.save does not")
 
 
 def _owned(content: Any, size: int) -> Any:
