@@ -13,11 +13,12 @@ from ..data.classes import ClassList
 from ..data.files import replacing
 from ..data.scan import LABELS, Scan, find_scans, read_scan, write_scan
 from ..data.scan_formats import FORMATS
+from ..data.units import UP
 from ..errors import UserError
 from ..escaping import one_line
 from ..model.checkpoint import find_checkpoint
 from .picture import scan_picture
-from .segmenter import UP, Prediction, Segmenter
+from .segmenter import Prediction, Segmenter
 from .viewer import write_viewer
 
 log = logging.getLogger(__name__)

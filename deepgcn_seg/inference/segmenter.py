@@ -12,6 +12,7 @@ import torch
 from ..config import device as device_of
 from ..data.classes import ClassList
 from ..data.store import MemoryRoom, RoomEntry
+from ..data.units import UP, require_metres
 from ..errors import UserError, first_line
 from ..evaluation.protocols import BadScoresError, Protocol
 from ..model.checkpoint import build_model, describe, find_checkpoint, read_checkpoint
@@ -19,7 +20,6 @@ from ..settings import SettingError, number, validate_given
 
 log = logging.getLogger(__name__)
 
-UP = {"z": (0, 1, 2), "y": (0, 2, 1), "x": (1, 2, 0)}
 # Colour of points that have none, for networks that were trained with colours.
 GREY = 128
 # Metres between points up to which float64 tells a tenth of a micrometre.
@@ -90,24 +90,27 @@ class Segmenter:
         self.tile = tile
         self.needs_color = "color" in trained.features
 
-    def predict(self, xyz: Any, rgb: Any = None, scale: float = 1.0, up: str = "z") -> Prediction:
+    def predict(self, xyz: Any, rgb: Any = None, scale: float | None = None, up: str = "z") -> Prediction:
         """Label every point.
 
         Args:
             xyz: (N, 3) coordinates of any origin, float64 where they need it: an array, tensor or list.
             rgb: (N, 3) colours, as whole numbers in 0..255 of any type, or as fractions in 0..1
                 (:func:`colors_of` says what is taken for which); all zero counts as none.
-            scale: metres per unit. up: the axis that points up: z, y or x.
+            scale: metres per unit; default 1, if the coordinates can be metres
+                (:func:`~deepgcn_seg.data.units.require_metres`). up: the axis that points up: z, y or x.
 
         Raises:
-            UserError: no points, coordinates or colours of another shape or range or not finite, or a network
-                that puts out NaN or infinity.
+            UserError: no points, coordinates that cannot be metres, coordinates or colours of another shape or
+                range or not finite, or a network that puts out NaN or infinity.
         """
         if up not in UP:
             raise UserError(f"up={up}: must be one of {', '.join(UP)}")
-        _validated(Tiling, scale=scale)
-        metres = _metres(xyz, scale)[:, UP[up]]
+        _validated(Tiling, scale=1.0 if scale is None else scale)
+        metres = _metres(xyz, 1.0 if scale is None else scale)[:, UP[up]]
         _check_extent(np.ptp(metres, axis=0))
+        if scale is None:
+            require_metres(metres, "the scan")
         colors = None if rgb is None else colors_of(rgb, len(metres))
         if rgb is not None and colors is None:
             log.warning("The scan's colours are all zero: it is taken for one without colours")
