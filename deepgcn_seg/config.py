@@ -223,7 +223,7 @@ class Predict(Settings):
     columns: Annotated[list[str] | None, listed(text(), 3, null=True)]
     scale: Annotated[float | None, number(0, 1e6, above=True, null=True)]
     up: Annotated[str, choice("z", "y", "x")]
-    stride: Annotated[float, number(0, 1e6, above=True)]
+    stride: Annotated[float | None, number(0, 1e6, above=True, null=True)]
     votes: Annotated[int, integer(1, 1000)]
     tile: Annotated[float, number(0, 1000, above=True)]
     batch_size: MaybeCount

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import re
 
 import h5py
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepgcn_seg.data.blocks import BlockGrid, block_features, choose, points_inside
+from deepgcn_seg.data.blocks import BlockGrid, block_features, choose, points_inside, share_held
 from deepgcn_seg.data.classes import S3DIS, ClassList
 from deepgcn_seg.data.dataset import BlockDataset, EpochSampler, make_loader, split_by_area
 from deepgcn_seg.data.layouts import recognise
@@ -578,3 +579,32 @@ def test_arrays_with_an_instance_column(tmp_path):
     np.save(tmp_path / "Area_2_office_1.npy", np.c_[rows, instance, instance])
     with pytest.raises(UserError, match=r"or \(N, 8\) with the instance, is \(500, 9\)"):
         prepare(tmp_path, tmp_path / "store")
+
+
+@pytest.mark.parametrize(("side", "density"), [(60, 10), (300, 0.5), (8, 5), (3, 4)])
+def test_blocks_too_small_for_the_density_end_with_settings_that_work(tmp_path, side, density):
+    count = round(side * side * density)
+    xyz = np.random.default_rng(0).random((count, 3)) * [side, side, 8]
+    room = Room("Area_1", "tile", xyz, None, np.zeros(count, np.uint8))
+    write_room(tmp_path, room)
+    write_manifest(tmp_path, S3DIS, "a tile")
+    store = RoomStore(tmp_path)
+    with pytest.raises(UserError, match="no block of 100 points or more in 1 rooms") as raised:
+        BlockDataset(store, store.rooms, 512)
+    advised = dict(re.findall(r"data\.grid\.(\w+)=([\d.]+\d|\d)", str(raised.value)))
+    # Fewer than 100 points in all fill no block, however wide.
+    assert ("side" in advised) == (count >= 100)
+    fewer = BlockGrid(min_points=int(advised.pop("min_points")))
+    for grid in (fewer, *([BlockGrid(**{key: float(value) for key, value in advised.items()})] if advised else [])):
+        assert share_held(store, store.rooms, grid) >= 0.9
+        assert len(BlockDataset(store, store.rooms, 512, grid)[0][0]) == 512
+
+
+def test_the_share_of_points_in_blocks(tmp_path):
+    # 150 points in the first metre, 50 in the third.
+    xyz = np.random.default_rng(0).random((200, 3)) + np.where(np.arange(200) < 150, 0, 2)[:, None]
+    write_room(tmp_path, Room("Area_1", "two", xyz, None, np.zeros(200, np.uint8)))
+    write_manifest(tmp_path, S3DIS, "two heaps")
+    store = RoomStore(tmp_path)
+    shares = [share_held(store, store.rooms, BlockGrid(min_points=n)) for n in (0, 100)]
+    assert shares[0] == 1 and 0.7 < shares[1] < 0.76

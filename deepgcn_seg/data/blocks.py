@@ -14,7 +14,7 @@ height  metres above the lowest point of the room
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -161,6 +161,31 @@ class BlockGrid:
         for axis in (0, 1):
             places = _unrolled(np.unique(places, axis=0), axis)
         return np.unique(places[:, :2], axis=0)
+
+
+# Of the points of some rooms, the share that good blocks hold.
+_MOST_POINTS = 0.9
+_SIDES = tuple(digit * 10.0**power for power in range(-1, 4) for digit in (1, 2, 5))
+
+
+def share_held(store: RoomStore, rooms: Sequence[RoomEntry], grid: BlockGrid) -> float:
+    """Share of the rooms' points that lie in blocks of at least ``min_points``, the blocks laid side by side."""
+    beside = replace(grid, stride=grid.side)
+    held = sum(block.count for room in rooms for block in beside.cut(store, room))
+    return held / sum(store.open(room).count for room in rooms)
+
+
+def advise(store: RoomStore, rooms: Sequence[RoomEntry], grid: BlockGrid) -> str:
+    """Say how many points blocks have, and which settings would give nearly all points to a block."""
+    every = replace(grid, stride=grid.side, min_points=0)
+    counts = np.sort([block.count for room in rooms for block in every.cut(store, room)])
+    usual, enough = counts[np.searchsorted(counts.cumsum(), counts.sum() * np.array([0.5, 1 - _MOST_POINTS]))]
+    said = f"a block of {grid.side:g} m has about {usual:,} points; give "
+    for side in _SIDES:
+        wider = replace(grid, side=side, stride=side / 2)
+        if side > grid.side and share_held(store, rooms, wider) >= _MOST_POINTS:
+            return f"{said}data.grid.side={side:g} data.grid.stride={side / 2:g}, or data.grid.min_points={enough}"
+    return f"{said}data.grid.min_points={enough}"
 
 
 def _unrolled(ranges: np.ndarray, axis: int) -> np.ndarray:

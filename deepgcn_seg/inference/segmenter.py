@@ -42,7 +42,7 @@ class Segmenter:
 
     Args:
         checkpoint: a file that training wrote, or a run directory. device: auto, cpu, cuda, ...
-        stride: metres between blocks, at most the block's side; below it, points get votes of several.
+        stride: metres between blocks, at most the block's side, the default; below it, points get votes of several.
         votes: passes over each block. batch_size: blocks a pass; default: as trained.
         tile: larger scans are cut into tiles of at most so many metres, each taken for a room.
         trusted: modules of your own whose parts the network has (:func:`~deepgcn_seg.load_model`).
@@ -58,14 +58,15 @@ class Segmenter:
         self,
         checkpoint: str | Path,
         device: str = "auto",
-        stride: float = 1.0,
+        stride: float | None = None,
         votes: int = 1,
         batch_size: int | None = None,
         tile: float = 20.0,
         trusted: Sequence[str] = (),
     ):
         _validated(Tiling, tile=tile)
-        _validated(Protocol, stride=stride, votes=votes, **({} if batch_size is None else {"batch_size": batch_size}))
+        given = {"stride": stride, "votes": votes, "batch_size": batch_size}
+        _validated(Protocol, **{name: value for name, value in given.items() if value is not None})
         self.checkpoint = checkpoint = find_checkpoint(checkpoint)
         content = read_checkpoint(checkpoint)
         trained = describe(content, checkpoint).trained_on
@@ -81,7 +82,7 @@ class Segmenter:
                 trained.variant,
                 batch_size or trained.batch_size,
                 trained.side,
-                stride=stride,
+                stride=trained.side if stride is None else stride,
                 votes=votes,
                 groups=trained.features,
             )
