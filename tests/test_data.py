@@ -581,7 +581,7 @@ def test_arrays_with_an_instance_column(tmp_path):
         prepare(tmp_path, tmp_path / "store")
 
 
-@pytest.mark.parametrize(("side", "density"), [(60, 10), (300, 0.5), (8, 5), (3, 4)])
+@pytest.mark.parametrize(("side", "density"), [(60, 10), (100, 0.5), (8, 5), (3, 4)])
 def test_blocks_too_small_for_the_density_end_with_settings_that_work(tmp_path, side, density):
     count = round(side * side * density)
     xyz = np.random.default_rng(0).random((count, 3)) * [side, side, 8]

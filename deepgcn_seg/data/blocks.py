@@ -131,15 +131,19 @@ class BlockGrid:
         stored = store.open(room)
         counts = [self.count(float(extent)) for extent in stored.size[:2]]
         places = self._places(stored, counts)
-        edges = [self.edges(places[:, axis], counts[axis]) for axis in (0, 1)]
+        edges = np.stack([self.edges(places[:, axis], counts[axis]) for axis in (0, 1)], 2)
+        held, least = stored.most(*edges), max(self.min_points, 1)
+        # Of a sparse scan, the cells tell of nearly all blocks that they have too few points.
+        edges, held = edges[:, held >= least], held[held >= least]
+        whole_cells = ((edges / CELL == np.floor(edges / CELL)) | np.isinf(edges)).all((0, 2))
         blocks = []
-        for low_x, high_x, low_y, high_y in np.stack([*edges[0], *edges[1]], 1).tolist():
+        for (low_x, low_y, high_x, high_y), count, exact in zip(
+            np.concatenate(edges, 1).tolist(), held.tolist(), whole_cells.tolist()
+        ):
             low, high = (low_x, low_y), (high_x, high_y)
-            runs, exact = stored.runs(low, high)
-            count = sum(stop - start for start, stop in runs)
-            if count >= max(self.min_points, 1) and not exact:
+            if not exact:
                 count = len(points_inside(stored, low, high)[0])
-            if count >= max(self.min_points, 1):
+            if count >= least:
                 blocks.append(Block(room, low, high, count))
         return blocks
 
