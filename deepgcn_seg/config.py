@@ -219,6 +219,7 @@ class Predict(Settings):
     view: MaybeText
     picture: MaybeText
     colors: Flag
+    classification: Flag
     max_points: MaxPoints
     columns: Annotated[list[str] | None, listed(text(), 3, null=True)]
     scale: Annotated[float | None, number(0, 1e6, above=True, null=True)]

@@ -26,7 +26,7 @@ from ..schema import Schema, read_yaml
 from .classes import ClassList
 from .formats.bounds import MAX_POINTS
 from .room import NO_COORDINATES, NO_LABEL, Repair, Room
-from .scan import LABELS, Scan, read_scan
+from .scan import AXES, LABELS, Scan, read_scan
 from .units import UP
 
 
@@ -279,7 +279,7 @@ def read_labelled_room(
 
 def _with_coordinates(scan: Scan) -> tuple[Scan, int]:
     """Return the points of a scan that have finite coordinates, and how many have not."""
-    axes = [found for axis in "xyz" if (found := scan.field(axis)) and scan.fields[found].dtype.kind == "f"]
+    axes = [found for names in AXES if (found := scan.field(*names)) and scan.fields[found].dtype.kind == "f"]
     there = np.ones(len(scan), bool)
     for axis in axes:
         there &= np.isfinite(scan.fields[axis])

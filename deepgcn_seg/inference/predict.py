@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from ..errors import UserError
 from ..escaping import one_line
 from ..model.checkpoint import find_checkpoint
 from .picture import scan_picture
-from .segmenter import Prediction, Segmenter
+from .segmenter import Prediction, Segmenter, no_label
 from .viewer import write_viewer
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,10 @@ def predict(config: DictConfig) -> None:
     outputs = output_paths(scans, Path(config.output))
     if len(scans) > 1 and (config.view or config.picture):
         raise UserError(f"view and picture show one scan, but input={config.input} stands for {len(scans)}")
+    if config.classification and not any(path.suffix.lower() in (".las", ".laz") for path in outputs):
+        raise UserError(
+            f"classification=true is for LAS and LAZ, but output={config.output} is written as none of them"
+        )
     checkpoint = find_checkpoint(config.checkpoint)
     read = [("scan", path) for path in scans] + [("checkpoint", checkpoint)]
     written = [("output", path) for path in outputs] + [("output", classes_path(path)) for path in outputs]
@@ -51,37 +56,53 @@ def predict(config: DictConfig) -> None:
     for path, output in zip(scans, outputs):
         scan = read_scan(path, config.columns, config.max_points)
         xyz, rgb = scan.xyz, scan.rgb
+        _require_writable_points(output, xyz)
         log.info("%s: %s points, fields %s", path, f"{len(scan):,}", ", ".join(scan.fields))
         found = segmenter.predict(xyz, rgb, config.scale, config.up)
-        write_labelled(output, scan, found, segmenter.classes, config.colors)
-        shares = np.bincount(found.label, minlength=len(segmenter.classes)) / len(scan)
+        write_labelled(output, scan, found, segmenter.classes, config.colors, config.classification)
+        labelled = found.label < len(segmenter.classes)
+        shares = np.bincount(found.label[labelled], minlength=len(segmenter.classes)) / labelled.sum()
         most = sorted(zip(shares, segmenter.classes), reverse=True)[:5]
         log.info("%s: %s", output, ", ".join(f"{name} {share:.1%}" for share, name in most if share > 0))
-        truth = truth_of(scan, segmenter.classes)
-        upright = xyz[:, UP[config.up]]
-        shown = rgb if rgb is not None and rgb.any() else None
-        if config.view:
-            write_viewer(config.view, upright, shown, found, truth, segmenter.classes, path.name)
-            log.info("%s: open it in a browser", config.view)
-        if config.picture:
-            scan_picture(
-                config.picture, upright, shown, found.label, found.confidence, truth, segmenter.classes, path.name
-            )
-            log.info("%s", config.picture)
+        if config.view or config.picture:
+            _show(config, scan, found, segmenter.classes)
+
+
+def _show(config: DictConfig, scan: Scan, found: Prediction, classes: ClassList) -> None:
+    """Write ``view`` and ``picture`` of the points that have a label, in metres."""
+    labelled = found.label < len(classes)
+    xyz, rgb, truth = scan.xyz[:, UP[config.up]] * (config.scale or 1.0), scan.rgb, truth_of(scan, classes)
+    shown = rgb[labelled] if rgb is not None and rgb.any() else None
+    found = Prediction(found.label[labelled], found.confidence[labelled])
+    xyz, truth = xyz[labelled], None if truth is None else truth[labelled]
+    name = scan.path.name
+    if config.view:
+        write_viewer(config.view, xyz, shown, found, truth, classes, name)
+        log.info("%s: open it in a browser", config.view)
+    if config.picture:
+        scan_picture(config.picture, xyz, shown, found.label, found.confidence, truth, classes, name)
+        log.info("%s", config.picture)
 
 
 def output_paths(scans: list[Path], output: Path) -> list[Path]:
     """A file for each scan: ``output`` itself if it names a format, else files in that folder.
 
+    A scan of a format that cannot be written, such as a folder of arrays, becomes a PLY file.
+
     Raises:
-        UserError: one file for several scans, or two of one name.
+        UserError: one file for several scans, two of one name, or an ending of no format.
     """
-    if output.suffix.lower() in FORMATS:
+    if output.suffix.lower() in FORMATS and not output.is_dir():
         if len(scans) > 1:
             raise UserError(f"output={output} is one file, but there are {len(scans)} scans: give a folder")
         paths = [output]
+    elif re.fullmatch(r"\.[A-Za-z][A-Za-z0-9]{0,9}", output.suffix) and not output.is_dir():
+        raise UserError(
+            f"output={output}: unknown format {output.suffix}; known are {', '.join(FORMATS)} (a folder of that name "
+            "must be made before)"
+        )
     else:
-        paths = [output / scan.name for scan in scans]
+        paths = [output / (scan.name if scan.suffix.lower() in FORMATS else f"{scan.name}.ply") for scan in scans]
     if len(set(paths)) < len(paths):
         raise UserError(f"output={output}: several scans have the same name; label them one folder at a time")
     return paths
@@ -137,20 +158,44 @@ def _require_writable(key: str, path: Path) -> None:
         raise UserError(f"{key}={path}: cannot be written ({error.strerror})") from None
 
 
-def write_labelled(path: Path, scan: Scan, found: Prediction, classes: ClassList, colors: bool) -> None:
+def _require_writable_points(output: Path, xyz: np.ndarray) -> None:
+    """Find out before labelling that LAS, whose coordinates are whole numbers of a step, cannot hold a scan's."""
+    if output.suffix.lower() in (".las", ".laz") and (missing := (~np.isfinite(xyz).all(1)).sum()):
+        raise UserError(
+            f"output={output}: LAS cannot hold the {missing:,} points without coordinates; write another format, such "
+            f"as {output.with_suffix('.ply').name}"
+        )
+
+
+def write_labelled(
+    path: Path, scan: Scan, found: Prediction, classes: ClassList, colors: bool, classification: bool = False
+) -> None:
     """Write a scan with ``label`` and ``confidence``, and the class names in a JSON beside it.
 
     Fields of those names that the scan has are kept as ``label_input`` and so on.
+
+    Args:
+        colors: replace the scan's colours by those of the classes; points without a label become black.
+        classification: in LAS and LAZ, write the labels as ``classification`` too.
     """
     more = {"label": found.label, "confidence": found.confidence}
+    if classification and path.suffix.lower() in (".las", ".laz"):
+        more["classification"] = found.label
     fields = {f"{name}_input" if name in more else name: values for name, values in scan.fields.items()}
     if colors:
         names = [scan.field(name) or name for name in ("red", "green", "blue")]
-        more |= dict(zip(names, classes.colors(found.label).T))
+        labelled = found.label < len(classes)
+        drawn = np.zeros((len(labelled), 3), np.uint8)
+        drawn[labelled] = classes.colors(found.label[labelled])
+        more |= dict(zip(names, drawn.T))
     notes = [f"label {number} {one_line(name, 120)}" for number, name in enumerate(classes)]
     write_scan(path, Scan(scan.path, fields, scan.template), more, notes)
     with replacing(classes_path(path)) as temporary:
-        content = {"classes": list(classes.names), "palette": [list(rgb) for rgb in classes.palette]}
+        content = {
+            "classes": list(classes.names),
+            "palette": [list(rgb) for rgb in classes.palette],
+            "no_label": int(no_label(classes)),
+        }
         temporary.write_text(json.dumps(content, indent=1) + "\n")
 
 
