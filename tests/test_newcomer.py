@@ -45,7 +45,7 @@ def place(tmp_path_factory):
     (root / "Meine Scans" / "classes.yaml").write_text(re.search(r"```yaml\n(.*?)```", SECTION, re.S)[1])
     for seed, name in enumerate(("Flur 1", "Flur 2")):
         write_hall(root / "neu" / f"{name}.ply", 10 + seed)
-    (root / "neu" / "kaputt.ply").write_bytes(b"ply\nformat binary_little_endian 1.0\nelement ver")
+    (root / "neu" / "Eingang (kaputt).ply").write_bytes(b"ply\nformat binary_little_endian 1.0\nelement ver")
     return root
 
 
@@ -66,7 +66,7 @@ def test_a_newcomers_day(place):
     assert trained.returncode == 0, trained.stderr
     assert (place / "outputs" / "scans" / "checkpoints" / "best.ckpt").is_file()
     assert labelled.returncode == 2
-    assert "kaputt.ply" in labelled.stderr.splitlines()[-1]
+    assert "Eingang (kaputt).ply" in labelled.stderr
     for name in ("Flur 1", "Flur 2"):
         label = read_scan(place / "labelled" / f"{name}.ply").fields["label"]
         assert len(label) == 3000 and (label[40:] < 3).all()
