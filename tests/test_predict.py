@@ -7,16 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from test_commands import data_root, run, trained  # noqa: F401
 
+import deepgcn_seg.inference.predict as predict_module
 from deepgcn_seg import Segmenter
-from deepgcn_seg.data.classes import ClassList
+from deepgcn_seg.data.classes import S3DIS, ClassList
 from deepgcn_seg.data.scan import Scan, read_scan, write_scan
 from deepgcn_seg.errors import UserError
 from deepgcn_seg.inference.predict import classes_path, output_paths, require_distinct, truth_of, write_labelled
-from deepgcn_seg.inference.segmenter import Prediction, colors_of
+from deepgcn_seg.inference.segmenter import Prediction, colors_of, no_label
 from deepgcn_seg.inference.viewer import write_viewer
 
+CONF = Path(__file__).parents[1] / "conf"
 ORIGIN = np.array([451234.5, 5412345.25, 112.0])
 
 
@@ -93,6 +96,35 @@ def test_a_scan_without_colour_is_told(segmenter, caplog):
     with caplog.at_level("INFO"):
         segmenter.predict(office()[0] * 1000, office()[1])
     assert "does not look like metres" in caplog.text
+
+
+@pytest.mark.parametrize("missing", [np.nan, np.inf, -np.inf])
+def test_points_without_coordinates_get_no_label(segmenter, caplog, missing):
+    xyz, rgb = office()
+    holes = np.arange(3000) % 7 == 0
+    before = segmenter.predict(xyz[~holes], rgb[~holes])
+    xyz[holes, 1] = missing
+    colors = np.where(holes[:, None], np.nan, rgb / 255.0)
+    found = segmenter.predict(xyz, colors)
+    assert np.array_equal(found.label[~holes], before.label)
+    assert np.array_equal(found.confidence[~holes], before.confidence)
+    assert (found.label[holes] == no_label(segmenter.classes)).all() and no_label(segmenter.classes) == 255
+    assert not found.confidence[holes].any()
+    assert "429 of 3,000 points have no coordinates" in caplog.text
+
+
+def test_no_label_is_no_class():
+    for count, expected in ((2, 255), (255, 255), (256, 65535), (65536, 2**32 - 1)):
+        assert no_label(range(count)) == expected
+
+
+def test_coordinates_that_float32_has_rounded_are_said(segmenter, caplog):
+    xyz, rgb = office()
+    segmenter.predict((xyz + [5e6, 5e6, 0]).astype(np.float32), rgb)
+    assert "rounded to 0.5 m" in caplog.text
+    caplog.clear()
+    segmenter.predict(xyz + [5e6, 5e6, 0], rgb)
+    assert "rounded" not in caplog.text
 
 
 def test_points_without_sense(segmenter):
@@ -409,3 +441,51 @@ def test_labels_of_a_scan_are_truth_only_if_they_can_be(segmenter):
     assert truth_of(with_labels([0, 5, 12]), segmenter.classes).tolist() == [0, 5, 12]
     for values in ([0, 0, 0], [0, 1, 13], [0, -1, 2], [0.5, 1, 2], ["a", "b", "c"]):
         assert truth_of(with_labels(values), segmenter.classes) is None
+
+
+LABELS = Prediction(np.array([0, 1, 12, 255], np.uint8), np.array([1, 0.5, 0.5, 0], np.float32))
+
+
+def test_labels_are_the_classification_of_las_if_asked_for(tmp_path):
+    four = Scan(Path("x"), {axis: np.arange(4.0) for axis in "xyz"})
+    known = Prediction(np.array([0, 1, 12, 3], np.uint8), LABELS.confidence)
+    for asked, expected in ((True, known.label.tolist()), (False, [0] * 4)):
+        write_labelled(tmp_path / "a.las", four, known, S3DIS, False, asked)
+        assert read_scan(tmp_path / "a.las").fields["classification"].tolist() == expected
+    before = read_scan(tmp_path / "a.las")
+    write_labelled(tmp_path / "b.laz", before, known, S3DIS, False, True)
+    again = read_scan(tmp_path / "b.laz")
+    assert again.fields["classification"].tolist() == again.fields["label"].tolist() == known.label.tolist()
+    assert again.fields["classification_input"].tolist() == [0] * 4
+
+
+def test_points_without_a_label_are_black_and_the_page_says_what_their_label_is(tmp_path):
+    four = Scan(Path("x"), {axis: np.array([0, 1, 2, np.nan]) for axis in "xyz"})
+    write_labelled(tmp_path / "a.ply", four, LABELS, S3DIS, True)
+    found = read_scan(tmp_path / "a.ply")
+    assert found.fields["label"].tolist() == [0, 1, 12, 255]
+    assert found.rgb.tolist() == [*S3DIS.colors(LABELS.label[:3]).tolist(), [0, 0, 0]]
+    assert json.loads(classes_path(tmp_path / "a.ply").read_text())["no_label"] == 255
+
+
+def test_a_scan_with_holes_in_millimetres_is_shown_in_metres(checkpoint, tmp_path, monkeypatch):
+    xyz, rgb = office()
+    xyz[::7] = np.nan
+    fields = dict(zip("xyz", xyz.T * 1000)) | dict(zip(("red", "green", "blue"), rgb.T))
+    write_scan(tmp_path / "a.ply", Scan(Path("x"), fields), {})
+    shown = {}
+    monkeypatch.setattr(predict_module, "scan_picture", lambda path, xyz, *_: shown.update(picture=xyz))
+    monkeypatch.setattr(predict_module, "write_viewer", lambda path, xyz, *_: shown.update(view=xyz))
+    settings = {"checkpoint": str(checkpoint), "input": str(tmp_path / "a.ply"), "output": str(tmp_path / "o.ply")}
+    settings |= {"view": str(tmp_path / "v.html"), "picture": str(tmp_path / "p.png"), "scale": 0.001, "device": "cpu"}
+    config = OmegaConf.merge(OmegaConf.load(CONF / "predict.yaml"), settings)
+    predict_module.predict(config)
+    for points in shown.values():
+        assert np.allclose(points, xyz[np.isfinite(xyz).all(1)], atol=1e-6)
+    assert len(shown) == 2
+    config.output = str(tmp_path / "o.las")
+    with pytest.raises(UserError, match=r"LAS cannot hold the 429 points without coordinates; .* o\.ply"):
+        predict_module.predict(config)
+    config.output, config.classification = str(tmp_path / "o.ply"), True
+    with pytest.raises(UserError, match="classification=true is for LAS and LAZ"):
+        predict_module.predict(config)
