@@ -291,3 +291,34 @@ def test_what_can_be_metres_is_taken_for_metres(extent):
     points = np.random.default_rng(0).random((100_000, 3)) * extent
     points[:50] = 1e6
     require_metres(points, "a scan")
+
+
+@pytest.mark.parametrize("layout", ["Area_1/office_1", "points/Area_1_office_1.bin", "north/office_1"])
+def test_rooms_of_several_arrays(tmp_path, layout):
+    rng = np.random.default_rng(0)
+    xyz, rgb = rng.random((50, 3)).astype(np.float32), rng.integers(0, 256, (50, 3), np.uint8)
+    label, path = rng.integers(0, 3, 50), tmp_path / "raw" / layout
+    if path.suffix == ".bin":
+        for folder, values in (("points", np.c_[xyz, rgb].astype("<f4")), ("semantic_mask", label.astype("<i8"))):
+            (tmp_path / "raw" / folder).mkdir(parents=True)
+            values.tofile(tmp_path / "raw" / folder / path.name)
+    else:
+        path.mkdir(parents=True)
+        for name, values in (("coord", xyz), ("color", rgb), ("segment", label[:, None]), ("instance", label)):
+            np.save(path / f"{name}.npy", values)
+    if layout.startswith("north"):
+        classes(tmp_path / "raw")
+    store = prepare(tmp_path / "raw", tmp_path / "store")
+    assert [room.key for room in store.rooms] == [layout.replace("points/Area_1_office_1.bin", "Area_1/office_1")]
+    stored = store.open(store.rooms[0])
+    order = stored.order()
+    assert np.array_equal(stored.labels(), label[order])
+    assert np.array_equal(stored.all()[1], rgb[order])
+    # Other labels alone make another room.
+    changed = next(
+        file for file in (tmp_path / "raw").rglob("*") if file.stem == "segment" or "mask" in str(file.parent)
+    )
+    values = np.zeros(50, np.int64)
+    np.save(changed, values[:, None]) if changed.suffix == ".npy" else values.tofile(changed)
+    again = prepare(tmp_path / "raw", tmp_path / "store")
+    assert not again.open(again.rooms[0]).labels().any()

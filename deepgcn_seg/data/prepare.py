@@ -116,7 +116,12 @@ def _made_from(layout: Layout, key: str, labelling: Labelling) -> MadeFrom:
     """Describe what a room is made from: whatever changes its points or labels, and its files."""
     settings = {"layout": layout.kind, **asdict(labelling), "classes": labelling.classes.names}
     path = layout.rooms[key]
-    inside = [file for file in path.rglob("[!.]*") if file.is_file()] if path.is_dir() else [path]
+    if path.suffix.lower() == ".bin":
+        # Its labels are in a file of the same name in a folder beside.
+        beside = [folder / path.name for folder in path.parent.parent.iterdir()]
+    else:
+        beside = list(path.rglob("[!.]*")) if path.is_dir() else [path]
+    inside = [file for file in beside if file.is_file()]
     found = [(file.relative_to(layout.root).as_posix(), file.stat()) for file in sorted(inside)]
     files = [(name, about.st_size, about.st_mtime_ns) for name, about in found]
     return MadeFrom(settings=_checksum(settings), files=_checksum(files))
