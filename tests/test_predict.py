@@ -94,8 +94,19 @@ def test_a_scan_without_colour_is_told(segmenter, caplog):
     assert "trained with colours and the scan has none: grey is filled in" in caplog.text
     caplog.clear()
     with caplog.at_level("INFO"):
-        segmenter.predict(office()[0] * 1000, office()[1])
+        segmenter.predict(office()[0] * 0.001, office()[1])
     assert "does not look like metres" in caplog.text
+
+
+def test_coordinates_that_cannot_be_metres_stop_unless_a_scale_is_given(segmenter):
+    xyz, rgb = office()
+    with pytest.raises(UserError, match=r"3,000 points over .* m are no building.*scale=0\.001"):
+        segmenter.predict(xyz * 1000, rgb)
+    assert len(segmenter.predict(xyz * 1000, rgb, scale=0.001).label) == 3000
+    field = np.random.default_rng(0).random((60, 3)) * [300, 300, 2]
+    with pytest.raises(UserError, match=r"scale=1 if they are in metres"):
+        segmenter.predict(field)
+    assert len(segmenter.predict(field, scale=1).label) == 60
 
 
 @pytest.mark.parametrize("missing", [np.nan, np.inf, -np.inf])
@@ -244,7 +255,7 @@ def test_a_stray_point_costs_one_tile_and_changes_no_other_label(segmenter, wher
 def test_a_long_line_of_points_costs_as_many_tiles_as_have_some(checkpoint):
     xyz = np.zeros((40, 3))
     xyz[:, :2] = np.arange(40)[:, None] * 1e5
-    found = Segmenter(checkpoint, device="cpu").predict(xyz, np.full((40, 3), 9, np.uint8))
+    found = Segmenter(checkpoint, device="cpu").predict(xyz, np.full((40, 3), 9, np.uint8), scale=1)
     assert (found.confidence > 0).all()
 
 
