@@ -77,7 +77,8 @@ def _quoted(argument: str, sweeping: bool) -> str:
     text = _plain(value)
     if "${" in text and key in _FILLED_IN_TWICE:
         raise UserError(f"{key}={text}: the name of this folder must not have ${{ in it; rename it, or link to it")
-    return before + _text(_no_interpolation(text))
+    # These three alone mean "must still be set" to OmegaConf; with ./ before them they are the same file's name.
+    return before + _text(_no_interpolation("./???" if text == "???" else text))
 
 
 def _fold(value: str, sweeping: bool) -> str:

@@ -5,7 +5,6 @@ is taken (:mod:`.formats.bounds`), nothing is unpickled, and whatever is wrong e
 that names the file.
 """
 
-import glob
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -189,21 +188,3 @@ def write_scan(path: str | Path, scan: Scan, more: Mapping[str, np.ndarray], not
     # Writers of other people's formats fail in ways of their own.
     except Exception as error:
         raise UserError(f"{path}: cannot be written ({first_line(error)})") from None
-
-
-def find_scans(pattern: str | Path) -> list[Path]:
-    """Point-cloud files that a file name, folder or glob pattern stands for, in order.
-
-    Raises:
-        UserError: there are none.
-    """
-    from .scan_formats import FORMATS
-
-    path = Path(pattern)
-    if path.is_file():
-        return [path]
-    names = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(pattern), recursive=True))
-    found = sorted(name for name in names if name.suffix.lower() in FORMATS and name.is_file())
-    if not found:
-        raise UserError(f"{pattern}: no point-cloud files here; known formats are {', '.join(FORMATS)}")
-    return found
