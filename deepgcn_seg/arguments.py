@@ -31,6 +31,8 @@ FOLD = "data.fold"
 # Settings that reach an object's constructor by way of Hydra, or Hydra itself, which fill in ${...} a second time.
 _FILLED_IN_TWICE = ("data.root", "resume")
 
+# An interpolation with the backslashes before it.
+_ESCAPED = re.compile(r"(\\*)\$\{")
 _WHOLE_NUMBER = re.compile(r"0|[1-9]\d*")
 _WHOLE_NUMBERS = re.compile(r"\d+(,\d+)+")
 
@@ -77,7 +79,8 @@ def _quoted(argument: str, sweeping: bool) -> str:
     text = _plain(value)
     if "${" in text and key in _FILLED_IN_TWICE:
         raise UserError(f"{key}={text}: the name of this folder must not have ${{ in it; rename it, or link to it")
-    return before + _text(_no_interpolation(text))
+    # These three alone mean "must still be set" to OmegaConf; with ./ before them they are the same file's name.
+    return before + _text(_no_interpolation("./???" if text == "???" else text))
 
 
 def _fold(value: str, sweeping: bool) -> str:
@@ -124,8 +127,10 @@ def _hydra_text(value: str) -> str | None:
         parsed = OverridesParser.create().parse_override(f"key={value}").value()
     except HydraException:
         return None
-    # Hydra's texts are Python's once they are read; a list of them is none.
-    return parsed if isinstance(parsed, str) else None
+    if not isinstance(parsed, str):
+        return None
+    # What was quoted here before, as the command in run.json, is not escaped twice.
+    return _ESCAPED.sub(lambda match: match[1][: len(match[1]) // 2] + "${", parsed)
 
 
 def _text(text: str) -> str:
@@ -135,4 +140,4 @@ def _text(text: str) -> str:
 
 def _no_interpolation(text: str) -> str:
     """Escape what OmegaConf would fill in."""
-    return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", text)
+    return _ESCAPED.sub(lambda match: match[1] * 2 + r"\${", text)

@@ -1,6 +1,7 @@
 """Scans of any format and place get labels; the command, and its errors."""
 
 import json
+import os
 from importlib.resources import files
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import deepgcn_seg.inference.predict as predict_module
 from deepgcn_seg import Segmenter
 from deepgcn_seg.data.classes import S3DIS, ClassList
 from deepgcn_seg.data.scan import Scan, read_scan, write_scan
+from deepgcn_seg.data.scan_search import find_scans, scans_root
 from deepgcn_seg.errors import UserError
 from deepgcn_seg.inference.predict import classes_path, output_paths, require_distinct, truth_of, write_labelled
 from deepgcn_seg.inference.segmenter import Prediction, colors_of, no_label
@@ -310,7 +312,7 @@ def test_a_folder_of_scans_with_class_colours(checkpoint, tmp_path):
     ("arguments", "message"),
     [
         ([], "checkpoint is not set"),
-        (["checkpoint=x", "input=/nowhere.ply", "output=x.ply"], "/nowhere.ply: no point-cloud files here"),
+        (["checkpoint=x", "input=/nowhere.ply", "output=x.ply"], "/nowhere.ply: no such file or folder"),
         (["checkpoint=README.md", "input={scan}", "output=x.ply"], "README.md: damaged, or not a checkpoint"),
         (["checkpoint={checkpoint}", "input={scan}", "output={scan}"], "would overwrite the scan"),
         (["checkpoint={checkpoint}", "input={scan}", "output=/proc/none/x.ply"], "/proc/none"),
@@ -443,6 +445,74 @@ def test_where_results_go(tmp_path):
         output_paths(scans, Path("out.ply"))
     with pytest.raises(UserError, match="same name"):
         output_paths([tmp_path / "x" / "a.ply", tmp_path / "y" / "a.ply"], Path("out"))
+    with pytest.raises(UserError, match=r"unknown format \.e57.*end it in /"):
+        output_paths(scans[:1], "out.e57")
+    assert output_paths(scans[:1], "2024.05.12/") == [Path("2024.05.12/a.ply")]
+
+
+def test_a_folder_is_labelled_but_for_what_cannot_be_read(checkpoint, tmp_path):
+    folder = tmp_path / "Räume (2), neu"
+    for place in ("a/scan.ply", "b/scan.ply", "b/.hidden.ply"):
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        scan_file(folder / place)
+    (folder / "damaged.las").write_bytes(b"LASF")
+    (folder / "a" / "empty.ply").write_text("ply\nformat ascii 1.0\nelement vertex 0\nproperty float x\nend_header\n")
+    (folder / "README.txt").write_text("Scans of the north wing.\nTaken with a phone.\n")
+    (folder / "classes.yaml").write_text("classes: [floor, wall]\n")
+    output = folder / "labelled"
+    for _ in range(2):
+        done = run(
+            "predict", f"checkpoint={checkpoint}", f"input={folder}", f"output={output}", "device=cpu",
+            f"hydra.run.dir={tmp_path}/log", check=False,
+        )  # fmt: skip
+        assert done.returncode == 2
+        assert {str(path.relative_to(output)) for path in output.rglob("*.*")} == {
+            "a/scan.ply", "b/scan.ply", "a/scan.ply.classes.json", "b/scan.ply.classes.json",
+        }  # fmt: skip
+        *listed, last = done.stderr.splitlines()[-4:]
+        assert listed[0] == "Not labelled:"
+        assert [line.strip().split(": ")[0] for line in listed[1:]] == [
+            str(folder / "a" / "empty.ply"), str(folder / "damaged.las"),
+        ]  # fmt: skip
+        assert last == "error: 2 of 4 scans could not be labelled (listed above)"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "is_scan"),
+    [
+        ("readme.txt", "Taken on 2024 05 12.\n", False),
+        ("notes.csv", "room,person,date\nhall,Jim,Monday\n", False),
+        ("a.txt", "// X Y Z\n3\n1 2 3\n", True),
+        ("a.csv", "x;y;z\n1,5;2,5;3,5\n", True),
+        ("empty.txt", "", True),
+        ("damaged.txt", "\0\0\0", True),
+    ],
+)
+def test_a_text_without_rows_is_no_scan(tmp_path, name, content, is_scan):
+    (tmp_path / name).write_bytes(content.encode("utf-16") if "\0" in content else content.encode())
+    scan_file(tmp_path / "b.ply")
+    assert (tmp_path / name in find_scans(tmp_path)) == is_scan
+
+
+def test_brackets_of_a_folder_that_is_there_are_no_pattern(tmp_path):
+    path = tmp_path / "[a]" / "hall [1].ply"
+    path.parent.mkdir()
+    scan_file(path)
+    for pattern in (path, path.parent, f"{path.parent}/*.ply", f"{path.parent}/hall*"):
+        assert find_scans(pattern) == [path]
+    assert scans_root(f"{path.parent}/*.ply") == path.parent
+    with pytest.raises(UserError, match="no such file or folder"):
+        find_scans(tmp_path / "none")
+
+
+def test_a_name_that_is_not_utf_8(checkpoint, tmp_path):
+    names = [tmp_path / os.fsdecode(b"r\xe4um" + end) for end in (b".ply", b"-out.ply", b".html", b".png", b"-log")]
+    scan_file(tmp_path / "a.ply").rename(names[0])
+    typed = [f"{key}={name}" for key, name in zip(("input", "output", "view", "picture", "hydra.run.dir"), names)]
+    run("predict", f"checkpoint={checkpoint}", *typed, "device=cpu")
+    for name in (*names, classes_path(names[1])):
+        assert name.exists()
+    assert "r\\udce4um-out.ply" in (names[4] / "predict.log").read_text()
 
 
 def test_labels_of_a_scan_are_truth_only_if_they_can_be(segmenter):

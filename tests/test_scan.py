@@ -17,8 +17,9 @@ from test_checkpoint import NETWORK, TRAINED_ON, small
 from test_commands import run
 
 from deepgcn_seg.data.classes import S3DIS
-from deepgcn_seg.data.scan import Scan, find_scans, read_scan, write_scan
+from deepgcn_seg.data.scan import Scan, read_scan, write_scan
 from deepgcn_seg.data.scan_formats import FORMATS
+from deepgcn_seg.data.scan_search import find_scans
 from deepgcn_seg.data.stanford import read_points
 from deepgcn_seg.errors import UserError
 from deepgcn_seg.model.checkpoint import save_checkpoint

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from test_scan import PCD, PLY, scan, write
 
-from deepgcn_seg.data.scan import Scan, find_scans, lost_digits, read_scan, write_scan
+from deepgcn_seg.data.scan import Scan, lost_digits, read_scan, write_scan
 from deepgcn_seg.data.scan_formats import FORMATS
+from deepgcn_seg.data.scan_search import find_scans
 from deepgcn_seg.errors import UserError
 
 NAN = np.array([[1, 2, 3], [np.nan] * 3, [4, 5, np.inf]])

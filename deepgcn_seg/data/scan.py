@@ -5,7 +5,6 @@ is taken (:mod:`.formats.bounds`), nothing is unpickled, and whatever is wrong e
 that names the file.
 """
 
-import glob
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -252,25 +251,3 @@ def write_scan(path: str | Path, scan: Scan, more: Mapping[str, np.ndarray], not
         raise UserError(f"{path}: cannot be written ({first_line(error)})") from None
     if changes:
         log.warning("%s: %s", path, "; ".join(changes))
-
-
-def find_scans(pattern: str | Path) -> list[Path]:
-    """Point-cloud files and scenes that a file name, folder or glob pattern stands for, in order.
-
-    Raises:
-        UserError: there are none.
-    """
-    from .formats.scene import is_scene, scenes_below
-    from .scan_formats import FORMATS
-
-    path = Path(pattern)
-    if path.is_file() or is_scene(path):
-        return [path]
-    names = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(pattern), recursive=True))
-    scenes = set(scenes_below(path))
-    found = {name for name in names if is_scene(name) or (name.suffix.lower() in FORMATS and name.is_file())}
-    # The arrays of a scene are no scans of their own.
-    found = {name for name in found | scenes if name.parent not in scenes}
-    if not found:
-        raise UserError(f"{pattern}: no point-cloud files here; known formats are {', '.join(FORMATS)}")
-    return sorted(found)

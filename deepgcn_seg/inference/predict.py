@@ -12,8 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..data.classes import ClassList
 from ..data.files import replacing
-from ..data.scan import LABELS, Scan, find_scans, read_scan, write_scan
+from ..data.formats.scene import is_scene
+from ..data.scan import LABELS, Scan, read_scan, write_scan
 from ..data.scan_formats import FORMATS
+from ..data.scan_search import find_scans, scans_root
 from ..data.units import UP
 from ..errors import UserError
 from ..escaping import one_line
@@ -26,16 +28,18 @@ log = logging.getLogger(__name__)
 
 
 def predict(config: DictConfig) -> None:
-    """Label each scan that ``input`` stands for.
+    """Label each scan that ``input`` stands for. Of several, one that cannot be labelled does not stop the others.
 
     Raises:
-        UserError: something is not given, not readable, or cannot be written.
+        UserError: something is not given, not readable, or cannot be written; of several scans, after all others
+            are labelled.
     """
     for key in ("checkpoint", "input", "output"):
         if OmegaConf.is_missing(config, key):
             raise UserError(f"{key} is not set: give checkpoint=FILE input=SCAN output=FILE")
-    scans = find_scans(config.input)
-    outputs = output_paths(scans, Path(config.output))
+    single = os.path.isfile(config.input) or is_scene(Path(config.input))
+    scans = find_scans(config.input, besides=Path(config.output))
+    outputs = output_paths(scans, config.output, None if single else scans_root(config.input))
     if len(scans) > 1 and (config.view or config.picture):
         raise UserError(f"view and picture show one scan, but input={config.input} stands for {len(scans)}")
     if config.classification and not any(path.suffix.lower() in (".las", ".laz") for path in outputs):
@@ -53,19 +57,35 @@ def predict(config: DictConfig) -> None:
         checkpoint, config.device, config.stride, config.votes, config.batch_size, config.tile, config.trusted
     )
     log.info("%s: %d classes, %s", config.checkpoint, len(segmenter.classes), segmenter.device)
+    failed: list[str] = []
     for path, output in zip(scans, outputs):
-        scan = read_scan(path, config.columns, config.max_points)
-        xyz, rgb = scan.xyz, scan.rgb
-        _require_writable_points(output, xyz)
-        log.info("%s: %s points, fields %s", path, f"{len(scan):,}", ", ".join(scan.fields))
-        found = segmenter.predict(xyz, rgb, config.scale, config.up)
-        write_labelled(output, scan, found, segmenter.classes, config.colors, config.classification)
-        labelled = found.label < len(segmenter.classes)
-        shares = np.bincount(found.label[labelled], minlength=len(segmenter.classes)) / labelled.sum()
-        most = sorted(zip(shares, segmenter.classes), reverse=True)[:5]
-        log.info("%s: %s", output, ", ".join(f"{name} {share:.1%}" for share, name in most if share > 0))
-        if config.view or config.picture:
-            _show(config, scan, found, segmenter.classes)
+        try:
+            _label(path, output, segmenter, config)
+        except (UserError, OSError) as error:
+            if single:
+                raise
+            whose = getattr(error, "filename", None) or path
+            failed.append(str(error) if isinstance(error, UserError) else f"{whose}: {error.strerror}")
+            log.error("%s; going on with the next", failed[-1])
+    if failed:
+        log.error("Not labelled:\n  %s", "\n  ".join(failed))
+        raise UserError(f"{len(failed)} of {len(scans)} scans could not be labelled (listed above)")
+
+
+def _label(path: Path, output: Path, segmenter: Segmenter, config: DictConfig) -> None:
+    """Read one scan, label it and write what is asked for."""
+    scan = read_scan(path, config.columns, config.max_points)
+    xyz, rgb = scan.xyz, scan.rgb
+    _require_writable_points(output, xyz)
+    log.info("%s: %s points, fields %s", path, f"{len(scan):,}", ", ".join(scan.fields))
+    found = segmenter.predict(xyz, rgb, config.scale, config.up)
+    write_labelled(output, scan, found, segmenter.classes, config.colors, config.classification)
+    labelled = found.label < len(segmenter.classes)
+    shares = np.bincount(found.label[labelled], minlength=len(segmenter.classes)) / labelled.sum()
+    most = sorted(zip(shares, segmenter.classes), reverse=True)[:5]
+    log.info("%s: %s", output, ", ".join(f"{name} {share:.1%}" for share, name in most if share > 0))
+    if config.view or config.picture:
+        _show(config, scan, found, segmenter.classes)
 
 
 def _show(config: DictConfig, scan: Scan, found: Prediction, classes: ClassList) -> None:
@@ -84,25 +104,30 @@ def _show(config: DictConfig, scan: Scan, found: Prediction, classes: ClassList)
         log.info("%s", config.picture)
 
 
-def output_paths(scans: list[Path], output: Path) -> list[Path]:
-    """A file for each scan: ``output`` itself if it names a format, else files in that folder.
+def output_paths(scans: list[Path], output: str | Path, root: Path | None = None) -> list[Path]:
+    """Return a file for each scan: ``output`` itself if it names a format, else files in that folder.
 
     A scan of a format that cannot be written, such as a folder of arrays, becomes a PLY file.
 
+    Args:
+        root: the folder below which scans keep their sub-folders in ``output``; None for one scan by its name.
+
     Raises:
-        UserError: one file for several scans, two of one name, or an ending of no format.
+        UserError: one file for several scans, two of one name, or an ending that is no format's.
     """
-    if output.suffix.lower() in FORMATS and not output.is_dir():
+    path, is_folder = Path(output), str(output).endswith(os.sep) or os.path.isdir(output)
+    if path.suffix.lower() in FORMATS and not is_folder:
         if len(scans) > 1:
             raise UserError(f"output={output} is one file, but there are {len(scans)} scans: give a folder")
-        paths = [output]
-    elif re.fullmatch(r"\.[A-Za-z][A-Za-z0-9]{0,9}", output.suffix) and not output.is_dir():
+        return [path]
+    # Folders are named by dates and versions, too.
+    ending = re.fullmatch(r"\.[A-Za-z][A-Za-z0-9]{1,4}", path.suffix) or (path.suffix and root is None)
+    if ending and not is_folder:
         raise UserError(
-            f"output={output}: unknown format {output.suffix}; known are {', '.join(FORMATS)} (a folder of that name "
-            "must be made before)"
+            f"output={output}: unknown format {path.suffix}; known are {', '.join(FORMATS)}. For a folder, end it in /"
         )
-    else:
-        paths = [output / (scan.name if scan.suffix.lower() in FORMATS else f"{scan.name}.ply") for scan in scans]
+    names = [Path(scan.name) if root in (None, scan) else scan.relative_to(root) for scan in scans]
+    paths = [path / (n if n.suffix.lower() in FORMATS else n.with_name(f"{n.name}.ply")) for n in names]
     if len(set(paths)) < len(paths):
         raise UserError(f"output={output}: several scans have the same name; label them one folder at a time")
     return paths

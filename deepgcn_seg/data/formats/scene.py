@@ -3,7 +3,7 @@
 Which files belong to a scene is said by the names below, never by what is in them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,12 +38,6 @@ def is_scene(path: Path) -> bool:
     if path.suffix.lower() == ".bin":
         return path.parent.name == "points" and path.is_file()
     return (path / "coord.npy").is_file()
-
-
-def scenes_below(folder: Path) -> Iterator[Path]:
-    """Return the scenes in a folder and its subfolders, in order."""
-    yield from sorted(path.parent for path in folder.rglob("coord.npy") if path.is_file())
-    yield from sorted(path for path in folder.rglob("points/*.bin") if path.is_file())
 
 
 def read_scene(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
