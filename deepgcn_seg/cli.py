@@ -3,12 +3,12 @@
 import functools
 import logging
 import os
+import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
-from difflib import get_close_matches
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from . import help
+from .arguments import assigned, for_hydra, given
 from .config import check, refusal
 from .data.files import replacing
 from .distributed import MAX_DEVICES, declared, leave, torchrun
@@ -27,8 +29,8 @@ from .errors import UserError
 from .training.directory import OccupiedError
 from .training.loop import Interrupted
 
-# Exit statuses: a user's error, and work that was stopped but saved and can be resumed.
-USER_ERROR, INTERRUPTED = 2, 75
+# Exit statuses: a user's error; work that was stopped but saved and can be resumed; output that nobody reads any more.
+USER_ERROR, INTERRUPTED, UNREAD = 2, 75, 141
 
 
 def command(task: Callable[[DictConfig], Any], conf: Path, config_name: str) -> None:
@@ -38,6 +40,27 @@ def command(task: Callable[[DictConfig], Any], conf: Path, config_name: str) -> 
     does so if ``hydra.run.dir`` already holds a checkpoint, and starts anew otherwise.
     Set HYDRA_FULL_ERROR=1 to see tracebacks of user errors too.
     """
+    with _reader_may_leave():
+        _command(task, conf, config_name)
+
+
+@contextmanager
+def _reader_may_leave() -> Iterator[None]:
+    """End quietly where what reads our output has ended, as ``head`` does."""
+    # A file's name need not be text.
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Nor must the interpreter's own last flush complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(UNREAD)
+
+
+def _command(task: Callable[[DictConfig], Any], conf: Path, config_name: str) -> None:
     verbose = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # A log file on a full disk: whatever else cannot be written tells the reason, without logging's tracebacks.
@@ -51,7 +74,7 @@ def command(task: Callable[[DictConfig], Any], conf: Path, config_name: str) -> 
 
     def say(error: BaseException) -> None:
         where = f"process {world.rank}: " if world.size > 1 else ""
-        print(f"error: {where}{_one_line(error, conf)}", file=sys.stderr)
+        print(f"error: {where}{_one_line(error, conf, config_name)}", file=sys.stderr)
 
     @functools.wraps(task)
     def guarded(config: DictConfig) -> Any:
@@ -59,27 +82,34 @@ def command(task: Callable[[DictConfig], Any], conf: Path, config_name: str) -> 
         composed = True
         # Kept from Hydra, which would print more than a line and end a multirun.
         try:
+            _require_read(config, help.settings(conf, config_name))
             check(config, config_name)
             result = task(config)
             forget_failure()
             return result
+        except BrokenPipeError:
+            raise
         except (UserError, HydraException, OSError) as error:
             failures.append(error)
             if verbose:
                 raise
             say(error)
             if not isinstance(error, OccupiedError):
-                note_failure(_one_line(error, conf))
+                note_failure(_one_line(error, conf, config_name))
         except Exception as error:
             if HydraConfig.get().mode != RunMode.MULTIRUN:
                 raise
             failures.append(error)
             traceback.print_exc()
-            note_failure(_one_line(error, conf))
+            note_failure(_one_line(error, conf, config_name))
         return None
 
     try:
         _require_choices(sys.argv[1:], conf)
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            overrides = [argument for argument in for_hydra(sys.argv[1:]) if not argument.startswith("-")]
+            print(help.page(conf, config_name, overrides), end="")
+            return
         sys.argv[1:] = _resumed(sys.argv[1:], conf)
         if not world.first:
             # One process writes; the others must not make run directories of their own.
@@ -92,6 +122,8 @@ def command(task: Callable[[DictConfig], Any], conf: Path, config_name: str) -> 
         sys.exit(INTERRUPTED)
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:
+        raise
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         if verbose:
             raise
@@ -159,27 +191,27 @@ class SweepSummary(Callback):
 
 
 def _resumed(arguments: list[str], conf: Path) -> list[str]:
-    """Arguments with ``resume=DIR`` turned into that run's stored config and directory."""
-    values = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    run = values.get("resume")
-    if run in (None, "null"):
-        return arguments
+    """Return Hydra's arguments, with ``resume=DIR`` turned into that run's stored config and directory."""
+    run = given(arguments, "resume")
+    if run is None:
+        return for_hydra(arguments)
     rest = [argument for argument in arguments if not argument.startswith("resume=")]
     if run == "auto":
-        run = values.get("hydra.run.dir")
+        run = given(arguments, "hydra.run.dir")
         if run is None:
             raise UserError("resume=auto needs hydra.run.dir=DIR, the directory to look in and to write to")
         if not (Path(run) / "checkpoints" / "last.ckpt").is_file():
-            return rest
+            return for_hydra(rest)
         # A queued job comes back with its own command line: the stored config is what it says.
         rest = []
     stored = Path(run) / ".hydra" / "config.yaml"
     if not stored.is_file():
         raise UserError(f"resume={run}: not a run directory (no {stored})")
     rest = [argument for argument in rest if not argument.startswith("hydra.run.dir=")]
-    for key in values:
-        if (conf / key).is_dir() and f"{key}={values[key]}" in rest:
-            raise UserError(f"{key}={values[key]}: a resumed run keeps its own {key}")
+    for argument in rest:
+        key, equals, _ = argument.partition("=")
+        if key and equals and (conf / key).is_dir():
+            raise UserError(f"{argument}: a resumed run keeps its own {key}")
     return [
         f"--config-path={stored.parent.resolve()}",
         "--config-name=config",
@@ -187,10 +219,29 @@ def _resumed(arguments: list[str], conf: Path) -> list[str]:
         "hydra/job_logging=plain",
         "hydra.output_subdir=null",
         "hydra.job.name=train",
-        f"hydra.run.dir={run}",
-        f"resume={run}",
-        *rest,
+        assigned("hydra.run.dir", run),
+        assigned("resume", run),
+        *for_hydra(rest),
     ]
+
+
+def _require_read(config: DictConfig, known: dict[str, str]) -> None:
+    """Refuse a setting that was added with ``+`` and that nothing reads.
+
+    What a ``_target_`` builds refuses what it does not take; another setting may refer to one by ``${...}``.
+
+    Raises:
+        UserError: names the setting, and those that may have been meant.
+    """
+    for override in HydraConfig.get().overrides.task:
+        key = override.partition("=")[0].lstrip("+")
+        parts = key.split(".")
+        inside = [OmegaConf.select(config, ".".join(parts[:i])) for i in range(1, len(parts))]
+        built = any(isinstance(part, DictConfig) and "_target_" in part for part in inside)
+        if not override.startswith("+") or built or key in known or key in HydraConfig.get().runtime.choices:
+            continue
+        if re.search(rf"\$\{{\.*{re.escape(key)}[}}.\[]", OmegaConf.to_yaml(config)) is None:
+            raise UserError(f"+{key}: nothing reads this setting; {help.suggestion(key, known)}")
 
 
 def _require_choices(arguments: list[str], conf: Path) -> None:
@@ -206,7 +257,7 @@ def _require_choices(arguments: list[str], conf: Path) -> None:
             raise UserError(f"{argument}: must be one of {', '.join(choices)}")
 
 
-def _one_line(error: Exception, conf: Path) -> str:
+def _one_line(error: BaseException, conf: Path, config_name: str) -> str:
     """The error as one line; for an unknown choice or key with what is allowed, or close to it."""
     cause: BaseException | None = error
     while cause is not None:
@@ -228,14 +279,5 @@ def _one_line(error: Exception, conf: Path) -> str:
         return f"{group}={choice}: must be one of {', '.join(options)}"
     if text.startswith("Could not override '"):
         key = text.split("'")[1]
-        close = get_close_matches(key, _keys(conf), 1)
-        return f"{key}: no such setting" + (f"; did you mean {close[0]}?" if close else " (see --cfg job)")
+        return f"{key}: no such setting; {help.suggestion(key, help.settings(conf, config_name))}"
     return " ".join(lines[:2])
-
-
-def _keys(conf: Path) -> list[str]:
-    """Names of top-level settings and groups."""
-    names = [path.name for path in conf.iterdir() if path.is_dir()]
-    for path in conf.glob("*.yaml"):
-        names += [line.split(":")[0] for line in path.read_text().splitlines() if line[:1].isalpha() and ":" in line]
-    return sorted(set(names))

@@ -185,11 +185,12 @@ class Predict(Settings):
     view: MaybeText
     picture: MaybeText
     colors: Flag
+    classification: Flag
     max_points: MaxPoints
     columns: Annotated[list[str] | None, listed(text(), 3, null=True)]
-    scale: Annotated[float, number(0, 1e6, above=True)]
+    scale: Annotated[float | None, number(0, 1e6, above=True, null=True)]
     up: Annotated[str, choice("z", "y", "x")]
-    stride: Annotated[float, number(0, 1e6, above=True)]
+    stride: Annotated[float | None, number(0, 1e6, above=True, null=True)]
     votes: Annotated[int, integer(1, 1000)]
     tile: Annotated[float, number(0, 1000, above=True)]
     batch_size: MaybeCount
@@ -202,6 +203,7 @@ class Prepare(Settings):
     source: MaybeText
     workers: Annotated[int, integer(1, 256)]
     max_points: MaxPoints
+    scale: Annotated[float | None, number(0, 1e6, above=True, null=True)]
     check: Flag
     export: MaybeText
 

@@ -370,7 +370,7 @@ def test_resume_auto_starts_or_goes_on(data_root, tmp_path):
     run("train", *arguments)
     first = (tmp_path / "metrics.json").read_text()
     done = run("train", *arguments)
-    assert "Going on from" in done.stderr
+    assert "all 6 steps are done, nothing is left to train" in done.stderr
     assert (
         json.loads(first)["test"]["confusion"]
         == json.loads((tmp_path / "metrics.json").read_text())["test"]["confusion"]
@@ -442,6 +442,18 @@ def test_a_failed_job_does_not_end_a_multirun(data_root, tmp_path):
     [
         ("train", ["backbone=resgnc"], "backbone=resgnc: must be one of densegcn, plaingcn, resgcn, resgcnplus, revgcn"),
         ("train", ["depht=7"], "depht: no such setting; did you mean depth?"),
+        ("train", ["lr=1"], "lr: no such setting; did you mean recipe.optimizer.lr?"),
+        ("train", ["fold=1"], "fold: no such setting; did you mean data.fold?"),
+        ("train", ["data.folds=1"], "data.folds: no such setting; did you mean data.fold?"),
+        ("train", ["stride=1"], "stride: no such setting; did you mean data.grid.stride or protocol.stride?"),
+        ("train", ["bakbone=x"], "bakbone: no such setting; did you mean backbone?"),
+        ("train", ["qqq=1"], "qqq: no such setting; --help lists all settings"),
+        ("train", ["+depht=7"], "+depht: nothing reads this setting; did you mean depth?"),
+        ("train", ["+data.colour=7"], "+data.colour: nothing reads this setting"),
+        ("train", ["+recipe.schedule.speed=7"], "recipe.schedule"),
+        ("predict", ["inputs=x"], "inputs: no such setting; did you mean input?"),
+        ("train", ["data.root=${oc.env:HOME}"], "data.root=${oc.env:HOME}: the name of this folder must not have ${"),
+        ("train", ["data.fold=2024_05_12"], "data.fold=2024_05_12: must be one of 1..6"),
         ("train", ["k=5000"], "k=5000: must be at most points=4096"),
         ("train", ["data=s3dis", "data.root=/nowhere"], "data.root=/nowhere: no such folder"),
         ("train", ["resume=/nowhere"], "resume=/nowhere: not a run directory"),
@@ -466,6 +478,32 @@ def test_mistakes_are_one_line(tool, arguments, message, tmp_path):
     assert lines == [line for line in lines if line.startswith("error: ")]
     assert len(lines) == 1
     assert message in lines[0]
+
+
+def test_an_added_setting_that_another_refers_to_is_read(tmp_path):
+    given = ["+width=4", "k=${width}", "+recipe.optimizer.eps=1e-6", "++depth=2", "data=s3dis", "data.root=/nowhere"]
+    done = run("train", *given, f"hydra.run.dir={tmp_path}", check=False)
+    assert done.stderr.startswith("error: data.root=/nowhere: no such folder")
+
+
+def test_a_run_whose_directory_has_any_name_goes_on_and_is_scored(data_root, tmp_path):
+    folder = tmp_path / "läuf (1), x=[2] {a} 'q' #3 $1"
+    done = run("train", *TINY, f"data.root={data_root}", f"hydra.run.dir={folder}", "max_steps=2")
+    printed = done.stderr.rsplit("Run directory: ", 1)[1].strip()
+    assert printed == str(folder)
+    done = run("train", f"resume={printed}", "max_steps=4")
+    assert f"Going on from {folder}/checkpoints/last.ckpt at step 2 of 4" in done.stderr
+    run("evaluate", f"checkpoint={printed}", "device=cpu", f"hydra.run.dir={tmp_path}/2024 (1)")
+    assert (tmp_path / "2024 (1)" / "metrics.json").is_file()
+    run("report", f"runs={printed}", f"output={tmp_path}/1e5", f"hydra.run.dir={tmp_path}/log")
+    assert (tmp_path / "1e5" / "report.html").is_file()
+
+
+def test_output_that_nobody_reads_ends_quietly():
+    command = f"{sys.executable} tools/train.py --help | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert done.stdout == "Train a DeepGCN and score it on the held-out area.\n"
+    assert done.stderr == "" and done.returncode in (0, 141)
 
 
 def left(folder):

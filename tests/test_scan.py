@@ -17,8 +17,9 @@ from test_checkpoint import NETWORK, TRAINED_ON, small
 from test_commands import run
 
 from deepgcn_seg.data.classes import S3DIS
-from deepgcn_seg.data.scan import Scan, find_scans, read_scan, write_scan
+from deepgcn_seg.data.scan import Scan, read_scan, write_scan
 from deepgcn_seg.data.scan_formats import FORMATS
+from deepgcn_seg.data.scan_search import find_scans
 from deepgcn_seg.data.stanford import read_points
 from deepgcn_seg.errors import UserError
 from deepgcn_seg.model.checkpoint import save_checkpoint
@@ -123,7 +124,28 @@ def test_pcd_of_every_encoding(tmp_path, encoding):
         ("X,Y,Z,Class\n1,2,3,9\n4,5,6,8\n", ["X", "Y", "Z", "Class"]),
         ("//X Y Z Scalar_field\n1 2 3 0.5\n4 5 6 0.5\n", ["X", "Y", "Z", "Scalar_field"]),
         ("# made by hand\n# x y z r g b\n1 2 3 4 5 6\n4 5 6 7 8 9\n", ["x", "y", "z", "r", "g", "b"]),
-        ("1 2 3 10 20 30 4\n4 5 6 10 20 30 5\n", ["x", "y", "z", "red", "green", "blue", "label"]),
+        ("1 2 3 10 20 30\n4 5 6 10 20 30\n", ["x", "y", "z", "red", "green", "blue"]),
+        ("1 2 3 0 0 0\n4 5 6 0 0 0\n", ["x", "y", "z", "red", "green", "blue"]),
+        ("//X Y Z R G B\n2\n1 2 3 4 5 6\n4 5 6 7 8 9\n", ["X", "Y", "Z", "R", "G", "B"]),
+        ("2\n1 2 3\n4 5 6\n", ["x", "y", "z"]),
+        ("//X,Y,Z\n1 2 3\n4 5 6\n", ["X", "Y", "Z"]),
+        ("# x y z i\n# made by hand\n1 2 3 4\n4 5 6 5\n", ["x", "y", "z", "i"]),
+        ("# x y z in metres\n1 2 3\n4 5 6\n", ["x", "y", "z"]),
+        ("a title of a scan\n\nx,y,z\n1,2,3\n4,5,6\n", ["x", "y", "z"]),
+        ("x,y,z,\n1,2,3,\n4,5,6,\n", ["x", "y", "z"]),
+        ("x,y,z\n1,2,3,,\n4,5,6\n", ["x", "y", "z"]),
+        ("x;y;z\n1,0;2;3\n4;5,00;6\n", ["x", "y", "z"]),
+        ("x\ty\tz\n1,0\t2,0\t3,0\n4,0\t5,0\t6,0\n", ["x", "y", "z"]),
+        ("1,0 2 3\n4 5 6,0\n", ["x", "y", "z"]),
+        ("1\t2\t3\t\n4\t5\t6\t\n", ["x", "y", "z"]),
+        ("X\tY\tZ\tScalar field\n1\t2\t3\t0\n4\t5\t6\t0\n", ["X", "Y", "Z", "Scalar field"]),
+        (",x,y,z\n0,1,2,3\n1,4,5,6\n", ["unnamed", "x", "y", "z"]),
+        ("x,y,z,,\n1,2,3,4,5\n4,5,6,7,8\n", ["x", "y", "z", "unnamed", "unnamed_2"]),
+        ('"x","y","z"\n1,2,3\n4,5,6\n', ["x", "y", "z"]),
+        ("X (m);Y (m);Z (m)\n1;2;3\n4;5;6\n", ["X (m)", "Y (m)", "Z (m)"]),
+        ("Points:0,Points:1,Points:2\n1,2,3\n4,5,6\n", ["Points:0", "Points:1", "Points:2"]),
+        ("1 2 3\n# another part\n// and more\n4 5 6\n", ["x", "y", "z"]),
+        ("% x y z\n1 2 3\n4 5 6\n", ["x", "y", "z"]),
         ("\ufeff1 2 3\n4 5 6\n", ["x", "y", "z"]),
     ],
 )
@@ -134,11 +156,87 @@ def test_text_as_people_write_it(tmp_path, text, names):
     assert found.xyz.tolist() == [[1, 2, 3], [4, 5, 6]]
 
 
-def test_a_count_on_top_of_pts(tmp_path):
-    (tmp_path / "a.pts").write_text("2\n1 2 3 -5 1 2 3\n4 5 6 -6 1 2 3\n")
-    found = read_scan(tmp_path / "a.pts", ["x", "y", "z", "intensity", "r", "g", "b"])
+@pytest.mark.parametrize("columns", [None, ["x", "y", "z", "intensity", "r", "g", "b"]])
+def test_pts_has_the_intensity_before_the_colours(tmp_path, columns):
+    (tmp_path / "a.pts").write_text("2\n1 2 3 5 1 2 30\n4 5 6 -6 1 2 30\n")
+    found = read_scan(tmp_path / "a.pts", columns)
     assert found.xyz.tolist() == [[1, 2, 3], [4, 5, 6]]
-    assert found.rgb.tolist() == [[1, 2, 3], [1, 2, 3]]
+    assert found.fields["intensity"].tolist() == [5, -6]
+    assert found.rgb.tolist() == [[1, 2, 30], [1, 2, 30]]
+
+
+AMBIGUOUS = {
+    "a signed intensity before colours": "1 2 3 -1045 10 20 30\n",
+    "an intensity before colours": "1 2 3 45 10 20 30\n",
+    "colours with a transparency": "1 2 3 10 20 30 255\n",
+    "normals": "1 2 3 0.6 0 0.8\n1 2 3 -0.6 0 0.8\n",
+    "normals along an axis": "1 2 3 0 0 1\n1 2 3 0 1 0\n",
+    "fractions": "1 2 3 0.25 0.5 0.75\n",
+    "beyond 8 bits": "1 2 3 300 20 30\n",
+    "five": "1 2 3 4 5\n",
+    "names of too few columns": "//X Y Z\n1 2 3 4 5 6\n",
+    "names twice": "x,y,z,z\n1,2,3,4\n",
+    "a title": "my scan\n1,2,3\n",
+}
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".xyz", ".csv", ".npy"])
+@pytest.mark.parametrize("text", AMBIGUOUS.values(), ids=AMBIGUOUS)
+def test_columns_whose_meaning_is_not_certain_are_asked_for(tmp_path, text, suffix):
+    path = tmp_path / f"a{suffix}"
+    rows = text.splitlines()
+    if suffix == ".npy":
+        if not text[0].isdigit():
+            pytest.skip("arrays have no titles")
+        rows = [[float(word) for word in row.split()] for row in rows if "," not in row]
+        np.save(path, np.array(rows))
+    else:
+        path.write_text(text)
+    with pytest.raises(UserError, match=r"columns=\[x,y,z") as raised:
+        read_scan(path)
+    first = rows[0] if suffix == ".npy" else next(row for row in rows if row[0].isdigit()).split()
+    assert suffix == ".csv" or all(str(word).strip(",") in str(raised.value) for word in first)
+    count = len(text.splitlines()[-1].replace(",", " ").split())
+    named = ["x", "y", "z", "a", "b", "c", "d"][:count]
+    assert read_scan(path, named).xyz[0].tolist() == [1, 2, 3]
+
+
+def test_columns_that_are_given_count_more_than_those_of_the_file(tmp_path):
+    path = write(tmp_path / "a.csv", "x,y,z,a\n1,2,3,4\n")
+    assert list(read_scan(path, ["y", "x", "z", "label"]).fields) == ["y", "x", "z", "label"]
+    with pytest.raises(UserError, match="4 columns, but columns names 3"):
+        read_scan(path, ["x", "y", "z"])
+    with pytest.raises(UserError, match="one name to two columns"):
+        read_scan(path, ["x", "y", "z", "x"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1.5 2,500 3\n", "no points"),
+        ("1;2,5;3\n1.5;2,5;3\n", "column 2 is not all numbers"),
+        ("x,y,z,label\n1,2,3,\n", "do not name its 3 columns"),
+        ("x,y,z,label\n1,2,3,4\n1,2,3,\n", "column 4 is not all numbers"),
+        ("1 2 3 chair\n1 2 3 4\n", "column 4 is not all numbers"),
+        ("no\n" * 30, "no numbers in its first 21 lines; the first is: no"),
+        ("x y z\n".encode("utf-16"), "not text in UTF-8"),
+    ],
+)
+def test_text_that_cannot_be_told_is_an_error(tmp_path, text, message):
+    with pytest.raises(UserError, match=message):
+        read_scan(write(tmp_path / "a.txt", text))
+
+
+def test_a_count_that_is_not_that_of_the_points_is_said(tmp_path, caplog):
+    read_scan(write(tmp_path / "a.txt", "3\n1 2 3\n4 5 6\n"))
+    assert "says that it has 3 points, but has 2" in caplog.text
+
+
+def test_fractions_of_cloudcompare_are_colours(tmp_path):
+    found = read_scan(write(tmp_path / "a.txt", "//X Y Z Rf Gf Bf\n1 2 3 0 1 0.2\n"))
+    assert found.rgb.tolist() == [[0, 255, 51]]
+    found = read_scan(write(tmp_path / "a.txt", "//X Y Z Rf Gf Bf\n1 2 3 0 1 0\n"))
+    assert found.rgb.tolist() == [[0, 255, 0]]
 
 
 @pytest.mark.parametrize("scale", [1 / 255, 1, 256, 257])
@@ -167,7 +265,7 @@ PCD = "VERSION .7\nFIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nCOUNT 1 1 1\nWIDTH {0}\
         ("a.ply", PLY.format("ascii", 2) + "1 2 3.000000\n", "claims 1 lines more"),
         ("a.ply", PLY.format("ascii", 1) + "1 2 three\n", "column 3 is not all numbers"),
         ("a.ply", PLY.format("ascii", 0), "no points"),
-        ("a.ply", PLY.format("ascii", 1) + "1 2 nan\n", "NaN"),
+        ("a.ply", PLY.format("ascii", 1) + "1 2 nan\n", "no points with coordinates"),
         ("a.ply", "hello", "not a PLY file"),
         ("a.ply", "ply\nformat ascii 1.0\nelement face 0\nend_header\n", "no element vertex"),
         ("a.pcd", PCD.format(100_000_000, "binary") + "x" * 100, "claims 100,000,000 points"),
@@ -224,7 +322,7 @@ def test_any_damage_is_an_error_or_points(tmp_path_factory, suffix, data):
     (folder / f"a{suffix}").write_bytes(content)
     try:
         found = read_scan(folder / f"a{suffix}")
-        assert np.isfinite(found.xyz).all()
+        assert np.isfinite(found.xyz).any()
         assert found.rgb is None or found.rgb.dtype == np.uint8
     except UserError as error:
         assert f"a{suffix}" in str(error)  # noqa: PT017
@@ -284,11 +382,11 @@ def npy(description, shape, content=b""):
         ("a.txt", b"1 2 3\n" + b"1" * 2_500_000, "a line longer than"),
         ("a.txt", b"#" * 1_200_000 + b"\n1 2 3\n", "a line longer than"),
         ("a.txt", b"1 " * 3000 + b"\n", "3,000 fields"),
-        ("a.txt", b"1 2 3\n1 2 1e999\n", "infinite"),
+        ("a.txt", b"1 2 1e999\n", "no points with coordinates"),
         ("a.csv", "x,y,z\n1,2,3\n1,,3\n", "column 2 is not all numbers"),
         # Other names than the file's would be guessed.
-        ("a.csv", "x,y,z,x\n1,2,3,4\n", "first line has 3 different names, its rows 4 columns"),
-        ("a.csv", "x,y,z,r,g,b\n1,2,3,4,5,6,7\n", "first line has 6 different names, its rows 7 columns"),
+        ("a.csv", "x,y,z,x\n1,2,3,4\n", "(x,y,z,x) do not name its 4 columns"),
+        ("a.csv", "x,y,z,r,g,b\n1,2,3,4,5,6,7\n", "(x,y,z,r,g,b) do not name its 7 columns"),
         ("a.npy", npy(b"'<f4'", b"(3, 100000000)"), "100,000,000 fields"),
     ],
 )  # fmt: skip

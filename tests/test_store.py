@@ -314,7 +314,7 @@ def test_corrected_classes_relabel_every_room(source, tmp_path, caplog):
         assert [store.classes[label] for label in stored.labels()] == [("floor", "wall")[int(t)] for t in truth]
 
 
-@pytest.mark.parametrize("line", ["scale: 0.5", "skip: [1]", "other: wall"])
+@pytest.mark.parametrize("line", ["scale: 0.5", "up: y", "skip: [1]", "ignore: [7]", "other: wall"])
 def test_what_changes_points_or_labels_redoes_every_room(source, tmp_path, caplog, line):
     if "skip" in line:
         (source / "classes.yaml").write_text("classes: [floor]\nother: floor\ncolumns: [x, y, z, label]\n")

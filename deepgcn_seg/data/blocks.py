@@ -14,7 +14,7 @@ height  metres above the lowest point of the room
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -131,15 +131,19 @@ class BlockGrid:
         stored = store.open(room)
         counts = [self.count(float(extent)) for extent in stored.size[:2]]
         places = self._places(stored, counts)
-        edges = [self.edges(places[:, axis], counts[axis]) for axis in (0, 1)]
+        edges = np.stack([self.edges(places[:, axis], counts[axis]) for axis in (0, 1)], 2)
+        held, least = stored.most(*edges), max(self.min_points, 1)
+        # Of a sparse scan, the cells tell of nearly all blocks that they have too few points.
+        edges, held = edges[:, held >= least], held[held >= least]
+        whole_cells = ((edges / CELL == np.floor(edges / CELL)) | np.isinf(edges)).all((0, 2))
         blocks = []
-        for low_x, high_x, low_y, high_y in np.stack([*edges[0], *edges[1]], 1).tolist():
+        for (low_x, low_y, high_x, high_y), count, exact in zip(
+            np.concatenate(edges, 1).tolist(), held.tolist(), whole_cells.tolist()
+        ):
             low, high = (low_x, low_y), (high_x, high_y)
-            runs, exact = stored.runs(low, high)
-            count = sum(stop - start for start, stop in runs)
-            if count >= max(self.min_points, 1) and not exact:
+            if not exact:
                 count = len(points_inside(stored, low, high)[0])
-            if count >= max(self.min_points, 1):
+            if count >= least:
                 blocks.append(Block(room, low, high, count))
         return blocks
 
@@ -161,6 +165,31 @@ class BlockGrid:
         for axis in (0, 1):
             places = _unrolled(np.unique(places, axis=0), axis)
         return np.unique(places[:, :2], axis=0)
+
+
+# Of the points of some rooms, the share that good blocks hold.
+_MOST_POINTS = 0.9
+_SIDES = tuple(digit * 10.0**power for power in range(-1, 4) for digit in (1, 2, 5))
+
+
+def share_held(store: RoomStore, rooms: Sequence[RoomEntry], grid: BlockGrid) -> float:
+    """Share of the rooms' points that lie in blocks of at least ``min_points``, the blocks laid side by side."""
+    beside = replace(grid, stride=grid.side)
+    held = sum(block.count for room in rooms for block in beside.cut(store, room))
+    return held / sum(store.open(room).count for room in rooms)
+
+
+def advise(store: RoomStore, rooms: Sequence[RoomEntry], grid: BlockGrid) -> str:
+    """Say how many points blocks have, and which settings would give nearly all points to a block."""
+    every = replace(grid, stride=grid.side, min_points=0)
+    counts = np.sort([block.count for room in rooms for block in every.cut(store, room)])
+    usual, enough = counts[np.searchsorted(counts.cumsum(), counts.sum() * np.array([0.5, 1 - _MOST_POINTS]))]
+    said = f"a block of {grid.side:g} m has about {usual:,} points; give "
+    for side in _SIDES:
+        wider = replace(grid, side=side, stride=side / 2)
+        if side > grid.side and share_held(store, rooms, wider) >= _MOST_POINTS:
+            return f"{said}data.grid.side={side:g} data.grid.stride={side / 2:g}, or data.grid.min_points={enough}"
+    return f"{said}data.grid.min_points={enough}"
 
 
 def _unrolled(ranges: np.ndarray, axis: int) -> np.ndarray:

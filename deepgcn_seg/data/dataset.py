@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..errors import UserError, first_line
 from .augmentation import Augmentation, BlockPoints
-from .blocks import NINE, BlockGrid, block_features, choose, points_inside
+from .blocks import NINE, BlockGrid, advise, block_features, choose, points_inside
 from .store import RoomEntry, RoomStore
 
 
@@ -96,7 +96,10 @@ class BlockDataset(Dataset):
         self.blocks = [block for room in rooms for block in grid.cut(store, room)]
         self.room_of = [block.room for block in self.blocks]
         if not self.blocks:
-            raise UserError(f"no block of {grid.min_points} points or more in {len(rooms)} rooms of {store.root}")
+            raise UserError(
+                f"no block of {grid.min_points} points or more in {len(rooms)} rooms of {store.root}: "
+                f"{advise(store, rooms, grid)}"
+            )
 
     def __len__(self) -> int:
         return len(self.blocks)

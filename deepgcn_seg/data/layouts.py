@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import UserError
+from .formats.scene import is_scene
 from .scan_formats import FORMATS
 
 STORE, HDF5 = "a room store", "official HDF5 blocks"
 STANFORD, ARRAYS, PLY = "raw Stanford rooms", "PointNet's arrays", "S3DIS rooms as PLY"
+SCENES = "S3DIS rooms of several arrays"
 SCANS = "labelled scans"
 
 LOOKED_FOR = {
@@ -19,6 +21,7 @@ LOOKED_FOR = {
     STANFORD: "Area_*/ROOM/Annotations/*.txt",
     ARRAYS: "Area_*_ROOM.npy",
     PLY: "Area_*/ROOM.ply or Area_*_ROOM.ply",
+    SCENES: "Area_*/ROOM/coord.npy or points/Area_*_ROOM.bin",
 }
 
 
@@ -105,11 +108,17 @@ def _ply(root: Path) -> dict[str, Path] | None:
     return _rooms(nested + _flat(".ply")(root))
 
 
+def _scenes(root: Path) -> dict[str, Path] | None:
+    """Folders of arrays as Pointcept has them, or binary files of mmdetection3d."""
+    folders = [(path.parent.parent.name, path.parent.name, path.parent) for path in root.glob("Area_*/*/coord.npy")]
+    return _rooms(folders + _flat(".bin")(root / "points"))
+
+
 def _scans(root: Path) -> dict[str, Path] | None:
     if not (root / "classes.yaml").is_file():
         return None
-    files = [path for path in root.glob("[!.]*/[!.]*") if path.suffix.lower() in FORMATS]
-    rooms = _rooms([(path.parent.name, path.stem, path) for path in files])
+    files = [path for path in root.glob("[!.]*/[!.]*") if path.suffix.lower() in FORMATS or is_scene(path)]
+    rooms = _rooms([(path.parent.name, path.name if path.is_dir() else path.stem, path) for path in files])
     if rooms is None:
         raise UserError(f"{root}: classes.yaml is there, but no scans; looked for {LOOKED_FOR[SCANS]}")
     if len(rooms) < len(files):
@@ -124,4 +133,5 @@ _FINDERS: dict[str, Callable[[Path], dict[str, Path] | None]] = {
     STANFORD: _stanford,
     ARRAYS: _arrays,
     PLY: _ply,
+    SCENES: _scenes,
 }

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -30,10 +30,11 @@ from .formats.bounds import MAX_POINTS, Bounds
 from .labelled_scans import Labelling, read_labelled_room, read_labelling
 from .layouts import HDF5, SCANS, STANFORD, STORE, Layout, recognise
 from .official_hdf5 import OfficialBlocks, export_blocks
-from .room import Room
+from .room import Repair, Room
 from .rooms_of_s3dis import missing_rooms, rooms_table
-from .stanford import Repair, read_room
+from .stanford import read_room
 from .store import MadeFrom, RoomStore, StoredRoom, find_rooms, read_header, write_manifest, write_room
+from .units import require_metres
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ def prepare(
     described: str | None = None,
     shard: tuple[int, int] = (0, 1),
     max_points: int = MAX_POINTS,
+    scale: float | None = None,
 ) -> RoomStore | None:
     """Read every room below ``source``, in any layout of :mod:`deepgcn_seg.data.layouts`, into a store at ``root``.
 
@@ -57,6 +59,8 @@ def prepare(
         workers: processes. described: the source in words, for results to name; default its path.
         shard: (i, n) prepares every n-th room from the i-th on, for n machines that share a disk.
         max_points: a scan with more is refused.
+        scale: metres per unit of the source, instead of what ``classes.yaml`` says. Where neither does, the
+            units are metres, and a room that cannot be in metres is refused.
 
     Returns:
         The store, or None while rooms of other shards are missing.
@@ -70,6 +74,8 @@ def prepare(
     if layout.kind in (STORE, HDF5):
         raise UserError(f"source={source} is {layout.kind}, ready as it is: give it as data.root")
     labelling = read_labelling(layout.root / "classes.yaml") if layout.kind == SCANS else Labelling.of(S3DIS)
+    if scale is not None:
+        labelling = replace(labelling, scale=scale)
     wanted = {key: _made_from(layout, key, labelling) for key in layout.rooms}
     mine = list(layout.rooms)[shard[0] :: shard[1]]
     _remove_others(root, wanted)
@@ -110,7 +116,12 @@ def _made_from(layout: Layout, key: str, labelling: Labelling) -> MadeFrom:
     """Describe what a room is made from: whatever changes its points or labels, and its files."""
     settings = {"layout": layout.kind, **asdict(labelling), "classes": labelling.classes.names}
     path = layout.rooms[key]
-    inside = [file for file in path.rglob("[!.]*") if file.is_file()] if path.is_dir() else [path]
+    if path.suffix.lower() == ".bin":
+        # Its labels are in a file of the same name in a folder beside.
+        beside = [folder / path.name for folder in path.parent.parent.iterdir()]
+    else:
+        beside = list(path.rglob("[!.]*")) if path.is_dir() else [path]
+    inside = [file for file in beside if file.is_file()]
     found = [(file.relative_to(layout.root).as_posix(), file.stat()) for file in sorted(inside)]
     files = [(name, about.st_size, about.st_mtime_ns) for name, about in found]
     return MadeFrom(settings=_checksum(settings), files=_checksum(files))
@@ -189,15 +200,22 @@ def _empty(root: Path, key: str) -> Path:
 
 def _report(path: Path, repairs: list[Repair], prepared: list[Path]) -> None:
     """Replace what a file says of the rooms just prepared; repairs of rooms done before a stop stay."""
-    known = path.read_text().splitlines() if path.is_file() else []
+    # Names of files need not be UTF-8.
+    text = {"encoding": "utf-8", "errors": "surrogateescape"}
+    known = path.read_text(**text).splitlines() if path.is_file() else []
     known = [line for line in known if not any(line.startswith((f"{p}/", f"{p}:", f"{p},")) for p in prepared)]
     if not known and not repairs:
         return path.unlink(missing_ok=True)
     lines = dict.fromkeys([*known, *map(str, repairs)])
     with replacing(path) as temporary:
-        temporary.write_text("".join(f"{line}\n" for line in lines))
+        temporary.write_text("".join(f"{line}\n" for line in lines), **text)
     if repairs:
         log.warning("%d places of the raw files were repaired or skipped: see %s", len(repairs), path)
+    counts: Counter[str] = Counter()
+    for repair in repairs:
+        counts[repair.problem] += repair.points or 0
+    for problem, count in (+counts).items():
+        log.warning("%s points with %s were left out", f"{count:,}", problem)
     return None
 
 
@@ -231,6 +249,8 @@ def read_source(
     """
     path = layout.rooms[key]
     room, repairs = _read_as_it_is(layout, key, labelling, max_points)
+    if room is not None and labelling.scale is None:
+        require_metres(room.xyz, str(path))
     if room is not None and room.rgb is not None and not room.rgb.any():
         repairs = [*repairs, Repair(str(path), None, "every colour is 0", "taken as a room without colours")]
         room.rgb = None
@@ -240,22 +260,32 @@ def read_source(
 def _read_as_it_is(layout: Layout, key: str, labelling: Labelling, max_points: int) -> tuple[Room | None, list[Repair]]:
     path = layout.rooms[key]
     if layout.kind == STANFORD:
-        return read_room(path, labelling.classes)
+        room, repairs = read_room(path, labelling.classes)
+        if room is not None:
+            room.xyz *= labelling.scale or 1.0
+        return room, repairs
     area, name = key.split("/")
     if path.suffix == ".npy" and layout.kind != SCANS:
-        # PointNet's rows; read as a scan they would be seven unnamed columns, which mean the same.
-        _check_rows(path)
-    room = read_labelled_room(path, area, name, labelling, max_points)
-    return (room, []) if len(room) else (None, [Repair(str(path), None, "no points of any class", "room skipped")])
+        labelling = replace(labelling, columns=_COLUMNS[: _width(path)])
+    room, repairs = read_labelled_room(path, area, name, labelling, max_points)
+    if not len(room):
+        return None, [*repairs, Repair(str(path), None, "no points of any class", "room skipped")]
+    return room, repairs
 
 
-def _check_rows(path: Path) -> None:
+# Of PointNet's arrays; codes for instances add the last one.
+_COLUMNS = ("x", "y", "z", "red", "green", "blue", "label", "instance")
+
+
+def _width(path: Path) -> int:
+    """Return how many of these columns an array has, by its header."""
     try:
         shape = read_shape(Bounds(path))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable array ({error})") from None
-    if len(shape) != 2 or shape[1] != 7:
-        raise UserError(f"{path}: must be (N, 7) rows of x y z r g b label, is {shape}")
+    if len(shape) != 2 or shape[1] not in (7, 8):
+        raise UserError(f"{path}: must be (N, 7) rows of x y z r g b label, or (N, 8) with the instance, is {shape}")
+    return shape[1]
 
 
 def prepare_configured(config: DictConfig) -> None:
@@ -277,7 +307,8 @@ def prepare_configured(config: DictConfig) -> None:
     if not Path(config.source).is_dir():
         raise UserError(f"source={config.source}: no such folder")
     shard = _shard(config.shard)
-    store = prepare(config.source, config.data.root, workers=config.workers, shard=shard, max_points=config.max_points)
+    settings = {key: config[key] for key in ("workers", "max_points", "scale")}
+    store = prepare(config.source, config.data.root, shard=shard, **settings)
     if store is None:
         log.info("%s: the rooms of shard %s are ready; other shards are not yet", config.data.root, config.shard)
         return None

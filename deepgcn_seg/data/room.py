@@ -1,4 +1,4 @@
-"""A room: labelled points of one scan."""
+"""A room: labelled points of one scan, and what was wrong with its files."""
 
 from dataclasses import dataclass
 
@@ -28,3 +28,27 @@ class Room:
     def key(self) -> str:
         """``Area_5/office_1``."""
         return f"{self.area}/{self.name}"
+
+
+# What points that are left out lack.
+NO_COORDINATES, NO_LABEL = "NaN or infinite coordinates", "no label"
+
+
+@dataclass(frozen=True)
+class Repair:
+    """Something wrong in a raw file, and what was done about it.
+
+    Attributes:
+        points: how many points it is about, where they are counted and not named line by line.
+    """
+
+    file: str
+    line: int | None
+    problem: str
+    action: str
+    points: int | None = None
+
+    def __str__(self) -> str:
+        where = self.file if self.line is None else f"{self.file}, line {self.line}"
+        count = "" if self.points is None else f"{self.points:,} points with "
+        return f"{where}: {count}{self.problem}; {self.action}"

@@ -5,7 +5,8 @@ is taken (:mod:`.formats.bounds`), nothing is unpickled, and whatever is wrong e
 that names the file.
 """
 
-import glob
+import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +19,19 @@ from .files import replacing
 from .formats.bounds import MAX_POINTS, Bounds, clean_names, printable
 from .formats.typed import LazyFields, number_column
 
+log = logging.getLogger(__name__)
+
 # Names a field may have, compared without case; the first that a file has counts.
-COLORS = (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue"))
+COLORS = (
+    ("red", "green", "blue"),
+    ("r", "g", "b"),
+    ("diffuse_red", "diffuse_green", "diffuse_blue"),
+    ("rf", "gf", "bf"),
+)
+# x, y, z; then as ParaView and old CloudCompare write them.
+AXES = tuple((axis, f"points:{n}", f"points_{n}", f"coord. {axis}", f"coord_{axis}") for n, axis in enumerate("xyz"))
+# CloudCompare's Rf, Gf, Bf are fractions of 1, whatever their type.
+_FRACTIONS = COLORS[3]
 LABELS = (
     "label",
     "labels",
@@ -51,35 +63,38 @@ class Scan:
 
     def field(self, *names: str) -> str | None:
         """The first of some names that the file has, as it is written there."""
-        known = {name.lower().lstrip("/"): name for name in self.fields}
+        known = {_without_unit(name): name for name in self.fields}
+        known |= {name.lower().lstrip("/"): name for name in self.fields}
         return next((known[name] for name in names if name in known), None)
 
     @property
     def xyz(self) -> np.ndarray:
-        """(N, 3) float64 coordinates.
+        """(N, 3) float64 coordinates; NaN or infinite where the file has them, as depth cameras do.
 
         Raises:
-            UserError: no coordinates, no points, or NaN or infinite ones.
+            UserError: no coordinates, or no points that have any.
         """
-        names = [self.field(axis) for axis in "xyz"]
+        names = [self.field(*axis) for axis in AXES]
         if None in names:
-            raise UserError(f"{self.path}: no fields x, y, z; it has {', '.join(self.fields) or 'none'}")
+            raise UserError(
+                f"{self.path}: no fields x, y, z; it has {', '.join(self.fields) or 'none'} (of text and arrays, "
+                "columns=[x,y,z,...] says which columns are which)"
+            )
         if not len(self):
             raise UserError(f"{self.path}: no points")
         xyz = np.stack([_numbers(self.path, str(name), self.fields[name]) for name in names], 1)
-        if not np.isfinite(xyz).all():
-            bad = ~np.isfinite(xyz).all(1)
-            raise UserError(
-                f"{self.path}: {bad.sum()} points have NaN or infinite coordinates, first point {bad.argmax()}"
-            )
+        if not np.isfinite(xyz).all(1).any():
+            raise UserError(f"{self.path}: no points with coordinates: all are NaN or infinite")
         return xyz
 
     @property
     def rgb(self) -> np.ndarray | None:
         """(N, 3) uint8 colours, or None without; 16-bit and 0..1 ones are scaled to 0..255.
 
+        Points without coordinates may be without colours too: those that are NaN become black.
+
         Raises:
-            UserError: NaN or negative colours.
+            UserError: other NaN colours, or negative ones.
         """
         for names in COLORS:
             found = [self.field(name) for name in names]
@@ -90,18 +105,26 @@ class Scan:
         rgb = np.stack([self.fields[name] for name in found], 1)
         if rgb.dtype == np.uint8:
             return rgb
+        fractions = names == _FRACTIONS or self.fields[found[0]].dtype.kind == "f"
         rgb = _numbers(self.path, str(found[0]), rgb, np.float32)
-        if not np.isfinite(rgb).all() or rgb.min() < 0:
+        if not np.isfinite(rgb).all():
+            rgb = np.where(np.isfinite(rgb) | np.isfinite(self.xyz).all(1)[:, None], rgb, 0)
+        if len(rgb) and (not np.isfinite(rgb).all() or rgb.min() < 0):
             raise UserError(f"{self.path}: colours that are NaN, infinite or negative")
-        largest = rgb.max()
-        if self.fields[found[0]].dtype.kind == "f" and largest <= 1:
+        largest = rgb.max(initial=0)
+        if fractions and largest <= 1:
             rgb = rgb * 255
         elif largest > 255:
             # Both ways of widening, times 256 and times 257, end in the same byte.
             rgb = np.floor(rgb / 256)
-        if rgb.max() >= 256:
+        if rgb.max(initial=0) >= 256:
             raise UserError(f"{self.path}: colours up to {largest:g}, which are neither 8 nor 16 bits")
         return np.minimum(np.rint(rgb), 255).astype(np.uint8)
+
+
+def _without_unit(name: str) -> str:
+    """Return a field's name as it is compared: in small letters, without a unit in brackets."""
+    return re.sub(r"[ _]*[\[(][^\[(]*[\])]$", "", name.lower().lstrip("/"))
 
 
 def _numbers(path: Path, name: str, values: np.ndarray, dtype: type = np.float64) -> np.ndarray:
@@ -111,34 +134,67 @@ def _numbers(path: Path, name: str, values: np.ndarray, dtype: type = np.float64
         raise UserError(f"{path}: field {name} is not numbers") from None
 
 
+def lost_digits(xyz: np.ndarray, scale: float = 1.0) -> str | None:
+    """Return what to say where float32 has rounded coordinates to more than a centimetre, else None.
+
+    Values that went through float32 are multiples of its step at their size, 0.5 at 5,400,000. Whole numbers, such as
+    those of a regular grid, are multiples of more, and are no loss.
+
+    Args:
+        xyz: (N, 3) finite coordinates of any type. scale: metres per unit.
+    """
+    with np.errstate(all="ignore"):
+        steps = np.spacing(np.abs(xyz).max(0).astype(np.float32)).astype(np.float64)
+        coarse = [
+            axis
+            for axis, step in enumerate(steps)
+            if step * scale > 0.01
+            and np.array_equal(xyz[:, axis], xyz[:, axis].astype(np.float32))
+            and np.fmod(xyz[:, axis], 2 * step).any()
+        ]
+    if not coarse:
+        return None
+    # Enough to say how many fell together.
+    some = xyz[:: len(xyz) // 1_000_000 + 1]
+    return (
+        f"Coordinates in {', '.join('xyz'[axis] for axis in coarse)} are rounded to {max(steps[coarse]) * scale:g} m "
+        f"because they were stored as float32: {len(np.unique(some, axis=0)):,} different points of {len(some):,}. "
+        "Store them as float64, or subtract an offset before"
+    )
+
+
 def read_scan(path: str | Path, columns: Sequence[str] | None = None, max_points: int = MAX_POINTS) -> Scan:
-    """Read a point-cloud file.
+    """Read a point-cloud file, or a scene of several files: a folder with ``coord.npy``, or ``points/NAME.bin``.
 
     Memory: binary formats take the bytes that a point has in the file (twice, for compressed PCD), text 8 for each
     column; :attr:`Scan.xyz` takes 24 more and :attr:`Scan.rgb` 3.
 
     Args:
-        columns: names of the columns of a text file or plain array without names; by default
-            3: x y z, 4: and intensity, 6: x y z r g b, 7: and label.
+        columns: names of the columns of a text file (instead of those it has) or of an array without names. Without
+            them 3 are x y z, 4 have an intensity too, 6 are x y z r g b if the colours are whole numbers in 0..255,
+            and 7 are x y z intensity r g b in PTS; others are refused.
         max_points: a file with more is refused, before they are read.
 
     Raises:
         UserError: missing, of an unknown format, too large, or damaged.
     """
+    from .formats.scene import is_scene, read_scene
     from .scan_formats import FORMATS
 
     path = Path(path)
     try:
+        scene = is_scene(path)
         # Not a pipe or device, which may never end.
-        found = path.is_file()
+        found = scene or path.is_file()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({first_line(error)})") from None
     if not found:
         raise UserError(f"{path}: no such file")
-    if path.suffix.lower() not in FORMATS:
+    if not scene and path.suffix.lower() not in FORMATS:
         raise UserError(f"{path}: unknown format; known are {', '.join(FORMATS)}")
     try:
-        scan = FORMATS[path.suffix.lower()].read(Bounds(path, max_points), columns)
+        read = read_scene if scene else FORMATS[path.suffix.lower()].read
+        scan = read(Bounds(path, max_points), columns)
     except (UserError, KeyboardInterrupt, SystemExit):
         raise
     except MemoryError:
@@ -167,6 +223,8 @@ def _checked(scan: Scan) -> Scan:
 def write_scan(path: str | Path, scan: Scan, more: Mapping[str, np.ndarray], notes: Sequence[str] = ()) -> None:
     """Write a scan with further fields, in the format of ``path``'s suffix; whole or not at all.
 
+    Fields that get another name or lose digits, because the format demands it, are listed in a warning.
+
     Args:
         more: name -> (N,), replacing fields of that name. notes: comment lines, where the format has them.
 
@@ -185,25 +243,11 @@ def write_scan(path: str | Path, scan: Scan, more: Mapping[str, np.ndarray], not
     full = _checked(Scan(scan.path, {**kept, **more}, template))
     try:
         with replacing(path) as temporary:
-            FORMATS[path.suffix.lower()].write(temporary, full, list(map(printable, notes)))
+            changes = FORMATS[path.suffix.lower()].write(temporary, full, list(map(printable, notes)))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     # Writers of other people's formats fail in ways of their own.
     except Exception as error:
         raise UserError(f"{path}: cannot be written ({first_line(error)})") from None
-
-
-def find_scans(pattern: str | Path) -> list[Path]:
-    """Point-cloud files that a file name, folder or glob pattern stands for, in order.
-
-    Raises:
-        UserError: there are none.
-    """
-    from .scan_formats import FORMATS
-
-    path = Path(pattern)
-    if path.is_file():
-        return [path]
-    names = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(pattern), recursive=True))
-    found = sorted(name for name in names if name.suffix.lower() in FORMATS and name.is_file())
-    if not found:
-        raise UserError(f"{pattern}: no point-cloud files here; known formats are {', '.join(FORMATS)}")
-    return found
+    if changes:
+        log.warning("%s: %s", path, "; ".join(changes))

@@ -16,10 +16,10 @@ from .scan import Scan
 
 @dataclass(frozen=True)
 class Format:
-    """read(file and limits, columns) -> Scan; write(path, scan, notes)."""
+    """read(file and limits, columns) -> Scan; write(path, scan, notes) -> what the file does not hold as it was."""
 
     read: Callable[[Bounds, Sequence[str] | None], Scan]
-    write: Callable[[Path, Scan, list[str]], None]
+    write: Callable[[Path, Scan, list[str]], list[str]]
 
 
 _TEXT = Format(read_text, write_text)
@@ -30,6 +30,6 @@ FORMATS = {
     ".pcd": Format(read_pcd, write_pcd),
     ".npy": Format(read_npy, write_npy),
     ".npz": Format(read_npz, write_npz),
-    ".csv": Format(read_text, partial(write_text, delimiter=",")),
+    ".csv": Format(read_text, partial(write_text, delimiter=",", comments=False)),
     ".txt": _TEXT, ".xyz": _TEXT, ".asc": _TEXT, ".pts": _TEXT,
 }  # fmt: skip

@@ -6,7 +6,6 @@ lines is an error.
 """
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from ..errors import UserError
 from .classes import S3DIS, ClassList
 from .formats.bounds import blocks_of_lines
 from .layouts import natural
-from .room import Room
+from .room import NO_COORDINATES, Repair, Room
 from .row_kernel import read_rows
 
 # More bad lines than this in one file: not damage, but something else than an annotation.
@@ -24,31 +23,24 @@ MAX_BAD_LINES = 10
 _MAX_ROW = 1000
 
 _NUMBER = re.compile(rb"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
+_NOT_FINITE = re.compile(rb"[-+]?(?:nan|inf|infinity)", re.I)
 
-
-@dataclass(frozen=True)
-class Repair:
-    """Something wrong in a raw file, and what was done about it."""
-
-    file: str
-    line: int | None
-    problem: str
-    action: str
-
-    def __str__(self) -> str:
-        where = self.file if self.line is None else f"{self.file}, line {self.line}"
-        return f"{where}: {self.problem}; {self.action}"
+# What systems put before and after the name of a copy: "Copy of X", "Kopie von X"; "X (1)", "X - Copy (2)",
+# "X copy 2", "X (3rd copy)", "X_copy".
+_COPY = r"(?:copy|kopie|copie|copia|c\u00f3pia|kopia)"
+_BEFORE = re.compile(rf"{_COPY}(?: \(?\d+\)?)? (?:of|von|de|di|av|van) ", re.I)
+_AFTER = re.compile(rf"(?:\s*\(\d+\)|[\s_-]+\(?(?:another |\d+\w\w )?{_COPY}(?:[\s_]*\(?\d+\)?)?\)?)+$", re.I)
 
 
 def read_room(folder: str | Path, classes: ClassList = S3DIS) -> tuple[Room | None, list[Repair]]:
     """Read a room from its annotation files.
 
     The label is the file name up to its number; unknown names (S3DIS has ``stairs`` and its
-    misspelling) get ``classes.fallback``. The file of the whole room, where there is one, says
-    whether annotations are missing.
+    misspelling) get ``classes.fallback``. An annotation that is there twice (``wall_3 (1).txt``) is left
+    out. The file of the whole room, where there is one, says whether annotations are missing.
 
     Returns:
-        The room, points in order of file name and line, or None if it has no points; and what was
+        The room, points in order of file name and line, copies last, or None if it has no points; and what was
         repaired or skipped.
 
     Raises:
@@ -59,20 +51,20 @@ def read_room(folder: str | Path, classes: ClassList = S3DIS) -> tuple[Room | No
     if not annotations.is_dir():
         return None, [Repair(str(folder), None, "no Annotations folder", "room skipped")]
     repairs: list[Repair] = []
-    parts, labels = [], []
-    for file in sorted(annotations.iterdir(), key=lambda path: natural(path.name)):
+    kept: list[tuple[Path, str, np.ndarray]] = []
+    for file in sorted(annotations.iterdir(), key=lambda path: (_original(path.stem) != path.stem, natural(path.name))):
         if file.suffix.lower() != ".txt" or file.name.startswith(".") or not file.is_file():
             continue
         name = _class_of(file, classes, repairs)
         rows = read_points(file, repairs)
         if not len(rows):
             repairs.append(Repair(str(file), None, "no points", "skipped"))
-            continue
-        parts.append(rows)
-        labels.append(np.full(len(rows), classes.names.index(name), np.uint8))
-    if not parts:
+        elif not _is_copy(file, name, rows, kept, repairs):
+            kept.append((file, name, rows))
+    if not kept:
         return None, [*repairs, Repair(str(annotations), None, "no points in any annotation", "room skipped")]
-    rows = np.concatenate(parts)
+    rows = np.concatenate([part for _, _, part in kept])
+    labels = [np.full(len(part), classes.names.index(name), np.uint8) for _, name, part in kept]
     _compare_with_whole(folder / f"{folder.name}.txt", len(rows), repairs)
     room = Room(
         folder.parent.name,
@@ -84,12 +76,38 @@ def read_room(folder: str | Path, classes: ClassList = S3DIS) -> tuple[Room | No
     return room, repairs
 
 
+def _original(stem: str) -> str:
+    """Strip what marks a copy: ``wall_3 (1)``, ``wall_3 copy`` and ``Kopie von wall_3`` are named after ``wall_3``."""
+    return _AFTER.sub("", _BEFORE.sub("", stem.strip())) or stem
+
+
+def _is_copy(
+    file: Path, name: str, rows: np.ndarray, kept: list[tuple[Path, str, np.ndarray]], repairs: list[Repair]
+) -> bool:
+    """Whether an annotation has the points of an earlier one of the same class, which would count twice.
+
+    A file that is named like a copy and has other points, or points of another class, is reported and kept.
+    """
+    for other, other_name, others in kept:
+        if len(rows) == len(others) and np.array_equal(rows, others):
+            problem = f"the {len(rows):,} points of {other.name}"
+            if name == other_name:
+                repairs.append(Repair(str(file), None, f"a copy, {problem}", "left out"))
+                return True
+            repairs.append(Repair(str(file), None, f"{problem}, labelled {other_name} there", "both kept"))
+    for other, _, _ in kept:
+        if other.stem.lower() == _original(file.stem).lower() != file.stem.lower():
+            repairs.append(Repair(str(file), None, f"named as a copy of {other.name}, but has other points", "kept"))
+    return False
+
+
 def _class_of(file: Path, classes: ClassList, repairs: list[Repair]) -> str:
     """Class that a file such as ``chair_1.txt`` is named after, also as ``Chair 1.txt`` or ``chair1.TXT``."""
-    name = file.stem.rsplit("_", 1)[0]
+    stem = _original(file.stem)
+    name = stem.rsplit("_", 1)[0]
     if name in classes.names:
         return name
-    word = re.match(r"\s*([A-Za-z]*)", file.stem)[1].lower()  # type: ignore[index]
+    word = re.match(r"\s*([A-Za-z]*)", stem)[1].lower()  # type: ignore[index]
     if word in classes.names:
         repairs.append(Repair(str(file), None, "file name is not CLASS_NUMBER.txt", f"labelled {word}"))
         return word
@@ -100,7 +118,7 @@ def _class_of(file: Path, classes: ClassList, repairs: list[Repair]) -> str:
 
 
 def _compare_with_whole(whole: Path, count: int, repairs: list[Repair]) -> None:
-    """Report annotations that lack more than a thousandth of the room's points."""
+    """Report annotations that differ from the room's own file by more than a thousandth of its points."""
     if not whole.is_file():
         return
     lines = 0
@@ -110,6 +128,9 @@ def _compare_with_whole(whole: Path, count: int, repairs: list[Repair]) -> None:
     if count < 0.999 * lines:
         problem = f"annotations have {count:,} points, {whole.name} has {lines:,}: an annotation is missing"
         repairs.append(Repair(str(whole.parent), None, problem, "room kept without those points"))
+    if lines and count > 1.001 * (lines + 1):
+        problem = f"annotations have {count:,} points, {whole.name} has {lines:,}: some may be there twice"
+        repairs.append(Repair(str(whole.parent), None, problem, "all kept"))
 
 
 def read_points(file: str | Path, repairs: list[Repair]) -> np.ndarray:
@@ -120,6 +141,7 @@ def read_points(file: str | Path, repairs: list[Repair]) -> np.ndarray:
     """
     file = Path(file)
     bad: list[Repair] = []
+    lost: list[int] = []
     parts, lines = [np.empty((0, 6))], 0
     try:
         # Not a pipe or device, which may never end.
@@ -127,21 +149,28 @@ def read_points(file: str | Path, repairs: list[Repair]) -> np.ndarray:
             raise UserError(f"{file}: no such file")
         with open(file, "rb") as content:
             for block in blocks_of_lines(file, content):
-                parts.append(_points_of(file, block, lines, bad))
+                parts.append(_points_of(file, block, lines, bad, lost))
                 lines += block.count(b"\n")
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error})") from None
     repairs.extend(bad)
+    if lost:
+        repairs.append(Repair(str(file), None, NO_COORDINATES, "left out", len(lost)))
     return np.concatenate(parts) if len(parts) > 2 else parts[-1]
 
 
-def _points_of(file: Path, block: bytes, before: int, bad: list[Repair]) -> np.ndarray:
-    """Rows of whole lines, of which ``before`` come earlier in the file; appends to ``bad``."""
+def _points_of(file: Path, block: bytes, before: int, bad: list[Repair], lost: list[int]) -> np.ndarray:
+    """Rows of whole lines, of which ``before`` come earlier in the file.
+
+    Appends damaged lines to ``bad``, and the numbers of lines without coordinates to ``lost``.
+    """
     rows, odd = read_rows(block)
     keep = np.ones(len(rows), bool)
     for row, start, stop, line in odd.tolist():
         values, problem, action = _parse_line(block[start:stop])
-        if problem:
+        if problem == NO_COORDINATES:
+            lost.append(before + line)
+        elif problem:
             bad.append(Repair(str(file), before + line, problem, action))
         if len(bad) > MAX_BAD_LINES:
             raise UserError(f"{bad[0]}; and more than {MAX_BAD_LINES} such lines: not a file of 'x y z r g b' rows")
@@ -169,6 +198,9 @@ def _parse_line(line: bytes) -> tuple[list[float] | None, str, str]:
         if _plausible(row):
             return row, "", ""
         return None, "value out of range", "line skipped"
+    if len(tokens) == 6 and all(_NUMBER.fullmatch(t) or _NOT_FINITE.fullmatch(t) for t in tokens):
+        coordinates = any(_NOT_FINITE.fullmatch(token) for token in tokens[:3])
+        return None, NO_COORDINATES if coordinates else "colours that are not numbers", "line skipped"
     cleaned = re.sub(rb"[^0-9eE.+\- ]", b" ", line.strip())
     # A stray byte may stand inside a number (S3DIS: 185<byte>187) or replace the space between two.
     for candidate in (cleaned, re.sub(rb"[^0-9eE.+\- ]", b"", line.strip())):

@@ -367,6 +367,21 @@ class StoredRoom:
                 runs.append((int(start), int(stop)))
         return runs, bool(aligned)
 
+    def most(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        """How many points some blocks can have (n,): those of the cells that they touch.
+
+        Args:
+            low, high: (n, 2) their corners, as :meth:`runs` takes them.
+        """
+        begin = np.floor(low / CELL).clip(0, self._grid).astype(int)
+        end = np.ceil(high / CELL).clip(0, self._grid).astype(int)
+        counts = np.zeros(len(low), np.int64)
+        for step in range((end - begin)[:, 0].max(initial=0)):
+            inside = begin[:, 0] + step < end[:, 0]
+            row = (begin[inside, 0] + step) * self._grid[1]
+            counts[inside] += self._cells[row + end[inside, 1]] - self._cells[row + begin[inside, 1]]
+        return counts
+
     def read(self, runs: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Points of some runs: xyz (n, 3) float32, rgb (n, 3) uint8, label (n,).
 

@@ -11,7 +11,9 @@ import torch
 
 from ..config import device as device_of
 from ..data.classes import ClassList
+from ..data.scan import lost_digits
 from ..data.store import MemoryRoom, RoomEntry
+from ..data.units import UP, require_metres
 from ..errors import UserError, first_line
 from ..evaluation.protocols import BadScoresError, Protocol
 from ..model.checkpoint import build_model, describe, find_checkpoint, read_checkpoint
@@ -19,7 +21,6 @@ from ..settings import SettingError, number, validate_given
 
 log = logging.getLogger(__name__)
 
-UP = {"z": (0, 1, 2), "y": (0, 2, 1), "x": (1, 2, 0)}
 # Colour of points that have none, for networks that were trained with colours.
 GREY = 128
 # Metres between points up to which float64 tells a tenth of a micrometre.
@@ -28,7 +29,12 @@ MOST_APART = 1e9
 
 @dataclass(frozen=True)
 class Prediction:
-    """label: (N,) unsigned integers; confidence: (N,) float32, the share of the votes for that label."""
+    """Labels of points.
+
+    Attributes:
+        label: (N,) unsigned integers; :func:`no_label` for points without coordinates. confidence: (N,) float32, the
+            share of the votes for that label; 0 for points without coordinates.
+    """
 
     label: np.ndarray
     confidence: np.ndarray
@@ -42,7 +48,7 @@ class Segmenter:
 
     Args:
         checkpoint: a file that training wrote, or a run directory. device: auto, cpu, cuda, ...
-        stride: metres between blocks, at most the block's side; below it, points get votes of several.
+        stride: metres between blocks, at most the block's side, the default; below it, points get votes of several.
         votes: passes over each block. batch_size: blocks a pass; default: as trained.
         tile: larger scans are cut into tiles of at most so many metres, each taken for a room.
         trusted: modules of your own whose parts the network has (:func:`~deepgcn_seg.load_model`).
@@ -58,14 +64,15 @@ class Segmenter:
         self,
         checkpoint: str | Path,
         device: str = "auto",
-        stride: float = 1.0,
+        stride: float | None = None,
         votes: int = 1,
         batch_size: int | None = None,
         tile: float = 20.0,
         trusted: Sequence[str] = (),
     ):
         _validated(Tiling, tile=tile)
-        _validated(Protocol, stride=stride, votes=votes, **({} if batch_size is None else {"batch_size": batch_size}))
+        given = {"stride": stride, "votes": votes, "batch_size": batch_size}
+        _validated(Protocol, **{name: value for name, value in given.items() if value is not None})
         self.checkpoint = checkpoint = find_checkpoint(checkpoint)
         content = read_checkpoint(checkpoint)
         trained = describe(content, checkpoint).trained_on
@@ -81,7 +88,7 @@ class Segmenter:
                 trained.variant,
                 batch_size or trained.batch_size,
                 trained.side,
-                stride=stride,
+                stride=trained.side if stride is None else stride,
                 votes=votes,
                 groups=trained.features,
             )
@@ -90,24 +97,51 @@ class Segmenter:
         self.tile = tile
         self.needs_color = "color" in trained.features
 
-    def predict(self, xyz: Any, rgb: Any = None, scale: float = 1.0, up: str = "z") -> Prediction:
-        """Label every point.
+    def predict(self, xyz: Any, rgb: Any = None, scale: float | None = None, up: str = "z") -> Prediction:
+        """Label every point that has coordinates.
 
         Args:
-            xyz: (N, 3) coordinates of any origin, float64 where they need it: an array, tensor or list.
+            xyz: (N, 3) coordinates of any origin, float64 where they need it: an array, tensor or list. Points whose
+                coordinates are NaN or infinite get no label.
             rgb: (N, 3) colours, as whole numbers in 0..255 of any type, or as fractions in 0..1
                 (:func:`colors_of` says what is taken for which); all zero counts as none.
-            scale: metres per unit. up: the axis that points up: z, y or x.
+            scale: metres per unit; default 1, if the coordinates can be metres
+                (:func:`~deepgcn_seg.data.units.require_metres`). up: the axis that points up: z, y or x.
 
         Raises:
-            UserError: no points, coordinates or colours of another shape or range or not finite, or a network
-                that puts out NaN or infinity.
+            UserError: no points with coordinates, coordinates that cannot be metres, coordinates or colours of
+                another shape or range, colours that are not finite, or a network that puts out NaN or infinity.
         """
         if up not in UP:
             raise UserError(f"up={up}: must be one of {', '.join(UP)}")
-        _validated(Tiling, scale=scale)
-        metres = _metres(xyz, scale)[:, UP[up]]
+        _validated(Tiling, scale=1.0 if scale is None else scale)
+        xyz = _points(xyz)
+        located = np.isfinite(xyz).all(1)
+        label = np.full(len(xyz), no_label(self.classes))
+        confidence = np.zeros(len(xyz), np.float32)
+        rgb = None if rgb is None else _color_rows(rgb, len(xyz))
+        if not located.all():
+            log.warning(
+                "%s of %s points have no coordinates (NaN or infinite): they get label %d, which is no class, and "
+                "confidence 0",
+                f"{(~located).sum():,}",
+                f"{len(xyz):,}",
+                no_label(self.classes),
+            )
+            xyz, rgb = xyz[located], None if rgb is None else rgb[located]
+        label[located], confidence[located] = self._label(xyz, rgb, scale, UP[up])
+        return Prediction(label, confidence)
+
+    def _label(
+        self, xyz: np.ndarray, rgb: np.ndarray | None, scale: float | None, axes: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return labels and confidence of points that all have coordinates."""
+        if lost := lost_digits(xyz, scale or 1.0):
+            log.warning("%s", lost)
+        metres = _metres(xyz, scale or 1.0)[:, axes]
         _check_extent(np.ptp(metres, axis=0))
+        if scale is None:
+            require_metres(metres, "the scan")
         colors = None if rgb is None else colors_of(rgb, len(metres))
         if rgb is not None and colors is None:
             log.warning("The scan's colours are all zero: it is taken for one without colours")
@@ -129,7 +163,13 @@ class Segmenter:
                     confidence[place] = (best / votes.sum(1)).numpy()
         except BadScoresError as error:
             raise UserError(f"checkpoint {self.checkpoint}: {error}") from None
-        return Prediction(label, confidence)
+        return label, confidence
+
+
+def no_label(classes: ClassList) -> np.unsignedinteger:
+    """Return the label of points that get none: the largest number of the smallest type with room for it (255)."""
+    kind = np.min_scalar_type(len(classes))
+    return kind.type(np.iinfo(kind).max)
 
 
 @dataclass(frozen=True)
@@ -168,19 +208,31 @@ def _array(values: Any, name: str) -> np.ndarray:
     return array
 
 
-def _metres(xyz: Any, scale: float) -> np.ndarray:
-    """Coordinates (N, 3) float64 in metres from their minimum."""
+def _points(xyz: Any) -> np.ndarray:
+    """Return coordinates as an (N, 3) array, some of them finite."""
     xyz = _array(xyz, "points")
     if xyz.ndim != 2 or xyz.shape[1] != 3 or not len(xyz):
         raise UserError(f"points must be (N, 3), at least one, got {xyz.shape}")
-    if not np.isfinite(xyz).all():
-        raise UserError("points have NaN or infinite coordinates")
+    if not np.isfinite(xyz).all(1).any():
+        raise UserError("points have no coordinates: all are NaN or infinite")
+    return xyz
+
+
+def _metres(xyz: np.ndarray, scale: float) -> np.ndarray:
+    """Return finite coordinates as (N, 3) float64 in metres from their minimum."""
     # Moved in float64: geo-referenced coordinates do not fit float32, and integers would overflow.
     with np.errstate(over="ignore"):
         metres = (xyz.astype(np.float64) - xyz.min(0).astype(np.float64)) * scale
     if not metres.max() <= MOST_APART:
         raise UserError(f"points are more than {MOST_APART:g} m apart: remove stray points far away, or set scale")
     return metres
+
+
+def _color_rows(rgb: Any, count: int) -> np.ndarray:
+    rgb = _array(rgb, "rgb")
+    if rgb.shape != (count, 3):
+        raise UserError(f"rgb must be ({count}, 3), a colour for each point, got {rgb.shape}")
+    return rgb
 
 
 def colors_of(rgb: Any, count: int) -> np.ndarray | None:
@@ -201,9 +253,7 @@ def colors_of(rgb: Any, count: int) -> np.ndarray | None:
     Raises:
         UserError: another shape, or values whose meaning is not known.
     """
-    rgb = _array(rgb, "rgb")
-    if rgb.shape != (count, 3):
-        raise UserError(f"rgb must be ({count}, 3), a colour for each point, got {rgb.shape}")
+    rgb = _color_rows(rgb, count)
     if not rgb.any():
         return None
     if rgb.dtype == np.uint8:

@@ -74,10 +74,16 @@ def save_checkpoint(
 def find_checkpoint(path: str | Path) -> Path:
     """Return the checkpoint that a path stands for: itself, or of a run directory the best one, else the last.
 
+    A ``best.ckpt`` that is not there stands for the ``last.ckpt`` beside it: without rooms for validation nothing
+    chooses a best one.
+
     Raises:
         UserError: a directory without either.
     """
     path = Path(path)
+    if path.name == "best.ckpt" and not path.exists() and (last := path.with_name("last.ckpt")).is_file():
+        log.warning("checkpoint=%s: not there, as no validation chose a best one; last.ckpt is taken", path)
+        return last
     if not path.is_dir():
         return path
     for name in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "best.ckpt", "last.ckpt"):

@@ -367,7 +367,10 @@ class Trainer:
             torch.set_rng_state(random[self.world.rank]["torch"])
             if self.settings.device.type == "cuda" and "cuda" in random[self.world.rank]:
                 torch.cuda.set_rng_state(random[self.world.rank]["cuda"], self.settings.device)
-        log.info("Going on from %s at step %d of %d", path, self.step, self.total_steps)
+        if self.step >= self.total_steps:
+            log.info("%s: all %d steps are done, nothing is left to train (more epochs go on)", path, self.total_steps)
+        else:
+            log.info("Going on from %s at step %d of %d", path, self.step, self.total_steps)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import nn
 
 from ..config import device
-from ..data.blocks import NINE, BlockGrid, count_channels, place_of_channels
+from ..data.blocks import NINE, BlockGrid, advise, count_channels, place_of_channels, share_held
 from ..data.classes import ClassList
 from ..data.dataset import Split, area_name, split_by_area
 from ..data.official_hdf5 import OfficialBlocks
@@ -76,7 +76,7 @@ def _train(config: DictConfig, folder: Path, chosen: torch.device, world: World)
         run_log.config(OmegaConf.to_yaml(config, resolve=True))
         if world.first:
             write_json(folder / "run.json", facts)
-    _announce(config, trainer, store, split)
+    _announce(config, trainer, store, split, grid)
     trainer.fit()
     world.barrier()
     cost = {
@@ -188,7 +188,11 @@ def kept_with_weights(config: DictConfig, classes: ClassList) -> dict[str, Any]:
     return {"network": network, "trained_on": trained_on, "config": plain}
 
 
-def _announce(config: DictConfig, trainer: Trainer, store: RoomStore, split: Split) -> None:
+# Share of the points to train on below which blocks are too small.
+FEW = 0.5
+
+
+def _announce(config: DictConfig, trainer: Trainer, store: RoomStore, split: Split, grid: BlockGrid) -> None:
     """Say what is about to be trained on, and what a step is."""
     log.info(
         "Training on %d blocks of %d rooms for %d steps; validation on %d rooms, test on %d of %s",
@@ -199,6 +203,20 @@ def _announce(config: DictConfig, trainer: Trainer, store: RoomStore, split: Spl
         len(split.test),
         area_name(store, config.data.fold),
     )
+    if not split.validation and config.select == "validation":
+        log.warning(
+            "No room is left for validation (data.validation=%g, %d rooms to train on), so that nothing chooses a "
+            "best checkpoint: the last one is scored, and used by predict",
+            config.data.validation,
+            len(split.train),
+        )
+    if isinstance(store, RoomStore) and (share := share_held(store, split.train, grid)) < FEW:
+        log.warning(
+            "Only %.0f %% of the points to train on lie in blocks of at least %d: %s",
+            100 * share,
+            grid.min_points,
+            advise(store, split.train, grid),
+        )
     log.info(
         "A step is %d blocks: %d processes x %d passes of %d; learning rate %s",
         trainer.batch_size,

@@ -98,8 +98,8 @@ def clean_names(
     """Return names as they may be shown and written: printable, short, not empty and unique.
 
     Args:
-        forbidden: characters that mean something else in the format to be written. most: characters of a name.
-        ascii_only: what is not ASCII becomes ``_``.
+        forbidden: characters that mean something else in the format to be written. most: bytes of a name that is
+            ASCII only, else characters. ascii_only: what is not ASCII becomes ``_``.
     """
     found: dict[str, None] = {}
     for name in names:
@@ -116,6 +116,11 @@ def clean_names(
             unique, number = clean[: most - len(ending)] + ending, number + 1
         found[unique] = None
     return list(found)
+
+
+def renamed(names: Iterable[str], written: Iterable[str]) -> list[str]:
+    """Return a line for each field that a format writes under another name."""
+    return [f"field {name} is written as {other}" for name, other in zip(names, written) if name != other]
 
 
 def blocks_of_lines(path: Path, file: BinaryIO) -> Iterator[bytes]:

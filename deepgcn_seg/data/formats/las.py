@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,7 +14,7 @@ import numpy as np
 
 from ...errors import UserError
 from ..scan import COLORS, Scan
-from .bounds import Bounds, clean_names, printable
+from .bounds import Bounds, clean_names, printable, renamed
 from .typed import LazyFields
 
 # Records of a header. Files have a handful; each costs more memory than it has bytes.
@@ -163,34 +164,50 @@ def _decode(bounds: Bounds, file: BinaryIO, header: Any) -> bytearray:
     return points
 
 
-def write_las(path: Path, scan: Scan, notes: list[str], compress: bool = False) -> None:
-    """Write LAS with the header and dimensions of the file that the scan came from, others as extra bytes."""
+def write_las(path: Path, scan: Scan, notes: list[str], compress: bool = False) -> list[str]:
+    """Write LAS with the header and dimensions of the file that the scan came from, others as extra bytes.
+
+    Raises:
+        UserError: points without coordinates, which LAS cannot hold, or a classification beyond its bits.
+    """
     import laspy
 
     if scan.template is not None:
-        las = laspy.LasData(*scan.template)
+        header, record = scan.template
+        # Writing changes both, and the scan may be written again.
+        points = laspy.ScaleAwarePointRecord(record.array.copy(), record.point_format, record.scales, record.offsets)
+        las = laspy.LasData(deepcopy(header), points)
     else:
         las = _new_las(scan)
     done = {"x", "y", "z"} | (set(COLORS[0]) if scan.template is None and scan.rgb is not None else set())
     standard = set(las.point_format.dimension_names)
     added: dict[str, np.ndarray] = {}
+    changes: list[str] = []
     for name, values in scan.fields.items():
         if name.lower() in done or (name in standard and _fits(las, name, values)):
             continue
         # A dimension of the format that cannot hold these values must not get others.
-        added[f"{name}_input" if name in standard else name] = values
-    added = dict(zip(clean_names(added, most=32, ascii_only=True), added.values()))
-    las.add_extra_dims([laspy.ExtraBytesParams(name, values.dtype) for name, values in added.items()])
-    for name, values in added.items():
+        other = f"{name}_input" if name in standard else name
+        if other != name:
+            changes.append(f"field {name} is written as {other}, because LAS has no room for its values")
+        added[other] = values
+    # 32 bytes for each name.
+    names = clean_names(added, most=32, ascii_only=True)
+    changes += renamed(added, names)
+    las.add_extra_dims([laspy.ExtraBytesParams(name, values.dtype) for name, values in zip(names, added.values())])
+    for name, values in zip(names, added.values()):
         las[name] = values
     with open(path, "wb") as file:
         las.write(file, do_compress=compress)
+    return changes
 
 
 def _new_las(scan: Scan) -> Any:
     import laspy
 
-    colors, xyz = scan.rgb, scan.xyz
+    colors, xyz = _colors_of_16_bits(scan), scan.xyz
+    if not np.isfinite(xyz).all():
+        raise UserError("LAS cannot hold points without coordinates; write another format")
     header = laspy.LasHeader(point_format=6 if colors is None else 7, version="1.4")
     header.offsets = np.floor(xyz.min(0))
     # The finest decimal step whose multiples fit 32 bits.
@@ -199,8 +216,19 @@ def _new_las(scan: Scan) -> Any:
     las = laspy.LasData(header)
     las.x, las.y, las.z = xyz.T
     if colors is not None:
-        las.red, las.green, las.blue = (colors.astype(np.uint16) * 257).T
+        las.red, las.green, las.blue = colors.T
     return las
+
+
+def _colors_of_16_bits(scan: Scan) -> np.ndarray | None:
+    """Return colours (N, 3) as LAS has them: those of 16 bits as they are, others widened."""
+    names = [scan.field(name) for name in COLORS[0]]
+    if all(name is not None and scan.fields[name].dtype == np.uint16 for name in names):
+        wide = np.stack([scan.fields[str(name)] for name in names], 1)
+        if wide.max(initial=0) > 255:
+            return wide
+    colors = scan.rgb
+    return None if colors is None else colors.astype(np.uint16) * 257
 
 
 def _fits(las: Any, name: str, values: np.ndarray) -> bool:

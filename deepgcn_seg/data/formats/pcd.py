@@ -14,14 +14,25 @@ import numpy as np
 
 from ...errors import UserError
 from ..scan import COLORS, Scan
-from .bounds import MAX_HEADER, Bounds, blocks_of_lines, clean_names
+from .bounds import MAX_HEADER, Bounds, blocks_of_lines, clean_names, renamed
 from .text import read_rows
-from .typed import as_declared
+from .typed import as_declared, structured
 
 _TYPES = {("F", 4): "<f4", ("F", 8): "<f8"} | {(t, size): f"<{t.lower()}{size}" for t in "IU" for size in (1, 2, 4, 8)}
 _COLOR_NAMES = COLORS[0]
+_VIEWPOINT = "0 0 0 1 0 0 0"
+_SEVEN_NUMBERS = re.compile(r"([-+.0-9eE]{1,30} ){6}[-+.0-9eE]{1,30}")
 # LZF's longest match is 264 bytes, written as 3.
 _LZF_RATIO = 88
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How points are arranged: ``height`` rows of an image, or 1. viewpoint: of the sensor, as seven numbers."""
+
+    width: int
+    height: int
+    viewpoint: str
 
 
 @dataclass(frozen=True)
@@ -30,7 +41,7 @@ class Header:
 
     Attributes:
         names: of the columns, several for a field with a COUNT, None for padding. kinds: their NumPy types.
-        start: where the rows begin.
+        start: where the rows begin. layout: how the points are arranged.
     """
 
     names: list[str | None]
@@ -38,6 +49,7 @@ class Header:
     points: int
     encoding: str
     start: int
+    layout: Layout
 
     @property
     def row(self) -> int:
@@ -57,27 +69,34 @@ def read_pcd(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
     if packed and fields[packed].dtype.itemsize == 4:
         colors = np.ascontiguousarray(fields.pop(packed)).view(np.uint32)
         fields |= {name: (colors >> shift & 255).astype(np.uint8) for name, shift in zip(_COLOR_NAMES, (16, 8, 0))}
-    return Scan(bounds.path, fields)
+        if packed == "rgba":
+            fields["alpha"] = (colors >> 24).astype(np.uint8)
+    return Scan(bounds.path, fields, header.layout)
 
 
 def _read_header(bounds: Bounds, file: BinaryIO) -> Header:
     path = bounds.path
     head = file.read(MAX_HEADER)
-    end = re.search(rb"(?m)^DATA +(ascii|binary|binary_compressed) *\r?\n", head)
+    end = re.search(rb"(?mi)^DATA[ \t]+(ascii|binary|binary_compressed)[ \t]*\r?\n", head)
     try:
         if end is None:
             raise ValueError
         lines = [line.split() for line in head[: end.start()].decode("ascii", "replace").splitlines()]
-        known = {line[0]: line[1:] for line in lines if line and not line[0].startswith("#")}
-        names, kinds = known["FIELDS"], known["TYPE"]
-        sizes, counts = _integers(known["SIZE"]), _integers(known.get("COUNT", ["1"] * len(names)))
-        width, height = _integers(known.get("WIDTH", ["0"]) + known.get("HEIGHT", ["1"]))
-        (points,) = _integers(known["POINTS"]) if "POINTS" in known else [width * height]
+        known = {line[0].upper(): line[1:] for line in lines if line and not line[0].startswith("#")}
+        # Version 0.5 has COLUMNS, and floats of 4 bytes where it says nothing.
+        names = known["FIELDS" if "FIELDS" in known else "COLUMNS"]
+        kinds = [kind.upper() for kind in known.get("TYPE", ["F"] * len(names))]
+        sizes = _integers(known.get("SIZE", ["4"] * len(names)))
+        counts = _integers(known.get("COUNT", ["1"] * len(names)))
+        (height,) = _integers(known.get("HEIGHT", ["1"]))
+        (points,) = _integers(known["POINTS"]) if "POINTS" in known else _product(known["WIDTH"], height)
+        (width,) = _integers(known["WIDTH"]) if "WIDTH" in known else [points // max(height, 1)]
+        viewpoint = " ".join(known.get("VIEWPOINT", ()))
     except (KeyError, ValueError):
         raise UserError(f"{path}: not a PCD file (no readable header)") from None
     if not len(names) == len(kinds) == len(sizes) == len(counts):
         raise UserError(f"{path}: FIELDS, SIZE, TYPE and COUNT of its header do not fit each other")
-    if "WIDTH" in known and width * height != points:
+    if width * height != points:
         raise UserError(f"{path}: its header claims {points:,} POINTS, but WIDTH x HEIGHT is {width} x {height}")
     bounds.points(points)
     bounds.fields(sum(counts) if min(counts, default=0) > 0 else 0)
@@ -92,13 +111,18 @@ def _read_header(bounds: Bounds, file: BinaryIO) -> Header:
         types += [_TYPES[kind, size]] * count
     if len({name for name in every if name}) < len(every) - every.count(None):
         raise UserError(f"{path}: two fields of the same name")
-    header = Header(every, types, points, end[1].decode(), end.end())
+    layout = Layout(width, height, viewpoint if _SEVEN_NUMBERS.fullmatch(viewpoint) else _VIEWPOINT)
+    header = Header(every, types, points, end[1].decode().lower(), end.end(), layout)
     least = {"ascii": 2 * len(types), "binary": header.row, "binary_compressed": header.row / _LZF_RATIO}
     # The last line of text may end without a newline.
     bounds.held(
         f"{points:,} points", header.start + int(points * least[header.encoding]) - (header.encoding == "ascii")
     )
     return header
+
+
+def _product(width: Sequence[str], height: int) -> list[int]:
+    return [number * height for number in _integers(width)]
 
 
 def _integers(words: Sequence[str]) -> list[int]:
@@ -143,16 +167,30 @@ def _read_compressed(bounds: Bounds, file: BinaryIO, header: Header) -> list[np.
 _READERS = {"ascii": _read_ascii, "binary": _read_binary, "binary_compressed": _read_compressed}
 
 
-def write_pcd(path: Path, scan: Scan, notes: list[str]) -> None:
-    """Write binary PCD; colours of 8 bits become a packed ``rgb``."""
-    from pypcd4 import Encoding, PointCloud
-
-    fields = dict(zip(clean_names(scan.fields, forbidden=" ", ascii_only=True), scan.fields.values()))
+def write_pcd(path: Path, scan: Scan, notes: list[str]) -> list[str]:
+    """Write binary PCD in the layout of the file that the scan came from; colours of 8 bits become a packed ``rgb``."""
+    layout = scan.template or Layout(len(scan), 1, _VIEWPOINT)
+    names = clean_names(scan.fields, forbidden=" ", ascii_only=True)
+    fields = dict(zip(names, scan.fields.values()))
     if all(fields.get(name, np.empty(0, int)).dtype == np.uint8 for name in _COLOR_NAMES):
         red, green, blue = (fields.pop(name).astype(np.uint32) for name in _COLOR_NAMES)
         fields["rgb"] = (red << 16 | green << 8 | blue).view(np.float32)
-    cloud = PointCloud.from_points(
-        list(fields.values()), list(fields), [values.dtype.type for values in fields.values()]
-    )
+    kinds = [values.dtype for values in fields.values()]
+    lines = [
+        "# .PCD v0.7 - Point Cloud Data file format",
+        *(f"# {note}" for note in notes),
+        "VERSION 0.7",
+        f"FIELDS {' '.join(fields)}",
+        f"SIZE {' '.join(str(kind.itemsize) for kind in kinds)}",
+        f"TYPE {' '.join(kind.kind.upper() for kind in kinds)}",
+        f"COUNT {' '.join('1' for _ in kinds)}",
+        f"WIDTH {layout.width}",
+        f"HEIGHT {layout.height}",
+        f"VIEWPOINT {layout.viewpoint}",
+        f"POINTS {len(scan)}",
+        "DATA binary",
+    ]
     with open(path, "wb") as file:
-        cloud.save(file, encoding=Encoding.BINARY)
+        file.write("".join(f"{line}\n" for line in lines).encode("ascii", "replace"))
+        structured(fields).tofile(file)
+    return renamed(scan.fields, names)

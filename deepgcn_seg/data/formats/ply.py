@@ -5,7 +5,7 @@ header of a few bytes may claim. The tests compare with plyfile.
 """
 
 import os
-import shutil
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +14,9 @@ from typing import BinaryIO
 import numpy as np
 
 from ...errors import UserError
+from ..files import Identity, identify, open_file
 from ..scan import Scan
-from .bounds import MAX_HEADER, Bounds, clean_names, first_lines, printable
+from .bounds import MAX_HEADER, Bounds, clean_names, first_lines, printable, renamed
 from .text import read_rows, write_rows
 from .typed import as_declared, structured
 
@@ -29,6 +30,8 @@ _WRITTEN = {
     "f8": "double",
 }  # fmt: skip
 _ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
+# Bytes that are copied at a time.
+_PIECE = 1 << 20
 _FORMATS = {order: name for name, order in _ORDERS.items()}
 
 
@@ -65,13 +68,19 @@ class Header:
 
 @dataclass
 class Rest:
-    """Elements after the points, for writing: where they stand in which file, and in which order."""
+    """Elements beside the points, for writing.
+
+    Attributes:
+        order: of binary rows, or "" of text. lines: their headers. parts: their first and last byte in the file at
+            ``path``, which has this ``identity``; the last part ends with the file.
+    """
 
     path: Path
-    start: int
     order: str
     comments: list[str]
-    lines: list[str]
+    lines: list[str] = field(default_factory=list)
+    parts: tuple[tuple[int, int], ...] = ()
+    identity: Identity | None = None
 
 
 def read_ply(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
@@ -94,23 +103,27 @@ def read_ply(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
         file.seek(header.start)
         if header.order:
             file.seek(sum(element.least_bytes(header.order) for element in before), os.SEEK_CUR)
+            first = file.tell()
             fields = _binary_rows(file, vertex, header.order)
         else:
             for _ in first_lines(path, file, sum(element.count for element in before)):
                 pass
+            first = file.tell()
             fields = _text_rows(bounds, file, vertex)
-        lines = [line for element in header.elements[len(before) + 1 :] for line in element.lines]
-        rest = Rest(path, file.tell(), header.order, header.comments, lines)
+        others = [*before, *header.elements[len(before) + 1 :]]
+        lines = [line for element in others for line in element.lines]
+        parts = ((header.start, first), (file.tell(), bounds.size))
+        rest = Rest(path, header.order, header.comments, lines, parts, identify(path))
     return Scan(path, fields, rest)
 
 
 def _read_header(path: Path, file: BinaryIO) -> Header:
     head = file.read(MAX_HEADER)
-    newline = next((mark for mark in (b"\r\n", b"\n", b"\r") if head.startswith(b"ply" + mark)), None)
-    end = -1 if newline is None else head.find(newline + b"end_header" + newline)
-    if newline is None or end < 0:
+    first = re.match(rb"ply[ \t]*(\r\n|\n|\r)", head)
+    last = first and re.compile(rb"%b[ \t]*end_header[ \t]*%b" % (first[1], first[1])).search(head)
+    if not first or not last:
         raise UserError(f"{path}: not a PLY file (no header in its first {MAX_HEADER:,} bytes)")
-    start = end + len(newline + b"end_header" + newline)
+    newline, end, start = first[1], last.start(), last.end()
     header = Header("", [], [], start)
     form = None
     for number, line in enumerate(head[:end].split(newline)[1:], 2):
@@ -161,11 +174,20 @@ def _text_rows(bounds: Bounds, file: BinaryIO, vertex: Element) -> dict[str, np.
     return {name: as_declared(bounds.path, name, of, kind) for (name, kind), of in zip(vertex.types.items(), values)}
 
 
-def write_ply(path: Path, scan: Scan, notes: list[str]) -> None:
-    """Write points, and the other elements of the file they came from; binary, but for files that were text."""
-    rest = scan.template or Rest(path, 0, "<", [], [])
+def write_ply(path: Path, scan: Scan, notes: list[str]) -> list[str]:
+    """Write points, and the other elements of the file they came from; binary, but for files that were text.
+
+    Raises:
+        UserError: that file has changed since.
+    """
+    rest = scan.template or Rest(path, "<", [])
     names = clean_names(scan.fields, forbidden=" ", ascii_only=True)
-    fields = dict(zip(names, map(_ply_type, scan.fields.values())))
+    changes = renamed(scan.fields, names)
+    fields = {}
+    for name, values in zip(names, scan.fields.values()):
+        fields[name] = _ply_type(values)
+        if fields[name].dtype.kind == "f" != values.dtype.kind and not _same(fields[name], values):
+            changes.append(f"field {name} loses digits, because PLY has no integers of 64 bits")
     lines = ["ply", f"format {_FORMATS[rest.order]} 1.0", *rest.comments, *(f"comment {note}" for note in notes)]
     lines.append(f"element vertex {len(scan)}")
     lines += [f"property {_WRITTEN[values.dtype.str[1:]]} {name}" for name, values in fields.items()]
@@ -178,13 +200,28 @@ def write_ply(path: Path, scan: Scan, notes: list[str]) -> None:
         else:
             write_rows(file, list(fields.values()))
         if rest.lines:
-            with open(rest.path, "rb") as source:
-                source.seek(rest.start)
-                shutil.copyfileobj(source, file)
+            _copy_parts(rest, file)
+    return changes
+
+
+def _copy_parts(rest: Rest, file: BinaryIO) -> None:
+    with open_file(rest.path) as (source, identity):
+        if identity != rest.identity:
+            raise UserError(f"the faces of {rest.path} cannot be written, because it has changed since it was read")
+        for start, end in rest.parts:
+            source.seek(start)
+            while piece := source.read(min(_PIECE, end - source.tell())):
+                file.write(piece)
+
+
+def _same(floats: np.ndarray, integers: np.ndarray) -> bool:
+    # 2^63 as a float is no int64.
+    with np.errstate(invalid="ignore"):
+        return bool((floats.astype(integers.dtype) == integers).all())
 
 
 def _ply_type(values: np.ndarray) -> np.ndarray:
-    """PLY has no 64-bit integers."""
+    """Return values in a type that PLY has: it has no 64-bit integers."""
     if values.dtype.kind in "iu" and values.dtype.itemsize == 8:
         fits = len(values) == 0 or (values.min() >= -(2**31) and values.max() < 2**31)
         return values.astype(np.int32 if fits else np.float64)

@@ -4,8 +4,11 @@ Words are numbers by Arrow's conversion, which gives the nearest float64. Its CS
 threads of its own, and one that holds a Python object when the interpreter ends aborts the process.
 """
 
+import logging
 import os
+import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,32 +18,69 @@ import pyarrow.csv as csv
 
 from ...errors import UserError
 from ..scan import Scan
-from .bounds import MAX_LINE, Bounds, blocks_of_lines, clean_names
+from .bounds import MAX_LINE, Bounds, blocks_of_lines, clean_names, printable, renamed
 from .token_kernel import split_lines
+
+log = logging.getLogger(__name__)
 
 # Integers of so many digits are float64 exactly.
 _EXACT_DIGITS = 15
+_COMMENTS = (b"#", b"//", b"%")
+_DELIMITERS = (",", ";", "\t", " ")
+_DECIMAL_COMMA = re.compile(rb"[+-]?[0-9]+,[0-9]+([eE][+-]?[0-9]+)?")
+# Lines above the rows that are neither comments nor numbers.
+_MOST_TITLES = 20
 
 
-def column_names(path: Path, count: int, columns: Sequence[str] | None) -> list[str]:
-    """Names of ``count`` unnamed columns.
+def named_columns(
+    path: Path, values: Sequence[np.ndarray], columns: Sequence[str] | None, first: str, leica: bool = False
+) -> dict[str, np.ndarray]:
+    """Give names to the columns of text or an array that have none.
+
+    Only what is certain is named: colours are whole numbers in 0..255, some of them above 1. Six columns may be
+    normals, and of seven the fourth may be an intensity or the last a label or a transparency.
+
+    Args:
+        columns: names that the caller gives. first: the first row, for the error. leica: columns are in the order of
+            PTS, where the intensity comes before the colours.
 
     Raises:
-        UserError: as many as that have no usual meaning, or other than ``columns``.
+        UserError: ``columns`` does not fit, or their meaning is not certain.
     """
+    count = len(values)
     if columns is not None:
         if len(columns) != count:
             raise UserError(f"{path}: {count} columns, but columns names {len(columns)}: {', '.join(columns)}")
-        return list(columns)
-    usual = {
-        3: ["x", "y", "z"],
-        4: ["x", "y", "z", "intensity"],
-        6: ["x", "y", "z", "red", "green", "blue"],
-        7: ["x", "y", "z", "red", "green", "blue", "label"],
-    }
-    if count not in usual:
-        raise UserError(f"{path}: {count} columns without names; say which they are (columns=[x,y,z,...])")
-    return usual[count]
+        if len(set(columns)) < count:
+            raise UserError(f"{path}: columns gives one name to two columns: {', '.join(columns)}")
+        return dict(zip(columns, values))
+    if count == 3 or count == 4:
+        return dict(zip(("x", "y", "z", "intensity"), values))
+    if count == 6 and _are_colors(values[3:]):
+        return dict(zip(("x", "y", "z", "red", "green", "blue"), values))
+    if count == 7 and leica and _are_colors(values[4:]):
+        return dict(zip(("x", "y", "z", "intensity", "red", "green", "blue"), values))
+    raise ambiguous(path, f"{count} columns without names", first, count)
+
+
+def ambiguous(path: Path, what: str, first: str, count: int) -> UserError:
+    """Return the error that asks for the names of columns; it shows the first row."""
+    example = {2: "x,y,z", 6: "x,y,z,r,g,b] or [x,y,z,nx,ny,nz", 7: "x,y,z,intensity,r,g,b"}.get(count, "x,y,z,...")
+    return UserError(
+        f"{path}: {what}, which may mean different things; its first line is: {printable(first.strip(), 100)}; say "
+        f"which columns these are, e.g. columns=[{example}]"
+    )
+
+
+def _are_colors(values: Sequence[np.ndarray]) -> bool:
+    """Return whether three columns are colours: whole numbers in 0..255, all 0 or some above 1."""
+    largest = 0.0
+    for of in values:
+        known = of[np.isfinite(of)] if of.dtype.kind == "f" else of
+        if not len(known) or known.min() < 0 or known.max() > 255 or not np.array_equal(known, np.rint(known)):
+            return False
+        largest = max(largest, float(known.max()))
+    return largest != 1
 
 
 def read_rows(bounds: Bounds, blocks: Iterable[bytes], columns: int, delimiter: str, line: int) -> list[np.ndarray]:
@@ -86,7 +126,9 @@ class _Column:
 
 def _numbers(path: Path, block: bytes, columns: int, delimiter: str, line: int) -> list[np.ndarray]:
     if b"\x00" in block:
-        raise UserError(f"{path}: not text (it holds NUL bytes)")
+        raise UserError(f"{path}: not text in UTF-8 (it holds NUL bytes)")
+    if delimiter != "," and b"," in block and b"." not in block:
+        block = block.replace(b",", b".")
     text = np.frombuffer(block, np.uint8)
     lines = block.count(b"\n") + 1
     words = np.empty(len(text), np.uint8)
@@ -138,37 +180,66 @@ def _long_integers(strings: pa.Array, columns: int, column: int, rounded: np.nda
 
 
 def read_text(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
-    """Read text with or without a line of names, after comment lines."""
+    """Read text with or without names of columns, after comments, titles and a count of points."""
     path = bounds.path
     with open(path, "rb") as file:
-        lines = _Lines(path, file)
-        comment, first = _after_comments(lines)
-        delimiter = next((mark for mark in (",", ";") if mark.encode() in first), " ")
-        names = comment and _words(comment, "," if b"," in comment else delimiter)
-        headed = not _numeric(first, delimiter)
-        if headed:
-            names = _words(first, delimiter)
-            first = lines.next()
-        elif path.suffix.lower() == ".pts" and first.strip().isdigit():
-            # Leica's: the number of points on a line of its own.
-            first = lines.next()
-        while first and not first.strip():
-            first = lines.next()
-        if not first:
-            raise UserError(f"{path}: no points")
-        count = len(_words(first, delimiter))
+        top = _read_top(path, file)
+        count = len(_words(top.first, top.delimiter))
         bounds.fields(count)
-        file.seek(-len(first), os.SEEK_CUR)
-        values = read_rows(bounds, blocks_of_lines(path, file), count, delimiter, lines.number)
-    named = names is not None and len(names) == len(set(names)) == count
-    # A comment need not be names, but a first line that is not numbers is.
-    if headed and not named and columns is None:
-        raise UserError(
-            f"{path}: its first line has {len(set(names or ()))} different names, its rows {count} columns; correct it "
-            "or say which they are (columns=[x,y,z,...])"
-        )
-    chosen = names if named and names else column_names(path, count, columns)
-    return Scan(path, dict(zip(chosen, values)), delimiter)
+        file.seek(-len(top.first), os.SEEK_CUR)
+        values = read_rows(bounds, blocks_of_lines(path, file), count, top.delimiter, top.number)
+    if top.claimed not in (None, len(values[0])):
+        log.warning("%s: says that it has %s points, but has %s", path, f"{top.claimed:,}", f"{len(values[0]):,}")
+    first = top.first.decode("utf-8", "replace")
+    names = None if columns is not None else _names(path, top, count)
+    if names is not None:
+        fields = dict(zip(clean_names(names), values))
+    else:
+        fields = named_columns(path, values, columns, first, leica=path.suffix.lower() == ".pts")
+    return Scan(path, fields, top.delimiter)
+
+
+@dataclass
+class _Top:
+    """What stands above the rows of a text file.
+
+    Attributes:
+        first, number: the first row and the number of its line. claimed: a count of points on a line of its own.
+        titles: lines that are neither comments nor numbers. comment: the last comment that names x, y and z.
+    """
+
+    first: bytes = b""
+    number: int = 0
+    delimiter: str = " "
+    claimed: int | None = None
+    titles: list[bytes] = field(default_factory=list)
+    comment: bytes | None = None
+
+
+def _read_top(path: Path, file: BinaryIO) -> _Top:
+    lines, top = _Lines(path, file), _Top()
+    while line := lines.next():
+        words = line.strip()
+        if not words:
+            continue
+        if words.startswith(_COMMENTS):
+            comment = words.lstrip(b"#/% \t")
+            if any({"x", "y", "z"} <= set(_split(comment.lower(), mark)) for mark in _DELIMITERS):
+                top.comment = comment
+        elif top.claimed is None and words.isdigit() and len(words) <= _EXACT_DIGITS:
+            top.claimed = int(words)
+        elif _is_row(line):
+            top.first, top.number, top.delimiter = line, lines.number, _delimiter(line)
+            return top
+        elif len(top.titles) == _MOST_TITLES:
+            raise UserError(
+                f"{path}: no numbers in its first {lines.number:,} lines; the first is: {_shown(top.titles[0])}"
+            )
+        else:
+            top.titles.append(line)
+    if top.titles:
+        raise UserError(f"{path}: no points; its first line is: {_shown(top.titles[0])}")
+    raise UserError(f"{path}: no points")
 
 
 class _Lines:
@@ -183,43 +254,92 @@ class _Lines:
         if len(line) > MAX_LINE:
             raise UserError(f"{self.path}: a line longer than {MAX_LINE:,} bytes")
         if b"\x00" in line:
-            raise UserError(f"{self.path}: not text (it holds NUL bytes)")
-        return line
+            raise UserError(f"{self.path}: not text in UTF-8 (it holds NUL bytes)")
+        return line.removeprefix(b"\xef\xbb\xbf") if self.number == 1 else line
 
 
-def _after_comments(lines: _Lines) -> tuple[bytes | None, bytes]:
-    """The last comment line on top, without its mark, and the first line after it."""
-    comment = None
-    line = lines.next().removeprefix(b"\xef\xbb\xbf")
-    while line and (line.startswith((b"#", b"//")) or not line.strip()):
-        comment = line.strip().lstrip(b"#/ ") or comment
-        line = lines.next()
-    if not line:
-        raise UserError(f"{lines.path}: no points")
-    return comment, line
+def _names(path: Path, top: _Top, count: int) -> list[str] | None:
+    """Return the names of the columns, or None if the file gives none.
+
+    Raises:
+        UserError: lines on top that are no names for as many columns.
+    """
+    for line in [*reversed(top.titles), *([top.comment] if top.comment else [])]:
+        for mark in (top.delimiter, *_DELIMITERS):
+            every = _split(line, mark)
+            for names in (every, _without_empty_end(every)):
+                filled = [name for name in names if name]
+                if len(names) == count and filled and len(set(filled)) == len(filled):
+                    return names
+    first = top.first.decode("utf-8", "replace")
+    if top.titles:
+        raise ambiguous(
+            path, f"its lines on top ({_shown(top.titles[-1])}) do not name its {count} columns", first, count
+        )
+    if top.comment and count > 3:
+        raise ambiguous(path, f"its comment ({_shown(top.comment)}) does not name its {count} columns", first, count)
+    return None
 
 
-def _words(line: bytes, delimiter: str) -> list[str]:
-    text = line.decode("utf-8", "replace").strip()
+def _delimiter(line: bytes) -> str:
+    """Return what stands between the words of a row; a comma within words is a decimal comma."""
+    if b";" in line:
+        return ";"
+    words = line.split()
+    decimal = b"." not in line and len(words) > 1 and all(_DECIMAL_COMMA.fullmatch(w) for w in words if b"," in w)
+    return "," if b"," in line and not decimal else " "
+
+
+def _split(line: bytes, delimiter: str) -> list[str]:
+    text = line.decode("utf-8", "replace").strip("\r\n " if delimiter == "\t" else None)
     return [word.strip().strip('"') for word in (text.split() if delimiter == " " else text.split(delimiter))]
 
 
-def _numeric(line: bytes, delimiter: str) -> bool:
+def _without_empty_end(words: list[str]) -> list[str]:
+    while words and not words[-1]:
+        words = words[:-1]
+    return words
+
+
+def _words(line: bytes, delimiter: str) -> list[str]:
+    """Return the words of a row; separators at its end are no words."""
+    return _without_empty_end(_split(line, delimiter))
+
+
+def _is_row(line: bytes) -> bool:
+    """Return whether most words of a line are numbers. The others are then errors of the file."""
+    delimiter = _delimiter(line)
+    words = _words(line, delimiter)
+    return 2 * sum(_is_number(word if delimiter == "," else word.replace(",", ".")) for word in words) > len(words)
+
+
+def _is_number(word: str) -> bool:
     try:
-        return bool([float(word) for word in _words(line, delimiter)])
+        float(word)
     except ValueError:
         return False
+    return True
 
 
-def write_text(path: Path, scan: Scan, notes: list[str], delimiter: str = " ") -> None:
-    """Write a line of names and a line for each point, after notes as comment lines."""
+def _shown(line: bytes) -> str:
+    return printable(line.decode("utf-8", "replace").strip(), 60)
+
+
+def write_text(path: Path, scan: Scan, notes: list[str], delimiter: str = " ", comments: bool = True) -> list[str]:
+    """Write a line of names and a line for each point, after notes as comment lines.
+
+    Args:
+        comments: without them the names are in the first line, as spreadsheets and pandas expect.
+    """
     delimiter = scan.template or delimiter
+    # A file without names gets them all the same: the new columns would be a riddle.
+    names = clean_names(scan.fields, forbidden=delimiter + ',;"#/%')
     with open(path, "wb") as file:
-        file.write("".join(f"# {note}\n" for note in notes).encode())
-        # A file without names gets them all the same: the new columns would be a riddle.
-        names = clean_names(scan.fields, forbidden=delimiter + ',;"#/')
+        if comments:
+            file.write("".join(f"# {note}\n" for note in notes).encode())
         file.write((delimiter.join(names) + "\n").encode())
         write_rows(file, list(scan.fields.values()), delimiter)
+    return renamed(scan.fields, names)
 
 
 def write_rows(file: BinaryIO, columns: Sequence[np.ndarray], delimiter: str = " ") -> None:

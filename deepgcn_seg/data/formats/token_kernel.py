@@ -5,14 +5,20 @@ from numba import njit
 
 
 @njit(cache=True, nogil=True)
+def _begins_comment(text: np.ndarray, position: int) -> bool:
+    return text[position] == 35 or (text[position] == 47 and position + 1 < text.size and text[position + 1] == 47)
+
+
+@njit(cache=True, nogil=True)
 def split_lines(
     text: np.ndarray, delimiter: int, columns: int, words: np.ndarray, ends: np.ndarray, digits: np.ndarray
 ) -> tuple[int, int, int]:
-    """Copy the words of lines one after the other; blank lines are left out.
+    """Copy the words of lines one after the other; blank lines and comments (``#``, ``//``) are left out.
 
     Args:
         text: (bytes,) uint8. delimiter: a space stands for any number of spaces and tabs; around another
-            character these are left out. columns: words of each line.
+            character these are left out, and any number of it may stand at the end of a line.
+        columns: words of each line.
         words: (bytes,) uint8 to fill. ends: (words + 1,) int32 to fill, where each word ends, after a first 0.
         digits: (columns,) int64 to change: most digits of a word in the column, or -1 after a word that is no integer.
 
@@ -29,9 +35,16 @@ def split_lines(
             while position < size and (text[position] == 32 or text[position] == 9 or text[position] == 13):
                 position += 1
             ended = position == size or text[position] == 10
-            if ended and not after_delimiter:
+            if ended and (not after_delimiter or column == columns):
+                break
+            if column == 0 and not after_delimiter and _begins_comment(text, position):
+                while position < size and text[position] != 10:
+                    position += 1
                 break
             if column == columns:
+                if not blanks and text[position] == delimiter:
+                    position += 1
+                    continue
                 return lines, number, column + 1
             # Arrow's conversion knows no plus sign.
             if position + 1 < size and text[position] == 43 and text[position + 1] != 45:

@@ -1,0 +1,345 @@
+"""What docs/data.md says is read and refused, format by format; nothing that goes in is lost on the way out."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_scan import PCD, PLY, scan, write
+
+from deepgcn_seg.data.scan import Scan, lost_digits, read_scan, write_scan
+from deepgcn_seg.data.scan_formats import FORMATS
+from deepgcn_seg.data.scan_search import find_scans
+from deepgcn_seg.errors import UserError
+
+NAN = np.array([[1, 2, 3], [np.nan] * 3, [4, 5, np.inf]])
+FACES = (
+    "element face 1\nproperty list uchar int vertex_indices\nproperty uchar red\nproperty float quality\nend_header\n"
+)
+
+
+def binary(suffix, **more):
+    """A maker of files by this package's own writer."""
+
+    def make(folder):
+        write_scan(folder / f"a{suffix}", scan(20), more)
+        return folder / f"a{suffix}"
+
+    return make
+
+
+def text(name, content):
+    return lambda folder: write(folder / name, content)
+
+
+def arrays(**more):
+    def make(folder):
+        np.savez(folder / "a.npz", **more)
+        return folder / "a.npz"
+
+    return make
+
+
+def array(values):
+    def make(folder):
+        np.save(folder / "a.npy", values)
+        return folder / "a.npy"
+
+    return make
+
+
+def pointcept(**more):
+    def make(folder):
+        (folder / "office_1").mkdir()
+        for name, values in more.items():
+            np.save(folder / "office_1" / f"{name}.npy", values)
+        return folder / "office_1"
+
+    return make
+
+
+def mmdetection3d(points, **masks):
+    def make(folder):
+        for name, values in {"points": points, **masks}.items():
+            (folder / name).mkdir()
+            values.tofile(folder / name / "Area_1_office_1.bin")
+        return folder / "points" / "Area_1_office_1.bin"
+
+    return make
+
+
+RNG = np.random.default_rng(0)
+XYZ, RGB, LABEL = RNG.random((20, 3)), RNG.integers(0, 256, (20, 3), np.uint8), RNG.integers(0, 13, 20)
+NAMED = np.zeros(20, [("x", "f4"), ("y", ">f4"), ("z", "f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1")])
+ROWS = np.c_[XYZ, RGB].astype("<f4")
+ORGANISED = PCD.format(4, "ascii").replace("WIDTH 4", "WIDTH 2").replace("HEIGHT 1", "HEIGHT 2")
+
+# Row of the table -> files that are read, files that are refused.
+EXAMPLES = {
+    "TXT, XYZ, ASC, CSV": (
+        [
+            text("a.csv", "x;y;z\n1,5;2;3\n"),
+            text("a.txt", "//X Y Z Rf Gf Bf\n1\n1 2 3 0.5 0 1\n"),
+            text("a.asc", "% x y z\n1\t2\t3\t\n"),
+            text("a.xyz", "1,5 2,5 3,5\n"),
+            text("a.txt", "a title\nx,y,z,\n1,2,3,\n"),
+        ],
+        [
+            text("a.txt", "1 2 3 4 5 6 7\n"),
+            text("a.txt", "1 2 3 0.1 0.2 0.3\n"),
+            text("a.csv", "x,y,z\n1,2,3,4\n"),
+            text("a.csv", "x,y,z\n1,,3\n1,2,3\n"),
+            text("a.txt", "x y z\n1 2 3\n".encode("utf-16")),
+        ],
+    ),
+    "PTS": (
+        [text("a.pts", "1\n1 2 3 -5 10 20 30\n"), text("a.pts", "1 2 3 10 20 30\n"), text("a.pts", "1 2 3 -5\n")],
+        [text("a.pts", "1 2 3 -5 10 20 300\n"), text("a.pts", "1 2 3 4 5\n")],
+    ),
+    "PLY": (
+        [
+            binary(".ply"),
+            text("a.ply", PLY.format("ascii", 1).replace("end_header\n", FACES) + "1 2 3\n3 0 0 0 255 0.5\n"),
+            text("a.ply", PLY.format("ascii", 1).replace("\n", " \n", 1).replace("end_header", "end_header ") + "1 2 3\n"),
+            text("a.ply", PLY.format("ascii", 2) + "1 2 3\nnan nan nan\n"),
+        ],
+        [
+            text("a.ply", PLY.format("ascii", 1).replace("float z", "list uchar int z") + "1 2 0\n"),
+            text("a.ply", PLY.format("ascii", 2) + "1 2 3\n"),
+        ],
+    ),
+    "PCD": (
+        [
+            binary(".pcd"),
+            text("a.pcd", ORGANISED + "1 2 3\nnan nan nan\n4 5 6\n7 8 9\n"),
+            text("a.pcd", "COLUMNS x y z\nPOINTS 1\nDATA ascii\n1 2 3\n"),
+            text("a.pcd", "FIELDS x y z _\nSIZE 4 4 4 1\nTYPE F F F U\nCOUNT 1 1 1 4\nWIDTH 1\nDATA ascii\n1 2 3 0 0 0 0\n"),
+        ],
+        [
+            text("a.pcd", ORGANISED.replace("HEIGHT 2", "HEIGHT 3") + "1 2 3\n" * 4),
+            text("a.pcd", "FIELDS x y z\nDATA ascii\n1 2 3\n"),
+        ],
+    ),
+    "LAS, LAZ": (
+        [binary(".las"), binary(".laz")],
+        [text("a.las", b"LASF" + bytes(400)), lambda folder: write(folder / "a.laz", binary(".las")(folder).read_bytes()[:400])],
+    ),
+    "NPY": (
+        [array(NAMED), array(ROWS), array(ROWS.astype(">f8"))],
+        [array(np.c_[XYZ, LABEL, RGB]), array(np.c_[XYZ, XYZ]), array(np.array(["a"]))],
+    ),
+    "NPZ": (
+        [
+            arrays(points=NAMED, mesh=np.zeros(3, [("v1", "i4")])),
+            arrays(points=ROWS, labels=LABEL),
+            arrays(xyz=XYZ, rgb=RGB, label=LABEL[:, None], camera=np.eye(4)),
+            arrays(X=XYZ[:, 0], Y=XYZ[:, 1], Z=XYZ[:, 2]),
+        ],
+        [arrays(points=np.c_[XYZ, XYZ]), arrays(camera=np.zeros((2, 3)), image=np.zeros((9, 9)))],
+    ),
+    "folder with `coord.npy`": (
+        [
+            pointcept(coord=XYZ.astype("f4"), color=RGB, segment=LABEL[:, None], instance=LABEL),
+            pointcept(coord=XYZ, color=RGB.astype("f4"), normal=XYZ, segment20=LABEL),
+        ],
+        [pointcept(coord=XYZ, segment=LABEL[:9]), pointcept(coord=XYZ[:, :2]), pointcept(color=RGB)],
+    ),
+    "`points/NAME.bin`": (
+        [mmdetection3d(ROWS, semantic_mask=LABEL, instance_mask=LABEL), mmdetection3d(ROWS, semantic_mask=LABEL.astype("u1"))],
+        [mmdetection3d(ROWS, semantic_mask=LABEL[:9]), mmdetection3d(ROWS[:, :5]), mmdetection3d(np.c_[XYZ, XYZ].astype("f4"))],
+    ),
+}  # fmt: skip
+
+
+def rows_of_the_table():
+    content = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
+    table = content.split("| format | what is read | what is refused |\n")[1].split("\n\n")[0]
+    return [line.split("|")[1].strip() for line in table.splitlines()[1:]]
+
+
+def test_the_table_of_what_is_read_names_every_format():
+    rows = rows_of_the_table()
+    assert rows == list(EXAMPLES)
+    assert {f".{name.lower()}" for row in rows for name in re.findall(r"\b[A-Z]{3}\b", row)} - {".NAM"} >= set(FORMATS)
+
+
+@pytest.mark.parametrize("row", EXAMPLES)
+@pytest.mark.parametrize("refused", [False, True])
+def test_what_the_table_says_is_read_and_refused(tmp_path, row, refused):
+    for number, make in enumerate(EXAMPLES[row][refused]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        path = make(folder)
+        if refused:
+            with pytest.raises(UserError) as raised:
+                read_scan(path).xyz  # noqa: B018
+            assert str(folder) in str(raised.value) and "\n" not in str(raised.value)
+        else:
+            assert read_scan(path).xyz.shape == (len(read_scan(path)), 3)
+
+
+# -- values that are read -------------------------------------------------------------------------
+
+
+def test_scenes_have_colours_labels_and_instances(tmp_path):
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    folder = pointcept(coord=XYZ, color=RGB.astype(float), segment=LABEL[:, None] - 1, instance=LABEL)(tmp_path / "a")
+    file = mmdetection3d(ROWS, semantic_mask=LABEL - 1, instance_mask=LABEL.astype("i4"))(tmp_path / "b")
+    for path in (folder, file):
+        found = read_scan(path)
+        assert np.allclose(found.xyz, XYZ)
+        assert np.array_equal(found.rgb, RGB)
+        assert np.array_equal(found.fields["label"], LABEL - 1)
+        assert np.array_equal(found.fields["instance"], LABEL)
+    write_scan(tmp_path / "c.ply", read_scan(folder), {})
+    assert find_scans(tmp_path) == [folder, file, tmp_path / "c.ply"]
+    assert find_scans(folder) == [folder]
+
+
+def test_a_scene_is_bounded_like_a_file(tmp_path):
+    with pytest.raises(UserError, match="more than max_points=19"):
+        read_scan(pointcept(coord=XYZ)(tmp_path), max_points=19)
+    (tmp_path / "b").mkdir()
+    with pytest.raises(UserError, match="more than max_points=19"):
+        read_scan(mmdetection3d(ROWS)(tmp_path / "b"), max_points=19)
+
+
+def test_columns_say_what_a_bin_file_has(tmp_path):
+    path = mmdetection3d(np.c_[ROWS[:, :3], LABEL].astype("<f4"))(tmp_path)
+    assert read_scan(path, ["x", "y", "z", "label"]).fields["label"].tolist() == LABEL.tolist()
+
+
+def test_an_archive_keeps_its_arrays_as_they_were_made_up(tmp_path):
+    found = read_scan(arrays(points=ROWS, labels=LABEL, normals=XYZ, camera=np.eye(4))(tmp_path))
+    assert np.array_equal(found.rgb, RGB)
+    assert np.array_equal(np.stack([found.fields[name] for name in ("nx", "ny", "nz")], 1), XYZ)
+    write_scan(tmp_path / "b.npz", found, {"red": np.zeros(20, np.uint8)})
+    again = np.load(tmp_path / "b.npz")
+    assert set(again) == {"points", "labels", "normals", "camera"}
+    assert np.array_equal(again["points"][:, 4:], ROWS[:, 4:]) and not again["points"][:, 3].any()
+    assert np.array_equal(again["normals"], XYZ) and np.array_equal(again["camera"], np.eye(4))
+
+
+def test_pcd_keeps_its_arrangement_and_transparency(tmp_path):
+    head = "FIELDS x y z rgba\nSIZE 4 4 4 4\nTYPE F F F U\nWIDTH 2\nHEIGHT 2\nVIEWPOINT 1 2 3 1 0 0 0\nDATA ascii\n"
+    row = f"1 2 3 {200 << 24 | 10 << 16 | 20 << 8 | 30}\n"
+    found = read_scan(write(tmp_path / "a.pcd", head + row * 3 + row.replace("1 2 3", "nan nan nan")))
+    assert found.rgb.tolist() == [[10, 20, 30]] * 4 and found.fields["alpha"].tolist() == [200] * 4
+    write_scan(tmp_path / "b.pcd", found, {"label": np.arange(4)})
+    content = (tmp_path / "b.pcd").read_bytes()
+    assert b"\nWIDTH 2\nHEIGHT 2\nVIEWPOINT 1 2 3 1 0 0 0\nPOINTS 4\n" in content
+    again = read_scan(tmp_path / "b.pcd")
+    assert np.array_equal(again.xyz, found.xyz, equal_nan=True)
+    assert again.fields["alpha"].tolist() == [200] * 4 and again.fields["label"].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("order", ["<", ">", "text"])
+def test_ply_elements_before_the_points_are_kept(tmp_path, order):
+    from plyfile import PlyData, PlyElement
+
+    camera = np.array([(1.5, 7)], [("focal", "f4"), ("id", "u1")])
+    faces = np.array([([0, 1, 0], 9)], [("vertex_indices", "i4", (3,)), ("flag", "u1")])
+    rows = np.array([(1, 2, 3), (4, 5, 6)], [("x", "f4"), ("y", "f4"), ("z", "f4")])
+    elements = [PlyElement.describe(e, n) for e, n in ((camera, "camera"), (rows, "vertex"), (faces, "face"))]
+    PlyData(elements, text=order == "text", byte_order="<" if order == "text" else order).write(str(tmp_path / "a.ply"))
+    found = read_scan(tmp_path / "a.ply")
+    for name in ("b.ply", "c.ply"):
+        write_scan(tmp_path / name, found, {})
+        again = PlyData.read(str(tmp_path / name))
+        assert again["camera"]["focal"].tolist() == [1.5] and again["camera"]["id"].tolist() == [7]
+        assert again["vertex"]["z"].tolist() == [3, 6]
+        assert again["face"]["vertex_indices"][0].tolist() == [0, 1, 0] and again["face"]["flag"].tolist() == [9]
+    write_scan(tmp_path / "a.ply", found, {})
+    with pytest.raises(UserError, match="has changed since it was read"):
+        write_scan(tmp_path / "d.ply", found, {})
+
+
+# -- points without coordinates --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [s for s in FORMATS if s not in (".las", ".laz")])
+def test_points_without_coordinates_stay_in_place(tmp_path, suffix):
+    write_scan(tmp_path / f"a{suffix}", Scan(Path("x"), dict(zip("xyz", NAN.T.copy()))), {"label": np.arange(3)})
+    found = read_scan(tmp_path / f"a{suffix}")
+    assert np.array_equal(found.xyz, NAN, equal_nan=True)
+    assert found.fields["label"].tolist() == [0, 1, 2]
+
+
+def test_las_says_that_it_cannot_hold_points_without_coordinates(tmp_path):
+    with pytest.raises(UserError, match=r"a\.las: LAS cannot hold points without coordinates"):
+        write_scan(tmp_path / "a.las", Scan(Path("x"), dict(zip("xyz", NAN.T.copy()))), {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_colours_of_points_without_coordinates_may_be_missing():
+    fields = dict(zip("xyz", NAN.T)) | {name: np.array([0.5, np.nan, np.nan]) for name in ("red", "green", "blue")}
+    assert Scan(Path("x"), fields).rgb.tolist() == [[128] * 3, [0] * 3, [0] * 3]
+    fields["red"] = np.array([np.nan, 1, 1])
+    with pytest.raises(UserError, match="colours that are NaN"):
+        Scan(Path("x"), fields).rgb  # noqa: B018
+
+
+# -- what goes in comes out -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".las", ".laz"])
+def test_las_names_are_32_bytes_unique_and_listed(tmp_path, suffix, caplog):
+    long = "scalar_C2C_absolute_distances[<0.5]"
+    more = {name: np.full(20, n, np.float32) for n, name in enumerate((long, f"{long}_(X)", f"{long}_(Y)", "é" * 40))}
+    write_scan(tmp_path / f"a{suffix}", scan(20), more)
+    found = read_scan(tmp_path / f"a{suffix}")
+    for number, name in enumerate(more):
+        line = re.search(re.escape(f"field {name} is written as ") + r"([^;]+)", caplog.text)
+        written = line[1].strip()
+        assert len(written.encode()) <= 32 and found.fields[written].tolist() == [number] * 20
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_big_endian_numbers_are_written_by_every_format(tmp_path, suffix):
+    before = scan(20)
+    fields = {name: values.astype(values.dtype.newbyteorder(">")) for name, values in before.fields.items()}
+    write_scan(tmp_path / f"a{suffix}", Scan(Path("x"), fields), {"label": np.arange(20).astype(">i4")})
+    found = read_scan(tmp_path / f"a{suffix}")
+    assert np.abs(found.xyz - before.xyz).max() <= 1e-6
+    assert np.array_equal(found.rgb, before.rgb) and found.fields["label"].tolist() == list(range(20))
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_scan_is_written_twice(tmp_path, suffix):
+    write_scan(tmp_path / f"a{suffix}", scan(20), {"red": np.full(20, 7, np.uint8)})
+    found = read_scan(tmp_path / f"a{suffix}")
+    for name in ("b", "c"):
+        write_scan(tmp_path / f"{name}{suffix}", found, {"red": np.full(20, 9, np.uint8), "label": np.arange(20)})
+    assert (tmp_path / f"b{suffix}").read_bytes()[400:] == (tmp_path / f"c{suffix}").read_bytes()[400:]
+    assert read_scan(tmp_path / f"c{suffix}").rgb[:, 0].tolist() != found.rgb[:, 0].tolist() == [7] * 20
+
+
+def test_colours_of_16_bits_are_those_of_las(tmp_path):
+    wide = {name: np.arange(20, dtype=np.uint16) * 3001 for name in ("red", "green", "blue")}
+    write_scan(tmp_path / "a.las", scan(20), wide)
+    assert np.array_equal(read_scan(tmp_path / "a.las").fields["red"], wide["red"])
+
+
+def test_csv_has_its_names_in_the_first_line(tmp_path):
+    write_scan(tmp_path / "a.csv", scan(2), {}, ["label 0 wall"])
+    assert (tmp_path / "a.csv").read_text().splitlines()[0] == "x,y,z,red,green,blue,reflectance"
+
+
+def test_whole_numbers_that_ply_rounds_are_said(tmp_path, caplog):
+    write_scan(tmp_path / "a.ply", scan(2), {"time": np.array([2**60 + 1, 5]), "id": np.array([2**40, 1])})
+    assert "field time loses digits" in caplog.text and "field id" not in caplog.text
+
+
+# -- digits that float32 does not hold ---------------------------------------------------------------
+
+
+def test_coordinates_that_float32_has_rounded_are_said():
+    xyz = np.random.default_rng(0).random((3000, 3)) * [2, 2, 2.6] + [451_234, 5_412_345, 100]
+    rounded = xyz.astype(np.float32)
+    said = lost_digits(rounded)
+    assert "in x, y are rounded to 0.5 m" in said and f"{len(np.unique(rounded, axis=0)):,} different" in said
+    assert lost_digits(rounded.astype(np.float64)) == said
+    assert lost_digits(xyz) is None
+    # The same numbers in millimetres are exact to half a millimetre; whole metres of a grid are no loss.
+    assert lost_digits(rounded, 0.001) is None
+    assert lost_digits(np.floor(xyz)) is None
