@@ -4,6 +4,7 @@ import functools
 import logging
 import os
 import re
+import select
 import sys
 import traceback
 import warnings
@@ -55,9 +56,19 @@ def _reader_may_leave() -> Iterator[None]:
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
+        if not _is_unread():
+            # Another pipe, as that to a process that loads data.
+            raise
         # Nor must the interpreter's own last flush complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(UNREAD)
+
+
+def _is_unread() -> bool:
+    """Whether standard output is a pipe whose reader has ended."""
+    output = select.poll()
+    output.register(sys.stdout, 0)
+    return any(events & select.POLLERR for _, events in output.poll(0))
 
 
 def _command(task: Callable[[DictConfig], Any], conf: Path, config_name: str) -> None:

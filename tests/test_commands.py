@@ -500,10 +500,10 @@ def test_a_run_whose_directory_has_any_name_goes_on_and_is_scored(data_root, tmp
 
 
 def test_output_that_nobody_reads_ends_quietly():
-    command = f"{sys.executable} tools/train.py --help | head -1; exit ${{PIPESTATUS[0]}}"
+    # The reader ends before there is anything to read.
+    command = f"{sys.executable} tools/train.py --help | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, timeout=300)
-    assert done.stdout == "Train a DeepGCN and score it on the held-out area.\n"
-    assert done.stderr == "" and done.returncode in (0, 141)
+    assert (done.stderr, done.returncode) == ("", 141)
 
 
 def left(folder):

@@ -44,7 +44,7 @@ def rooms_miou(model, folder, data_root):
         ema=config.recipe.ema,
     )
     optimizer = instantiate(config.recipe.optimizer)(model.parameters())
-    trainer = Trainer(model, optimizer, blocks, None, settings, folder, {}, {}, store.classes, RunLog(folder))
+    trainer = Trainer(model, optimizer, blocks, None, settings, folder, {"network": {}}, store.classes, RunLog(folder))
     trainer.fit()
     result = instantiate(config.protocol).run(trainer.result, store, split.test, torch.device("cpu"))
     return Scores.of(result.confusion).miou

@@ -69,7 +69,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         # A full disk does not say where.
-        raise error if error.filename else type(error)(error.errno, error.strerror, str(path)) from None
+        named = error.filename or error.errno is None
+        raise error if named else type(error)(error.errno, error.strerror, str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
         os.close(handle)
