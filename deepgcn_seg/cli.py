@@ -27,11 +27,14 @@ from .config import check, refusal
 from .data.files import replacing
 from .distributed import MAX_DEVICES, declared, leave, torchrun
 from .errors import UserError
+from .escaping import one_line
 from .training.directory import OccupiedError
 from .training.loop import Interrupted
 
 # Exit statuses: a user's error; work that was stopped but saved and can be resumed; output that nobody reads any more.
 USER_ERROR, INTERRUPTED, UNREAD = 2, 75, 141
+# Characters of an error that are shown: lists of classes are long, hostile names longer.
+MAX_MESSAGE = 4000
 
 
 def command(task: Callable[[DictConfig], Any], conf: Path, config_name: str) -> None:
@@ -269,7 +272,12 @@ def _require_choices(arguments: list[str], conf: Path) -> None:
 
 
 def _one_line(error: BaseException, conf: Path, config_name: str) -> str:
-    """The error as one line; for an unknown choice or key with what is allowed, or close to it."""
+    """Return the error as one line, in which names from files neither move the cursor nor begin another."""
+    return one_line(_reason(error, conf, config_name), MAX_MESSAGE)
+
+
+def _reason(error: BaseException, conf: Path, config_name: str) -> str:
+    """Return what an error says; of an unknown choice or key with what is allowed, or close to it."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, UserError):

@@ -242,3 +242,58 @@ def test_a_step_in_passes_has_the_gradient_of_the_whole_batch(tmp_path, accumula
     assert loss == pytest.approx(expected.item(), rel=1e-5)
     for parameter, gradient in zip(run.model.parameters(), gradients):
         assert torch.allclose(parameter.grad, gradient, atol=1e-6)
+
+
+def optimizer_state(change):
+    """Change every tensor of the optimiser's state."""
+
+    def apply(content):
+        for values in content["optimizer"]["state"].values():
+            values.update({name: change(value) for name, value in values.items()})
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.update(best=float("nan")), "best=nan: must be a number"),
+        (lambda c: c.update(best="x"), "best='x'"),
+        (lambda c: c.update(step=None), "step=None"),
+        (lambda c: c.update(seconds="a"), "seconds='a'"),
+        (lambda c: c.update(skipped=None), "skipped=None"),
+        (lambda c: c.update(validated_step="q"), "validated_step='q'"),
+        (lambda c: c.pop("best"), "best is missing"),
+        (lambda c: c.update(random=None), "not the state"),
+        (lambda c: c.update(random=[{"torch": torch.zeros(3)}]), "not the state"),
+        (lambda c: c.update(training=None), "not the state"),
+        (lambda c: c.update(optimizer=[1]), "not the state"),
+        (lambda c: c["optimizer"].pop("param_groups"), "not the state"),
+        (optimizer_state(lambda value: torch.zeros(7)), "of a parameter"),
+        (optimizer_state(lambda value: value * float("nan")), "not finite"),
+        (lambda c: c["model"].update({"last.weight": torch.full((3, 8), torch.nan)}), "NaN or infinite"),
+        (lambda c: c["training"]["model"].update({"last.weight": torch.ones(2, 2)}), "last.weight"),
+    ],
+)
+def test_a_state_that_cannot_be_is_one_line(monkeypatch, tmp_path, change, message):
+    stopping_after(monkeypatch, [3]).trainer = found = trainer(tmp_path)
+    with pytest.raises(Interrupted):
+        found.fit()
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    change(content)
+    torch.save(content, last)
+    with pytest.raises(UserError, match=message) as raised:
+        found.resume()
+    assert "\n" not in str(raised.value)
+
+
+def test_settings_of_the_optimiser_are_the_configs(monkeypatch, tmp_path):
+    stopping_after(monkeypatch, [3]).trainer = found = trainer(tmp_path)
+    with pytest.raises(Interrupted):
+        found.fit()
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    content["optimizer"]["param_groups"][0].update(betas="x", weight_decay=7.0)
+    torch.save(content, last)
+    assert trainer(tmp_path).optimizer.param_groups[0]["betas"] == (0.9, 0.999)

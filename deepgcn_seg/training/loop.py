@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn
@@ -22,8 +22,10 @@ from ..distributed import World
 from ..errors import UserError, first_line
 from ..evaluation.metrics import Scores
 from ..memory import peak_memory_mb
-from ..model.checkpoint import read_checkpoint, save_checkpoint
+from ..model.checkpoint import load_weights, read_checkpoint, save_checkpoint
 from ..progress import Meter
+from ..schema import Schema
+from ..settings import integer, number
 from .inspection import gradient_norms, neighbor_distances
 from .schedules import Clock
 from .tensorboard import RunLog
@@ -63,6 +65,17 @@ class Settings:
     ema: float | None = None
     schedule: Callable[[Clock], float] = field(default=lambda clock: 1.0)
     norm_momentum: Callable[[Clock], float] | None = None
+
+
+class Counts(Schema):
+    """Where a training is, as its checkpoints say: names of :class:`Trainer`'s attributes."""
+
+    step: Annotated[int, integer(0, 2**62)]
+    best: Annotated[float, number(-1, 1)]
+    seconds: Annotated[float, number(0)]
+    skipped: Annotated[int, integer(0)]
+    validated_step: Annotated[int, integer(0, 2**62)] = 0
+    bad_steps: Annotated[int, integer(0)] = 0
 
 
 class Trainer:
@@ -348,29 +361,46 @@ class Trainer:
             UserError: missing, damaged, or of another model.
         """
         path = self.folder / "last.ckpt"
-        content = read_checkpoint(path)
+        content, where = read_checkpoint(path), f"checkpoint {path}"
+        counts = Counts.of({name: content[name] for name in Counts.model_fields if name in content}, where)
+        load_weights(self.result, content["model"], where)
         try:
-            if self.averaged is None:
-                self.model.load_state_dict(content["model"])
-            else:
-                self.averaged.module.load_state_dict(content["model"])
+            if self.averaged is not None:
                 self.averaged.n_averaged.fill_(content["training"]["steps_averaged"])
-                self.model.load_state_dict(content["training"]["model"])
-            self.optimizer.load_state_dict(content["optimizer"])
-        except (RuntimeError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"checkpoint {path} is of another model: {first_line(error)}") from None
-        self.step, self.best, self.seconds = content["step"], content["best"], content["seconds"]
-        self.validated_step = content.get("validated_step", 0)
-        self.bad_steps, self.skipped = content.get("bad_steps", 0), content["skipped"]
-        random = content["random"]
-        if self.world.rank < len(random):
-            torch.set_rng_state(random[self.world.rank]["torch"])
-            if self.settings.device.type == "cuda" and "cuda" in random[self.world.rank]:
-                torch.cuda.set_rng_state(random[self.world.rank]["cuda"], self.settings.device)
+                load_weights(self.model, content["training"]["model"], where)
+            load_optimizer(self.optimizer, content["optimizer"])
+            if self.world.rank < len(content["random"]):
+                random = content["random"][self.world.rank]
+                torch.set_rng_state(random["torch"])
+                if self.settings.device.type == "cuda" and "cuda" in random:
+                    torch.cuda.set_rng_state(random["cuda"], self.settings.device)
+        except (RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            raise UserError(f"{where}: not the state of this training ({first_line(error)})") from None
+        for name, count in counts:
+            setattr(self, name, count)
         if self.step >= self.total_steps:
             log.info("%s: all %d steps are done, nothing is left to train (more epochs go on)", path, self.total_steps)
         else:
             log.info("Going on from %s at step %d of %d", path, self.step, self.total_steps)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Give an optimiser its state of a checkpoint; its settings stay those of the config.
+
+    Raises:
+        ValueError: not the state of this optimiser, or values that are not finite.
+    """
+    # But for the rate, which every step sets.
+    settings = [{k: v for k, v in group.items() if k not in ("params", "lr")} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, settings):
+        group.update(own)
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor) and value.ndim and value.shape != parameter.shape:
+                raise ValueError(f"{name} of a parameter {tuple(parameter.shape)} is {tuple(value.shape)}")
+            if not torch.isfinite(torch.as_tensor(value)).all():
+                raise ValueError(f"{name} of the optimiser is not finite")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
