@@ -106,3 +106,14 @@ def test_data_without_colours_do_not_fit_a_network_with_colours(tmp_path):
     done = run("evaluate", *command, check=False)
     assert done.returncode == 2
     assert "trained with colours" in done.stderr.splitlines()[-1]
+
+
+def test_many_more_rooms_than_anybody_makes_are_not_made_because_a_checkpoint_says_so(tmp_path):
+    rooms = {"rooms_per_area": 1000, "density": 1e5, "seed": 0}
+    on = {**TRAINED_ON, "source": "synthetic", "fold": 5, "synthetic": rooms}
+    save_checkpoint(tmp_path / "a.ckpt", small(), NETWORK, S3DIS, on)
+    command = [f"checkpoint={tmp_path}/a.ckpt", f"data.root={tmp_path}/rooms", f"hydra.run.dir={tmp_path}/log"]
+    done = run("evaluate", *command, check=False)
+    assert done.returncode == 2
+    assert "data.store.rooms_per_area=1000 data.store.density=100000" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "rooms").exists()

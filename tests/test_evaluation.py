@@ -259,3 +259,12 @@ def test_stray_points_do_not_make_a_picture_larger_or_a_dot():
     # A line that goes away from the viewer is no wider than a pixel: its picture must not be as high as memory.
     line = np.linspace(0, 1e6, 50)[:, None] * [-np.sin(np.radians(35)), np.cos(np.radians(35)), 0]
     assert draw_points(line, np.zeros((50, 3), np.uint8), width=100).shape[0] < 250
+
+
+def test_too_little_memory_is_one_line_that_says_what_would_help(store):
+    class Large(torch.nn.Module):
+        def forward(self, points):
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 83886080000 bytes")
+
+    with pytest.raises(UserError, match="out of memory for 1 blocks of 64 points .* smaller batch_size"):
+        Protocol("recut", points=64, batch_size=1).run(Large(), store, store.rooms[:1], torch.device("cpu"))

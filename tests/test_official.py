@@ -153,3 +153,12 @@ def test_what_is_not_official(tmp_path):
     del state["backbone.1.body.gconv.nn.0.bias"]
     with pytest.raises(ValueError, match="missing"):
         load_official(state, connection="res", conv="edge")
+
+
+def test_a_deep_checkpoint_is_not_guessed_at(monkeypatch):
+    """Each candidate is run once over points that grow with depth: minutes beyond a hundred layers."""
+    state = torch.load(next(path for path in FIXTURES if "plain" in path.name), weights_only=True)["state_dict"]
+    monkeypatch.setattr("deepgcn_seg.model.official.MAX_GUESSED", 4)
+    with pytest.raises(ValueError, match="5 layers: give connection= and conv="):
+        load_official(state)
+    assert load_official(state, connection="plain", conv="mr").num_classes == 13

@@ -27,7 +27,8 @@ from ..data.dataset import make_loader
 from ..data.official_hdf5 import OfficialBlocks
 from ..data.store import RoomEntry, RoomStore
 from ..distributed import World
-from ..errors import UserError
+from ..errors import UserError, first_line
+from ..memory import is_out_of_memory
 from ..progress import Meter, track
 from ..settings import Count, Flag, Metres, Seed, SettingError, choice, integer, validate
 from .metrics import confusion_matrix
@@ -241,8 +242,17 @@ def _scores(model: nn.Module, points: Tensor, blocks: Sequence[str]) -> Tensor:
 
     Raises:
         BadScoresError: they are not; names the first block.
+        UserError: there is not enough memory.
     """
-    logits = model(points)
+    try:
+        logits = model(points)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"out of memory for {len(points)} blocks of {points.shape[1]} points ({first_line(error)}): set a smaller "
+            "batch_size, or another device"
+        ) from None
     finite = torch.isfinite(logits).flatten(1).all(1)
     if not finite.all():
         first = blocks[int(finite.logical_not().nonzero()[0, 0])]

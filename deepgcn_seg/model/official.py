@@ -16,8 +16,8 @@ from .description import fit_weights
 from .layers import BatchNorm
 from .tensor_file import read_tensor_file
 
-# How much closer the best guess must come than the next.
-MARGIN = 1.3
+# How much closer the best guess must come than the next, and the depth up to which guessing takes less than minutes.
+MARGIN, MAX_GUESSED = 1.3, 112
 
 _CONVS = {"edge": EdgeConv, "mr": MRConv}
 
@@ -82,6 +82,8 @@ def convert_official(
         connection = connection or "dense"
     connections = [connection] if connection else ["res", "plain"]
     convs = [conv] if conv else ["edge", "mr"]
+    if len(connections) * len(convs) > 1 and settings["depth"] > MAX_GUESSED:
+        raise ValueError(f"a checkpoint of {settings['depth']} layers: give connection= and conv=")
     candidates = []
     for c in connections:
         for v in convs:

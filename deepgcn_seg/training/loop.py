@@ -21,7 +21,7 @@ from ..data.files import replacing
 from ..distributed import World
 from ..errors import UserError, first_line
 from ..evaluation.metrics import Scores
-from ..memory import peak_memory_mb
+from ..memory import is_out_of_memory, peak_memory_mb
 from ..model.checkpoint import load_weights, read_checkpoint, save_checkpoint
 from ..progress import Meter
 from ..schema import Schema
@@ -401,12 +401,6 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
                 raise ValueError(f"{name} of a parameter {tuple(parameter.shape)} is {tuple(value.shape)}")
             if not torch.isfinite(torch.as_tensor(value)).all():
                 raise ValueError(f"{name} of the optimiser is not finite")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, on a device or on the CPU."""
-    text = str(error)
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in text or "DefaultCPU" in text
 
 
 def activation_bytes(model: nn.Module, points: int) -> int:
