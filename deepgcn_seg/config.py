@@ -4,7 +4,7 @@ Each group of settings stands once, with the type and range of every value. What
 itself, by its constructor; the values of a user's own parts are theirs alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import torch
@@ -323,7 +323,6 @@ def _check_training(config: DictConfig) -> None:
     if config.data.features is None and "groups" in protocol:
         # Known once the data are open: those of them that there are.
         protocol = OmegaConf.merge(protocol, {"groups": list(NINE)})
-    _build("protocol", protocol)
     for key in ("recipe.schedule", "recipe.norm_momentum"):
         _build(key, OmegaConf.select(config, key))
     for i, part in enumerate(config.recipe.augmentation):
@@ -334,11 +333,61 @@ def _check_training(config: DictConfig) -> None:
             optimizer([torch.zeros(2, 2, requires_grad=True)])
         except (ValueError, TypeError) as error:
             raise UserError(f"recipe.optimizer: {first_line(error)}") from None
-    if config.model._target_ in NETWORK:
-        _check_network(config)
+    least = _check_network(config) if config.model._target_ in NETWORK else 1
+    side = config.data.grid.get("side", protocol.get("side"))
+    protocol_as_trained(config, protocol, config.data.variant, config.data.features, side, least)
 
 
-def _check_network(config: DictConfig) -> None:
+def protocol_as_trained(
+    config: DictConfig,
+    part: DictConfig,
+    variant: str,
+    groups: Sequence[str] | None,
+    side: float | None,
+    least: int = 1,
+) -> Any:
+    """Build a protocol, which must score a network on such inputs as it is trained on.
+
+    Args:
+        part: the settings of the protocol; those of a user's own are theirs alone. variant, groups, side: of the
+            training; groups may not be known yet. least: fewest points of a block that the network takes.
+
+    Raises:
+        UserError: names the key.
+    """
+    if not str(part.get("_target_")).startswith("deepgcn_seg.evaluation."):
+        return _build("protocol", part)
+    for key, trained in (("variant", variant), ("groups", groups), ("side", side)):
+        asked = part.get(key, getattr(Protocol, key))
+        asked, trained = _plain(asked), _plain(trained)
+        if trained is not None and asked != trained:
+            raise UserError(
+                f"protocol.{key}={shown(asked)}: the network is trained with {shown(trained)}, and is scored with the "
+                "same"
+            )
+    protocol = _build("protocol", part)
+    # As it was typed: without a value of its own, the protocol has the command's.
+    points, batch_size = (
+        key if getattr(protocol, key) == config.get(key) else f"protocol.{key}" for key in ("points", "batch_size")
+    )
+    if protocol.points < least:
+        raise UserError(f"{points}={protocol.points}: the network's k x dilation needs blocks of {least} points")
+    if protocol.points > description.MAX_POINTS:
+        raise UserError(f"{points}={protocol.points}: must be at most {description.MAX_POINTS}")
+    if protocol.points * protocol.batch_size > description.MAX_BATCH_POINTS:
+        raise UserError(
+            f"{batch_size}={protocol.batch_size}: with {points}={protocol.points}, a batch of more than "
+            f"{description.MAX_BATCH_POINTS} points"
+        )
+    return protocol
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
+def _check_network(config: DictConfig) -> int:
+    """Refuse a network that cannot be, or does not fit the blocks; return the fewest points that it takes."""
     network: Any = OmegaConf.to_container(config.model, resolve=True)
     k, depth, points = network["k"], network["depth"], config.points
     name = "k" if k == config.k else "model.k"
@@ -366,6 +415,7 @@ def _check_network(config: DictConfig) -> None:
         # A convolution of the user's own may need values to be built, which training gives it.
         if not isinstance(error.__cause__, RuntimeError):
             raise
+    return needed
 
 
 def _build(key: str, part: Any) -> Any:

@@ -231,6 +231,15 @@ def test_a_wrong_setting_is_one_line_that_begins_with_its_key(override, message)
         (["backbone=revgcn", "model.groups=7"], "7 groups"),
         (["conv=gen", "conv.aggregation=most"], "aggregation"),
         (["conv=gatv2", "conv.operator.heads=0"], "heads=0"),
+        (["protocol.variant=port"], "protocol.variant=port: the network is trained with paper"),
+        (["recipe=port", "protocol.variant=paper"], "protocol.variant=paper: the network is trained with port"),
+        (["protocol.groups=[color,block,room]"], "protocol.groups=[color,block,room]: the network is trained with"),
+        (["protocol.groups=[block]"], "protocol.groups=[block]: the network is trained with [block,color,room]"),
+        (["protocol.side=3"], "protocol.side=3: the network is trained with 1.0"),
+        (["protocol.points=1"], "protocol.points=1: the network's k x dilation needs blocks of 432 points"),
+        (["protocol.points=431"], "protocol.points=431: the network's"),
+        (["protocol.points=1000000"], "protocol.points=1000000: must be at most 131072"),
+        (["protocol.batch_size=4097"], "protocol.batch_size=4097: with points=4096, a batch of more than"),
         (["model._target_=deepgcn_seg.model.DeepGCN", "model.dropout=2"], "model.dropout=2: must be"),
     ],
 )
@@ -239,6 +248,11 @@ def test_settings_that_do_not_fit_each_other(overrides, message):
         check(composed(*overrides))
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("points", [432, 8192])
+def test_a_protocol_may_draw_other_points_than_the_training(points):
+    check(composed(f"protocol.points={points}"))
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,9 @@ def test_the_score_is_that_of_the_training_whatever_the_data_group_says(trained,
         ("data.grid.side=1.0", "trained with 1.5"),
         ("data.variant=port", "trained with paper"),
         ("protocol.side=1.0", "trained with 1.5"),
-        ("protocol.groups=[block]", "trained with ('block', 'room')"),
+        ("protocol.groups=[block]", "trained with [block,room]"),
+        ("points=3", "points=3: the network's k x dilation needs blocks of"),
+        ("protocol.points=1", "protocol.points=1: the network's k x dilation needs blocks of"),
     ],
 )
 def test_settings_at_odds_with_the_training_are_errors(trained, setting, message):

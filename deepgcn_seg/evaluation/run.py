@@ -7,13 +7,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from ..config import device
+from ..config import device, protocol_as_trained
 from ..data import sources
 from ..data.dataset import split_by_area
 from ..data.store import RoomStore
 from ..errors import UserError
 from ..model.checkpoint import build_model, describe, find_checkpoint, read_checkpoint
-from ..model.description import TrainedOn
+from ..model.description import Network, OwnPart, TrainedOn
 from ..schema import read_json
 from .evaluate import evaluate_rooms
 from .protocols import Protocol
@@ -43,11 +43,12 @@ def evaluate(config: DictConfig) -> float | None:
         raise UserError(f"part={config.part}: must be one of {', '.join(PARTS)}")
     path = find_checkpoint(config.checkpoint)
     content = read_checkpoint(path)
-    trained = describe(content, path).trained_on
+    described = describe(content, path)
+    trained = described.trained_on
     if trained is None:
         raise UserError(f"checkpoint {path}: does not say what it was trained on")
     chosen = device(config.device)
-    protocol = _protocol(config, trained)
+    protocol = _protocol(config, trained, described.network)
     model = build_model(content, path, config.trusted)
     store = instantiate(config.data.store) if config.data.name else _trained_store(config, trained, path)
     _require_same_ends(path, model.classes.names, trained, store)
@@ -84,7 +85,7 @@ def _fold(config: DictConfig, trained: TrainedOn) -> int | str | None:
     return config.data.fold
 
 
-def _protocol(config: DictConfig, trained: TrainedOn) -> Protocol:
+def _protocol(config: DictConfig, trained: TrainedOn, network: Network | OwnPart) -> Protocol:
     """The protocol asked for, on the channels and blocks that the network was trained on.
 
     Raises:
@@ -103,14 +104,8 @@ def _protocol(config: DictConfig, trained: TrainedOn) -> Protocol:
         for key in ("points", "batch_size"):
             if config[key] is None:
                 config[key] = getattr(trained, key)
-    protocol: Protocol = instantiate(config.protocol)
-    for key, value in (("variant", trained.variant), ("groups", trained.features), ("side", trained.side)):
-        asked = getattr(protocol, key)
-        if (tuple(asked) if key == "groups" else asked) != value:
-            raise UserError(
-                f"protocol.{key}={asked}: the network was trained with {value}, and is scored with the same"
-            )
-    return protocol
+    least = network.min_points if isinstance(network, Network) else 1
+    return protocol_as_trained(config, config.protocol, trained.variant, trained.features, trained.side, least)
 
 
 def _trained_store(config: DictConfig, trained: TrainedOn, path: Path) -> RoomStore:

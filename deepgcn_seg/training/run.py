@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import nn
 
-from ..config import device
+from ..config import device, protocol_as_trained
 from ..data.blocks import NINE, BlockGrid, advise, count_channels, place_of_channels, share_held
 from ..data.classes import ClassList
 from ..data.dataset import Split, area_name, split_by_area
@@ -251,7 +251,9 @@ def _open_data(config: DictConfig, world: World) -> tuple[RoomStore, Split, Bloc
     if world.first:
         world.barrier()
     adapt(config, store)
-    instantiate(config.protocol).require_rooms(store)
+    # Once more: channels may be left to the data.
+    protocol = protocol_as_trained(config, config.protocol, config.data.variant, config.data.features, None)
+    protocol.require_rooms(store)
     split = split_by_area(store, config.data.fold, config.data.validation, config.seed)
     return store, split, instantiate(config.data.grid)
 
