@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 from pydantic import ConfigDict, ValidationError, WrapValidator
 
-from .data.blocks import NINE, VARIANTS, channels, place_of_channels
+from .data.blocks import NINE, VARIANTS, channels, count_channels, place_of_channels
 from .distributed import MAX_DEVICES, declared
 from .errors import UserError, first_line
 from .evaluation.protocols import Protocol
@@ -24,6 +24,7 @@ from .model.graph import dilation_schedule
 from .settings import (
     Count,
     Flag,
+    Modules,
     Part,
     Seed,
     SettingError,
@@ -59,8 +60,13 @@ Blocks = Annotated[int, integer(1, 65_536)]
 MaxPoints = Annotated[int, integer(1)]
 Workers = Annotated[int, integer(0, 256)]
 Counts = Annotated[list[int], listed(integer(1, 1_000_000), 1)]
+MaybeCounts = Annotated[list[int] | None, listed(integer(1, 1_000_000), 1)]
 MaybeCount = Annotated[int | None, integer(1, 1_000_000, null=True)]
 MaybeText = Annotated[str | None, text(null=True)]
+MaybePoints = Annotated[int | None, integer(1, description.MAX_POINTS, null=True)]
+MaybeBlocks = Annotated[int | None, integer(1, 65_536, null=True)]
+# S3DIS numbers its areas.
+Area = Annotated[int | str | None, rule("the name or number of an area", lambda v: type(v) in (int, str), null=True)]
 Precision = Annotated[str, choice("fp32", "bf16")]
 
 
@@ -104,6 +110,7 @@ class Data(Settings):
     name: Text
     root: Annotated[str, text("the folder of the prepared rooms (see tools/prepare.py)")]
     areas: MaybeCount = None
+    fold: Area = None
     validation: Part
     variant: Annotated[str, choice(*VARIANTS)]
     features: Annotated[list[str] | None, channels(null=True)]
@@ -162,6 +169,7 @@ class GivenData(Settings):
     """``data`` of other commands: what is not set is the checkpoint's, or is not needed."""
 
     root: MaybeText = None
+    fold: Area = None
     validation: Annotated[float | None, number(0, 1, below=True, null=True)] = None
     variant: Annotated[str | None, choice(*VARIANTS, null=True)] = None
     features: Annotated[list[str] | None, channels(null=True)] = None
@@ -171,17 +179,20 @@ class GivenData(Settings):
 class Evaluate(Settings):
     """``tools/evaluate.py``."""
 
-    points: MaybeCount
-    batch_size: MaybeCount
+    checkpoint: Text = ""
+    points: MaybePoints
+    batch_size: MaybeBlocks
     device: Text
+    trusted: Modules
     data: GivenData
 
 
 class Predict(Settings):
     """``tools/predict.py``."""
 
-    input: MaybeText = None
-    output: MaybeText = None
+    checkpoint: Text = ""
+    input: Text = ""
+    output: Text = ""
     view: MaybeText
     picture: MaybeText
     colors: Flag
@@ -193,8 +204,9 @@ class Predict(Settings):
     stride: Annotated[float | None, number(0, 1e6, above=True, null=True)]
     votes: Annotated[int, integer(1, 1000)]
     tile: Annotated[float, number(0, 1000, above=True)]
-    batch_size: MaybeCount
+    batch_size: MaybeBlocks
     device: Text
+    trusted: Modules
 
 
 class Prepare(Settings):
@@ -211,9 +223,13 @@ class Prepare(Settings):
 class Convert(Settings):
     """``tools/convert.py``."""
 
+    checkpoint: Text = ""
+    output: Text = ""
     k: Count
-    points: Count
-    batch_size: Count
+    act: Annotated[str, choice("relu", "leakyrelu", "prelu")]
+    connection: Annotated[str | None, choice("plain", "res", "dense", null=True)]
+    points: Points
+    batch_size: Blocks
     seed: Seed
 
 
@@ -222,6 +238,15 @@ class Report(Settings):
 
     runs: MaybeText
     output: MaybeText
+
+
+class Axes(Settings):
+    """``axes`` of ``tools/benchmark.py``."""
+
+    points: MaybeCounts = None
+    batch: MaybeCounts = None
+    depth: MaybeCounts = None
+    k: MaybeCounts = None
 
 
 class Benchmark(Settings):
@@ -235,7 +260,7 @@ class Benchmark(Settings):
     repeats: Annotated[int, integer(1, 10_000)]
     device: Text
     precision: Precision
-    axes: Annotated[dict[str, Any], rule("lists of numbers by axis", lambda value: isinstance(value, dict))]
+    axes: Axes
     sizes: Annotated[list[Any], listed(listed(integer(1, 1_000_000), 5, 5), 1)]
     workers: Workers
     batches: Count
@@ -331,7 +356,8 @@ def _check_training(config: DictConfig) -> None:
     if config.recipe.optimizer._target_.startswith("torch.optim."):
         try:
             optimizer([torch.zeros(2, 2, requires_grad=True)])
-        except (ValueError, TypeError) as error:
+        # Whatever it does with values that it does not expect.
+        except Exception as error:
             raise UserError(f"recipe.optimizer: {first_line(error)}") from None
     least = _check_network(config) if config.model._target_ in NETWORK else 1
     side = config.data.grid.get("side", protocol.get("side"))
@@ -401,6 +427,10 @@ def _check_network(config: DictConfig) -> int:
             f"but points={points}: raise points, lower k or depth, or set graph.dilation or graph.period"
         )
     if config.data.features is not None:
+        count = count_channels(config.data.features)
+        # Of the command's own nine, training makes so many.
+        if network["in_channels"] not in (count_channels(NINE), count):
+            raise UserError(f"model.in_channels={network['in_channels']}: data.features sets it, here to {count}")
         try:
             place_of_channels(network["positions"], config.data.features)
         except ValueError as error:
@@ -437,7 +467,8 @@ def refusal(error: InstantiationException, key: str) -> str | None:
     cause = error.__cause__
     if isinstance(cause, SettingError):
         return f"{key}.{cause}"
-    return f"{key}: {first_line(cause)}" if isinstance(cause, (ValueError, TypeError)) else None
+    refused = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
+    return f"{key}: {first_line(cause)}" if isinstance(cause, refused) else None
 
 
 def device(name: str | torch.device) -> torch.device:

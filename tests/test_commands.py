@@ -468,6 +468,9 @@ def test_a_failed_job_does_not_end_a_multirun(data_root, tmp_path):
         ("evaluate", ["checkpoint=/nowhere.ckpt"], "checkpoint /nowhere.ckpt: no such file"),
         ("prepare", ["source=/nowhere", "data.root=/tmp/x"], "source=/nowhere: no such folder"),
         ("convert", ["checkpoint=/nowhere.pth", "output=/tmp/x.ckpt"], "/nowhere.pth"),
+        ("prepare", ["source=/nowhere", "data.root=/tmp/x", "shard=a/b"], "shard=a/b: must be I/N"),
+        ("convert", ["checkpoint=/nowhere.pth", "output=/tmp/x.ckpt", "conv=edge", "act=foo"], "act=foo: must be one of"),
+        ("predict", ["checkpoint=5", "input=README.md", "output=/tmp/x/"], "checkpoint 5: no such file"),
         ("convert", ["checkpoint=README.md", "output=/tmp/x.ckpt"], "README.md"),
     ],
 )  # fmt: skip
@@ -478,6 +481,13 @@ def test_mistakes_are_one_line(tool, arguments, message, tmp_path):
     assert lines == [line for line in lines if line.startswith("error: ")]
     assert len(lines) == 1
     assert message in lines[0]
+
+
+def test_what_the_data_set_is_not_silently_replaced(data_root, tmp_path):
+    known = [*TINY, f"data.root={data_root}", f"hydra.run.dir={tmp_path}"]
+    done = run("train", *known, "model.num_classes=2", check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: model.num_classes=2: the data set it, here to 13")
 
 
 def test_an_added_setting_that_another_refers_to_is_read(tmp_path):

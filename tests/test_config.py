@@ -177,6 +177,8 @@ WRONG = [
     ("data.features=[block,smell]", "smell must be one of block, color, room, height"),
     ("data.features=[block,block]", "must name each group once"),
     ("data.features=[height]", "which is not among height"),
+    ("model.in_channels=100", "data.features sets it, here to 9"),
+    ("data.fold=true", "must be null or the name or number of an area"),
     ("data.fold=7", "must be one of 1..6"),
     ("data.grid.stride=0", "must be a number above 0"),
     ("data.grid.stride=1e-9", "must be at least side / 20"),
@@ -227,6 +229,7 @@ def test_a_wrong_setting_is_one_line_that_begins_with_its_key(override, message)
         (["recipe=modern", "recipe.augmentation.0.step=-90"], "recipe.augmentation.0.step=-90: must be"),
         (["recipe=modern", "recipe.augmentation.2.low=2"], "recipe.augmentation.2.low=2: must be at most high=1.1"),
         (["+recipe.optimizer.betas=[2,1]"], "recipe.optimizer: Invalid beta"),
+        (["+recipe.optimizer.betas=[0.9]"], "recipe.optimizer: "),
         (["+recipe.optimizer.speed=1"], "recipe.optimizer: Adam.__init__() got an unexpected keyword argument"),
         (["backbone=revgcn", "model.groups=7"], "7 groups"),
         (["conv=gen", "conv.aggregation=most"], "aggregation"),
@@ -262,6 +265,16 @@ def test_a_protocol_may_draw_other_points_than_the_training(points):
         ("evaluate", "protocol.votes=0"),
         ("evaluate", "batch_size=x"),
         ("evaluate", "data.root=7"),
+        ("evaluate", "points=1000000"),
+        ("evaluate", "batch_size=1000000"),
+        ("evaluate", "data.fold=true"),
+        *[(name, f"checkpoint={value}") for name in ("evaluate", "predict", "convert") for value in ("5", "[a]")],
+        *[(name, f"trusted={value}") for name in ("evaluate", "predict") for value in ("5", "[1]", "[[a]]", "[a b]")],
+        ("predict", "input=[a]"),
+        ("convert", "connection=foo"),
+        ("convert", "act=gelu"),
+        ("benchmark", "axes.points=5"),
+        ("benchmark", "axes.k=[0]"),
         ("predict", "stride=.nan"),
         ("predict", "votes=0"),
         ("predict", "scale=0"),
@@ -286,6 +299,17 @@ def test_wrong_settings_of_other_commands(name, override):
     with pytest.raises(UserError) as raised:
         check(composed(override, name=name), name)
     assert str(raised.value).startswith(f"{override.split('=')[0]}=")
+
+
+@pytest.mark.parametrize("override", ["trusted=null", "checkpoint=null"])
+def test_a_setting_that_must_be_there_is_not_null(override):
+    with pytest.raises(UserError, match=f"{override.split('=')[0]} is not set: must be"):
+        check(composed(override, name="predict"), "predict")
+
+
+@pytest.mark.parametrize("trusted", ["mine", "[mine,other.part]"])
+def test_one_trusted_module_needs_no_brackets(trusted):
+    check(composed(f"trusted={trusted}", name="evaluate"), "evaluate")
 
 
 def test_the_values_of_a_users_own_parts_are_free():

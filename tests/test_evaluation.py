@@ -28,6 +28,7 @@ def test_confusion_matrix():
     truth = torch.tensor([0, 0, 1, 1, 1])
     predicted = torch.tensor([0, 1, 1, 1, 2])
     assert confusion_matrix(truth, predicted, 3).tolist() == [[1, 1, 0], [0, 2, 1], [0, 0, 0]]
+    assert confusion_matrix(truth.tolist(), predicted.numpy(), 3).equal(confusion_matrix(truth, predicted, 3))
     with pytest.raises(ValueError, match=r"labels 0\.\.7"):
         confusion_matrix(torch.tensor([0, 7]), torch.tensor([0, 0]), 3)
 
@@ -38,6 +39,7 @@ def test_confusion_matrix():
     [
         (torch.tensor([0, 3]), r"labels 0\.\.3, but there are 3"),
         (torch.tensor([-1, 0]), r"labels -1\.\.0"),
+        (["a", "b"], "must hold integers"),
         (torch.tensor([0.0, 1.0]), "must hold integers"),
         (torch.tensor([True, False]), "must hold integers"),
         (torch.tensor([0, 1, 2]), "of one shape"),

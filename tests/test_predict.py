@@ -149,7 +149,7 @@ def test_points_without_sense(segmenter):
     ):
         with pytest.raises(UserError, match="points"):
             segmenter.predict(bad)
-    for settings in ({"up": "w"}, {"scale": 0}, {"scale": np.nan}, {"scale": -1}, {"scale": "1"}):
+    for settings in ({"up": "w"}, {"up": ["z"]}, {"scale": 0}, {"scale": np.nan}, {"scale": -1}, {"scale": "1"}):
         with pytest.raises(UserError, match=f"{next(iter(settings))}="):
             segmenter.predict(office()[0], **settings)
 
@@ -161,6 +161,7 @@ def test_points_without_sense(segmenter):
         *({"votes": value} for value in (0, 1.5, True)),
         *({"tile": value} for value in (0, np.inf, 1e9)),
         *({"batch_size": value} for value in (0, -3)),
+        *({"trusted": value} for value in (5, [1], [["a"]])),
     ],
     ids=str,
 )

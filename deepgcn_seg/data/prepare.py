@@ -7,6 +7,7 @@ room without points. The same preparation after a change does again the rooms th
 import hashlib
 import json
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -20,6 +21,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from ..errors import UserError
+from ..escaping import one_line
 from ..processes import end_with_parent
 from ..progress import track
 from ..schema import read_json
@@ -294,6 +296,7 @@ def prepare_configured(config: DictConfig) -> None:
     Raises:
         UserError: a folder is not given or not there; with ``check``, rooms of S3DIS are missing.
     """
+    shard = _shard(config.shard)
     if config.check:
         return _check(config)
     if config.data.root is None:
@@ -306,7 +309,6 @@ def prepare_configured(config: DictConfig) -> None:
         raise UserError("source is not set: give source=RAW_FOLDER")
     if not Path(config.source).is_dir():
         raise UserError(f"source={config.source}: no such folder")
-    shard = _shard(config.shard)
     settings = {key: config[key] for key in ("workers", "max_points", "scale")}
     store = prepare(config.source, config.data.root, shard=shard, **settings)
     if store is None:
@@ -320,10 +322,10 @@ def _shard(text: str | None) -> tuple[int, int]:
     """``2/8`` -> (1, 8): the second of eight."""
     if text is None:
         return 0, 1
-    number, _, count = str(text).partition("/")
-    if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
-        raise UserError(f"shard={text}: must be I/N with I from 1 to N, as 2/8")
-    return int(number) - 1, int(count)
+    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", str(text))
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise UserError(f"shard={one_line(text, 60)}: must be I/N with I from 1 to N, as 2/8")
+    return int(found[1]) - 1, int(found[2])
 
 
 def _check(config: DictConfig) -> None:

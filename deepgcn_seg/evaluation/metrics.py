@@ -2,20 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..errors import first_line
 
-def confusion_matrix(truth: Tensor, predicted: Tensor, num_classes: int) -> Tensor:
+
+def confusion_matrix(truth: Any, predicted: Any, num_classes: int) -> Tensor:
     """Counts (C, C) int64, rows truth and columns prediction.
 
     Args:
-        truth, predicted: labels, integers of one shape on one device.
+        truth, predicted: labels, integers of one shape on one device: tensors, arrays or lists.
 
     Raises:
         ValueError: they are not, or one is outside 0..num_classes-1.
     """
+    truth, predicted = _labels("truth", truth), _labels("prediction", predicted)
     if truth.shape != predicted.shape or truth.device != predicted.device:
         described = [f"{tuple(labels.shape)} on {labels.device}" for labels in (truth, predicted)]
         raise ValueError(f"truth and prediction must be of one shape on one device, got {' and '.join(described)}")
@@ -27,6 +31,13 @@ def confusion_matrix(truth: Tensor, predicted: Tensor, num_classes: int) -> Tens
             raise ValueError(f"{name} has labels {lowest}..{highest}, but there are {num_classes} classes")
     places = truth.reshape(-1).long() * num_classes + predicted.reshape(-1).long()
     return torch.bincount(places, minlength=num_classes**2).view(num_classes, num_classes)
+
+
+def _labels(name: str, values: Any) -> Tensor:
+    try:
+        return torch.as_tensor(values)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{name} must hold integers ({first_line(error)})") from None
 
 
 @dataclass(frozen=True)

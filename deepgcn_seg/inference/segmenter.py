@@ -17,7 +17,7 @@ from ..data.units import UP, require_metres
 from ..errors import UserError, first_line
 from ..evaluation.protocols import BadScoresError, Protocol
 from ..model.checkpoint import build_model, describe, find_checkpoint, read_checkpoint
-from ..settings import SettingError, number, validate_given
+from ..settings import Modules, SettingError, number, validate_given
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Segmenter:
         tile: float = 20.0,
         trusted: Sequence[str] = (),
     ):
-        _validated(Tiling, tile=tile)
+        _validated(Tiling, tile=tile, trusted=trusted)
         given = {"stride": stride, "votes": votes, "batch_size": batch_size}
         _validated(Protocol, **{name: value for name, value in given.items() if value is not None})
         self.checkpoint = checkpoint = find_checkpoint(checkpoint)
@@ -112,7 +112,7 @@ class Segmenter:
             UserError: no points with coordinates, coordinates that cannot be metres, coordinates or colours of
                 another shape or range, colours that are not finite, or a network that puts out NaN or infinity.
         """
-        if up not in UP:
+        if not isinstance(up, str) or up not in UP:
             raise UserError(f"up={up}: must be one of {', '.join(UP)}")
         _validated(Tiling, scale=1.0 if scale is None else scale)
         xyz = _points(xyz)
@@ -174,10 +174,11 @@ def no_label(classes: ClassList) -> np.unsignedinteger:
 
 @dataclass(frozen=True)
 class Tiling:
-    """How a scan is laid out. tile: metres. scale: metres per unit."""
+    """How a scan is laid out, and what may be built. tile: metres. scale: metres per unit. trusted: modules."""
 
     tile: Annotated[float, number(0, 1000, above=True)]
     scale: Annotated[float, number(0, 1e6, above=True)]
+    trusted: Modules
 
 
 def _validated(kind: type, **values: Any) -> None:

@@ -22,6 +22,8 @@ def convert(config: DictConfig) -> None:
         if OmegaConf.is_missing(config, key):
             raise UserError(f"{key} is not set: give checkpoint=OFFICIAL_FILE and output=NEW_FILE")
     chosen = None if OmegaConf.select(config, "conv") is None else conv_name(config.conv)
+    if chosen not in (None, "edge", "mr"):
+        raise UserError(f"conv={chosen}: official models have edge or mr")
     try:
         model, network = convert_official(config.checkpoint, config.k, config.act, config.connection, chosen)
     except ValueError as error:

@@ -306,12 +306,19 @@ def adapt(config: DictConfig, store: RoomStore) -> None:
         config.data.features = [group for group in NINE if group != "color" or store.colored]
     if "color" in config.data.features and not store.colored:
         raise UserError(f"data.features={list(config.data.features)}: {store.root} has no colours; leave color out")
+    ends = {"in_channels": count_channels(config.data.features), "num_classes": len(store.classes)}
+    for key, value in ends.items():
+        if _is_typed(f"model.{key}") and config.model[key] != value:
+            raise UserError(f"model.{key}={config.model[key]}: the data set it, here to {value}; leave it out")
+        config.model[key] = value
     try:
-        config.model.in_channels = count_channels(config.data.features)
         config.model.positions = place_of_channels(config.model.positions, config.data.features)
     except ValueError as error:
         raise UserError(f"data.features={list(config.data.features)}: {error}") from None
-    config.model.num_classes = len(store.classes)
+
+
+def _is_typed(key: str) -> bool:
+    return any(override.lstrip("+").startswith(f"{key}=") for override in HydraConfig.get().overrides.task)
 
 
 def describe(model: nn.Module, config: DictConfig) -> str:
