@@ -1,12 +1,13 @@
 """A user's own scans: layouts recognised, labels mapped, with colour and without."""
 
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
-from deepgcn_seg.data.labelled_scans import read_labelling
+from deepgcn_seg.data.labelled_scans import ClassesFile, read_labelling
 from deepgcn_seg.data.layouts import recognise
 from deepgcn_seg.data.prepare import prepare
 from deepgcn_seg.data.scan import Scan, write_scan
@@ -86,6 +87,10 @@ def test_more_than_256_classes(tmp_path):
         ("classes: []", "classes is empty"),
         ("names: [a]", "must have classes"),
         ("classes: [a, a]", "unique"),
+        ("classes: [1.10, 1.1]", "unique, but 1.1 is there twice"),
+        ('classes: [1, "1"]', "unique, but 1 is there twice"),
+        ('classes: {1: 0, "1": 1}', "unique, but 1 is there twice"),
+        ('classes: {"1": 0}\ncolors: {1: [0, 0, 0], "1": [9, 9, 9]}', "unique, but 1 is there twice"),
         ("classes: {a: 1, b: [1, 2]}", "label 1 is of two classes"),
         ("classes: [a]\nother: b", "other: b is no class"),
         ("classes: [a]\ncolors: {b: [0, 0, 0]}", "colors names b"),
@@ -322,3 +327,21 @@ def test_rooms_of_several_arrays(tmp_path, layout):
     np.save(changed, values[:, None]) if changed.suffix == ".npy" else values.tofile(changed)
     again = prepare(tmp_path / "raw", tmp_path / "store")
     assert not again.open(again.rooms[0]).labels().any()
+
+
+@pytest.mark.parametrize(
+    "text", ["classes: [a]\nother: {}", "classes: [a]\nignore: [{}]", "classes: {{a: {}}}", "classes: [{0}, {0}]"]
+)
+def test_a_message_does_not_grow_with_a_name(text, tmp_path):
+    (tmp_path / "classes.yaml").write_text(text.format("n" * 100_000))
+    with pytest.raises(UserError) as raised:
+        read_labelling(tmp_path / "classes.yaml")
+    assert len(str(raised.value)) < 500 + len(str(tmp_path))
+
+
+def test_many_classes_are_validated_in_a_moment():
+    names = tuple(f"class {number}" for number in range(60_000))
+    started = time.perf_counter()
+    kept = ClassesFile.of({"classes": names, "ignore": names[::2]}, "classes.yaml").kept
+    assert len(kept) == 30_000
+    assert time.perf_counter() - started < 5

@@ -14,6 +14,7 @@ up: y                              # optional: the axis that points up
 import colorsys
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -22,6 +23,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from ..errors import UserError
+from ..escaping import one_line
 from ..schema import Schema, read_yaml
 from .classes import ClassList
 from .formats.bounds import MAX_POINTS
@@ -44,6 +46,8 @@ def _without_nan(values: Any) -> Any:
     return tuple(value for value in _several(() if values is None else values) if _text(value) != "nan")
 
 
+# Characters of a name that a message shows.
+_SHOWN = 60
 # Labels are whole numbers that float64, in which fields are compared, holds exactly.
 _MOST = 2**53
 
@@ -80,26 +84,30 @@ class ClassesFile(Schema):
         if isinstance(named, tuple):
             if not all(isinstance(name, (str, int, float)) for name in named):
                 raise ValueError("must be a list of names, or name: label")
-            if len(set(map(str, named))) < len(named):
-                raise ValueError("class names must be unique")
-            return {name: number for number, name in enumerate(map(_text, named))}
-        return _by_name(named) if isinstance(named, dict) else named
+            names = _distinct(named)
+            return {name: number for number, name in enumerate(names)}
+        return _of_text(_by_name(named)) if isinstance(named, dict) else named
+
+    @field_validator("colors", mode="before")
+    @classmethod
+    def _of_names(cls, named: Any) -> Any:
+        return _of_text(named) if isinstance(named, dict) else named
 
     @model_validator(mode="after")
     def _means_something(self) -> Self:
         if not self.classes:
             raise ValueError("classes is empty")
         if unknown := sorted(set(self.colors or ()) - set(self.classes)):
-            raise ValueError(f"colors names {unknown[0]}, which is no class")
+            raise ValueError(f"colors names {one_line(unknown[0], _SHOWN)}, which is no class")
         if self.other is not None and self.other not in self.classes:
-            raise ValueError(f"other: {self.other} is no class")
+            raise ValueError(f"other: {one_line(self.other, _SHOWN)} is no class")
         if unknown := [name for name in self.ignore if isinstance(name, str) and name not in self.classes]:
-            raise ValueError(f"ignore names {unknown[0]}, which is no class")
+            raise ValueError(f"ignore names {one_line(unknown[0], _SHOWN)}, which is no class")
         if not self.kept:
             raise ValueError("ignore leaves no class")
         ClassList.of(tuple(self.kept), self.palette)
         if self.other is not None and self.other not in self.kept:
-            raise ValueError(f"other: {self.other} is ignored")
+            raise ValueError(f"other: {one_line(self.other, _SHOWN)} is ignored")
         labels = [label for values in self.classes.values() for label in set(values)]
         twice = [label for label, count in Counter([*labels, *set(self.skip)]).items() if count > 1]
         if twice:
@@ -115,11 +123,10 @@ class ClassesFile(Schema):
     @property
     def kept(self) -> dict[str, tuple[int, ...]]:
         """The classes that are learned, and their labels; one whose labels are all ignored is not among them."""
-        left = {name: tuple(n for n in labels if n not in self.ignored) for name, labels in self.classes.items()}
+        ignored, names = self.ignored, set(self.ignore)
+        left = {name: tuple(n for n in labels if n not in ignored) for name, labels in self.classes.items()}
         return {
-            name: labels
-            for name, labels in left.items()
-            if name not in self.ignore and (labels or not self.classes[name])
+            name: labels for name, labels in left.items() if name not in names and (labels or not self.classes[name])
         }
 
     @property
@@ -127,6 +134,25 @@ class ClassesFile(Schema):
         """One colour for each class that is kept."""
         given, count = self.colors or {}, len(self.kept)
         return [given.get(name) or some_color(label, count) for label, name in enumerate(self.kept)]
+
+
+def _distinct(names: Iterable[Any]) -> list[Any]:
+    """Return names as text.
+
+    Raises:
+        ValueError: two are the same then, as 1 and "1".
+    """
+    texts = [_text(name) for name in names]
+    if twice := [name for name, count in Counter(texts).items() if count > 1]:
+        raise ValueError(
+            f"class names must be unique, but {one_line(twice[0], _SHOWN)} is there twice (put names that look like "
+            "numbers in quotes)"
+        )
+    return texts
+
+
+def _of_text(named: dict[Any, Any]) -> dict[Any, Any]:
+    return dict(zip(_distinct(named), named.values()))
 
 
 def _by_name(named: dict[Any, Any]) -> dict[Any, Any]:
@@ -141,7 +167,8 @@ def _by_name(named: dict[Any, Any]) -> dict[Any, Any]:
     labels = {label: name for key, name in named.items() if (label := _whole(key)) is not None}
     if not all(turned) or len(labels) < len(named):
         key, name = next((key, name) for (key, name), is_name in zip(named.items(), turned) if is_name)
-        raise ValueError(f"{key}: {name} is no label; write each class as name: label, or each as label: name")
+        shown = f"{one_line(key, _SHOWN)}: {one_line(name, _SHOWN)}"
+        raise ValueError(f"{shown} is no label; write each class as name: label, or each as label: name")
     by_name: dict[Any, Any] = {}
     for label in sorted(labels):
         by_name.setdefault(_text(labels[label]), []).append(label)
@@ -258,7 +285,7 @@ def read_labelled_room(
     found = scan.field(*names)
     if found is None:
         raise UserError(
-            f"{path}: no field {' or '.join(names[:3])}; it has {', '.join(scan.fields)} (set label or columns in "
+            f"{path}: no field {one_line(' or '.join(names[:3]), 100)}; it has {one_line(', '.join(scan.fields), 500)} (set label or columns in "
             "classes.yaml)"
         )
     scan, lost = _with_coordinates(scan)
