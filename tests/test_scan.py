@@ -228,8 +228,8 @@ def test_text_that_cannot_be_told_is_an_error(tmp_path, text, message):
 
 
 def test_a_count_that_is_not_that_of_the_points_is_said(tmp_path, caplog):
-    read_scan(write(tmp_path / "a.txt", "3\n1 2 3\n4 5 6\n"))
-    assert "says that it has 3 points, but has 2" in caplog.text
+    read_scan(write(tmp_path / "a.txt", "1\n1 2 3\n4 5 6\n"))
+    assert "says that it has 1 points, but has 2" in caplog.text
 
 
 def test_fractions_of_cloudcompare_are_colours(tmp_path):
@@ -656,3 +656,49 @@ def test_max_points_is_a_setting_of_every_command_that_reads_scans(tmp_path, too
     done = run(tool, *command, "max_points=49", f"hydra.run.dir={tmp_path}/log", check=False)
     assert done.returncode == 2
     assert "max_points=49" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "text", ["1 2 3\r4 5 6\r", "x y z\r1 2 3\r\r4 5 6", "1 2 3\r\n4 5 6\r\n", "# a\r2\r1 2 3\r4 5 6\r"]
+)
+def test_lines_may_end_with_a_carriage_return(text, tmp_path):
+    path = tmp_path / "scan.txt"
+    path.write_bytes(text.encode())
+    scan = read_scan(path)
+    assert scan.xyz.tolist() == [[1, 2, 3], [4, 5, 6]] and list(scan.fields) == ["x", "y", "z"]
+
+
+def test_a_long_file_of_carriage_returns(tmp_path):
+    rows = np.random.default_rng(0).integers(0, 1000, (200_000, 3))
+    path = tmp_path / "scan.xyz"
+    path.write_bytes(b"".join(b"%d %d %d\r" % tuple(row) for row in rows))
+    assert np.array_equal(read_scan(path).xyz, rows)
+
+
+def test_a_single_carriage_return_among_other_lines_joins_no_rows(tmp_path):
+    path = tmp_path / "scan.txt"
+    path.write_bytes(b"1 2 3\n4 5 6\r7 8 9\n")
+    assert read_scan(path).xyz.tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+
+
+@pytest.mark.parametrize("name", ["scan.pts", "scan.txt"])
+def test_text_with_fewer_points_than_it_says_is_an_error(name, tmp_path):
+    path = tmp_path / name
+    path.write_text("3\n1 2 3\n4 5 6\n")
+    with pytest.raises(UserError, match="says that it has 3 points, but has 2"):
+        read_scan(path)
+
+
+@pytest.mark.parametrize(
+    ("form", "rows", "message"),
+    [
+        ("ascii", b"1 2 3\n4 5 6\n7 8 9\n\n", "1 lines more than its header claims"),
+        ("binary_little_endian", np.arange(9, dtype="<f4").tobytes(), "12 bytes more than its header claims"),
+    ],
+)
+def test_a_ply_file_with_more_than_it_claims_is_told(form, rows, message, tmp_path, caplog):
+    path = tmp_path / "scan.ply"
+    names = "".join(f"property float {name}\n" for name in "xyz")
+    path.write_bytes(f"ply\nformat {form} 1.0\nelement vertex 2\n{names}end_header\n".encode() + rows)
+    assert len(read_scan(path)) == 2
+    assert message in caplog.text

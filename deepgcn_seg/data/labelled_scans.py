@@ -284,10 +284,8 @@ def read_labelled_room(
     names = LABELS if labelling.label is None else (labelling.label.lower(),)
     found = scan.field(*names)
     if found is None:
-        raise UserError(
-            f"{path}: no field {one_line(' or '.join(names[:3]), 100)}; it has {one_line(', '.join(scan.fields), 500)} (set label or columns in "
-            "classes.yaml)"
-        )
+        wanted, there = one_line(" or ".join(names[:3]), 100), one_line(", ".join(scan.fields), 500)
+        raise UserError(f"{path}: no field {wanted}; it has {there} (set label or columns in classes.yaml)")
     scan, lost = _with_coordinates(scan)
     repairs = [Repair(str(path), None, NO_COORDINATES, "left out", lost)] if lost else []
     if not len(scan):

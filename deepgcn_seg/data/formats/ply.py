@@ -4,6 +4,7 @@ Read here and not with plyfile, which makes an object of every list: 300 bytes a
 header of a few bytes may claim. The tests compare with plyfile.
 """
 
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -16,9 +17,11 @@ import numpy as np
 from ...errors import UserError
 from ..files import Identity, identify, open_file
 from ..scan import Scan
-from .bounds import MAX_HEADER, Bounds, clean_names, first_lines, printable, renamed
+from .bounds import MAX_HEADER, MAX_LINE, Bounds, clean_names, first_lines, printable, renamed
 from .text import read_rows, write_rows
 from .typed import as_declared, structured
+
+log = logging.getLogger(__name__)
 
 _TYPES = {
     "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2", "ushort": "u2",
@@ -110,9 +113,11 @@ def read_ply(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
                 pass
             first = file.tell()
             fields = _text_rows(bounds, file, vertex)
-        others = [*before, *header.elements[len(before) + 1 :]]
+        after = header.elements[len(before) + 1 :]
+        others = [*before, *after]
         lines = [line for element in others for line in element.lines]
         parts = ((header.start, first), (file.tell(), bounds.size))
+        _warn_of_more(bounds, file, header, after)
         rest = Rest(path, header.order, header.comments, lines, parts, identify(path))
     return Scan(path, fields, rest)
 
@@ -172,6 +177,21 @@ def _text_rows(bounds: Bounds, file: BinaryIO, vertex: Element) -> dict[str, np.
     if len(values[0]) != vertex.count:
         raise UserError(f"{bounds.path}: its header claims {vertex.count:,} points, it has {len(values[0]):,}")
     return {name: as_declared(bounds.path, name, of, kind) for (name, kind), of in zip(vertex.types.items(), values)}
+
+
+def _warn_of_more(bounds: Bounds, file: BinaryIO, header: Header, after: list[Element]) -> None:
+    """Warn of what stands behind the rows that the header claims; the file stands behind the points."""
+    claimed = sum(element.count for element in after)
+    if header.order:
+        # The length of lists is not known.
+        known = sum(element.least_bytes(header.order) for element in after)
+        more = 0 if any(element.lists for element in after) else bounds.size - file.tell() - known
+        what = f"{more:,} bytes"
+    else:
+        more = sum(1 for line in iter(lambda: file.readline(MAX_LINE), b"") if line.strip()) - claimed
+        what = f"{more:,} lines"
+    if more > 0:
+        log.warning("%s: %s more than its header claims are left out", bounds.path, what)
 
 
 def write_ply(path: Path, scan: Scan, notes: list[str]) -> list[str]:

@@ -4,13 +4,14 @@ Words are numbers by Arrow's conversion, which gives the nearest float64. Its CS
 threads of its own, and one that holds a Python object when the interpreter ends aborts the process.
 """
 
+import io
 import logging
 import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,7 @@ import pyarrow.csv as csv
 
 from ...errors import UserError
 from ..scan import Scan
-from .bounds import MAX_LINE, Bounds, blocks_of_lines, clean_names, printable, renamed
+from .bounds import MAX_HEADER, MAX_LINE, Bounds, blocks_of_lines, clean_names, printable, renamed
 from .token_kernel import split_lines
 
 log = logging.getLogger(__name__)
@@ -127,6 +128,8 @@ class _Column:
 def _numbers(path: Path, block: bytes, columns: int, delimiter: str, line: int) -> list[np.ndarray]:
     if b"\x00" in block:
         raise UserError(f"{path}: not text in UTF-8 (it holds NUL bytes)")
+    if b"\r" in block:
+        block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if delimiter != "," and b"," in block and b"." not in block:
         block = block.replace(b",", b".")
     text = np.frombuffer(block, np.uint8)
@@ -182,12 +185,18 @@ def _long_integers(strings: pa.Array, columns: int, column: int, rounded: np.nda
 def read_text(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
     """Read text with or without names of columns, after comments, titles and a count of points."""
     path = bounds.path
-    with open(path, "rb") as file:
+    with open(path, "rb") as opened:
+        file = _with_newlines(opened)
         top = _read_top(path, file)
         count = len(_words(top.first, top.delimiter))
         bounds.fields(count)
         file.seek(-len(top.first), os.SEEK_CUR)
         values = read_rows(bounds, blocks_of_lines(path, file), count, top.delimiter, top.number)
+    if top.claimed is not None and top.claimed > len(values[0]):
+        raise UserError(
+            f"{path}: says that it has {top.claimed:,} points, but has {len(values[0]):,}: it is cut off, or its first "
+            "line is no count of points and must go"
+        )
     if top.claimed not in (None, len(values[0])):
         log.warning("%s: says that it has %s points, but has %s", path, f"{top.claimed:,}", f"{len(values[0]):,}")
     first = top.first.decode("utf-8", "replace")
@@ -197,6 +206,34 @@ def read_text(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
     else:
         fields = named_columns(path, values, columns, first, leica=path.suffix.lower() == ".pts")
     return Scan(path, fields, top.delimiter)
+
+
+class _CarriageReturns(io.RawIOBase):
+    """A file whose lines end with CR alone, as classic Macs wrote them, with LF in their place."""
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        piece = self._file.read(len(buffer)).replace(b"\r", b"\n")
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+
+def _with_newlines(file: BinaryIO) -> BinaryIO:
+    """Return the file as one whose lines end with LF."""
+    head = file.read(MAX_HEADER)
+    file.seek(0)
+    return io.BufferedReader(_CarriageReturns(file)) if b"\r" in head and b"\n" not in head else file
 
 
 @dataclass
