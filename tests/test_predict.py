@@ -255,6 +255,31 @@ def test_a_stray_point_costs_one_tile_and_changes_no_other_label(segmenter, wher
     assert (found.label[:600] == before.label).mean() > 0.9
 
 
+@pytest.mark.parametrize("height", [1000.0, -1000.0, 40.0])
+@pytest.mark.parametrize("count", [600, 20_000])
+def test_a_stray_point_above_or_below_is_told(segmenter, caplog, height, count):
+    xyz, rgb = office(count)
+    segmenter.predict(xyz, rgb)
+    assert "stray points" not in caplog.text
+    segmenter.predict(np.r_[xyz, [[1.0, 1.0, height]]], np.r_[rgb, rgb[:1]], scale=1)
+    assert "1 of 1 tiles have stray points far above or below" in caplog.text
+
+
+@pytest.mark.parametrize("origin", [0, 2**60, -(2**60), 2**64 - 5000])
+def test_integers_of_64_bits_keep_their_digits(segmenter, origin):
+    xyz, rgb = office(500)
+    units = np.round(xyz * 1000).astype(np.int64)
+    moved = (units.astype(object) + origin).astype(np.uint64 if origin > 2**63 else np.int64)
+    before, found = (segmenter.predict(points, rgb, scale=0.001) for points in (units, moved))
+    assert np.array_equal(before.label, found.label) and np.array_equal(before.confidence, found.confidence)
+
+
+def test_integers_at_both_ends_of_their_range_do_not_overflow(segmenter):
+    far = np.array([[-120, 0, 0], [120, 0, 0], [0, 0, 1]], np.int8)
+    expected = segmenter.predict(far.astype(float), scale=0.01)
+    assert np.array_equal(segmenter.predict(far, scale=0.01).confidence, expected.confidence)
+
+
 def test_a_long_line_of_points_costs_as_many_tiles_as_have_some(checkpoint):
     xyz = np.zeros((40, 3))
     xyz[:, :2] = np.arange(40)[:, None] * 1e5

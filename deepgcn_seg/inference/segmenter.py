@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 # Colour of points that have none, for networks that were trained with colours.
 GREY = 128
+# Points of a tile below which its height says nothing of strays.
+FEWEST_OF_HEIGHT = 100
 # Metres between points up to which float64 tells a tenth of a micrometre.
 MOST_APART = 1e9
 
@@ -154,6 +156,7 @@ class Segmenter:
         label = np.empty(len(metres), self.classes.dtype)
         confidence = np.full(len(metres), np.nan, np.float32)
         tiles = _Tiles(metres, colors, self.tile)
+        tiles.warn_of_strays()
         try:
             with torch.inference_mode():
                 for entry, votes in self._protocol.vote(self.model, tiles, tiles.entries, self.device):
@@ -221,9 +224,15 @@ def _points(xyz: Any) -> np.ndarray:
 
 def _metres(xyz: np.ndarray, scale: float) -> np.ndarray:
     """Return finite coordinates as (N, 3) float64 in metres from their minimum."""
-    # Moved in float64: geo-referenced coordinates do not fit float32, and integers would overflow.
+    # Moved in float64: geo-referenced coordinates do not fit float32.
     with np.errstate(over="ignore"):
-        metres = (xyz.astype(np.float64) - xyz.min(0).astype(np.float64)) * scale
+        if xyz.dtype.kind == "f":
+            moved = xyz.astype(np.float64) - xyz.min(0).astype(np.float64)
+        else:
+            # Integers beyond 2^53 do not fit float64 either. Their differences do not overflow without a sign.
+            unsigned = f"u{xyz.dtype.itemsize}"
+            moved = (xyz.astype(unsigned) - xyz.min(0).astype(unsigned)).astype(np.float64)
+        metres = moved * scale
     if not metres.max() <= MOST_APART:
         raise UserError(f"points are more than {MOST_APART:g} m apart: remove stray points far away, or set scale")
     return metres
@@ -309,6 +318,31 @@ class _Tiles:
     def entries(self) -> list[RoomEntry]:
         """The tiles."""
         return list(self._runs)
+
+    def warn_of_strays(self) -> None:
+        """Warn of tiles whose height is that of a few stray points: the others' features are shares of it."""
+        found = []
+        for first, last in self._runs.values():
+            count = last - first
+            ends = max(count // 2000, 1)
+            if count < FEWEST_OF_HEIGHT:
+                continue
+            z = np.partition(self._xyz[self._order[first:last], 2], (0, ends, count - 1 - ends, count - 1))
+            height, most = z[-1] - z[0], z[count - 1 - ends] - z[ends]
+            if most < height / 10:
+                found.append((height, most, 2 * ends))
+        if found:
+            height, most, strays = max(found)
+            log.warning(
+                "%s of %s tiles have stray points far above or below: one is %.3g m high, but all but %d of its points "
+                "lie within %.3g m. Heights are looked at as shares of the tile's, so that the labels of the others "
+                "are not to be trusted; remove the stray points",
+                f"{len(found):,}",
+                f"{len(self._runs):,}",
+                height,
+                strays,
+                most,
+            )
 
     def open(self, entry: RoomEntry) -> MemoryRoom:
         """A tile as a room; the last few are kept."""
