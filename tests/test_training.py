@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.nn import functional as F
@@ -16,6 +17,7 @@ from deepgcn_seg.evaluation.metrics import confusion_matrix
 from deepgcn_seg.model.layers import BatchNorm, LayerNorm
 from deepgcn_seg.training import loop, tensorboard
 from deepgcn_seg.training.loop import Interrupted, Settings, Trainer, average_of
+from deepgcn_seg.training.run import finished_miou
 from deepgcn_seg.training.schedules import HalveByEpochs
 from deepgcn_seg.training.tensorboard import RunLog
 
@@ -297,3 +299,23 @@ def test_settings_of_the_optimiser_are_the_configs(monkeypatch, tmp_path):
     content["optimizer"]["param_groups"][0].update(betas="x", weight_decay=7.0)
     torch.save(content, last)
     assert trainer(tmp_path).optimizer.param_groups[0]["betas"] == (0.9, 0.999)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "5", '{"settings": 5}', '{"settings": null}', "{}", "no"])
+def test_a_damaged_run_json_is_one_line(content, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(UserError, match=r"run\.json"):
+        finished_miou(OmegaConf.create({"k": 4}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "miou"), [('{"test": {"mIoU": 0.5}}', 0.5), ("[" * 100_000, None), ("5", None), ('{"test": []}', None)]
+)
+def test_a_run_with_damaged_metrics_is_not_finished(metrics, miou, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    (tmp_path / "run.json").write_text('{"settings": {"k": "4"}}')
+    (tmp_path / "metrics.json").write_text(metrics)
+    assert finished_miou(OmegaConf.create({"k": 4}), tmp_path) == miou

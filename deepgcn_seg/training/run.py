@@ -1,6 +1,5 @@
 """A training run from config to metrics."""
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +32,7 @@ from ..model.description import Description, describe_network
 from ..model.layers import sync_norms
 from ..model.summary import summarize
 from ..provenance import provenance
+from ..schema import read_json
 from .directory import OccupiedError, keep_config, sole_training
 from .loop import Settings, Trainer
 from .tensorboard import RunLog
@@ -267,18 +267,19 @@ def finished_miou(config: DictConfig, folder: Path) -> float | None:
     if not (folder / "checkpoints" / "last.ckpt").is_file():
         return None
     try:
-        before, now = json.loads((folder / "run.json").read_text())["settings"], asked(config)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder / 'run.json'}: cannot be read ({error!r})") from None
+        before, now = dict(read_json(folder / "run.json")["settings"]), asked(config)
+    except (ValueError, TypeError, KeyError):
+        raise UserError(f"{folder / 'run.json'}: says nothing of the run's settings") from None
     changed = [key for key in now if before.get(key) != now[key]]
     if changed:
         raise OccupiedError(
             f"{folder} holds a run of other settings ({', '.join(changed[:5])}); choose another hydra.sweep.dir"
         )
     try:
-        return json.loads((folder / "metrics.json").read_text())["test"]["mIoU"]
-    except (OSError, ValueError, KeyError):
+        miou = read_json(folder / "metrics.json")["test"]["mIoU"]
+    except (UserError, TypeError, KeyError, IndexError):
         return None
+    return miou if isinstance(miou, (int, float)) else None
 
 
 def asked(config: DictConfig) -> dict[str, str]:
