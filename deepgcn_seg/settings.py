@@ -106,14 +106,15 @@ def text(allowed: str = "text", null: bool = False) -> PlainValidator:
     return PlainValidator(check)
 
 
-def _are_modules(value: Any) -> bool:
+def are_modules(value: Any) -> bool:
+    """Return whether a value is a list of names of modules, or one such name."""
     names = [value] if isinstance(value, str) else value
     dotted = lambda name: isinstance(name, str) and all(part.isidentifier() for part in name.rstrip(".").split("."))
     return isinstance(names, Sequence) and all(map(dotted, names))
 
 
 # Of a user's own; one name stands for a list of it.
-Modules = Annotated[Sequence[str], rule("a list of names of modules, as [mine]", _are_modules)]
+Modules = Annotated[Sequence[str], rule("a list of names of modules, as [mine]", are_modules)]
 Flag = Annotated[bool, rule("true or false", lambda value: isinstance(value, bool))]
 Count = Annotated[int, integer(1, 1_000_000)]
 Seed = Annotated[int, integer(0, MAX_SEED)]

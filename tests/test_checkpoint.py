@@ -249,6 +249,12 @@ def test_own_parts_are_built_only_where_their_module_is_trusted(tmp_path, own_mo
         assert load_model(path, trusted=trusted).backbone.head.scale == 2.0
 
 
+@pytest.mark.parametrize("trusted", [5, None, [1], [["mine"]], ""])
+def test_trusted_is_a_list_of_names(saved, trusted):
+    with pytest.raises(UserError, match="trusted=.*: must be a list of names of modules"):
+        load_model(saved, trusted=trusted)
+
+
 @pytest.mark.parametrize(
     "target", ["mine_of_test.system", "mine_of_test.os.system", "mine_of_test.absent", "absent.Conv"]
 )

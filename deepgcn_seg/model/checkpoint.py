@@ -13,6 +13,7 @@ from torch import nn
 from ..data.classes import ClassList
 from ..data.files import replacing
 from ..errors import UserError, first_line
+from ..settings import are_modules, shown
 from .description import Description, Network, build_network, fit_weights
 from .tensor_file import read_tensor_file
 
@@ -139,6 +140,8 @@ def load_model(path: str | Path, trusted: Sequence[str] = ()) -> nn.Module:
 def build_model(content: Mapping[str, Any], path: str | Path, trusted: Sequence[str] = ()) -> nn.Module:
     """:func:`load_model` from what :func:`read_checkpoint` gave."""
     where = f"checkpoint {path}"
+    if not are_modules(trusted):
+        raise UserError(f"trusted={shown(trusted)}: must be a list of names of modules, as [mine]")
     description = describe(content, path)
     network, tensors = description.network, content["model"]
     try:
