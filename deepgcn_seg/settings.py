@@ -13,6 +13,7 @@ from typing import Annotated, Any, get_type_hints
 
 from pydantic import ConfigDict, PlainValidator, ValidationError, create_model
 
+from .escaping import one_line
 from .schema import Schema
 
 # Characters of a wrong value that a message shows.
@@ -177,5 +178,5 @@ def shown(value: Any) -> str:
     elif isinstance(value, (list, tuple)):
         typed = f"[{','.join(shown(part) for part in value[:_SHOWN])}]"
     else:
-        typed = " ".join(str(value).split())
+        typed = " ".join(one_line(value).split())
     return typed if len(typed) <= _SHOWN else f"{typed[:_SHOWN]}..."
