@@ -14,7 +14,7 @@ MOST_MEMORY, SECONDS = 2 << 30, 20
 
 
 def _serve(connection: Any, readers: dict[str, Callable[[Path], Any]]) -> None:
-    warnings.simplefilter("ignore")
+    warnings.simplefilter("error")
     with open("/proc/self/statm") as file:
         held = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (held + MOST_MEMORY,) * 2)
@@ -43,7 +43,7 @@ class Child:
             self._process.start()
             theirs.close()
             # Its start, with all imports, is not the file's time.
-            self._connection.send((kind, path.parent / "absent"))
+            self._connection.send((kind, path.parent / "absent" / "absent"))
             assert self._connection.recv()[0] == "refused"
         try:
             self._connection.send((kind, path))

@@ -4,10 +4,7 @@ traceback or other data. FUZZ_EXAMPLES scales it, as in test_fuzz."""
 
 import hashlib
 import json
-import multiprocessing
 import os
-import resource
-import warnings
 
 import h5py
 import numpy as np
@@ -15,6 +12,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from reading_child import Child
 
 from deepgcn_seg.data.classes import S3DIS
 from deepgcn_seg.data.labelled_scans import read_labelling
@@ -24,9 +22,6 @@ from deepgcn_seg.data.store import _COVERED, _MAGIC, HEADER_BYTES, RoomStore, St
 from deepgcn_seg.errors import UserError
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
-# Beyond what the child has when it starts.
-MOST_MEMORY = 2 << 30
-SECONDS = 20
 
 
 # -- what the child does ------------------------------------------------------------------------
@@ -78,58 +73,9 @@ def _read_official(path):
 READERS = {"room": _read_room, "manifest": _read_manifest, "classes": _read_classes, "official": _read_official}
 
 
-def _serve(connection):
-    """Read what the parent names, in little memory."""
-    warnings.simplefilter("error")
-    with open("/proc/self/statm") as file:
-        held = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (held + MOST_MEMORY,) * 2)
-    while True:
-        kind, path = connection.recv()
-        try:
-            connection.send(("read", READERS[kind](path)))
-        except UserError as error:
-            connection.send(("refused", str(error)))
-        except BaseException as error:
-            connection.send(("failed", repr(error)))
-
-
-class Child:
-    """A process that reads files, and is started again when one has ended it."""
-
-    def __init__(self):
-        self._process = None
-
-    def read(self, kind, path):
-        """What became of a file: ``read`` and what was in it, or ``refused`` and the error."""
-        if self._process is None:
-            self._connection, theirs = multiprocessing.Pipe()
-            context = multiprocessing.get_context("spawn")
-            self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
-            self._process.start()
-            theirs.close()
-            self._connection.send(("room", path.parent / "nothing"))
-            assert self._connection.recv()[0] == "refused"
-        try:
-            self._connection.send((kind, path))
-            if self._connection.poll(SECONDS):
-                return self._connection.recv()
-            what = "hangs"
-        except (EOFError, OSError):
-            what = "crashed"
-        self.end()
-        return "failed", what
-
-    def end(self):
-        if self._process is not None:
-            self._process.kill()
-            self._process.join()
-            self._process = None
-
-
 @pytest.fixture(scope="module")
 def child():
-    process = Child()
+    process = Child(READERS)
     yield process
     process.end()
 
