@@ -19,7 +19,7 @@ from .distributed import MAX_DEVICES, declared
 from .errors import UserError, first_line
 from .evaluation.protocols import Protocol
 from .model import description
-from .model.description import Depth, Dilation, Width
+from .model.description import NETWORK, Depth, Dilation, Width
 from .model.graph import dilation_schedule
 from .settings import (
     Count,
@@ -41,8 +41,6 @@ from .settings import (
     text,
     validate_given,
 )
-
-NETWORK = ("deepgcn_seg.DeepGCN", "deepgcn_seg.model.DeepGCN")
 
 
 def _of(*targets: str) -> WrapValidator:

@@ -19,7 +19,6 @@ from deepgcn_seg.data.labelled_scans import read_labelling
 from deepgcn_seg.data.official_hdf5 import OfficialBlocks
 from deepgcn_seg.data.room import Room
 from deepgcn_seg.data.store import _COVERED, _MAGIC, HEADER_BYTES, RoomStore, StoredRoom, write_manifest, write_room
-from deepgcn_seg.errors import UserError
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
 

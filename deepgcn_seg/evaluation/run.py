@@ -112,11 +112,12 @@ def _trained_store(config: DictConfig, trained: TrainedOn, path: Path) -> RoomSt
     """The data of the training, found by the command line or by the run directory, never by the checkpoint itself."""
     if trained.source is None:
         raise UserError(f"checkpoint {path}: was trained on data of another source; give data=NAME data.root=DIR")
-    root = config.data.root or _recorded_root(path)
+    recorded = _recorded_root(path)
+    root = config.data.root or recorded
     if trained.source == "synthetic":
         assert trained.synthetic is not None
         rooms = trained.synthetic
-        if _recorded_root(path) is None and rooms.rooms_per_area * rooms.density > MOST_ROOMS:
+        if recorded is None and rooms.rooms_per_area * rooms.density > MOST_ROOMS:
             raise UserError(
                 f"checkpoint {path}: was trained on {rooms.rooms_per_area} synthetic rooms an area of density "
                 f"{rooms.density:g}; to have so many made, give data=synthetic data.root=DIR "

@@ -152,12 +152,15 @@ def build_model(content: Mapping[str, Any], path: str | Path, trusted: Sequence[
                 raise UserError(f"{where}: {network.convolutions} convolutions cannot have {held} tensors in all")
             with torch.device("meta"):
                 fit_weights(build_network(network), tensors, where)
-        model = build_network(network, trusted)
+            model = build_network(network)
+        else:
+            model = build_network(network, trusted)
+            fit_weights(model, tensors, where)
     except UserError as error:
         raise error if str(error).startswith(where) else UserError(f"{where}: {error}") from None
     except Exception as error:
         raise UserError(f"{where}: its network cannot be built ({first_line(error)})") from None
-    load_weights(model, tensors, where)
+    model.load_state_dict(tensors)
     model.classes = description.class_list
     return model.eval()
 

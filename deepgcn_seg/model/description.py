@@ -28,6 +28,9 @@ from .deepgcn import DeepGCN
 from .graph import SCHEDULES, dilation_schedule
 from .layers import ACTS, INITS, NORMS, ORDERS
 
+# Names under which a composed config builds :class:`DeepGCN`.
+NETWORK = ("deepgcn_seg.DeepGCN", "deepgcn_seg.model.DeepGCN")
+
 Width = Annotated[int, integer(1, 65_536)]
 Depth = Annotated[int, integer(1, 10_000)]
 Number = Annotated[float, number(-1e6, 1e6)]
@@ -412,7 +415,7 @@ def describe_network(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     target = str(config["_target_"])
     options = {name: value for name, value in config.items() if name not in ("_target_", "_convert_", "_partial_")}
-    if target not in ("deepgcn_seg.DeepGCN", "deepgcn_seg.model.DeepGCN"):
+    if target not in NETWORK:
         return {"name": "own", "target": target, "options": options}
     return {**options, "conv": _describe_conv(options["conv"])} if "conv" in options else options
 
