@@ -21,7 +21,7 @@ from deepgcn_seg.data import store as store_module
 from deepgcn_seg.data.classes import S3DIS, ClassList
 from deepgcn_seg.data.dataset import make_loader
 from deepgcn_seg.data.files import creating, replacing
-from deepgcn_seg.data.hdf5_arrays import find_arrays
+from deepgcn_seg.data.hdf5_arrays import StoredArray, find_arrays
 from deepgcn_seg.data.labelled_scans import read_labelling
 from deepgcn_seg.data.official_hdf5 import OfficialBlocks
 from deepgcn_seg.data.prepare import prepare
@@ -569,3 +569,25 @@ def test_lists_name_files_of_their_own_folder(tmp_path, line):
     (tmp_path / "all_files.txt").write_text(line + "\n")
     with pytest.raises(UserError, match=r"all_files\.txt: .* must be the name of an \.h5 file beside it"):
         OfficialBlocks(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("corners", "message"),
+    [
+        ([(0, 0), (0, 4), (2, 0), (2, 4)], None),
+        ([(2, 4), (0, 0), (2, 0), (0, 4)], None),
+        ([(0, 0), (0, 8), (2, 0), (2, 4)], "beside the array's grid"),
+        ([(0, 0), (1, 4), (2, 0), (2, 4)], "beside the array's grid"),
+        ([(0, 0), (0, 4), (2, 0), (2, 0)], "not in the file"),
+        ([(0, 0), (0, 4), (2, 0)], "not in the file"),
+        ([(0, 0), (0, 4, 0), (2, 0), (2, 4)], "another rank"),
+    ],
+)
+def test_every_cell_of_a_stored_arrays_grid_has_its_chunk(corners, message):
+    stored = {"dtype": "<f4", "shape": (3, 6), "chunk": (2, 4), "filters": []}
+    stored["chunks"] = [(corner, 0, 32 * i, 32) for i, corner in enumerate(corners)]
+    if message is None:
+        assert set(StoredArray.of(stored, "a.h5")._places) == {(0, 0), (0, 1), (1, 0), (1, 1)}
+        return
+    with pytest.raises(UserError, match=message):
+        StoredArray.of(stored, "a.h5")

@@ -92,9 +92,18 @@ class StoredArray(Schema):
     def _fits(self) -> Self:
         if len(self.chunk) != len(self.shape):
             raise ValueError("chunks of another rank")
-        steps = [-(-side // step) for side, step in zip(self.shape, self.chunk)]
-        if len(self.chunks) != math.prod(steps) or len(self._places) != len(self.chunks):
+        if any(len(corner) != len(self.chunk) for corner, *_ in self.chunks):
+            raise ValueError("chunks of another rank")
+        # As many chunks as the grid has cells, each at a cell's corner, no two at one: then every cell has its chunk.
+        cells = [-(-side // step) for side, step in zip(self.shape, self.chunk)]
+        if len(self.chunks) != math.prod(cells) or len(self._places) != len(self.chunks):
             raise ValueError("some of its chunks are not in the file")
+        if any(
+            at % step or at >= side
+            for corner, *_ in self.chunks
+            for at, step, side in zip(corner, self.chunk, self.shape)
+        ):
+            raise ValueError("a chunk lies beside the array's grid of chunks")
         if self.filters and self._chunk_bytes > MAX_CHUNK:
             raise ValueError(f"chunks of {self._chunk_bytes >> 20} MiB, at most {MAX_CHUNK >> 20} are read")
         if not self.filters and any(size < self._chunk_bytes for *_, size in self.chunks):
