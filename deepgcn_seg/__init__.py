@@ -10,6 +10,6 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 from .inference.segmenter import Segmenter
 from .model import DeepGCN, load_model, load_official
+from .version import __version__
 
-__version__ = "0.1.0"
-__all__ = ["DeepGCN", "Segmenter", "load_model", "load_official"]
+__all__ = ["DeepGCN", "Segmenter", "__version__", "load_model", "load_official"]

@@ -8,6 +8,14 @@ class UserError(Exception):
     """
 
 
+class OccupiedError(UserError):
+    """The directory is another run's; nothing may be written there, not even that this one failed."""
+
+
+class Interrupted(BaseException):
+    """Training was asked to stop, and has saved where it is."""
+
+
 def first_line(error: BaseException, most: int = 150) -> str:
     """What another library's error says, in one line of at most ``most`` characters."""
     lines = str(error).strip().splitlines()

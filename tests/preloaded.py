@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 for name in (
     "deepgcn_seg.cli",
-    "deepgcn_seg.training.run",
-    "deepgcn_seg.evaluation.run",
+    "deepgcn_seg.commands.train",
+    "deepgcn_seg.commands.evaluate",
     "torch.utils.tensorboard",
     "torch._dynamo",  # with the first optimizer
 ):

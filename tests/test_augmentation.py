@@ -3,16 +3,7 @@
 import numpy as np
 import pytest
 
-from deepgcn_seg.data.augmentation import (
-    BlockPoints,
-    ColorContrast,
-    ColorDrop,
-    Jitter,
-    Mirror,
-    Scale,
-    Turn,
-    turned,
-)
+from deepgcn_seg.data.augmentation import BlockPoints, ColorContrast, ColorDrop, Jitter, Mirror, Scale, Turn, turned
 from deepgcn_seg.data.blocks import block_features
 from deepgcn_seg.data.dataset import BlockDataset
 

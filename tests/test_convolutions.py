@@ -9,18 +9,7 @@ import torch_geometric.nn as pyg
 from torch.nn import functional as F
 
 from deepgcn_seg import ops
-from deepgcn_seg.model import (
-    ACTS,
-    GIN,
-    NORMS,
-    ORDERS,
-    EdgeConv,
-    GENConv,
-    GraphSAGE,
-    LayerSpec,
-    MessagePassing,
-    MRConv,
-)
+from deepgcn_seg.model import ACTS, GIN, NORMS, ORDERS, EdgeConv, GENConv, GraphSAGE, LayerSpec, MessagePassing, MRConv
 from deepgcn_seg.model.layers import make_norm, sync_norms
 
 CONVS = {

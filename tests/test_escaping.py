@@ -11,7 +11,7 @@ from deepgcn_seg.data.classes import ClassList
 from deepgcn_seg.data.rooms_of_s3dis import rooms_table
 from deepgcn_seg.escaping import csv_cell, figure, latex, markdown, one_line, terminal
 from deepgcn_seg.evaluation.metrics import Scores
-from deepgcn_seg.evaluation.report import print_scores
+from deepgcn_seg.evaluation.scores import print_scores
 from deepgcn_seg.progress import Meter
 
 

@@ -16,17 +16,17 @@ from test_scan import scan
 
 from deepgcn_seg import load_model, load_official
 from deepgcn_seg.data.classes import S3DIS
-from deepgcn_seg.data.labelled_scans import read_labelling
 from deepgcn_seg.data.official_hdf5 import OfficialBlocks
 from deepgcn_seg.data.room import Room
-from deepgcn_seg.data.scan import read_scan, write_scan
+from deepgcn_seg.data.scans.files import read_scan, write_scan
+from deepgcn_seg.data.scans.labelled import read_labelling
 from deepgcn_seg.data.stanford import read_points
 from deepgcn_seg.data.store import RoomStore, StoredRoom, write_room
 from deepgcn_seg.errors import UserError
-from deepgcn_seg.evaluation.html_report import write_page
-from deepgcn_seg.evaluation.run_files import LeftOut
-from deepgcn_seg.evaluation.runs import comparisons, find_runs
 from deepgcn_seg.model.checkpoint import save_checkpoint
+from deepgcn_seg.reporting.page import write_page
+from deepgcn_seg.reporting.run_files import LeftOut
+from deepgcn_seg.reporting.runs import comparisons, find_runs
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
 # Beyond what the process has when a reader starts.

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from test_report import changed, make_run, two_runs
 
+from deepgcn_seg.commands.report import report
 from deepgcn_seg.errors import UserError
-from deepgcn_seg.evaluation.html_report import write_page
-from deepgcn_seg.evaluation.reporting import report
-from deepgcn_seg.evaluation.run_files import LeftOut
-from deepgcn_seg.evaluation.runs import comparisons, find_runs, six_folds
+from deepgcn_seg.reporting.page import write_page
+from deepgcn_seg.reporting.run_files import LeftOut
+from deepgcn_seg.reporting.runs import comparisons, find_runs, six_folds
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
 # Figures and their fonts take most of a report's time.

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from reading_child import Child
 
 from deepgcn_seg.data.classes import S3DIS
-from deepgcn_seg.data.labelled_scans import read_labelling
 from deepgcn_seg.data.official_hdf5 import OfficialBlocks
 from deepgcn_seg.data.room import Room
+from deepgcn_seg.data.scans.labelled import read_labelling
 from deepgcn_seg.data.store import _COVERED, _MAGIC, HEADER_BYTES, RoomStore, StoredRoom, write_manifest, write_room
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))

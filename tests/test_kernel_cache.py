@@ -14,13 +14,13 @@ import pytest
 from numba.core import config
 from numba.core.caching import IndexDataCacheFile
 
+from deepgcn_seg.cache_folder import UNUSED_DAYS, cache_folder, is_private
 from deepgcn_seg.data.row_kernel import read_rows
+from deepgcn_seg.kernel_cache import digest, kernel_folder
 from deepgcn_seg.ops.backend import triton_available
-from deepgcn_seg.ops.cache_folder import UNUSED_DAYS, cache_folder, is_private
-from deepgcn_seg.ops.kernel_cache import digest, kernel_folder
 
 KERNEL = """
-from deepgcn_seg.ops.kernel_cache import kernel
+from deepgcn_seg.kernel_cache import kernel
 @kernel()
 def twice(x):
     return 2 * x
@@ -311,7 +311,7 @@ def test_whatever_numba_is_told_to_compile_for_results_are_the_same(tmp_path, se
 
 
 def test_features_that_llvm_cannot_read_are_one_line(tmp_path):
-    command = [sys.executable, "-c", "import deepgcn_seg.ops.simd"]
+    command = [sys.executable, "-c", "import deepgcn_seg.ops.cpu.simd"]
     environment = {"PYTHONPATH": str(Path(__file__).parent.parent), "NUMBA_CPU_FEATURES": "avx2"}
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
     assert done.returncode == 1

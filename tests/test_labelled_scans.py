@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import yaml
 
-from deepgcn_seg.data.labelled_scans import ClassesFile, read_labelling
 from deepgcn_seg.data.layouts import recognise
 from deepgcn_seg.data.prepare import prepare
-from deepgcn_seg.data.scan import Scan, write_scan
+from deepgcn_seg.data.scans.files import write_scan
+from deepgcn_seg.data.scans.labelled import ClassesFile, read_labelling
+from deepgcn_seg.data.scans.scan import Scan
 from deepgcn_seg.data.sources import folder, s3dis
 from deepgcn_seg.data.stanford import read_room
 from deepgcn_seg.data.units import require_metres

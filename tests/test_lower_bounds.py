@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepgcn_seg.ops.lower_bounds import put_in_order, write_reaches, write_rounded
-from deepgcn_seg.ops.simd import LANES
+from deepgcn_seg.ops.cpu.lower_bounds import put_in_order, write_reaches, write_rounded
+from deepgcn_seg.ops.cpu.simd import LANES
 
 
 def cloud(shape, kind, seed):

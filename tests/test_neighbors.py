@@ -23,7 +23,7 @@ def sorted_neighbors(points, ranks, loop=True):
 
 def search_with(monkeypatch, how):
     """Let the compiled search go by lists, by marks, by marks of eight groups of rows at a time, or by rows of distances."""
-    search = "deepgcn_seg.ops.neighbor_avx."
+    search = "deepgcn_seg.ops.cpu.lists."
     if how == "by rows":
         monkeypatch.setattr(search + "suits", lambda points: False)
         return

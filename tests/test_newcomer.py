@@ -10,7 +10,8 @@ import pytest
 from test_commands import ROOT, TINY, run
 from test_labelled_scans import classes
 
-from deepgcn_seg.data.scan import Scan, read_scan, write_scan
+from deepgcn_seg.data.scans.files import read_scan, write_scan
+from deepgcn_seg.data.scans.scan import Scan
 from deepgcn_seg.data.store import RoomStore
 
 SMALL = [*(t for t in TINY if not t.startswith("data.store")), "data.grid.min_points=20", "max_steps=2"]

@@ -11,13 +11,14 @@ import torch
 from omegaconf import OmegaConf
 from test_commands import data_root, run, trained  # noqa: F401
 
-import deepgcn_seg.inference.predict as predict_module
+import deepgcn_seg.commands.predict as predict_module
 from deepgcn_seg import Segmenter
+from deepgcn_seg.commands.predict import classes_path, output_paths, require_distinct, truth_of, write_labelled
 from deepgcn_seg.data.classes import S3DIS, ClassList
-from deepgcn_seg.data.scan import Scan, read_scan, write_scan
-from deepgcn_seg.data.scan_search import find_scans, scans_root
+from deepgcn_seg.data.scans.files import read_scan, write_scan
+from deepgcn_seg.data.scans.scan import Scan
+from deepgcn_seg.data.scans.search import find_scans, scans_root
 from deepgcn_seg.errors import UserError
-from deepgcn_seg.inference.predict import classes_path, output_paths, require_distinct, truth_of, write_labelled
 from deepgcn_seg.inference.segmenter import Prediction, colors_of, no_label
 from deepgcn_seg.inference.viewer import write_viewer
 

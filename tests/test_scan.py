@@ -17,9 +17,10 @@ from test_checkpoint import NETWORK, TRAINED_ON, small
 from test_commands import run
 
 from deepgcn_seg.data.classes import S3DIS
-from deepgcn_seg.data.scan import Scan, read_scan, write_scan
-from deepgcn_seg.data.scan_formats import FORMATS
-from deepgcn_seg.data.scan_search import find_scans
+from deepgcn_seg.data.scans.files import read_scan, write_scan
+from deepgcn_seg.data.scans.format_table import FORMATS
+from deepgcn_seg.data.scans.scan import Scan
+from deepgcn_seg.data.scans.search import find_scans
 from deepgcn_seg.data.stanford import read_points
 from deepgcn_seg.errors import UserError
 from deepgcn_seg.model.checkpoint import save_checkpoint
@@ -506,7 +507,7 @@ def test_text_in_pieces_is_text_as_a_whole(tmp_path, monkeypatch):
     text = "\n\n".join(lines) + ("\r\n" if len(lines) % 2 else "")
     names = ["x", "y", "z", "id", "mixed"]
     whole = read_scan(write(tmp_path / "a.txt", text), names)
-    monkeypatch.setattr("deepgcn_seg.data.formats.bounds.BLOCK_BYTES", 100)
+    monkeypatch.setattr("deepgcn_seg.data.scans.formats.bounds.BLOCK_BYTES", 100)
     pieces = read_scan(tmp_path / "a.txt", names)
     expected = np.array([[float(word) for word in line.split()] for line in lines])
     for place, name in enumerate(names):
@@ -544,10 +545,10 @@ def test_ply_elements_that_are_not_points_are_copied(tmp_path, order):
 
 MEASURE = """
 import sys
-from deepgcn_seg.data.scan import read_scan, write_scan
+from deepgcn_seg.data.scans.scan import read_scan, write_scan
 from deepgcn_seg.memory import peak_resident_mb
-import deepgcn_seg.data.scan_formats, numba, laspy, lzf
-from deepgcn_seg.data.formats.token_kernel import split_lines
+import deepgcn_seg.data.scans.format_table, numba, laspy, lzf
+from deepgcn_seg.data.scans.formats.token_kernel import split_lines
 read_scan(sys.argv[2])
 before = peak_resident_mb()
 scan = read_scan(sys.argv[1])
@@ -582,9 +583,7 @@ def threads():
 def test_reading_and_writing_leave_no_threads(tmp_path, suffix):
     """A thread of Arrow's that still holds a Python object when the interpreter ends aborts the process."""
     code = "import os, sys; from pathlib import Path; from test_scan import *\n"
-    code += (
-        "import deepgcn_seg.data.scan_formats, numba, laspy, torch; before = threads(); folder = Path(sys.argv[1])\n"
-    )
+    code += "import deepgcn_seg.data.scans.format_table, numba, laspy, torch; before = threads(); folder = Path(sys.argv[1])\n"
     code += (
         "write_scan(folder / sys.argv[2], scan(9), {}); read_scan(folder / sys.argv[2]).xyz; print(threads() - before)"
     )
@@ -597,7 +596,11 @@ def test_reading_and_writing_leave_no_threads(tmp_path, suffix):
 def test_no_process_aborts_at_its_end_after_reading_text(tmp_path):
     """Several at once on busy cores, where one in eighteen ended with "terminate called without an active exception"."""
     write_scan(tmp_path / "a.csv", scan(1500), {})
-    command = [sys.executable, "-c", f"from deepgcn_seg.data.scan import read_scan; read_scan('{tmp_path}/a.csv')"]
+    command = [
+        sys.executable,
+        "-c",
+        f"from deepgcn_seg.data.scans.scan import read_scan; read_scan('{tmp_path}/a.csv')",
+    ]
 
     def status(_):
         return subprocess.run(command, capture_output=True).returncode
@@ -615,7 +618,7 @@ def test_annotations_in_pieces_are_annotations_as_a_whole(tmp_path, monkeypatch)
     path = write(tmp_path / "chair_1.txt", "\n".join(lines))
     whole, pieces = [], []
     expected = read_points(path, whole)
-    monkeypatch.setattr("deepgcn_seg.data.formats.bounds.BLOCK_BYTES", 100)
+    monkeypatch.setattr("deepgcn_seg.data.scans.formats.bounds.BLOCK_BYTES", 100)
     assert np.array_equal(read_points(path, pieces), expected)
     assert len(expected) == 198 and [repair.line for repair in whole] == [4, 78]
     assert pieces == whole

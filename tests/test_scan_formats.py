@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from test_scan import PCD, PLY, scan, write
 
-from deepgcn_seg.data.scan import Scan, lost_digits, read_scan, write_scan
-from deepgcn_seg.data.scan_formats import FORMATS
-from deepgcn_seg.data.scan_search import find_scans
+from deepgcn_seg.data.scans.files import read_scan, write_scan
+from deepgcn_seg.data.scans.format_table import FORMATS
+from deepgcn_seg.data.scans.scan import Scan, lost_digits
+from deepgcn_seg.data.scans.search import find_scans
 from deepgcn_seg.errors import UserError
 
 NAN = np.array([[1, 2, 3], [np.nan] * 3, [4, 5, np.inf]])

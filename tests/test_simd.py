@@ -10,8 +10,8 @@ import pytest
 from llvmlite import binding as llvm
 from numba import njit
 
-from deepgcn_seg.ops import candidates
-from deepgcn_seg.ops.simd import (
+from deepgcn_seg.ops.cpu import ranks
+from deepgcn_seg.ops.cpu.simd import (
     AVX512,
     LANES,
     PACKS,
@@ -93,19 +93,19 @@ def test_chosen_lanes_move_to_the_front(dtype):
     np.testing.assert_array_equal(out[: chosen.sum()], values[chosen])
 
 
-@pytest.mark.parametrize("gather", [candidates.gather_one_by_one, candidates.gather_packed])
+@pytest.mark.parametrize("gather", [ranks.gather_one_by_one, ranks.gather_packed])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_candidates_of_wanted_bins_are_gathered_bin_by_bin(gather, dtype):
-    if gather is candidates.gather_packed and not PACKS:
+    if gather is ranks.gather_packed and not PACKS:
         pytest.skip("needs AVX-512 or AVX2")
     rng = np.random.default_rng(0)
     count, wanted = 300, [3, 77, 255]
-    bins = rng.integers(0, candidates.BINS, count + LANES).astype(np.uint32)
+    bins = rng.integers(0, ranks.BINS, count + LANES).astype(np.uint32)
     bins[:60] = rng.choice(wanted, 60)
     keys, columns = rng.random(count + LANES).astype(dtype), rng.permutation(count + LANES).astype(np.uint32)
     expected = [sorted(zip(keys[:count][bins[:count] == b], columns[:count][bins[:count] == b])) for b in wanted]
     table, few_keys, few_columns = np.zeros(LANES, np.uint32), np.empty(count, dtype), np.empty(count, np.uint32)
-    starts = np.full(candidates.BINS, count - 1, np.uint32)
+    starts = np.full(ranks.BINS, count - 1, np.uint32)
     first = 5
     for b, members in zip(wanted, expected):
         table[b // 32] |= np.uint32(1 << b % 32)

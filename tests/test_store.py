@@ -20,23 +20,15 @@ import torch
 from deepgcn_seg.data import store as store_module
 from deepgcn_seg.data.classes import S3DIS, ClassList
 from deepgcn_seg.data.dataset import make_loader
-from deepgcn_seg.data.files import creating, replacing
 from deepgcn_seg.data.hdf5_arrays import StoredArray, find_arrays
-from deepgcn_seg.data.labelled_scans import read_labelling
 from deepgcn_seg.data.official_hdf5 import OfficialBlocks
 from deepgcn_seg.data.prepare import prepare
 from deepgcn_seg.data.room import Room
+from deepgcn_seg.data.scans.labelled import read_labelling
 from deepgcn_seg.data.sources import synthetic
-from deepgcn_seg.data.store import (
-    _COVERED,
-    _MAGIC,
-    HEADER_BYTES,
-    RoomStore,
-    StoredRoom,
-    write_manifest,
-    write_room,
-)
+from deepgcn_seg.data.store import _COVERED, _MAGIC, HEADER_BYTES, RoomStore, StoredRoom, write_manifest, write_room
 from deepgcn_seg.errors import UserError
+from deepgcn_seg.files import creating, replacing
 
 
 def room(area="Area_1", name="office_1", count=400, seed=0):
@@ -410,7 +402,7 @@ def test_a_synthetic_store_of_an_earlier_version_is_made_again(tmp_path, caplog)
 @pytest.mark.parametrize("what", ["replacing", "creating"])
 def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path, what):
     code = (
-        f"import os; from deepgcn_seg.data.files import {what} as write\n"
+        f"import os; from deepgcn_seg.files import {what} as write\n"
         f"with write({str(tmp_path / 'a')!r}) as t: os.kill(os.getpid(), 9)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL

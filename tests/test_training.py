@@ -11,13 +11,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 from torch.nn import functional as F
 
+from deepgcn_seg.commands.train import finished_miou
 from deepgcn_seg.data.classes import ClassList
-from deepgcn_seg.errors import UserError
+from deepgcn_seg.errors import Interrupted, UserError
 from deepgcn_seg.evaluation.metrics import confusion_matrix
 from deepgcn_seg.model.layers import BatchNorm, LayerNorm
 from deepgcn_seg.training import loop, tensorboard
-from deepgcn_seg.training.loop import Interrupted, Settings, Trainer, average_of
-from deepgcn_seg.training.run import finished_miou
+from deepgcn_seg.training.loop import Settings, Trainer, average_of
 from deepgcn_seg.training.schedules import HalveByEpochs
 from deepgcn_seg.training.tensorboard import RunLog
 

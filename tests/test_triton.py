@@ -103,7 +103,7 @@ PATHS = {
 # Few rows: the interpreter takes a tenth of a second for each.
 @pytest.mark.parametrize("count", [18, 66, 602] if DEVICE == "cuda" else [18])
 def test_ranks_are_those_of_a_stable_sort(count, cloud, path, monkeypatch):
-    from deepgcn_seg.ops import neighbor_triton
+    from deepgcn_seg.ops.gpu import search as neighbor_triton
 
     planned = neighbor_triton.plan
     constants = {name: value for name, value in PATHS[path].items() if name.isupper()}
@@ -121,7 +121,8 @@ def test_ranks_are_those_of_a_stable_sort(count, cloud, path, monkeypatch):
 
 
 def test_long_rows_are_searched_in_pieces(monkeypatch):
-    from deepgcn_seg.ops import neighbor_triton, rows_triton
+    from deepgcn_seg.ops.gpu import rows as rows_triton
+    from deepgcn_seg.ops.gpu import search as neighbor_triton
 
     planned = neighbor_triton.plan
     monkeypatch.setattr(neighbor_triton, "plan", lambda *sizes: replace(planned(*sizes), rank=1))
@@ -159,7 +160,7 @@ def test_rows_without_order_still_name_points():
 @pytest.mark.parametrize("loop", [True, False])
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
 def test_neighbors(masked, loop, monkeypatch):
-    from deepgcn_seg.ops import neighbor_triton
+    from deepgcn_seg.ops.gpu import search as neighbor_triton
 
     monkeypatch.setattr(neighbor_triton, "LIST_BYTES", 5000)
     points = torch.rand(3, 20, 5, device=DEVICE)

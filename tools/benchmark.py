@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from deepgcn_seg.benchmark.run import benchmark
-from deepgcn_seg.cli import command
+from deepgcn_seg.commands.benchmark import benchmark
+from deepgcn_seg.commands.cli import command
 
 if __name__ == "__main__":
     command(benchmark, Path(__file__).parent.parent / "conf", "benchmark")

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from deepgcn_seg.cli import command
-from deepgcn_seg.training.convert import convert
+from deepgcn_seg.commands.cli import command
+from deepgcn_seg.commands.convert import convert
 
 if __name__ == "__main__":
     command(convert, Path(__file__).parent.parent / "conf", "convert")

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from deepgcn_seg.cli import command
-from deepgcn_seg.evaluation.run import evaluate
+from deepgcn_seg.commands.cli import command
+from deepgcn_seg.commands.evaluate import evaluate
 
 if __name__ == "__main__":
     command(evaluate, Path(__file__).parent.parent / "conf", "evaluate")

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from deepgcn_seg.cli import command
-from deepgcn_seg.inference.predict import predict
+from deepgcn_seg.commands.cli import command
+from deepgcn_seg.commands.predict import predict
 
 if __name__ == "__main__":
     command(predict, Path(__file__).parent.parent / "conf", "predict")

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from deepgcn_seg.cli import command
-from deepgcn_seg.data.prepare import prepare_configured
+from deepgcn_seg.commands.cli import command
+from deepgcn_seg.commands.prepare import prepare_configured
 
 if __name__ == "__main__":
     command(prepare_configured, Path(__file__).parent.parent / "conf", "prepare")

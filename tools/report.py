@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from deepgcn_seg.cli import command
-from deepgcn_seg.evaluation.reporting import report
+from deepgcn_seg.commands.cli import command
+from deepgcn_seg.commands.report import report
 
 if __name__ == "__main__":
     command(report, Path(__file__).parent.parent / "conf", "report")

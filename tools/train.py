@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from deepgcn_seg.cli import command
-from deepgcn_seg.training.run import train
+from deepgcn_seg.commands.cli import command
+from deepgcn_seg.commands.train import train
 
 if __name__ == "__main__":
     command(train, Path(__file__).parent.parent / "conf", "train")

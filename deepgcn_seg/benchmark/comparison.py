@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
-from ..config import device as device_of
+from ..device import device as device_of
 from ..errors import UserError
 from ..progress import Meter
 from .networks import NETWORKS, TASKS, alone, batch, build, described, interleaved, network_settings

@@ -6,10 +6,10 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from ..config import device as device_of
 from ..data.blocks import BlockGrid
 from ..data.dataset import EpochSampler, make_loader, split_by_area
 from ..data.store import RoomStore
+from ..device import device as device_of
 from ..evaluation import Protocol
 from .networks import batch, build, described, network_settings, run, seconds
 from .output import machine, publish, spread

@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from ..data.files import replacing
-from ..evaluation.report import write_json
-from ..model.checkpoint import versions
+from ..evaluation.scores import write_json
+from ..files import replacing
+from ..provenance import versions
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from torch.profiler import ProfilerActivity, profile
 
-from ..config import device as device_of
+from ..device import device as device_of
 from ..progress import Meter
 from .networks import TASKS, batch, build, described, network_settings, run, seconds
 from .output import machine, publish

@@ -7,7 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
-from ..config import device as device_of
+from ..device import device as device_of
 from ..errors import UserError
 from ..progress import Meter
 from .networks import TASKS, alone, described, network_settings

@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from ..config import device as device_of
+from ..device import device as device_of
 from ..errors import UserError
 from ..progress import Meter
 from .networks import CONNECTIONS, CONVS, TASKS, batch, build, interleaved

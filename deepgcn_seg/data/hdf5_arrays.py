@@ -20,8 +20,8 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from ..errors import UserError
+from ..files import open_file
 from ..schema import Schema
-from .files import open_file
 
 # A chunk of the official files has less than 1 MB. This much memory is taken to unpack one.
 MAX_CHUNK = 256 << 20

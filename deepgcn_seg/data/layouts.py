@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import UserError
-from .formats.scene import is_scene
-from .scan_formats import FORMATS
+from .scans.format_table import FORMATS
+from .scans.formats.scene import is_scene
 
 STORE, HDF5 = "a room store", "official HDF5 blocks"
 STANFORD, ARRAYS, PLY = "raw Stanford rooms", "PointNet's arrays", "S3DIS rooms as PLY"

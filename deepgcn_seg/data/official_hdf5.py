@@ -15,12 +15,12 @@ import torch
 from torch.utils.data import Dataset
 
 from ..errors import UserError
+from ..files import replacing
 from ..progress import track
 from .augmentation import Augmentation, BlockPoints
 from .blocks import NINE, BlockGrid, block_features, choose, scaled_positions
 from .classes import S3DIS
 from .dataset import BlockDataset
-from .files import replacing
 from .hdf5_arrays import StoredArray, find_arrays
 from .store import RoomEntry, RoomStore
 

@@ -7,7 +7,6 @@ room without points. The same preparation after a change does again the rooms th
 import hashlib
 import json
 import logging
-import re
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -17,23 +16,17 @@ from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
 
-from omegaconf import DictConfig
-from rich.console import Console
-
 from ..errors import UserError
-from ..escaping import one_line
+from ..files import replacing
 from ..processes import end_with_parent
 from ..progress import track
 from ..schema import read_json
 from .classes import S3DIS
-from .files import replacing
-from .formats.arrays import read_shape
-from .formats.bounds import MAX_POINTS, Bounds
-from .labelled_scans import Labelling, read_labelled_room, read_labelling
 from .layouts import HDF5, SCANS, STANFORD, STORE, Layout, recognise
-from .official_hdf5 import OfficialBlocks, export_blocks
 from .room import Repair, Room
-from .rooms_of_s3dis import missing_rooms, rooms_table
+from .scans.formats.arrays import read_shape
+from .scans.formats.bounds import MAX_POINTS, Bounds
+from .scans.labelled import Labelling, read_labelled_room, read_labelling
 from .stanford import read_room
 from .store import MadeFrom, RoomStore, StoredRoom, find_rooms, read_header, write_manifest, write_room
 from .units import require_metres
@@ -288,62 +281,3 @@ def _width(path: Path) -> int:
     if len(shape) != 2 or shape[1] not in (7, 8):
         raise UserError(f"{path}: must be (N, 7) rows of x y z r g b label, or (N, 8) with the instance, is {shape}")
     return shape[1]
-
-
-def prepare_configured(config: DictConfig) -> None:
-    """What ``tools/prepare.py`` does with its config: prepare, check, or export.
-
-    Raises:
-        UserError: a folder is not given or not there; with ``check``, rooms of S3DIS are missing.
-    """
-    shard = _shard(config.shard)
-    if config.check:
-        return _check(config)
-    if config.data.root is None:
-        raise UserError("data.root is not set: give data.root=STORE_FOLDER")
-    if config.export is not None:
-        count = export_blocks(RoomStore(config.data.root), config.export)
-        log.info("%s: %d blocks in the official HDF5 layout", config.export, count)
-        return None
-    if config.source is None:
-        raise UserError("source is not set: give source=RAW_FOLDER")
-    if not Path(config.source).is_dir():
-        raise UserError(f"source={config.source}: no such folder")
-    settings = {key: config[key] for key in ("workers", "max_points", "scale")}
-    store = prepare(config.source, config.data.root, shard=shard, **settings)
-    if store is None:
-        log.info("%s: the rooms of shard %s are ready; other shards are not yet", config.data.root, config.shard)
-        return None
-    log.info("%s: %d rooms in %d areas are ready", store.root, len(store.rooms), len(store.areas))
-    return None
-
-
-def _shard(text: str | None) -> tuple[int, int]:
-    """``2/8`` -> (1, 8): the second of eight."""
-    if text is None:
-        return 0, 1
-    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", str(text))
-    if found is None or not 1 <= int(found[1]) <= int(found[2]):
-        raise UserError(f"shard={one_line(text, 60)}: must be I/N with I from 1 to N, as 2/8")
-    return int(found[1]) - 1, int(found[2])
-
-
-def _check(config: DictConfig) -> None:
-    """Compare a raw folder or a store with the rooms of S3DIS."""
-    folder = config.source or config.data.root
-    if folder is None:
-        raise UserError("nothing to check: give source=RAW_FOLDER or data.root=STORE_FOLDER")
-    layout = recognise(folder)
-    log.info("%s", layout)
-    found = list(layout.rooms)
-    if layout.kind == STORE:
-        store = RoomStore(layout.root)
-        for room in store.rooms:
-            store.open(room)
-        found = [room.key for room in store.rooms]
-    elif layout.kind == HDF5:
-        found = [room.key for room in OfficialBlocks(layout.root).rooms]
-    Console().print(rooms_table(found, f"Rooms of {folder}"))
-    missing = missing_rooms(found)
-    if missing:
-        raise UserError(f"{folder}: {len(missing)} of the 272 rooms of S3DIS are missing")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..ops.kernel_cache import kernel
+from ..kernel_cache import kernel
 
 # Up to 15 digits, divided by a power of ten: both exact in float64, so the quotient is the nearest number.
 _DIGITS = 15

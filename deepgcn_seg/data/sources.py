@@ -55,7 +55,7 @@ def s3dis(root: str | Path) -> RoomStore | OfficialBlocks:
 
 
 def folder(root: str | Path) -> RoomStore | OfficialBlocks:
-    """A store that ``tools/prepare.py`` made of labelled scans (:mod:`deepgcn_seg.data.labelled_scans`).
+    """A store that ``tools/prepare.py`` made of labelled scans (:mod:`deepgcn_seg.data.scans.labelled`).
 
     Raises:
         UserError: ``root`` is something else; says what it is, and what to do.

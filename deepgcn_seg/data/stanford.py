@@ -12,10 +12,10 @@ import numpy as np
 
 from ..errors import UserError
 from .classes import S3DIS, ClassList
-from .formats.bounds import blocks_of_lines
 from .layouts import natural
 from .room import NO_COORDINATES, Repair, Room
 from .row_kernel import read_rows
+from .scans.formats.bounds import blocks_of_lines
 
 # More bad lines than this in one file: not damage, but something else than an annotation.
 MAX_BAD_LINES = 10

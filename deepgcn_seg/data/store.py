@@ -34,9 +34,9 @@ import numpy as np
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from ..errors import UserError, first_line
+from ..files import Identity, identify, open_file, replacing
 from ..schema import Schema, read_json
 from .classes import ClassList
-from .files import Identity, identify, open_file, replacing
 from .room import Room
 
 FORMAT = 2

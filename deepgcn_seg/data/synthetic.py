@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as csv
 
+from ..files import creating, replacing
 from ..progress import track
 from .classes import S3DIS, ClassList
-from .files import creating, replacing
 from .room import Room
 
 AREAS = (1, 2, 3, 4, 5, 6)

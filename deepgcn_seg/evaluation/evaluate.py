@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..inference.picture import room_picture
 from .metrics import Scores
 from .protocols import BadScoresError, Protocol, Result
-from .report import print_scores, summary
+from .scores import print_scores, summary
 
 WORST_ROOMS = 3
 

@@ -11,8 +11,8 @@ from matplotlib.patches import Patch
 from matplotlib.text import Text
 
 from ..data.classes import ClassList
-from ..data.files import replacing
 from ..escaping import one_line
+from ..files import replacing
 
 RIGHT, WRONG = (205, 210, 205), (214, 39, 40)
 MOST_DRAWN = 1_000_000

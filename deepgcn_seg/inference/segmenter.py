@@ -9,11 +9,11 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 
-from ..config import device as device_of
 from ..data.classes import ClassList
-from ..data.scan import lost_digits
+from ..data.scans.scan import lost_digits
 from ..data.store import MemoryRoom, RoomEntry
 from ..data.units import UP, require_metres
+from ..device import device as device_of
 from ..errors import UserError, first_line
 from ..evaluation.protocols import BadScoresError, Protocol
 from ..model.checkpoint import build_model, describe, find_checkpoint, read_checkpoint

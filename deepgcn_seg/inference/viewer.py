@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from ..data.classes import ClassList
-from ..data.files import replacing
 from ..errors import UserError
 from ..escaping import script_json
+from ..files import replacing
 from .picture import close_together
 from .segmenter import Prediction
 

@@ -1,18 +1,17 @@
 """Checkpoint files: written whole, complete in themselves, and data only (:mod:`.description`)."""
 
 import logging
-import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from ..data.classes import ClassList
-from ..data.files import replacing
 from ..errors import UserError, first_line
+from ..files import replacing
+from ..provenance import versions
 from ..settings import are_modules, shown
 from .description import Description, Network, build_network, fit_weights
 from .tensor_file import read_tensor_file
@@ -21,18 +20,6 @@ log = logging.getLogger(__name__)
 
 # 2: a description in the place of a Hydra config.
 FORMAT = 2
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computed a result."""
-    from .. import __version__
-
-    return {
-        "deepgcn_seg": __version__,
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }
 
 
 def save_checkpoint(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..ops.threads import each_alone
+from ..ops.cpu.threads import each_alone
 from .arguments import require_bool, require_choice, require_integer, require_integers, require_probability
 from .backbone import Backbone, ConvFactory
 from .block import CONNECTIONS

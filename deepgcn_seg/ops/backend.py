@@ -4,7 +4,6 @@
 GPU) and the PyTorch formulation elsewhere. All compute the same function.
 """
 
-import importlib
 import logging
 import os
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from types import ModuleType
 
 import torch
 
-from .cache_folder import cache_folder
+from ..cache_folder import cache_folder
 
 # Summed up in float32, and on the CPU widened to it.
 HALVES = (torch.float16, torch.bfloat16)
@@ -28,7 +27,7 @@ log = logging.getLogger(__name__)
 def numba_available() -> bool:
     """Whether the compiled CPU kernels can run; says so once in the log when they cannot."""
     try:
-        from .kernel_cache import config
+        from ..kernel_cache import config
     # ValueError: what its settings in the environment cannot be.
     except (ImportError, ValueError) as error:
         log.warning("compiled CPU kernels unavailable (%s): using PyTorch, slower", error)
@@ -50,7 +49,7 @@ def triton_available() -> bool:
     if "TRITON_HOME" not in os.environ and (folder := cache_folder("triton")):
         os.environ.setdefault("TRITON_CACHE_DIR", str(folder))
     try:
-        from .edge_triton import neighbor_extremum
+        from .gpu.edges import neighbor_extremum
 
         device = "cpu" if triton_interpreted() else "cuda"
         ones = torch.ones(1, 2, 1, device=device)
@@ -117,4 +116,10 @@ def implementation(tensor: torch.Tensor) -> str:
 def kernels(operation: str, tensor: torch.Tensor) -> ModuleType | None:
     """The module of compiled kernels for an operation (``edge``, ``neighbor``) on ``tensor``, or None for PyTorch."""
     name = implementation(tensor)
-    return None if name == "torch" else importlib.import_module(f"{__package__}.{operation}_{name}")
+    if name == "numba":
+        from .cpu import edges, search
+    elif name == "triton":
+        from .gpu import edges, search  # type: ignore[no-redef]
+    else:
+        return None
+    return edges if operation == "edge" else search

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from .threads import for_each_thread
+from .cpu.threads import for_each_thread
 
 # Rows of a tile: fewer would make a slow product, however long they are.
 LEAST_ROWS = 32

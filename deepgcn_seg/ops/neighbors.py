@@ -14,7 +14,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from . import neighbor_torch
+from . import reference as neighbor_torch
 from .backend import cluster_available, kernels
 from .calls import operation
 

@@ -11,17 +11,13 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from ..data.files import replacing
 from ..distributed import World
-from ..errors import UserError
+from ..errors import OccupiedError
+from ..files import replacing
 
 LOCK = ".lock"
 
 log = logging.getLogger(__name__)
-
-
-class OccupiedError(UserError):
-    """The directory is another run's; nothing may be written there, not even that this one failed."""
 
 
 @contextmanager

@@ -17,10 +17,10 @@ from torch.optim.swa_utils import AveragedModel
 
 from ..data.classes import ClassList
 from ..data.dataset import BlockDataset, EpochSampler, make_loader
-from ..data.files import replacing
 from ..distributed import World
-from ..errors import UserError, first_line
+from ..errors import Interrupted, UserError, first_line
 from ..evaluation.metrics import Scores
+from ..files import replacing
 from ..memory import is_out_of_memory, peak_memory_mb
 from ..model.checkpoint import load_weights, read_checkpoint, save_checkpoint
 from ..progress import Meter
@@ -36,10 +36,6 @@ log = logging.getLogger(__name__)
 MAX_BAD_STEPS = 10
 # Steps between looks at each layer's gradients.
 LAYERS_EVERY = 20
-
-
-class Interrupted(BaseException):
-    """Training was asked to stop, and has saved where it is."""
 
 
 @dataclass

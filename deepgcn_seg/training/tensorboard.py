@@ -31,7 +31,7 @@ class RunLog:
         folder: the run directory; None writes nothing (every process but the first).
         step: where a resumed run goes on; later events are dropped.
 
-    Every method raises :class:`.UserError` if events cannot be written, as on a full disk.
+    Every method raises :class:`~deepgcn_seg.errors.UserError` if events cannot be written, as on a full disk.
     """
 
     def __init__(self, folder: str | Path | None, step: int = 0):

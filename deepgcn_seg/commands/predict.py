@@ -1,0 +1,237 @@
+"""Scans in, labelled scans out: what ``tools/predict.py`` does with its config."""
+
+import json
+import logging
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from ..data.classes import ClassList
+from ..data.scans.files import read_scan, write_scan
+from ..data.scans.format_table import FORMATS
+from ..data.scans.formats.scene import is_scene
+from ..data.scans.scan import LABELS, Scan
+from ..data.scans.search import find_scans, scans_root
+from ..data.units import UP
+from ..errors import UserError
+from ..escaping import one_line
+from ..files import replacing
+from ..inference.picture import scan_picture
+from ..inference.segmenter import Prediction, Segmenter, no_label
+from ..inference.viewer import write_viewer
+from ..model.checkpoint import find_checkpoint
+
+log = logging.getLogger(__name__)
+
+
+def predict(config: DictConfig) -> None:
+    """Label each scan that ``input`` stands for. Of several, one that cannot be labelled does not stop the others.
+
+    Raises:
+        UserError: something is not given, not readable, or cannot be written; of several scans, after all others
+            are labelled.
+    """
+    for key in ("checkpoint", "input", "output"):
+        if OmegaConf.is_missing(config, key):
+            raise UserError(f"{key} is not set: give checkpoint=FILE input=SCAN output=FILE")
+    single = os.path.isfile(config.input) or is_scene(Path(config.input))
+    scans = find_scans(config.input, besides=Path(config.output))
+    outputs = output_paths(scans, config.output, None if single else scans_root(config.input))
+    if len(scans) > 1 and (config.view or config.picture):
+        raise UserError(f"view and picture show one scan, but input={config.input} stands for {len(scans)}")
+    if config.classification and not any(path.suffix.lower() in (".las", ".laz") for path in outputs):
+        raise UserError(
+            f"classification=true is for LAS and LAZ, but output={config.output} is written as none of them"
+        )
+    checkpoint = find_checkpoint(config.checkpoint)
+    read = [("scan", path) for path in scans] + [("checkpoint", checkpoint)]
+    written = [("output", path) for path in outputs] + [("output", classes_path(path)) for path in outputs]
+    written += [(key, Path(config[key])) for key in ("view", "picture") if config[key]]
+    require_distinct(read, written)
+    for key, path in written:
+        _require_writable(key, path)
+    segmenter = Segmenter(
+        checkpoint, config.device, config.stride, config.votes, config.batch_size, config.tile, config.trusted
+    )
+    log.info("%s: %d classes, %s", config.checkpoint, len(segmenter.classes), segmenter.device)
+    failed: list[str] = []
+    for path, output in zip(scans, outputs):
+        try:
+            _label(path, output, segmenter, config)
+        except (UserError, OSError) as error:
+            if single:
+                raise
+            whose = getattr(error, "filename", None) or path
+            failed.append(str(error) if isinstance(error, UserError) else f"{whose}: {error.strerror}")
+            log.error("%s; going on with the next", failed[-1])
+    if failed:
+        log.error("Not labelled:\n  %s", "\n  ".join(failed))
+        raise UserError(f"{len(failed)} of {len(scans)} scans could not be labelled (listed above)")
+
+
+def _label(path: Path, output: Path, segmenter: Segmenter, config: DictConfig) -> None:
+    """Read one scan, label it and write what is asked for."""
+    scan = read_scan(path, config.columns, config.max_points)
+    xyz, rgb = scan.xyz, scan.rgb
+    _require_writable_points(output, xyz)
+    log.info("%s: %s points, fields %s", path, f"{len(scan):,}", ", ".join(scan.fields))
+    found = segmenter.predict(xyz, rgb, config.scale, config.up)
+    write_labelled(output, scan, found, segmenter.classes, config.colors, config.classification)
+    labelled = found.label < len(segmenter.classes)
+    shares = np.bincount(found.label[labelled], minlength=len(segmenter.classes)) / labelled.sum()
+    most = sorted(zip(shares, segmenter.classes), reverse=True)[:5]
+    log.info("%s: %s", output, ", ".join(f"{name} {share:.1%}" for share, name in most if share > 0))
+    if config.view or config.picture:
+        _show(config, scan, found, segmenter.classes)
+
+
+def _show(config: DictConfig, scan: Scan, found: Prediction, classes: ClassList) -> None:
+    """Write ``view`` and ``picture`` of the points that have a label, in metres."""
+    labelled = found.label < len(classes)
+    xyz, rgb, truth = scan.xyz[:, UP[config.up]] * (config.scale or 1.0), scan.rgb, truth_of(scan, classes)
+    shown = rgb[labelled] if rgb is not None and rgb.any() else None
+    found = Prediction(found.label[labelled], found.confidence[labelled])
+    xyz, truth = xyz[labelled], None if truth is None else truth[labelled]
+    name = scan.path.name
+    if config.view:
+        write_viewer(config.view, xyz, shown, found, truth, classes, name)
+        log.info("%s: open it in a browser", config.view)
+    if config.picture:
+        scan_picture(config.picture, xyz, shown, found.label, found.confidence, truth, classes, name)
+        log.info("%s", config.picture)
+
+
+def output_paths(scans: list[Path], output: str | Path, root: Path | None = None) -> list[Path]:
+    """Return a file for each scan: ``output`` itself if it names a format, else files in that folder.
+
+    A scan of a format that cannot be written, such as a folder of arrays, becomes a PLY file.
+
+    Args:
+        root: the folder below which scans keep their sub-folders in ``output``; None for one scan by its name.
+
+    Raises:
+        UserError: one file for several scans, two of one name, or an ending that is no format's.
+    """
+    path, is_folder = Path(output), str(output).endswith(os.sep) or os.path.isdir(output)
+    if path.suffix.lower() in FORMATS and not is_folder:
+        if len(scans) > 1:
+            raise UserError(f"output={output} is one file, but there are {len(scans)} scans: give a folder")
+        return [path]
+    # Folders are named by dates and versions, too.
+    ending = re.fullmatch(r"\.[A-Za-z][A-Za-z0-9]{1,4}", path.suffix) or (path.suffix and root is None)
+    if ending and not is_folder:
+        raise UserError(
+            f"output={output}: unknown format {path.suffix}; known are {', '.join(FORMATS)}. For a folder, end it in /"
+        )
+    names = [Path(scan.name) if root in (None, scan) else scan.relative_to(root) for scan in scans]
+    paths = [path / (n if n.suffix.lower() in FORMATS else n.with_name(f"{n.name}.ply")) for n in names]
+    if len(set(paths)) < len(paths):
+        raise UserError(f"output={output}: several scans have the same name; label them one folder at a time")
+    return paths
+
+
+def classes_path(output: Path) -> Path:
+    """Where the names of the classes are written, beside a labelled scan."""
+    return output.with_name(output.name + ".classes.json")
+
+
+def require_distinct(read: Sequence[tuple[str, Path]], written: Sequence[tuple[str, Path]]) -> None:
+    """Refuse to write a file that is read, or two into one, by whatever names and links.
+
+    Args:
+        read, written: what each file is (a setting, if it is written) and its path.
+
+    Raises:
+        UserError: names both.
+    """
+    taken = {_identity(path): f"the {what} {path}" for what, path in read}
+    for key, path in written:
+        same = _identity(path)
+        if same in taken:
+            raise UserError(f"{key}={path} would overwrite {taken[same]}: choose another")
+        taken[same] = f"{key}={path}"
+    for key, path in written:
+        for folder in path.parents:
+            if (found := taken.get(_identity(folder))) is not None:
+                raise UserError(f"{key}={path}: its folder would be {found}; choose another")
+
+
+def _identity(path: Path) -> tuple[object, ...]:
+    """Return what tells a file from all others: the device and number of it or of its nearest folder, and the rest."""
+    real = Path(os.path.realpath(path))
+    nearest = next(place for place in (real, *real.parents) if os.path.exists(place))
+    status, rest = nearest.stat(), real.relative_to(nearest).parts
+    other = nearest.parent / nearest.name.swapcase()
+    # A file system that finds a folder by its name in other letters does so with files, too.
+    if other != nearest and os.path.exists(other) and other.samefile(nearest):
+        rest = tuple(part.casefold() for part in rest)
+    return status.st_dev, status.st_ino, *rest
+
+
+def _require_writable(key: str, path: Path) -> None:
+    """Find out before any work that a file cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise UserError(f"{key}={path} is a folder: give a file")
+        if not os.access(path.parent, os.W_OK):
+            raise UserError(f"{key}={path}: the folder {path.parent} cannot be written to")
+    except OSError as error:
+        raise UserError(f"{key}={path}: cannot be written ({error.strerror})") from None
+
+
+def _require_writable_points(output: Path, xyz: np.ndarray) -> None:
+    """Find out before labelling that LAS, whose coordinates are whole numbers of a step, cannot hold a scan's."""
+    if output.suffix.lower() in (".las", ".laz") and (missing := (~np.isfinite(xyz).all(1)).sum()):
+        raise UserError(
+            f"output={output}: LAS cannot hold the {missing:,} points without coordinates; write another format, such "
+            f"as {output.with_suffix('.ply').name}"
+        )
+
+
+def write_labelled(
+    path: Path, scan: Scan, found: Prediction, classes: ClassList, colors: bool, classification: bool = False
+) -> None:
+    """Write a scan with ``label`` and ``confidence``, and the class names in a JSON beside it.
+
+    Fields of those names that the scan has are kept as ``label_input`` and so on.
+
+    Args:
+        colors: replace the scan's colours by those of the classes; points without a label become black.
+        classification: in LAS and LAZ, write the labels as ``classification`` too.
+    """
+    more = {"label": found.label, "confidence": found.confidence}
+    if classification and path.suffix.lower() in (".las", ".laz"):
+        more["classification"] = found.label
+    fields = {f"{name}_input" if name in more else name: values for name, values in scan.fields.items()}
+    if colors:
+        names = [scan.field(name) or name for name in ("red", "green", "blue")]
+        labelled = found.label < len(classes)
+        drawn = np.zeros((len(labelled), 3), np.uint8)
+        drawn[labelled] = classes.colors(found.label[labelled])
+        more |= dict(zip(names, drawn.T))
+    notes = [f"label {number} {one_line(name, 120)}" for number, name in enumerate(classes)]
+    write_scan(path, Scan(scan.path, fields, scan.template), more, notes)
+    with replacing(classes_path(path)) as temporary:
+        content = {
+            "classes": list(classes.names),
+            "palette": [list(rgb) for rgb in classes.palette],
+            "no_label": int(no_label(classes)),
+        }
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def truth_of(scan: Scan, classes: ClassList) -> np.ndarray | None:
+    """The labels that a scan came with, if they can be of these classes."""
+    name = scan.field(*LABELS)
+    if name is None or scan.fields[name].dtype.kind not in "iuf":
+        return None
+    values = scan.fields[name]
+    whole = np.isfinite(values).all() and (values == np.rint(values)).all()
+    if not whole or values.min() < 0 or values.max() >= len(classes) or not values.any():
+        return None
+    return values.astype(classes.dtype)

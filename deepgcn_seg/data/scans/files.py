@@ -1,0 +1,103 @@
+"""Reading and writing scans: one function each, for every format of :mod:`.format_table`."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import UserError, first_line
+from ...files import replacing
+from .format_table import FORMATS
+from .formats.bounds import MAX_POINTS, Bounds, clean_names, printable
+from .formats.scene import is_scene, read_scene
+from .formats.typed import LazyFields, number_column
+from .scan import Scan
+
+log = logging.getLogger(__name__)
+
+
+def read_scan(path: str | Path, columns: Sequence[str] | None = None, max_points: int = MAX_POINTS) -> Scan:
+    """Read a point-cloud file, or a scene of several files: a folder with ``coord.npy``, or ``points/NAME.bin``.
+
+    Memory: binary formats take the bytes that a point has in the file (twice, for compressed PCD), text 8 for each
+    column; :attr:`Scan.xyz` takes 24 more and :attr:`Scan.rgb` 3.
+
+    Args:
+        columns: names of the columns of a text file (instead of those it has) or of an array without names. Without
+            them 3 are x y z, 4 have an intensity too, 6 are x y z r g b if the colours are whole numbers in 0..255,
+            and 7 are x y z intensity r g b in PTS; others are refused.
+        max_points: a file with more is refused, before they are read.
+
+    Raises:
+        UserError: missing, of an unknown format, too large, or damaged.
+    """
+    path = Path(path)
+    try:
+        scene = is_scene(path)
+        # Not a pipe or device, which may never end.
+        found = scene or path.is_file()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({first_line(error)})") from None
+    if not found:
+        raise UserError(f"{path}: no such file")
+    if not scene and path.suffix.lower() not in FORMATS:
+        raise UserError(f"{path}: unknown format; known are {', '.join(FORMATS)}")
+    try:
+        read = read_scene if scene else FORMATS[path.suffix.lower()].read
+        scan = read(Bounds(path, max_points), columns)
+    except (UserError, KeyboardInterrupt, SystemExit):
+        raise
+    except MemoryError:
+        raise UserError(f"{path}: does not fit into memory") from None
+    except ImportError as error:
+        raise UserError(f"{path}: reading it needs {error.name} (pip install {error.name})") from None
+    # Readers of other people's formats fail in ways of their own; a panic in compiled code is no Exception.
+    except BaseException as error:
+        raise UserError(f"{path}: not a readable {path.suffix[1:].upper()} file ({first_line(error)})") from None
+    return _checked(scan)
+
+
+def _checked(scan: Scan) -> Scan:
+    """Return a scan whose fields have clean names and are one number for each point."""
+    names = clean_names(scan.fields)
+    if isinstance(scan.fields, LazyFields):
+        return replace(scan, fields=LazyFields(len(scan), dict(zip(names, scan.fields.makers.values()))))
+    fields: dict[str, np.ndarray] = {}
+    count = None
+    for name, values in zip(names, scan.fields.values()):
+        fields[name] = number_column(scan.path, name, values, count)
+        count = len(fields[name])
+    return replace(scan, fields=fields)
+
+
+def write_scan(path: str | Path, scan: Scan, more: Mapping[str, np.ndarray], notes: Sequence[str] = ()) -> None:
+    """Write a scan with further fields, in the format of ``path``'s suffix; whole or not at all.
+
+    Fields that get another name or lose digits, because the format demands it, are listed in a warning.
+
+    Args:
+        more: name -> (N,), replacing fields of that name. notes: comment lines, where the format has them.
+
+    Raises:
+        UserError: an unknown format, or the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in FORMATS:
+        raise UserError(f"{path}: unknown format; known are {', '.join(FORMATS)}")
+    kept = {name: values for name, values in scan.fields.items() if name not in more}
+    family = {".laz": ".las"}
+    formats = [family.get(name.suffix.lower(), name.suffix.lower()) for name in (path, scan.path)]
+    template = scan.template if formats[0] == formats[1] else None
+    full = _checked(Scan(scan.path, {**kept, **more}, template))
+    try:
+        with replacing(path) as temporary:
+            changes = FORMATS[path.suffix.lower()].write(temporary, full, list(map(printable, notes)))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    # Writers of other people's formats fail in ways of their own.
+    except Exception as error:
+        raise UserError(f"{path}: cannot be written ({first_line(error)})") from None
+    if changes:
+        log.warning("%s: %s", path, "; ".join(changes))

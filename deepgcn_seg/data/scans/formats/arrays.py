@@ -1,0 +1,207 @@
+"""NumPy's NPY and NPZ. Nothing is unpickled, and no array is made before its header was compared with the file."""
+
+import io
+import math
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from ....errors import UserError
+from ..scan import COLORS, Scan
+from .bounds import MAX_DIRECTORY, MAX_FIELDS, MAX_HEADER, Bounds, clean_names, printable, renamed
+from .text import named_columns
+from .typed import structured
+
+# Names of arrays whose columns have a meaning of their own, compared without case.
+_POINTS = ("xyz", "points", "point", "pos", "coord", "coords", "pc", "point_cloud", "pointcloud", "arr_0")
+_VECTORS: dict[str, Sequence[str]] = dict.fromkeys(("xyz", "points", "point", "pos", "coord", "coords"), "xyz")
+_VECTORS |= dict.fromkeys(("rgb", "color", "colors", "colour", "colours"), COLORS[0])
+_VECTORS |= dict.fromkeys(("normal", "normals"), ("nx", "ny", "nz"))
+
+
+def _array_fields(path: Path, rows: np.ndarray, columns: Sequence[str] | None) -> dict[str, np.ndarray]:
+    if rows.dtype.names:
+        return {name: rows[name] for name in rows.dtype.names}
+    if rows.ndim != 2 or rows.dtype.kind not in "fiub":
+        raise UserError(f"{path}: must be (N, columns) numbers or have named fields, is {rows.dtype} {rows.shape}")
+    first = " ".join(map(str, rows[0].tolist())) if len(rows) else ""
+    return named_columns(path, rows.T, columns, first)
+
+
+def _claimed(bounds: Bounds, file: BinaryIO | zipfile.ZipExtFile, name: str) -> tuple[tuple[int, ...], int]:
+    """Read an array's header and return its shape, and how many bytes of numbers follow it.
+
+    Raises:
+        UserError: not numbers, or too many points or fields.
+    """
+    head = io.BytesIO(file.read(MAX_HEADER))
+    version = np.lib.format.read_magic(head)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, kind = read(head)
+    kinds = [kind[field] for field in kind.names] if kind.names else [kind]
+    for one in kinds:
+        if one.kind not in "fiubSU" or not one.itemsize:
+            raise UserError(f"{bounds.path}: {name} holds something else than numbers ({printable(str(one), 60)})")
+    for length in shape[:1]:
+        bounds.points(length)
+    bounds.fields(len(kinds))
+    if min(shape, default=0) < 0:
+        raise UserError(f"{bounds.path}: {name} claims the shape {shape}")
+    return shape, math.prod(shape) * kind.itemsize
+
+
+def read_shape(bounds: Bounds) -> tuple[int, ...]:
+    """Return the shape that an NPY file's header claims, without its numbers."""
+    with open(bounds.path, "rb") as file:
+        return _claimed(bounds, file, "the array")[0]
+
+
+def read_array(bounds: Bounds) -> np.ndarray:
+    """Read the array of an NPY file, after comparing what its header claims with the file."""
+    with open(bounds.path, "rb") as file:
+        shape, claimed = _claimed(bounds, file, "the array")
+        bounds.fields(math.prod(shape[1:]))
+        bounds.held(f"an array of {claimed:,} bytes", claimed)
+        file.seek(0)
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def read_npy(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
+    """Read an array with named fields, or of (N, columns)."""
+    return Scan(bounds.path, _array_fields(bounds.path, read_array(bounds), columns))
+
+
+def write_npy(path: Path, scan: Scan, notes: list[str]) -> list[str]:
+    """Write an array with named fields."""
+    with open(path, "wb") as file:
+        np.save(file, structured(dict(scan.fields)), allow_pickle=False)
+    return []
+
+
+class _Archive(io.BufferedReader):
+    """A file that never gives much at once: a ZIP's list of members is read whole, however long."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        content = super().read(MAX_DIRECTORY + 1 if size is None or size < 0 else min(size, MAX_DIRECTORY + 1))
+        if len(content) > MAX_DIRECTORY:
+            raise UserError(f"{self.name}: a list of members longer than {MAX_DIRECTORY:,} bytes")
+        return content
+
+
+def read_npz(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
+    """Read arrays by name: vectors such as ``xyz``, and one for each other field."""
+    arrays: dict[str, np.ndarray] = {}
+    with _Archive(io.FileIO(bounds.path)) as file, zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        bounds.fields(len(members))
+        inflated = 0
+        for info in members:
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise UserError(f"{bounds.path}: compressed in a way that NumPy does not write")
+            name = info.filename.removesuffix(".npy")
+            if name in arrays:
+                raise UserError(f"{bounds.path}: two arrays {printable(name, 60)}")
+            with archive.open(info) as member:
+                inflated += _claimed(bounds, member, printable(name, 60))[1]
+            bounds.inflated(inflated)
+            with archive.open(info) as member:
+                arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
+    parts = _parts(bounds.path, arrays, columns)
+    fields = {name: values for part in parts.values() for name, values in part.items()}
+    bounds.fields(len(fields))
+    return Scan(bounds.path, fields, Arrays(arrays, {name: tuple(part) for name, part in parts.items()}))
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Arrays of an archive, for writing. parts: array -> the fields that were made of it."""
+
+    arrays: dict[str, np.ndarray]
+    parts: dict[str, tuple[str, ...]]
+
+
+def _parts(
+    path: Path, arrays: dict[str, np.ndarray], columns: Sequence[str] | None
+) -> dict[str, dict[str, np.ndarray]]:
+    """Return the fields of each array that has a row for each point.
+
+    Raises:
+        UserError: no array has coordinates, or columns without a certain meaning.
+    """
+    points = _points_of(arrays)
+    if points is not None:
+        first = {points: _array_fields(path, arrays[points], columns)}
+    else:
+        first = {name: {name: values} for name, values in arrays.items() if values.ndim == 1 and name.lower() in "xyz"}
+    if not first:
+        raise UserError(f"{path}: no array x, xyz or points; it has {printable(', '.join(arrays)) or 'none'}")
+    count = len(arrays[next(iter(first))])
+    found: dict[str, dict[str, np.ndarray]] = {}
+    taken: set[str] = set()
+    for name, values in arrays.items():
+        part = first.get(name) or _fields_of(name, values, count)
+        # Of two arrays with the same field the first counts; the other is kept for writing, like a camera's.
+        if part and not taken & set(part):
+            found[name] = part
+            taken |= set(part)
+    return found
+
+
+def _points_of(arrays: dict[str, np.ndarray]) -> str | None:
+    """Return which array has the coordinates as columns or named fields, if one has."""
+    tables = {name: of for name, of in arrays.items() if of.dtype.names or (of.ndim == 2 and of.shape[1] >= 3)}
+    named = {name.lower(): name for name in tables}
+    for name in _POINTS:
+        if name in named:
+            return named[name]
+    if {"x", "y", "z"} <= {name.lower() for name in arrays}:
+        return None
+    return next(iter(tables)) if len(tables) == 1 else None
+
+
+def _fields_of(name: str, values: np.ndarray, count: int) -> dict[str, np.ndarray]:
+    """Return the fields of an array beside the coordinates: none, unless it has ``count`` rows of numbers."""
+    if len(values.shape) not in (1, 2) or len(values) != count:
+        return {}
+    if values.dtype.names:
+        return {one: values[one] for one in values.dtype.names} if values.ndim == 1 else {}
+    if values.dtype.kind not in "fiub":
+        return {}
+    if values.ndim == 1:
+        return {name: values}
+    several = _VECTORS.get(name.lower(), ())
+    if values.shape[1] == 1:
+        return {name: values[:, 0]}
+    if len(several) == values.shape[1]:
+        return dict(zip(several, values.T))
+    if name.lower() in ("rgba", "color", "colors", "colour", "colours") and values.shape[1] == 4:
+        return dict(zip((*COLORS[0], "alpha"), values.T))
+    return (
+        {f"{name}_{number}": column for number, column in enumerate(values.T)} if values.shape[1] <= MAX_FIELDS else {}
+    )
+
+
+def write_npz(path: Path, scan: Scan, notes: list[str]) -> list[str]:
+    """Write an array for each field, and the arrays of the file that the scan came from as they were made up."""
+    template = scan.template or Arrays({}, {})
+    left = dict(scan.fields)
+    arrays: dict[str, np.ndarray] = {}
+    for name, array in template.arrays.items():
+        parts = template.parts.get(name)
+        if parts is None:
+            arrays[name] = array
+        # Columns of one array stay together; fields that were renamed become arrays of their own.
+        elif array.ndim == 2 and all(part in left for part in parts):
+            arrays[name] = np.stack([left.pop(part) for part in parts], 1)
+    arrays = left | {name: array for name, array in arrays.items() if name not in left}
+    # Not numpy.savez, which takes arrays of some names for its own arguments.
+    names = clean_names(arrays, forbidden="/\\:")
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, values in zip(names, arrays.values()):
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(values), allow_pickle=False)
+    return renamed(arrays, names)

@@ -1,0 +1,246 @@
+"""LAS and LAZ: laspy reads headers, NumPy the points; LAZ is decoded by lazrs in a process of its own."""
+
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from ....errors import UserError
+from ..scan import COLORS, Scan
+from .bounds import Bounds, clean_names, printable, renamed
+from .typed import LazyFields
+
+# Records of a header. Files have a handful; each costs more memory than it has bytes.
+_MAX_RECORDS = 1000
+# Bytes that pass from the process that decodes at a time.
+_PIECE = 1 << 24
+
+
+def _fields(record: Any) -> LazyFields:
+    """Fields of laspy's points, unpacked and scaled when they are asked for: as arrays they take twice the memory."""
+    makers = {axis: partial(_dimension, record, axis, None) for axis in "xyz"}
+    for dimension in record.point_format.dimensions:
+        if dimension.num_elements > 1:
+            # Where several values make one dimension, each is a field.
+            for number in range(dimension.num_elements):
+                makers[f"{dimension.name}_{number}"] = partial(_dimension, record, dimension.name, number)
+        elif dimension.name not in "XYZ":
+            makers[dimension.name] = partial(_dimension, record, dimension.name, None)
+    return LazyFields(len(record), makers)
+
+
+def _dimension(record: Any, name: str, number: int | None) -> np.ndarray:
+    values = np.asarray(record[name], np.float64 if name in "xyz" else None)
+    return values if number is None else values[:, number]
+
+
+def _read_header(bounds: Bounds, file: BinaryIO) -> Any:
+    """Read the header after comparing its sizes with the file.
+
+    Raises:
+        UserError: more records or points than the file holds or ``max_points``, or scales that give no coordinates.
+    """
+    import laspy
+
+    head = file.read(375)
+    if not head.startswith(b"LASF") or len(head) < 227:
+        raise UserError(f"{bounds.path}: not a LAS file (no header)")
+    size, points_at, records = struct.unpack_from("<HII", head, 94)
+    bounds.held(f"points at byte {points_at:,}", points_at)
+    _check_records(bounds, file, size, records, 54, "<H")
+    if head[25] >= 4:
+        if len(head) < 375:
+            raise UserError(f"{bounds.path}: not a LAS file (no header)")
+        at, count = struct.unpack_from("<QI", head, 235)
+        _check_records(bounds, file, at, count, 60, "<Q")
+    file.seek(0)
+    header = laspy.LasHeader.read_from(file, read_evlrs=True)
+    bounds.points(header.point_count)
+    bounds.fields(sum(dimension.num_elements for dimension in header.point_format.dimensions))
+    if not header.are_points_compressed:
+        needed = header.offset_to_point_data + header.point_count * header.point_format.size
+        bounds.held(f"{header.point_count:,} points", needed)
+    scales, offsets = np.asarray(header.scales), np.asarray(header.offsets)
+    if not (np.isfinite(scales).all() and np.isfinite(offsets).all() and scales.all()):
+        raise UserError(f"{bounds.path}: its header has the scales {scales.tolist()}, offsets {offsets.tolist()}")
+    return header
+
+
+def _check_records(bounds: Bounds, file: BinaryIO, at: int, count: int, header: int, length: str) -> None:
+    """Follow records, whose length stands 20 bytes after their beginning, to the last one's end."""
+    if count > _MAX_RECORDS:
+        raise UserError(f"{bounds.path}: its header claims {count:,} records; at most {_MAX_RECORDS:,} are read")
+    for number in range(count):
+        bounds.held(f"{count:,} records", at + header)
+        file.seek(at + 20)
+        at += header + struct.unpack(length, file.read(struct.calcsize(length)))[0]
+        bounds.held(f"record {number + 1} of {count:,} to byte {at:,}", at)
+
+
+def read_las(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
+    """Read a LAS file; compressed points are decoded."""
+    import laspy
+
+    with open(bounds.path, "rb") as file:
+        header = _read_header(bounds, file)
+        kinds, count = header.point_format.dtype(), header.point_count
+        if header.are_points_compressed:
+            rows = np.frombuffer(_decode(bounds, file, header), kinds) if count else np.empty(0, kinds)
+            header.vlrs.extract("LasZipVlr")
+            header.set_compressed(False)
+        else:
+            file.seek(header.offset_to_point_data)
+            rows = np.fromfile(file, kinds, count)
+    if len(rows) != count:
+        raise UserError(f"{bounds.path}: its header claims {count:,} points, it has {len(rows):,}")
+    empty, record = (
+        laspy.ScaleAwarePointRecord(of, header.point_format, header.scales, header.offsets) for of in (rows[:0], rows)
+    )
+    # Names and types that laspy cannot give are found now, not when they are asked for.
+    for make in _fields(empty).makers.values():
+        make()
+    return Scan(bounds.path, _fields(record), (header, record))
+
+
+# The decoder believes the sizes in a file, and a wrong one ends the process that decodes. Chunks of points are decoded
+# in parallel where they are small; others go one point after the other, which takes little memory whatever their size.
+_DECODER = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (4 << 30, resource.getrlimit(resource.RLIMIT_AS)[1]))
+os.environ["RAYON_NUM_THREADS"] = str(min(os.cpu_count() or 1, 16))
+import lazrs
+path, start, width, count, piece = sys.argv[1], *map(int, sys.argv[2:6])
+description = bytes.fromhex(sys.argv[6])
+settings = lazrs.LazVlr(description)
+if settings.item_size() != width:
+    sys.exit(f"its points have {width} bytes in one place, {settings.item_size()} in another")
+kind = lazrs.ParLasZipDecompressor if settings.chunk_size() * width <= 4 * piece else lazrs.LasZipDecompressor
+with open(path, "rb") as file:
+    file.seek(start)
+    decoder = kind(file, description)
+    for first in range(0, count, max(piece // width, 1)):
+        points = bytearray(min(max(piece // width, 1), count - first) * width)
+        decoder.decompress_many(points)
+        sys.stdout.buffer.write(points)
+"""
+
+
+def _decode(bounds: Bounds, file: BinaryIO, header: Any) -> bytearray:
+    """Return the points of a LAZ file as LAS has them; memory grows with what is decoded, not with what is claimed."""
+    width, count = header.point_format.size, header.point_count
+    bounds.inflated(width * count)
+    start = header.offset_to_point_data
+    file.seek(start)
+    table = int.from_bytes(file.read(8), "little")
+    if 0 < table < bounds.size:
+        file.seek(table + 4)
+        chunks = int.from_bytes(file.read(4), "little")
+        # Every chunk begins with a point as it is.
+        bounds.held(f"{chunks:,} chunks", start + chunks * width)
+    described = header.vlrs.get("LasZipVlr")
+    if not described:
+        raise UserError(f"{bounds.path}: compressed points without the record that says how")
+    description = described[0].record_data
+    settings = [str(bounds.path.resolve()), *map(str, (start, width, count, _PIECE)), description.hex()]
+    points = bytearray()
+    with tempfile.TemporaryFile() as said:
+        command = [sys.executable, "-P", "-c", _DECODER, *settings]
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said) as process:
+            assert process.stdout is not None
+            while piece := process.stdout.read(_PIECE):
+                points += piece
+        said.seek(0)
+        lines = said.read(1 << 16).decode("utf-8", "replace").strip().splitlines()
+    if process.returncode:
+        last = printable(lines[-1] if lines else "the decoder ended without a reason", 150)
+        raise UserError(f"{bounds.path}: not a readable LAZ file ({last})")
+    return points
+
+
+def write_las(path: Path, scan: Scan, notes: list[str], compress: bool = False) -> list[str]:
+    """Write LAS with the header and dimensions of the file that the scan came from, others as extra bytes.
+
+    Raises:
+        UserError: points without coordinates, which LAS cannot hold, or a classification beyond its bits.
+    """
+    import laspy
+
+    if scan.template is not None:
+        header, record = scan.template
+        # Writing changes both, and the scan may be written again.
+        points = laspy.ScaleAwarePointRecord(record.array.copy(), record.point_format, record.scales, record.offsets)
+        las = laspy.LasData(deepcopy(header), points)
+    else:
+        las = _new_las(scan)
+    done = {"x", "y", "z"} | (set(COLORS[0]) if scan.template is None and scan.rgb is not None else set())
+    standard = set(las.point_format.dimension_names)
+    added: dict[str, np.ndarray] = {}
+    changes: list[str] = []
+    for name, values in scan.fields.items():
+        if name.lower() in done or (name in standard and _fits(las, name, values)):
+            continue
+        # A dimension of the format that cannot hold these values must not get others.
+        other = f"{name}_input" if name in standard else name
+        if other != name:
+            changes.append(f"field {name} is written as {other}, because LAS has no room for its values")
+        added[other] = values
+    # 32 bytes for each name.
+    names = clean_names(added, most=32, ascii_only=True)
+    changes += renamed(added, names)
+    las.add_extra_dims([laspy.ExtraBytesParams(name, values.dtype) for name, values in zip(names, added.values())])
+    for name, values in zip(names, added.values()):
+        las[name] = values
+    with open(path, "wb") as file:
+        las.write(file, do_compress=compress)
+    return changes
+
+
+def _new_las(scan: Scan) -> Any:
+    import laspy
+
+    colors, xyz = _colors_of_16_bits(scan), scan.xyz
+    if not np.isfinite(xyz).all():
+        raise UserError("LAS cannot hold points without coordinates; write another format")
+    header = laspy.LasHeader(point_format=6 if colors is None else 7, version="1.4")
+    header.offsets = np.floor(xyz.min(0))
+    # The finest decimal step whose multiples fit 32 bits.
+    extent = max(float((xyz - header.offsets).max()), 1e-3)
+    header.scales = np.full(3, 10.0 ** np.ceil(np.log10(extent / (2**31 - 1))))
+    las = laspy.LasData(header)
+    las.x, las.y, las.z = xyz.T
+    if colors is not None:
+        las.red, las.green, las.blue = colors.T
+    return las
+
+
+def _colors_of_16_bits(scan: Scan) -> np.ndarray | None:
+    """Return colours (N, 3) as LAS has them: those of 16 bits as they are, others widened."""
+    names = [scan.field(name) for name in COLORS[0]]
+    if all(name is not None and scan.fields[name].dtype == np.uint16 for name in names):
+        wide = np.stack([scan.fields[str(name)] for name in names], 1)
+        if wide.max(initial=0) > 255:
+            return wide
+    colors = scan.rgb
+    return None if colors is None else colors.astype(np.uint16) * 257
+
+
+def _fits(las: Any, name: str, values: np.ndarray) -> bool:
+    """Put values into a dimension of the format, if that holds them exactly."""
+    before = np.array(las[name])
+    cast = values.astype(before.dtype)
+    if not np.array_equal(cast, values):
+        return False
+    try:
+        las[name] = cast
+    except (OverflowError, ValueError):
+        # Fewer bits than its type has.
+        las[name] = before
+        return False
+    return True

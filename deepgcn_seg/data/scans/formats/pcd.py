@@ -1,0 +1,196 @@
+"""PCD: text, binary and compressed.
+
+The header is read here and not with pypcd4, which believes it: a COUNT of a billion makes as many names.
+"""
+
+import re
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from ....errors import UserError
+from ..scan import COLORS, Scan
+from .bounds import MAX_HEADER, Bounds, blocks_of_lines, clean_names, renamed
+from .text import read_rows
+from .typed import as_declared, structured
+
+_TYPES = {("F", 4): "<f4", ("F", 8): "<f8"} | {(t, size): f"<{t.lower()}{size}" for t in "IU" for size in (1, 2, 4, 8)}
+_COLOR_NAMES = COLORS[0]
+_VIEWPOINT = "0 0 0 1 0 0 0"
+_SEVEN_NUMBERS = re.compile(r"([-+.0-9eE]{1,30} ){6}[-+.0-9eE]{1,30}")
+# LZF's longest match is 264 bytes, written as 3.
+_LZF_RATIO = 88
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How points are arranged: ``height`` rows of an image, or 1. viewpoint: of the sensor, as seven numbers."""
+
+    width: int
+    height: int
+    viewpoint: str
+
+
+@dataclass(frozen=True)
+class Header:
+    """What stands before the rows.
+
+    Attributes:
+        names: of the columns, several for a field with a COUNT, None for padding. kinds: their NumPy types.
+        start: where the rows begin. layout: how the points are arranged.
+    """
+
+    names: list[str | None]
+    kinds: list[str]
+    points: int
+    encoding: str
+    start: int
+    layout: Layout
+
+    @property
+    def row(self) -> int:
+        """Bytes of a point."""
+        return sum(np.dtype(kind).itemsize for kind in self.kinds)
+
+
+def read_pcd(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
+    """Read a PCD file of any encoding; a packed ``rgb`` becomes red, green and blue."""
+    with open(bounds.path, "rb") as file:
+        header = _read_header(bounds, file)
+        file.seek(header.start)
+        values = _READERS[header.encoding](bounds, file, header)
+    fields = {name: of for name, of in zip(header.names, values) if name is not None}
+    packed = next((name for name in ("rgb", "rgba") if name in fields), None)
+    # Three bytes in a float or integer of four.
+    if packed and fields[packed].dtype.itemsize == 4:
+        colors = np.ascontiguousarray(fields.pop(packed)).view(np.uint32)
+        fields |= {name: (colors >> shift & 255).astype(np.uint8) for name, shift in zip(_COLOR_NAMES, (16, 8, 0))}
+        if packed == "rgba":
+            fields["alpha"] = (colors >> 24).astype(np.uint8)
+    return Scan(bounds.path, fields, header.layout)
+
+
+def _read_header(bounds: Bounds, file: BinaryIO) -> Header:
+    path = bounds.path
+    head = file.read(MAX_HEADER)
+    end = re.search(rb"(?mi)^DATA[ \t]+(ascii|binary|binary_compressed)[ \t]*\r?\n", head)
+    try:
+        if end is None:
+            raise ValueError
+        lines = [line.split() for line in head[: end.start()].decode("ascii", "replace").splitlines()]
+        known = {line[0].upper(): line[1:] for line in lines if line and not line[0].startswith("#")}
+        # Version 0.5 has COLUMNS, and floats of 4 bytes where it says nothing.
+        names = known["FIELDS" if "FIELDS" in known else "COLUMNS"]
+        kinds = [kind.upper() for kind in known.get("TYPE", ["F"] * len(names))]
+        sizes = _integers(known.get("SIZE", ["4"] * len(names)))
+        counts = _integers(known.get("COUNT", ["1"] * len(names)))
+        (height,) = _integers(known.get("HEIGHT", ["1"]))
+        (points,) = _integers(known["POINTS"]) if "POINTS" in known else _product(known["WIDTH"], height)
+        (width,) = _integers(known["WIDTH"]) if "WIDTH" in known else [points // max(height, 1)]
+        viewpoint = " ".join(known.get("VIEWPOINT", ()))
+    except (KeyError, ValueError):
+        raise UserError(f"{path}: not a PCD file (no readable header)") from None
+    if not len(names) == len(kinds) == len(sizes) == len(counts):
+        raise UserError(f"{path}: FIELDS, SIZE, TYPE and COUNT of its header do not fit each other")
+    if width * height != points:
+        raise UserError(f"{path}: its header claims {points:,} POINTS, but WIDTH x HEIGHT is {width} x {height}")
+    bounds.points(points)
+    bounds.fields(sum(counts) if min(counts, default=0) > 0 else 0)
+    if unknown := [pair for pair in zip(kinds, sizes) if pair not in _TYPES]:
+        raise UserError(f"{path}: no type {unknown[0][0][:20]} of {unknown[0][1]} bytes is known")
+    every: list[str | None] = []
+    types: list[str] = []
+    for name, kind, size, count in zip(names, kinds, sizes, counts):
+        several = [name] if count == 1 else [f"{name}__{number:04d}" for number in range(count)]
+        # PCL's padding is named _.
+        every += [None if name == "_" else one for one in several]
+        types += [_TYPES[kind, size]] * count
+    if len({name for name in every if name}) < len(every) - every.count(None):
+        raise UserError(f"{path}: two fields of the same name")
+    layout = Layout(width, height, viewpoint if _SEVEN_NUMBERS.fullmatch(viewpoint) else _VIEWPOINT)
+    header = Header(every, types, points, end[1].decode().lower(), end.end(), layout)
+    least = {"ascii": 2 * len(types), "binary": header.row, "binary_compressed": header.row / _LZF_RATIO}
+    # The last line of text may end without a newline.
+    bounds.held(
+        f"{points:,} points", header.start + int(points * least[header.encoding]) - (header.encoding == "ascii")
+    )
+    return header
+
+
+def _product(width: Sequence[str], height: int) -> list[int]:
+    return [number * height for number in _integers(width)]
+
+
+def _integers(words: Sequence[str]) -> list[int]:
+    if not all(word.isascii() and word.isdigit() for word in words):
+        raise ValueError
+    return [int(word) for word in words]
+
+
+def _read_ascii(bounds: Bounds, file: BinaryIO, header: Header) -> list[np.ndarray]:
+    values = read_rows(bounds, blocks_of_lines(bounds.path, file), len(header.names), " ", 1)
+    if len(values[0]) != header.points:
+        raise UserError(f"{bounds.path}: its header claims {header.points:,} points, it has {len(values[0]):,}")
+    names = (name or "_" for name in header.names)
+    return [as_declared(bounds.path, name, of, kind) for name, of, kind in zip(names, values, header.kinds)]
+
+
+def _read_binary(bounds: Bounds, file: BinaryIO, header: Header) -> list[np.ndarray]:
+    kinds = np.dtype([(f"f{number}", kind) for number, kind in enumerate(header.kinds)])
+    rows = np.fromfile(file, kinds, header.points)
+    return [rows[name] for name in kinds.names]
+
+
+def _read_compressed(bounds: Bounds, file: BinaryIO, header: Header) -> list[np.ndarray]:
+    """Read LZF: the values of a field for all points, then those of the next."""
+    import lzf
+
+    sizes = file.read(8)
+    packed, size = struct.unpack("<II", sizes) if len(sizes) == 8 else (0, 0)
+    if size != header.points * header.row:
+        raise UserError(f"{bounds.path}: claims to inflate to {size:,} bytes, not {header.points * header.row:,}")
+    bounds.held(f"{packed:,} compressed bytes", header.start + 8 + packed)
+    content = lzf.decompress(file.read(packed), size) if size else b""
+    if content is None or len(content) != size:
+        raise UserError(f"{bounds.path}: its compressed points are damaged")
+    found, position = [], 0
+    for kind in header.kinds:
+        found.append(np.frombuffer(content, kind, header.points, position))
+        position += header.points * np.dtype(kind).itemsize
+    return found
+
+
+_READERS = {"ascii": _read_ascii, "binary": _read_binary, "binary_compressed": _read_compressed}
+
+
+def write_pcd(path: Path, scan: Scan, notes: list[str]) -> list[str]:
+    """Write binary PCD in the layout of the file that the scan came from; colours of 8 bits become a packed ``rgb``."""
+    layout = scan.template or Layout(len(scan), 1, _VIEWPOINT)
+    names = clean_names(scan.fields, forbidden=" ", ascii_only=True)
+    fields = dict(zip(names, scan.fields.values()))
+    if all(fields.get(name, np.empty(0, int)).dtype == np.uint8 for name in _COLOR_NAMES):
+        red, green, blue = (fields.pop(name).astype(np.uint32) for name in _COLOR_NAMES)
+        fields["rgb"] = (red << 16 | green << 8 | blue).view(np.float32)
+    kinds = [values.dtype for values in fields.values()]
+    lines = [
+        "# .PCD v0.7 - Point Cloud Data file format",
+        *(f"# {note}" for note in notes),
+        "VERSION 0.7",
+        f"FIELDS {' '.join(fields)}",
+        f"SIZE {' '.join(str(kind.itemsize) for kind in kinds)}",
+        f"TYPE {' '.join(kind.kind.upper() for kind in kinds)}",
+        f"COUNT {' '.join('1' for _ in kinds)}",
+        f"WIDTH {layout.width}",
+        f"HEIGHT {layout.height}",
+        f"VIEWPOINT {layout.viewpoint}",
+        f"POINTS {len(scan)}",
+        "DATA binary",
+    ]
+    with open(path, "wb") as file:
+        file.write("".join(f"{line}\n" for line in lines).encode("ascii", "replace"))
+        structured(fields).tofile(file)
+    return renamed(scan.fields, names)

@@ -1,0 +1,248 @@
+"""PLY: the points are read, all other elements are copied as they are.
+
+Read here and not with plyfile, which makes an object of every list: 300 bytes and 5 microseconds for each face that a
+header of a few bytes may claim. The tests compare with plyfile.
+"""
+
+import logging
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from ....errors import UserError
+from ....files import Identity, identify, open_file
+from ..scan import Scan
+from .bounds import MAX_HEADER, MAX_LINE, Bounds, clean_names, first_lines, printable, renamed
+from .text import read_rows, write_rows
+from .typed import as_declared, structured
+
+log = logging.getLogger(__name__)
+
+_TYPES = {
+    "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2", "ushort": "u2",
+    "uint16": "u2", "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4", "float": "f4", "float32": "f4",
+    "double": "f8", "float64": "f8",
+}  # fmt: skip
+_WRITTEN = {
+    "i1": "char", "u1": "uchar", "i2": "short", "u2": "ushort", "i4": "int", "u4": "uint", "f4": "float",
+    "f8": "double",
+}  # fmt: skip
+_ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
+# Bytes that are copied at a time.
+_PIECE = 1 << 20
+_FORMATS = {order: name for name, order in _ORDERS.items()}
+
+
+@dataclass
+class Element:
+    """One kind of rows.
+
+    Attributes:
+        lines: its header. types: name -> NumPy type of each property, of a list that of its length.
+    """
+
+    name: str
+    count: int
+    lines: list[str]
+    types: dict[str, str] = field(default_factory=dict)
+    lists: bool = False
+
+    def least_bytes(self, order: str) -> int:
+        """Bytes that the file holds at least for the rows: lists may be empty."""
+        if not order:
+            return self.count * max(2 * len(self.types), 1)
+        return self.count * sum(np.dtype(kind).itemsize for kind in self.types.values())
+
+
+@dataclass
+class Header:
+    """What stands before the rows. order: "<" or ">" of binary rows, "" of text. start: where the rows begin."""
+
+    order: str
+    comments: list[str]
+    elements: list[Element]
+    start: int
+
+
+@dataclass
+class Rest:
+    """Elements beside the points, for writing.
+
+    Attributes:
+        order: of binary rows, or "" of text. lines: their headers. parts: their first and last byte in the file at
+            ``path``, which has this ``identity``; the last part ends with the file.
+    """
+
+    path: Path
+    order: str
+    comments: list[str]
+    lines: list[str] = field(default_factory=list)
+    parts: tuple[tuple[int, int], ...] = ()
+    identity: Identity | None = None
+
+
+def read_ply(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
+    """Read the element ``vertex`` of a PLY file."""
+    path = bounds.path
+    with open(path, "rb") as file:
+        header = _read_header(path, file)
+        names = [element.name for element in header.elements]
+        if "vertex" not in names:
+            raise UserError(f"{path}: no element vertex")
+        vertex = header.elements[names.index("vertex")]
+        before = header.elements[: names.index("vertex")]
+        bounds.points(vertex.count)
+        bounds.fields(len(vertex.types))
+        # The last line of text may end without a newline.
+        least = sum(element.least_bytes(header.order) for element in header.elements) - (not header.order)
+        bounds.held(f"{vertex.count:,} points and at least {least:,} bytes", header.start + max(least, 0))
+        if vertex.lists or (header.order and any(element.lists for element in before)):
+            raise UserError(f"{path}: lists in or before the element vertex are not read; put vertex first")
+        file.seek(header.start)
+        if header.order:
+            file.seek(sum(element.least_bytes(header.order) for element in before), os.SEEK_CUR)
+            first = file.tell()
+            fields = _binary_rows(file, vertex, header.order)
+        else:
+            for _ in first_lines(path, file, sum(element.count for element in before)):
+                pass
+            first = file.tell()
+            fields = _text_rows(bounds, file, vertex)
+        after = header.elements[len(before) + 1 :]
+        others = [*before, *after]
+        lines = [line for element in others for line in element.lines]
+        parts = ((header.start, first), (file.tell(), bounds.size))
+        _warn_of_more(bounds, file, header, after)
+        rest = Rest(path, header.order, header.comments, lines, parts, identify(path))
+    return Scan(path, fields, rest)
+
+
+def _read_header(path: Path, file: BinaryIO) -> Header:
+    head = file.read(MAX_HEADER)
+    first = re.match(rb"ply[ \t]*(\r\n|\n|\r)", head)
+    last = first and re.compile(rb"%b[ \t]*end_header[ \t]*%b" % (first[1], first[1])).search(head)
+    if not first or not last:
+        raise UserError(f"{path}: not a PLY file (no header in its first {MAX_HEADER:,} bytes)")
+    newline, end, start = first[1], last.start(), last.end()
+    header = Header("", [], [], start)
+    form = None
+    for number, line in enumerate(head[:end].split(newline)[1:], 2):
+        words = line.decode("latin-1").split()
+        match words:
+            case []:
+                pass
+            case ["comment" | "obj_info", *_]:
+                header.comments.append(printable(line.decode("latin-1").strip()))
+            case ["format", name, "1.0"] if form is None and name in _ORDERS:
+                form = header.order = _ORDERS[name]
+            case ["element", name, count] if form is not None and count.isascii() and count.isdigit():
+                header.elements.append(Element(name, int(count), [f"element {name} {count}"]))
+            case ["property", "list", size, kind, name] if header.elements and {size, kind} <= set(_TYPES):
+                _add_property(path, header.elements[-1], name, _TYPES[size], words)
+                header.elements[-1].lists = True
+            case ["property", kind, name] if header.elements and kind in _TYPES:
+                _add_property(path, header.elements[-1], name, _TYPES[kind], words)
+            case _:
+                raise UserError(
+                    f"{path}: line {number} of its header is not understood: {printable(line.decode('latin-1'), 60)}"
+                )
+    if form is None:
+        raise UserError(f"{path}: not a PLY file (no format)")
+    if len({element.name for element in header.elements}) < len(header.elements):
+        raise UserError(f"{path}: two elements of the same name")
+    return header
+
+
+def _add_property(path: Path, element: Element, name: str, kind: str, words: list[str]) -> None:
+    if name in element.types:
+        raise UserError(f"{path}: element {element.name} has two properties {printable(name, 60)}")
+    element.types[name] = kind
+    element.lines.append(" ".join(map(printable, words)))
+
+
+def _binary_rows(file: BinaryIO, vertex: Element, order: str) -> dict[str, np.ndarray]:
+    kinds = np.dtype([(name, order + kind) for name, kind in vertex.types.items()])
+    rows = np.fromfile(file, kinds, vertex.count)
+    return {name: rows[name] for name in vertex.types}
+
+
+def _text_rows(bounds: Bounds, file: BinaryIO, vertex: Element) -> dict[str, np.ndarray]:
+    blocks = first_lines(bounds.path, file, vertex.count)
+    values = read_rows(bounds, blocks, len(vertex.types), " ", 1)
+    if len(values[0]) != vertex.count:
+        raise UserError(f"{bounds.path}: its header claims {vertex.count:,} points, it has {len(values[0]):,}")
+    return {name: as_declared(bounds.path, name, of, kind) for (name, kind), of in zip(vertex.types.items(), values)}
+
+
+def _warn_of_more(bounds: Bounds, file: BinaryIO, header: Header, after: list[Element]) -> None:
+    """Warn of what stands behind the rows that the header claims; the file stands behind the points."""
+    claimed = sum(element.count for element in after)
+    if header.order:
+        # The length of lists is not known.
+        known = sum(element.least_bytes(header.order) for element in after)
+        more = 0 if any(element.lists for element in after) else bounds.size - file.tell() - known
+        what = f"{more:,} bytes"
+    else:
+        more = sum(1 for line in iter(lambda: file.readline(MAX_LINE), b"") if line.strip()) - claimed
+        what = f"{more:,} lines"
+    if more > 0:
+        log.warning("%s: %s more than its header claims are left out", bounds.path, what)
+
+
+def write_ply(path: Path, scan: Scan, notes: list[str]) -> list[str]:
+    """Write points, and the other elements of the file they came from; binary, but for files that were text.
+
+    Raises:
+        UserError: that file has changed since.
+    """
+    rest = scan.template or Rest(path, "<", [])
+    names = clean_names(scan.fields, forbidden=" ", ascii_only=True)
+    changes = renamed(scan.fields, names)
+    fields = {}
+    for name, values in zip(names, scan.fields.values()):
+        fields[name] = _ply_type(values)
+        if fields[name].dtype.kind == "f" != values.dtype.kind and not _same(fields[name], values):
+            changes.append(f"field {name} loses digits, because PLY has no integers of 64 bits")
+    lines = ["ply", f"format {_FORMATS[rest.order]} 1.0", *rest.comments, *(f"comment {note}" for note in notes)]
+    lines.append(f"element vertex {len(scan)}")
+    lines += [f"property {_WRITTEN[values.dtype.str[1:]]} {name}" for name, values in fields.items()]
+    lines += [*rest.lines, "end_header"]
+    with open(path, "wb") as file:
+        file.write("".join(f"{line}\n" for line in lines).encode("latin-1", "replace"))
+        if rest.order:
+            rows = structured(fields)
+            rows.astype(rows.dtype.newbyteorder(rest.order), copy=False).tofile(file)
+        else:
+            write_rows(file, list(fields.values()))
+        if rest.lines:
+            _copy_parts(rest, file)
+    return changes
+
+
+def _copy_parts(rest: Rest, file: BinaryIO) -> None:
+    with open_file(rest.path) as (source, identity):
+        if identity != rest.identity:
+            raise UserError(f"the faces of {rest.path} cannot be written, because it has changed since it was read")
+        for start, end in rest.parts:
+            source.seek(start)
+            while piece := source.read(min(_PIECE, end - source.tell())):
+                file.write(piece)
+
+
+def _same(floats: np.ndarray, integers: np.ndarray) -> bool:
+    # 2^63 as a float is no int64.
+    with np.errstate(invalid="ignore"):
+        return bool((floats.astype(integers.dtype) == integers).all())
+
+
+def _ply_type(values: np.ndarray) -> np.ndarray:
+    """Return values in a type that PLY has: it has no 64-bit integers."""
+    if values.dtype.kind in "iu" and values.dtype.itemsize == 8:
+        fits = len(values) == 0 or (values.min() >= -(2**31) and values.max() < 2**31)
+        return values.astype(np.int32 if fits else np.float64)
+    return values

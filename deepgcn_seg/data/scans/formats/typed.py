@@ -1,0 +1,76 @@
+"""Columns of numbers: the types that every format can be written with."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ....errors import UserError
+
+
+class LazyFields(Mapping[str, np.ndarray]):
+    """Fields that are made each time they are asked for.
+
+    Args:
+        count: points. makers: name -> function that returns the (N,) values.
+    """
+
+    def __init__(self, count: int, makers: Mapping[str, Callable[[], np.ndarray]]):
+        self.count, self.makers = count, makers
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.makers[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.makers)
+
+    def __len__(self) -> int:
+        return len(self.makers)
+
+
+def number_column(path: Path, name: str, values: np.ndarray, count: int | None = None) -> np.ndarray:
+    """Return a field as (N,) integers or floats of at most 64 bits in this machine's byte order.
+
+    Args:
+        count: N, if known. Truth values become 0 and 1; floats of 16 bits become ones of 32.
+
+    Raises:
+        UserError: something else than one number for each point.
+    """
+    values = np.asarray(values)
+    kind = values.dtype
+    if values.ndim != 1 or kind.kind not in "fiub" or kind.itemsize > 8:
+        raise UserError(f"{path}: field {name} is not one number for each point, but {kind} of shape {values.shape}")
+    if count is not None and len(values) != count:
+        raise UserError(f"{path}: fields of different lengths: {name} has {len(values):,}, others {count:,}")
+    if kind.kind == "b":
+        return values.view(np.uint8)
+    if kind == np.float16:
+        return values.astype(np.float32)
+    return values.astype(kind.newbyteorder("="), copy=False)
+
+
+def as_declared(path: Path, name: str, values: np.ndarray, kind: str) -> np.ndarray:
+    """Return numbers from text in the type that the header says.
+
+    Raises:
+        UserError: numbers that an integer type cannot hold.
+    """
+    wanted = np.dtype(kind)
+    if wanted.kind == "f":
+        # Beyond float32 is infinite, which coordinates and colours refuse.
+        with np.errstate(over="ignore"):
+            return values.astype(wanted)
+    limits = np.iinfo(wanted)
+    whole = values.dtype.kind == "i" or np.array_equal(values, np.rint(values))
+    if not whole or (len(values) and not limits.min <= values.min() <= values.max() <= limits.max):
+        raise UserError(f"{path}: field {name} is {wanted} in the header, but has other numbers")
+    return values.astype(wanted)
+
+
+def structured(fields: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return fields as rows, one after the other without gaps."""
+    rows = np.empty(len(next(iter(fields.values()))), [(name, values.dtype) for name, values in fields.items()])
+    for name, values in fields.items():
+        rows[name] = values
+    return rows

@@ -1,0 +1,161 @@
+"""Point-cloud files: PLY, LAS, LAZ, PCD, NPY, NPZ and text, read and written with all their fields.
+
+A file is not trusted: what its header claims is compared with the file, or with ``max_points``, before memory
+is taken (:mod:`.formats.bounds`), nothing is unpickled, and whatever is wrong ends in one :class:`UserError`
+that names the file.
+"""
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import UserError
+from .formats.typed import LazyFields
+
+log = logging.getLogger(__name__)
+
+# Names a field may have, compared without case; the first that a file has counts.
+COLORS = (
+    ("red", "green", "blue"),
+    ("r", "g", "b"),
+    ("diffuse_red", "diffuse_green", "diffuse_blue"),
+    ("rf", "gf", "bf"),
+)
+# x, y, z; then as ParaView and old CloudCompare write them.
+AXES = tuple((axis, f"points:{n}", f"points_{n}", f"coord. {axis}", f"coord_{axis}") for n, axis in enumerate("xyz"))
+# CloudCompare's Rf, Gf, Bf are fractions of 1, whatever their type.
+_FRACTIONS = COLORS[3]
+LABELS = (
+    "label",
+    "labels",
+    "class",
+    "classification",
+    "scalar_label",
+    "scalar_classification",
+    "semantic",
+    "sem_label",
+)
+
+
+@dataclass
+class Scan:
+    """Points of a file.
+
+    Attributes:
+        path: the file. fields: name -> (N,), as in the file, ``x``, ``y``, ``z`` among them; those of LAS and LAZ are
+            unpacked each time they are asked for.
+        template: what writing the same format again needs besides (a header, faces), or None.
+    """
+
+    path: Path
+    fields: Mapping[str, np.ndarray]
+    template: Any = None
+
+    def __len__(self) -> int:
+        return self.fields.count if isinstance(self.fields, LazyFields) else len(next(iter(self.fields.values()), ()))
+
+    def field(self, *names: str) -> str | None:
+        """The first of some names that the file has, as it is written there."""
+        known = {_without_unit(name): name for name in self.fields}
+        known |= {name.lower().lstrip("/"): name for name in self.fields}
+        return next((known[name] for name in names if name in known), None)
+
+    @property
+    def xyz(self) -> np.ndarray:
+        """(N, 3) float64 coordinates; NaN or infinite where the file has them, as depth cameras do.
+
+        Raises:
+            UserError: no coordinates, or no points that have any.
+        """
+        names = [self.field(*axis) for axis in AXES]
+        if None in names:
+            raise UserError(
+                f"{self.path}: no fields x, y, z; it has {', '.join(self.fields) or 'none'} (of text and arrays, "
+                "columns=[x,y,z,...] says which columns are which)"
+            )
+        if not len(self):
+            raise UserError(f"{self.path}: no points")
+        xyz = np.stack([_numbers(self.path, str(name), self.fields[name]) for name in names], 1)
+        if not np.isfinite(xyz).all(1).any():
+            raise UserError(f"{self.path}: no points with coordinates: all are NaN or infinite")
+        return xyz
+
+    @property
+    def rgb(self) -> np.ndarray | None:
+        """(N, 3) uint8 colours, or None without; 16-bit and 0..1 ones are scaled to 0..255.
+
+        Points without coordinates may be without colours too: those that are NaN become black.
+
+        Raises:
+            UserError: other NaN colours, or negative ones.
+        """
+        for names in COLORS:
+            found = [self.field(name) for name in names]
+            if None not in found:
+                break
+        else:
+            return None
+        rgb = np.stack([self.fields[name] for name in found], 1)
+        if rgb.dtype == np.uint8:
+            return rgb
+        fractions = names == _FRACTIONS or self.fields[found[0]].dtype.kind == "f"
+        rgb = _numbers(self.path, str(found[0]), rgb, np.float32)
+        if not np.isfinite(rgb).all():
+            rgb = np.where(np.isfinite(rgb) | np.isfinite(self.xyz).all(1)[:, None], rgb, 0)
+        if len(rgb) and (not np.isfinite(rgb).all() or rgb.min() < 0):
+            raise UserError(f"{self.path}: colours that are NaN, infinite or negative")
+        largest = rgb.max(initial=0)
+        if fractions and largest <= 1:
+            rgb = rgb * 255
+        elif largest > 255:
+            # Both ways of widening, times 256 and times 257, end in the same byte.
+            rgb = np.floor(rgb / 256)
+        if rgb.max(initial=0) >= 256:
+            raise UserError(f"{self.path}: colours up to {largest:g}, which are neither 8 nor 16 bits")
+        return np.minimum(np.rint(rgb), 255).astype(np.uint8)
+
+
+def _without_unit(name: str) -> str:
+    """Return a field's name as it is compared: in small letters, without a unit in brackets."""
+    return re.sub(r"[ _]*[\[(][^\[(]*[\])]$", "", name.lower().lstrip("/"))
+
+
+def _numbers(path: Path, name: str, values: np.ndarray, dtype: type = np.float64) -> np.ndarray:
+    try:
+        return values.astype(dtype, copy=False)
+    except (ValueError, TypeError):
+        raise UserError(f"{path}: field {name} is not numbers") from None
+
+
+def lost_digits(xyz: np.ndarray, scale: float = 1.0) -> str | None:
+    """Return what to say where float32 has rounded coordinates to more than a centimetre, else None.
+
+    Values that went through float32 are multiples of its step at their size, 0.5 at 5,400,000. Whole numbers, such as
+    those of a regular grid, are multiples of more, and are no loss.
+
+    Args:
+        xyz: (N, 3) finite coordinates of any type. scale: metres per unit.
+    """
+    with np.errstate(all="ignore"):
+        steps = np.spacing(np.abs(xyz).max(0).astype(np.float32)).astype(np.float64)
+        coarse = [
+            axis
+            for axis, step in enumerate(steps)
+            if step * scale > 0.01
+            and np.array_equal(xyz[:, axis], xyz[:, axis].astype(np.float32))
+            and np.fmod(xyz[:, axis], 2 * step).any()
+        ]
+    if not coarse:
+        return None
+    # Enough to say how many fell together.
+    some = xyz[:: len(xyz) // 1_000_000 + 1]
+    return (
+        f"Coordinates in {', '.join('xyz'[axis] for axis in coarse)} are rounded to {max(steps[coarse]) * scale:g} m "
+        f"because they were stored as float32: {len(np.unique(some, axis=0)):,} different points of {len(some):,}. "
+        "Store them as float64, or subtract an offset before"
+    )

@@ -1,0 +1,95 @@
+"""Which scans an ``input`` stands for: a file, a folder or a pattern."""
+
+import glob
+import logging
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from ...errors import UserError
+from .format_table import FORMATS
+from .formats.scene import is_scene
+
+log = logging.getLogger(__name__)
+
+TEXTS = (".txt", ".xyz", ".asc", ".pts", ".csv")
+# A text that is longer is taken for a scan without a look at its lines.
+_LONGEST_PROSE = 1 << 16
+
+
+def find_scans(pattern: str | Path, besides: Path | None = None) -> list[Path]:
+    """Return the point-cloud files and scenes that a file name, folder or glob pattern stands for, in order.
+
+    In folders, hidden files, files of other formats and texts without a row of three numbers are left alone.
+
+    Args:
+        besides: a folder whose files are left alone too: the output, which may lie in the input.
+
+    Raises:
+        UserError: there are none.
+    """
+    if os.path.isfile(pattern) or is_scene(Path(pattern)):
+        return [Path(pattern)]
+    root = scans_root(pattern)
+    found: list[Path] = []
+    prose: list[Path] = []
+    # The arrays of a scene are no scans of their own.
+    matches = {path.parent if is_scene(path.parent) else path for path in _matches(Path(pattern), root)}
+    for path in sorted(matches):
+        scan = is_scene(path) or (path.suffix.lower() in FORMATS and not os.path.isdir(path))
+        if not scan or _is_hidden(path, root):
+            continue
+        if besides is not None and _lies_in(path, besides) and not _lies_in(root, besides):
+            continue
+        (prose if _is_prose(path) else found).append(path)
+    if prose:
+        log.info("Left alone, for they have no row of three numbers: %s", ", ".join(map(str, prose)))
+    if not found:
+        if not os.path.lexists(pattern) and not glob.has_magic(str(pattern)):
+            raise UserError(f"{pattern}: no such file or folder")
+        raise UserError(f"{pattern}: no point-cloud files here; known formats are {', '.join(FORMATS)}")
+    return found
+
+
+def scans_root(pattern: str | Path) -> Path:
+    """Return the folder below which the scans of a folder or pattern keep their places."""
+    path = Path(pattern)
+    # Brackets in the name of a folder that is there are no pattern.
+    return path if os.path.isdir(path) else next(folder for folder in path.parents if os.path.isdir(folder))
+
+
+def _matches(path: Path, root: Path) -> Iterator[Path]:
+    if path == root:
+        return path.rglob("*")
+    return (root / name for name in glob.iglob(str(path.relative_to(root)), root_dir=root, recursive=True))
+
+
+def _is_hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    real = Path(os.path.realpath(path))
+    return Path(os.path.realpath(folder)) in (real, *real.parents)
+
+
+def _is_prose(path: Path) -> bool:
+    """Whether a file that is named as text has words, and no line that begins with three numbers."""
+    if path.suffix.lower() not in TEXTS or not os.path.isfile(path):
+        return False
+    try:
+        if not 0 < path.stat().st_size <= _LONGEST_PROSE:
+            return False
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        # Reading it as a scan says what is wrong.
+        return False
+    return not any(_is_row(line) for line in lines)
+
+
+def _is_row(line: str) -> bool:
+    try:
+        return len([float(token) for token in re.split(r"[\s,;|]+", line.strip())[:3]]) == 3
+    except ValueError:
+        return False

@@ -1,0 +1,67 @@
+"""Results as tables on the terminal and as ``metrics.json``."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ..data.classes import ClassList
+from ..data.store import RoomEntry
+from ..escaping import terminal
+from ..files import replacing
+from .metrics import Scores
+from .protocols import Protocol, Result
+
+
+def print_scores(scores: Scores, classes: ClassList, title: str, caption: str, console: Console | None = None) -> None:
+    """A table of IoU and accuracy per class and their means; a class in neither truth nor
+    prediction is a dash."""
+    table = Table(title=terminal(title, "table.title"), caption=terminal(caption, "table.caption"), min_width=44)
+    table.add_column("class")
+    table.add_column("IoU", justify="right")
+    table.add_column("accuracy", justify="right")
+    for name, iou, accuracy in zip(classes.names, scores.iou, scores.accuracy):
+        table.add_row(terminal(name), _shown(iou), _shown(accuracy))
+    table.add_section()
+    table.add_row("mean (mIoU, mAcc)", _shown(scores.miou), _shown(scores.macc), style="bold")
+    table.add_row("all points (OA)", "", _shown(scores.oa), style="bold")
+    (console or Console()).print(table)
+
+
+def _shown(value: float) -> str:
+    return "-" if value != value else f"{value:.4f}"
+
+
+def summary(
+    result: Result, rooms: Sequence[RoomEntry], protocol: Protocol, classes: ClassList, **about: Any
+) -> dict[str, Any]:
+    """What ``metrics.json`` holds of one protocol: scores, also of each room, confusion matrix, and
+    how it was measured.
+
+    Args:
+        rooms: those of ``result``. about: further facts every number must name: checkpoint, data, test areas.
+    """
+    by_room = {}
+    for room, confusion in zip(rooms, result.by_room):
+        scores = Scores.of(confusion).as_dict(classes.names)
+        by_room[room.key] = {"points": int(confusion.sum()), "mIoU": scores["mIoU"], "OA": scores["OA"]}
+    return {
+        "protocol": protocol.describe(),
+        **about,
+        **Scores.of(result.confusion).as_dict(classes.names),
+        "rooms": by_room,
+        "points": result.points,
+        "seconds": round(result.seconds, 2),
+        "points_per_second": round(result.points / max(result.seconds, 1e-9)),
+        "classes": list(classes.names),
+        "confusion": result.confusion.tolist(),
+    }
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write a JSON file, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")

@@ -1,0 +1,155 @@
+"""Files and folders that are whole or absent, and what killed processes leave of them."""
+
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from .errors import UserError
+
+try:
+    import fcntl
+except ImportError:
+    # Without locks nobody knows whether a temporary file is still being written, so none is removed.
+    fcntl = None  # type: ignore[assignment]
+
+# Ends the name of every temporary file, so that no file of another program is taken for one.
+_SUFFIX = ".deepgcn.tmp"
+
+# What tells a file from one that was put in its place: device, inode, size and times.
+Identity = tuple[int, int, int, int, int]
+
+
+def _identity_of(found: os.stat_result) -> Identity:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+@contextmanager
+def open_file(path: Path) -> Iterator[tuple[BinaryIO, Identity]]:
+    """Open a file from elsewhere to read it, and say which one it is."""
+    identify(path)
+    try:
+        with open(path, "rb") as file:
+            yield file, _identity_of(os.fstat(file.fileno()))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def identify(path: Path) -> Identity:
+    """Which file is at ``path``; neither a pipe nor a device, which may never end."""
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise UserError(f"{path}: not a file")
+    return _identity_of(found)
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Write to a temporary name beside ``path``; on success flush to disk and rename, else remove.
+
+    Temporary files that killed processes left in the same folder are removed first.
+
+    Example:
+        ``with replacing("a.json") as temporary: temporary.write_text("{}")``
+    """
+    path = Path(path)
+    temporary, handle = _temporary(path, tempfile.mkstemp)
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        # A full disk does not say where.
+        named = error.filename or error.errno is None
+        raise error if named else type(error)(error.errno, error.strerror, str(path)) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+@contextmanager
+def creating(folder: str | Path) -> Iterator[Path]:
+    """Fill a temporary folder beside ``folder``; on success rename it, else remove it.
+
+    If another process created the folder in the meantime, that one stays.
+    """
+    folder = Path(folder)
+    temporary, handle = _temporary(folder, _make_folder)
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(handle)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files and folders in ``folder`` whose process is gone.
+
+    A process holds a lock on what it writes, and the system releases the lock when the process ends.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            found = [entry for entry in entries if entry.name.startswith(".") and entry.name.endswith(_SUFFIX)]
+    except PermissionError:
+        return
+    for entry in found:
+        # Another process may remove the same one.
+        with suppress(OSError):
+            is_folder = entry.is_dir(follow_symlinks=False)
+            handle = os.open(entry.path, os.O_RDONLY if is_folder else os.O_RDWR)
+            try:
+                if _lock(handle, wait=False):
+                    shutil.rmtree(entry.path) if is_folder else os.unlink(entry.path)
+            finally:
+                os.close(handle)
+
+
+def _temporary(path: Path, make: Callable[..., tuple[int, str]]) -> tuple[Path, int]:
+    """Create a locked temporary file or folder beside ``path``; returns its place and the open handle."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path.parent)
+    while True:
+        # A part of the name only: file systems limit the length of the whole.
+        handle, name = make(prefix=f".{path.name[:40]}.", suffix=_SUFFIX, dir=path.parent)
+        _lock(handle, wait=True)
+        # Another process may have taken it for a leftover before it was locked.
+        if os.fstat(handle).st_nlink:
+            return Path(name), handle
+        os.close(handle)
+
+
+def _make_folder(**place: Any) -> tuple[int, str]:
+    name = tempfile.mkdtemp(**place)
+    return os.open(name, os.O_RDONLY), name
+
+
+def _lock(handle: int, wait: bool) -> bool:
+    """Lock an open file and return whether that worked; some file systems have no locks."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        return False
+    return True
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

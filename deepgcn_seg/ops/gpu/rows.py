@@ -1,0 +1,238 @@
+"""Search of single rows, whole, on a GPU (Triton): those whose candidates :mod:`.search` could not list.
+
+Bisection finds a threshold that lets through all wanted candidates and few more, of equal ones no more than there
+is room for; these are written down and sorted. Exact after at most 44 passes over the row.
+"""
+
+import math
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .sizes import power_of_two
+
+# Programs that share the rows.
+PROGRAMS = 528
+# Distances a program holds in registers; of a longer row the rest is read in every pass.
+BLOCK = 4096
+# Columns at a time while candidates are written down, which takes more registers for each.
+PIECE = 1024
+# Columns of a program that makes distances, and how many at a time.
+SHARE, COLUMNS = 512, 64
+# So many steps of a bisection halve an interval of distances, the others one of bit patterns, which always ends.
+STEPS_BY_VALUE = tl.constexpr(12)
+
+
+@triton.jit
+def key_of(value):
+    """Integers in the order of the floats."""
+    bits = value.to(tl.int32, bitcast=True)
+    return tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+
+
+@triton.jit
+def value_of(key):
+    """The floats of :func:`key_of`'s integers."""
+    return tl.where(key < 0, key ^ 0x7FFFFFFF, key).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def middle_key(low, high, step):
+    """A key from ``low`` to below ``high``, halfway between their values in the first steps, then between the keys."""
+    middle = (low >> 1) + (high >> 1) + (low & high & 1)
+    if step < STEPS_BY_VALUE:
+        middle = key_of(0.5 * value_of(low) + 0.5 * value_of(high))
+    return tl.minimum(tl.maximum(middle, low), high - 1)
+
+
+@triton.jit
+def _count(first, limit, row, columns, BELOW: tl.constexpr, BLOCK: tl.constexpr):
+    """How many distances are at most ``limit``, or below it; ``first`` are those held."""
+    counted = first < limit if BELOW else first <= limit
+    total = tl.sum(counted.to(tl.int32), 0)
+    for start in range(BLOCK, columns, BLOCK):
+        column = start + tl.arange(0, BLOCK)
+        value = tl.load(row + column, mask=column < columns, other=float("inf"))
+        counted = value < limit if BELOW else value <= limit
+        total += tl.sum(counted.to(tl.int32), 0)
+    return total
+
+
+@triton.jit
+def _make_distances(
+    row, high, low, units, norms, point, begin, end, columns, width,
+    LOOP: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """Write a point's distances to the columns from ``begin`` to ``end``, less its own norm; infinite where a column
+    may not be chosen."""
+    block = (point // columns).to(tl.int64) * columns
+    own = block + point % columns
+    twice = 2 * tl.load(units + own)
+    for start in range(begin, end, COLUMNS):
+        column = start + tl.arange(0, COLUMNS)
+        inside = column < end
+        product = tl.zeros((COLUMNS,), tl.float32)
+        for first in range(0, width, CHANNELS):
+            channel = first + tl.arange(0, CHANNELS)
+            x = tl.load(high + own * width + channel).to(tl.float32)
+            x += tl.load(low + own * width + channel).to(tl.float32)
+            place = (block + column)[:, None] * width + channel[None, :]
+            y = tl.load(high + place, mask=inside[:, None], other=0.0).to(tl.float32)
+            y += tl.load(low + place, mask=inside[:, None], other=0.0).to(tl.float32)
+            product += tl.sum(x[None, :] * y, 1)
+        product *= tl.load(units + block + column, mask=inside, other=0.0)
+        value = tl.load(norms + block + column, mask=inside, other=float("inf")) - twice * product
+        if not LOOP:
+            value = tl.where(block + column == own, float("inf"), value)
+        tl.store(row + column, value, mask=inside)
+
+
+@triton.jit
+def _make_first_rows(
+    high, low, units, norms, missed, misses, rows, columns, width,
+    LOOP: tl.constexpr, SHARE: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """The row that each program of :func:`_search_missed` searches first, by several programs: there are few rows."""
+    miss = tl.program_id(0)
+    if miss < tl.load(misses):
+        row = rows + miss.to(tl.int64) * columns
+        begin = tl.program_id(1) * SHARE
+        end = tl.minimum(begin + SHARE, columns)
+        point = tl.load(missed + miss)
+        _make_distances(row, high, low, units, norms, point, begin, end, columns, width, LOOP, COLUMNS, CHANNELS)
+
+
+@triton.jit
+def _select_ranks(
+    row, ranks, out, values, places, order, columns, wanted, number,
+    BLOCK: tl.constexpr, PIECE: tl.constexpr, KEEP: tl.constexpr, RANKS: tl.constexpr,
+):  # fmt: skip
+    """``out = argsort(row, stable)[ranks]``."""
+    column = tl.arange(0, BLOCK)
+    first = tl.load(row + column, mask=column < columns, other=float("inf"))
+    lowest = tl.min(first, 0)
+    highest = tl.max(tl.where(first < float("inf"), first, -float("inf")), 0)
+    for start in range(BLOCK, columns, BLOCK):
+        value = tl.load(row + start + column, mask=start + column < columns, other=float("inf"))
+        lowest = tl.minimum(lowest, tl.min(value, 0))
+        highest = tl.maximum(highest, tl.max(tl.where(value < float("inf"), value, -float("inf")), 0))
+
+    # At least as many as wanted are at most high, and fewer below low.
+    low = key_of(lowest)
+    high = key_of(highest)
+    within = columns
+    step = 0
+    while (low < high) & (within > KEEP):
+        middle = middle_key(low, high, step)
+        found = _count(first, value_of(middle), row, columns, False, BLOCK)
+        high = tl.where(found >= wanted, middle, high)
+        low = tl.where(found >= wanted, low, middle + 1)
+        within = tl.where(found >= wanted, found, within)
+        step += 1
+
+    # All below the limit; of those equal to it the first, as many as there is room for.
+    limit = value_of(high)
+    ties = _count(first, limit, row, columns, True, BLOCK)
+    below = 0
+    equal = 0
+    for start in range(0, columns, PIECE):
+        place = start + tl.arange(0, PIECE)
+        value = tl.load(row + place, mask=place < columns, other=float("inf"))
+        # Two counts in one sum, those of equals in its upper half.
+        kinds = (value < limit).to(tl.int32) + ((value == limit).to(tl.int32) << 16)
+        sums = tl.cumsum(kinds, 0)
+        to = tl.where(value < limit, below + (sums & 0xFFFF), ties + equal + (sums >> 16)) - 1
+        kept = (value <= limit) & (value < float("inf")) & (to < KEEP)
+        tl.store(values + to, value, mask=kept)
+        tl.store(places + to, place, mask=kept)
+        added = tl.sum(kinds, 0)
+        below += added & 0xFFFF
+        equal += added >> 16
+    kept = tl.minimum(below + equal, KEEP)
+    tl.debug_barrier()
+
+    # Places among the kept break ties as columns do.
+    place = tl.arange(0, KEEP)
+    value = tl.load(values + place, mask=place < kept, other=float("inf"))
+    pairs = tl.where(place < kept, (key_of(value).to(tl.int64) << 32) | place, 0x7FFFFFFFFFFFFFFF)
+    tl.store(order + place, (tl.sort(pairs) & 0xFFFFFFFF).to(tl.int32))
+    tl.debug_barrier()
+    which = tl.arange(0, RANKS)
+    rank = tl.load(ranks + which, mask=which < number, other=0)
+    # Distances that are no numbers have no order: what is found must be a column all the same.
+    chosen = tl.load(order + rank, mask=(which < number) & (rank < kept), other=0)
+    chosen = tl.load(places + chosen, mask=(which < number) & (rank < kept), other=0)
+    tl.store(out + which, chosen, mask=which < number)
+
+
+@triton.jit(do_not_specialize=["wanted", "number"])
+def _search_missed(
+    high, low, units, norms, missed, misses, ranks, out,
+    rows, values, places, order, columns, width, wanted, number,
+    LOOP: tl.constexpr, BLOCK: tl.constexpr, PIECE: tl.constexpr, KEEP: tl.constexpr, RANKS: tl.constexpr,
+    COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0).to(tl.int64)
+    rows += program * columns
+    values += program * KEEP
+    places += program * KEEP
+    order += program * KEEP
+    for miss in range(tl.program_id(0), tl.load(misses), tl.num_programs(0)):
+        point = tl.load(missed + miss)
+        if miss >= tl.num_programs(0):
+            _make_distances(rows, high, low, units, norms, point, 0, columns, columns, width, LOOP, COLUMNS, CHANNELS)
+            tl.debug_barrier()
+        to = out + point.to(tl.int64) * number
+        _select_ranks(rows, ranks, to, values, places, order, columns, wanted, number, BLOCK, PIECE, KEEP, RANKS)
+        tl.debug_barrier()
+
+
+def search_missed(
+    high: Tensor,
+    low: Tensor,
+    units: Tensor,
+    norms: Tensor,
+    missed: Tensor,
+    misses: Tensor,
+    wanted: int,
+    ranks: Tensor,
+    loop: bool,
+    out: Tensor,
+) -> None:
+    """Search some rows.
+
+    Args:
+        high, low: (B, N, C), whose sums are the points, each in its unit (B, N).
+        norms: (B, N), infinite where a point may not be chosen.
+        missed: which of the B N rows, int32, in its first ``misses`` (1,) places.
+        ranks: (m,) ascending, the last ``wanted`` - 1. out: (B, N, m) int64, written.
+    """
+    blocks, count, width = high.shape
+    programs = min(blocks * count, PROGRAMS)
+    keep = power_of_two(wanted)
+    rows, values = norms.new_empty(programs, count), norms.new_empty(programs, keep)
+    places, order = missed.new_empty(2, programs, keep)
+    block = min(power_of_two(count), BLOCK)
+    points = (high, low, units, norms, missed, misses)
+    steps = {"LOOP": loop, "COLUMNS": min(block, COLUMNS), "CHANNELS": math.gcd(width, 64)}
+    _make_first_rows[(programs, -(-count // SHARE))](*points, rows, count, width, SHARE=SHARE, **steps)
+    _search_missed[(programs,)](
+        *points,
+        ranks,
+        out,
+        rows,
+        values,
+        places,
+        order,
+        count,
+        width,
+        wanted,
+        len(ranks),
+        BLOCK=block,
+        PIECE=min(block, PIECE),
+        KEEP=keep,
+        RANKS=power_of_two(len(ranks)),
+        num_warps=min(max(block // 1024, keep // 128, 1), 16),
+        **steps,
+    )

@@ -1,0 +1,73 @@
+"""Training curves of runs side by side, from their TensorBoard events."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from ..escaping import figure as escaped
+from ..files import replacing
+from .run_files import LeftOut, read_scalar
+from .runs import Run, varied
+
+# A setting of more values has no panel for each.
+MAX_PANELS = 12
+
+
+def smoothed(values: np.ndarray, share: float = 0.1) -> np.ndarray:
+    """Means over a window of ``share`` of all values, shorter at the start."""
+    window = max(int(share * len(values)), 1)
+    total = np.concatenate([[0], np.cumsum(values)])
+    stop = np.arange(1, len(values) + 1)
+    start = np.maximum(stop - window, 0)
+    return (total[stop] - total[start]) / (stop - start)
+
+
+def draw_curves(runs: Sequence[Run], path: Path, left_out: LeftOut, name: str = "train/loss") -> dict[str, float]:
+    """Draw a scalar of all runs over steps, smoothed: a panel for each value of the first setting
+    that varied by name (as backbone), in it a line for each run.
+
+    Args:
+        left_out: added to: runs whose events cannot be read.
+
+    Returns:
+        Last smoothed value of each run, by folder name; without any nothing is drawn.
+    """
+    keys = varied(runs)
+    settings = {key: [run.settings.get(key) for run in runs] for key in keys}
+    named = [key for key in keys if not all(isinstance(value, (int, float)) for value in settings[key])]
+    split = next((key for key in named if len(set(map(str, settings[key]))) <= MAX_PANELS), None)
+    panels: dict[str, list[Run]] = {}
+    for run in runs:
+        panels.setdefault(str(run.settings.get(split)) if split else "", []).append(run)
+    figure = Figure(figsize=(4.6 * len(panels) + 0.6, 3.9), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    last: dict[str, float] = {}
+    rest = [key for key in keys if key != split]
+    for axis, (title, group) in zip(axes, panels.items()):
+        ordered = sorted(group, key=lambda run: [str(run.settings.get(key)).rjust(12) for key in rest])
+        colors = colormaps["viridis"](np.linspace(0, 0.85, len(ordered)))
+        for run, color in zip(ordered, colors):
+            steps = values = np.empty(0)
+            with left_out.noting():
+                steps, values = read_scalar(run.folder, name)
+            if not len(values):
+                continue
+            line = smoothed(values)
+            last[run.name] = float(line[-1])
+            label = ", ".join(f"{key.split('.')[-1]} {run.settings.get(key)}" for key in rest) or run.name
+            axis.plot(steps, line, color=color, label=escaped(label), marker="." if len(line) < 20 else None)
+        axis.set_title(escaped(title))
+        axis.set_xlabel("step")
+        if axis.lines:
+            axis.legend(frameon=False, fontsize=8)
+    axes[0].set_ylabel(f"{name}, mean over a tenth of the steps")
+    if not last:
+        return last
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+    return last
