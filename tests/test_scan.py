@@ -545,7 +545,7 @@ def test_ply_elements_that_are_not_points_are_copied(tmp_path, order):
 
 MEASURE = """
 import sys
-from deepgcn_seg.data.scans.scan import read_scan, write_scan
+from deepgcn_seg.data.scans.files import read_scan, write_scan
 from deepgcn_seg.memory import peak_resident_mb
 import deepgcn_seg.data.scans.format_table, numba, laspy, lzf
 from deepgcn_seg.data.scans.formats.token_kernel import split_lines
@@ -599,7 +599,7 @@ def test_no_process_aborts_at_its_end_after_reading_text(tmp_path):
     command = [
         sys.executable,
         "-c",
-        f"from deepgcn_seg.data.scans.scan import read_scan; read_scan('{tmp_path}/a.csv')",
+        f"from deepgcn_seg.data.scans.files import read_scan; read_scan('{tmp_path}/a.csv')",
     ]
 
     def status(_):

@@ -45,7 +45,7 @@ def write_page(
     for caption, file in figures.items():
         with Image.open(file) as image:
             pictures[caption] = _embedded(image.convert("RGB"), "PNG")
-    page = environment.get_template("report.html").render(
+    page = environment.get_template("page.html").render(
         tables=tables,
         figures=pictures,
         runs=about,
