@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepgcn_seg.data.blocks import BlockGrid, points_inside
-from deepgcn_seg.data.store import CELL, MemoryRoom, RoomEntry
+from deepgcn_seg.data.cells import CELL
+from deepgcn_seg.data.room import RoomEntry
+from deepgcn_seg.data.stored_room import MemoryRoom
 from deepgcn_seg.errors import UserError
 
 ENTRY = RoomEntry("Area_1", "office_1", Path("office_1"))

@@ -11,16 +11,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepgcn_seg.data.blocks import BlockGrid, block_features, choose, points_inside, share_held
+from deepgcn_seg.data.blocks import BlockGrid, block_features, points_inside, sample_indices, share_held
 from deepgcn_seg.data.classes import S3DIS, ClassList
 from deepgcn_seg.data.dataset import BlockDataset, EpochSampler, make_loader, split_by_area
+from deepgcn_seg.data.export_hdf5 import export_blocks
 from deepgcn_seg.data.layouts import recognise
-from deepgcn_seg.data.official_hdf5 import OfficialBlocks, export_blocks
+from deepgcn_seg.data.official_hdf5 import OfficialBlocks
 from deepgcn_seg.data.prepare import prepare
 from deepgcn_seg.data.room import Room
+from deepgcn_seg.data.room_file import write_room
 from deepgcn_seg.data.rooms_of_s3dis import expected_rooms, missing_rooms
 from deepgcn_seg.data.stanford import read_points, read_room
-from deepgcn_seg.data.store import RoomStore, StoredRoom, write_manifest, write_room
+from deepgcn_seg.data.store import RoomStore, write_manifest
+from deepgcn_seg.data.stored_room import StoredRoom
 from deepgcn_seg.data.synthetic import generate, make_room
 from deepgcn_seg.errors import UserError
 
@@ -255,12 +258,12 @@ def test_blocks_cover_the_room_and_follow_the_official_grid(tmp_path):
     assert np.array_equal(np.sort(np.concatenate(places)), np.arange(3000))
 
 
-def test_reading_a_block_does_not_read_the_room(tmp_path, monkeypatch):
+def test_reading_a_block_does_not_read_the_room(tmp_path):
     stored = StoredRoom(write_room(tmp_path, random_room(20000, (30.0, 20.0, 2.8))))
-    runs, exact = stored.runs((4.0, 7.5), (5.0, 8.5))
+    ranges, exact = stored.cells.ranges((4.0, 7.5), (5.0, 8.5))
     assert exact
-    assert len(runs) == 2
-    assert sum(stop - start for start, stop in runs) < 100
+    assert len(ranges) == 2
+    assert sum(stop - start for start, stop in ranges) < 100
 
 
 def test_damaged_stores(tmp_path, store):
@@ -346,7 +349,7 @@ def test_nine_channels_of_the_port_are_pyg_normalize_scale():
 @given(count=st.integers(1, 300), points=st.integers(1, 300), seed=st.integers(0, 1000))
 @settings(deadline=None)
 def test_sampling(count, points, seed):
-    chosen = choose(count, points, np.random.default_rng(seed))
+    chosen = sample_indices(count, points, np.random.default_rng(seed))
     assert len(chosen) == points
     assert chosen.min() >= 0 and chosen.max() < count
     # No point twice while others are missing.
@@ -439,7 +442,7 @@ def test_official_blocks_equal_torch_geometrics_dataset(exported, variant, fold)
     for train, rooms in ((True, split.train), (False, split.test)):
         # Both parts are made when the first is read.
         theirs = PygS3DIS(str(folder.parent), fold, train, pre_transform=transform, force_reload=train)
-        ours = blocks.blocks(rooms, 4096, BlockGrid(), variant=variant)
+        ours = blocks.blocks(rooms, 4096, variant=variant)
         assert len(ours) == len(theirs)
         for i in range(len(ours)):
             (points, label), block = ours[i], theirs[i]
@@ -471,7 +474,7 @@ def test_official_folders_that_do_not_fit(exported, tmp_path):
     (folder / "room_filelist.txt").write_text(names)
     blocks = OfficialBlocks(folder)
     with pytest.raises(UserError, match="points=5000"):
-        blocks.blocks(blocks.rooms, 5000, BlockGrid())[0]
+        blocks.blocks(blocks.rooms, 5000)[0]
     folder = tmp_path / "damaged"
     shutil.copytree(exported[0], folder)
     (folder / "ply_data_all_0.h5").write_bytes(b"no")
@@ -494,19 +497,17 @@ def test_the_272_rooms():
 def test_augmented_official_blocks_are_augmented_rooms(store, tmp_path):
     """Points in metres are recovered from the nine channels."""
     from deepgcn_seg.data.augmentation import Scale
-    from deepgcn_seg.data.official_hdf5 import metres
+    from deepgcn_seg.data.official_hdf5 import room_points
 
     dataset = BlockDataset(store, store.rooms[:1], 4096)
     features = dataset[0][0].numpy()
     room = store.open(store.rooms[0])
-    points = metres(features)
+    points = room_points(features)
     assert np.allclose(points.room_size, room.size, rtol=1e-3)
     assert np.allclose(block_features(points.xyz, points.rgb, points.room_size), features, atol=2e-3)
     export_blocks(store, tmp_path)
     blocks = OfficialBlocks(tmp_path)
-    plain, scaled = (
-        blocks.blocks(blocks.rooms[:1], 4096, BlockGrid(), augment=a)[0][0] for a in ((), (Scale(0.5, 0.5),))
-    )
+    plain, scaled = (blocks.blocks(blocks.rooms[:1], 4096, augment=a)[0][0] for a in ((), (Scale(0.5, 0.5),)))
     assert np.allclose(scaled[:, 2], plain[:, 2] / 2, atol=2e-3)
 
 

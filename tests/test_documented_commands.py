@@ -10,7 +10,7 @@ from test_commands import ROOT, TINY, run
 from test_labelled_scans import classes, write_scans
 from test_predict import scan_file
 
-from deepgcn_seg.data.official_hdf5 import export_blocks
+from deepgcn_seg.data.export_hdf5 import export_blocks
 from deepgcn_seg.data.prepare import prepare
 
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]

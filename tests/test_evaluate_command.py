@@ -96,7 +96,8 @@ def test_a_checkpoint_does_not_say_where_data_lie(tmp_path):
 
 def test_data_without_colours_do_not_fit_a_network_with_colours(tmp_path):
     from deepgcn_seg.data.room import Room
-    from deepgcn_seg.data.store import write_manifest, write_room
+    from deepgcn_seg.data.room_file import write_room
+    from deepgcn_seg.data.store import write_manifest
 
     rng = np.random.default_rng(0)
     for area in ("Area_1", "Area_5"):

@@ -11,14 +11,14 @@ from torch import nn
 
 from deepgcn_seg.data.blocks import BlockGrid
 from deepgcn_seg.data.classes import ClassList
-from deepgcn_seg.data.prepare import write_manifest
 from deepgcn_seg.data.room import Room
-from deepgcn_seg.data.store import RoomStore, write_room
+from deepgcn_seg.data.room_file import write_room
+from deepgcn_seg.data.store import RoomStore, write_manifest
 from deepgcn_seg.errors import UserError
 from deepgcn_seg.evaluation import Protocol, Scores, confusion_matrix
 from deepgcn_seg.evaluation.evaluate import evaluate_rooms
-from deepgcn_seg.evaluation.protocols import cover
 from deepgcn_seg.inference.picture import close_together, draw_points, plain, room_picture
+from deepgcn_seg.inference.voting import cover
 
 CLASSES = ClassList.of(["a", "b", "c"], [(255, 0, 0), (0, 255, 0), (0, 0, 255)])
 CPU = torch.device("cpu")
@@ -98,8 +98,18 @@ class ByHeight(nn.Module):
 
 @pytest.fixture
 def small_store(tmp_path):
-    """Two rooms whose label is the height's, but for 7 points of the first."""
-    for name, count, size in (("x_1", 700, (2.4, 1.7, 3.0)), ("y_1", 90, (0.8, 0.5, 3.0))):
+    """Two rooms whose label is the height's, but for 7 points of the first; sampled protocols leave their blocks out."""
+    return store_of_heights(tmp_path, 700, 90)
+
+
+@pytest.fixture
+def dense_store(tmp_path):
+    """The same with over 100 points in every block, and under 1000."""
+    return store_of_heights(tmp_path, 2600, 190)
+
+
+def store_of_heights(tmp_path, x_1, y_1):
+    for name, count, size in (("x_1", x_1, (2.4, 1.7, 3.0)), ("y_1", y_1, (0.8, 0.5, 3.0))):
         rng = np.random.default_rng(count)
         xyz = rng.uniform(0, size, (count, 3))
         xyz[0] = 0
@@ -143,11 +153,10 @@ def test_votes_are_averaged_as_probabilities(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "blocks"), [("blocks", 4 * 3 + 1), ("recut", 3 * 2 + 1)])
-def test_block_protocols_score_sampled_points(small_store, name, blocks, monkeypatch):
+def test_block_protocols_score_sampled_points(dense_store, name, blocks):
     """x_1 of 2.4 m x 1.7 m: 4 x 3 blocks at stride 0.5, 3 x 2 at stride 1; y_1 one block."""
-    monkeypatch.setattr("deepgcn_seg.data.blocks.BlockGrid.__init__.__defaults__", (1.0, 0.5, 1))
     model = ByHeight()
-    result = Protocol(name, 64, batch_size=4).run(model, small_store, small_store.rooms, CPU)
+    result = Protocol(name, 64, batch_size=4).run(model, dense_store, dense_store.rooms, CPU)
     assert result.points == blocks * 64
     assert sum(shape[0] for shape in model.shapes) == blocks
 
@@ -168,12 +177,11 @@ class Broken(ByHeight):
 
 @pytest.mark.parametrize("name", ["rooms", "recut", "blocks"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_scores_that_are_not_finite_name_checkpoint_and_block(small_store, tmp_path, name, value, monkeypatch):
-    monkeypatch.setattr("deepgcn_seg.data.blocks.BlockGrid.__init__.__defaults__", (1.0, 0.5, 1))
+def test_scores_that_are_not_finite_name_checkpoint_and_block(dense_store, tmp_path, name, value):
     protocol = Protocol(name, 1000, batch_size={"rooms": 6, "recut": 6, "blocks": 12}[name])
     with pytest.raises(UserError, match=r"my\.ckpt: .* NaN or infinite in the block Area_1/y_1 at 0, 0"):
         evaluate_rooms(
-            Broken(value), protocol, small_store, small_store.rooms, CPU, tmp_path, "title", checkpoint="my.ckpt"
+            Broken(value), protocol, dense_store, dense_store.rooms, CPU, tmp_path, "title", checkpoint="my.ckpt"
         )
 
 

@@ -17,8 +17,10 @@ from reading_child import Child
 from deepgcn_seg.data.classes import S3DIS
 from deepgcn_seg.data.official_hdf5 import OfficialBlocks
 from deepgcn_seg.data.room import Room
+from deepgcn_seg.data.room_file import CHECKSUM_END, HEADER_BYTES, MAGIC, write_room
 from deepgcn_seg.data.scans.labelled import read_labelling
-from deepgcn_seg.data.store import _COVERED, _MAGIC, HEADER_BYTES, RoomStore, StoredRoom, write_manifest, write_room
+from deepgcn_seg.data.store import RoomStore, write_manifest
+from deepgcn_seg.data.stored_room import StoredRoom
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
 
@@ -35,10 +37,20 @@ def _read_room(path):
     assert xyz.dtype == np.float32 and rgb.dtype == np.uint8 and label.dtype in (np.uint8, np.uint16)
     assert np.isfinite(xyz).all() and np.isfinite(room.size).all() and np.isfinite(room.origin).all()
     assert np.array_equal(labels, label) and np.array_equal(np.sort(order), np.arange(room.count))
-    runs, _ = room.runs((0.5, 0.5), (1.5, 1.5))
-    part = room.read(runs)[0]
+    ranges, _ = room.cells.ranges((0.5, 0.5), (1.5, 1.5))
+    part = room.read(ranges)[0]
     assert ((part[:, :2] >= 0.5) & (part[:, :2] <= 1.5)).all()
-    content = (xyz, rgb, label, order, room._cells, room.size, room.origin, np.array(room.key), np.array(room.colored))
+    content = (
+        xyz,
+        rgb,
+        label,
+        order,
+        room.cells.starts,
+        room.size,
+        room.origin,
+        np.array(room.key),
+        np.array(room.colored),
+    )
     return hashlib.sha256(b"".join(array.tobytes() for array in content)).hexdigest()
 
 
@@ -62,7 +74,7 @@ def _read_classes(path):
 
 def _read_official(path):
     blocks = OfficialBlocks(path.parent)
-    items = blocks.blocks(blocks.rooms, 8, None)
+    items = blocks.blocks(blocks.rooms, 8)
     points, labels = zip(*(items[i] for i in range(min(len(items), 4))))
     assert all(p.isfinite().all() and p.shape == (8, 9) for p in points)
     assert all(((v >= 0) & (v < 13)).all() for v in labels)
@@ -104,8 +116,8 @@ def folder(tmp_path_factory):
 
 def sealed(content):
     """A room file with the checksum that its content has."""
-    rest = content[_COVERED:]
-    return _MAGIC + hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest
+    rest = content[CHECKSUM_END:]
+    return MAGIC + hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest
 
 
 def fuzz(examples, feed):
@@ -155,7 +167,7 @@ def test_a_changed_room_is_refused(child, folder, kind):
         elif kind == "cut":
             content = good[: data.draw(st.integers(0, len(good) - 1))]
         elif kind == "added":
-            at = data.draw(st.sampled_from([0, _COVERED, HEADER_BYTES, len(good)]))
+            at = data.draw(st.sampled_from([0, CHECKSUM_END, HEADER_BYTES, len(good)]))
             content = good[:at] + data.draw(st.binary(min_size=1, max_size=9)) + good[at:]
         else:
             content = data.draw(st.binary(max_size=300)) if kind == "other" else changed(good, data)
@@ -198,13 +210,17 @@ def mutated(content, data):
 def test_a_hostile_header_is_refused_or_describes_sound_data(child, folder):
     path = folder / "Area_1" / "office_1.h5"
     good = path.read_bytes()
-    header = json.loads(good[_COVERED:HEADER_BYTES])
+    header = json.loads(good[CHECKSUM_END:HEADER_BYTES])
 
     def feed(data):
         text = json.dumps(mutated(header, data)).encode()
         if data.draw(st.integers(0, 9)) == 0:
             text = data.draw(st.sampled_from([b"[" * 3000, b'{"a":' * 600, b"1" * 3900, b"\xff\xfe", b"{}{}"]))
-        content = good[:_COVERED] + text.ljust(HEADER_BYTES - _COVERED)[: HEADER_BYTES - _COVERED] + good[HEADER_BYTES:]
+        content = (
+            good[:CHECKSUM_END]
+            + text.ljust(HEADER_BYTES - CHECKSUM_END)[: HEADER_BYTES - CHECKSUM_END]
+            + good[HEADER_BYTES:]
+        )
         check(child, "room", path, sealed(content))
 
     fuzz(EXAMPLES, feed)
@@ -213,7 +229,7 @@ def test_a_hostile_header_is_refused_or_describes_sound_data(child, folder):
 def test_hostile_arrays_are_refused_or_sound_data(child, folder):
     path = folder / "Area_1" / "office_1.h5"
     good = path.read_bytes()
-    offsets = sorted(json.loads(good[_COVERED:HEADER_BYTES])["offsets"].values())
+    offsets = sorted(json.loads(good[CHECKSUM_END:HEADER_BYTES])["offsets"].values())
 
     def feed(data):
         check(child, "room", path, sealed(changed(good, data, data.draw(st.sampled_from([HEADER_BYTES, *offsets])))))

@@ -17,16 +17,17 @@ import numpy as np
 import pytest
 import torch
 
-from deepgcn_seg.data import store as store_module
 from deepgcn_seg.data.classes import S3DIS, ClassList
 from deepgcn_seg.data.dataset import make_loader
 from deepgcn_seg.data.hdf5_arrays import StoredArray, find_arrays
 from deepgcn_seg.data.official_hdf5 import OfficialBlocks
 from deepgcn_seg.data.prepare import prepare
 from deepgcn_seg.data.room import Room
+from deepgcn_seg.data.room_file import CHECKSUM_END, HEADER_BYTES, MAGIC, write_room
 from deepgcn_seg.data.scans.labelled import read_labelling
 from deepgcn_seg.data.sources import synthetic
-from deepgcn_seg.data.store import _COVERED, _MAGIC, HEADER_BYTES, RoomStore, StoredRoom, write_manifest, write_room
+from deepgcn_seg.data.store import RoomStore, write_manifest
+from deepgcn_seg.data.stored_room import StoredRoom
 from deepgcn_seg.errors import UserError
 from deepgcn_seg.files import creating, replacing
 
@@ -55,10 +56,10 @@ def contents(root):
 def resealed(path, change):
     """Change the header and the rest of a room's file, and give it the checksum that fits."""
     content = path.read_bytes()
-    header, rest = json.loads(content[_COVERED:HEADER_BYTES]), bytearray(content[HEADER_BYTES:])
+    header, rest = json.loads(content[CHECKSUM_END:HEADER_BYTES]), bytearray(content[HEADER_BYTES:])
     change(header, rest)
-    covered = json.dumps(header).encode().ljust(HEADER_BYTES - _COVERED) + bytes(rest)
-    path.write_bytes(_MAGIC + hashlib.sha256(covered).hexdigest().encode() + b"\n" + covered)
+    covered = json.dumps(header).encode().ljust(HEADER_BYTES - CHECKSUM_END) + bytes(rest)
+    path.write_bytes(MAGIC + hashlib.sha256(covered).hexdigest().encode() + b"\n" + covered)
 
 
 # -- the manifest -------------------------------------------------------------------------------
@@ -135,10 +136,9 @@ def test_manifests_are_validated(small, change, message):
 # -- room files ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("most", [store_module._MOST_CHUNK, 100])
-def test_other_programs_read_rooms_as_hdf5(tmp_path, monkeypatch, most):
-    monkeypatch.setattr(store_module, "_MOST_CHUNK", most)
-    stored = StoredRoom(write_room(tmp_path, room()))
+@pytest.mark.parametrize("most", [2**32, 100])
+def test_other_programs_read_rooms_as_hdf5(tmp_path, most):
+    stored = StoredRoom(write_room(tmp_path, room(), max_chunk=most))
     with h5py.File(stored.path) as file:
         for name, ours in zip(("xyz", "rgb", "label"), stored.all()):
             assert np.array_equal(file[name], ours)
@@ -507,6 +507,15 @@ def test_rows_of_official_files_are_those_that_hdf5_reads(tmp_path, packing):
         assert np.array_equal(arrays["label"].row(path, i), label[i])
 
 
+def test_modules_in_the_current_folder_are_not_run_to_read_official_files(tmp_path, monkeypatch):
+    official(tmp_path, lambda f, d, v: f.update(data=d, label=v))
+    for name in ("json", "resource", "h5py", "numpy", "classes"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('was run')")
+    monkeypatch.chdir(tmp_path)
+    (arrays,) = find_arrays([Path("ply_data_all_0.h5")], ["data"])
+    assert arrays["data"].shape == (7, 50, 9)
+
+
 def _external(file, data, label):
     file["label"] = label
     file.create_dataset("data", data.shape, "f4", external=[("/etc/passwd", 0, data.nbytes)])
@@ -551,7 +560,7 @@ def _unwritten(file, data, label):
 def test_official_files_that_reach_outside_or_make_no_sense(tmp_path, write, message):
     official(tmp_path, write)
     with pytest.raises(UserError, match=message) as raised:
-        (blocks := OfficialBlocks(tmp_path)).blocks(blocks.rooms, 50, None)[0]
+        (blocks := OfficialBlocks(tmp_path)).blocks(blocks.rooms, 50)[0]
     assert "ply_data_all_0.h5" in str(raised.value) and "\n" not in str(raised.value)
 
 

@@ -7,7 +7,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from ..data.blocks import BlockGrid
-from ..data.dataset import EpochSampler, make_loader, split_by_area
+from ..data.dataset import EpochSampler, block_dataset, make_loader, split_by_area
 from ..data.store import RoomStore
 from ..device import device as device_of
 from ..evaluation import Protocol
@@ -21,7 +21,7 @@ def measure_data(config: DictConfig) -> None:
     store: RoomStore = instantiate(config.data.store)
     split = split_by_area(store, config.data.fold, config.data.validation)
     grid: BlockGrid = instantiate(config.data.grid)
-    blocks = store.blocks(split.train, config.points, grid, variant=config.data.variant)
+    blocks = block_dataset(store, split.train, config.points, grid, variant=config.data.variant)
     size = config.batch_sizes[0]
     sampler = EpochSampler(len(blocks), 0, size)
     loader = make_loader(blocks, size, sampler, config.workers)

@@ -15,9 +15,10 @@ from torch import nn
 
 from ..data.blocks import NINE, BlockGrid, advise, count_channels, place_of_channels, share_held
 from ..data.classes import ClassList
-from ..data.dataset import Split, area_name, split_by_area
+from ..data.dataset import Split, area_name, block_dataset, split_by_area
 from ..data.official_hdf5 import OfficialBlocks
-from ..data.store import RoomEntry, RoomStore
+from ..data.room import RoomEntry
+from ..data.store import RoomStore
 from ..device import device
 from ..distributed import World, join
 from ..errors import OccupiedError, UserError
@@ -137,7 +138,7 @@ def _trainer(
     return Trainer(
         model,
         instantiate(config.recipe.optimizer)(model.parameters()),
-        store.blocks(split.train, config.points, grid, seed=config.seed, augment=augment, **channels),
+        block_dataset(store, split.train, config.points, grid, seed=config.seed, augment=augment, **channels),
         validate if selecting else None,
         _settings(config, chosen),
         folder / "checkpoints",
@@ -236,7 +237,7 @@ def _watched(
     """Two held-out blocks, the same at every validation; None without positions in the block."""
     if channels["groups"][0] != "block":
         return None
-    blocks = store.blocks(rooms, config.points, grid, seed=config.seed, **channels)
+    blocks = block_dataset(store, rooms, config.points, grid, seed=config.seed, **channels)
     points, labels = zip(*(blocks[i] for i in sorted({len(blocks) // 3, 2 * len(blocks) // 3})))
     return torch.stack(points), torch.stack(labels)
 

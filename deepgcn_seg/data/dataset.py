@@ -1,10 +1,11 @@
-"""Blocks as training examples: splits by area, a dataset, and a sampler that can resume."""
+"""Blocks of points as training examples: splits by area, a dataset, and a sampler that can resume."""
 
 import errno
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,26 +13,28 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..errors import UserError, first_line
 from .augmentation import Augmentation, BlockPoints
-from .blocks import NINE, BlockGrid, advise, block_features, choose, points_inside
-from .store import RoomEntry, RoomStore
+from .blocks import NINE, BlockGrid, advise, block_features, points_inside, sample_indices
+from .official_hdf5 import OfficialBlockDataset, OfficialBlocks
+from .room import RoomEntry
+from .store import RoomStore
 
 
 @dataclass(frozen=True)
 class Split:
-    """Rooms to train on, to choose the best checkpoint on, and to test on."""
+    """Rooms to train on, to select the best checkpoint with, and to test on."""
 
     train: list[RoomEntry]
     validation: list[RoomEntry]
     test: list[RoomEntry]
 
 
-def split_by_area(store: RoomStore, fold: int | str, validation: float = 0.1, seed: int = 0) -> Split:
+def split_by_area(store: RoomStore | OfficialBlocks, fold: int | str, validation: float = 0.1, seed: int = 0) -> Split:
     """Hold out area ``fold`` for testing, and a share of the other areas' rooms for validation.
 
     Args:
         fold: the test area: its number, as in ``Area_5``, or its name.
-        validation: share of the training areas' rooms, at least one room unless 0.
-        seed: which rooms those are.
+        validation: share of the training areas' rooms; at least one room, unless the share is 0.
+        seed: of the random choice of those rooms.
 
     Raises:
         UserError: no such area.
@@ -40,13 +43,14 @@ def split_by_area(store: RoomStore, fold: int | str, validation: float = 0.1, se
     test = [room for room in store.rooms if room.area == name]
     rest = [room for room in store.rooms if room.area != name]
     held = min(max(round(validation * len(rest)), 1), len(rest) - 1) if validation > 0 else 0
-    chosen = set(np.random.default_rng([seed, store.areas.index(name) + 1]).permutation(len(rest))[:held].tolist())
-    train = [room for i, room in enumerate(rest) if i not in chosen]
-    return Split(train, [rest[i] for i in sorted(chosen)], test)
+    order = np.random.default_rng([seed, store.areas.index(name) + 1]).permutation(len(rest))
+    held_out = set(order[:held].tolist())
+    train = [room for i, room in enumerate(rest) if i not in held_out]
+    return Split(train, [rest[i] for i in sorted(held_out)], test)
 
 
-def area_name(store: RoomStore, fold: int | str | None) -> str:
-    """Name of the area that a fold holds out.
+def area_name(store: RoomStore | OfficialBlocks, fold: int | str | None) -> str:
+    """Return the name of the area that a fold holds out.
 
     Raises:
         UserError: no such area, or no other to train on.
@@ -64,14 +68,14 @@ def area_name(store: RoomStore, fold: int | str | None) -> str:
 
 
 class BlockDataset(Dataset):
-    """Sampled blocks of some rooms.
+    """Sampled blocks of points of some rooms.
 
-    Items are asked for as ``(epoch, i)`` and depend on nothing but that and the seed, not on
-    workers or order, so that a resumed run sees what an uninterrupted one would.
+    An item is asked for as ``(epoch, i)``. It depends on these two numbers and the seed alone, not on worker processes
+    or order, so that a resumed run sees what an uninterrupted one would.
 
     Args:
         store, rooms: where the points are. grid: how rooms are cut.
-        points: points per block. variant: paper or port (:mod:`deepgcn_seg.data.blocks`).
+        points: points per block. variant: of the channels, paper or port (:mod:`deepgcn_seg.data.blocks`).
         seed: of the sampling. groups: of channels. augment: applied in order to each block.
 
     Item: points (N, channels) float32, label (N,) int64.
@@ -105,7 +109,7 @@ class BlockDataset(Dataset):
         return len(self.blocks)
 
     def describe(self, i: int) -> str:
-        """Which block: ``Area_1/office_1 at 0.5, 2``."""
+        """Return where a block is: ``Area_1/office_1 at 0.5, 2``."""
         return str(self.blocks[i])
 
     def __getitem__(self, item: tuple[int, int] | int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -114,28 +118,44 @@ class BlockDataset(Dataset):
         stored = self.store.open(block.room)
         xyz, rgb, label, _ = points_inside(stored, block.low, block.high)
         rng = np.random.default_rng([self.seed, epoch, i])
-        chosen = choose(len(label), self.points, rng)
-        block_points = BlockPoints(xyz[chosen], rgb[chosen].astype(np.float32), stored.size)
+        sample = sample_indices(len(label), self.points, rng)
+        block_points = BlockPoints(xyz[sample], rgb[sample].astype(np.float32), stored.size)
         for augment in self.augment:
             block_points = augment(block_points, rng)
         features = block_features(
             block_points.xyz, block_points.rgb, block_points.room_size, self.variant, self.grid.side, self.groups
         )
-        return torch.from_numpy(features), torch.from_numpy(label[chosen].astype(np.int64))
+        return torch.from_numpy(features), torch.from_numpy(label[sample].astype(np.int64))
+
+
+def block_dataset(
+    store: RoomStore | OfficialBlocks, rooms: Sequence[RoomEntry], points: int, grid: BlockGrid, **settings: Any
+) -> BlockDataset | OfficialBlockDataset:
+    """Return the blocks of some rooms as training examples: cut from rooms, or as official HDF5 files hold them.
+
+    Args:
+        grid: how rooms are cut; official files hold blocks that are cut already.
+        settings: further arguments of the datasets: variant, seed, groups, augment.
+    """
+    if isinstance(store, OfficialBlocks):
+        return store.blocks(rooms, points, **settings)
+    return BlockDataset(store, rooms, points, grid, **settings)
 
 
 class EpochSampler(Sampler):
     """Every block once per epoch, in an order that depends on the seed and the epoch alone.
 
-    A step takes the next ``batch_size`` blocks, in parts of one forward pass each; several processes
-    and several passes share a step's parts out, so that neither changes which blocks a step sees.
+    A step takes the next ``batch_size`` blocks and splits them into parts, one for each forward pass. Several
+    processes, and several passes of one process, divide the parts among themselves. So the number of processes and the
+    size of a part do not change which blocks a step sees.
 
     Args:
-        size: blocks. batch_size: blocks a step, of all processes together; what is left over at the
-            end of an epoch is left out. part: blocks of one forward pass.
+        size: number of blocks. batch_size: blocks per step of all processes together; an incomplete last batch of an
+            epoch is left out. part: blocks per forward pass.
         first, stride: this process takes the parts first, first + stride, ... of every step.
 
-    Set ``epoch`` before an epoch, and ``start`` to skip the steps a resumed epoch has done.
+    Attributes:
+        epoch: to be set before each epoch. start: number of steps to skip, which a resumed epoch has done.
     """
 
     def __init__(
@@ -150,7 +170,7 @@ class EpochSampler(Sampler):
         return steps * len(range(self.first, self.batch_size // self.part, self.stride)) * self.part
 
     def steps(self) -> np.ndarray:
-        """The epoch's blocks, (steps, batch_size)."""
+        """Return the numbers of the epoch's blocks, (steps, batch_size)."""
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
         whole = self.size // self.batch_size * self.batch_size
         return order[:whole].reshape(-1, self.batch_size)
@@ -161,23 +181,23 @@ class EpochSampler(Sampler):
 
 
 class Loader(DataLoader):
-    """A loader whose processes end in one clear line where the system gives them too little."""
+    """A loader that reports in one line that its worker processes lacked memory, shared memory or open files."""
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:  # type: ignore[override]
         try:
             yield from super().__iter__()
         except (RuntimeError, OSError) as error:
-            if not self.num_workers or (reason := _lack(error)) is None:
+            if not self.num_workers or (reason := _explain_lack(error)) is None:
                 raise
             raise UserError(f"workers={self.num_workers}: {reason}; or set workers=0") from None
 
 
-def _lack(error: RuntimeError | OSError) -> str | None:
-    """Say what loader processes lacked, and what to do; None if it is something else."""
+def _explain_lack(error: RuntimeError | OSError) -> str | None:
+    """Return what worker processes lacked and what to do, or None if the error is another one."""
     text = str(error)
     if "Too many open files" in text or "ancdata" in text:
         return "too many open files for processes that load data; raise the limit (ulimit -n)"
-    # Locks lie in shared memory too, and are made before the first process starts.
+    # Locks are in shared memory as well. They are created before the first process starts.
     if "shared memory" in text or "Bus error" in text or getattr(error, "errno", None) == errno.ENOSPC:
         free = ""
         with suppress(OSError):
@@ -194,11 +214,11 @@ def _lack(error: RuntimeError | OSError) -> str | None:
 def make_loader(
     dataset: Dataset,
     batch_size: int,
-    sampler: Sampler | None = None,
+    sampler: Sampler | Sequence[int] | None = None,
     workers: int = 0,
     pin_memory: bool = False,
 ) -> Loader:
-    """A loader of (points (B, N, 9), labels (B, N)) batches."""
+    """Return a loader of batches: points (B, N, channels) and labels (B, N)."""
     return Loader(
         dataset,
         batch_size,
@@ -206,6 +226,6 @@ def make_loader(
         num_workers=workers,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
-        # The loader must not draw from the global generator: a resumed run starts it once more.
+        # A loader without a generator draws from the global one, which a resumed run would do once more.
         generator=torch.Generator(),
     )

@@ -1,4 +1,4 @@
-"""The official HDF5 blocks, ``indoor3d_sem_seg_hdf5_data``: read to train on, written for other code.
+"""The official HDF5 blocks of points, ``indoor3d_sem_seg_hdf5_data``, as training examples.
 
 all_files.txt        one HDF5 file a line, with or without a path in front
 room_filelist.txt    one line a block, its room as Area_1_conferenceRoom_1, in the files' order
@@ -7,34 +7,29 @@ ply_data_all_0.h5    data (1000, 4096, 9) float32, label (1000, 4096) uint8; and
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import h5py
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from ..errors import UserError
-from ..files import replacing
-from ..progress import track
 from .augmentation import Augmentation, BlockPoints
-from .blocks import NINE, BlockGrid, block_features, choose, scaled_positions
+from .blocks import NINE, block_features, sample_indices, scaled_positions
 from .classes import S3DIS
-from .dataset import BlockDataset
 from .hdf5_arrays import StoredArray, find_arrays
-from .store import RoomEntry, RoomStore
+from .room import RoomEntry
 
-BLOCKS_PER_FILE = 1000
-POINTS = 4096
-# Of a block, in files from elsewhere.
-MOST_POINTS = 1 << 20
+# Most points of a block that are read. The official files have 4096.
+MAX_POINTS = 1 << 20
+# Columns of each group of channels; column 9, the height, is computed.
 _COLUMNS = {"block": (0, 1, 2), "color": (3, 4, 5), "room": (6, 7, 8), "height": (9,)}
 
 
 class OfficialBlocks:
-    """An ``indoor3d_sem_seg_hdf5_data`` folder. Has what training asks of a room store.
+    """An ``indoor3d_sem_seg_hdf5_data`` folder, which serves training in place of a room store.
 
-    Only sampled blocks are in it, not rooms: of the protocols, ``blocks`` alone can be measured.
+    It holds sampled blocks and no rooms, so that only the protocol ``blocks`` can be measured.
 
     Attributes:
         classes, source, colored, rooms, areas: as :class:`~deepgcn_seg.data.store.RoomStore`.
@@ -71,17 +66,17 @@ class OfficialBlocks:
 
     @property
     def areas(self) -> list[str]:
-        """Names of the areas."""
+        """Names of the areas, sorted."""
         return sorted({room.area for room in self.rooms})
 
-    def blocks(self, rooms: Sequence[RoomEntry], points: int, grid: BlockGrid, **settings) -> "OfficialBlockDataset":
-        """The blocks of some rooms as training examples; ``grid`` is fixed by the files."""
+    def blocks(self, rooms: Sequence[RoomEntry], points: int, **settings: Any) -> "OfficialBlockDataset":
+        """Return the blocks of some rooms as training examples, of ``points`` points each."""
         found = [(room, self._rows[i]) for room in rooms for i in self._blocks[f"{room.area}_{room.name}"]]
         rows = [BlockRow(self._files[file], self._arrays[file], row) for _, (file, row) in found]
         return OfficialBlockDataset(rows, [room for room, _ in found], points, **settings)
 
     def _inside(self, line: str) -> Path:
-        """The file that a line of ``all_files.txt`` names, which lies in this folder whatever folder it names."""
+        """Return the file in this folder that a line of ``all_files.txt`` names, whatever folder the line says."""
         *folders, name = line.split("/")
         outside = ".." in folders or line.startswith("/") or "\\" in line
         if outside or name.startswith(".") or not name.endswith(".h5") or not name.isprintable():
@@ -100,7 +95,7 @@ class OfficialBlocks:
 
 
 class BlockRow(NamedTuple):
-    """Where a block is: the row of some arrays of a file."""
+    """Where a block is stored: a row of the arrays of a file."""
 
     path: Path
     arrays: dict[str, StoredArray]
@@ -108,13 +103,16 @@ class BlockRow(NamedTuple):
 
 
 class OfficialBlockDataset(Dataset):
-    """Blocks of official HDF5 files. Item: points (N, 9) float32, label (N,) int64.
+    """Blocks of official HDF5 files.
 
     Args:
-        rows: of each block. room_of: the room of each.
-        points: at most 4096; fewer are drawn anew each epoch.
-        variant: ``paper`` as stored, ``port`` with channels 0-2 scaled to -1..1 as torch_geometric's
-            ``NormalizeScale``. seed: of the drawing. groups: of channels. augment: applied to each block.
+        rows: where each block is stored. room_of: the room of each.
+        points: per block, at most as many as are stored (4096); fewer are sampled anew each epoch.
+        variant: ``paper`` for positions as stored, ``port`` for positions scaled to -1..1
+            (:func:`~deepgcn_seg.data.blocks.scaled_positions`).
+        seed: of the sampling. groups: of channels. augment: applied to each block.
+
+    Item: points (N, channels) float32, label (N,) int64.
     """
 
     def __init__(
@@ -136,7 +134,7 @@ class OfficialBlockDataset(Dataset):
         return len(self.rows)
 
     def describe(self, i: int) -> str:
-        """Which block: ``ply_data_all_0.h5 row 7``."""
+        """Return where a block is: ``ply_data_all_0.h5 row 7``."""
         return f"{self.rows[i].path.name} row {self.rows[i].number}"
 
     def __getitem__(self, item: tuple[int, int] | int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -151,10 +149,10 @@ class OfficialBlockDataset(Dataset):
             raise UserError(f"points={self.points}, but the blocks of {path.parent} have {len(data)}")
         rng = np.random.default_rng([self.seed, epoch, i])
         if self.points < len(data):
-            chosen = choose(len(data), self.points, rng)
-            data, label = data[chosen], label[chosen]
+            sample = sample_indices(len(data), self.points, rng)
+            data, label = data[sample], label[sample]
         if self.augment:
-            points = metres(data)
+            points = room_points(data)
             for augment in self.augment:
                 points = augment(points, rng)
             data = block_features(points.xyz, points.rgb, points.room_size)
@@ -165,9 +163,12 @@ class OfficialBlockDataset(Dataset):
         return torch.from_numpy(data[:, self._columns]), torch.from_numpy(label.astype(np.int64))
 
 
-def metres(features: np.ndarray) -> BlockPoints:
-    """Points in their room, from the nine channels: position in the block and in the room differ by
-    the room's extent, which their spreads give."""
+def room_points(features: np.ndarray) -> BlockPoints:
+    """Return points in metres of their room, from the nine channels (n, 9).
+
+    The position in the room is stored as a share of the room's extent. The extent follows from the position in the
+    block, which is stored in metres: it is the ratio of the two spreads.
+    """
     block, share = features[:, :3], features[:, 6:]
     size = np.ptp(block, axis=0) / np.maximum(np.ptp(share, axis=0), 1e-6)
     return BlockPoints((share * size).astype(np.float32), features[:, 3:6] * np.float32(255), size)
@@ -177,32 +178,7 @@ def _check_shapes(path: Path, arrays: dict[str, StoredArray]) -> None:
     data, label = arrays["data"], arrays["label"]
     if len(data.shape) != 3 or data.shape[2] != 9 or label.shape != data.shape[:2]:
         raise UserError(f"{path}: data must be (blocks, points, 9) and label (blocks, points)")
-    if label.shape[1] > MOST_POINTS:
-        raise UserError(f"{path}: blocks of {label.shape[1]} points, at most {MOST_POINTS} are read")
+    if label.shape[1] > MAX_POINTS:
+        raise UserError(f"{path}: blocks of {label.shape[1]} points, at most {MAX_POINTS} are read")
     if "f" not in data.dtype or "f" in label.dtype:
         raise UserError(f"{path}: data must be real numbers and label whole ones")
-
-
-def export_blocks(store: RoomStore, folder: str | Path, grid: BlockGrid = BlockGrid(), seed: int = 0) -> int:
-    """Write a store as official HDF5 blocks, for other code to train on.
-
-    Returns:
-        Number of blocks.
-    """
-    folder = Path(folder)
-    dataset = BlockDataset(store, store.rooms, POINTS, grid, "paper", seed)
-    starts = range(0, len(dataset), BLOCKS_PER_FILE)
-    names = [f"ply_data_all_{number}.h5" for number in range(len(starts))]
-    for name, start in track(zip(names, starts), len(starts), "Writing blocks"):
-        items = [dataset[i] for i in range(start, min(start + BLOCKS_PER_FILE, len(dataset)))]
-        with replacing(folder / name) as temporary, h5py.File(temporary, "w", locking=False) as file:
-            data = np.stack([points.numpy() for points, _ in items])
-            label = np.stack([label.numpy() for _, label in items]).astype(np.uint8)
-            # A chunk a block: HDF5's own choice spans many, which are all unpacked to read one.
-            file.create_dataset("data", data=data, chunks=(1, *data.shape[1:]), compression="gzip", compression_opts=4)
-            file.create_dataset("label", data=label, chunks=(1, POINTS), compression="gzip", compression_opts=1)
-    rooms = [f"{block.room.area}_{block.room.name}" for block in dataset.blocks]
-    for name, lines in (("room_filelist.txt", rooms), ("all_files.txt", [f"{folder.name}/{n}" for n in names])):
-        with replacing(folder / name) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in lines))
-    return len(dataset)

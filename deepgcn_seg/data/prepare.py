@@ -1,6 +1,6 @@
 """From raw rooms to a room store: resumable, atomic per room, rooms in parallel.
 
-Each room's file says what it was made from (:class:`~deepgcn_seg.data.store.MadeFrom`), and so does the marker of a
+Each room's file says what it was made from (:class:`~deepgcn_seg.data.room_file.MadeFrom`), and so does the marker of a
 room without points. The same preparation after a change does again the rooms that the change concerns.
 """
 
@@ -24,11 +24,13 @@ from ..schema import read_json
 from .classes import S3DIS
 from .layouts import HDF5, SCANS, STANFORD, STORE, Layout, recognise
 from .room import Repair, Room
+from .room_file import MadeFrom, read_header, write_room
 from .scans.formats.arrays import read_shape
 from .scans.formats.bounds import MAX_POINTS, Bounds
 from .scans.labelled import Labelling, read_labelled_room, read_labelling
 from .stanford import read_room
-from .store import MadeFrom, RoomStore, StoredRoom, find_rooms, read_header, write_manifest, write_room
+from .store import RoomStore, find_rooms, write_manifest
+from .stored_room import StoredRoom
 from .units import require_metres
 
 log = logging.getLogger(__name__)

@@ -1,6 +1,7 @@
-"""A room: labelled points of one scan, and what was wrong with its files."""
+"""A room: labelled points of one scan, where it lies in a store, and what was wrong with its files."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -26,7 +27,21 @@ class Room:
 
     @property
     def key(self) -> str:
-        """``Area_5/office_1``."""
+        """The room in words: ``Area_5/office_1``."""
+        return f"{self.area}/{self.name}"
+
+
+@dataclass(frozen=True)
+class RoomEntry:
+    """A room of a store: its names and its file."""
+
+    area: str
+    name: str
+    path: Path
+
+    @property
+    def key(self) -> str:
+        """The room in words: ``Area_5/office_1``."""
         return f"{self.area}/{self.name}"
 
 

@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..data.store import RoomEntry, RoomStore
+from ..data.room import RoomEntry
+from ..data.store import RoomStore
 from ..distributed import World
 from ..errors import UserError
 from ..inference.picture import room_picture
+from ..inference.voting import BadScoresError
 from .metrics import Scores
-from .protocols import BadScoresError, Protocol, Result
+from .protocols import Protocol, Result
 from .scores import print_scores, summary
 
 WORST_ROOMS = 3

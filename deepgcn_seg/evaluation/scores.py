@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..data.classes import ClassList
-from ..data.store import RoomEntry
+from ..data.room import RoomEntry
 from ..escaping import terminal
 from ..files import replacing
 from .metrics import Scores

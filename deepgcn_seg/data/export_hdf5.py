@@ -1,0 +1,40 @@
+"""A room store written as official HDF5 blocks of points, for other code to train on."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from ..files import replacing
+from ..progress import track
+from .blocks import BlockGrid
+from .dataset import BlockDataset
+from .store import RoomStore
+
+# As in the official files.
+BLOCKS_PER_FILE, POINTS = 1000, 4096
+
+
+def export_blocks(store: RoomStore, folder: str | Path, grid: BlockGrid = BlockGrid(), seed: int = 0) -> int:
+    """Write a room store in the format of :mod:`deepgcn_seg.data.official_hdf5`.
+
+    Returns:
+        Number of blocks.
+    """
+    folder = Path(folder)
+    dataset = BlockDataset(store, store.rooms, POINTS, grid, "paper", seed)
+    starts = range(0, len(dataset), BLOCKS_PER_FILE)
+    names = [f"ply_data_all_{number}.h5" for number in range(len(starts))]
+    for name, start in track(zip(names, starts), len(starts), "Writing blocks"):
+        items = [dataset[i] for i in range(start, min(start + BLOCKS_PER_FILE, len(dataset)))]
+        with replacing(folder / name) as temporary, h5py.File(temporary, "w", locking=False) as file:
+            data = np.stack([points.numpy() for points, _ in items])
+            label = np.stack([label.numpy() for _, label in items]).astype(np.uint8)
+            # One chunk per block: HDF5's own choice spans several blocks, which all must be unpacked to read one.
+            file.create_dataset("data", data=data, chunks=(1, *data.shape[1:]), compression="gzip", compression_opts=4)
+            file.create_dataset("label", data=label, chunks=(1, POINTS), compression="gzip", compression_opts=1)
+    rooms = [f"{block.room.area}_{block.room.name}" for block in dataset.blocks]
+    for name, lines in (("room_filelist.txt", rooms), ("all_files.txt", [f"{folder.name}/{n}" for n in names])):
+        with replacing(folder / name) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in lines))
+    return len(dataset)

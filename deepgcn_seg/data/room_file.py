@@ -1,0 +1,212 @@
+"""The file of a room: a header with a checksum, and arrays that other programs read as HDF5.
+
+The file begins with a header of :data:`HEADER_BYTES`, which HDF5 calls a user block and skips. Behind it lies an HDF5
+file with the arrays
+
+    xyz    (N, 3) float32  metres from the room's minimum
+    rgb    (N, 3) uint8    0 where there are no colours
+    label  (N,)   uint8, or uint16 for over 256 classes
+    order  (N,)   uint32   each point's place in the source
+    cells  (nx * ny + 1,) int64  the first row of each cell (:mod:`.cells`)
+
+The header begins with the SHA-256 checksum of everything behind that checksum. It says what the room is and where
+each array lies. This program reads the file by the header alone, and only after it has compared the checksum: HDF5
+itself follows what a file says into other files, into plugins and into memory that is not there.
+"""
+
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, BinaryIO, Literal, Self
+
+import h5py
+import numpy as np
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
+
+from ..errors import UserError, first_line
+from ..files import Identity, open_file, replacing
+from ..schema import Schema
+from .cells import CELL, MAX_CELLS, FloorCells, count_cells
+from .room import Room
+
+FORMAT = 2
+HEADER_BYTES = 4096
+MAGIC = b"deepgcn_seg room %d\n" % FORMAT
+# The checksum, 64 hexadecimal digits and a line break, covers every byte from here on.
+CHECKSUM_END = len(MAGIC) + 65
+# Advice at the end of messages about damaged files.
+MAKE_AGAIN = "run the tools/prepare.py command that made it again"
+
+# The arrays and the shape of one row of each.
+ROWS: dict[str, tuple[int, ...]] = {"xyz": (3,), "rgb": (3,), "label": (), "order": (), "cells": ()}
+# Largest chunk in bytes that HDF5 allows.
+_MAX_CHUNK = 1 << 32
+
+
+def check_file_name(name: str) -> str:
+    """Return a name that can be a file's.
+
+    Raises:
+        ValueError: it could name a file elsewhere, a hidden file, or garble a message.
+    """
+    if name.startswith(".") or "/" in name or not name.isprintable():
+        raise ValueError("must be printable, without / and a dot in front")
+    return name
+
+
+FileName = Annotated[str, StringConstraints(min_length=1, max_length=250), AfterValidator(check_file_name)]
+Checksum = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+PointCount = Annotated[int, Field(ge=1, lt=2**32)]
+ByteCount = Annotated[int, Field(ge=0, lt=2**63)]
+Length = Annotated[float, Field(ge=0, le=MAX_CELLS * CELL)]
+CellCount = Annotated[int, Field(ge=1, le=MAX_CELLS)]
+
+
+class MadeFrom(Schema):
+    """Checksums of what a room was made from: the settings that apply to it; names, sizes and times of its files."""
+
+    settings: Checksum
+    files: Checksum
+
+
+class Offsets(Schema):
+    """Where each array begins in a room's file, in bytes."""
+
+    xyz: ByteCount
+    rgb: ByteCount
+    label: ByteCount
+    order: ByteCount
+    cells: ByteCount
+
+
+class RoomHeader(Schema):
+    """What a room's file says about itself."""
+
+    area: FileName
+    room: FileName
+    points: PointCount
+    colored: bool
+    origin: tuple[float, float, float]
+    size: tuple[Length, Length, Length]
+    grid: tuple[CellCount, CellCount]
+    label: Literal["uint8", "uint16"]
+    offsets: Offsets
+    made_from: MadeFrom | None = None
+
+    @model_validator(mode="after")
+    def _grid_fits_size(self) -> Self:
+        if not np.array_equal(self.grid, count_cells(np.array(self.size))):
+            raise ValueError(f"grid {self.grid} does not fit the size {self.size}")
+        return self
+
+    def layout(self, name: str) -> tuple[int, np.dtype, tuple[int, ...]]:
+        """Return where an array begins, its type and its shape."""
+        types = {"xyz": "<f4", "rgb": "u1", "label": f"<{np.dtype(self.label).str[1:]}", "order": "<u4", "cells": "<i8"}
+        count = self.grid[0] * self.grid[1] + 1 if name == "cells" else self.points
+        return getattr(self.offsets, name), np.dtype(types[name]), (count, *ROWS[name])
+
+
+def write_room(root: str | Path, room: Room, made_from: MadeFrom | None = None, max_chunk: int = _MAX_CHUNK) -> Path:
+    """Write one room, sorted by cell, as ``ROOT/AREA/NAME.h5``, and return that path.
+
+    Args:
+        max_chunk: bytes; larger arrays are written as contiguous data, which no filter could pack.
+
+    Raises:
+        UserError: the room has no points, coordinates that are not finite, or an extent that no building has.
+    """
+    if not len(room):
+        raise UserError(f"room {room.key}: no points")
+    if not np.isfinite(room.xyz).all():
+        raise UserError(f"room {room.key}: NaN or infinite coordinates")
+    origin = room.xyz.min(0)
+    xyz = (room.xyz - origin).astype(np.float32)
+    order, cells = FloorCells.sort(xyz, f"room {room.key}")
+    header = {
+        "area": room.area,
+        "room": room.name,
+        "points": len(room),
+        "colored": room.rgb is not None,
+        "origin": origin.tolist(),
+        "size": xyz.max(0).tolist(),
+        "grid": cells.grid.tolist(),
+        "label": room.label.dtype.name,
+    }
+    path = Path(root) / room.area / f"{room.name}.h5"
+    with replacing(path) as temporary:
+        # HDF5 need not lock the file: temporary files are locked already.
+        with h5py.File(temporary, "w", userblock_size=HEADER_BYTES, locking=False) as file:
+            # For other programs, which do not read the header.
+            file.attrs.update(format=FORMAT, cell=CELL, **header)
+            rgb = np.zeros((len(room), 3), np.uint8) if room.rgb is None else room.rgb[order]
+            arrays = [xyz[order], rgb, room.label[order], order.astype(np.uint32), cells.starts.astype(np.int64)]
+            offsets = {name: _write_array(file, name, data, max_chunk) for name, data in zip(ROWS, arrays)}
+        header |= {"offsets": offsets, "made_from": None if made_from is None else made_from.plain()}
+        _write_header(temporary, RoomHeader.of(header, f"room {room.key}"))
+    return path
+
+
+def _write_array(file: h5py.File, name: str, data: np.ndarray, max_chunk: int) -> int:
+    """Write an array in one piece and return where it begins in the file."""
+    chunked = data.nbytes < max_chunk
+    written = file.create_dataset(name, data=data, chunks=data.shape if chunked else None).id
+    return written.get_chunk_info(0).byte_offset if chunked else written.get_offset()
+
+
+def _write_header(path: Path, header: RoomHeader) -> None:
+    """Write the header in front of a room's arrays, with the checksum of both."""
+    text = json.dumps(header.plain()).encode()
+    if CHECKSUM_END + len(text) > HEADER_BYTES:
+        raise UserError(f"room {header.area}/{header.room}: the name is too long")
+    with open(path, "rb+") as file:
+        file.write(MAGIC + b"0" * 64 + b"\n" + text.ljust(HEADER_BYTES - CHECKSUM_END - 1) + b"\n")
+        sha256 = _checksum(file)
+        file.seek(len(MAGIC))
+        file.write(sha256.encode())
+
+
+def _checksum(file: BinaryIO) -> str:
+    file.seek(CHECKSUM_END)
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+
+
+def read_header(path: Path) -> tuple[str, RoomHeader]:
+    """Return the checksum that a room's file claims, and its header; the checksum is not compared.
+
+    Raises:
+        UserError: the file is not a room of this format.
+    """
+    with open_file(path) as (file, _):
+        return _parse_header(path, file.read(HEADER_BYTES))
+
+
+def _parse_header(path: Path, content: bytes) -> tuple[str, RoomHeader]:
+    complete = content.startswith(MAGIC) and content[CHECKSUM_END - 1 : CHECKSUM_END] == b"\n"
+    if len(content) < HEADER_BYTES or not complete:
+        raise UserError(f"{path}: not a room file of format {FORMAT}, or cut short; {MAKE_AGAIN}")
+    try:
+        checksum = content[len(MAGIC) : CHECKSUM_END - 1].decode("ascii")
+        values = json.loads(content[CHECKSUM_END:])
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: damaged header ({first_line(error)}); {MAKE_AGAIN}") from None
+    return checksum, RoomHeader.of(values, f"{path}: damaged header")
+
+
+@lru_cache(maxsize=4096)
+def verify(path: Path, identity: Identity) -> tuple[str, RoomHeader]:
+    """Compare a room's file with its checksum, and return the checksum and the header.
+
+    Each file is read once in a process, as long as it stays the same file. Processes that are forked afterwards, such
+    as those that load data, need not read it again.
+
+    Raises:
+        UserError: the file is damaged, or is being written.
+    """
+    with open_file(path) as (file, found):
+        if found != identity:
+            raise UserError(f"{path}: is being written; wait, then try again")
+        sha256, header = _parse_header(path, file.read(HEADER_BYTES))
+        if _checksum(file) != sha256:
+            raise UserError(f"{path}: damaged, its content does not fit its checksum; {MAKE_AGAIN}")
+    return sha256, header

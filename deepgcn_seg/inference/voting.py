@@ -1,0 +1,179 @@
+"""Voting over blocks of points: every point of a room gets class probabilities, added over all samples that hold it.
+
+A room is cut into blocks that together hold every point. Each block is covered by as many samples as the network needs
+to see all of its points, once for each vote. A network that puts out NaN or infinity is an error, and so is a point
+without a vote: neither is a class.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Annotated
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..data.augmentation import BlockPoints, turned
+from ..data.blocks import NINE, VARIANTS, BlockGrid, PointBlock, block_features, channels, points_inside
+from ..data.room import RoomEntry
+from ..data.stored_room import RoomSource
+from ..errors import UserError, first_line
+from ..memory import is_out_of_memory
+from ..progress import Meter
+from ..settings import Count, Flag, Metres, Seed, SettingError, choice, integer, validate
+
+
+class BadScoresError(UserError):
+    """The network's scores are NaN or infinite, or of other classes than the data's."""
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Points of a block: features (N, channels), their rows (N,) in the room, and the block's name for messages."""
+
+    room: RoomEntry
+    block: str
+    features: np.ndarray
+    rows: np.ndarray
+
+
+@dataclass(frozen=True)
+class Voting:
+    """How every point of a room is covered by samples.
+
+    Attributes:
+        points: per sample. variant: of the channels (paper, port). batch_size: samples per forward pass.
+        side: of a block, metres. stride: metres between blocks, at most ``side``. seed: of the sampling.
+        votes: passes over each block. turn: whether the room is turned by a further quarter for each pass (for models
+            trained with turns). groups: of channels (:data:`deepgcn_seg.data.blocks.CHANNELS`).
+
+    Raises:
+        SettingError: a setting out of range.
+    """
+
+    points: Count = 4096
+    variant: Annotated[str, choice(*VARIANTS)] = "paper"
+    batch_size: Count = 16
+    side: Metres = 1.0
+    seed: Seed = 0
+    stride: Metres = 1.0
+    votes: Annotated[int, integer(1, 1000)] = 1
+    turn: Flag = False
+    groups: Annotated[Sequence[str], channels()] = NINE
+
+    def __post_init__(self):
+        validate(self)
+        if self.stride > self.side:
+            raise SettingError(f"stride={self.stride}: must be at most side={self.side}, or points lie in no block")
+        self.grid()
+
+    def grid(self) -> BlockGrid:
+        """Return how rooms are cut, so that every point is in a block."""
+        return BlockGrid(self.side, self.stride, min_points=1)
+
+    def vote(
+        self, model: nn.Module, source: RoomSource, rooms: Sequence[RoomEntry], device: torch.device
+    ) -> Iterator[tuple[RoomEntry, Tensor]]:
+        """Yield each room with the class probabilities (N, C) of its points, added over all votes.
+
+        Samples of several rooms share a batch. Votes are held in memory only for the rooms of that batch.
+
+        Args:
+            model: in eval mode.
+
+        Raises:
+            BadScoresError: the network puts out NaN or infinity.
+            UserError: a point got no vote.
+        """
+        votes: dict[RoomEntry, Tensor] = {}
+        blocks = [block for room in rooms for block in self.grid().cut(source, room)]
+        if unseen := set(rooms) - {block.room for block in blocks}:
+            raise UserError(f"{min(room.key for room in unseen)}: no block has any of its points")
+        total = sum(-(-block.count // self.points) for block in blocks) * self.votes
+        with Meter("Labelling, samples", total) as meter:
+            for samples in _batched(self._samples(source, blocks), self.batch_size):
+                features = torch.from_numpy(np.stack([sample.features for sample in samples]))
+                logits = finite_logits(model, features.to(device), [sample.block for sample in samples])
+                probabilities = logits.float().softmax(-1).cpu()
+                for sample, probability in zip(samples, probabilities):
+                    if sample.room not in votes:
+                        votes[sample.room] = torch.zeros(source.open(sample.room).count, probabilities.shape[-1])
+                    votes[sample.room].index_add_(0, torch.from_numpy(sample.rows), probability)
+                for room in [room for room in votes if room != samples[-1].room]:
+                    yield room, _check_complete(room, votes.pop(room))
+                meter.advance(steps=len(samples))
+            for room, last in votes.items():
+                yield room, _check_complete(room, last)
+
+    def _samples(self, source: RoomSource, blocks: Sequence[PointBlock]) -> Iterator[_Sample]:
+        """Yield the samples that cover the blocks, in order."""
+        number, last = 0, None
+        for block in blocks:
+            # Blocks are numbered within their room, so that a room's samples do not depend on the other rooms.
+            number, last = (number + 1 if block.room == last else 0), block.room
+            room = source.open(block.room)
+            xyz, rgb, _, rows = points_inside(room, block.low, block.high)
+            rng = np.random.default_rng([self.seed, number])
+            for vote in range(self.votes):
+                for sample in cover(len(rows), self.points, rng):
+                    points = BlockPoints(xyz[sample], rgb[sample], room.size)
+                    if self.turn and vote % 4:
+                        points = turned(points, vote % 4 * np.pi / 2)
+                    features = block_features(
+                        points.xyz, points.rgb, points.room_size, self.variant, self.side, self.groups
+                    )
+                    yield _Sample(block.room, str(block), features, rows[sample])
+
+
+def finite_logits(model: nn.Module, points: Tensor, blocks: Sequence[str]) -> Tensor:
+    """Return the logits (B, N, C) of some blocks of points (B, N, channels).
+
+    Args:
+        blocks: a name for each, for messages.
+
+    Raises:
+        BadScoresError: a logit is NaN or infinite; names the first such block.
+        UserError: there is not enough memory.
+    """
+    try:
+        logits = model(points)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"out of memory for {len(points)} blocks of {points.shape[1]} points ({first_line(error)}): set a smaller "
+            "batch_size, or another device"
+        ) from None
+    finite = torch.isfinite(logits).flatten(1).all(1)
+    if not finite.all():
+        first = blocks[int(finite.logical_not().nonzero()[0, 0])]
+        raise BadScoresError(f"the network's scores are NaN or infinite in the block {first}")
+    return logits
+
+
+def cover(count: int, points: int, rng: np.random.Generator) -> np.ndarray:
+    """Return samples of ``points`` out of ``count`` that together hold every one: (samples, points) indices.
+
+    A random order is cut into samples. The last sample is filled up with other points of the block.
+    """
+    order = rng.permutation(count)
+    # np.resize repeats the order from its start, so that the last sample of a large block has no duplicates.
+    return np.resize(order, (-(-count // points), points))
+
+
+def _batched(samples: Iterator[_Sample], size: int) -> Iterator[list[_Sample]]:
+    while batch := list(islice(samples, size)):
+        yield batch
+
+
+def _check_complete(room: RoomEntry, votes: Tensor) -> Tensor:
+    """Return the votes (N, C) of a room if every point has some.
+
+    Raises:
+        UserError: a point has none.
+    """
+    missing = int((votes.sum(1) <= 0).sum())
+    if missing:
+        raise UserError(f"{room.key}: {missing} of {len(votes)} points are in no block, so that they have no label")
+    return votes
