@@ -56,18 +56,29 @@ def _as_tuples(content: Any) -> Any:
     Raises:
         OverflowError: more than ``MAX_VALUES``, as lists that hold one another several times soon are.
     """
-    count = 0
+    if _count_values(content, {}) > MAX_VALUES:
+        raise OverflowError(f"more than {MAX_VALUES:,} values")
 
     def convert(value: Any) -> Any:
-        nonlocal count
-        count += 1
-        if count > MAX_VALUES:
-            raise OverflowError(f"more than {MAX_VALUES:,} values")
         if isinstance(value, dict):
             return {key: convert(part) for key, part in value.items()}
         return tuple(map(convert, value)) if isinstance(value, (list, tuple)) else value
 
     return convert(content)
+
+
+def _count_values(value: Any, counts: dict[int, int]) -> int:
+    """Return the number of values in nested lists and mappings. One that several others hold is visited once.
+
+    Args:
+        counts: the numbers of those that were visited, by ``id``.
+    """
+    if not isinstance(value, (dict, list, tuple)):
+        return 1
+    if id(value) not in counts:
+        parts = value.values() if isinstance(value, dict) else value
+        counts[id(value)] = 1 + sum(_count_values(part, counts) for part in parts)
+    return counts[id(value)]
 
 
 def _first_problem(error: ValidationError) -> str:

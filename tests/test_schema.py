@@ -44,11 +44,21 @@ def test_what_does_not_fit_is_one_line_that_names_the_field(content, message):
 
 
 def test_lists_that_hold_one_another_and_huge_numbers_end_at_once():
-    many, endless = [1], []
+    many, endless, mapped = [1], [], {}
     endless.append(endless)
+    mapped["names"] = mapped
     for _ in range(64):
         many = [many] * 2
-    for value, message in ((many, "more than"), (endless, "too deeply"), (10**10_000, "names=.a huge number")):
+    wide = [[1] * 1001] * (schema.MAX_VALUES // 1000)
+    cases = [
+        (many, "more than"),
+        ({"a": many}, "more than"),
+        (wide, "more than"),
+        (endless, "too deeply"),
+        (mapped, "too deeply"),
+        (10**10_000, "names=.a huge number"),
+    ]
+    for value, message in cases:
         with pytest.raises(UserError, match=message):
             Example.of({"count": 1, "names": value}, "f")
 
@@ -81,6 +91,13 @@ def test_json_that_is_no_plain_data_is_one_line(tmp_path, text):
     path.write_text(text)
     with pytest.raises(UserError, match="not a readable JSON"):
         read_json(path)
+
+
+def test_as_many_values_as_are_allowed_are_read_and_no_more():
+    counts = {"count": 1, "names": ["a"] * (schema.MAX_VALUES - 3)}
+    assert len(Example.of(counts, "f").names) == schema.MAX_VALUES - 3
+    with pytest.raises(UserError, match="more than 2,000,000 values"):
+        Example.of({**counts, "names": [*counts["names"], "b"]}, "f")
 
 
 def test_plain_data_is_read_as_it_is(tmp_path):
