@@ -13,7 +13,7 @@ from hypothesis import settings
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
-from deepgcn_seg.data.prepare import prepare
+from deepgcn_seg.data.build_store import prepare
 from deepgcn_seg.data.synthetic import generate
 
 # Every test run tries the same examples, so that a failure is of the change at hand; a search for new ones is asked for.

@@ -1,6 +1,7 @@
 """From the generator to blocks: determinism, the parser, the store, block cutting, sampling."""
 
 import hashlib
+import inspect
 import itertools
 import json
 import re
@@ -12,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepgcn_seg.data.blocks import BlockGrid, block_features, points_inside, sample_indices, share_held
+from deepgcn_seg.data.build_store import prepare
 from deepgcn_seg.data.classes import S3DIS, ClassList
 from deepgcn_seg.data.dataset import BlockDataset, EpochSampler, make_loader, split_by_area
 from deepgcn_seg.data.export_hdf5 import export_blocks
 from deepgcn_seg.data.layouts import recognise
 from deepgcn_seg.data.official_hdf5 import OfficialBlocks
-from deepgcn_seg.data.prepare import prepare
 from deepgcn_seg.data.room import Room
 from deepgcn_seg.data.room_file import write_room
 from deepgcn_seg.data.rooms_of_s3dis import expected_rooms, missing_rooms
@@ -609,3 +610,19 @@ def test_the_share_of_points_in_blocks(tmp_path):
     store = RoomStore(tmp_path)
     shares = [share_held(store, store.rooms, BlockGrid(min_points=n)) for n in (0, 100)]
     assert shares[0] == 1 and 0.7 < shares[1] < 0.76
+
+
+# -- the package --------------------------------------------------------------------------------
+
+
+def test_every_exported_name_is_there_and_no_module_hides_it():
+    import deepgcn_seg.data as package
+
+    described = (package.__doc__ or "").replace(",", " ").replace("`", " ").split()
+    for name in package.__all__:
+        found = getattr(package, name)
+        assert not inspect.ismodule(found)
+        assert getattr(found, "__name__", name) == name
+    assert {"prepare", "RoomStore", "read_scan", "block_dataset", "make_loader"} <= set(described)
+    with pytest.raises(AttributeError, match="no attribute prepared"):
+        package.prepared  # noqa: B018

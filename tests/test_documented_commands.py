@@ -10,8 +10,8 @@ from test_commands import ROOT, TINY, run
 from test_labelled_scans import classes, write_scans
 from test_predict import scan_file
 
+from deepgcn_seg.data.build_store import prepare
 from deepgcn_seg.data.export_hdf5 import export_blocks
-from deepgcn_seg.data.prepare import prepare
 
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 COMMAND = re.compile(r"^    (?:\w+=\S+ )*python tools/(\w+)\.py(.*?)(?:  +\S.*)?$", re.M)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import yaml
 
+from deepgcn_seg.data.build_store import prepare
 from deepgcn_seg.data.layouts import recognise
-from deepgcn_seg.data.prepare import prepare
 from deepgcn_seg.data.scans.files import write_scan
 from deepgcn_seg.data.scans.labelled import ClassesFile, read_labelling
 from deepgcn_seg.data.scans.scan import Scan

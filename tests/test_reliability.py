@@ -19,7 +19,7 @@ from forked import Forked
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_commands import ROOT, TINY, data_root, run, trained  # noqa: F401
 
-from deepgcn_seg.data.prepare import prepare
+from deepgcn_seg.data.build_store import prepare
 from deepgcn_seg.data.store import RoomStore
 from deepgcn_seg.errors import UserError
 from deepgcn_seg.files import replacing

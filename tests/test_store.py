@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 import torch
 
+from deepgcn_seg.data.build_store import prepare
 from deepgcn_seg.data.classes import S3DIS, ClassList
 from deepgcn_seg.data.dataset import make_loader
 from deepgcn_seg.data.hdf5_arrays import StoredArray, find_arrays
 from deepgcn_seg.data.official_hdf5 import OfficialBlocks
-from deepgcn_seg.data.prepare import prepare
 from deepgcn_seg.data.room import Room
 from deepgcn_seg.data.room_file import CHECKSUM_END, HEADER_BYTES, MAGIC, write_room
 from deepgcn_seg.data.scans.labelled import read_labelling
@@ -418,7 +418,7 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_n
 def test_workers_of_a_killed_preparation_end(tmp_path):
     source = write_source(tmp_path / "source", rooms=30)
     code = (
-        "import sys; from deepgcn_seg.data.prepare import prepare\n"
+        "import sys; from deepgcn_seg.data.build_store import prepare\n"
         "if __name__ == '__main__': prepare(sys.argv[1], sys.argv[2], workers=2)\n"
     )
     (tmp_path / "run.py").write_text(code)

@@ -7,10 +7,10 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
+from ..data.build_store import prepare
 from ..data.export_hdf5 import export_blocks
 from ..data.layouts import HDF5, STORE, recognise
 from ..data.official_hdf5 import OfficialBlocks
-from ..data.prepare import prepare
 from ..data.rooms_of_s3dis import missing_rooms, rooms_table
 from ..data.store import RoomStore
 from ..errors import UserError

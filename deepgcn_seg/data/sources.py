@@ -4,10 +4,10 @@ import logging
 from pathlib import Path
 
 from ..errors import UserError
+from .build_store import prepare
 from .classes import S3DIS
 from .layouts import HDF5, STORE, recognise
 from .official_hdf5 import OfficialBlocks
-from .prepare import prepare
 from .store import RoomStore
 from .synthetic import generate
 

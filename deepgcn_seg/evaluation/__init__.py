@@ -1,4 +1,11 @@
-from .metrics import Scores, confusion_matrix
-from .protocols import PROTOCOLS, Protocol
+"""Scores of a network: how they are measured (:class:`Protocol`) and what they are (:class:`Scores`).
 
-__all__ = ["PROTOCOLS", "Protocol", "Scores", "confusion_matrix"]
+``Protocol("rooms").run(model, store, rooms, device)`` returns a :class:`Result` with a confusion matrix for each room.
+``Scores.of(result.confusion)`` has the mIoU and the other scores. :mod:`deepgcn_seg.evaluation.evaluate` draws
+rooms and prints the table besides. It is imported by its own name, because it needs Matplotlib.
+"""
+
+from .metrics import Scores, confusion_matrix
+from .protocols import PROTOCOLS, Protocol, Result
+
+__all__ = ["PROTOCOLS", "Protocol", "Result", "Scores", "confusion_matrix"]
