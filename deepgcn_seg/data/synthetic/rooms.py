@@ -1,0 +1,139 @@
+"""Synthetic rooms by area, number and seed, written in the raw Stanford layout."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as csv
+
+from ...files import creating, replacing
+from ...progress import track
+from ..classes import S3DIS, ClassList
+from ..room import Room
+from .building import Openings, add_beams, add_board, add_column, add_door, add_walls, add_window
+from .furniture import add_bookcase, add_clutter, add_sofa, add_tables_and_chairs
+from .scanner import scan
+from .scene import NEUTRAL, Plan, Scene
+
+AREAS = (1, 2, 3, 4, 5, 6)
+TYPES = ("office", "conferenceRoom", "lounge", "hallway")
+
+
+def build_scene(kind: str, rng: np.random.Generator) -> Scene:
+    """Return a furnished room of one of :data:`TYPES`."""
+    ranges = {
+        "office": ((3.2, 4.6), (3.0, 4.2)),
+        "conferenceRoom": ((4.4, 5.8), (3.4, 4.4)),
+        "lounge": ((3.8, 5.2), (3.4, 4.6)),
+        "hallway": ((5.5, 8.0), (2.0, 2.6)),
+    }[kind]
+    size = np.array([rng.uniform(*ranges[0]), rng.uniform(*ranges[1]), rng.uniform(2.5, 3.1)])
+    if rng.random() < 0.5:
+        size[:2] = size[1::-1].copy()
+    scene = Scene(rng, size)
+    plan = Plan(scene)
+    wall_color, ceiling_color = scene.color(NEUTRAL), scene.color(NEUTRAL)
+    furniture: dict[str, float] = {
+        "office": dict(door=1, window=2, board=1, bookcase=2, column=1, beam=1, sofa=0.5, table=2, chair=4),
+        "conferenceRoom": dict(door=1, window=1, board=2, bookcase=1, column=1, beam=1, sofa=0, table=1, chair=7),
+        "lounge": dict(door=1, window=2, board=1, bookcase=1, column=1, beam=1, sofa=3, table=2, chair=2),
+        "hallway": dict(door=4, window=1, board=1, bookcase=1, column=2, beam=2, sofa=0.5, table=0.5, chair=1),
+    }[kind]
+    # The fraction of a count is the chance of one more.
+    counts = {name: int(n) + int(rng.random() < n - int(n)) for name, n in furniture.items()}
+    openings: Openings = {0: [], 1: [], 2: [], 3: []}
+    for _ in range(counts["door"]):
+        add_door(scene, plan, openings, wall_color)
+    for _ in range(counts["window"]):
+        add_window(scene, plan, openings, wall_color)
+    for _ in range(counts["column"]):
+        add_column(scene, plan, wall_color)
+    for _ in range(counts["bookcase"]):
+        add_bookcase(scene, plan)
+    for _ in range(counts["sofa"]):
+        add_sofa(scene, plan)
+    for _ in range(counts["board"]):
+        add_board(scene, plan, wall_color)
+    add_walls(scene, openings, wall_color, ceiling_color)
+    add_beams(scene, counts["beam"], ceiling_color if rng.random() < 0.5 else wall_color)
+    add_tables_and_chairs(scene, plan, counts["table"], counts["chair"], large=kind == "conferenceRoom")
+    add_clutter(scene, plan)
+    return scene
+
+
+def room_name(number: int) -> str:
+    """Return the name of an area's room by its number: types take turns."""
+    return f"{TYPES[number % len(TYPES)]}_{number // len(TYPES) + 1}"
+
+
+def make_room(area: int, number: int, seed: int, density: float) -> tuple[Room, np.ndarray]:
+    """Return a synthetic room and the object of each point. The same arguments give the same room.
+
+    Args:
+        area: 1..6. number: of the room in its area, from 0. density: points per square metre near a scanner.
+    """
+    rng = np.random.default_rng([seed, area, number])
+    kind = TYPES[number % len(TYPES)]
+    scene = build_scene(kind, rng)
+    xyz, rgb, label, thing = scan(scene, density)
+    # As in a survey of a building, rooms lie apart and coordinates do not start at 0.
+    xyz = np.round(xyz + [20.0 * (number % 4) - 10, 15.0 * (number // 4) + 30 * area, rng.uniform(-0.5, 0.5)], 3)
+    return Room(f"Area_{area}", room_name(number), xyz, rgb, label), thing
+
+
+def write_raw_room(root: str | Path, room: Room, thing: np.ndarray, classes: ClassList = S3DIS) -> Path:
+    """Write a room in the raw Stanford layout: a file of all points, and an annotation file for each object.
+
+    Returns:
+        The room's folder. It appears complete or not at all.
+    """
+    folder = Path(root) / room.area / room.name
+    order = np.argsort(thing, kind="stable")
+    bounds = np.flatnonzero(np.diff(thing[order])) + 1
+    numbers = dict.fromkeys(classes.names, 0)
+    whole = []
+    # If another process wrote the same room first, its files are the same.
+    with creating(folder) as temporary:
+        (temporary / "Annotations").mkdir()
+        for part in np.split(order, bounds):
+            name = classes.names[room.label[part[0]]]
+            numbers[name] += 1
+            text = _text(room.xyz[part], room.rgb[part])
+            (temporary / "Annotations" / f"{name}_{numbers[name]}.txt").write_bytes(text)
+            whole.append(text)
+        (temporary / f"{room.name}.txt").write_bytes(b"".join(whole))
+    return folder
+
+
+def _text(xyz: np.ndarray, rgb: np.ndarray) -> bytes:
+    """Return rows ``x y z r g b``."""
+    columns = {**dict(zip("xyz", xyz.T)), **dict(zip("rgb", rgb.T))}
+    sink = pa.BufferOutputStream()
+    options = csv.WriteOptions(include_header=False, delimiter=" ", quoting_style="none")
+    csv.write_csv(pa.table({name: np.ascontiguousarray(column) for name, column in columns.items()}), sink, options)
+    return sink.getvalue().to_pybytes()
+
+
+def generate(
+    root: str | Path, rooms_per_area: int = 6, density: float = 1000.0, seed: int = 0, areas: Sequence[int] = AREAS
+) -> Path:
+    """Write the synthetic dataset in the raw Stanford layout, unless it is there already.
+
+    Args:
+        root: a folder for these settings alone. rooms_per_area, density, seed, areas: what is generated.
+
+    Returns:
+        ``root``.
+    """
+    root = Path(root)
+    done = root / "complete"
+    if done.is_file():
+        return root
+    jobs = [(area, number) for area in areas for number in range(rooms_per_area)]
+    for area, number in track(jobs, len(jobs), "Generating rooms"):
+        if not (root / f"Area_{area}" / room_name(number)).is_dir():
+            write_raw_room(root, *make_room(area, number, seed, density))
+    with replacing(done) as temporary:
+        temporary.write_text(f"rooms_per_area={rooms_per_area} density={density} seed={seed}\n")
+    return root

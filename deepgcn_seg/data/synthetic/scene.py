@@ -1,0 +1,161 @@
+"""A synthetic room as coloured rectangles, and a plan that keeps its objects apart."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..classes import S3DIS
+
+UP = np.array((0.0, 0.0, 1.0))
+
+# Colours that several classes share.
+NEUTRAL = np.array(
+    [(205, 202, 194), (185, 183, 178), (165, 163, 157), (215, 212, 206), (190, 180, 160), (170, 176, 182)]
+)
+WOOD = np.array([(150, 111, 73), (176, 138, 98), (120, 84, 56), (199, 170, 130), (92, 66, 48)])
+FABRIC = np.array([(60, 62, 70), (40, 70, 120), (130, 48, 44), (95, 92, 88), (120, 98, 72), (52, 92, 78)])
+FLOOR = np.array([(120, 116, 108), (150, 140, 124), (96, 100, 110), (168, 132, 96), (190, 184, 172)])
+WHITE, GLASS_TINT = np.array((250, 250, 250)), np.array((-95, -60, 0))
+THINGS = np.array(
+    [(40, 40, 44), (205, 55, 45), (50, 115, 190), (235, 200, 60), (240, 240, 236), (225, 120, 40), (70, 150, 75)]
+)
+
+# Class and number of an object.
+Thing = tuple[int, int]
+Vector = Sequence[float] | np.ndarray
+
+
+@dataclass
+class Scene:
+    """Rectangles that make a room.
+
+    Attributes:
+        rng: of all random choices. size: (3,) of the room, metres.
+        origins, edges, labels, objects, colors: for each rectangle its corner, two edges, class, object and colour.
+        returns: for each rectangle the share of scanner rays that it reflects to the scanner.
+        count: number of objects.
+    """
+
+    rng: np.random.Generator
+    size: np.ndarray
+    origins: list = field(default_factory=list)
+    edges: list = field(default_factory=list)
+    labels: list = field(default_factory=list)
+    objects: list = field(default_factory=list)
+    colors: list = field(default_factory=list)
+    returns: list = field(default_factory=list)
+    count: int = 0
+
+    def new_object(self, name: str) -> Thing:
+        """Return the class and the number of a new object of the named class."""
+        self.count += 1
+        return S3DIS.names.index(name), self.count - 1
+
+    def color(self, palette: np.ndarray, spread: float = 8.0) -> np.ndarray:
+        """Return a random colour of the palette (n, 3), varied a little."""
+        return palette[self.rng.integers(len(palette))] + self.rng.normal(0, spread, 3)
+
+    def rectangle(
+        self, thing: Thing, origin: Vector, u: Vector, v: Vector, color: np.ndarray, returns: float = 1.0
+    ) -> None:
+        """Add a rectangle at ``origin`` with edges u and v (3,)."""
+        self.returns.append(returns)
+        self.origins.append(origin)
+        self.edges.append((u, v))
+        self.labels.append(thing[0])
+        self.objects.append(thing[1])
+        self.colors.append(color)
+
+    def box(self, thing: Thing, center: Vector, size: Vector, color: np.ndarray, yaw: float = 0.0) -> None:
+        """Add the six sides of a box, turned about the vertical through its centre."""
+        c, s = np.cos(yaw), np.sin(yaw)
+        axes = np.array([(c, s, 0.0), (-s, c, 0.0), (0.0, 0.0, 1.0)]) * np.asarray(size, float)[:, None]
+        corner = np.asarray(center, float) - axes.sum(0) / 2
+        for a, b, n in ((0, 1, 2), (0, 2, 1), (1, 2, 0)):
+            self.rectangle(thing, corner, axes[a], axes[b], color)
+            self.rectangle(thing, corner + axes[n], axes[a], axes[b], color)
+
+    def cylinder(
+        self, thing: Thing, base: Vector, radius: float, height: float, color: np.ndarray, sides: int = 12
+    ) -> None:
+        """Add a standing prism of many sides, closed on top by a square inside its rim."""
+        angles = np.arange(sides + 1) * (2 * np.pi / sides)
+        rim = np.stack([np.cos(angles), np.sin(angles), np.zeros(sides + 1)], 1) * radius + base
+        for a, b in zip(rim[:-1], rim[1:]):
+            self.rectangle(thing, a, b - a, (0.0, 0.0, height), color)
+        half = radius * 0.8
+        top = np.asarray(base, float) + (-half, -half, height)
+        self.rectangle(thing, top, (2 * half, 0, 0), (0, 2 * half, 0), color)
+
+
+class Plan:
+    """The places that are taken, so that objects on the floor and along each wall stay apart."""
+
+    def __init__(self, scene: Scene):
+        self.scene = scene
+        self.taken: list[tuple[float, float, float, float]] = []
+        self.walls: dict[int, list[tuple[float, float, float, float]]] = {0: [], 1: [], 2: [], 3: []}
+
+    def floor_spot(self, width: float, depth: float, margin: float = 0.25) -> tuple[float, float] | None:
+        """Return the centre of a free place for an object of width x depth, or None after 30 tries."""
+        rng, (sx, sy, _) = self.scene.rng, self.scene.size
+        if sx < width + 2 * margin or sy < depth + 2 * margin:
+            return None
+        for _ in range(30):
+            x = rng.uniform(margin + width / 2, sx - margin - width / 2)
+            y = rng.uniform(margin + depth / 2, sy - margin - depth / 2)
+            if self._free(x, y, width / 2, depth / 2):
+                self.taken.append((x, y, width / 2, depth / 2))
+                return x, y
+        return None
+
+    def _free(self, x: float, y: float, hx: float, hy: float, gap: float = 0.1) -> bool:
+        return all(abs(x - a) > hx + c + gap or abs(y - b) > hy + d + gap for a, b, c, d in self.taken)
+
+    def wall_spot(
+        self, width: float, depth: float = 0.0, low: float = 0.0, high: float = 9.0
+    ) -> tuple[int, float] | None:
+        """Return a free place at a wall, or None after 30 tries: the wall's number and the middle along it, metres.
+
+        Args:
+            depth: how far the object extends into the room at floor level, 0 for what hangs on the wall.
+            low, high: heights that it takes; objects may be above one another.
+        """
+        rng = self.scene.rng
+        for _ in range(30):
+            wall = int(rng.integers(4))
+            length = self.scene.size[wall % 2]
+            if length < width + 0.4:
+                continue
+            along = rng.uniform(0.2 + width / 2, length - 0.2 - width / 2)
+            overlaps = (
+                abs(along - a) < (width + w) / 2 + 0.08 and low < h and high > b for a, w, b, h in self.walls[wall]
+            )
+            if any(overlaps):
+                continue
+            if depth:
+                x, y, hx, hy = self.footprint(wall, along, width, depth)
+                if not self._free(x, y, hx, hy, 0.02):
+                    continue
+                self.taken.append((x, y, hx, hy))
+            self.walls[wall].append((along, width, low, high))
+            return wall, along
+        return None
+
+    def footprint(self, wall: int, along: float, width: float, depth: float) -> tuple[float, float, float, float]:
+        """Return the centre and half extents on the floor of an object against a wall: x, y, half x, half y."""
+        sx, sy, _ = self.scene.size
+        if wall % 2 == 0:
+            return along, depth / 2 if wall == 0 else sy - depth / 2, width / 2, depth / 2
+        return depth / 2 if wall == 3 else sx - depth / 2, along, depth / 2, width / 2
+
+    def frame(self, wall: int, along: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the point on the wall at floor level, the direction along the wall, and the one into the room."""
+        sx, sy, _ = self.scene.size
+        return {
+            0: (np.array((along, 0.0, 0.0)), np.array((1.0, 0, 0)), np.array((0, 1.0, 0))),
+            1: (np.array((sx, along, 0.0)), np.array((0, 1.0, 0)), np.array((-1.0, 0, 0))),
+            2: (np.array((along, sy, 0.0)), np.array((1.0, 0, 0)), np.array((0, -1.0, 0))),
+            3: (np.array((0.0, along, 0.0)), np.array((0, 1.0, 0)), np.array((1.0, 0, 0))),
+        }[wall]
