@@ -19,6 +19,8 @@ from test_commands import run
 from deepgcn_seg.data.classes import S3DIS
 from deepgcn_seg.data.scans.files import read_scan, write_scan
 from deepgcn_seg.data.scans.format_table import FORMATS
+from deepgcn_seg.data.scans.formats.bounds import Bounds
+from deepgcn_seg.data.scans.formats.text import read_text
 from deepgcn_seg.data.scans.scan import Scan
 from deepgcn_seg.data.scans.search import find_scans
 from deepgcn_seg.data.stanford import read_points
@@ -501,14 +503,13 @@ def test_names_from_a_file_are_cleaned_once_and_written_by_every_format(tmp_path
     assert np.array_equal(again.fields["label"], np.arange(5) % 2)
 
 
-def test_text_in_pieces_is_text_as_a_whole(tmp_path, monkeypatch):
+def test_text_in_pieces_is_text_as_a_whole(tmp_path):
     rng = np.random.default_rng(0)
     lines = [f"{a:.18e} {b:.3f} {n} {n + 2**60} {n if n < 150 else b}" for n, (a, b) in enumerate(rng.random((300, 2)))]
     text = "\n\n".join(lines) + ("\r\n" if len(lines) % 2 else "")
     names = ["x", "y", "z", "id", "mixed"]
     whole = read_scan(write(tmp_path / "a.txt", text), names)
-    monkeypatch.setattr("deepgcn_seg.data.scans.formats.bounds.BLOCK_BYTES", 100)
-    pieces = read_scan(tmp_path / "a.txt", names)
+    pieces = read_text(Bounds(tmp_path / "a.txt", piece_bytes=100), names)
     expected = np.array([[float(word) for word in line.split()] for line in lines])
     for place, name in enumerate(names):
         assert np.array_equal(pieces.fields[name], whole.fields[name])
@@ -516,7 +517,7 @@ def test_text_in_pieces_is_text_as_a_whole(tmp_path, monkeypatch):
         assert np.array_equal(whole.fields[name].astype(float), expected[:, place])
     assert whole.fields["id"].tolist() == [n + 2**60 for n in range(300)]
     with pytest.raises(UserError, match="line 599 has 2 columns, not 5"):
-        read_scan(write(tmp_path / "b.txt", "\n\n".join([*lines[:-1], "1 2"])), names)
+        read_text(Bounds(write(tmp_path / "b.txt", "\n\n".join([*lines[:-1], "1 2"])), piece_bytes=100), names)
 
 
 @pytest.mark.parametrize("order", ["<", ">", "text"])
@@ -612,14 +613,13 @@ def test_no_process_aborts_at_its_end_after_reading_text(tmp_path):
     assert found == [0] * 60
 
 
-def test_annotations_in_pieces_are_annotations_as_a_whole(tmp_path, monkeypatch):
+def test_annotations_in_pieces_are_annotations_as_a_whole(tmp_path):
     odd = {3: "1.0 2.0 3.0 18\x107 1 2", 40: "", 77: "1 2 3", 150: "1e2 -.5 0.1234567890123456789 1 2 3"}
     lines = [odd.get(number, f"{number}.25 -{number} 0.5 1 2 {number}") for number in range(200)]
     path = write(tmp_path / "chair_1.txt", "\n".join(lines))
     whole, pieces = [], []
     expected = read_points(path, whole)
-    monkeypatch.setattr("deepgcn_seg.data.scans.formats.bounds.BLOCK_BYTES", 100)
-    assert np.array_equal(read_points(path, pieces), expected)
+    assert np.array_equal(read_points(path, pieces, piece_bytes=100), expected)
     assert len(expected) == 198 and [repair.line for repair in whole] == [4, 78]
     assert pieces == whole
 

@@ -1,8 +1,7 @@
 """Raw S3DIS rooms: ``Area_1/office_1/Annotations/chair_1.txt``, rows ``x y z r g b``.
 
-Rows are parsed by a compiled loop at disk speed; lines that it refuses are looked at one by one, the
-known kinds of damage repaired or skipped and each reported; a file with more than a handful of bad
-lines is an error.
+A compiled loop parses the rows as fast as disks read. Lines that it refuses are parsed one by one: known kinds of
+damage are repaired or skipped, and each is reported. A file with more than a handful of bad lines is an error.
 """
 
 import re
@@ -15,9 +14,9 @@ from .classes import S3DIS, ClassList
 from .layouts import natural
 from .room import NO_COORDINATES, Repair, Room
 from .row_kernel import read_rows
-from .scans.formats.bounds import blocks_of_lines
+from .scans.formats.bounds import PIECE_BYTES, pieces_of_lines
 
-# More bad lines than this in one file: not damage, but something else than an annotation.
+# A file with more bad lines is not a damaged annotation, but something else.
 MAX_BAD_LINES = 10
 # Bytes of the longest line that may be a row.
 _MAX_ROW = 1000
@@ -35,9 +34,9 @@ _AFTER = re.compile(rf"(?:\s*\(\d+\)|[\s_-]+\(?(?:another |\d+\w\w )?{_COPY}(?:[
 def read_room(folder: str | Path, classes: ClassList = S3DIS) -> tuple[Room | None, list[Repair]]:
     """Read a room from its annotation files.
 
-    The label is the file name up to its number; unknown names (S3DIS has ``stairs`` and its
-    misspelling) get ``classes.fallback``. An annotation that is there twice (``wall_3 (1).txt``) is left
-    out. The file of the whole room, where there is one, says whether annotations are missing.
+    The class is the file name up to its number. Unknown names (S3DIS has ``stairs`` and its misspelling) get
+    ``classes.fallback``. A copy of an annotation (``wall_3 (1).txt``) is left out. The file of the whole room, if there
+    is one, tells whether annotations are missing.
 
     Returns:
         The room, points in order of file name and line, copies last, or None if it has no points; and what was
@@ -77,16 +76,16 @@ def read_room(folder: str | Path, classes: ClassList = S3DIS) -> tuple[Room | No
 
 
 def _original(stem: str) -> str:
-    """Strip what marks a copy: ``wall_3 (1)``, ``wall_3 copy`` and ``Kopie von wall_3`` are named after ``wall_3``."""
+    """Return the name without the signs of a copy: ``wall_3`` for ``wall_3 (1)``, ``wall_3 copy`` and the like."""
     return _AFTER.sub("", _BEFORE.sub("", stem.strip())) or stem
 
 
 def _is_copy(
     file: Path, name: str, rows: np.ndarray, kept: list[tuple[Path, str, np.ndarray]], repairs: list[Repair]
 ) -> bool:
-    """Whether an annotation has the points of an earlier one of the same class, which would count twice.
+    """Return whether an annotation has the points of an earlier one of the same class, which would count twice.
 
-    A file that is named like a copy and has other points, or points of another class, is reported and kept.
+    A file that is named like a copy but has other points, or another class, is reported and kept.
     """
     for other, other_name, others in kept:
         if len(rows) == len(others) and np.array_equal(rows, others):
@@ -102,7 +101,7 @@ def _is_copy(
 
 
 def _class_of(file: Path, classes: ClassList, repairs: list[Repair]) -> str:
-    """Class that a file such as ``chair_1.txt`` is named after, also as ``Chair 1.txt`` or ``chair1.TXT``."""
+    """Return the class that a file is named after: ``chair_1.txt``, but also ``Chair 1.txt`` or ``chair1.TXT``."""
     stem = _original(file.stem)
     name = stem.rsplit("_", 1)[0]
     if name in classes.names:
@@ -118,7 +117,7 @@ def _class_of(file: Path, classes: ClassList, repairs: list[Repair]) -> str:
 
 
 def _compare_with_whole(whole: Path, count: int, repairs: list[Repair]) -> None:
-    """Report annotations that differ from the room's own file by more than a thousandth of its points."""
+    """Report annotations that together have a thousandth more or fewer points than the room's own file."""
     if not whole.is_file():
         return
     lines = 0
@@ -133,24 +132,27 @@ def _compare_with_whole(whole: Path, count: int, repairs: list[Repair]) -> None:
         repairs.append(Repair(str(whole.parent), None, problem, "all kept"))
 
 
-def read_points(file: str | Path, repairs: list[Repair]) -> np.ndarray:
-    """Rows of an annotation file, (N, 6) float64: metres and 0..255. Appends to ``repairs``.
+def read_points(file: str | Path, repairs: list[Repair], piece_bytes: int = PIECE_BYTES) -> np.ndarray:
+    """Return the rows of an annotation file, (N, 6) float64: metres and 0..255.
+
+    Args:
+        repairs: lines that were repaired or skipped are appended. piece_bytes: of the file to read at a time.
 
     Raises:
-        UserError: unreadable, or more than a handful of lines that are no such rows.
+        UserError: unreadable, or more than a handful of lines are no such rows.
     """
     file = Path(file)
     bad: list[Repair] = []
     lost: list[int] = []
     parts, lines = [np.empty((0, 6))], 0
     try:
-        # Not a pipe or device, which may never end.
+        # A pipe or device may never end.
         if not file.is_file():
             raise UserError(f"{file}: no such file")
         with open(file, "rb") as content:
-            for block in blocks_of_lines(file, content):
-                parts.append(_points_of(file, block, lines, bad, lost))
-                lines += block.count(b"\n")
+            for piece in pieces_of_lines(file, content, piece_bytes):
+                parts.append(_points_of(file, piece, lines, bad, lost))
+                lines += piece.count(b"\n")
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error})") from None
     repairs.extend(bad)
@@ -159,15 +161,15 @@ def read_points(file: str | Path, repairs: list[Repair]) -> np.ndarray:
     return np.concatenate(parts) if len(parts) > 2 else parts[-1]
 
 
-def _points_of(file: Path, block: bytes, before: int, bad: list[Repair], lost: list[int]) -> np.ndarray:
-    """Rows of whole lines, of which ``before`` come earlier in the file.
+def _points_of(file: Path, piece: bytes, before: int, bad: list[Repair], lost: list[int]) -> np.ndarray:
+    """Return the rows of some whole lines. ``before`` lines come earlier in the file.
 
     Appends damaged lines to ``bad``, and the numbers of lines without coordinates to ``lost``.
     """
-    rows, odd = read_rows(block)
+    rows, odd = read_rows(piece)
     keep = np.ones(len(rows), bool)
     for row, start, stop, line in odd.tolist():
-        values, problem, action = _parse_line(block[start:stop])
+        values, problem, action = _parse_line(piece[start:stop])
         if problem == NO_COORDINATES:
             lost.append(before + line)
         elif problem:

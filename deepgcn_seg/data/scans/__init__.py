@@ -1,1 +1,1 @@
-"""Point clouds of files: what a scan is (:mod:`.scan`), the formats, finding files, and scans with labels."""
+"""Point-cloud files: what a scan is (:mod:`.scan`), reading and writing (:mod:`.files`), finding files, and labels."""

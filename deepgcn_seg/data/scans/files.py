@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import UserError, first_line
+from ...escaping import one_line
 from ...files import replacing
 from .format_table import FORMATS
-from .formats.bounds import MAX_POINTS, Bounds, clean_names, printable
+from .formats.bounds import MAX_POINTS, Bounds, clean_names
 from .formats.scene import is_scene, read_scene
 from .formats.typed import LazyFields, number_column
 from .scan import Scan
@@ -21,14 +22,14 @@ log = logging.getLogger(__name__)
 def read_scan(path: str | Path, columns: Sequence[str] | None = None, max_points: int = MAX_POINTS) -> Scan:
     """Read a point-cloud file, or a scene of several files: a folder with ``coord.npy``, or ``points/NAME.bin``.
 
-    Memory: binary formats take the bytes that a point has in the file (twice, for compressed PCD), text 8 for each
-    column; :attr:`Scan.xyz` takes 24 more and :attr:`Scan.rgb` 3.
+    Memory: a point takes as many bytes as in a binary file (twice as many for compressed PCD), or 8 bytes for each
+    column of text. :attr:`Scan.xyz` takes 24 bytes more, and :attr:`Scan.rgb` 3.
 
     Args:
-        columns: names of the columns of a text file (instead of those it has) or of an array without names. Without
-            them 3 are x y z, 4 have an intensity too, 6 are x y z r g b if the colours are whole numbers in 0..255,
-            and 7 are x y z intensity r g b in PTS; others are refused.
-        max_points: a file with more is refused, before they are read.
+        columns: names of the columns of a text file, instead of those in the file, or of an array without names. If no
+            names are given, 3 columns are x y z; 4 are x y z intensity; 6 are x y z r g b if the colours are whole
+            numbers in 0..255; and 7 are x y z intensity r g b in PTS. Other columns are refused.
+        max_points: a file with more points is refused before they are read.
 
     Raises:
         UserError: missing, of an unknown format, too large, or damaged.
@@ -36,7 +37,7 @@ def read_scan(path: str | Path, columns: Sequence[str] | None = None, max_points
     path = Path(path)
     try:
         scene = is_scene(path)
-        # Not a pipe or device, which may never end.
+        # A pipe or device may never end.
         found = scene or path.is_file()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({first_line(error)})") from None
@@ -53,14 +54,14 @@ def read_scan(path: str | Path, columns: Sequence[str] | None = None, max_points
         raise UserError(f"{path}: does not fit into memory") from None
     except ImportError as error:
         raise UserError(f"{path}: reading it needs {error.name} (pip install {error.name})") from None
-    # Readers of other people's formats fail in ways of their own; a panic in compiled code is no Exception.
+    # Libraries raise errors of many types at damaged files; a panic in compiled code is not even an Exception.
     except BaseException as error:
         raise UserError(f"{path}: not a readable {path.suffix[1:].upper()} file ({first_line(error)})") from None
     return _checked(scan)
 
 
 def _checked(scan: Scan) -> Scan:
-    """Return a scan whose fields have clean names and are one number for each point."""
+    """Return the scan with clean names, after a check that each field has one number for each point."""
     names = clean_names(scan.fields)
     if isinstance(scan.fields, LazyFields):
         return replace(scan, fields=LazyFields(len(scan), dict(zip(names, scan.fields.makers.values()))))
@@ -73,12 +74,12 @@ def _checked(scan: Scan) -> Scan:
 
 
 def write_scan(path: str | Path, scan: Scan, more: Mapping[str, np.ndarray], notes: Sequence[str] = ()) -> None:
-    """Write a scan with further fields, in the format of ``path``'s suffix; whole or not at all.
+    """Write a scan with further fields, in the format of ``path``'s suffix. The file is written whole or not at all.
 
-    Fields that get another name or lose digits, because the format demands it, are listed in a warning.
+    A warning lists the fields that get another name or lose digits because of the format.
 
     Args:
-        more: name -> (N,), replacing fields of that name. notes: comment lines, where the format has them.
+        more: name -> (N,) values, which replace fields of that name. notes: comment lines, if the format has them.
 
     Raises:
         UserError: an unknown format, or the file cannot be written.
@@ -93,10 +94,10 @@ def write_scan(path: str | Path, scan: Scan, more: Mapping[str, np.ndarray], not
     full = _checked(Scan(scan.path, {**kept, **more}, template))
     try:
         with replacing(path) as temporary:
-            changes = FORMATS[path.suffix.lower()].write(temporary, full, list(map(printable, notes)))
+            changes = FORMATS[path.suffix.lower()].write(temporary, full, [one_line(note, 1000) for note in notes])
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    # Writers of other people's formats fail in ways of their own.
+    # Libraries raise errors of many types when they cannot write.
     except Exception as error:
         raise UserError(f"{path}: cannot be written ({first_line(error)})") from None
     if changes:

@@ -1,4 +1,4 @@
-"""The formats that :mod:`deepgcn_seg.data.scans.scan` reads and writes, by suffix."""
+"""The formats that :mod:`.files` reads and writes, by suffix."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,12 @@ from .scan import Scan
 
 @dataclass(frozen=True)
 class Format:
-    """read(file and limits, columns) -> Scan; write(path, scan, notes) -> what the file does not hold as it was."""
+    """How a format is read and written.
+
+    Attributes:
+        read: takes a file with its limits and names of columns, and returns the scan.
+        write: takes a path, a scan and notes, and returns a line for each field that was changed.
+    """
 
     read: Callable[[Bounds, Sequence[str] | None], Scan]
     write: Callable[[Path, Scan, list[str]], list[str]]

@@ -34,41 +34,41 @@ from .scan import AXES, LABELS, Scan
 
 
 def _text(value: Any) -> Any:
-    """YAML takes some names for numbers or truth values."""
+    """Return text for a number or truth value, which YAML makes of some names."""
     return str(value) if isinstance(value, (int, float)) else value
 
 
-def _several(value: Any) -> Any:
+def _as_tuple(value: Any) -> Any:
     return value if isinstance(value, tuple) else (value,)
 
 
 def _without_nan(values: Any) -> Any:
-    """NaN may be listed, but means "unlabelled" anyway."""
-    return tuple(value for value in _several(() if values is None else values) if _text(value) != "nan")
+    """Return listed labels without NaN, which means "unlabelled" whether it is listed or not."""
+    return tuple(value for value in _as_tuple(() if values is None else values) if _text(value) != "nan")
 
 
-# Characters of a name that a message shows.
+# The most characters of a name that a message shows.
 _SHOWN = 60
-# Labels are whole numbers that float64, in which fields are compared, holds exactly.
-_MOST = 2**53
+# Labels are compared as float64, which holds whole numbers below this one exactly.
+_MAX_LABEL = 2**53
 
 
 def _labels_or_names(values: Any) -> Any:
     for value in (kept := _without_nan(values)):
-        if not isinstance(value, str) and (type(value) is not int or abs(value) >= _MOST):
+        if not isinstance(value, str) and (type(value) is not int or abs(value) >= _MAX_LABEL):
             raise ValueError("must be labels (whole numbers or .nan) or names of classes")
     return kept
 
 
 Name = Annotated[str, BeforeValidator(_text)]
-Label = Annotated[int, Field(gt=-_MOST, lt=_MOST)]
+Label = Annotated[int, Field(gt=-_MAX_LABEL, lt=_MAX_LABEL)]
 Color = tuple[int, int, int]
 
 
 class ClassesFile(Schema):
     """The content of ``classes.yaml``."""
 
-    classes: dict[Name, Annotated[tuple[Label, ...], BeforeValidator(_several)]]
+    classes: dict[Name, Annotated[tuple[Label, ...], BeforeValidator(_as_tuple)]]
     colors: dict[Name, Color] | None = None
     label: Name | None = None
     columns: Annotated[tuple[Name, ...], Field(max_length=1000)] | None = None
@@ -81,7 +81,7 @@ class ClassesFile(Schema):
     @field_validator("classes", mode="before")
     @classmethod
     def _numbered(cls, named: Any) -> Any:
-        """A list of names numbers them from 0; a mapping of labels to names is turned round."""
+        """Return a mapping of names to labels. Names in a list are numbered from 0; ``label: name`` is turned round."""
         if isinstance(named, tuple):
             if not all(isinstance(name, (str, int, float)) for name in named):
                 raise ValueError("must be a list of names, or name: label")
@@ -123,7 +123,7 @@ class ClassesFile(Schema):
 
     @property
     def kept(self) -> dict[str, tuple[int, ...]]:
-        """The classes that are learned, and their labels; one whose labels are all ignored is not among them."""
+        """The classes that are learned, and their labels. A class is left out if all of its labels are ignored."""
         ignored, names = self.ignored, set(self.ignore)
         left = {name: tuple(n for n in labels if n not in ignored) for name, labels in self.classes.items()}
         return {
@@ -132,7 +132,7 @@ class ClassesFile(Schema):
 
     @property
     def palette(self) -> list[Color]:
-        """One colour for each class that is kept."""
+        """A colour for each class that is kept."""
         given, count = self.colors or {}, len(self.kept)
         return [given.get(name) or some_color(label, count) for label, name in enumerate(self.kept)]
 
@@ -141,7 +141,7 @@ def _distinct(names: Iterable[Any]) -> list[Any]:
     """Return names as text.
 
     Raises:
-        ValueError: two are the same then, as 1 and "1".
+        ValueError: two names are the same as text, such as 1 and "1".
     """
     texts = [_text(name) for name in names]
     if twice := [name for name, count in Counter(texts).items() if count > 1]:
@@ -157,15 +157,15 @@ def _of_text(named: dict[Any, Any]) -> dict[Any, Any]:
 
 
 def _by_name(named: dict[Any, Any]) -> dict[Any, Any]:
-    """Turn ``label: name`` round, as other programs write it; leave ``name: label`` as it is.
+    """Return classes as ``name: labels``. Other programs write ``label: name``, which is turned round.
 
     Raises:
-        ValueError: some of each.
+        ValueError: some classes are written in one way and some in the other.
     """
     turned = [isinstance(name, (str, bool)) for name in named.values()]
     if not any(turned):
         return named
-    labels = {label: name for key, name in named.items() if (label := _whole(key)) is not None}
+    labels = {label: name for key, name in named.items() if (label := _label_of(key)) is not None}
     if not all(turned) or len(labels) < len(named):
         key, name = next((key, name) for (key, name), is_name in zip(named.items(), turned) if is_name)
         shown = f"{one_line(key, _SHOWN)}: {one_line(name, _SHOWN)}"
@@ -176,22 +176,25 @@ def _by_name(named: dict[Any, Any]) -> dict[Any, Any]:
     return {name: tuple(numbers) for name, numbers in by_name.items()}
 
 
-def _whole(key: Any) -> int | None:
-    """The label that a key is, also in quotes."""
+def _label_of(key: Any) -> int | None:
+    """Return the label that a key is, with or without quotes, or None."""
     if isinstance(key, str) and re.fullmatch(r"[+-]?[0-9]{1,15}", key):
         return int(key)
     return key if type(key) is int else None
 
 
-# What a label means beside a class.
+# What a label can mean besides a class.
 _SKIPPED, _UNLABELLED = -1, -2
 
 
 @dataclass(frozen=True)
 class Labelling:
-    """How files become rooms. numbers: label in a file -> label of ``classes``; the others as in ``classes.yaml``.
+    """How labelled files become rooms.
 
-    A scale of None stands for metres that are looked at (:func:`~deepgcn_seg.data.units.require_metres`).
+    Attributes:
+        numbers: label in a file -> label of ``classes``. other: the class of all further labels.
+        label, columns, ignore, skip, up: as in ``classes.yaml``.
+        scale: metres per unit; None for metres that are checked (:func:`~deepgcn_seg.data.units.require_metres`).
     """
 
     classes: ClassList
@@ -206,21 +209,24 @@ class Labelling:
 
     @classmethod
     def of(cls, classes: ClassList) -> "Labelling":
-        """Labels 0, 1, ... in the order of the classes."""
+        """Return the labelling of files whose labels are 0, 1, ... in the order of the classes."""
         return cls(classes, {label: label for label in range(len(classes))})
 
     def apply(self, path: Path, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-        """Labels of a file -> which points stay, the classes of those, and how many others are unlabelled.
+        """Return which points to keep (N,), the classes of these, and the number of unlabelled points.
 
-        Points without a label, which is NaN or one of ``ignore``, are left out, as those of ``skip`` are.
+        Points are left out if they are unlabelled (NaN or a label of ``ignore``) or have a label of ``skip``.
+
+        Args:
+            path: the file, for messages. labels: (N,) of all points, float64.
 
         Raises:
             UserError: labels that are neither numbered, ignored, skipped nor covered by ``other``.
         """
         found, place = np.unique(labels, return_inverse=True)
         numbers = found[~np.isnan(found)]
-        # Infinity fails the first comparison.
-        if not ((np.abs(numbers) < _MOST) & (np.rint(numbers) == numbers)).all():
+        # Infinity is refused by the first comparison.
+        if not ((np.abs(numbers) < _MAX_LABEL) & (np.rint(numbers) == numbers)).all():
             raise UserError(f"{path}: labels that are not whole numbers")
         known = {**dict.fromkeys(self.skip, _SKIPPED), **self.numbers, **dict.fromkeys(self.ignore, _UNLABELLED)}
         unknown = [int(label) for label in numbers if int(label) not in known]
@@ -229,8 +235,8 @@ class Labelling:
                 f"{path}: labels {', '.join(map(str, unknown[:8]))} are of no class; add them to classes, ignore, skip "
                 "or other in classes.yaml"
             )
-        meant = [_UNLABELLED if np.isnan(label) else known.get(int(label), self.other) for label in found]
-        mapped = np.array(meant, np.int64)[place]
+        classes = [_UNLABELLED if np.isnan(label) else known.get(int(label), self.other) for label in found]
+        mapped = np.array(classes, np.int64)[place]
         keep = mapped >= 0
         return keep, mapped[keep].astype(self.classes.dtype), int((mapped == _UNLABELLED).sum())
 
@@ -239,7 +245,7 @@ def read_labelling(path: str | Path) -> Labelling:
     """Read ``classes.yaml``.
 
     Raises:
-        UserError: missing, damaged, or with keys or values without meaning.
+        UserError: missing, damaged, or with unknown keys or values.
     """
     content = read_yaml(path)
     if not isinstance(content, dict) or "classes" not in content:
@@ -266,7 +272,7 @@ def _labelling(content: ClassesFile) -> Labelling:
 
 
 def some_color(label: int, count: int) -> tuple[int, int, int]:
-    """A colour for a class that was given none: hues around the circle, in two shades."""
+    """Return a colour for a class without one: hues around the colour circle, alternating between two shades."""
     red, green, blue = colorsys.hsv_to_rgb(label / count, 0.75, 0.95 if label % 2 == 0 else 0.65)
     return round(255 * red), round(255 * green), round(255 * blue)
 
@@ -274,12 +280,12 @@ def some_color(label: int, count: int) -> tuple[int, int, int]:
 def read_labelled_room(
     path: str | Path, area: str, name: str, labelling: Labelling, max_points: int = MAX_POINTS
 ) -> tuple[Room, list[Repair]]:
-    """One labelled scan as a room, and what was left out of it; ``rgb`` is None where the file has no colours.
+    """Return a labelled scan as a room, and what was left out of it.
 
-    The room has no points if none has coordinates and a label of a class.
+    The room has no points if no point has both coordinates and a class. Its ``rgb`` is None if the file has no colours.
 
     Raises:
-        UserError: not readable, or without labels that can be understood.
+        UserError: not readable, or without a field of labels.
     """
     scan = read_scan(path, labelling.columns, max_points)
     names = LABELS if labelling.label is None else (labelling.label.lower(),)
@@ -304,7 +310,7 @@ def read_labelled_room(
 
 
 def _with_coordinates(scan: Scan) -> tuple[Scan, int]:
-    """Return the points of a scan that have finite coordinates, and how many have not."""
+    """Return the points of a scan that have finite coordinates, and the number of those that have not."""
     axes = [found for names in AXES if (found := scan.field(*names)) and scan.fields[found].dtype.kind == "f"]
     there = np.ones(len(scan), bool)
     for axis in axes:

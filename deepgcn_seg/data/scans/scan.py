@@ -1,8 +1,8 @@
-"""Point-cloud files: PLY, LAS, LAZ, PCD, NPY, NPZ and text, read and written with all their fields.
+"""A scan: the points of a file with all their fields, and the fields that are its coordinates and colours.
 
-A file is not trusted: what its header claims is compared with the file, or with ``max_points``, before memory
-is taken (:mod:`.formats.bounds`), nothing is unpickled, and whatever is wrong ends in one :class:`UserError`
-that names the file.
+Files are not trusted. What a header claims is compared with the file, or with ``max_points``, before memory is taken
+(:mod:`.formats.bounds`). Nothing is unpickled, and whatever is wrong ends in one :class:`UserError` that names the
+file.
 """
 
 import logging
@@ -19,14 +19,14 @@ from .formats.typed import LazyFields
 
 log = logging.getLogger(__name__)
 
-# Names a field may have, compared without case; the first that a file has counts.
+# Names that colours and labels may have, compared without case; the first that a file has counts.
 COLORS = (
     ("red", "green", "blue"),
     ("r", "g", "b"),
     ("diffuse_red", "diffuse_green", "diffuse_blue"),
     ("rf", "gf", "bf"),
 )
-# x, y, z; then as ParaView and old CloudCompare write them.
+# Names of x, y and z; ParaView and old versions of CloudCompare write the longer ones.
 AXES = tuple((axis, f"points:{n}", f"points_{n}", f"coord. {axis}", f"coord_{axis}") for n, axis in enumerate("xyz"))
 # CloudCompare's Rf, Gf, Bf are fractions of 1, whatever their type.
 _FRACTIONS = COLORS[3]
@@ -47,9 +47,9 @@ class Scan:
     """Points of a file.
 
     Attributes:
-        path: the file. fields: name -> (N,), as in the file, ``x``, ``y``, ``z`` among them; those of LAS and LAZ are
+        path: the file. fields: name -> (N,) values as in the file, coordinates among them; fields of LAS and LAZ are
             unpacked each time they are asked for.
-        template: what writing the same format again needs besides (a header, faces), or None.
+        template: what else is needed to write the same format again (a header, faces), or None.
     """
 
     path: Path
@@ -60,17 +60,17 @@ class Scan:
         return self.fields.count if isinstance(self.fields, LazyFields) else len(next(iter(self.fields.values()), ()))
 
     def field(self, *names: str) -> str | None:
-        """The first of some names that the file has, as it is written there."""
+        """Return the first of some names that the file has, as the file spells it, or None."""
         known = {_without_unit(name): name for name in self.fields}
         known |= {name.lower().lstrip("/"): name for name in self.fields}
         return next((known[name] for name in names if name in known), None)
 
     @property
     def xyz(self) -> np.ndarray:
-        """(N, 3) float64 coordinates; NaN or infinite where the file has them, as depth cameras do.
+        """Coordinates (N, 3) float64; some may be NaN or infinite, as in files of depth cameras.
 
         Raises:
-            UserError: no coordinates, or no points that have any.
+            UserError: no fields of coordinates, or no point with finite ones.
         """
         names = [self.field(*axis) for axis in AXES]
         if None in names:
@@ -87,12 +87,12 @@ class Scan:
 
     @property
     def rgb(self) -> np.ndarray | None:
-        """(N, 3) uint8 colours, or None without; 16-bit and 0..1 ones are scaled to 0..255.
+        """Colours (N, 3) uint8, or None without; colours of 16 bits or in 0..1 are scaled to 0..255.
 
-        Points without coordinates may be without colours too: those that are NaN become black.
+        A point without coordinates may have no colour either: NaN becomes black there.
 
         Raises:
-            UserError: other NaN colours, or negative ones.
+            UserError: NaN at another point, or negative colours.
         """
         for names in COLORS:
             found = [self.field(name) for name in names]
@@ -113,7 +113,7 @@ class Scan:
         if fractions and largest <= 1:
             rgb = rgb * 255
         elif largest > 255:
-            # Both ways of widening, times 256 and times 257, end in the same byte.
+            # Writers widen bytes by a factor of 256 or of 257. The high byte is the same.
             rgb = np.floor(rgb / 256)
         if rgb.max(initial=0) >= 256:
             raise UserError(f"{self.path}: colours up to {largest:g}, which are neither 8 nor 16 bits")
@@ -121,7 +121,7 @@ class Scan:
 
 
 def _without_unit(name: str) -> str:
-    """Return a field's name as it is compared: in small letters, without a unit in brackets."""
+    """Return a field's name for comparison: in lower case, without a unit in brackets."""
     return re.sub(r"[ _]*[\[(][^\[(]*[\])]$", "", name.lower().lstrip("/"))
 
 
@@ -133,10 +133,10 @@ def _numbers(path: Path, name: str, values: np.ndarray, dtype: type = np.float64
 
 
 def lost_digits(xyz: np.ndarray, scale: float = 1.0) -> str | None:
-    """Return what to say where float32 has rounded coordinates to more than a centimetre, else None.
+    """Return a warning if coordinates were rounded to float32 by more than a centimetre, else None.
 
-    Values that went through float32 are multiples of its step at their size, 0.5 at 5,400,000. Whole numbers, such as
-    those of a regular grid, are multiples of more, and are no loss.
+    Values that were stored as float32 are multiples of its step, which is 0.5 at 5,400,000. Coordinates that are
+    multiples of a larger step, such as those of a regular grid, have lost nothing.
 
     Args:
         xyz: (N, 3) finite coordinates of any type. scale: metres per unit.
@@ -152,7 +152,7 @@ def lost_digits(xyz: np.ndarray, scale: float = 1.0) -> str | None:
         ]
     if not coarse:
         return None
-    # Enough to say how many fell together.
+    # A million points tell how many became equal.
     some = xyz[:: len(xyz) // 1_000_000 + 1]
     return (
         f"Coordinates in {', '.join('xyz'[axis] for axis in coarse)} are rounded to {max(steps[coarse]) * scale:g} m "

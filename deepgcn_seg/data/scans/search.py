@@ -1,4 +1,4 @@
-"""Which scans an ``input`` stands for: a file, a folder or a pattern."""
+"""The scans that an ``input`` stands for: a file, a folder or a pattern."""
 
 import glob
 import logging
@@ -13,18 +13,19 @@ from .formats.scene import is_scene
 
 log = logging.getLogger(__name__)
 
+# Suffixes of text files, which may also hold something else than points.
 TEXTS = (".txt", ".xyz", ".asc", ".pts", ".csv")
-# A text that is longer is taken for a scan without a look at its lines.
-_LONGEST_PROSE = 1 << 16
+# A text with more bytes is taken for a scan, whatever its lines are.
+_MAX_PROSE = 1 << 16
 
 
 def find_scans(pattern: str | Path, besides: Path | None = None) -> list[Path]:
     """Return the point-cloud files and scenes that a file name, folder or glob pattern stands for, in order.
 
-    In folders, hidden files, files of other formats and texts without a row of three numbers are left alone.
+    In folders, hidden files, files of other formats and texts without a row of three numbers are skipped.
 
     Args:
-        besides: a folder whose files are left alone too: the output, which may lie in the input.
+        besides: a folder whose files are skipped too: the output, which may lie in the input.
 
     Raises:
         UserError: there are none.
@@ -34,7 +35,7 @@ def find_scans(pattern: str | Path, besides: Path | None = None) -> list[Path]:
     root = scans_root(pattern)
     found: list[Path] = []
     prose: list[Path] = []
-    # The arrays of a scene are no scans of their own.
+    # The arrays of a scene are one scan, which stands for all of them.
     matches = {path.parent if is_scene(path.parent) else path for path in _matches(Path(pattern), root)}
     for path in sorted(matches):
         scan = is_scene(path) or (path.suffix.lower() in FORMATS and not os.path.isdir(path))
@@ -53,9 +54,9 @@ def find_scans(pattern: str | Path, besides: Path | None = None) -> list[Path]:
 
 
 def scans_root(pattern: str | Path) -> Path:
-    """Return the folder below which the scans of a folder or pattern keep their places."""
+    """Return the folder that paths of the scans of a folder or pattern are relative to."""
     path = Path(pattern)
-    # Brackets in the name of a folder that is there are no pattern.
+    # A folder with brackets in its name is a folder and not a pattern.
     return path if os.path.isdir(path) else next(folder for folder in path.parents if os.path.isdir(folder))
 
 
@@ -75,15 +76,15 @@ def _lies_in(path: Path, folder: Path) -> bool:
 
 
 def _is_prose(path: Path) -> bool:
-    """Whether a file that is named as text has words, and no line that begins with three numbers."""
+    """Return whether a text file is not empty and has no line that begins with three numbers."""
     if path.suffix.lower() not in TEXTS or not os.path.isfile(path):
         return False
     try:
-        if not 0 < path.stat().st_size <= _LONGEST_PROSE:
+        if not 0 < path.stat().st_size <= _MAX_PROSE:
             return False
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
-        # Reading it as a scan says what is wrong.
+        # Reading it as a scan will say what is wrong.
         return False
     return not any(_is_row(line) for line in lines)
 

@@ -1,4 +1,4 @@
-"""NumPy's NPY and NPZ. Nothing is unpickled, and no array is made before its header was compared with the file."""
+"""NumPy's NPY and NPZ. Nothing is unpickled, and no array is read before its header has been compared with the file."""
 
 import io
 import math
@@ -11,12 +11,14 @@ from typing import BinaryIO
 import numpy as np
 
 from ....errors import UserError
+from ....escaping import one_line
 from ..scan import COLORS, Scan
-from .bounds import MAX_DIRECTORY, MAX_FIELDS, MAX_HEADER, Bounds, clean_names, printable, renamed
+from .bounds import MAX_DIRECTORY, MAX_FIELDS, MAX_HEADER, Bounds, clean_names, renamed
 from .text import named_columns
 from .typed import structured
 
-# Names of arrays whose columns have a meaning of their own, compared without case.
+# Names of arrays with coordinates, in order of preference, and the fields of arrays with several columns; all compared
+# without case.
 _POINTS = ("xyz", "points", "point", "pos", "coord", "coords", "pc", "point_cloud", "pointcloud", "arr_0")
 _VECTORS: dict[str, Sequence[str]] = dict.fromkeys(("xyz", "points", "point", "pos", "coord", "coords"), "xyz")
 _VECTORS |= dict.fromkeys(("rgb", "color", "colors", "colour", "colours"), COLORS[0])
@@ -33,7 +35,7 @@ def _array_fields(path: Path, rows: np.ndarray, columns: Sequence[str] | None) -
 
 
 def _claimed(bounds: Bounds, file: BinaryIO | zipfile.ZipExtFile, name: str) -> tuple[tuple[int, ...], int]:
-    """Read an array's header and return its shape, and how many bytes of numbers follow it.
+    """Read an array's header and return its shape, and the number of bytes that must follow it.
 
     Raises:
         UserError: not numbers, or too many points or fields.
@@ -45,7 +47,7 @@ def _claimed(bounds: Bounds, file: BinaryIO | zipfile.ZipExtFile, name: str) -> 
     kinds = [kind[field] for field in kind.names] if kind.names else [kind]
     for one in kinds:
         if one.kind not in "fiubSU" or not one.itemsize:
-            raise UserError(f"{bounds.path}: {name} holds something else than numbers ({printable(str(one), 60)})")
+            raise UserError(f"{bounds.path}: {name} holds something else than numbers ({one_line(str(one), 60)})")
     for length in shape[:1]:
         bounds.points(length)
     bounds.fields(len(kinds))
@@ -55,7 +57,7 @@ def _claimed(bounds: Bounds, file: BinaryIO | zipfile.ZipExtFile, name: str) -> 
 
 
 def read_shape(bounds: Bounds) -> tuple[int, ...]:
-    """Return the shape that an NPY file's header claims, without its numbers."""
+    """Return the shape that an NPY file's header claims, without reading the numbers."""
     with open(bounds.path, "rb") as file:
         return _claimed(bounds, file, "the array")[0]
 
@@ -71,7 +73,7 @@ def read_array(bounds: Bounds) -> np.ndarray:
 
 
 def read_npy(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
-    """Read an array with named fields, or of (N, columns)."""
+    """Read an array of (N, columns), or one with named fields."""
     return Scan(bounds.path, _array_fields(bounds.path, read_array(bounds), columns))
 
 
@@ -83,7 +85,7 @@ def write_npy(path: Path, scan: Scan, notes: list[str]) -> list[str]:
 
 
 class _Archive(io.BufferedReader):
-    """A file that never gives much at once: a ZIP's list of members is read whole, however long."""
+    """A file that refuses to read much at once: ``zipfile`` would read a ZIP's list of members whole, however long."""
 
     def read(self, size: int | None = -1) -> bytes:
         content = super().read(MAX_DIRECTORY + 1 if size is None or size < 0 else min(size, MAX_DIRECTORY + 1))
@@ -93,7 +95,7 @@ class _Archive(io.BufferedReader):
 
 
 def read_npz(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
-    """Read arrays by name: vectors such as ``xyz``, and one for each other field."""
+    """Read arrays by name: ``xyz`` and others of several columns, and one for each other field."""
     arrays: dict[str, np.ndarray] = {}
     with _Archive(io.FileIO(bounds.path)) as file, zipfile.ZipFile(file) as archive:
         members = archive.infolist()
@@ -104,9 +106,9 @@ def read_npz(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
                 raise UserError(f"{bounds.path}: compressed in a way that NumPy does not write")
             name = info.filename.removesuffix(".npy")
             if name in arrays:
-                raise UserError(f"{bounds.path}: two arrays {printable(name, 60)}")
+                raise UserError(f"{bounds.path}: two arrays {one_line(name, 60)}")
             with archive.open(info) as member:
-                inflated += _claimed(bounds, member, printable(name, 60))[1]
+                inflated += _claimed(bounds, member, one_line(name, 60))[1]
             bounds.inflated(inflated)
             with archive.open(info) as member:
                 arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
@@ -118,7 +120,7 @@ def read_npz(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
 
 @dataclass(frozen=True)
 class Arrays:
-    """Arrays of an archive, for writing. parts: array -> the fields that were made of it."""
+    """The arrays of an archive, from which it is written again. parts: array -> the fields that were made of it."""
 
     arrays: dict[str, np.ndarray]
     parts: dict[str, tuple[str, ...]]
@@ -138,13 +140,13 @@ def _parts(
     else:
         first = {name: {name: values} for name, values in arrays.items() if values.ndim == 1 and name.lower() in "xyz"}
     if not first:
-        raise UserError(f"{path}: no array x, xyz or points; it has {printable(', '.join(arrays)) or 'none'}")
+        raise UserError(f"{path}: no array x, xyz or points; it has {one_line(', '.join(arrays), 1000) or 'none'}")
     count = len(arrays[next(iter(first))])
     found: dict[str, dict[str, np.ndarray]] = {}
     taken: set[str] = set()
     for name, values in arrays.items():
         part = first.get(name) or _fields_of(name, values, count)
-        # Of two arrays with the same field the first counts; the other is kept for writing, like a camera's.
+        # If two arrays give the same field, the first counts. The other is kept for writing, as a camera's array is.
         if part and not taken & set(part):
             found[name] = part
             taken |= set(part)
@@ -152,7 +154,7 @@ def _parts(
 
 
 def _points_of(arrays: dict[str, np.ndarray]) -> str | None:
-    """Return which array has the coordinates as columns or named fields, if one has."""
+    """Return the name of the array that has the coordinates as columns or named fields, or None."""
     tables = {name: of for name, of in arrays.items() if of.dtype.names or (of.ndim == 2 and of.shape[1] >= 3)}
     named = {name.lower(): name for name in tables}
     for name in _POINTS:
@@ -164,7 +166,7 @@ def _points_of(arrays: dict[str, np.ndarray]) -> str | None:
 
 
 def _fields_of(name: str, values: np.ndarray, count: int) -> dict[str, np.ndarray]:
-    """Return the fields of an array beside the coordinates: none, unless it has ``count`` rows of numbers."""
+    """Return the fields of an array besides the coordinates: none unless it has ``count`` rows of numbers."""
     if len(values.shape) not in (1, 2) or len(values) != count:
         return {}
     if values.dtype.names:
@@ -186,7 +188,7 @@ def _fields_of(name: str, values: np.ndarray, count: int) -> dict[str, np.ndarra
 
 
 def write_npz(path: Path, scan: Scan, notes: list[str]) -> list[str]:
-    """Write an array for each field, and the arrays of the file that the scan came from as they were made up."""
+    """Write an array for each field. Arrays of several columns that the scan was read from are put together again."""
     template = scan.template or Arrays({}, {})
     left = dict(scan.fields)
     arrays: dict[str, np.ndarray] = {}
@@ -194,11 +196,11 @@ def write_npz(path: Path, scan: Scan, notes: list[str]) -> list[str]:
         parts = template.parts.get(name)
         if parts is None:
             arrays[name] = array
-        # Columns of one array stay together; fields that were renamed become arrays of their own.
+        # A field that was renamed becomes an array of its own.
         elif array.ndim == 2 and all(part in left for part in parts):
             arrays[name] = np.stack([left.pop(part) for part in parts], 1)
     arrays = left | {name: array for name, array in arrays.items() if name not in left}
-    # Not numpy.savez, which takes arrays of some names for its own arguments.
+    # numpy.savez takes arrays of some names for its own arguments.
     names = clean_names(arrays, forbidden="/\\:")
     with zipfile.ZipFile(path, "w") as archive:
         for name, values in zip(names, arrays.values()):

@@ -1,8 +1,8 @@
-"""What a point-cloud file may claim.
+"""Limits for what a point-cloud file may claim, and clean names for its fields.
 
-A header costs its author nothing, so every count and size in it is compared, before memory is taken, with what the
-file can hold. Where a file may hold more than its size (compressed ones), the limit is ``max_points``. Names that a
-file gives to its fields reach logs, pages and other files; they are cleaned here and nowhere else.
+A header is not trusted: before memory is taken, every count and size in it is compared with what the file can hold. A
+compressed file may hold more than its own size; for these the limit is ``max_points``. The names of fields reach logs,
+pages and other files, so they are cleaned here, once.
 """
 
 import os
@@ -15,34 +15,40 @@ import numpy as np
 
 from ....errors import UserError
 
-# Points of a scan, unless the caller says more: some 15 GB with coordinates, colours and a few fields.
+# Most points of a scan, unless the caller says more: some 15 GB with coordinates, colours and a few fields.
 MAX_POINTS = 200_000_000
-# Fields of a point. Wide descriptors have a few hundred.
+# Most fields of a point. Wide descriptors have a few hundred.
 MAX_FIELDS = 1024
-# Bytes that compressed formats may inflate to, for each of ``max_points``.
+# Most bytes that compressed formats may inflate to, for each of ``max_points``.
 POINT_BYTES = 64
-# A header in text, a line of text, a directory of members: longer ones are something else.
+# Most bytes of a header in text, of a line of text, and of an archive's list of members. Longer ones are no such thing.
 MAX_HEADER, MAX_LINE, MAX_DIRECTORY = 1 << 16, 1 << 20, 1 << 20
-# Text is read in pieces of this size, which end with a line.
-BLOCK_BYTES = 1 << 20
+# Text is read in pieces of about this size. Each ends with a whole line.
+PIECE_BYTES = 1 << 20
 
-_MAX_NAME = 64
+# Characters of a field's name, and of other texts from a header that are written again.
+_MAX_NAME, _MAX_TEXT = 64, 1000
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """A file and the limits for what it claims. max_points: the most points that the caller wants to read."""
+    """A file and the limits for what it claims.
+
+    Attributes:
+        max_points: the most points that the caller wants to read. piece_bytes: of text to read at a time.
+    """
 
     path: Path
     max_points: int = MAX_POINTS
+    piece_bytes: int = PIECE_BYTES
 
     @property
     def size(self) -> int:
-        """Bytes of the file."""
+        """Size of the file in bytes."""
         return self.path.stat().st_size
 
     def points(self, count: int) -> int:
-        """Return a count of points that is in the limits.
+        """Return a count of points if it is within the limits.
 
         Raises:
             UserError: negative, or more than ``max_points``.
@@ -57,16 +63,19 @@ class Bounds:
         return count
 
     def held(self, what: str, needed: int) -> None:
-        """Check that the file is as long as something in it needs.
+        """Check that the file has as many bytes as its content needs.
+
+        Args:
+            what: the content that the header claims, for the message.
 
         Raises:
-            UserError: names ``what`` the header claims.
+            UserError: the file is shorter.
         """
         if needed > self.size:
             raise UserError(f"{self.path}: its header claims {what}, more than the file holds")
 
     def inflated(self, needed: int) -> None:
-        """Check what a compressed file inflates to, which its own size does not limit.
+        """Check the number of bytes that a compressed file inflates to; the file's own size does not limit it.
 
         Raises:
             UserError: more than ``POINT_BYTES`` for each of ``max_points``.
@@ -87,23 +96,23 @@ class Bounds:
             raise UserError(f"{self.path}: {count:,} fields for each point; between 1 and {MAX_FIELDS:,} are read")
 
 
-def printable(text: str, most: int = 1000) -> str:
-    """Return text for one line: control and other characters that cannot be printed become ``_``."""
+def clean_word(text: str, most: int = _MAX_TEXT) -> str:
+    """Return a word to write into a file: characters that cannot be printed become ``_``, which separates no words."""
     return "".join(character if character.isprintable() else "_" for character in text[:most])
 
 
 def clean_names(
     names: Iterable[str], forbidden: str = "", most: int = _MAX_NAME, ascii_only: bool = False
 ) -> list[str]:
-    """Return names as they may be shown and written: printable, short, not empty and unique.
+    """Return names that can be shown and written: printable, short, not empty and unique.
 
     Args:
-        forbidden: characters that mean something else in the format to be written. most: bytes of a name that is
-            ASCII only, else characters. ascii_only: what is not ASCII becomes ``_``.
+        forbidden: characters that mean something else in the format to be written. most: characters of a name, or
+            bytes if it is ASCII only. ascii_only: other characters than ASCII become ``_``.
     """
     found: dict[str, None] = {}
     for name in names:
-        clean = printable(name, most)
+        clean = clean_word(name, most)
         if ascii_only:
             clean = clean.encode("ascii", "replace").decode().replace("?", "_")
         clean = "".join("_" if character in forbidden else character for character in clean)
@@ -123,36 +132,36 @@ def renamed(names: Iterable[str], written: Iterable[str]) -> list[str]:
     return [f"field {name} is written as {other}" for name, other in zip(names, written) if name != other]
 
 
-def blocks_of_lines(path: Path, file: BinaryIO) -> Iterator[bytes]:
-    """Read text in pieces of whole lines, from where the file stands to its end.
+def pieces_of_lines(path: Path, file: BinaryIO, piece_bytes: int = PIECE_BYTES) -> Iterator[bytes]:
+    """Yield text in pieces of whole lines, from the file's position to its end.
 
     Raises:
         UserError: a line longer than ``MAX_LINE``.
     """
-    while block := file.read(BLOCK_BYTES):
-        if not block.endswith(b"\n"):
+    while piece := file.read(piece_bytes):
+        if not piece.endswith(b"\n"):
             ending = file.readline(MAX_LINE + 1)
             if len(ending) > MAX_LINE:
                 raise UserError(f"{path}: a line longer than {MAX_LINE:,} bytes")
-            block += ending
-        yield block
+            piece += ending
+        yield piece
 
 
 def first_lines(path: Path, file: BinaryIO, count: int) -> Iterator[bytes]:
-    """Read so many lines in pieces of whole lines; the file then stands behind them.
+    """Yield the next ``count`` lines in pieces of whole lines; afterwards the file's position is behind them.
 
     Raises:
         UserError: a line longer than ``MAX_LINE``, or fewer lines.
     """
-    for block in blocks_of_lines(path, file) if count else ():
-        found = block.count(b"\n") + (not block.endswith(b"\n"))
+    for piece in pieces_of_lines(path, file) if count else ():
+        found = piece.count(b"\n") + (not piece.endswith(b"\n"))
         if found >= count:
-            ends = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n")) + 1
-            end = int(ends[count - 1]) if count <= len(ends) else len(block)
-            file.seek(end - len(block), os.SEEK_CUR)
-            yield block[:end]
+            ends = np.flatnonzero(np.frombuffer(piece, np.uint8) == ord("\n")) + 1
+            end = int(ends[count - 1]) if count <= len(ends) else len(piece)
+            file.seek(end - len(piece), os.SEEK_CUR)
+            yield piece[:end]
             return
         count -= found
-        yield block
+        yield piece
     if count:
         raise UserError(f"{path}: its header claims {count:,} lines more than the file holds")

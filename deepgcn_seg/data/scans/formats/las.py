@@ -1,4 +1,4 @@
-"""LAS and LAZ: laspy reads headers, NumPy the points; LAZ is decoded by lazrs in a process of its own."""
+"""LAS and LAZ: laspy reads headers, NumPy reads points, and lazrs decodes LAZ in a process of its own."""
 
 import struct
 import subprocess
@@ -13,22 +13,24 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ....errors import UserError
+from ....escaping import one_line
 from ..scan import COLORS, Scan
-from .bounds import Bounds, clean_names, printable, renamed
+from . import laz_decoder
+from .bounds import Bounds, clean_names, renamed
 from .typed import LazyFields
 
-# Records of a header. Files have a handful; each costs more memory than it has bytes.
+# Most records of a header. Files have a handful, and each takes more memory than it has bytes.
 _MAX_RECORDS = 1000
-# Bytes that pass from the process that decodes at a time.
+# Bytes to take from the decoding process at a time.
 _PIECE = 1 << 24
 
 
 def _fields(record: Any) -> LazyFields:
-    """Fields of laspy's points, unpacked and scaled when they are asked for: as arrays they take twice the memory."""
+    """Return the fields of laspy's points, unpacked when they are asked for: as arrays they take twice the memory."""
     makers = {axis: partial(_dimension, record, axis, None) for axis in "xyz"}
     for dimension in record.point_format.dimensions:
         if dimension.num_elements > 1:
-            # Where several values make one dimension, each is a field.
+            # A dimension of several values becomes several fields.
             for number in range(dimension.num_elements):
                 makers[f"{dimension.name}_{number}"] = partial(_dimension, record, dimension.name, number)
         elif dimension.name not in "XYZ":
@@ -74,7 +76,7 @@ def _read_header(bounds: Bounds, file: BinaryIO) -> Any:
 
 
 def _check_records(bounds: Bounds, file: BinaryIO, at: int, count: int, header: int, length: str) -> None:
-    """Follow records, whose length stands 20 bytes after their beginning, to the last one's end."""
+    """Follow the records from one to the next, by the length that each has at byte 20, up to the last one's end."""
     if count > _MAX_RECORDS:
         raise UserError(f"{bounds.path}: its header claims {count:,} records; at most {_MAX_RECORDS:,} are read")
     for number in range(count):
@@ -103,37 +105,14 @@ def read_las(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
     empty, record = (
         laspy.ScaleAwarePointRecord(of, header.point_format, header.scales, header.offsets) for of in (rows[:0], rows)
     )
-    # Names and types that laspy cannot give are found now, not when they are asked for.
+    # A name or type that laspy refuses must be an error here, not when the field is asked for.
     for make in _fields(empty).makers.values():
         make()
     return Scan(bounds.path, _fields(record), (header, record))
 
 
-# The decoder believes the sizes in a file, and a wrong one ends the process that decodes. Chunks of points are decoded
-# in parallel where they are small; others go one point after the other, which takes little memory whatever their size.
-_DECODER = """
-import os, resource, sys
-resource.setrlimit(resource.RLIMIT_AS, (4 << 30, resource.getrlimit(resource.RLIMIT_AS)[1]))
-os.environ["RAYON_NUM_THREADS"] = str(min(os.cpu_count() or 1, 16))
-import lazrs
-path, start, width, count, piece = sys.argv[1], *map(int, sys.argv[2:6])
-description = bytes.fromhex(sys.argv[6])
-settings = lazrs.LazVlr(description)
-if settings.item_size() != width:
-    sys.exit(f"its points have {width} bytes in one place, {settings.item_size()} in another")
-kind = lazrs.ParLasZipDecompressor if settings.chunk_size() * width <= 4 * piece else lazrs.LasZipDecompressor
-with open(path, "rb") as file:
-    file.seek(start)
-    decoder = kind(file, description)
-    for first in range(0, count, max(piece // width, 1)):
-        points = bytearray(min(max(piece // width, 1), count - first) * width)
-        decoder.decompress_many(points)
-        sys.stdout.buffer.write(points)
-"""
-
-
 def _decode(bounds: Bounds, file: BinaryIO, header: Any) -> bytearray:
-    """Return the points of a LAZ file as LAS has them; memory grows with what is decoded, not with what is claimed."""
+    """Return the points of a LAZ file as in LAS. Memory grows with what is decoded, not with what the header claims."""
     width, count = header.point_format.size, header.point_count
     bounds.inflated(width * count)
     start = header.offset_to_point_data
@@ -142,7 +121,7 @@ def _decode(bounds: Bounds, file: BinaryIO, header: Any) -> bytearray:
     if 0 < table < bounds.size:
         file.seek(table + 4)
         chunks = int.from_bytes(file.read(4), "little")
-        # Every chunk begins with a point as it is.
+        # Every chunk begins with a point that is not compressed.
         bounds.held(f"{chunks:,} chunks", start + chunks * width)
     described = header.vlrs.get("LasZipVlr")
     if not described:
@@ -150,22 +129,23 @@ def _decode(bounds: Bounds, file: BinaryIO, header: Any) -> bytearray:
     description = described[0].record_data
     settings = [str(bounds.path.resolve()), *map(str, (start, width, count, _PIECE)), description.hex()]
     points = bytearray()
-    with tempfile.TemporaryFile() as said:
-        command = [sys.executable, "-P", "-c", _DECODER, *settings]
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said) as process:
+    with tempfile.TemporaryFile() as messages:
+        # With -P, Python finds no modules in the current folder or beside the script.
+        command = [sys.executable, "-P", laz_decoder.__file__, *settings]
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages) as process:
             assert process.stdout is not None
             while piece := process.stdout.read(_PIECE):
                 points += piece
-        said.seek(0)
-        lines = said.read(1 << 16).decode("utf-8", "replace").strip().splitlines()
+        messages.seek(0)
+        lines = messages.read(1 << 16).decode("utf-8", "replace").strip().splitlines()
     if process.returncode:
-        last = printable(lines[-1] if lines else "the decoder ended without a reason", 150)
+        last = one_line(lines[-1] if lines else "the decoder ended without a reason", 150)
         raise UserError(f"{bounds.path}: not a readable LAZ file ({last})")
     return points
 
 
 def write_las(path: Path, scan: Scan, notes: list[str], compress: bool = False) -> list[str]:
-    """Write LAS with the header and dimensions of the file that the scan came from, others as extra bytes.
+    """Write LAS with the header and dimensions of the file that the scan came from, and other fields as extra bytes.
 
     Raises:
         UserError: points without coordinates, which LAS cannot hold, or a classification beyond its bits.
@@ -174,7 +154,7 @@ def write_las(path: Path, scan: Scan, notes: list[str], compress: bool = False) 
 
     if scan.template is not None:
         header, record = scan.template
-        # Writing changes both, and the scan may be written again.
+        # Writing changes header and points, and the scan may be written again.
         points = laspy.ScaleAwarePointRecord(record.array.copy(), record.point_format, record.scales, record.offsets)
         las = laspy.LasData(deepcopy(header), points)
     else:
@@ -186,12 +166,12 @@ def write_las(path: Path, scan: Scan, notes: list[str], compress: bool = False) 
     for name, values in scan.fields.items():
         if name.lower() in done or (name in standard and _fits(las, name, values)):
             continue
-        # A dimension of the format that cannot hold these values must not get others.
+        # These values must not be changed to fit a dimension of the format, so the field gets another name.
         other = f"{name}_input" if name in standard else name
         if other != name:
             changes.append(f"field {name} is written as {other}, because LAS has no room for its values")
         added[other] = values
-    # 32 bytes for each name.
+    # LAS has 32 bytes for a name.
     names = clean_names(added, most=32, ascii_only=True)
     changes += renamed(added, names)
     las.add_extra_dims([laspy.ExtraBytesParams(name, values.dtype) for name, values in zip(names, added.values())])
@@ -210,7 +190,7 @@ def _new_las(scan: Scan) -> Any:
         raise UserError("LAS cannot hold points without coordinates; write another format")
     header = laspy.LasHeader(point_format=6 if colors is None else 7, version="1.4")
     header.offsets = np.floor(xyz.min(0))
-    # The finest decimal step whose multiples fit 32 bits.
+    # The scale is the finest power of ten whose multiples fit 32 bits.
     extent = max(float((xyz - header.offsets).max()), 1e-3)
     header.scales = np.full(3, 10.0 ** np.ceil(np.log10(extent / (2**31 - 1))))
     las = laspy.LasData(header)
@@ -221,7 +201,7 @@ def _new_las(scan: Scan) -> Any:
 
 
 def _colors_of_16_bits(scan: Scan) -> np.ndarray | None:
-    """Return colours (N, 3) as LAS has them: those of 16 bits as they are, others widened."""
+    """Return colours (N, 3) of 16 bits: those that have 16 bits already as they are, others widened."""
     names = [scan.field(name) for name in COLORS[0]]
     if all(name is not None and scan.fields[name].dtype == np.uint16 for name in names):
         wide = np.stack([scan.fields[str(name)] for name in names], 1)
@@ -232,7 +212,7 @@ def _colors_of_16_bits(scan: Scan) -> np.ndarray | None:
 
 
 def _fits(las: Any, name: str, values: np.ndarray) -> bool:
-    """Put values into a dimension of the format, if that holds them exactly."""
+    """Write values into a dimension of the format and return whether it holds them exactly; else leave it as it was."""
     before = np.array(las[name])
     cast = values.astype(before.dtype)
     if not np.array_equal(cast, values):
@@ -240,7 +220,7 @@ def _fits(las: Any, name: str, values: np.ndarray) -> bool:
     try:
         las[name] = cast
     except (OverflowError, ValueError):
-        # Fewer bits than its type has.
+        # The dimension has fewer bits than its type.
         las[name] = before
         return False
     return True

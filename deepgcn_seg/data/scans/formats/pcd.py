@@ -1,6 +1,6 @@
 """PCD: text, binary and compressed.
 
-The header is read here and not with pypcd4, which believes it: a COUNT of a billion makes as many names.
+pypcd4 is not used, because it trusts the header: a COUNT of a billion makes as many names.
 """
 
 import re
@@ -14,7 +14,7 @@ import numpy as np
 
 from ....errors import UserError
 from ..scan import COLORS, Scan
-from .bounds import MAX_HEADER, Bounds, blocks_of_lines, clean_names, renamed
+from .bounds import MAX_HEADER, Bounds, clean_names, pieces_of_lines, renamed
 from .text import read_rows
 from .typed import as_declared, structured
 
@@ -22,13 +22,18 @@ _TYPES = {("F", 4): "<f4", ("F", 8): "<f8"} | {(t, size): f"<{t.lower()}{size}" 
 _COLOR_NAMES = COLORS[0]
 _VIEWPOINT = "0 0 0 1 0 0 0"
 _SEVEN_NUMBERS = re.compile(r"([-+.0-9eE]{1,30} ){6}[-+.0-9eE]{1,30}")
-# LZF's longest match is 264 bytes, written as 3.
+# LZF packs at best 264 bytes into 3, its longest match.
 _LZF_RATIO = 88
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How points are arranged: ``height`` rows of an image, or 1. viewpoint: of the sensor, as seven numbers."""
+    """How points are arranged.
+
+    Attributes:
+        width, height: of the image that the points make; otherwise ``height`` is 1.
+        viewpoint: of the sensor, as seven numbers.
+    """
 
     width: int
     height: int
@@ -37,11 +42,12 @@ class Layout:
 
 @dataclass(frozen=True)
 class Header:
-    """What stands before the rows.
+    """The header of a file.
 
     Attributes:
-        names: of the columns, several for a field with a COUNT, None for padding. kinds: their NumPy types.
-        start: where the rows begin. layout: how the points are arranged.
+        names: of the columns; a field with a COUNT has several, and padding has None. kinds: their NumPy types.
+        points: number of points. encoding: ascii, binary or binary_compressed.
+        start: the first byte of the rows. layout: how the points are arranged.
     """
 
     names: list[str | None]
@@ -65,7 +71,7 @@ def read_pcd(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
         values = _READERS[header.encoding](bounds, file, header)
     fields = {name: of for name, of in zip(header.names, values) if name is not None}
     packed = next((name for name in ("rgb", "rgba") if name in fields), None)
-    # Three bytes in a float or integer of four.
+    # Three colours are the bytes of one float or integer.
     if packed and fields[packed].dtype.itemsize == 4:
         colors = np.ascontiguousarray(fields.pop(packed)).view(np.uint32)
         fields |= {name: (colors >> shift & 255).astype(np.uint8) for name, shift in zip(_COLOR_NAMES, (16, 8, 0))}
@@ -83,7 +89,7 @@ def _read_header(bounds: Bounds, file: BinaryIO) -> Header:
             raise ValueError
         lines = [line.split() for line in head[: end.start()].decode("ascii", "replace").splitlines()]
         known = {line[0].upper(): line[1:] for line in lines if line and not line[0].startswith("#")}
-        # Version 0.5 has COLUMNS, and floats of 4 bytes where it says nothing.
+        # Version 0.5 has COLUMNS for FIELDS, and its values are floats of 4 bytes by default.
         names = known["FIELDS" if "FIELDS" in known else "COLUMNS"]
         kinds = [kind.upper() for kind in known.get("TYPE", ["F"] * len(names))]
         sizes = _integers(known.get("SIZE", ["4"] * len(names)))
@@ -106,7 +112,7 @@ def _read_header(bounds: Bounds, file: BinaryIO) -> Header:
     types: list[str] = []
     for name, kind, size, count in zip(names, kinds, sizes, counts):
         several = [name] if count == 1 else [f"{name}__{number:04d}" for number in range(count)]
-        # PCL's padding is named _.
+        # PCL names padding "_".
         every += [None if name == "_" else one for one in several]
         types += [_TYPES[kind, size]] * count
     if len({name for name in every if name}) < len(every) - every.count(None):
@@ -132,7 +138,7 @@ def _integers(words: Sequence[str]) -> list[int]:
 
 
 def _read_ascii(bounds: Bounds, file: BinaryIO, header: Header) -> list[np.ndarray]:
-    values = read_rows(bounds, blocks_of_lines(bounds.path, file), len(header.names), " ", 1)
+    values = read_rows(bounds, pieces_of_lines(bounds.path, file, bounds.piece_bytes), len(header.names), " ", 1)
     if len(values[0]) != header.points:
         raise UserError(f"{bounds.path}: its header claims {header.points:,} points, it has {len(values[0]):,}")
     names = (name or "_" for name in header.names)
@@ -146,7 +152,7 @@ def _read_binary(bounds: Bounds, file: BinaryIO, header: Header) -> list[np.ndar
 
 
 def _read_compressed(bounds: Bounds, file: BinaryIO, header: Header) -> list[np.ndarray]:
-    """Read LZF: the values of a field for all points, then those of the next."""
+    """Read points packed by LZF: the values of one field for all points, then those of the next field."""
     import lzf
 
     sizes = file.read(8)

@@ -1,7 +1,7 @@
-"""PLY: the points are read, all other elements are copied as they are.
+"""PLY: points are read, and all other elements are copied as they are.
 
-Read here and not with plyfile, which makes an object of every list: 300 bytes and 5 microseconds for each face that a
-header of a few bytes may claim. The tests compare with plyfile.
+plyfile is not used, because it makes an object of every list: 300 bytes and 5 microseconds for each face that a header
+of a few bytes may claim. The tests compare with plyfile.
 """
 
 import logging
@@ -15,9 +15,10 @@ from typing import BinaryIO
 import numpy as np
 
 from ....errors import UserError
+from ....escaping import one_line
 from ....files import Identity, identify, open_file
 from ..scan import Scan
-from .bounds import MAX_HEADER, MAX_LINE, Bounds, clean_names, first_lines, printable, renamed
+from .bounds import MAX_HEADER, MAX_LINE, Bounds, clean_names, clean_word, first_lines, renamed
 from .text import read_rows, write_rows
 from .typed import as_declared, structured
 
@@ -33,17 +34,18 @@ _WRITTEN = {
     "f8": "double",
 }  # fmt: skip
 _ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
-# Bytes that are copied at a time.
+# Bytes to copy at a time.
 _PIECE = 1 << 20
 _FORMATS = {order: name for name, order in _ORDERS.items()}
 
 
 @dataclass
 class Element:
-    """One kind of rows.
+    """An element of the header: rows of one kind.
 
     Attributes:
-        lines: its header. types: name -> NumPy type of each property, of a list that of its length.
+        lines: of the header. types: name -> NumPy type of each property; of a list property, the type of its length.
+        lists: whether there are list properties.
     """
 
     name: str
@@ -53,7 +55,7 @@ class Element:
     lists: bool = False
 
     def least_bytes(self, order: str) -> int:
-        """Bytes that the file holds at least for the rows: lists may be empty."""
+        """Return the fewest bytes that the rows take in the file: lists may be empty."""
         if not order:
             return self.count * max(2 * len(self.types), 1)
         return self.count * sum(np.dtype(kind).itemsize for kind in self.types.values())
@@ -61,7 +63,7 @@ class Element:
 
 @dataclass
 class Header:
-    """What stands before the rows. order: "<" or ">" of binary rows, "" of text. start: where the rows begin."""
+    """The header of a file. order: "<" or ">" of binary rows, "" of text. start: the first byte of the rows."""
 
     order: str
     comments: list[str]
@@ -71,11 +73,11 @@ class Header:
 
 @dataclass
 class Rest:
-    """Elements beside the points, for writing.
+    """The elements besides the points, which are copied when the scan is written.
 
     Attributes:
-        order: of binary rows, or "" of text. lines: their headers. parts: their first and last byte in the file at
-            ``path``, which has this ``identity``; the last part ends with the file.
+        path, identity: the file they are in. order: of binary rows, or "" of text. lines: of the header.
+        parts: ranges of bytes in the file, before and after the points.
     """
 
     path: Path
@@ -137,7 +139,7 @@ def _read_header(path: Path, file: BinaryIO) -> Header:
             case []:
                 pass
             case ["comment" | "obj_info", *_]:
-                header.comments.append(printable(line.decode("latin-1").strip()))
+                header.comments.append(clean_word(line.decode("latin-1").strip()))
             case ["format", name, "1.0"] if form is None and name in _ORDERS:
                 form = header.order = _ORDERS[name]
             case ["element", name, count] if form is not None and count.isascii() and count.isdigit():
@@ -149,7 +151,7 @@ def _read_header(path: Path, file: BinaryIO) -> Header:
                 _add_property(path, header.elements[-1], name, _TYPES[kind], words)
             case _:
                 raise UserError(
-                    f"{path}: line {number} of its header is not understood: {printable(line.decode('latin-1'), 60)}"
+                    f"{path}: line {number} of its header is not understood: {one_line(line.decode('latin-1'), 60)}"
                 )
     if form is None:
         raise UserError(f"{path}: not a PLY file (no format)")
@@ -160,9 +162,9 @@ def _read_header(path: Path, file: BinaryIO) -> Header:
 
 def _add_property(path: Path, element: Element, name: str, kind: str, words: list[str]) -> None:
     if name in element.types:
-        raise UserError(f"{path}: element {element.name} has two properties {printable(name, 60)}")
+        raise UserError(f"{path}: element {element.name} has two properties {one_line(name, 60)}")
     element.types[name] = kind
-    element.lines.append(" ".join(map(printable, words)))
+    element.lines.append(" ".join(map(clean_word, words)))
 
 
 def _binary_rows(file: BinaryIO, vertex: Element, order: str) -> dict[str, np.ndarray]:
@@ -172,18 +174,18 @@ def _binary_rows(file: BinaryIO, vertex: Element, order: str) -> dict[str, np.nd
 
 
 def _text_rows(bounds: Bounds, file: BinaryIO, vertex: Element) -> dict[str, np.ndarray]:
-    blocks = first_lines(bounds.path, file, vertex.count)
-    values = read_rows(bounds, blocks, len(vertex.types), " ", 1)
+    pieces = first_lines(bounds.path, file, vertex.count)
+    values = read_rows(bounds, pieces, len(vertex.types), " ", 1)
     if len(values[0]) != vertex.count:
         raise UserError(f"{bounds.path}: its header claims {vertex.count:,} points, it has {len(values[0]):,}")
     return {name: as_declared(bounds.path, name, of, kind) for (name, kind), of in zip(vertex.types.items(), values)}
 
 
 def _warn_of_more(bounds: Bounds, file: BinaryIO, header: Header, after: list[Element]) -> None:
-    """Warn of what stands behind the rows that the header claims; the file stands behind the points."""
+    """Log a warning if the file goes on after the rows that the header claims; its position is behind the points."""
     claimed = sum(element.count for element in after)
     if header.order:
-        # The length of lists is not known.
+        # With lists, the length of the rows is not known.
         known = sum(element.least_bytes(header.order) for element in after)
         more = 0 if any(element.lists for element in after) else bounds.size - file.tell() - known
         what = f"{more:,} bytes"
@@ -195,7 +197,7 @@ def _warn_of_more(bounds: Bounds, file: BinaryIO, header: Header, after: list[El
 
 
 def write_ply(path: Path, scan: Scan, notes: list[str]) -> list[str]:
-    """Write points, and the other elements of the file they came from; binary, but for files that were text.
+    """Write points, and the other elements of the file they came from. Rows are binary unless that file was text.
 
     Raises:
         UserError: that file has changed since.

@@ -1,6 +1,6 @@
-"""Scenes that are several files: a folder of arrays as Pointcept has it, and the binary files of mmdetection3d.
+"""Scenes of several files: a folder of arrays in Pointcept's layout, and the binary files of mmdetection3d.
 
-Which files belong to a scene is said by the names below, never by what is in them.
+The files that belong to a scene are found by the names below, never by their content.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from .arrays import read_array
 from .bounds import Bounds
 from .text import named_columns
 
-# File -> fields. Numbers of classes with and without ScanNet's 200 classes stand in files of their own.
+# File -> fields. Labels of ScanNet's 20 and 200 classes are in files of their own.
 _ARRAYS = {
     "coord": ("x", "y", "z"),
     "color": COLORS[0],
@@ -28,7 +28,7 @@ _ARRAYS = {
 }
 # Folder beside ``points`` -> field.
 _MASKS = {"semantic_mask": "label", "instance_mask": "instance"}
-# Labels are int64; other writers use fewer bytes.
+# Bytes of a label -> its type. mmdetection3d writes 8; other programs write fewer.
 _LABELS = {8: "<i8", 4: "<i4", 2: "<u2", 1: "u1"}
 _ROW = ("x", "y", "z", *COLORS[0])
 
@@ -41,7 +41,7 @@ def is_scene(path: Path) -> bool:
 
 
 def read_scene(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
-    """Read a scene: coordinates, and colours, labels and instances where it has them.
+    """Read a scene: coordinates, and colours, labels and instances if it has them.
 
     Args:
         columns: of the float32 rows of a ``.bin`` file; by default x y z red green blue.

@@ -1,7 +1,7 @@
 """Text with a point in each line: TXT, XYZ, ASC, PTS, CSV, and the rows of other formats' text variants.
 
-Words are numbers by Arrow's conversion, which gives the nearest float64. Its CSV reader is not used: it reads ahead in
-threads of its own, and one that holds a Python object when the interpreter ends aborts the process.
+Arrow converts words to numbers, to the nearest float64. Its CSV reader is not used, because it reads ahead in threads
+of its own: one that still holds a Python object when the interpreter ends aborts the process.
 """
 
 import io
@@ -18,18 +18,19 @@ import pyarrow as pa
 import pyarrow.csv as csv
 
 from ....errors import UserError
+from ....escaping import one_line
 from ..scan import Scan
-from .bounds import MAX_HEADER, MAX_LINE, Bounds, blocks_of_lines, clean_names, printable, renamed
+from .bounds import MAX_HEADER, MAX_LINE, Bounds, clean_names, pieces_of_lines, renamed
 from .token_kernel import split_lines
 
 log = logging.getLogger(__name__)
 
-# Integers of so many digits are float64 exactly.
+# Integers of up to so many digits are exact in float64.
 _EXACT_DIGITS = 15
 _COMMENTS = (b"#", b"//", b"%")
 _DELIMITERS = (",", ";", "\t", " ")
 _DECIMAL_COMMA = re.compile(rb"[+-]?[0-9]+,[0-9]+([eE][+-]?[0-9]+)?")
-# Lines above the rows that are neither comments nor numbers.
+# Most lines above the rows that are neither comments nor numbers.
 _MOST_TITLES = 20
 
 
@@ -38,15 +39,15 @@ def named_columns(
 ) -> dict[str, np.ndarray]:
     """Give names to the columns of text or an array that have none.
 
-    Only what is certain is named: colours are whole numbers in 0..255, some of them above 1. Six columns may be
-    normals, and of seven the fourth may be an intensity or the last a label or a transparency.
+    A meaning is never guessed. Columns are colours only if they are whole numbers in 0..255, some of them above 1. The
+    last three of six columns may be normals; of seven columns the fourth may be an intensity, or the last a label.
 
     Args:
-        columns: names that the caller gives. first: the first row, for the error. leica: columns are in the order of
-            PTS, where the intensity comes before the colours.
+        columns: names that the caller gives. first: the first row, for messages. leica: whether columns are in the
+            order of PTS, where the intensity comes before the colours.
 
     Raises:
-        UserError: ``columns`` does not fit, or their meaning is not certain.
+        UserError: ``columns`` does not fit, or the meaning of the columns is not certain.
     """
     count = len(values)
     if columns is not None:
@@ -65,10 +66,10 @@ def named_columns(
 
 
 def ambiguous(path: Path, what: str, first: str, count: int) -> UserError:
-    """Return the error that asks for the names of columns; it shows the first row."""
+    """Return the error that shows the first row and asks for the names of the columns."""
     example = {2: "x,y,z", 6: "x,y,z,r,g,b] or [x,y,z,nx,ny,nz", 7: "x,y,z,intensity,r,g,b"}.get(count, "x,y,z,...")
     return UserError(
-        f"{path}: {what}, which may mean different things; its first line is: {printable(first.strip(), 100)}; say "
+        f"{path}: {what}, which may mean different things; its first line is: {one_line(first.strip(), 100)}; say "
         f"which columns these are, e.g. columns=[{example}]"
     )
 
@@ -84,29 +85,29 @@ def _are_colors(values: Sequence[np.ndarray]) -> bool:
     return largest != 1
 
 
-def read_rows(bounds: Bounds, blocks: Iterable[bytes], columns: int, delimiter: str, line: int) -> list[np.ndarray]:
+def read_rows(bounds: Bounds, pieces: Iterable[bytes], columns: int, delimiter: str, line: int) -> list[np.ndarray]:
     """Read rows of numbers.
 
     Args:
-        blocks: text in pieces of whole lines. columns: words of each line. line: number of the first line.
+        pieces: of whole lines of text. columns: words of each line. line: number of the first line.
 
     Returns:
-        A (N,) array for each column: int64 where all its words are integers, else float64.
+        An array (N,) for each column: int64 if all its words are integers, else float64.
 
     Raises:
-        UserError: lines of another length, words that are no numbers, too many points.
+        UserError: lines with another number of words, words that are no numbers, too many points.
     """
     found = [_Column() for _ in range(columns)]
-    for block in blocks:
-        for column, values in zip(found, _numbers(bounds.path, block, columns, delimiter, line)):
+    for piece in pieces:
+        for column, values in zip(found, _numbers(bounds.path, piece, columns, delimiter, line)):
             column.append(values)
         bounds.points(found[0].count)
-        line += block.count(b"\n")
+        line += piece.count(b"\n")
     return [column.all() for column in found]
 
 
 class _Column:
-    """Numbers that grow in place: parts joined at the end would take twice the memory."""
+    """A column of numbers that grows in place, because joining parts at the end would take twice the memory."""
 
     def __init__(self) -> None:
         self.values, self.count = np.empty(0, np.int64), 0
@@ -125,15 +126,15 @@ class _Column:
         return self.values
 
 
-def _numbers(path: Path, block: bytes, columns: int, delimiter: str, line: int) -> list[np.ndarray]:
-    if b"\x00" in block:
+def _numbers(path: Path, piece: bytes, columns: int, delimiter: str, line: int) -> list[np.ndarray]:
+    if b"\x00" in piece:
         raise UserError(f"{path}: not text in UTF-8 (it holds NUL bytes)")
-    if b"\r" in block:
-        block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    if delimiter != "," and b"," in block and b"." not in block:
-        block = block.replace(b",", b".")
-    text = np.frombuffer(block, np.uint8)
-    lines = block.count(b"\n") + 1
+    if b"\r" in piece:
+        piece = piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    if delimiter != "," and b"," in piece and b"." not in piece:
+        piece = piece.replace(b",", b".")
+    text = np.frombuffer(piece, np.uint8)
+    lines = piece.count(b"\n") + 1
     words = np.empty(len(text), np.uint8)
     ends = np.empty(min(lines * columns, len(text) + columns) + 1, np.int32)
     digits = np.zeros(columns, np.int64)
@@ -178,12 +179,12 @@ def _long_integers(strings: pa.Array, columns: int, column: int, rounded: np.nda
     try:
         return _column(strings, columns, column).cast(pa.int64()).to_numpy(zero_copy_only=False).copy()
     except pa.ArrowInvalid:
-        # Beyond 64 bits.
+        # The integers have more than 64 bits.
         return rounded.copy()
 
 
 def read_text(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
-    """Read text with or without names of columns, after comments, titles and a count of points."""
+    """Read rows of text, which may follow comments, titles, a line of names and a count of points."""
     path = bounds.path
     with open(path, "rb") as opened:
         file = _with_newlines(opened)
@@ -191,7 +192,7 @@ def read_text(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
         count = len(_words(top.first, top.delimiter))
         bounds.fields(count)
         file.seek(-len(top.first), os.SEEK_CUR)
-        values = read_rows(bounds, blocks_of_lines(path, file), count, top.delimiter, top.number)
+        values = read_rows(bounds, pieces_of_lines(path, file, bounds.piece_bytes), count, top.delimiter, top.number)
     if top.claimed is not None and top.claimed > len(values[0]):
         raise UserError(
             f"{path}: says that it has {top.claimed:,} points, but has {len(values[0]):,}: it is cut off, or its first "
@@ -209,7 +210,7 @@ def read_text(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
 
 
 class _CarriageReturns(io.RawIOBase):
-    """A file whose lines end with CR alone, as classic Macs wrote them, with LF in their place."""
+    """A file with LF in place of CR, for lines that end with CR alone, as classic Macs wrote them."""
 
     def __init__(self, file: BinaryIO):
         self._file = file
@@ -230,7 +231,7 @@ class _CarriageReturns(io.RawIOBase):
 
 
 def _with_newlines(file: BinaryIO) -> BinaryIO:
-    """Return the file as one whose lines end with LF."""
+    """Return the file, or a view of it whose lines end with LF."""
     head = file.read(MAX_HEADER)
     file.seek(0)
     return io.BufferedReader(_CarriageReturns(file)) if b"\r" in head and b"\n" not in head else file
@@ -238,11 +239,12 @@ def _with_newlines(file: BinaryIO) -> BinaryIO:
 
 @dataclass
 class _Top:
-    """What stands above the rows of a text file.
+    """The lines above the rows of a text file.
 
     Attributes:
-        first, number: the first row and the number of its line. claimed: a count of points on a line of its own.
-        titles: lines that are neither comments nor numbers. comment: the last comment that names x, y and z.
+        first, number: the first row and the number of its line. delimiter: between its words.
+        claimed: a count of points on a line of its own, or None.
+        titles: lines that are neither comments nor numbers. comment: the last comment that names x, y and z, or None.
     """
 
     first: bytes = b""
@@ -280,7 +282,7 @@ def _read_top(path: Path, file: BinaryIO) -> _Top:
 
 
 class _Lines:
-    """Lines on top of a text file. number: that of the last one, from 1."""
+    """The lines of a text file, one by one. number: of the last line that was read, from 1."""
 
     def __init__(self, path: Path, file: BinaryIO):
         self.path, self.file, self.number = path, file, 0
@@ -296,10 +298,10 @@ class _Lines:
 
 
 def _names(path: Path, top: _Top, count: int) -> list[str] | None:
-    """Return the names of the columns, or None if the file gives none.
+    """Return the names of the columns, or None if the file has no names.
 
     Raises:
-        UserError: lines on top that are no names for as many columns.
+        UserError: there are lines above the rows, but none with as many names as there are columns.
     """
     for line in [*reversed(top.titles), *([top.comment] if top.comment else [])]:
         for mark in (top.delimiter, *_DELIMITERS):
@@ -319,7 +321,7 @@ def _names(path: Path, top: _Top, count: int) -> list[str] | None:
 
 
 def _delimiter(line: bytes) -> str:
-    """Return what stands between the words of a row; a comma within words is a decimal comma."""
+    """Return the delimiter of a row's words. A comma within words is a decimal comma."""
     if b";" in line:
         return ";"
     words = line.split()
@@ -339,12 +341,12 @@ def _without_empty_end(words: list[str]) -> list[str]:
 
 
 def _words(line: bytes, delimiter: str) -> list[str]:
-    """Return the words of a row; separators at its end are no words."""
+    """Return the words of a row; delimiters at its end make no further words."""
     return _without_empty_end(_split(line, delimiter))
 
 
 def _is_row(line: bytes) -> bool:
-    """Return whether most words of a line are numbers. The others are then errors of the file."""
+    """Return whether more than half of a line's words are numbers. Other words are then errors of the file."""
     delimiter = _delimiter(line)
     words = _words(line, delimiter)
     return 2 * sum(_is_number(word if delimiter == "," else word.replace(",", ".")) for word in words) > len(words)
@@ -359,17 +361,18 @@ def _is_number(word: str) -> bool:
 
 
 def _shown(line: bytes) -> str:
-    return printable(line.decode("utf-8", "replace").strip(), 60)
+    return one_line(line.decode("utf-8", "replace").strip(), 60)
 
 
 def write_text(path: Path, scan: Scan, notes: list[str], delimiter: str = " ", comments: bool = True) -> list[str]:
-    """Write a line of names and a line for each point, after notes as comment lines.
+    """Write notes as comment lines, a line of names, and a line for each point.
 
     Args:
-        comments: without them the names are in the first line, as spreadsheets and pandas expect.
+        delimiter: unless the scan was read from text, which had its own. comments: whether to write the notes; without
+            them the first line has the names, as spreadsheets and pandas expect.
     """
     delimiter = scan.template or delimiter
-    # A file without names gets them all the same: the new columns would be a riddle.
+    # A file without names gets them too, because nobody could tell what the new columns are.
     names = clean_names(scan.fields, forbidden=delimiter + ',;"#/%')
     with open(path, "wb") as file:
         if comments:
@@ -380,7 +383,7 @@ def write_text(path: Path, scan: Scan, notes: list[str], delimiter: str = " ", c
 
 
 def write_rows(file: BinaryIO, columns: Sequence[np.ndarray], delimiter: str = " ") -> None:
-    """Write columns of numbers as lines; numbers keep all their digits."""
+    """Write columns of numbers as lines, with all digits."""
     options = csv.WriteOptions(include_header=False, delimiter=delimiter, quoting_style="none")
     table = pa.table({str(number): np.ascontiguousarray(values) for number, values in enumerate(columns)})
     csv.write_csv(table, file, options)

@@ -1,4 +1,4 @@
-"""Lines of text into words, compiled: what :mod:`.text` turns into numbers."""
+"""A compiled loop that splits lines of text into words, which :mod:`.text` converts to numbers."""
 
 import numpy as np
 from numba import njit
@@ -13,17 +13,18 @@ def _begins_comment(text: np.ndarray, position: int) -> bool:
 def split_lines(
     text: np.ndarray, delimiter: int, columns: int, words: np.ndarray, ends: np.ndarray, digits: np.ndarray
 ) -> tuple[int, int, int]:
-    """Copy the words of lines one after the other; blank lines and comments (``#``, ``//``) are left out.
+    """Copy the words of all lines one after the other, without blank lines and comments (``#``, ``//``).
 
     Args:
-        text: (bytes,) uint8. delimiter: a space stands for any number of spaces and tabs; around another
-            character these are left out, and any number of it may stand at the end of a line.
-        columns: words of each line.
-        words: (bytes,) uint8 to fill. ends: (words + 1,) int32 to fill, where each word ends, after a first 0.
-        digits: (columns,) int64 to change: most digits of a word in the column, or -1 after a word that is no integer.
+        text: (bytes,) uint8. delimiter: the character between words. A space stands for any number of spaces and tabs.
+            Around another character, spaces and tabs are skipped, and it may be repeated at the end of a line.
+        columns: number of words in each line.
+        words: (bytes,) uint8, filled with the words. ends: (words + 1,) int32, filled with 0 and where each word ends.
+        digits: (columns,) int64, updated with the most digits of a word in the column, or -1 if one is no integer.
 
     Returns:
-        How many lines; the number of the first line, from 1, that has another number of words, or 0; and its words.
+        The number of lines; the number, from 1, of the first line with another number of words, or 0; and the number
+        of its words.
     """
     size, position, copied, count, lines, number = text.size, 0, 0, 0, 0, 0
     blanks = delimiter == 32
@@ -46,7 +47,7 @@ def split_lines(
                     position += 1
                     continue
                 return lines, number, column + 1
-            # Arrow's conversion knows no plus sign.
+            # Arrow refuses a plus sign in front of a number.
             if position + 1 < size and text[position] == 43 and text[position + 1] != 45:
                 position += 1
             start, most, whole = copied, 0, True

@@ -1,4 +1,4 @@
-"""Columns of numbers: the types that every format can be written with."""
+"""Columns of numbers, in the types that every format can be written with."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -9,10 +9,10 @@ from ....errors import UserError
 
 
 class LazyFields(Mapping[str, np.ndarray]):
-    """Fields that are made each time they are asked for.
+    """Fields whose values are computed each time they are asked for.
 
     Args:
-        count: points. makers: name -> function that returns the (N,) values.
+        count: number of points. makers: name -> function that returns the (N,) values.
     """
 
     def __init__(self, count: int, makers: Mapping[str, Callable[[], np.ndarray]]):
@@ -32,10 +32,11 @@ def number_column(path: Path, name: str, values: np.ndarray, count: int | None =
     """Return a field as (N,) integers or floats of at most 64 bits in this machine's byte order.
 
     Args:
-        count: N, if known. Truth values become 0 and 1; floats of 16 bits become ones of 32.
+        path, name: for messages. values: truth values become 0 and 1, and floats of 16 bits become floats of 32.
+        count: N, if known.
 
     Raises:
-        UserError: something else than one number for each point.
+        UserError: the values are not one number for each point.
     """
     values = np.asarray(values)
     kind = values.dtype
@@ -51,14 +52,14 @@ def number_column(path: Path, name: str, values: np.ndarray, count: int | None =
 
 
 def as_declared(path: Path, name: str, values: np.ndarray, kind: str) -> np.ndarray:
-    """Return numbers from text in the type that the header says.
+    """Return numbers of text in the type that the header declares.
 
     Raises:
-        UserError: numbers that an integer type cannot hold.
+        UserError: an integer type cannot hold the numbers.
     """
     wanted = np.dtype(kind)
     if wanted.kind == "f":
-        # Beyond float32 is infinite, which coordinates and colours refuse.
+        # Numbers beyond float32 become infinite, which coordinates and colours refuse.
         with np.errstate(over="ignore"):
             return values.astype(wanted)
     limits = np.iinfo(wanted)
@@ -69,7 +70,7 @@ def as_declared(path: Path, name: str, values: np.ndarray, kind: str) -> np.ndar
 
 
 def structured(fields: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return fields as rows, one after the other without gaps."""
+    """Return fields as one structured array, rows without gaps between the fields."""
     rows = np.empty(len(next(iter(fields.values()))), [(name, values.dtype) for name, values in fields.items()])
     for name, values in fields.items():
         rows[name] = values
