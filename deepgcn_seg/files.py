@@ -1,4 +1,4 @@
-"""Files and folders that are whole or absent, and what killed processes leave of them."""
+"""Files and folders that are written whole or not at all, and the temporary files that killed processes leave."""
 
 import os
 import shutil
@@ -14,13 +14,13 @@ from .errors import UserError
 try:
     import fcntl
 except ImportError:
-    # Without locks nobody knows whether a temporary file is still being written, so none is removed.
+    # Without locks it is unknown whether a temporary file is still being written, so none is removed.
     fcntl = None  # type: ignore[assignment]
 
 # Ends the name of every temporary file, so that no file of another program is taken for one.
 _SUFFIX = ".deepgcn.tmp"
 
-# What tells a file from one that was put in its place: device, inode, size and times.
+# Device, inode, size and times: they change when another file is put in a file's place.
 Identity = tuple[int, int, int, int, int]
 
 
@@ -30,7 +30,11 @@ def _identity_of(found: os.stat_result) -> Identity:
 
 @contextmanager
 def open_file(path: Path) -> Iterator[tuple[BinaryIO, Identity]]:
-    """Open a file from elsewhere to read it, and say which one it is."""
+    """Open a file for reading, and yield it with its identity.
+
+    Raises:
+        UserError: it cannot be read, or is a pipe or device.
+    """
     identify(path)
     try:
         with open(path, "rb") as file:
@@ -40,7 +44,11 @@ def open_file(path: Path) -> Iterator[tuple[BinaryIO, Identity]]:
 
 
 def identify(path: Path) -> Identity:
-    """Which file is at ``path``; neither a pipe nor a device, which may never end."""
+    """Return the identity of the file at ``path``.
+
+    Raises:
+        UserError: there is none, or it is a pipe or device, which may never end.
+    """
     try:
         found = os.stat(path)
     except OSError as error:
@@ -52,7 +60,7 @@ def identify(path: Path) -> Identity:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Write to a temporary name beside ``path``; on success flush to disk and rename, else remove.
+    """Yield a temporary path beside ``path``; after success flush the file to disk and rename it, else remove it.
 
     Temporary files that killed processes left in the same folder are removed first.
 
@@ -68,7 +76,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except OSError as error:
-        # A full disk does not say where.
+        # The error of a full disk does not name the file.
         named = error.filename or error.errno is None
         raise error if named else type(error)(error.errno, error.strerror, str(path)) from None
     finally:
@@ -78,7 +86,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def creating(folder: str | Path) -> Iterator[Path]:
-    """Fill a temporary folder beside ``folder``; on success rename it, else remove it.
+    """Yield a temporary folder beside ``folder``; after success rename it, else remove it.
 
     If another process created the folder in the meantime, that one stays.
     """
@@ -100,7 +108,7 @@ def creating(folder: str | Path) -> Iterator[Path]:
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files and folders in ``folder`` whose process is gone.
 
-    A process holds a lock on what it writes, and the system releases the lock when the process ends.
+    A process holds a lock on the file that it writes, and the system releases the lock when the process ends.
     """
     try:
         with os.scandir(folder) as entries:
@@ -120,14 +128,14 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def _temporary(path: Path, make: Callable[..., tuple[int, str]]) -> tuple[Path, int]:
-    """Create a locked temporary file or folder beside ``path``; returns its place and the open handle."""
+    """Create a locked temporary file or folder beside ``path``, and return its path and the open handle."""
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent)
     while True:
-        # A part of the name only: file systems limit the length of the whole.
+        # Only the beginning of the name, because file systems limit the length.
         handle, name = make(prefix=f".{path.name[:40]}.", suffix=_SUFFIX, dir=path.parent)
         _lock(handle, wait=True)
-        # Another process may have taken it for a leftover before it was locked.
+        # Another process may have removed it as a leftover before it was locked.
         if os.fstat(handle).st_nlink:
             return Path(name), handle
         os.close(handle)
@@ -139,7 +147,11 @@ def _make_folder(**place: Any) -> tuple[int, str]:
 
 
 def _lock(handle: int, wait: bool) -> bool:
-    """Lock an open file and return whether that worked; some file systems have no locks."""
+    """Lock an open file and return whether that worked; some file systems have no locks.
+
+    The lock is ``flock``'s, which belongs to the open handle. ``lockf``'s belongs to the process, and would end as soon
+    as whoever writes the temporary file closes it.
+    """
     if fcntl is None:
         return False
     try:

@@ -72,7 +72,7 @@ def test_the_page_shows_points_and_its_switches_work(tmp_path, page):
         np.zeros_like(label),
         S3DIS,
         "a </script> <b>",
-        most=20000,
+        max_points=20000,
     )
     page.route("http*://**", lambda route: page.errors.append(route.request.url))
     page.goto(f"file://{tmp_path}/a.html")

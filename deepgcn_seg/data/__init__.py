@@ -10,8 +10,8 @@ Data goes this way; each step is a function or class of this package:
     BlockGrid, block_dataset             rooms cut into blocks of points, as a dataset: BlockDataset
     EpochSampler, make_loader            batches of blocks
 
-``S3DIS`` is the :class:`ClassList` of the dataset S3DIS. ``write_room`` and ``write_manifest`` make a store of
-:class:`Room` objects without files. Augmentations are in :mod:`deepgcn_seg.data.augmentation`.
+``S3DIS`` is the ClassList of the dataset S3DIS. ``write_room`` and ``write_manifest`` make a store of Room objects
+without source files. Augmentations are in :mod:`deepgcn_seg.data.augmentation`.
 
 A module is imported when one of its names is first used: reading files needs Numba and PyArrow, which take a quarter of
 a second to import, and networks do not need them.

@@ -1,8 +1,8 @@
-"""Augmentation of training blocks, before their channels are computed. Off in the official recipes.
+"""Augmentation of blocks of points in training, before their channels are computed. The official recipes use none.
 
-Each is a small callable on a block's sampled points: ``augment(points, rng) -> points``. Rotations
-turn the room with the block, so that the position in the room stays one. Ranges follow PointNeXt
-(Qian et al., 2022, section 3.1) unless said otherwise. A range that is none is a ``SettingError``.
+Each augmentation is a callable on a block's sampled points: ``augment(points, rng) -> points``. Rotations turn the room
+together with the block, so that the position in the room stays valid. Default ranges follow PointNeXt (Qian et al.,
+2022, section 3.1). A value out of range is a ``SettingError``.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import numpy as np
 
 from ..settings import SettingError, Share, number, validate
 
-# Metres that points are moved by, and factors that rooms are scaled by.
+# Metres to move points by, and factors to scale rooms by.
 Small = Annotated[float, number(0, 10)]
 Factor = Annotated[float, number(0, 100, above=True)]
 
@@ -36,7 +36,7 @@ Augmentation = Callable[[BlockPoints, np.random.Generator], BlockPoints]
 
 
 def turned(points: BlockPoints, angle: float) -> BlockPoints:
-    """Points of the room turned by ``angle`` radians about the vertical; its minimum is 0 again."""
+    """Return points of the room turned by ``angle`` radians about the vertical and moved so that its minimum is 0."""
     cos, sin = np.cos(angle), np.sin(angle)
     turn = np.array([[cos, -sin], [sin, cos]], np.float32)
     corners = np.array([[0, 0], [1, 0], [0, 1], [1, 1]]) * points.room_size[:2] @ turn.T
@@ -50,8 +50,7 @@ def turned(points: BlockPoints, angle: float) -> BlockPoints:
 class Turn:
     """Rotation about the vertical by a random multiple of ``step`` degrees; any angle if 0.
 
-    At 90 a block of the room is a block of the turned room: sides stay along the axes, as in every
-    block that is scored.
+    With steps of 90 degrees, the sides of a block stay along the axes, as they are in every block that is scored.
     """
 
     step: Annotated[float, number(0, 360)] = 90.0
@@ -60,7 +59,7 @@ class Turn:
         validate(self)
 
     def __call__(self, points: BlockPoints, rng: np.random.Generator) -> BlockPoints:
-        """Turned points."""
+        """Return the turned points."""
         turns = rng.integers(round(360 / self.step)) * self.step if self.step else rng.uniform(0, 360)
         return turned(points, np.radians(turns))
 
@@ -75,7 +74,7 @@ class Mirror:
         validate(self)
 
     def __call__(self, points: BlockPoints, rng: np.random.Generator) -> BlockPoints:
-        """Points, mirrored or not."""
+        """Return the points, mirrored or not."""
         if rng.random() >= self.chance:
             return points
         xyz = points.xyz.copy()
@@ -96,7 +95,7 @@ class Scale:
             raise SettingError(f"low={self.low}: must be at most high={self.high}")
 
     def __call__(self, points: BlockPoints, rng: np.random.Generator) -> BlockPoints:
-        """Scaled points."""
+        """Return the scaled points."""
         factor = np.float32(rng.uniform(self.low, self.high))
         return replace(points, xyz=points.xyz * factor, room_size=points.room_size * factor)
 
@@ -112,14 +111,14 @@ class Jitter:
         validate(self)
 
     def __call__(self, points: BlockPoints, rng: np.random.Generator) -> BlockPoints:
-        """Points, moved a little."""
+        """Return the points, moved a little."""
         noise = rng.standard_normal(points.xyz.shape, np.float32) * np.float32(self.sigma)
         return replace(points, xyz=points.xyz + noise.clip(-self.clip, self.clip))
 
 
 @dataclass(frozen=True)
 class ColorDrop:
-    """All colours of the block 0 with probability ``chance``."""
+    """Colours of the whole block set to 0 with probability ``chance``."""
 
     chance: Share = 0.2
 
@@ -127,14 +126,16 @@ class ColorDrop:
         validate(self)
 
     def __call__(self, points: BlockPoints, rng: np.random.Generator) -> BlockPoints:
-        """Points, with colour or without."""
+        """Return the points, with colours or without."""
         return replace(points, rgb=np.zeros_like(points.rgb)) if rng.random() < self.chance else points
 
 
 @dataclass(frozen=True)
 class ColorContrast:
-    """With probability ``chance``, colours moved a random part of the way to full contrast, 0..255
-    in every channel of the block."""
+    """Colours moved a random part of the way to full contrast, with probability ``chance``.
+
+    At full contrast, each of red, green and blue takes the range 0..255 in the block.
+    """
 
     chance: Share = 0.2
 
@@ -142,7 +143,7 @@ class ColorContrast:
         validate(self)
 
     def __call__(self, points: BlockPoints, rng: np.random.Generator) -> BlockPoints:
-        """Points, with stretched colours or as they were."""
+        """Return the points, with stretched colours or unchanged."""
         if rng.random() >= self.chance:
             return points
         low, high = points.rgb.min(0), points.rgb.max(0)

@@ -1,7 +1,7 @@
-"""From raw rooms to a room store: resumable, atomic per room, rooms in parallel.
+"""A room store built from raw rooms, several at a time; a stopped build goes on where it was.
 
-Each room's file says what it was made from (:class:`~deepgcn_seg.data.room_file.MadeFrom`), and so does the marker of a
-room without points. The same preparation after a change does again the rooms that the change concerns.
+Each room's file says what it was made from (:class:`~deepgcn_seg.data.room_file.MadeFrom`), and so does the marker file
+of a room without points. After a change of the source or its settings, only the rooms that it concerns are built again.
 """
 
 import hashlib
@@ -47,17 +47,16 @@ def prepare(
 ) -> RoomStore | None:
     """Read every room below ``source``, in any layout of :mod:`deepgcn_seg.data.layouts`, into a store at ``root``.
 
-    Rooms that the store already has are kept if their source, what applies to it of ``classes.yaml``, and their file
-    are what they were. So a stopped preparation goes on where it was, and one after a change does what the change
-    concerns. Rooms whose source is gone are removed.
-    Repairs of raw files are listed in ``ROOT/repairs.txt`` and counted in the log.
+    A room that the store already has is kept if its source files, the settings of ``classes.yaml`` that apply to it,
+    and its own file have not changed. Rooms whose source is gone are removed. Repairs of raw files are listed in
+    ``ROOT/repairs.txt`` and counted in the log.
 
     Args:
-        workers: processes. described: the source in words, for results to name; default its path.
-        shard: (i, n) prepares every n-th room from the i-th on, for n machines that share a disk.
+        workers: number of processes. described: the source in words, as results name it; default its path.
+        shard: (i, n) prepares every n-th room, beginning with number i, for n machines that share a disk.
         max_points: a scan with more is refused.
-        scale: metres per unit of the source, instead of what ``classes.yaml`` says. Where neither does, the
-            units are metres, and a room that cannot be in metres is refused.
+        scale: metres per unit of the source, instead of the scale in ``classes.yaml``. Without either, units are taken
+            for metres, and a room that cannot be in metres is refused.
 
     Returns:
         The store, or None while rooms of other shards are missing.
@@ -74,17 +73,17 @@ def prepare(
     if scale is not None:
         labelling = replace(labelling, scale=scale)
     wanted = {key: _made_from(layout, key, labelling) for key in layout.rooms}
-    mine = list(layout.rooms)[shard[0] :: shard[1]]
+    of_shard = list(layout.rooms)[shard[0] :: shard[1]]
     _remove_others(root, wanted)
-    todo = {key: reason for key in mine if (reason := _outdated(root, key, wanted[key]))}
-    _say_why(root, todo)
+    todo = {key: reason for key in of_shard if (reason := _outdated(root, key, wanted[key]))}
+    _log_reasons(root, todo)
     if todo:
-        # Until it is written again, the store is unfinished.
+        # Without its manifest the store is unfinished, until all rooms are prepared.
         (root / "store.json").unlink(missing_ok=True)
     repairs = _prepare_rooms([(layout, key, root, labelling, wanted[key], max_points) for key in todo], workers)
     report = root / ("repairs.txt" if shard == (0, 1) else f"repairs-{shard[0] + 1}-of-{shard[1]}.txt")
     _report(report, repairs, [layout.rooms[key] for key in todo])
-    if not all(_claims(root, key) == made_from for key, made_from in wanted.items()):
+    if not all(_made_from_of(root, key) == made_from for key, made_from in wanted.items()):
         return None
     if not find_rooms(root):
         raise UserError(f"{source}: no room has points")
@@ -95,7 +94,7 @@ def prepare(
 def _prepare_rooms(jobs: list["_Job"], workers: int) -> list[Repair]:
     repairs: list[Repair] = []
     workers = min(workers, len(jobs))
-    # Not forked: the parent may hold threads.
+    # Processes are not forked, because the parent may have threads.
     with ProcessPoolExecutor(workers, get_context("spawn"), end_with_parent) if workers > 1 else nullcontext() as pool:
         results: Iterable[list[Repair]] = pool.map(_prepare_room, jobs) if pool else map(_prepare_room, jobs)
         try:
@@ -110,11 +109,11 @@ def _prepare_rooms(jobs: list["_Job"], workers: int) -> list[Repair]:
 
 
 def _made_from(layout: Layout, key: str, labelling: Labelling) -> MadeFrom:
-    """Describe what a room is made from: whatever changes its points or labels, and its files."""
+    """Return what a room is made from: checksums of the settings that change its points or labels, and of its files."""
     settings = {"layout": layout.kind, **asdict(labelling), "classes": labelling.classes.names}
     path = layout.rooms[key]
     if path.suffix.lower() == ".bin":
-        # Its labels are in a file of the same name in a folder beside.
+        # The labels of a .bin file are in a file of the same name, in another folder.
         beside = [folder / path.name for folder in path.parent.parent.iterdir()]
     else:
         beside = list(path.rglob("[!.]*")) if path.is_dir() else [path]
@@ -128,22 +127,22 @@ def _checksum(content: object) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def _claims(root: Path, key: str) -> MadeFrom | None:
-    """What a room, or the marker of one without points, says that it was made from."""
+def _made_from_of(root: Path, key: str) -> MadeFrom | None:
+    """Return what a room's file, or the marker of a room without points, says that it was made from."""
     try:
         if (path := root / f"{key}.h5").is_file():
             return read_header(path)[1].made_from
-        return MadeFrom.of(read_json(_empty(root, key)), str(path))
+        return MadeFrom.of(read_json(_marker(root, key)), str(path))
     except UserError:
         return None
 
 
 def _outdated(root: Path, key: str, wanted: MadeFrom) -> str | None:
-    """Say why a room has to be prepared, or None if it is what it should be."""
+    """Return why a room must be prepared, or None if it is up to date."""
     path = root / f"{key}.h5"
-    if not path.is_file() and not _empty(root, key).is_file():
+    if not path.is_file() and not _marker(root, key).is_file():
         return "not there yet"
-    claimed = _claims(root, key)
+    claimed = _made_from_of(root, key)
     if claimed is None:
         return "of an earlier version or damaged"
     if claimed.settings != wanted.settings:
@@ -158,46 +157,46 @@ def _outdated(root: Path, key: str, wanted: MadeFrom) -> str | None:
     return None
 
 
-def _say_why(root: Path, todo: dict[str, str]) -> None:
+def _log_reasons(root: Path, todo: dict[str, str]) -> None:
     for reason, count in Counter(todo.values()).items():
         if reason != "not there yet":
             log.warning("%s: %d rooms are prepared again: %s", root, count, reason)
 
 
 def _remove_others(root: Path, wanted: dict[str, MadeFrom]) -> None:
-    """Remove rooms of the store that are not in its source any more.
+    """Remove rooms of the store that are no longer in its source.
 
     Raises:
-        UserError: none of the store's rooms is in the source, so that it must be another's; or a file that was not
-            made by a preparation.
+        UserError: none of the store's rooms is in the source, so that it is another source's store; or a file to remove
+            was not made by a preparation.
     """
     found = find_rooms(root)
     others = [key for key in found if key not in wanted]
     if others and len(others) == len(found):
         raise UserError(f"{root}: a store of other rooms ({others[0]} and so on); give another data.root, or remove it")
-    if foreign := [key for key in others if _claims(root, key) is None]:
+    if foreign := [key for key in others if _made_from_of(root, key) is None]:
         raise UserError(f"{found[foreign[0]]}: not made from this source; remove it")
     others += [
         key
         for path in root.glob("[!.]*/[!.]*.empty")
-        if (key := f"{path.parent.name}/{path.stem}") not in wanted and _claims(root, key)
+        if (key := f"{path.parent.name}/{path.stem}") not in wanted and _made_from_of(root, key)
     ]
     if others:
         log.warning("%s: %d rooms are removed, their source is gone: %s", root, len(others), ", ".join(others[:5]))
         (root / "store.json").unlink(missing_ok=True)
     for key in others:
         (root / f"{key}.h5").unlink(missing_ok=True)
-        _empty(root, key).unlink(missing_ok=True)
+        _marker(root, key).unlink(missing_ok=True)
 
 
-def _empty(root: Path, key: str) -> Path:
-    """Marks a room without points."""
+def _marker(root: Path, key: str) -> Path:
+    """Return the path of the marker file of a room without points."""
     return root / f"{key}.empty"
 
 
 def _report(path: Path, repairs: list[Repair], prepared: list[Path]) -> None:
-    """Replace what a file says of the rooms just prepared; repairs of rooms done before a stop stay."""
-    # Names of files need not be UTF-8.
+    """Replace the lines about the rooms that were just prepared; those about rooms of earlier runs stay."""
+    # Names of files may be other bytes than UTF-8.
     text = {"encoding": "utf-8", "errors": "surrogateescape"}
     known = path.read_text(**text).splitlines() if path.is_file() else []
     known = [line for line in known if not any(line.startswith((f"{p}/", f"{p}:", f"{p},")) for p in prepared)]
@@ -223,14 +222,14 @@ def _prepare_room(job: _Job) -> list[Repair]:
     layout, key, root, labelling, made_from, max_points = job
     room, repairs = read_source(layout, key, labelling, max_points)
     if room is None:
-        # Remembered, so that all shards know that the room is done.
-        with replacing(_empty(root, key)) as temporary:
+        # The marker tells all shards that the room is done.
+        with replacing(_marker(root, key)) as temporary:
             temporary.write_text(json.dumps(made_from.plain()))
         (root / f"{key}.h5").unlink(missing_ok=True)
         return repairs
     try:
         write_room(root, room, made_from)
-        _empty(root, key).unlink(missing_ok=True)
+        _marker(root, key).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{root}: cannot write room {room.key} ({error})") from None
     return repairs
@@ -239,13 +238,13 @@ def _prepare_room(job: _Job) -> list[Repair]:
 def read_source(
     layout: Layout, key: str, labelling: Labelling, max_points: int = MAX_POINTS
 ) -> tuple[Room | None, list[Repair]]:
-    """Read one room of a layout; None if it has no points, and what was repaired or skipped.
+    """Return a room of a layout, or None if it has no points; and what was repaired or skipped.
 
     Raises:
         UserError: it cannot be read.
     """
     path = layout.rooms[key]
-    room, repairs = _read_as_it_is(layout, key, labelling, max_points)
+    room, repairs = _read_layout(layout, key, labelling, max_points)
     if room is not None and labelling.scale is None:
         require_metres(room.xyz, str(path))
     if room is not None and room.rgb is not None and not room.rgb.any():
@@ -254,7 +253,7 @@ def read_source(
     return room, repairs
 
 
-def _read_as_it_is(layout: Layout, key: str, labelling: Labelling, max_points: int) -> tuple[Room | None, list[Repair]]:
+def _read_layout(layout: Layout, key: str, labelling: Labelling, max_points: int) -> tuple[Room | None, list[Repair]]:
     path = layout.rooms[key]
     if layout.kind == STANFORD:
         room, repairs = read_room(path, labelling.classes)
@@ -270,12 +269,12 @@ def _read_as_it_is(layout: Layout, key: str, labelling: Labelling, max_points: i
     return room, repairs
 
 
-# Of PointNet's arrays; codes for instances add the last one.
+# Columns of PointNet's arrays. Code for instance segmentation adds the last one.
 _COLUMNS = ("x", "y", "z", "red", "green", "blue", "label", "instance")
 
 
 def _width(path: Path) -> int:
-    """Return how many of these columns an array has, by its header."""
+    """Return the number of columns that an array's header claims: 7 or 8."""
     try:
         shape = read_shape(Bounds(path))
     except (OSError, ValueError) as error:

@@ -6,7 +6,7 @@ from operator import index
 
 import numpy as np
 
-# As many as labels of 16 bits tell apart, and characters of a name.
+# The most classes, which labels of 16 bits can tell apart, and the most characters of a name.
 MAX_CLASSES, MAX_NAME = 65536, 100
 
 
@@ -15,11 +15,11 @@ class ClassList:
     """Names and colours of the labels 0..len-1.
 
     Attributes:
-        names: unique names. palette: one RGB triple of 0..255 each.
-        fallback: name that labels of unknown names get, or None to refuse them.
+        names: unique names. palette: an RGB triple of 0..255 for each.
+        fallback: the class of unknown names, or None to refuse them.
 
     Raises:
-        ValueError: something else than that.
+        ValueError: names or colours are not of this kind.
     """
 
     names: tuple[str, ...]
@@ -53,12 +53,12 @@ class ClassList:
         return self.names[label]
 
     def colors(self, labels: np.ndarray) -> np.ndarray:
-        """Labels (...) -> uint8 RGB (..., 3)."""
+        """Return the colours of labels (...) as uint8 RGB (..., 3)."""
         return np.array(self.palette, np.uint8)[labels]
 
     @classmethod
     def of(cls, names: Sequence[str], palette: Sequence[Sequence[int]], fallback: str | None = None) -> "ClassList":
-        """From plain lists, as a config or a file holds them."""
+        """Return a class list from plain lists, as a config or a file holds them."""
         return cls(tuple(names), tuple(tuple(index(value) for value in color) for color in palette), fallback)
 
 

@@ -1,4 +1,4 @@
-"""What a folder of rooms is: the layouts that are recognised, and what is looked for."""
+"""The layouts of folders of rooms, and how each is recognised."""
 
 import re
 from collections.abc import Callable
@@ -14,6 +14,7 @@ STANFORD, ARRAYS, PLY = "raw Stanford rooms", "PointNet's arrays", "S3DIS rooms 
 SCENES = "S3DIS rooms of several arrays"
 SCANS = "labelled scans"
 
+# The files that each layout is recognised by, for messages.
 LOOKED_FOR = {
     STORE: "store.json",
     HDF5: "all_files.txt and room_filelist.txt",
@@ -30,8 +31,8 @@ class Layout:
     """What a folder is.
 
     Attributes:
-        kind: one of the constants above. root: the folder, or the one folder in it that is meant.
-        rooms: ``Area_1/office_1`` -> file or folder, for what can be prepared.
+        kind: one of the constants above. root: the folder, or the only folder in it.
+        rooms: ``Area_1/office_1`` -> file or folder, for layouts that can be prepared.
     """
 
     kind: str
@@ -44,7 +45,7 @@ class Layout:
 
 
 def recognise(folder: str | Path) -> Layout:
-    """Say what a folder holds; a folder that wraps just one other stands for that one.
+    """Return the layout of a folder, or of the only folder in it.
 
     Raises:
         UserError: none of the layouts; says what was looked for.
@@ -63,7 +64,7 @@ def recognise(folder: str | Path) -> Layout:
 
 
 def natural(name: str) -> list:
-    """Sorting key that puts ``office_2`` before ``office_10``."""
+    """Return a sorting key that puts ``office_2`` before ``office_10``."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
@@ -81,7 +82,7 @@ def _hdf5(root: Path) -> dict[str, Path] | None:
 
 
 def _stanford(root: Path) -> dict[str, Path] | None:
-    """Room folders; one without annotations is among them if another has some, to be reported."""
+    """Return room folders. If any has annotations, those without are listed too, so that they are reported."""
     folders = [path for path in root.glob("Area_*/[!.]*") if path.is_dir()]
     if not any((path / "Annotations").is_dir() for path in folders):
         return None
@@ -89,7 +90,7 @@ def _stanford(root: Path) -> dict[str, Path] | None:
 
 
 def _flat(suffix: str) -> Callable[[Path], list[tuple[str, str, Path]]]:
-    """Files such as ``Area_1_office_1.npy``."""
+    """Return a function that finds files such as ``Area_1_office_1.npy``."""
     shape = re.compile(r"(Area_\d+)_(.+)")
 
     def find(root: Path) -> list[tuple[str, str, Path]]:
@@ -109,7 +110,7 @@ def _ply(root: Path) -> dict[str, Path] | None:
 
 
 def _scenes(root: Path) -> dict[str, Path] | None:
-    """Folders of arrays as Pointcept has them, or binary files of mmdetection3d."""
+    """Return folders of arrays in Pointcept's layout, or binary files of mmdetection3d."""
     folders = [(path.parent.parent.name, path.parent.name, path.parent) for path in root.glob("Area_*/*/coord.npy")]
     return _rooms(folders + _flat(".bin")(root / "points"))
 

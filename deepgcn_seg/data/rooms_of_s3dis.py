@@ -9,19 +9,19 @@ from ..escaping import terminal
 
 
 def expected_rooms() -> list[str]:
-    """``Area_1/conferenceRoom_1`` and so on, all 272."""
+    """Return the keys of all 272 rooms: ``Area_1/conferenceRoom_1`` and so on."""
     lines = files(__package__).joinpath("s3dis_rooms.txt").read_text().split()
     return [f"Area_{line.split('_')[1]}/{line.split('_', 2)[2]}" for line in lines]
 
 
 def missing_rooms(found: list[str]) -> list[str]:
-    """Rooms of S3DIS that are not among ``found``."""
+    """Return the rooms of S3DIS that are not among ``found``."""
     have = set(found)
     return [room for room in expected_rooms() if room not in have]
 
 
 def rooms_table(found: list[str], title: str) -> Table:
-    """Per area: rooms found, expected, missing and unknown, by name."""
+    """Return a table with the rooms found, expected, missing and unknown in each area."""
     expected = expected_rooms()
     table = Table(title=terminal(title, "table.title"))
     for name in ("area", "found", "expected", "missing", "not in S3DIS"):

@@ -1,24 +1,26 @@
-"""Rows ``x y z r g b`` of text into numbers, compiled: an order of magnitude faster than ``numpy.loadtxt``."""
+"""A compiled parser of text rows ``x y z r g b``, ten times as fast as ``numpy.loadtxt``."""
 
 import numpy as np
 
 from ..kernel_cache import kernel
 
-# Up to 15 digits, divided by a power of ten: both exact in float64, so the quotient is the nearest number.
+# A number of up to 15 digits is an integer divided by a power of ten. Both are exact in float64, so that their quotient
+# is the nearest float64.
 _DIGITS = 15
 _POWERS = 10.0 ** np.arange(_DIGITS + 1)
 
 
 @kernel()
 def parse_rows(text: np.ndarray, powers: np.ndarray, rows: np.ndarray, odd: np.ndarray) -> tuple[int, int]:
-    """Read rows of three finite numbers and three in 0..255, apart by spaces or tabs.
+    """Parse rows of three finite numbers and three in 0..255, separated by spaces or tabs.
 
     Args:
-        text: (bytes,) uint8. rows: (lines, 6) float64 to fill, one a line that is not blank.
-        odd: (lines, 4) int64 to fill with the lines that are something else: row, start, stop, number.
+        text: (bytes,) uint8. powers: of ten.
+        rows: (lines, 6) float64, filled with one row for each line that is not blank.
+        odd: (lines, 4) int64, filled with the lines that are no such row: row, first byte, end, line number.
 
     Returns:
-        How many rows and how many odd lines.
+        The number of rows and the number of odd lines.
     """
     size, position, row, count, line = text.size, 0, 0, 0, 0
     while position < size:
@@ -65,9 +67,9 @@ def parse_rows(text: np.ndarray, powers: np.ndarray, rows: np.ndarray, odd: np.n
 
 
 def read_rows(content: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Rows (N, 6) float64, and lines that are no such rows (K, 4): row to fill, start, stop, line number."""
+    """Return rows (N, 6) float64, and (K, 4) lines that are no such row: row to fill, first byte, end, line number."""
     lines = content.count(b"\n") + 1
     rows, odd = np.empty((lines, 6)), np.empty((lines, 4), np.int64)
     found, count = parse_rows(np.frombuffer(content, np.uint8), _POWERS, rows, odd)
-    # Blank lines were given room: copies do not keep it.
+    # Memory was taken for blank lines too; a copy does not keep it.
     return (rows[:found] if 2 * found > lines else rows[:found].copy()), odd[:count].copy()

@@ -1,4 +1,4 @@
-"""Where rooms come from: what a config's ``data.store`` names. Each returns an open room store."""
+"""The functions that a config's ``data.store`` names. Each returns an open store of rooms or blocks."""
 
 import logging
 from pathlib import Path
@@ -13,12 +13,12 @@ from .synthetic import generate
 
 log = logging.getLogger(__name__)
 
-# Raise when the generator's rooms change, so that cached ones are not mistaken for them.
+# Must be raised when the generator's rooms change, so that rooms of earlier versions are not reused.
 SYNTHETIC_VERSION = 1
 
 
 def synthetic(root: str | Path, rooms_per_area: int = 6, density: float = 1000.0, seed: int = 0) -> RoomStore:
-    """The embedded synthetic rooms, generated and prepared below ``root`` on first use."""
+    """Return the embedded synthetic rooms, which are generated and prepared below ``root`` on first use."""
     described = f"synthetic rooms (6 areas x {rooms_per_area}, density {density:g}, seed {seed})"
     folder = Path(root) / f"v{SYNTHETIC_VERSION}-rooms{rooms_per_area}-density{density:g}-seed{seed}"
     log.info(
@@ -43,7 +43,7 @@ def synthetic(root: str | Path, rooms_per_area: int = 6, density: float = 1000.0
 
 
 def s3dis(root: str | Path) -> RoomStore | OfficialBlocks:
-    """S3DIS: a room store made by ``tools/prepare.py``, or the official HDF5 blocks.
+    """Return S3DIS: a room store made by ``tools/prepare.py``, or the official HDF5 blocks.
 
     Raises:
         UserError: ``root`` is neither; says what it is, and what to do.
@@ -55,7 +55,7 @@ def s3dis(root: str | Path) -> RoomStore | OfficialBlocks:
 
 
 def folder(root: str | Path) -> RoomStore | OfficialBlocks:
-    """A store that ``tools/prepare.py`` made of labelled scans (:mod:`deepgcn_seg.data.scans.labelled`).
+    """Return a store that ``tools/prepare.py`` made of labelled scans (:mod:`deepgcn_seg.data.scans.labelled`).
 
     Raises:
         UserError: ``root`` is something else; says what it is, and what to do.
@@ -64,7 +64,7 @@ def folder(root: str | Path) -> RoomStore | OfficialBlocks:
 
 
 def s3dis_hdf5(root: str | Path) -> OfficialBlocks:
-    """S3DIS as the official HDF5 blocks (``indoor3d_sem_seg_hdf5_data``)."""
+    """Return S3DIS as the official HDF5 blocks (``indoor3d_sem_seg_hdf5_data``)."""
     store = OfficialBlocks(root)
     log.info("Data: %s, blocks of %d rooms in %d areas", store.source, len(store.rooms), len(store.areas))
     return store

@@ -1,4 +1,4 @@
-"""Coordinates of any unit and orientation: which axes a scan has, and whether they can be metres."""
+"""Units and orientation of coordinates: which axis points up, and whether units can be metres."""
 
 import math
 
@@ -6,25 +6,25 @@ import numpy as np
 
 from ..errors import UserError
 
-# The axis that points up -> the scan's axes in the order along, across, up.
+# The axis that points up -> the scan's axes in an order in which the last one points up.
 UP = {"z": (0, 1, 2), "y": (0, 2, 1), "x": (1, 2, 0)}
 
-# Metres: nothing built is higher; scans that reach further along the floor are of landscapes, at so many points a
-# square metre or more.
-HIGHEST, WIDEST, SPARSEST = 1000.0, 100.0, 1.0
-# Millimetres, centimetres.
+# Metres: no building is higher. A scan that is wider shows a landscape, and has at least so many points per square
+# metre.
+MAX_HEIGHT, MAX_WIDTH, MIN_DENSITY = 1000.0, 100.0, 1.0
+# Metres per millimetre and per centimetre.
 _UNITS = (0.001, 0.01)
-# A room is about so high, and about so wide.
+# Height and width of a usual room in metres, to guess the unit by.
 _HEIGHT, _WIDTH = 3.0, 6.0
-# The share of points at either end of an axis that do not count, as they may be stray, and how many are looked at.
-_STRAY, _LOOKED_AT = 0.05, 100_000
+# Share of the points at either end of an axis to ignore, because they may be stray; and the number of points to sample.
+_STRAY, _SAMPLED = 0.05, 100_000
 
 
 def require_metres(xyz: np.ndarray, where: str) -> None:
-    """Stop at coordinates that cannot be metres, which would be cut into very many blocks of hardly any points.
+    """Refuse coordinates that cannot be metres, which would be cut into very many blocks of hardly any points.
 
-    They cannot if nine tenths of the points extend over more than ``HIGHEST`` in height, or over more than ``WIDEST``
-    along the floor with fewer than ``SPARSEST`` points a square metre.
+    They cannot be metres if nine tenths of the points extend over more than :data:`MAX_HEIGHT` in height, or over more
+    than :data:`MAX_WIDTH` along the floor with fewer than :data:`MIN_DENSITY` points per square metre.
 
     Args:
         xyz: (N, 3), the third axis up. where: what the message begins with.
@@ -32,11 +32,11 @@ def require_metres(xyz: np.ndarray, where: str) -> None:
     Raises:
         UserError: gives the scale that would make a room of them.
     """
-    looked_at = xyz[:: max(len(xyz) // _LOOKED_AT, 1)]
-    low, high = np.quantile(looked_at, [_STRAY, 1 - _STRAY], axis=0)
+    sample = xyz[:: max(len(xyz) // _SAMPLED, 1)]
+    low, high = np.quantile(sample, [_STRAY, 1 - _STRAY], axis=0)
     extent = high - low
-    wide = max(extent[:2]) > WIDEST and len(xyz) < SPARSEST * extent[0] * extent[1]
-    if not wide and extent[2] <= HIGHEST:
+    wide = max(extent[:2]) > MAX_WIDTH and len(xyz) < MIN_DENSITY * extent[0] * extent[1]
+    if not wide and extent[2] <= MAX_HEIGHT:
         return
     size, usual = (extent[2], _HEIGHT) if extent[2] > max(extent[:2]) / 20 else (max(extent[:2]), _WIDTH)
     scale = min(_UNITS, key=lambda unit: abs(math.log(size * unit / usual)))

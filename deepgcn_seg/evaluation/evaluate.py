@@ -1,4 +1,4 @@
-"""Scoring a model on rooms, with table, picture and figures for ``metrics.json``."""
+"""A model scored on rooms, with a table, pictures, and the entry of ``metrics.json``."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +17,7 @@ from .metrics import Scores
 from .protocols import Protocol, Result
 from .scores import print_scores, summary
 
+# Number of rooms with the lowest mIoU to draw.
 WORST_ROOMS = 3
 
 
@@ -31,11 +32,14 @@ def evaluate_rooms(
     world: World = World(),
     **about: Any,
 ) -> dict[str, Any]:
-    """Run a protocol, print its table, and under ``rooms`` draw the first room (``room.png``) and the
-    worst ones (``worst_room_1.png`` and so on).
+    """Run a protocol, print a table of the scores, and draw some rooms.
+
+    The protocol ``rooms`` draws the first room (``room.png``) and those with the lowest mIoU (``worst_room_1.png``,
+    ...).
 
     Args:
-        about: what else every number must name: dataset, areas, checkpoint and its step.
+        folder: for the pictures. title: of the table. world: processes that share the work; the first one prints.
+        about: further facts that the entry names: dataset, areas, checkpoint and its step.
 
     Returns:
         The protocol's entry of ``metrics.json``.
@@ -55,7 +59,7 @@ def evaluate_rooms(
     cost = f"{result.points:,} points in {result.seconds:.1f} s"
     print_scores(scores, store.classes, title, f"protocol {protocol.describe()}; {cost}")
     entry["pictures"] = {}
-    for name, room in _to_draw(result, rooms, entry).items():
+    for name, room in _rooms_to_draw(result, rooms, entry).items():
         xyz, rgb, label = store.open(room).all()
         caption = f"{room.key} of {store.source}, labelled by {title.split(' on ')[0]}"
         room_picture(folder / name, xyz, rgb, label, result.predictions[room.key], store.classes, caption)
@@ -63,9 +67,9 @@ def evaluate_rooms(
     return entry
 
 
-def _to_draw(result: Result, rooms: Sequence[RoomEntry], entry: dict[str, Any]) -> dict[str, RoomEntry]:
-    """File names of the rooms worth a look: the first, and those of lowest mIoU."""
-    # Of several processes each has the predictions of its own rooms.
+def _rooms_to_draw(result: Result, rooms: Sequence[RoomEntry], entry: dict[str, Any]) -> dict[str, RoomEntry]:
+    """Return file names and rooms to draw: the first room, and those with the lowest mIoU."""
+    # Each of several processes has the predictions of its own rooms only.
     predicted = [room for room in rooms if room.key in result.predictions]
     if not predicted:
         return {}

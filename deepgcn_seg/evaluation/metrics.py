@@ -1,4 +1,4 @@
-"""Scores from one confusion matrix, summed over everything a protocol covers."""
+"""The confusion matrix, and the scores that follow from it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from ..errors import first_line
 
 
 def confusion_matrix(truth: Any, predicted: Any, num_classes: int) -> Tensor:
-    """Counts (C, C) int64, rows truth and columns prediction.
+    """Return the number of points (C, C) int64 of each true class (rows) and predicted class (columns).
 
     Args:
-        truth, predicted: labels, integers of one shape on one device: tensors, arrays or lists.
+        truth, predicted: labels of one shape on one device: tensors, arrays or lists of integers.
 
     Raises:
-        ValueError: they are not, or one is outside 0..num_classes-1.
+        ValueError: the labels are not of this kind, or one is outside 0..num_classes-1.
     """
     truth, predicted = _labels("truth", truth), _labels("prediction", predicted)
     if truth.shape != predicted.shape or truth.device != predicted.device:
@@ -42,12 +42,12 @@ def _labels(name: str, values: Any) -> Tensor:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a confusion matrix says.
+    """The scores of a confusion matrix.
 
     Attributes:
-        iou: per class TP / (truth + predicted - TP); NaN where the class is in neither.
-        accuracy: per class recall; NaN where the truth has none.
-        miou, macc: means over the classes that are not NaN. oa: share of points that are right.
+        iou: for each class TP / (truth + predicted - TP); NaN if neither truth nor prediction has the class.
+        accuracy: for each class the share of its points with the right label; NaN if the truth lacks the class.
+        miou, macc: means of these over the classes that are not NaN. oa: share of all points with the right label.
     """
 
     iou: list[float]
@@ -58,7 +58,7 @@ class Scores:
 
     @classmethod
     def of(cls, confusion: Tensor) -> "Scores":
-        """Scores of a (C, C) matrix, rows truth; all NaN if it is empty."""
+        """Return the scores of a confusion matrix (C, C), rows truth; all are NaN if it has no points."""
         counts = confusion.double()
         hits, truth, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
         iou, accuracy = hits / (truth + predicted - hits), hits / truth
@@ -71,7 +71,7 @@ class Scores:
         )
 
     def as_dict(self, names: Sequence[str]) -> dict:
-        """For JSON: NaN becomes null."""
+        """Return the scores for JSON, with null for NaN and the classes by name."""
         clean = lambda value: None if value != value else value
         return {
             "mIoU": clean(self.miou),

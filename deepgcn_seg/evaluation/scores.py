@@ -17,8 +17,7 @@ from .protocols import Protocol, Result
 
 
 def print_scores(scores: Scores, classes: ClassList, title: str, caption: str, console: Console | None = None) -> None:
-    """A table of IoU and accuracy per class and their means; a class in neither truth nor
-    prediction is a dash."""
+    """Print a table of IoU and accuracy of each class, and their means; a dash stands for NaN."""
     table = Table(title=terminal(title, "table.title"), caption=terminal(caption, "table.caption"), min_width=44)
     table.add_column("class")
     table.add_column("IoU", justify="right")
@@ -38,11 +37,10 @@ def _shown(value: float) -> str:
 def summary(
     result: Result, rooms: Sequence[RoomEntry], protocol: Protocol, classes: ClassList, **about: Any
 ) -> dict[str, Any]:
-    """What ``metrics.json`` holds of one protocol: scores, also of each room, confusion matrix, and
-    how it was measured.
+    """Return the entry of a protocol in ``metrics.json``: scores, also of each room, and how they were measured.
 
     Args:
-        rooms: those of ``result``. about: further facts every number must name: checkpoint, data, test areas.
+        rooms: those of ``result``. about: further facts that the entry names: checkpoint, data, test areas.
     """
     by_room = {}
     for room, confusion in zip(rooms, result.by_room):

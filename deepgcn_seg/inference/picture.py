@@ -1,4 +1,4 @@
-"""Pictures of rooms and scans: colour, truth, prediction, errors side by side, without a display."""
+"""Pictures of rooms and scans with colours, truth, prediction and errors side by side; no display is needed."""
 
 import warnings
 from pathlib import Path
@@ -14,30 +14,32 @@ from ..data.classes import ClassList
 from ..escaping import one_line
 from ..files import replacing
 
+# Colours of points with the right and with a wrong label.
 RIGHT, WRONG = (205, 210, 205), (214, 39, 40)
-MOST_DRAWN = 1_000_000
-# A picture is at most so many times as high as wide: a chimney would need more memory than there is.
-TALLEST = 2
-# Points are far away that lie this many extents of the middle 99 % outside of it.
+# Most points to draw. A view has fewer pixels.
+MAX_DRAWN = 1_000_000
+# Largest ratio of a picture's height to its width: that of a chimney would need more memory than there is.
+MAX_ASPECT = 2
+# A point is far away if its distance from the middle 99 % of the points is this many times their extent.
 FAR = 10
 
 
 def close_together(xyz: np.ndarray) -> np.ndarray:
-    """Return which points (N,) lie near the rest: a few stray ones far away would make a dot of all others."""
+    """Return which points (N,) are not far away from the rest. With a far one, all others would be drawn as one dot."""
     low, high = np.quantile(xyz, [0.005, 0.995], axis=0)
-    reach = FAR * (high - low).max()
-    near = ((xyz >= low - reach) & (xyz <= high + reach)).all(1)
+    margin = FAR * (high - low).max()
+    near = ((xyz >= low - margin) & (xyz <= high + margin)).all(1)
     return near if near.any() else np.ones(len(xyz), bool)
 
 
 def draw_points(
     xyz: np.ndarray, rgb: np.ndarray, width: int = 900, azimuth: float = 35.0, elevation: float = 38.0, splat: int = 4
 ) -> np.ndarray:
-    """An orthographic image of points by a depth buffer: (H, width, 3) uint8 on white.
+    """Return an orthographic image of points on white, drawn with a depth buffer: (H, width, 3) uint8.
 
     Args:
         xyz: (N, 3), z up. rgb: (N, 3) uint8.
-        azimuth, elevation: degrees of the view. splat: side of a point in pixels.
+        width: of the image, pixels. azimuth, elevation: of the view, degrees. splat: side of a point, pixels.
     """
     a, e = np.radians(azimuth), np.radians(elevation)
     right = np.array([np.cos(a), np.sin(a), 0])
@@ -45,7 +47,7 @@ def draw_points(
     up = np.cos(e) * np.array([0, 0, 1]) + np.sin(e) * back
     toward = np.sin(e) * np.array([0, 0, 1]) - np.cos(e) * back
     u, v, depth = (xyz @ axis for axis in (right, up, toward))
-    scale = min((width - 2 * splat - 1) / max(np.ptp(u), 1e-9), TALLEST * width / max(np.ptp(v), 1e-9))
+    scale = min((width - 2 * splat - 1) / max(np.ptp(u), 1e-9), MAX_ASPECT * width / max(np.ptp(v), 1e-9))
     height = int(np.ptp(v) * scale) + 2 * splat + 1
     column = ((u - u.min()) * scale).astype(np.int64)
     row = ((v.max() - v) * scale).astype(np.int64)
@@ -76,7 +78,7 @@ def room_picture(
     """Write a PNG of four views of a room: colour, truth, prediction, errors and their share.
 
     Args:
-        open_side: metres cut off the top and the two sides that face the viewer, to see inside.
+        open_side: metres to cut off at the top and at the two sides that face the viewer, to see inside.
     """
     panels = {"colour": rgb, "truth": classes.colors(truth), "prediction": classes.colors(predicted)}
     panels |= _errors(truth, predicted)
@@ -94,8 +96,7 @@ def scan_picture(
     title: str,
     open_side: float = 0.12,
 ) -> None:
-    """Write a PNG of a labelled scan: colour where there is some, prediction, confidence, and with
-    ``truth`` also that and the errors."""
+    """Write a PNG of a labelled scan: its colours, prediction and confidence; with ``truth`` also that and errors."""
     panels = {} if rgb is None else {"colour": rgb}
     panels |= {"prediction": classes.colors(predicted), "confidence": confidence_colors(confidence)}
     present = np.unique(predicted)
@@ -106,7 +107,7 @@ def scan_picture(
 
 
 def confidence_colors(confidence: np.ndarray) -> np.ndarray:
-    """(N,) in 0..1 -> (N, 3) uint8, dark for unsure to yellow for sure."""
+    """Return colours (N, 3) uint8 for confidence (N,) in 0..1: from dark for 0 to yellow for 1."""
     return (colormaps["viridis"](confidence)[:, :3] * 255).astype(np.uint8)
 
 
@@ -130,8 +131,8 @@ def _draw(
         xyz, panels = xyz[near], {name: colors[near] for name, colors in panels.items()}
     low, high = xyz.min(0) + open_side, xyz.max(0) - open_side
     inside = (xyz[:, 2] < high[2]) & (xyz[:, 0] < high[0]) & (xyz[:, 1] > low[1])
-    # A scan thinner than the cut is shown whole. More points than pixels would only take time.
-    keep = np.flatnonzero(inside if inside.any() else np.ones(len(xyz), bool))[:: len(xyz) // MOST_DRAWN + 1]
+    # A scan that is thinner than what is cut off is shown whole. Of more points than pixels, only some are drawn.
+    keep = np.flatnonzero(inside if inside.any() else np.ones(len(xyz), bool))[:: len(xyz) // MAX_DRAWN + 1]
     centred = xyz[keep] - xyz.min(0)
     columns = 2 if len(panels) in (2, 4) else 3
     rows = -(-len(panels) // columns)
@@ -145,7 +146,7 @@ def _draw(
         axis.set_title(name)
     plain(figure.suptitle(""), title)
     patches = [Patch(facecolor=np.array(classes.palette[c]) / 255, edgecolor="0.4") for c in present]
-    # Names are set afterwards: Matplotlib would leave out those that begin with an underscore.
+    # Names are set afterwards, because Matplotlib leaves out labels that begin with an underscore.
     legend = figure.legend(
         patches, ["-"] * len(patches), loc="outside lower center", ncol=min(len(patches), 13), frameon=False
     )
@@ -158,7 +159,7 @@ def _draw(
 
 
 def plain(text: Text, content: str) -> None:
-    """Show a name as it is, without mathematics between dollar signs, TeX or control characters."""
+    """Set a text to a name as it is: no formulas between dollar signs, no TeX, no control characters."""
     text.set_usetex(False)
     text.set_parse_math(False)
     text.set_text(one_line(content, 120))

@@ -141,19 +141,10 @@ class Segmenter:
         warn_of_extent(np.ptp(metres, axis=0))
         if scale is None:
             require_metres(metres, "the scan")
-        colors = None if rgb is None else colors_of(rgb, len(metres))
-        if rgb is not None and colors is None:
-            log.warning("The scan's colours are all zero: it is taken for one without colours")
-        if self.needs_color and colors is None:
-            log.warning("The network was trained with colours and the scan has none: grey is filled in")
-        if not self.needs_color and colors is not None:
-            log.info("The network was trained without colours: those of the scan are not looked at")
-        if colors is None:
-            colors = np.full((len(metres), 3), GREY, np.uint8)
+        tiles = Tiles(metres, self._colors(rgb, len(metres)), self.tile)
+        tiles.warn_of_strays()
         label = np.empty(len(metres), self.classes.dtype)
         confidence = np.full(len(metres), np.nan, np.float32)
-        tiles = Tiles(metres, colors, self.tile)
-        tiles.warn_of_strays()
         try:
             with torch.inference_mode():
                 for entry, votes in self._voting.vote(self.model, tiles, tiles.entries, self.device):
@@ -164,6 +155,17 @@ class Segmenter:
         except BadScoresError as error:
             raise UserError(f"checkpoint {self.checkpoint}: {error}") from None
         return label, confidence
+
+    def _colors(self, rgb: np.ndarray | None, count: int) -> np.ndarray:
+        """Return a colour for each point: the scan's if it has some, else grey."""
+        colors = None if rgb is None else colors_of(rgb, count)
+        if rgb is not None and colors is None:
+            log.warning("The scan's colours are all zero: it is taken for one without colours")
+        if self.needs_color and colors is None:
+            log.warning("The network was trained with colours and the scan has none: grey is filled in")
+        if not self.needs_color and colors is not None:
+            log.info("The network was trained without colours: those of the scan are not looked at")
+        return np.full((count, 3), GREY, np.uint8) if colors is None else colors
 
 
 def no_label(classes: ClassList) -> np.unsignedinteger:

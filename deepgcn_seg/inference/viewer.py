@@ -1,7 +1,7 @@
-"""One HTML page that shows a labelled scan in 3-D: self-contained, opens offline in any browser.
+"""An HTML page that shows a labelled scan in 3-D: one file, which opens offline in any browser.
 
-The page draws with WebGL itself: a plotting library would make it four megabytes larger and would not
-turn 300,000 points smoothly.
+The page draws with WebGL itself. A plotting library would make it four megabytes larger, and would not turn 300,000
+points smoothly.
 """
 
 import base64
@@ -17,7 +17,7 @@ from ..files import replacing
 from .picture import close_together
 from .segmenter import Prediction
 
-MOST_POINTS = 300_000
+MAX_POINTS = 300_000
 
 
 def write_viewer(
@@ -28,43 +28,47 @@ def write_viewer(
     truth: np.ndarray | None,
     classes: ClassList,
     title: str,
-    most: int = MOST_POINTS,
+    max_points: int = MAX_POINTS,
 ) -> None:
-    """Write the page; of larger scans a random ``most`` points, without those far away, and the page says so.
+    """Write the page.
+
+    Points far away from the rest are left out. Of a larger scan, the page shows a random choice of points. It says so
+    in both cases.
 
     Args:
-        xyz: (N, 3), z up. rgb: (N, 3) uint8 or None. truth: (N,) labels or None.
+        xyz: (N, 3), z up. rgb: (N, 3) uint8 or None. found: labels. truth: (N,) labels or None.
+        max_points: to show.
 
     Raises:
         UserError: the file cannot be written.
     """
-    chosen = np.arange(len(xyz))
-    if len(xyz) > most:
-        chosen = np.sort(np.random.default_rng(0).choice(len(xyz), most, replace=False))
-    near = close_together(xyz[chosen])
-    far, chosen = int((~near).sum()), chosen[near]
-    origin = xyz[chosen].min(0)
-    points = xyz[chosen] - origin
+    shown = np.arange(len(xyz))
+    if len(xyz) > max_points:
+        shown = np.sort(np.random.default_rng(0).choice(len(xyz), max_points, replace=False))
+    near = close_together(xyz[shown])
+    far, shown = int((~near).sum()), shown[near]
+    origin = xyz[shown].min(0)
+    points = xyz[shown] - origin
     extent = max(float(points.max()), 1e-9)
     content = {
         "title": title,
         "total": len(xyz),
-        "count": len(chosen),
+        "count": len(shown),
         "far": far,
         "extent": extent,
         "size": np.ptp(points, axis=0).tolist(),
         "origin": origin.tolist(),
         "classes": list(classes.names),
         "palette": [list(color) for color in classes.palette],
-        # A 65535th of the extent: millimetres in a room of 60 m.
+        # The unit is a 65535th of the extent, which is below a millimetre in a room of 60 m.
         "xyz": _packed(np.rint(points / extent * 65535).astype("<u2")),
-        "rgb": None if rgb is None else _packed(rgb[chosen]),
-        "label": _packed(found.label[chosen].astype("<u2")),
-        "confidence": _packed(np.rint(found.confidence[chosen] * 255).astype(np.uint8)),
-        "truth": None if truth is None else _packed(truth[chosen].astype("<u2")),
+        "rgb": None if rgb is None else _packed(rgb[shown]),
+        "label": _packed(found.label[shown].astype("<u2")),
+        "confidence": _packed(np.rint(found.confidence[shown] * 255).astype(np.uint8)),
+        "truth": None if truth is None else _packed(truth[shown].astype("<u2")),
     }
     page = files(__package__).joinpath("viewer.html").read_text(encoding="utf-8")
-    # The only place of the page that anything is written into; its own script puts names into text nodes.
+    # Nothing else of the page is replaced. Its own script writes names as text, never as HTML.
     page = page.replace("{{data}}", script_json(content))
     try:
         with replacing(path) as temporary:
