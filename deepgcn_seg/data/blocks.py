@@ -141,18 +141,19 @@ class BlockGrid:
         counts = [self.count(float(extent)) for extent in stored.size[:2]]
         places = self._places(stored, counts)
         edges = np.stack([self.edges(places[:, axis], counts[axis]) for axis in (0, 1)], 2)
-        held, least = stored.cells.count_points(*edges), max(self.min_points, 1)
+        counts_at_most, minimum = stored.cells.count_points(*edges), max(self.min_points, 1)
         # In a sparse scan, nearly all blocks have too few points even if all points of their cells were in them.
-        edges, held = edges[:, held >= least], held[held >= least]
+        dense = counts_at_most >= minimum
+        edges, counts_at_most = edges[:, dense], counts_at_most[dense]
         whole_cells = ((edges / CELL == np.floor(edges / CELL)) | np.isinf(edges)).all((0, 2))
         blocks = []
         for (low_x, low_y, high_x, high_y), count, exact in zip(
-            np.concatenate(edges, 1).tolist(), held.tolist(), whole_cells.tolist()
+            np.concatenate(edges, 1).tolist(), counts_at_most.tolist(), whole_cells.tolist()
         ):
             low, high = (low_x, low_y), (high_x, high_y)
             if not exact:
                 count = len(points_inside(stored, low, high)[0])
-            if count >= least:
+            if count >= minimum:
                 blocks.append(PointBlock(room, low, high, count))
         return blocks
 
@@ -169,8 +170,8 @@ class BlockGrid:
         # One block more on either side, because the division rounds.
         first = np.floor((low - self.side) / self.stride).astype(np.int64)
         last = np.floor((low + width) / self.stride).astype(np.int64) + 1
-        most = np.array(counts) - 1
-        places = np.concatenate([first.clip(0, most), last.clip(0, most)], 1)
+        highest = np.array(counts) - 1
+        places = np.concatenate([first.clip(0, highest), last.clip(0, highest)], 1)
         for axis in (0, 1):
             places = _expand(np.unique(places, axis=0), axis)
         return np.unique(places[:, :2], axis=0)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import index
+from typing import cast
 
 import numpy as np
 
@@ -59,7 +60,9 @@ class ClassList:
     @classmethod
     def of(cls, names: Sequence[str], palette: Sequence[Sequence[int]], fallback: str | None = None) -> "ClassList":
         """Return a class list from plain lists, as a config or a file holds them."""
-        return cls(tuple(names), tuple(tuple(index(value) for value in color) for color in palette), fallback)
+        colors = tuple(tuple(index(value) for value in color) for color in palette)
+        # The constructor checks that each colour has three numbers.
+        return cls(tuple(names), cast(tuple[tuple[int, int, int], ...], colors), fallback)
 
 
 # S3DIS: order and colours of the official codes (and of PointNet before them).

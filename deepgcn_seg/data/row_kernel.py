@@ -33,7 +33,7 @@ def parse_rows(text: np.ndarray, powers: np.ndarray, rows: np.ndarray, odd: np.n
             negative = byte == 45
             if negative or byte == 43:
                 position += 1
-            mantissa, digits, decimals, point = 0, 0, 0, False
+            mantissa, digits, decimals, point = np.int64(0), 0, 0, False
             while position < size:
                 byte = text[position]
                 if 48 <= byte <= 57 and digits < _DIGITS:

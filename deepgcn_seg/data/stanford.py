@@ -184,12 +184,12 @@ def _points_of(file: Path, piece: bytes, before: int, bad: list[Repair], lost: l
 
 
 def _plausible(row: list[float]) -> bool:
-    """Finite coordinates and colours in 0..255."""
+    """Return whether a row has finite coordinates and colours in 0..255."""
     return bool(np.isfinite(row).all()) and all(0 <= color <= 255 for color in row[3:])
 
 
 def _parse_line(line: bytes) -> tuple[list[float] | None, str, str]:
-    """A row or None, what was wrong ('' for nothing), and what was done."""
+    """Return a row or None, what was wrong ('' for nothing), and what was done."""
     if len(line) > _MAX_ROW:
         return None, f"not six numbers: {line[:40]!r}...", "line skipped"
     tokens = line.split()

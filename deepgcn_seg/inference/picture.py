@@ -145,7 +145,8 @@ def _draw(
         axis.imshow(draw_points(centred, colors[keep]), interpolation="antialiased")
         axis.set_title(name)
     plain(figure.suptitle(""), title)
-    patches = [Patch(facecolor=np.array(classes.palette[c]) / 255, edgecolor="0.4") for c in present]
+    shades = [classes.palette[label] for label in present]
+    patches = [Patch(facecolor=(r / 255, g / 255, b / 255), edgecolor="0.4") for r, g, b in shades]
     # Names are set afterwards, because Matplotlib leaves out labels that begin with an underscore.
     legend = figure.legend(
         patches, ["-"] * len(patches), loc="outside lower center", ncol=min(len(patches), 13), frameon=False

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
@@ -80,7 +80,7 @@ class Segmenter:
             raise UserError(f"checkpoint {checkpoint}: does not say what it was trained on")
         self.device = device_of(device)
         self.model = build_model(content, checkpoint, trusted).to(self.device)
-        self.classes: ClassList = self.model.classes
+        self.classes = cast(ClassList, self.model.classes)
         try:
             self._voting = Voting(
                 trained.points,

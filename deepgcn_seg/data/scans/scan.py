@@ -72,15 +72,15 @@ class Scan:
         Raises:
             UserError: no fields of coordinates, or no point with finite ones.
         """
-        names = [self.field(*axis) for axis in AXES]
-        if None in names:
+        names = [name for axis in AXES if (name := self.field(*axis)) is not None]
+        if len(names) < len(AXES):
             raise UserError(
                 f"{self.path}: no fields x, y, z; it has {', '.join(self.fields) or 'none'} (of text and arrays, "
                 "columns=[x,y,z,...] says which columns are which)"
             )
         if not len(self):
             raise UserError(f"{self.path}: no points")
-        xyz = np.stack([_numbers(self.path, str(name), self.fields[name]) for name in names], 1)
+        xyz = np.stack([_numbers(self.path, name, self.fields[name]) for name in names], 1)
         if not np.isfinite(xyz).all(1).any():
             raise UserError(f"{self.path}: no points with coordinates: all are NaN or infinite")
         return xyz
@@ -95,8 +95,8 @@ class Scan:
             UserError: NaN at another point, or negative colours.
         """
         for names in COLORS:
-            found = [self.field(name) for name in names]
-            if None not in found:
+            found = [field for name in names if (field := self.field(name)) is not None]
+            if len(found) == len(names):
                 break
         else:
             return None
@@ -104,7 +104,7 @@ class Scan:
         if rgb.dtype == np.uint8:
             return rgb
         fractions = names == _FRACTIONS or self.fields[found[0]].dtype.kind == "f"
-        rgb = _numbers(self.path, str(found[0]), rgb, np.float32)
+        rgb = _numbers(self.path, found[0], rgb, np.float32)
         if not np.isfinite(rgb).all():
             rgb = np.where(np.isfinite(rgb) | np.isfinite(self.xyz).all(1)[:, None], rgb, 0)
         if len(rgb) and (not np.isfinite(rgb).all() or rgb.min() < 0):

@@ -28,16 +28,16 @@ def add_bookcase(scene: Scene, plan: Plan) -> None:
         if shelf == shelves:
             break
         # Books: boxes of uneven height and depth, with gaps.
-        at = -width / 2 + 0.05
-        while at < width / 2 - 0.1:
+        left = -width / 2 + 0.05
+        while left < width / 2 - 0.1:
             books = rng.uniform(0.06, 0.3)
-            if rng.random() < 0.8 and at + books < width / 2 - 0.03:
+            if rng.random() < 0.8 and left + books < width / 2 - 0.03:
                 tall, deep = rng.uniform(0.18, 0.3), rng.uniform(0.6, 0.85) * depth
-                where = base + direction * (at + books / 2) + inward * deep / 2 + UP * (level + tall / 2)
+                where = base + direction * (left + books / 2) + inward * deep / 2 + UP * (level + tall / 2)
                 scene.box(
                     thing, where, (books, deep, tall), scene.color(THINGS if rng.random() < 0.6 else WOOD, 15), yaw
                 )
-            at += books
+            left += books
 
 
 def add_sofa(scene: Scene, plan: Plan) -> None:

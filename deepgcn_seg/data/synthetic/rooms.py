@@ -34,14 +34,14 @@ def build_scene(kind: str, rng: np.random.Generator) -> Scene:
     scene = Scene(rng, size)
     plan = Plan(scene)
     wall_color, ceiling_color = scene.color(NEUTRAL), scene.color(NEUTRAL)
-    furniture: dict[str, float] = {
+    furniture: dict[str, dict[str, float]] = {
         "office": dict(door=1, window=2, board=1, bookcase=2, column=1, beam=1, sofa=0.5, table=2, chair=4),
         "conferenceRoom": dict(door=1, window=1, board=2, bookcase=1, column=1, beam=1, sofa=0, table=1, chair=7),
         "lounge": dict(door=1, window=2, board=1, bookcase=1, column=1, beam=1, sofa=3, table=2, chair=2),
         "hallway": dict(door=4, window=1, board=1, bookcase=1, column=2, beam=2, sofa=0.5, table=0.5, chair=1),
-    }[kind]
+    }
     # The fraction of a count is the chance of one more.
-    counts = {name: int(n) + int(rng.random() < n - int(n)) for name, n in furniture.items()}
+    counts = {name: int(n) + int(rng.random() < n - int(n)) for name, n in furniture[kind].items()}
     openings: Openings = {0: [], 1: [], 2: [], 3: []}
     for _ in range(counts["door"]):
         add_door(scene, plan, openings, wall_color)
@@ -92,6 +92,7 @@ def write_raw_room(root: str | Path, room: Room, thing: np.ndarray, classes: Cla
     order = np.argsort(thing, kind="stable")
     bounds = np.flatnonzero(np.diff(thing[order])) + 1
     numbers = dict.fromkeys(classes.names, 0)
+    rgb = np.zeros((len(room), 3), np.uint8) if room.rgb is None else room.rgb
     whole = []
     # If another process wrote the same room first, its files are the same.
     with creating(folder) as temporary:
@@ -99,7 +100,7 @@ def write_raw_room(root: str | Path, room: Room, thing: np.ndarray, classes: Cla
         for part in np.split(order, bounds):
             name = classes.names[room.label[part[0]]]
             numbers[name] += 1
-            text = _text(room.xyz[part], room.rgb[part])
+            text = _text(room.xyz[part], rgb[part])
             (temporary / "Annotations" / f"{name}_{numbers[name]}.txt").write_bytes(text)
             whole.append(text)
         (temporary / f"{room.name}.txt").write_bytes(b"".join(whole))

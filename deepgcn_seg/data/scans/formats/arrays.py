@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -34,7 +34,7 @@ def _array_fields(path: Path, rows: np.ndarray, columns: Sequence[str] | None) -
     return named_columns(path, rows.T, columns, first)
 
 
-def _claimed(bounds: Bounds, file: BinaryIO | zipfile.ZipExtFile, name: str) -> tuple[tuple[int, ...], int]:
+def _claimed(bounds: Bounds, file: IO[bytes], name: str) -> tuple[tuple[int, ...], int]:
     """Read an array's header and return its shape, and the number of bytes that must follow it.
 
     Raises:
@@ -49,8 +49,8 @@ def _claimed(bounds: Bounds, file: BinaryIO | zipfile.ZipExtFile, name: str) -> 
         if one.kind not in "fiubSU" or not one.itemsize:
             raise UserError(f"{bounds.path}: {name} holds something else than numbers ({one_line(str(one), 60)})")
     for length in shape[:1]:
-        bounds.points(length)
-    bounds.fields(len(kinds))
+        bounds.check_points(length)
+    bounds.check_fields(len(kinds))
     if min(shape, default=0) < 0:
         raise UserError(f"{bounds.path}: {name} claims the shape {shape}")
     return shape, math.prod(shape) * kind.itemsize
@@ -66,8 +66,8 @@ def read_array(bounds: Bounds) -> np.ndarray:
     """Read the array of an NPY file, after comparing what its header claims with the file."""
     with open(bounds.path, "rb") as file:
         shape, claimed = _claimed(bounds, file, "the array")
-        bounds.fields(math.prod(shape[1:]))
-        bounds.held(f"an array of {claimed:,} bytes", claimed)
+        bounds.check_fields(math.prod(shape[1:]))
+        bounds.check_size(f"an array of {claimed:,} bytes", claimed)
         file.seek(0)
         return np.lib.format.read_array(file, allow_pickle=False)
 
@@ -99,7 +99,7 @@ def read_npz(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
     arrays: dict[str, np.ndarray] = {}
     with _Archive(io.FileIO(bounds.path)) as file, zipfile.ZipFile(file) as archive:
         members = archive.infolist()
-        bounds.fields(len(members))
+        bounds.check_fields(len(members))
         inflated = 0
         for info in members:
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -109,12 +109,12 @@ def read_npz(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
                 raise UserError(f"{bounds.path}: two arrays {one_line(name, 60)}")
             with archive.open(info) as member:
                 inflated += _claimed(bounds, member, one_line(name, 60))[1]
-            bounds.inflated(inflated)
+            bounds.check_inflated(inflated)
             with archive.open(info) as member:
                 arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
     parts = _parts(bounds.path, arrays, columns)
     fields = {name: values for part in parts.values() for name, values in part.items()}
-    bounds.fields(len(fields))
+    bounds.check_fields(len(fields))
     return Scan(bounds.path, fields, Arrays(arrays, {name: tuple(part) for name, part in parts.items()}))
 
 

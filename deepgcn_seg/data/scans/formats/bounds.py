@@ -21,7 +21,7 @@ MAX_POINTS = 200_000_000
 MAX_FIELDS = 1024
 # Most bytes that compressed formats may inflate to, for each of ``max_points``.
 POINT_BYTES = 64
-# Most bytes of a header in text, of a line of text, and of an archive's list of members. Longer ones are no such thing.
+# Most bytes of a header in text, of a line of text, and of an archive's list of members. Longer ones are refused.
 MAX_HEADER, MAX_LINE, MAX_DIRECTORY = 1 << 16, 1 << 20, 1 << 20
 # Text is read in pieces of about this size. Each ends with a whole line.
 PIECE_BYTES = 1 << 20
@@ -47,7 +47,7 @@ class Bounds:
         """Size of the file in bytes."""
         return self.path.stat().st_size
 
-    def points(self, count: int) -> int:
+    def check_points(self, count: int) -> int:
         """Return a count of points if it is within the limits.
 
         Raises:
@@ -62,7 +62,7 @@ class Bounds:
             )
         return count
 
-    def held(self, what: str, needed: int) -> None:
+    def check_size(self, what: str, needed: int) -> None:
         """Check that the file has as many bytes as its content needs.
 
         Args:
@@ -74,7 +74,7 @@ class Bounds:
         if needed > self.size:
             raise UserError(f"{self.path}: its header claims {what}, more than the file holds")
 
-    def inflated(self, needed: int) -> None:
+    def check_inflated(self, needed: int) -> None:
         """Check the number of bytes that a compressed file inflates to; the file's own size does not limit it.
 
         Raises:
@@ -86,7 +86,7 @@ class Bounds:
                 f"{self.max_points:,}; give a larger max_points if so many are meant"
             )
 
-    def fields(self, count: int) -> None:
+    def check_fields(self, count: int) -> None:
         """Check the number of fields.
 
         Raises:

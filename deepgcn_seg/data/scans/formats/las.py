@@ -55,7 +55,7 @@ def _read_header(bounds: Bounds, file: BinaryIO) -> Any:
     if not head.startswith(b"LASF") or len(head) < 227:
         raise UserError(f"{bounds.path}: not a LAS file (no header)")
     size, points_at, records = struct.unpack_from("<HII", head, 94)
-    bounds.held(f"points at byte {points_at:,}", points_at)
+    bounds.check_size(f"points at byte {points_at:,}", points_at)
     _check_records(bounds, file, size, records, 54, "<H")
     if head[25] >= 4:
         if len(head) < 375:
@@ -64,11 +64,11 @@ def _read_header(bounds: Bounds, file: BinaryIO) -> Any:
         _check_records(bounds, file, at, count, 60, "<Q")
     file.seek(0)
     header = laspy.LasHeader.read_from(file, read_evlrs=True)
-    bounds.points(header.point_count)
-    bounds.fields(sum(dimension.num_elements for dimension in header.point_format.dimensions))
+    bounds.check_points(header.point_count)
+    bounds.check_fields(sum(dimension.num_elements for dimension in header.point_format.dimensions))
     if not header.are_points_compressed:
         needed = header.offset_to_point_data + header.point_count * header.point_format.size
-        bounds.held(f"{header.point_count:,} points", needed)
+        bounds.check_size(f"{header.point_count:,} points", needed)
     scales, offsets = np.asarray(header.scales), np.asarray(header.offsets)
     if not (np.isfinite(scales).all() and np.isfinite(offsets).all() and scales.all()):
         raise UserError(f"{bounds.path}: its header has the scales {scales.tolist()}, offsets {offsets.tolist()}")
@@ -80,10 +80,10 @@ def _check_records(bounds: Bounds, file: BinaryIO, at: int, count: int, header: 
     if count > _MAX_RECORDS:
         raise UserError(f"{bounds.path}: its header claims {count:,} records; at most {_MAX_RECORDS:,} are read")
     for number in range(count):
-        bounds.held(f"{count:,} records", at + header)
+        bounds.check_size(f"{count:,} records", at + header)
         file.seek(at + 20)
         at += header + struct.unpack(length, file.read(struct.calcsize(length)))[0]
-        bounds.held(f"record {number + 1} of {count:,} to byte {at:,}", at)
+        bounds.check_size(f"record {number + 1} of {count:,} to byte {at:,}", at)
 
 
 def read_las(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
@@ -114,7 +114,7 @@ def read_las(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
 def _decode(bounds: Bounds, file: BinaryIO, header: Any) -> bytearray:
     """Return the points of a LAZ file as in LAS. Memory grows with what is decoded, not with what the header claims."""
     width, count = header.point_format.size, header.point_count
-    bounds.inflated(width * count)
+    bounds.check_inflated(width * count)
     start = header.offset_to_point_data
     file.seek(start)
     table = int.from_bytes(file.read(8), "little")
@@ -122,7 +122,7 @@ def _decode(bounds: Bounds, file: BinaryIO, header: Any) -> bytearray:
         file.seek(table + 4)
         chunks = int.from_bytes(file.read(4), "little")
         # Every chunk begins with a point that is not compressed.
-        bounds.held(f"{chunks:,} chunks", start + chunks * width)
+        bounds.check_size(f"{chunks:,} chunks", start + chunks * width)
     described = header.vlrs.get("LasZipVlr")
     if not described:
         raise UserError(f"{bounds.path}: compressed points without the record that says how")

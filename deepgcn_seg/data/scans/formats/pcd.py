@@ -15,7 +15,7 @@ import numpy as np
 from ....errors import UserError
 from ..scan import COLORS, Scan
 from .bounds import MAX_HEADER, Bounds, clean_names, pieces_of_lines, renamed
-from .text import read_rows
+from .rows import read_rows
 from .typed import as_declared, structured
 
 _TYPES = {("F", 4): "<f4", ("F", 8): "<f8"} | {(t, size): f"<{t.lower()}{size}" for t in "IU" for size in (1, 2, 4, 8)}
@@ -104,8 +104,8 @@ def _read_header(bounds: Bounds, file: BinaryIO) -> Header:
         raise UserError(f"{path}: FIELDS, SIZE, TYPE and COUNT of its header do not fit each other")
     if width * height != points:
         raise UserError(f"{path}: its header claims {points:,} POINTS, but WIDTH x HEIGHT is {width} x {height}")
-    bounds.points(points)
-    bounds.fields(sum(counts) if min(counts, default=0) > 0 else 0)
+    bounds.check_points(points)
+    bounds.check_fields(sum(counts) if min(counts, default=0) > 0 else 0)
     if unknown := [pair for pair in zip(kinds, sizes) if pair not in _TYPES]:
         raise UserError(f"{path}: no type {unknown[0][0][:20]} of {unknown[0][1]} bytes is known")
     every: list[str | None] = []
@@ -119,10 +119,10 @@ def _read_header(bounds: Bounds, file: BinaryIO) -> Header:
         raise UserError(f"{path}: two fields of the same name")
     layout = Layout(width, height, viewpoint if _SEVEN_NUMBERS.fullmatch(viewpoint) else _VIEWPOINT)
     header = Header(every, types, points, end[1].decode().lower(), end.end(), layout)
-    least = {"ascii": 2 * len(types), "binary": header.row, "binary_compressed": header.row / _LZF_RATIO}
+    min_row = {"ascii": 2 * len(types), "binary": header.row, "binary_compressed": header.row / _LZF_RATIO}
     # The last line of text may end without a newline.
-    bounds.held(
-        f"{points:,} points", header.start + int(points * least[header.encoding]) - (header.encoding == "ascii")
+    bounds.check_size(
+        f"{points:,} points", header.start + int(points * min_row[header.encoding]) - (header.encoding == "ascii")
     )
     return header
 
@@ -148,7 +148,7 @@ def _read_ascii(bounds: Bounds, file: BinaryIO, header: Header) -> list[np.ndarr
 def _read_binary(bounds: Bounds, file: BinaryIO, header: Header) -> list[np.ndarray]:
     kinds = np.dtype([(f"f{number}", kind) for number, kind in enumerate(header.kinds)])
     rows = np.fromfile(file, kinds, header.points)
-    return [rows[name] for name in kinds.names]
+    return [rows[name] for name in kinds.names or ()]
 
 
 def _read_compressed(bounds: Bounds, file: BinaryIO, header: Header) -> list[np.ndarray]:
@@ -159,7 +159,7 @@ def _read_compressed(bounds: Bounds, file: BinaryIO, header: Header) -> list[np.
     packed, size = struct.unpack("<II", sizes) if len(sizes) == 8 else (0, 0)
     if size != header.points * header.row:
         raise UserError(f"{bounds.path}: claims to inflate to {size:,} bytes, not {header.points * header.row:,}")
-    bounds.held(f"{packed:,} compressed bytes", header.start + 8 + packed)
+    bounds.check_size(f"{packed:,} compressed bytes", header.start + 8 + packed)
     content = lzf.decompress(file.read(packed), size) if size else b""
     if content is None or len(content) != size:
         raise UserError(f"{bounds.path}: its compressed points are damaged")

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from ....escaping import one_line
 from ....files import Identity, identify, open_file
 from ..scan import Scan
 from .bounds import MAX_HEADER, MAX_LINE, Bounds, clean_names, clean_word, first_lines, renamed
-from .text import read_rows, write_rows
+from .rows import read_rows, write_rows
 from .typed import as_declared, structured
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,8 @@ _WRITTEN = {
     "i1": "char", "u1": "uchar", "i2": "short", "u2": "ushort", "i4": "int", "u4": "uint", "f4": "float",
     "f8": "double",
 }  # fmt: skip
-_ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
+Order = Literal["", "<", ">"]
+_ORDERS: dict[str, Order] = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
 # Bytes to copy at a time.
 _PIECE = 1 << 20
 _FORMATS = {order: name for name, order in _ORDERS.items()}
@@ -54,7 +55,7 @@ class Element:
     types: dict[str, str] = field(default_factory=dict)
     lists: bool = False
 
-    def least_bytes(self, order: str) -> int:
+    def min_bytes(self, order: str) -> int:
         """Return the fewest bytes that the rows take in the file: lists may be empty."""
         if not order:
             return self.count * max(2 * len(self.types), 1)
@@ -65,7 +66,7 @@ class Element:
 class Header:
     """The header of a file. order: "<" or ">" of binary rows, "" of text. start: the first byte of the rows."""
 
-    order: str
+    order: Order
     comments: list[str]
     elements: list[Element]
     start: int
@@ -81,7 +82,7 @@ class Rest:
     """
 
     path: Path
-    order: str
+    order: Order
     comments: list[str]
     lines: list[str] = field(default_factory=list)
     parts: tuple[tuple[int, int], ...] = ()
@@ -98,16 +99,16 @@ def read_ply(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
             raise UserError(f"{path}: no element vertex")
         vertex = header.elements[names.index("vertex")]
         before = header.elements[: names.index("vertex")]
-        bounds.points(vertex.count)
-        bounds.fields(len(vertex.types))
+        bounds.check_points(vertex.count)
+        bounds.check_fields(len(vertex.types))
         # The last line of text may end without a newline.
-        least = sum(element.least_bytes(header.order) for element in header.elements) - (not header.order)
-        bounds.held(f"{vertex.count:,} points and at least {least:,} bytes", header.start + max(least, 0))
+        minimum = sum(element.min_bytes(header.order) for element in header.elements) - (not header.order)
+        bounds.check_size(f"{vertex.count:,} points and at least {minimum:,} bytes", header.start + max(minimum, 0))
         if vertex.lists or (header.order and any(element.lists for element in before)):
             raise UserError(f"{path}: lists in or before the element vertex are not read; put vertex first")
         file.seek(header.start)
         if header.order:
-            file.seek(sum(element.least_bytes(header.order) for element in before), os.SEEK_CUR)
+            file.seek(sum(element.min_bytes(header.order) for element in before), os.SEEK_CUR)
             first = file.tell()
             fields = _binary_rows(file, vertex, header.order)
         else:
@@ -186,7 +187,7 @@ def _warn_of_more(bounds: Bounds, file: BinaryIO, header: Header, after: list[El
     claimed = sum(element.count for element in after)
     if header.order:
         # With lists, the length of the rows is not known.
-        known = sum(element.least_bytes(header.order) for element in after)
+        known = sum(element.min_bytes(header.order) for element in after)
         more = 0 if any(element.lists for element in after) else bounds.size - file.tell() - known
         what = f"{more:,} bytes"
     else:

@@ -76,7 +76,7 @@ def _read_bin(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
             f"{path}: {bounds.size:,} bytes are no rows of {len(names)} float32 ({', '.join(names)}); say which "
             "columns it has (columns=[x,y,z,...])"
         )
-    bounds.points(points)
+    bounds.check_points(points)
     rows = np.fromfile(path, "<f4", points * len(names)).reshape(points, len(names))
     first = " ".join(f"{value:g}" for value in rows[0]) if points else ""
     fields = named_columns(path, rows.T, columns, first)

@@ -1,32 +1,26 @@
-"""Text with a point in each line: TXT, XYZ, ASC, PTS, CSV, and the rows of other formats' text variants.
-
-Arrow converts words to numbers, to the nearest float64. Its CSV reader is not used, because it reads ahead in threads
-of its own: one that still holds a Python object when the interpreter ends aborts the process.
-"""
+"""Text with a point in each line: TXT, XYZ, ASC, PTS, CSV."""
 
 import io
 import logging
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv as csv
 
 from ....errors import UserError
 from ....escaping import one_line
 from ..scan import Scan
 from .bounds import MAX_HEADER, MAX_LINE, Bounds, clean_names, pieces_of_lines, renamed
-from .token_kernel import split_lines
+from .rows import read_rows, write_rows
 
 log = logging.getLogger(__name__)
 
-# Integers of up to so many digits are exact in float64.
-_EXACT_DIGITS = 15
+# Most digits of a count of points.
+_COUNT_DIGITS = 15
 _COMMENTS = (b"#", b"//", b"%")
 _DELIMITERS = (",", ";", "\t", " ")
 _DECIMAL_COMMA = re.compile(rb"[+-]?[0-9]+,[0-9]+([eE][+-]?[0-9]+)?")
@@ -35,7 +29,11 @@ _MOST_TITLES = 20
 
 
 def named_columns(
-    path: Path, values: Sequence[np.ndarray], columns: Sequence[str] | None, first: str, leica: bool = False
+    path: Path,
+    values: Sequence[np.ndarray] | np.ndarray,
+    columns: Sequence[str] | None,
+    first: str,
+    leica: bool = False,
 ) -> dict[str, np.ndarray]:
     """Give names to the columns of text or an array that have none.
 
@@ -74,7 +72,7 @@ def ambiguous(path: Path, what: str, first: str, count: int) -> UserError:
     )
 
 
-def _are_colors(values: Sequence[np.ndarray]) -> bool:
+def _are_colors(values: Sequence[np.ndarray] | np.ndarray) -> bool:
     """Return whether three columns are colours: whole numbers in 0..255, all 0 or some above 1."""
     largest = 0.0
     for of in values:
@@ -85,104 +83,6 @@ def _are_colors(values: Sequence[np.ndarray]) -> bool:
     return largest != 1
 
 
-def read_rows(bounds: Bounds, pieces: Iterable[bytes], columns: int, delimiter: str, line: int) -> list[np.ndarray]:
-    """Read rows of numbers.
-
-    Args:
-        pieces: of whole lines of text. columns: words of each line. line: number of the first line.
-
-    Returns:
-        An array (N,) for each column: int64 if all its words are integers, else float64.
-
-    Raises:
-        UserError: lines with another number of words, words that are no numbers, too many points.
-    """
-    found = [_Column() for _ in range(columns)]
-    for piece in pieces:
-        for column, values in zip(found, _numbers(bounds.path, piece, columns, delimiter, line)):
-            column.append(values)
-        bounds.points(found[0].count)
-        line += piece.count(b"\n")
-    return [column.all() for column in found]
-
-
-class _Column:
-    """A column of numbers that grows in place, because joining parts at the end would take twice the memory."""
-
-    def __init__(self) -> None:
-        self.values, self.count = np.empty(0, np.int64), 0
-
-    def append(self, part: np.ndarray) -> None:
-        if part.dtype.kind == "f" and self.values.dtype.kind == "i":
-            self.values = self.values.astype(np.float64)
-        needed = self.count + len(part)
-        if needed > len(self.values):
-            self.values.resize(needed + needed // 8, refcheck=False)
-        self.values[self.count : needed] = part
-        self.count = needed
-
-    def all(self) -> np.ndarray:
-        self.values.resize(self.count, refcheck=False)
-        return self.values
-
-
-def _numbers(path: Path, piece: bytes, columns: int, delimiter: str, line: int) -> list[np.ndarray]:
-    if b"\x00" in piece:
-        raise UserError(f"{path}: not text in UTF-8 (it holds NUL bytes)")
-    if b"\r" in piece:
-        piece = piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    if delimiter != "," and b"," in piece and b"." not in piece:
-        piece = piece.replace(b",", b".")
-    text = np.frombuffer(piece, np.uint8)
-    lines = piece.count(b"\n") + 1
-    words = np.empty(len(text), np.uint8)
-    ends = np.empty(min(lines * columns, len(text) + columns) + 1, np.int32)
-    digits = np.zeros(columns, np.int64)
-    rows, wrong, length = split_lines(text, ord(delimiter), columns, words, ends, digits)
-    if wrong:
-        more = "more than " if length > columns else ""
-        raise UserError(
-            f"{path}: line {line + wrong - 1:,} has {more}{min(length, columns)} columns, not {columns} as the first"
-        )
-    strings = pa.Array.from_buffers(pa.string(), rows * columns, [None, pa.py_buffer(ends), pa.py_buffer(words)])
-    values = _cast(path, strings, columns)
-    found: list[np.ndarray] = []
-    for column in range(columns):
-        of_column = values[:, column]
-        if digits[column] < 0:
-            found.append(of_column.copy())
-        elif digits[column] <= _EXACT_DIGITS:
-            found.append(of_column.astype(np.int64))
-        else:
-            found.append(_long_integers(strings, columns, column, of_column))
-    return found
-
-
-def _cast(path: Path, strings: pa.Array, columns: int) -> np.ndarray:
-    try:
-        return strings.cast(pa.float64()).to_numpy(zero_copy_only=False).reshape(-1, columns)
-    except pa.ArrowInvalid:
-        pass
-    for column in range(columns):
-        try:
-            _column(strings, columns, column).cast(pa.float64())
-        except pa.ArrowInvalid:
-            raise UserError(f"{path}: column {column + 1} is not all numbers") from None
-    raise UserError(f"{path}: not all numbers")
-
-
-def _column(strings: pa.Array, columns: int, column: int) -> pa.Array:
-    return strings.take(pa.array(np.arange(column, len(strings), columns)))
-
-
-def _long_integers(strings: pa.Array, columns: int, column: int, rounded: np.ndarray) -> np.ndarray:
-    try:
-        return _column(strings, columns, column).cast(pa.int64()).to_numpy(zero_copy_only=False).copy()
-    except pa.ArrowInvalid:
-        # The integers have more than 64 bits.
-        return rounded.copy()
-
-
 def read_text(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
     """Read rows of text, which may follow comments, titles, a line of names and a count of points."""
     path = bounds.path
@@ -190,7 +90,7 @@ def read_text(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
         file = _with_newlines(opened)
         top = _read_top(path, file)
         count = len(_words(top.first, top.delimiter))
-        bounds.fields(count)
+        bounds.check_fields(count)
         file.seek(-len(top.first), os.SEEK_CUR)
         values = read_rows(bounds, pieces_of_lines(path, file, bounds.piece_bytes), count, top.delimiter, top.number)
     if top.claimed is not None and top.claimed > len(values[0]):
@@ -265,7 +165,7 @@ def _read_top(path: Path, file: BinaryIO) -> _Top:
             comment = words.lstrip(b"#/% \t")
             if any({"x", "y", "z"} <= set(_split(comment.lower(), mark)) for mark in _DELIMITERS):
                 top.comment = comment
-        elif top.claimed is None and words.isdigit() and len(words) <= _EXACT_DIGITS:
+        elif top.claimed is None and words.isdigit() and len(words) <= _COUNT_DIGITS:
             top.claimed = int(words)
         elif _is_row(line):
             top.first, top.number, top.delimiter = line, lines.number, _delimiter(line)
@@ -380,10 +280,3 @@ def write_text(path: Path, scan: Scan, notes: list[str], delimiter: str = " ", c
         file.write((delimiter.join(names) + "\n").encode())
         write_rows(file, list(scan.fields.values()), delimiter)
     return renamed(scan.fields, names)
-
-
-def write_rows(file: BinaryIO, columns: Sequence[np.ndarray], delimiter: str = " ") -> None:
-    """Write columns of numbers as lines, with all digits."""
-    options = csv.WriteOptions(include_header=False, delimiter=delimiter, quoting_style="none")
-    table = pa.table({str(number): np.ascontiguousarray(values) for number, values in enumerate(columns)})
-    csv.write_csv(table, file, options)
