@@ -613,6 +613,14 @@ def test_no_process_aborts_at_its_end_after_reading_text(tmp_path):
     assert found == [0] * 60
 
 
+def test_modules_in_the_current_folder_are_not_run_to_decode_laz(tmp_path, monkeypatch):
+    write_scan(tmp_path / "a.laz", scan(9), {})
+    for name in ("lazrs", "os", "resource", "text", "arrays"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('was run')")
+    monkeypatch.chdir(tmp_path)
+    assert len(read_scan("a.laz")) == 9
+
+
 def test_annotations_in_pieces_are_annotations_as_a_whole(tmp_path):
     odd = {3: "1.0 2.0 3.0 18\x107 1 2", 40: "", 77: "1 2 3", 150: "1e2 -.5 0.1234567890123456789 1 2 3"}
     lines = [odd.get(number, f"{number}.25 -{number} 0.5 1 2 {number}") for number in range(200)]

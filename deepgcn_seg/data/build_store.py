@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -34,6 +34,18 @@ from .stored_room import StoredRoom
 from .units import require_metres
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A room to prepare: that of a layout with this key, to be written into the store at ``root``."""
+
+    layout: Layout
+    key: str
+    root: Path
+    labelling: Labelling
+    made_from: MadeFrom
+    max_points: int
 
 
 def prepare(
@@ -72,7 +84,7 @@ def prepare(
     labelling = read_labelling(layout.root / "classes.yaml") if layout.kind == SCANS else Labelling.of(S3DIS)
     if scale is not None:
         labelling = replace(labelling, scale=scale)
-    wanted = {key: _made_from(layout, key, labelling) for key in layout.rooms}
+    wanted = {key: _describe_source(layout, key, labelling) for key in layout.rooms}
     of_shard = list(layout.rooms)[shard[0] :: shard[1]]
     _remove_others(root, wanted)
     todo = {key: reason for key in of_shard if (reason := _outdated(root, key, wanted[key]))}
@@ -80,10 +92,10 @@ def prepare(
     if todo:
         # Without its manifest the store is unfinished, until all rooms are prepared.
         (root / "store.json").unlink(missing_ok=True)
-    repairs = _prepare_rooms([(layout, key, root, labelling, wanted[key], max_points) for key in todo], workers)
+    repairs = _prepare_rooms([_Job(layout, key, root, labelling, wanted[key], max_points) for key in todo], workers)
     report = root / ("repairs.txt" if shard == (0, 1) else f"repairs-{shard[0] + 1}-of-{shard[1]}.txt")
     _report(report, repairs, [layout.rooms[key] for key in todo])
-    if not all(_made_from_of(root, key) == made_from for key, made_from in wanted.items()):
+    if not all(_recorded_source(root, key) == made_from for key, made_from in wanted.items()):
         return None
     if not find_rooms(root):
         raise UserError(f"{source}: no room has points")
@@ -91,7 +103,7 @@ def prepare(
     return RoomStore(root)
 
 
-def _prepare_rooms(jobs: list["_Job"], workers: int) -> list[Repair]:
+def _prepare_rooms(jobs: list[_Job], workers: int) -> list[Repair]:
     repairs: list[Repair] = []
     workers = min(workers, len(jobs))
     # Processes are not forked, because the parent may have threads.
@@ -108,7 +120,7 @@ def _prepare_rooms(jobs: list["_Job"], workers: int) -> list[Repair]:
     return repairs
 
 
-def _made_from(layout: Layout, key: str, labelling: Labelling) -> MadeFrom:
+def _describe_source(layout: Layout, key: str, labelling: Labelling) -> MadeFrom:
     """Return what a room is made from: checksums of the settings that change its points or labels, and of its files."""
     settings = {"layout": layout.kind, **asdict(labelling), "classes": labelling.classes.names}
     path = layout.rooms[key]
@@ -127,7 +139,7 @@ def _checksum(content: object) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def _made_from_of(root: Path, key: str) -> MadeFrom | None:
+def _recorded_source(root: Path, key: str) -> MadeFrom | None:
     """Return what a room's file, or the marker of a room without points, says that it was made from."""
     try:
         if (path := root / f"{key}.h5").is_file():
@@ -142,7 +154,7 @@ def _outdated(root: Path, key: str, wanted: MadeFrom) -> str | None:
     path = root / f"{key}.h5"
     if not path.is_file() and not _marker(root, key).is_file():
         return "not there yet"
-    claimed = _made_from_of(root, key)
+    claimed = _recorded_source(root, key)
     if claimed is None:
         return "of an earlier version or damaged"
     if claimed.settings != wanted.settings:
@@ -174,12 +186,12 @@ def _remove_others(root: Path, wanted: dict[str, MadeFrom]) -> None:
     others = [key for key in found if key not in wanted]
     if others and len(others) == len(found):
         raise UserError(f"{root}: a store of other rooms ({others[0]} and so on); give another data.root, or remove it")
-    if foreign := [key for key in others if _made_from_of(root, key) is None]:
+    if foreign := [key for key in others if _recorded_source(root, key) is None]:
         raise UserError(f"{found[foreign[0]]}: not made from this source; remove it")
     others += [
         key
         for path in root.glob("[!.]*/[!.]*.empty")
-        if (key := f"{path.parent.name}/{path.stem}") not in wanted and _made_from_of(root, key)
+        if (key := f"{path.parent.name}/{path.stem}") not in wanted and _recorded_source(root, key)
     ]
     if others:
         log.warning("%s: %d rooms are removed, their source is gone: %s", root, len(others), ", ".join(others[:5]))
@@ -215,20 +227,17 @@ def _report(path: Path, repairs: list[Repair], prepared: list[Path]) -> None:
     return None
 
 
-_Job = tuple[Layout, str, Path, Labelling, MadeFrom, int]
-
-
 def _prepare_room(job: _Job) -> list[Repair]:
-    layout, key, root, labelling, made_from, max_points = job
-    room, repairs = read_source(layout, key, labelling, max_points)
+    root, key = job.root, job.key
+    room, repairs = read_source(job.layout, key, job.labelling, job.max_points)
     if room is None:
         # The marker tells all shards that the room is done.
         with replacing(_marker(root, key)) as temporary:
-            temporary.write_text(json.dumps(made_from.plain()))
+            temporary.write_text(json.dumps(job.made_from.plain()))
         (root / f"{key}.h5").unlink(missing_ok=True)
         return repairs
     try:
-        write_room(root, room, made_from)
+        write_room(root, room, job.made_from)
         _marker(root, key).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{root}: cannot write room {room.key} ({error})") from None

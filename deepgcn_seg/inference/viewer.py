@@ -7,6 +7,7 @@ points smoothly.
 import base64
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,6 +43,26 @@ def write_viewer(
     Raises:
         UserError: the file cannot be written.
     """
+    content = {"title": title, **_content(xyz, rgb, found, truth, classes, max_points)}
+    page = files(__package__).joinpath("viewer.html").read_text(encoding="utf-8")
+    # Nothing else of the page is replaced. Its own script writes names as text, never as HTML.
+    page = page.replace("{{data}}", script_json(content))
+    try:
+        with replacing(path) as temporary:
+            temporary.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"view={path}: cannot be written ({error})") from None
+
+
+def _content(
+    xyz: np.ndarray,
+    rgb: np.ndarray | None,
+    found: Prediction,
+    truth: np.ndarray | None,
+    classes: ClassList,
+    max_points: int,
+) -> dict[str, Any]:
+    """Return what the page's script reads: points, their colours and labels in base64, and the classes."""
     shown = np.arange(len(xyz))
     if len(xyz) > max_points:
         shown = np.sort(np.random.default_rng(0).choice(len(xyz), max_points, replace=False))
@@ -50,8 +71,7 @@ def write_viewer(
     origin = xyz[shown].min(0)
     points = xyz[shown] - origin
     extent = max(float(points.max()), 1e-9)
-    content = {
-        "title": title,
+    return {
         "total": len(xyz),
         "count": len(shown),
         "far": far,
@@ -67,14 +87,6 @@ def write_viewer(
         "confidence": _packed(np.rint(found.confidence[shown] * 255).astype(np.uint8)),
         "truth": None if truth is None else _packed(truth[shown].astype("<u2")),
     }
-    page = files(__package__).joinpath("viewer.html").read_text(encoding="utf-8")
-    # Nothing else of the page is replaced. Its own script writes names as text, never as HTML.
-    page = page.replace("{{data}}", script_json(content))
-    try:
-        with replacing(path) as temporary:
-            temporary.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"view={path}: cannot be written ({error})") from None
 
 
 def _packed(values: np.ndarray) -> str:
