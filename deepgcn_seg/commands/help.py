@@ -29,7 +29,8 @@ def page(conf: Path, command: str, overrides: Iterable[str] = ()) -> str:
     for number, key, _ in _settings_in(lines):
         if comment := known.get(key):
             lines[number] = f"{lines[number]:<{_COLUMN}}  # {comment}"
-    groups = [f"{group}: {', '.join(_choices(conf, group))}" for group in groups_of(conf, command)]
+    choices = {group: _choices(conf, group) for group in groups_of(conf, command)}
+    groups = [f"{group}: {', '.join(names)}" for group, names in choices.items() if len(names) > 1]
     text = Template(hydra.help.template).substitute(CONFIG="\n".join(lines), APP_CONFIG_GROUPS="\n".join(groups) + "\n")
     return f"{text}\n{PATHS_ARE_LITERAL}\n"
 
@@ -41,16 +42,17 @@ def settings(conf: Path, command: str, choices: Mapping[str, str | None] = {}) -
         choices: group -> choice whose comments count before those of the group's other choices.
     """
     found = dict.fromkeys(groups_of(conf, command), "")
-    files = [(conf / f"{command}.yaml", "")]
+    files = [conf / f"{command}.yaml"]
     for group in groups_of(conf, command):
-        names = sorted(_choices(conf, group), key=lambda name: name == choices.get(group))
-        files += [(conf / group / f"{name}.yaml", f"{group}.") for name in names]
-    for path, prefix in files:
+        # Groups within a group (data/grid) too.
+        files += sorted((conf / group).rglob("*.yaml"), key=lambda path: (path.stem == choices.get(group), path))
+    for path in files:
         text = path.read_text()
+        inside = () if text.startswith("# @package _global_") else path.relative_to(conf).parts[:-1]
         for _, key, comment in _settings_in(text.splitlines()):
-            key = key if text.startswith("# @package _global_") else prefix + key
             if not key.startswith(("defaults", "hydra")):
-                found[key] = comment or found.get(key, "")
+                name = ".".join((*inside, key))
+                found[name] = comment or found.get(name, "")
     return found
 
 
