@@ -10,7 +10,7 @@ from torch import nn
 from deepgcn_seg.data.dataset import BlockDataset, split_by_area
 from deepgcn_seg.evaluation import Scores
 from deepgcn_seg.model import Pointwise
-from deepgcn_seg.training.loop import Settings, Trainer
+from deepgcn_seg.training.loop import Trainer, TrainingSettings
 from deepgcn_seg.training.tensorboard import RunLog
 
 
@@ -36,7 +36,7 @@ def rooms_miou(model, folder, data_root):
     augment = [instantiate(part) for part in config.recipe.augmentation]
     grid = instantiate(config.data.grid)
     blocks = BlockDataset(store, split.train, config.points, grid, config.data.variant, augment=augment)
-    settings = Settings(
+    settings = TrainingSettings(
         config.epochs,
         config.batch_size,
         schedule=instantiate(config.recipe.schedule),
@@ -44,9 +44,10 @@ def rooms_miou(model, folder, data_root):
         ema=config.recipe.ema,
     )
     optimizer = instantiate(config.recipe.optimizer)(model.parameters())
-    trainer = Trainer(model, optimizer, blocks, None, settings, folder, {"network": {}}, store.classes, RunLog(folder))
+    description = {"network": {}, "classes": store.classes}
+    trainer = Trainer(model, optimizer, blocks, None, settings, folder, description, RunLog(folder))
     trainer.fit()
-    result = instantiate(config.protocol).run(trainer.result, store, split.test, torch.device("cpu"))
+    result = instantiate(config.protocol).run(trainer.state.result, store, split.test, torch.device("cpu"))
     return Scores.of(result.confusion).miou
 
 

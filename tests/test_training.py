@@ -11,14 +11,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 from torch.nn import functional as F
 
-from deepgcn_seg.commands.train import finished_miou
 from deepgcn_seg.data.classes import ClassList
 from deepgcn_seg.errors import Interrupted, UserError
 from deepgcn_seg.evaluation.metrics import confusion_matrix
 from deepgcn_seg.model.layers import BatchNorm, LayerNorm
-from deepgcn_seg.training import loop, tensorboard
-from deepgcn_seg.training.loop import Settings, Trainer, average_of
+from deepgcn_seg.training import loop, state, tensorboard
+from deepgcn_seg.training.loop import Trainer, TrainingSettings
+from deepgcn_seg.training.run_directory import finished_miou
 from deepgcn_seg.training.schedules import HalveByEpochs
+from deepgcn_seg.training.state import average_of
 from deepgcn_seg.training.tensorboard import RunLog
 
 CLASSES = ClassList.of(["floor", "wall", "chair"], [[0, 0, 0], [90, 90, 90], [200, 0, 0]])
@@ -72,8 +73,8 @@ def plain_files(monkeypatch, set_threads):
     def save(path, model, classes, **state):
         torch.save({"model": model.state_dict(), **state}, path)
 
-    monkeypatch.setattr(loop, "save_checkpoint", save)
-    monkeypatch.setattr(loop, "read_checkpoint", lambda path: torch.load(path, weights_only=True))
+    monkeypatch.setattr(state, "save_checkpoint", save)
+    monkeypatch.setattr(state, "read_checkpoint", lambda path: torch.load(path, weights_only=True))
     monkeypatch.setattr(tensorboard, "confusion_image", lambda *_: np.zeros((1, 1, 3), np.uint8))
 
 
@@ -88,10 +89,11 @@ def trainer(folder, **settings):
         torch.optim.Adam(model.parameters(), 0.05),
         Blocks(),
         score,
-        Settings(epochs=3, schedule=HalveByEpochs(1), **{"batch_size": 2, "save_every": 2, "ema": 0.5, **settings}),
+        TrainingSettings(
+            epochs=3, schedule=HalveByEpochs(1), **{"batch_size": 2, "save_every": 2, "ema": 0.5, **settings}
+        ),
         last.parent,
-        {},
-        CLASSES,
+        {"classes": CLASSES},
         RunLog(folder, torch.load(last)["step"] + 1 if last.exists() else 0),
     )
     if last.exists():
@@ -106,10 +108,10 @@ def stopping_after(monkeypatch, steps):
     @contextmanager
     def requested():
         # Asked for within a step, whose number is not counted up yet.
-        yield lambda: running.trainer.step + 1 in left and not left.discard(running.trainer.step + 1)
+        yield lambda: running.trainer.state.step + 1 in left and not left.discard(running.trainer.state.step + 1)
 
     running = SimpleNamespace(trainer=None)
-    monkeypatch.setattr(loop, "_stop_requested", requested)
+    monkeypatch.setattr(loop, "stop_requested", requested)
     return running
 
 
@@ -200,14 +202,13 @@ def test_a_run_killed_around_any_save_or_validation_ends_as_one_left_alone(monke
 
 
 def test_bad_steps_in_a_row_are_counted_across_stops(monkeypatch, tmp_path):
-    monkeypatch.setattr(loop, "MAX_BAD_STEPS", 2)
     monkeypatch.setattr(F, "cross_entropy", lambda logits, *_, **__: logits.sum() * torch.nan)
     running = stopping_after(monkeypatch, [1, 2])
     for _ in range(2):
-        running.trainer = trainer(tmp_path)
+        running.trainer = trainer(tmp_path, max_bad_steps=2)
         with pytest.raises(Interrupted):
             running.trainer.fit()
-    running.trainer = trainer(tmp_path)
+    running.trainer = trainer(tmp_path, max_bad_steps=2)
     with pytest.raises(UserError, match="step 3: .* 3 such steps in a row"):
         running.trainer.fit()
 
@@ -232,17 +233,17 @@ def test_averaged_weights_and_counts():
 def test_a_step_in_passes_has_the_gradient_of_the_whole_batch(tmp_path, accumulate):
     """Without batch norm, whose statistics are those of a pass."""
     run = trainer(tmp_path, batch_size=6, accumulate=accumulate, label_smoothing=0.1, ema=None)
-    run.model = Small(LayerNorm, dropout=0.0)
-    run.optimizer = torch.optim.SGD(run.model.parameters(), 0.0)
+    run.state.model = Small(LayerNorm, dropout=0.0)
+    run.state.optimizer = torch.optim.SGD(run.state.model.parameters(), 0.0)
     points, labels = map(torch.stack, zip(*(Blocks()[0, i] for i in run.sampler.steps()[0])))
-    logits = run.model(points)
+    logits = run.state.model(points)
     smoothed = 0.9 * F.one_hot(labels, 3) + 0.1 / 3
     expected = -(smoothed * logits.log_softmax(-1)).sum(-1).mean()
-    gradients = torch.autograd.grad(expected, list(run.model.parameters()))
+    gradients = torch.autograd.grad(expected, list(run.state.model.parameters()))
     parts = list(zip(points.chunk(accumulate), labels.chunk(accumulate)))
     loss, _ = run._train_step(parts, lambda: False)
     assert loss == pytest.approx(expected.item(), rel=1e-5)
-    for parameter, gradient in zip(run.model.parameters(), gradients):
+    for parameter, gradient in zip(run.state.model.parameters(), gradients):
         assert torch.allclose(parameter.grad, gradient, atol=1e-6)
 
 
@@ -298,7 +299,7 @@ def test_settings_of_the_optimiser_are_the_configs(monkeypatch, tmp_path):
     content = torch.load(last, weights_only=True)
     content["optimizer"]["param_groups"][0].update(betas="x", weight_decay=7.0)
     torch.save(content, last)
-    assert trainer(tmp_path).optimizer.param_groups[0]["betas"] == (0.9, 0.999)
+    assert trainer(tmp_path).state.optimizer.param_groups[0]["betas"] == (0.9, 0.999)
 
 
 @pytest.mark.parametrize("content", ["[" * 100_000, "5", '{"settings": 5}', '{"settings": null}', "{}", "no"])

@@ -1,4 +1,4 @@
-"""What is worth a look inside a network while it trains: gradients and neighbours, layer by layer."""
+"""Measurements inside a network while it trains: gradients and neighbours of each layer, labels of some blocks."""
 
 import re
 from collections.abc import Iterator
@@ -13,9 +13,9 @@ _LAYER = re.compile(r"backbone\.(head|blocks\.(\d+))\.")
 
 
 def gradient_norms(model: nn.Module) -> dict[int, float]:
-    """Norm of the gradients of each backbone layer, layer 0 being the head graph convolution.
+    """Return the norm of the gradients of each backbone layer, layer 0 being the head graph convolution.
 
-    Without connections it differs by orders of magnitude between the first layers and the last.
+    In a network without connections, the norms of the first layers and the last differ by orders of magnitude.
     """
     squares: dict[int, Tensor] = {}
     for name, parameter in model.named_parameters():
@@ -27,9 +27,9 @@ def gradient_norms(model: nn.Module) -> dict[int, float]:
 
 
 def neighbor_distances(model: nn.Module, points: Tensor, xyz: Tensor) -> dict[int, float]:
-    """How far apart in space the neighbours of each layer's dynamic graph lie, on average.
+    """Return how far apart in space the neighbours of each layer's dynamic graph lie, on average.
 
-    In feature space a layer's neighbours may be anywhere: they spread as features turn semantic.
+    Neighbours in feature space may be far away in the room: the distance grows as features turn semantic.
 
     Args:
         model: in eval mode. points: (B, N, channels). xyz: (B, N, 3), the unit of the result.
@@ -37,17 +37,23 @@ def neighbor_distances(model: nn.Module, points: Tensor, xyz: Tensor) -> dict[in
     graphs = [module for module in model.modules() if isinstance(module, DilatedKnnGraph)]
     with _outputs(graphs) as found, torch.inference_mode():
         model(points)
-    block = torch.arange(len(xyz), device=xyz.device)[:, None, None]
+    batch = torch.arange(len(xyz), device=xyz.device)[:, None, None]
     return {
-        layer: float((xyz[block, found[graph]] - xyz[:, :, None]).norm(dim=-1).mean())
+        layer: float((xyz[batch, found[graph]] - xyz[:, :, None]).norm(dim=-1).mean())
         for layer, graph in enumerate(graphs)
         if graph in found
     }
 
 
+def predicted_labels(model: nn.Module, points: Tensor) -> Tensor:
+    """Return the labels (B, N) that a model in eval mode gives to points (B, N, channels)."""
+    with torch.inference_mode():
+        return model(points).argmax(-1)
+
+
 @contextmanager
 def _outputs(modules: list[DilatedKnnGraph]) -> Iterator[dict[nn.Module, Tensor]]:
-    """What some modules put out, while inside."""
+    """Collect what some modules return in the forward passes inside."""
     found: dict[nn.Module, Tensor] = {}
 
     def keep(module: nn.Module, _, output: Tensor) -> None:

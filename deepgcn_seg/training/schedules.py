@@ -1,15 +1,17 @@
-"""Schedules: a value as a function of the step, with no state to save."""
+"""Schedules: a learning rate or momentum as a function of the step, so that there is no state to save."""
 
 import math
 from dataclasses import dataclass
 from typing import Annotated
+
+from torch import nn
 
 from ..settings import Count, Share, integer, number, validate
 
 
 @dataclass(frozen=True)
 class Clock:
-    """Where training is. step: optimiser steps done; steps_per_epoch, total_steps: in all."""
+    """How far a training is. step: optimiser steps done. total_steps: of the whole training."""
 
     step: int
     steps_per_epoch: int
@@ -18,7 +20,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class HalveBySamples:
-    """``start`` halved every ``samples`` samples, counted ``samples_per_step`` a step, never below ``floor``."""
+    """Halves ``start`` after every ``samples`` blocks, down to ``floor``; a step counts as ``samples_per_step`` blocks."""
 
     samples: Annotated[int, integer(1)]
     samples_per_step: Count
@@ -29,13 +31,13 @@ class HalveBySamples:
         validate(self)
 
     def __call__(self, clock: Clock) -> float:
-        """The value at a step."""
+        """Return the value at a step."""
         return max(self.start * 0.5 ** (clock.step * self.samples_per_step // self.samples), self.floor)
 
 
 @dataclass(frozen=True)
 class HalveByEpochs:
-    """1 halved every ``epochs`` epochs."""
+    """Halves 1 after every ``epochs`` epochs."""
 
     epochs: Count
 
@@ -43,13 +45,13 @@ class HalveByEpochs:
         validate(self)
 
     def __call__(self, clock: Clock) -> float:
-        """The value at a step."""
+        """Return the value at a step."""
         return 0.5 ** (clock.step // clock.steps_per_epoch // self.epochs)
 
 
 @dataclass(frozen=True)
 class WarmupCosine:
-    """Linear from 0 to 1 over the first share ``warmup`` of all steps, then a cosine down to ``floor``."""
+    """Rises from 0 to 1 over the first share ``warmup`` of all steps, then falls as a cosine to ``floor``."""
 
     warmup: Share = 0.1
     floor: Share = 0.0
@@ -58,9 +60,16 @@ class WarmupCosine:
         validate(self)
 
     def __call__(self, clock: Clock) -> float:
-        """The value at a step."""
+        """Return the value at a step."""
         rise = max(self.warmup * clock.total_steps, 1)
         if clock.step < rise:
             return (clock.step + 1) / (rise + 1)
         along = (clock.step - rise) / max(clock.total_steps - rise, 1)
         return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * min(along, 1)))
+
+
+def set_norm_momentum(model: nn.Module, momentum: float) -> None:
+    """Set the momentum of every batch norm but those of the prediction head, where the official code keeps it."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not name.startswith("head."):
+            module.momentum = momentum

@@ -1,0 +1,190 @@
+"""From a composed config to a trainer: the model, its optimiser, the blocks to train on, and how they are validated."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from torch import nn
+
+from ..data.blocks import BlockGrid, advise, share_held
+from ..data.classes import ClassList
+from ..data.dataset import Split, area_name, block_dataset
+from ..data.official_hdf5 import OfficialBlocks
+from ..data.room import RoomEntry
+from ..data.store import RoomStore
+from ..distributed import World
+from ..evaluation.protocols import Protocol
+from ..model import DeepGCN
+from ..model.description import Description, describe_network
+from ..model.layers import sync_norms
+from ..model.summary import summarize
+from .guards import Batch
+from .loop import Trainer, TrainingSettings
+from .tensorboard import RunLog
+
+log = logging.getLogger(__name__)
+
+# A warning tells if less than this share of the points to train on lies in blocks that are large enough.
+FEW = 0.5
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The data of a training: rooms, how they are split, and how they are cut into blocks of points."""
+
+    store: RoomStore | OfficialBlocks
+    split: Split
+    grid: BlockGrid
+
+
+def build_trainer(
+    config: DictConfig, folder: Path, data: TrainingData, device: torch.device, world: World, run_log: RunLog
+) -> Trainer:
+    """Return the trainer of a config, whose model has the channels and classes of the data.
+
+    Args:
+        folder: the run directory.
+    """
+    model = _build_model(config, device, world)
+    store, split, grid = data.store, data.split, data.grid
+    channels = {"variant": config.data.variant, "groups": tuple(config.data.features)}
+    augment = [instantiate(part) for part in config.recipe.augmentation]
+    blocks = block_dataset(store, split.train, config.points, grid, seed=config.seed, augment=augment, **channels)
+    # The official blocks of points cannot be cut again.
+    name = "blocks" if isinstance(store, OfficialBlocks) else "recut"
+    protocol = Protocol(name, config.points, batch_size=config.batch_size, side=grid.side, **channels)
+    rooms = split.test if config.select == "test" else split.validation
+
+    def validate(model: nn.Module) -> torch.Tensor:
+        return protocol.run(model, store, rooms, device, world).confusion
+
+    return Trainer(
+        model,
+        instantiate(config.recipe.optimizer)(model.parameters()),
+        blocks,
+        validate if rooms else None,
+        _settings(config, device),
+        folder / "checkpoints",
+        {**checkpoint_description(config, store.classes), "classes": store.classes},
+        run_log,
+        world,
+        _blocks_to_show(data, split.validation or split.test, config, channels),
+    )
+
+
+def _build_model(config: DictConfig, device: torch.device, world: World) -> nn.Module:
+    """Return the model with its first weights, and print a summary of it."""
+    torch.manual_seed(config.seed)
+    model: nn.Module = instantiate(config.model).to(device)
+    # Processes agree on the weights, and differ in dropout and stochastic dilation.
+    torch.manual_seed(config.seed + world.rank)
+    if config.sync_norms and world.size > 1:
+        sync_norms(model)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    log.info(
+        "Model: %s-%d, %d channels, k %d, %s parameters, %s",
+        config.backbone.name,
+        config.depth,
+        config.channels,
+        config.k,
+        f"{parameters:,}",
+        device,
+    )
+    if isinstance(model, DeepGCN) and world.first:
+        Console(stderr=True).print(summarize(model, config.points).table())
+    return model
+
+
+def _settings(config: DictConfig, device: torch.device) -> TrainingSettings:
+    recipe = config.recipe
+    same = ("epochs", "batch_size", "accumulate", "max_steps", "seed", "precision", "workers", "points")
+    return TrainingSettings(
+        **{key: config[key] for key in (*same, "validate_every", "save_every")},
+        device=device,
+        label_smoothing=recipe.label_smoothing,
+        ema=recipe.ema,
+        schedule=instantiate(recipe.schedule),
+        norm_momentum=instantiate(recipe.norm_momentum),
+    )
+
+
+def checkpoint_description(config: DictConfig, classes: ClassList) -> dict[str, Any]:
+    """Return what a run's checkpoints say of their network and data, as ``save_checkpoint`` takes it.
+
+    Raises:
+        UserError: a setting that a checkpoint cannot describe; better now than after the training.
+    """
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    data, store = plain["data"], plain["data"]["store"]
+    source = str(store["_target_"]).removeprefix("deepgcn_seg.data.sources.")
+    known = source in ("synthetic", "s3dis", "s3dis_hdf5", "folder")
+    trained_on = {
+        "features": data["features"],
+        "variant": data["variant"],
+        **{key: data["grid"][key] for key in ("side", "stride", "min_points")},
+        **{key: plain[key] for key in ("points", "batch_size", "seed")},
+        "source": source if known else None,
+        **{key: data[key] for key in ("name", "fold", "validation")},
+    }
+    if source == "synthetic":
+        trained_on["synthetic"] = {key: store[key] for key in ("rooms_per_area", "density", "seed")}
+    network = describe_network(plain["model"])
+    described = {"model_config": network, "classes": classes.names, "palette": classes.palette}
+    Description.of({**described, "trained_on": trained_on}, "settings")
+    # The composed config is for people; nothing reads it.
+    return {"network": network, "trained_on": trained_on, "config": plain}
+
+
+def _blocks_to_show(
+    data: TrainingData, rooms: Sequence[RoomEntry], config: DictConfig, channels: dict[str, Any]
+) -> Batch | None:
+    """Return two held-out blocks of points, the same at every validation; None without positions in the block."""
+    if channels["groups"][0] != "block":
+        return None
+    blocks = block_dataset(data.store, rooms, config.points, data.grid, seed=config.seed, **channels)
+    points, labels = zip(*(blocks[i] for i in sorted({len(blocks) // 3, 2 * len(blocks) // 3})))
+    return torch.stack(points), torch.stack(labels)
+
+
+def announce(config: DictConfig, trainer: Trainer, data: TrainingData) -> None:
+    """Log the data and what a step is, and warn of what will make a poor training."""
+    store, split = data.store, data.split
+    log.info(
+        "Training on %d blocks of %d rooms for %d steps; validation on %d rooms, test on %d of %s",
+        len(trainer.blocks),
+        len(split.train),
+        trainer.total_steps,
+        len(split.validation),
+        len(split.test),
+        area_name(store, config.data.fold),
+    )
+    if not split.validation and config.select == "validation":
+        log.warning(
+            "No room is left for validation (data.validation=%g, %d rooms to train on), so that nothing chooses a "
+            "best checkpoint: the last one is scored, and used by predict",
+            config.data.validation,
+            len(split.train),
+        )
+    if isinstance(store, RoomStore) and (share := share_held(store, split.train, data.grid)) < FEW:
+        log.warning(
+            "Only %.0f %% of the points to train on lie in blocks of at least %d: %s",
+            100 * share,
+            data.grid.min_points,
+            advise(store, split.train, data.grid),
+        )
+    log.info(
+        "A step is %d blocks: %d processes x %d passes of %d; learning rate %s",
+        trainer.batch_size,
+        trainer.world.size,
+        config.accumulate,
+        trainer.sampler.part,
+        ", ".join(f"{rate:g}" for rate in trainer.base_rates),
+    )
+    if trainer.sampler.part < trainer.batch_size and not (config.sync_norms and config.accumulate == 1):
+        log.info("Batch norm sees %d blocks at a time, not the whole batch", trainer.sampler.part)

@@ -1,0 +1,98 @@
+"""The score of a finished training on its test rooms: the table, ``metrics.json``, pictures and TensorBoard's entry."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import nn
+
+from ..data.dataset import area_name
+from ..distributed import World
+from ..evaluation.evaluate import evaluate_rooms
+from ..evaluation.metrics import Scores
+from ..evaluation.protocols import Protocol
+from ..evaluation.scores import write_json
+from ..model.checkpoint import load_weights, read_checkpoint
+from ..provenance import versions
+from .build import TrainingData
+from .tensorboard import RunLog
+
+log = logging.getLogger(__name__)
+
+
+def score_run(
+    config: DictConfig,
+    folder: Path,
+    data: TrainingData,
+    device: torch.device,
+    run_log: RunLog,
+    cost: dict[str, float],
+    world: World = World(),
+) -> float:
+    """Score the best checkpoint of a run directory on the test rooms, and write down the result.
+
+    Args:
+        cost: what training took, for ``metrics.json``.
+
+    Returns:
+        mIoU.
+    """
+    store, best = data.store, folder / "checkpoints" / "best.ckpt"
+    path = best if config.select != "last" and best.is_file() else folder / "checkpoints" / "last.ckpt"
+    content = read_checkpoint(path)
+    # The config of the command line builds the network; the checkpoint gives the weights alone.
+    model: nn.Module = instantiate(config.model)
+    load_weights(model, content["model"], f"checkpoint {path}")
+    model.eval()
+    protocol: Protocol = instantiate(config.protocol)
+    entry = evaluate_rooms(
+        model.to(device),
+        protocol,
+        store,
+        data.split.test,
+        device,
+        folder,
+        title=f"{config.backbone.name}-{config.depth} on {area_name(store, config.data.fold)} of {store.source}",
+        world=world,
+        dataset=config.data.name,
+        areas=[config.data.fold],
+        checkpoint=str(path),
+        checkpoint_step=content["step"],
+        selection=f"best on {config.select} rooms" if path == best else "last",
+    )
+    if not world.first:
+        return entry["mIoU"]
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    metrics = {"test": entry, "parameters": parameters, "training": cost, "versions": versions()}
+    write_json(folder / "metrics.json", metrics)
+    confusion = torch.tensor(entry["confusion"])
+    # One step after the last: a run that is killed while it scores replaces these events when it scores again.
+    after = int(cost["steps"]) + 1
+    run_log.scores(after, "test", confusion, store.classes)
+    if (folder / "room.png").is_file():
+        run_log.image("test/room", folder / "room.png", after)
+    scores = Scores.of(confusion)
+    results = {"hparam/mIoU": scores.miou, "hparam/mAcc": scores.macc, "hparam/OA": scores.oa}
+    run_log.hparams(_settings_to_compare(config, protocol), results)
+    run_log.close()
+    log.info("Run directory: %s", folder)
+    return scores.miou
+
+
+def _settings_to_compare(config: DictConfig, protocol: Protocol) -> dict[str, Any]:
+    """Return the settings that TensorBoard's table of runs shows."""
+    return {
+        "backbone": config.backbone.name,
+        "conv": str(config.conv._target_).rsplit(".", 1)[-1],
+        "recipe": config.recipe.name,
+        **{key: config[key] for key in ("depth", "channels", "k", "points", "batch_size", "epochs", "seed")},
+        "dilation": str(config.model.dilation),
+        "stochastic": config.model.stochastic,
+        "dynamic": config.model.dynamic,
+        "fold": config.data.fold,
+        "data": config.data.name,
+        "protocol": protocol.name,
+    }

@@ -1,0 +1,102 @@
+"""What may stop or skip a training step: signals, too little memory, and values that are not finite."""
+
+import logging
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..errors import UserError, first_line
+from ..files import replacing
+from ..memory import is_out_of_memory
+
+log = logging.getLogger(__name__)
+
+# A pass of a step: points (B, N, channels) and labels (B, N).
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+@contextmanager
+def stop_requested() -> Iterator[Callable[[], bool]]:
+    """Yield a function that says whether SIGINT or SIGTERM has come. A second signal stops the process at once."""
+    requested = False
+
+    def request(number, frame):
+        nonlocal requested
+        if requested:
+            raise KeyboardInterrupt
+        requested = True
+        log.info("Stopping after this step (again: at once)")
+
+    try:
+        before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:
+        # Only the main thread may handle signals, and a launcher of several jobs may run us in another one.
+        yield lambda: False
+        return
+    try:
+        yield lambda: requested
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def advice_on_memory(model: nn.Module, step: int, blocks: int, points: int, accumulate: int) -> Iterator[None]:
+    """Turn an allocation that fails inside into an error that says which settings save how much.
+
+    Args:
+        blocks, points: of one pass. accumulate: passes a step.
+
+    Raises:
+        UserError: out of memory.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        size = activation_bytes(model, points) * blocks / 2**30
+        halves = f"accumulate={2 * accumulate}" if blocks > 1 else f"points={points // 2}"
+        raise UserError(
+            f"out of memory at step {step}, {blocks} blocks of {points} points a pass ({first_line(error)}). "
+            f"Try {halves} (halves about {size:.1f} GB of activations); "
+            "or model.checkpoint=true (recomputes convolutions: about a third of that, a third more time); "
+            "or backbone=revgcn (hardly grows with depth)"
+        ) from None
+
+
+def activation_bytes(model: nn.Module, points: int) -> int:
+    """Return roughly the memory that a training pass keeps for backward, for one block.
+
+    Counted is the output of every linear map, in float32, three times: itself, normalised, and as the input of the
+    next one.
+    """
+    widths = sum(module.out_features for module in model.modules() if isinstance(module, nn.Linear))
+    return 3 * 4 * points * widths
+
+
+class RunningStatistics:
+    """A copy of a model's running statistics, to restore after a forward pass that is not finite."""
+
+    def __init__(self, model: nn.Module):
+        self._buffers = list(model.buffers())
+        self._copies = [buffer.clone() for buffer in self._buffers]
+
+    def restore(self) -> None:
+        """Undo what forward passes have done to the statistics since the copy was made."""
+        for buffer, copy in zip(self._buffers, self._copies):
+            buffer.copy_(copy)
+
+
+def save_bad_batch(path: Path, step: int, blocks: Sequence[str], passes: Sequence[Batch]) -> None:
+    """Write the batch of a step that is not finite, to be looked at. Where that fails, warn and go on."""
+    content = {"step": step, "blocks": blocks, "points": [p for p, _ in passes], "labels": [y for _, y in passes]}
+    try:
+        with replacing(path) as temporary:
+            torch.save(content, temporary)
+    except (OSError, RuntimeError) as error:
+        log.warning("the batch could not be saved (%s)", error)

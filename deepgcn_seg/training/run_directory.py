@@ -1,0 +1,134 @@
+"""A run's directory: one training at a time, its config, and whether it holds a run already."""
+
+import fcntl
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from ..distributed import World
+from ..errors import OccupiedError, UserError
+from ..files import replacing
+from ..model.checkpoint import read_checkpoint
+from ..schema import read_json
+
+LOCK = ".lock"
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def sole_training(folder: Path, world: World = World()) -> Iterator[None]:
+    """Hold a run's directory while inside. Of several processes that train together, the first holds it for all.
+
+    The lock is the kernel's: it ends with the process that took it, however that ends, and processes that load data
+    do not inherit it. It holds across machines where their file system (NFS) has locks; without, a warning says so.
+
+    Raises:
+        OccupiedError: another training holds it.
+    """
+    handle, problem = _lock(folder / LOCK) if world.first else (None, None)
+    problem = world.share(problem)
+    if problem is not None:
+        raise OccupiedError(f"{folder}: {problem}")
+    try:
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _lock(path: Path) -> tuple[int | None, str | None]:
+    """Return an open handle that holds the lock, or the reason why there is none."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        holder = os.read(handle, 200).decode(errors="replace").strip()
+        os.close(handle)
+        return (
+            None,
+            f"another training writes here ({holder or 'just started'}); wait for it, or choose another directory",
+        )
+    except OSError as error:
+        log.warning(
+            "%s: this file system has no locks (%s); start no second training here", path.parent, error.strerror
+        )
+        return handle, None
+    # For the message above only.
+    with suppress(OSError):
+        os.truncate(handle, 0)
+        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+    return handle, None
+
+
+def keep_config(config: DictConfig, folder: Path) -> None:
+    """Write the composed config into ``.hydra`` of a run's directory.
+
+    Hydra itself would write it before the run can look whether the directory holds another run already.
+    """
+    hydra = HydraConfig.instance().cfg
+    for name, part in (("config", config), ("hydra", hydra), ("overrides", HydraConfig.get().overrides.task)):
+        with replacing(folder / ".hydra" / f"{name}.yaml") as temporary:
+            temporary.write_text(OmegaConf.to_yaml(part))
+
+
+def first_step(folder: Path, resuming: bool) -> int:
+    """Return the first step whose events are new: 0 in a new run, else the one after the last checkpoint.
+
+    Raises:
+        OccupiedError: a new run, but the folder holds one.
+    """
+    path = folder / "checkpoints" / "last.ckpt"
+    if resuming:
+        return read_checkpoint(path)["step"] + 1
+    if path.is_file():
+        raise OccupiedError(
+            f"{folder} already holds a run: resume={folder} goes on with it, or choose another directory"
+        )
+    return 0
+
+
+def finished_miou(config: DictConfig, folder: Path) -> float | None:
+    """Return the mIoU of this very run if ``folder`` holds it finished, else None.
+
+    Raises:
+        OccupiedError: it holds a run of other settings.
+    """
+    if not (folder / "checkpoints" / "last.ckpt").is_file():
+        return None
+    try:
+        before, now = dict(read_json(folder / "run.json")["settings"]), run_settings(config)
+    except (ValueError, TypeError, KeyError):
+        raise UserError(f"{folder / 'run.json'}: says nothing of the run's settings") from None
+    changed = [key for key in now if before.get(key) != now[key]]
+    if changed:
+        raise OccupiedError(
+            f"{folder} holds a run of other settings ({', '.join(changed[:5])}); choose another hydra.sweep.dir"
+        )
+    try:
+        miou = read_json(folder / "metrics.json")["test"]["mIoU"]
+    except (UserError, TypeError, KeyError, IndexError):
+        return None
+    return miou if isinstance(miou, (int, float)) else None
+
+
+def run_settings(config: DictConfig) -> dict[str, str]:
+    """Return the settings that make a run what it is, flat: all but those of where it runs."""
+    flat: dict[str, str] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, part in value.items():
+                walk(f"{prefix}.{key}" if prefix else str(key), part)
+        elif prefix not in ("resume", "device", "devices", "workers"):
+            flat[prefix] = str(value)
+
+    walk("", OmegaConf.to_container(config, resolve=True))
+    return flat
