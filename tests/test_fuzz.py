@@ -27,8 +27,9 @@ from deepgcn_seg.data.stored_room import StoredRoom
 from deepgcn_seg.errors import UserError
 from deepgcn_seg.model.checkpoint import save_checkpoint
 from deepgcn_seg.reporting.page import write_page
-from deepgcn_seg.reporting.run_files import LeftOut
-from deepgcn_seg.reporting.runs import comparisons, find_runs
+from deepgcn_seg.reporting.reading import LeftOut
+from deepgcn_seg.reporting.runs import find_runs
+from deepgcn_seg.reporting.tables import comparisons
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
 # Beyond what the process has when a reader starts.

@@ -16,8 +16,9 @@ from test_report import changed, make_run, two_runs
 from deepgcn_seg.commands.report import report
 from deepgcn_seg.errors import UserError
 from deepgcn_seg.reporting.page import write_page
-from deepgcn_seg.reporting.run_files import LeftOut
-from deepgcn_seg.reporting.runs import comparisons, find_runs, six_folds
+from deepgcn_seg.reporting.reading import LeftOut
+from deepgcn_seg.reporting.runs import find_runs
+from deepgcn_seg.reporting.tables import comparisons, six_folds
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
 # Figures and their fonts take most of a report's time.

@@ -14,8 +14,9 @@ from PIL import Image
 
 from deepgcn_seg.commands.report import report
 from deepgcn_seg.errors import UserError
-from deepgcn_seg.reporting.run_files import LeftOut
-from deepgcn_seg.reporting.runs import comparisons, find_runs, six_folds
+from deepgcn_seg.reporting.reading import LeftOut
+from deepgcn_seg.reporting.runs import find_runs
+from deepgcn_seg.reporting.tables import comparisons, six_folds
 
 CLASSES = ["a", "b"]
 
@@ -229,7 +230,7 @@ def test_a_damaged_run_is_left_out_and_the_others_are_reported(tmp_path, caplog,
 
 
 def test_events_that_cannot_be_read_leave_out_a_curve(tmp_path):
-    from deepgcn_seg.reporting.curves import draw_curves
+    from deepgcn_seg.reporting.figures import draw_curves
     from deepgcn_seg.training.tensorboard import RunLog
 
     folder = two_runs(tmp_path)
@@ -317,8 +318,8 @@ def test_the_command_goes_on_without_a_damaged_run(tmp_path, sound):
 
 
 def test_curves_are_drawn_from_what_runs_wrote(tmp_path):
-    from deepgcn_seg.reporting.curves import draw_curves, smoothed
-    from deepgcn_seg.reporting.run_files import read_scalar
+    from deepgcn_seg.reporting.figures import draw_curves, smoothed
+    from deepgcn_seg.reporting.reading import read_scalar
     from deepgcn_seg.training.tensorboard import RunLog
 
     for depth in (7, 14):

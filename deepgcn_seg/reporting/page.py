@@ -1,4 +1,4 @@
-"""Runs as one HTML page that can be mailed: tables, curves, confusion matrices and pictures, all inside."""
+"""One HTML page of runs, with tables, curves, confusion matrices and pictures inside, so that it can be mailed."""
 
 import base64
 import io
@@ -14,10 +14,11 @@ from PIL import Image
 from ..escaping import one_line
 from ..evaluation.metrics import Scores
 from ..files import replacing
-from .run_files import LeftOut, read_facts, read_picture
-from .runs import Report, Run, varied
+from .reading import LeftOut, read_facts, read_picture
+from .runs import Run, varied
+from .tables import ResultTable
 
-# A page of forty runs must still pass for a mail's attachment.
+# Pixels: with pictures of this width, a page of forty runs can still be attached to a mail.
 PICTURE_WIDTH = 1000
 WORST_ROOMS_LISTED = 5
 
@@ -26,15 +27,15 @@ def write_page(
     path: Path,
     runs: Sequence[Run],
     unfinished: Sequence[Path],
-    tables: Sequence[Report],
+    tables: Sequence[ResultTable],
     figures: dict[str, Path],
     left_out: LeftOut,
 ) -> None:
     """Write the page.
 
     Args:
-        tables: of all runs together. figures: caption -> PNG file, of all runs together.
-        left_out: shown, and added to: pictures and facts that cannot be read.
+        tables, figures: of all runs together; figures are caption -> PNG file.
+        left_out: shown on the page; pictures and facts that cannot be read are added to it.
     """
     environment = Environment(
         loader=PackageLoader(__package__, "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -61,12 +62,12 @@ def _by_score(runs: Sequence[Run]) -> list[Run]:
 
 
 def _best(runs: Sequence[Run]) -> set[Path]:
-    """Folder of the best run of each data and protocol: its worst rooms are shown."""
+    """Return the folder of the best run of each data and protocol, whose worst rooms the page shows."""
     return {run.folder for run in {run.measured: run for run in reversed(_by_score(runs))}.values()}
 
 
 def _about(run: Run, keys: Sequence[str], best: bool, left_out: LeftOut) -> dict[str, Any]:
-    """What the page shows of a run."""
+    """Return what the page shows of a run."""
     test = run.test
     confusion, scores = run.confusion.numpy(), Scores.of(run.confusion)
     facts, pictures = {}, {}
@@ -102,7 +103,7 @@ def _percent(share: float | None) -> str:
 
 
 def _embedded(picture: Image.Image, kind: str) -> str:
-    """A picture as a data URI, scaled down if it is wide; JPEG for pictures of rooms, a fifth of the size."""
+    """Return a picture as a data URI, scaled down if it is wide. JPEG takes a fifth of PNG for pictures of rooms."""
     out = io.BytesIO()
     picture.thumbnail((PICTURE_WIDTH, 10 * PICTURE_WIDTH))
     picture.save(out, kind, quality=85, optimize=True)

@@ -1,11 +1,11 @@
-"""Published S3DIS results, each with where it was read. Area 5 and six-fold are different measurements."""
+"""Published results on S3DIS with their sources. Area 5 and six-fold are different measurements."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Published:
-    """A row of a published table; percentages, None where not published."""
+    """A row of a published table, in percent; None if it was not published."""
 
     method: str
     oa: float | None

@@ -1,28 +1,20 @@
-"""Runs below a folder: what each was, what it scored, and what varied among them."""
+"""Runs below a folder: what each was, what it scored, and which settings differ among them."""
 
-import csv
-import io
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import torch
-from rich.table import Table
-from rich.text import Text
 
-from ..data.layouts import natural
 from ..errors import UserError
-from ..escaping import csv_cell, latex, markdown, one_line, terminal
-from ..evaluation.metrics import Scores
-from .run_files import LeftOut, Metrics, Tested, read_metrics, read_settings
+from ..escaping import one_line
+from .reading import LeftOut, Metrics, Tested, read_metrics, read_settings
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run. settings: flat, ``data.fold`` -> 5; numbers, or text as it is shown."""
+    """A finished run. settings: flat, ``data.fold`` -> 5, as numbers or as printable text."""
 
     folder: Path
     settings: dict[str, Any]
@@ -30,30 +22,33 @@ class Run:
 
     @property
     def test(self) -> Tested:
-        """How it was measured on its test rooms."""
+        """Its scores on the test rooms, and how they were measured."""
         return self.metrics.test
 
     @property
     def name(self) -> str:
-        """Name of its folder, as it is shown."""
+        """Name of its folder, as printable text."""
         return one_line(self.folder.name)
 
     @property
     def measured(self) -> tuple[str, str]:
-        """Data and protocol: numbers compare only where both are the same."""
+        """Data and protocol: scores can be compared only where both are the same."""
         return self.test.data, self.test.protocol
 
     @property
     def confusion(self) -> torch.Tensor:
-        """(C, C), rows truth."""
+        """Its confusion matrix (C, C) on the test rooms, rows truth."""
         return torch.tensor(self.test.confusion)
 
 
 def find_runs(root: str | Path, left_out: LeftOut) -> tuple[list[Run], list[Path]]:
-    """Finished runs below ``root``, and folders of unfinished ones; damaged ones are noted in ``left_out``.
+    """Return the finished runs below ``root`` and the folders of unfinished ones.
+
+    Args:
+        left_out: runs that cannot be read are added to it.
 
     Raises:
-        UserError: no run there that can be read.
+        UserError: no run can be read.
     """
     root = Path(root)
     runs, unfinished = [], []
@@ -75,7 +70,7 @@ def find_runs(root: str | Path, left_out: LeftOut) -> tuple[list[Run], list[Path
 
 
 def varied(runs: Sequence[Run]) -> list[str]:
-    """Settings that differ among runs, the shortest names that tell them apart first."""
+    """Return the settings that differ among runs, those of the outermost groups first."""
     keys = sorted(
         {key for run in runs for key in run.settings}, key=lambda key: (key.count("."), not key.endswith("name"), key)
     )
@@ -83,153 +78,6 @@ def varied(runs: Sequence[Run]) -> list[str]:
     for key in keys:
         values = tuple(str(run.settings.get(key, "-")) for run in runs)
         if len(set(values)) > 1:
-            # Settings that change together are one column.
+            # Of settings that change together, the first stands for all.
             columns.setdefault(tuple(values.index(value) for value in values), key)
     return list(columns.values())
-
-
-@dataclass(frozen=True)
-class Report:
-    """A table of results that were measured alike, ready for terminal, Markdown, CSV and LaTeX."""
-
-    title: str
-    header: list[str]
-    rows: list[list[str]]
-    notes: list[str]
-
-    def terminal(self) -> Table:
-        """For rich."""
-        notes = (terminal(note, "table.caption") for note in self.notes)
-        table = Table(title=terminal(self.title, "table.title"), caption=Text("\n").join(notes))
-        for name in self.header:
-            table.add_column(terminal(name))
-        for row in self.rows:
-            table.add_row(*map(terminal, row))
-        return table
-
-    def markdown(self) -> str:
-        """A Markdown section."""
-        header, *rows = ([markdown(cell) for cell in row] for row in (self.header, *self.rows))
-        table = "\n".join("| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *rows))
-        return f"## {markdown(self.title)}\n\n{table}\n\n" + "".join(f"{markdown(note)}\n\n" for note in self.notes)
-
-    def latex(self) -> str:
-        """A LaTeX tabular."""
-        body = " \\\\\n".join(" & ".join(map(latex, row)) for row in (self.header, *self.rows))
-        notes = "".join(f"% {latex(note)}\n" for note in (self.title, *self.notes))
-        return f"{notes}\\begin{{tabular}}{{{'l' * len(self.header)}}}\n{body} \\\\\n\\end{{tabular}}\n"
-
-    def csv(self) -> str:
-        """Comma-separated values."""
-        out = io.StringIO()
-        csv.writer(out, lineterminator="\n").writerows(map(csv_cell, row) for row in (self.header, *self.rows))
-        return out.getvalue()
-
-
-def comparisons(runs: Sequence[Run]) -> list[Report]:
-    """One table for each data and protocol: what varied, scores, parameters, time and memory."""
-    groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
-    for run in runs:
-        groups[run.measured].append(run)
-    tables = []
-    for measured, group in groups.items():
-        tables.append(_comparison(group, *measured))
-        if len({run.settings.get("seed") for run in group}) > 1:
-            tables.append(_over_seeds(group, *measured))
-    return tables
-
-
-def _comparison(runs: list[Run], data: str, protocol: str) -> Report:
-    keys = varied(runs)
-    header = [*keys, "mIoU", "mAcc", "OA", "parameters", "minutes", "peak MB", "points/s", "run"]
-    rows = []
-    for run in sorted(runs, key=lambda run: [_sortable(run.settings.get(key)) for key in keys]):
-        training = run.metrics.training
-        rows.append(
-            [
-                *(str(run.settings.get(key, "-")) for key in keys),
-                *map(_percent, (run.test.mIoU, run.test.mAcc, run.test.OA)),
-                f"{run.metrics.parameters:,}",
-                "-" if training.seconds is None else f"{training.seconds / 60:.1f}",
-                "-" if training.peak_memory_mb is None else f"{training.peak_memory_mb:,.0f}",
-                "-" if run.test.points_per_second is None else f"{run.test.points_per_second:,}",
-                run.name,
-            ]
-        )
-    areas = sorted({str(area) for run in runs for area in run.test.areas}, key=natural)
-    chosen = sorted({run.test.selection for run in runs if run.test.selection})
-    notes = [
-        f"Data: {data}. Protocol: {protocol}. Test areas: {', '.join(areas)}.",
-        "Minutes and peak MB are of training, points/s of scoring."
-        + (f" Checkpoint: {', '.join(chosen)}." if chosen else ""),
-    ]
-    return Report("Runs", header, rows, notes)
-
-
-def _over_seeds(runs: list[Run], data: str, protocol: str) -> Report:
-    """Means and standard deviations of runs that differ in their seed alone."""
-    keys = [key for key in varied(runs) if key != "seed"]
-    groups: dict[tuple, list[Run]] = defaultdict(list)
-    for run in sorted(runs, key=lambda run: [_sortable(run.settings.get(key)) for key in keys]):
-        groups[tuple(str(run.settings.get(key, "-")) for key in keys)].append(run)
-    rows = []
-    for values, group in groups.items():
-        scores = zip(*([100 * (share or 0) for share in (r.test.mIoU, r.test.mAcc, r.test.OA)] for r in group))
-        cells = [f"{mean(part):.2f} +- {stdev(part) if len(part) > 1 else 0:.2f}" for part in scores]
-        rows.append([*values, str(len(group)), *cells])
-    notes = [f"Data: {data}. Protocol: {protocol}. Mean +- standard deviation over seeds."]
-    return Report("Means over seeds", [*keys, "seeds", "mIoU", "mAcc", "OA"], rows, notes)
-
-
-def _sortable(value: Any) -> tuple:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return (0, value, "") if number else (1, 0, str(value))
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f}"
-
-
-def six_folds(runs: Sequence[Run]) -> list[Report]:
-    """For runs that differ in ``data.fold`` alone: scores pooled over all folds (S3DIS: six), and per area.
-
-    The pooled row is one confusion matrix summed over the areas; the mean of areas is another
-    number and named so. Without all folds there is no pooled row, and the missing ones are named.
-    """
-    groups: dict[tuple, dict[int | str, Run]] = defaultdict(dict)
-    for run in runs:
-        rest = tuple(sorted((k, str(v)) for k, v in run.settings.items() if k != "data.fold"))
-        if "data.fold" in run.settings:
-            groups[(run.measured, run.test.classes, rest)][run.settings["data.fold"]] = run
-    return [_folds(group) for group in groups.values() if len(group) > 1]
-
-
-def _folds(folds: dict[int | str, Run]) -> Report:
-    first = next(iter(folds.values()))
-    areas = [area.removeprefix("Area_") for area in first.test.folds]
-    header = ["test area", "mIoU", "mAcc", "OA", *first.test.classes]
-    rows, scores = [], []
-    ordered = sorted(folds, key=lambda fold: natural(str(fold)))
-    for fold in ordered:
-        scores.append(Scores.of(folds[fold].confusion))
-        rows.append(_score_row(f"Area {fold}" if isinstance(fold, int) else str(fold), scores[-1]))
-    notes = [f"Data: {first.test.data}. Protocol: {first.test.protocol}."]
-    count = "six" if len(areas) == 6 else str(len(areas))
-    missing = [area for area in areas if area not in {str(fold).removeprefix("Area_") for fold in folds}]
-    if missing:
-        notes.append(f"No {count}-fold number: folds {', '.join(missing)} are missing or unfinished.")
-    else:
-        pooled = Scores.of(torch.stack([run.confusion for run in folds.values()]).sum(0))
-        means = [sum(values) / len(values) for values in zip(*((s.miou, s.macc, s.oa) for s in scores))]
-        rows.append(["mean of areas", *map(_percent, means), *[""] * len(first.test.classes)])
-        rows.append(_score_row(f"{count}-fold, pooled", pooled))
-        notes.append(f"Pooled: one confusion matrix summed over the {count} areas.")
-    name = f"{first.settings.get('backbone.name', '-')}-{first.settings.get('depth', '-')}, folds"
-    # Areas side by side: thirteen classes would make the lines too long.
-    head, *body = (list(column) for column in zip(header, *rows))
-    return Report(name, head, body, notes)
-
-
-def _score_row(name: str, scores: Scores) -> list[str]:
-    values = [None if v != v else v for v in (scores.miou, scores.macc, scores.oa, *scores.iou)]
-    return [name, *map(_percent, values)]

@@ -20,7 +20,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class HalveBySamples:
-    """Halves ``start`` after every ``samples`` blocks, down to ``floor``; a step counts as ``samples_per_step`` blocks."""
+    """Halves ``start`` after every ``samples`` blocks, of which a step has ``samples_per_step``, until ``floor``."""
 
     samples: Annotated[int, integer(1)]
     samples_per_step: Count

@@ -1,4 +1,4 @@
-"""Training curves of runs side by side, from their TensorBoard events."""
+"""Figures of several runs: their scores as bars, and their training curves from TensorBoard events."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,15 +10,15 @@ from matplotlib.figure import Figure
 
 from ..escaping import figure as escaped
 from ..files import replacing
-from .run_files import LeftOut, read_scalar
+from .reading import LeftOut, read_scalar
 from .runs import Run, varied
 
-# A setting of more values has no panel for each.
+# A setting with more values than this is told apart by colour, not by a panel for each value.
 MAX_PANELS = 12
 
 
 def smoothed(values: np.ndarray, share: float = 0.1) -> np.ndarray:
-    """Means over a window of ``share`` of all values, shorter at the start."""
+    """Return running means over a window of ``share`` of all values, shorter at the start."""
     window = max(int(share * len(values)), 1)
     total = np.concatenate([[0], np.cumsum(values)])
     stop = np.arange(1, len(values) + 1)
@@ -27,14 +27,15 @@ def smoothed(values: np.ndarray, share: float = 0.1) -> np.ndarray:
 
 
 def draw_curves(runs: Sequence[Run], path: Path, left_out: LeftOut, name: str = "train/loss") -> dict[str, float]:
-    """Draw a scalar of all runs over steps, smoothed: a panel for each value of the first setting
-    that varied by name (as backbone), in it a line for each run.
+    """Draw a scalar of all runs over steps, smoothed, with a line for each run.
+
+    There is a panel for each value of the first setting that differs and is not a number, such as the backbone.
 
     Args:
-        left_out: added to: runs whose events cannot be read.
+        left_out: runs whose events cannot be read are added to it.
 
     Returns:
-        Last smoothed value of each run, by folder name; without any nothing is drawn.
+        The last smoothed value of each run, by folder name. If there is none, nothing is drawn.
     """
     keys = varied(runs)
     settings = {key: [run.settings.get(key) for run in runs] for key in keys}
@@ -71,3 +72,28 @@ def draw_curves(runs: Sequence[Run], path: Path, left_out: LeftOut, name: str = 
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
     return last
+
+
+def draw_scores(runs: Sequence[Run], path: Path) -> None:
+    """Draw the mIoU of every run as a bar, in a panel for each data and protocol: those of two cannot be compared."""
+    panels: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        panels.setdefault(run.measured, []).append(run)
+    height = sum(len(members) for members in panels.values())
+    figure = Figure(figsize=(9, 1.2 * len(panels) + 0.35 * height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
+    for axis, ((data, protocol), members) in zip(axes, panels.items()):
+        keys = varied(members)
+        names = [", ".join(f"{key}={run.settings.get(key, '-')}" for key in keys) or run.name for run in members]
+        values = [100 * (run.test.mIoU or 0) for run in members]
+        bars = axis.barh(range(len(members)), values, color="#4878a8")
+        axis.bar_label(bars, fmt="%.1f", padding=3)
+        axis.set_yticks(range(len(members)), map(escaped, names))
+        axis.invert_yaxis()
+        axis.set_xlim(0, 100)
+        axis.set_xlabel(escaped(f"mIoU (%), {protocol}"))
+        axis.set_title(escaped(data), fontsize=10)
+    with replacing(path) as temporary:
+        # Of thousands of runs, no taller than the library can draw.
+        figure.savefig(temporary, format="png", dpi=min(110, 2**15 / figure.get_figheight()))

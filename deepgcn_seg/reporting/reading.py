@@ -1,5 +1,8 @@
-"""What a report reads of a run's directory. It may come from anywhere: contents are validated and bounded, nothing is
-composed or built from them, and only files of the directory itself are read."""
+"""Reading of run directories that may come from anywhere.
+
+Contents are validated and bounded, nothing is composed or built from them, and only files of the directory itself are
+read.
+"""
 
 import logging
 import os
@@ -18,7 +21,7 @@ from ..schema import Schema, read_json, read_yaml
 
 log = logging.getLogger(__name__)
 
-# Beyond anything that training writes.
+# Larger than anything that training writes; events, pictures: bytes.
 MAX_SETTINGS, MAX_CLASSES, MAX_ROOMS, MAX_PICTURES = 1000, 1000, 100_000, 100
 MAX_EVENTS, MAX_PICTURE, MAX_PIXELS = 2**30, 2**26, 2**25
 # Characters of a name or setting that are shown.
@@ -26,19 +29,19 @@ MAX_SHOWN = 200
 # Counts of points stay exact in float64, and sums of many of them in int64.
 MAX_COUNT = 2**53
 
-# Settings that say where a run is or how far it was seen, not what it is.
+# Settings that say where a run was done, not what it is.
 _NOT_SETTINGS = ("resume", "data.root", "data.store.root", "device", "workers")
 
 Share = Annotated[float, Field(ge=0, le=1)] | None
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 Cost = Annotated[float, Field(ge=0, le=1e12)]
-# Text as it is shown, whatever it holds.
+# Text is made printable.
 Name = Annotated[str, Field(max_length=1000), AfterValidator(lambda text: one_line(text, MAX_SHOWN))]
 Names = Annotated[tuple[Name, ...], Field(max_length=MAX_CLASSES)]
 
 
 class _Written(Schema):
-    """Of what training writes, the fields that reports read."""
+    """Base of what reports read of the files that training writes; other fields are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -52,7 +55,7 @@ class RoomScores(_Written):
 
 
 class Tested(_Written):
-    """How a run was measured on its test rooms. confusion: (C, C), rows truth."""
+    """Scores of a run on its test rooms, and how they were measured. confusion: (C, C), rows truth."""
 
     data: Name
     protocol: Name
@@ -79,7 +82,7 @@ class Tested(_Written):
 
 
 class Training(_Written):
-    """What training cost."""
+    """Time and memory that a training took."""
 
     seconds: Cost | None = None
     peak_memory_mb: Cost | None = None
@@ -94,14 +97,14 @@ class Metrics(_Written):
 
 
 class LeftOut:
-    """What a report does without, each with the reason; told in the log as it is met."""
+    """The reasons why parts of a report are missing. Each is logged when it is found."""
 
     def __init__(self) -> None:
         self.reasons: list[str] = []
 
     @contextmanager
     def noting(self) -> Iterator[None]:
-        """Note a :class:`UserError` of the ``with`` block, and go on behind it."""
+        """Note a :class:`UserError` that is raised inside, and go on."""
         try:
             yield
         except UserError as error:
@@ -112,7 +115,7 @@ class LeftOut:
 
 
 def read_settings(folder: Path) -> dict[str, Any] | None:
-    """Return the settings of a run's config, flat: ``data.fold`` -> 5; None if it is no training's.
+    """Return the settings of a run's config, flat: ``data.fold`` -> 5; None if the run is not a training.
 
     Raises:
         UserError: cannot be read, or is no config.
@@ -169,7 +172,7 @@ def read_picture(folder: Path, name: str) -> Image.Image:
     """
     path = own_file(folder, name, MAX_PICTURE)
     try:
-        # The two that we write: PIL would try the readers of forty.
+        # The two formats that we write: PIL would try all of its forty readers.
         with Image.open(path, formats=("PNG", "JPEG")) as image:
             if image.width * image.height <= MAX_PIXELS:
                 return image.convert("RGB")
@@ -187,7 +190,7 @@ def read_scalar(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    # It tells every file that it comes to.
+    # It logs every file that it opens.
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
     files = [own_file(folder, path.name, MAX_EVENTS) for path in sorted(folder.glob("*tfevents*"))]
     events = EventAccumulator(str(folder), {"scalars": 0})
@@ -196,10 +199,10 @@ def read_scalar(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
         scalars = events.Tags()["scalars"]
         found = events.Scalars(name) if name in scalars else []
         steps, values = np.array([event.step for event in found]), np.array([float(event.value) for event in found])
-    # Whatever damaged records and messages lead to.
+    # Damaged records raise all kinds of errors.
     except Exception as error:
         raise UserError(f"{folder}: its TensorBoard events cannot be read ({first_line(error)})") from None
-    # The last record of a killed process is cut off, and passed over; so is all of a file that is something else.
+    # The reader skips the last record of a killed process, which is cut off, but also all of a file that is no events.
     if files and not scalars:
         raise UserError(f"{folder}: its TensorBoard events hold no scalars")
     finite = np.isfinite(values)
@@ -221,19 +224,19 @@ def own_file(folder: Path, name: str, most: int | None = None) -> Path:
             raise UserError(f"{path}: no such file")
         if most is not None and path.stat().st_size > most:
             raise UserError(f"{path}: larger than {most >> 20} MiB")
-    # RuntimeError: links in a circle. ValueError: a name with a zero byte.
+    # RuntimeError: links in a circle. ValueError: a zero byte in the name.
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({first_line(error)})") from None
     return path
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Names and values without :data:`_NOT_SETTINGS`; a value is a number, or text as it is shown."""
+    """Yield names and values without :data:`_NOT_SETTINGS`. A value is a number or printable text."""
     if isinstance(value, dict):
         for key, part in value.items():
             yield from _flat(part, _shown(f"{name}.{key}" if name else key))
     elif name not in _NOT_SETTINGS:
-        # Whole numbers that float64 does not hold are text, as NaN is: neither can be put in order.
+        # NaN, and integers that float64 cannot hold, become text: they cannot be sorted.
         number = isinstance(value, (int, float)) and abs(value) <= MAX_COUNT
         yield name, value if number else _shown(value)
 
