@@ -7,7 +7,7 @@ import numba
 from matplotlib.figure import Figure
 
 for name in (
-    "deepgcn_seg.commands.cli",
+    "deepgcn_seg.commands.command_line.main",
     "deepgcn_seg.commands.train",
     "deepgcn_seg.commands.evaluate",
     "torch.utils.tensorboard",

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from test_commands import ROOT
 
-from deepgcn_seg.commands.arguments import FOLD, PATHS, TEMPLATES, assigned, for_hydra
-from deepgcn_seg.commands.arguments import given as given_value
+from deepgcn_seg.commands.command_line.arguments import FOLD, PATHS, TEMPLATES, assigned, for_hydra
+from deepgcn_seg.commands.command_line.arguments import given as given_value
 from deepgcn_seg.errors import UserError
 
 TYPED = [

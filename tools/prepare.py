@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from deepgcn_seg.commands.cli import command
+from deepgcn_seg.commands.command_line.main import command
 from deepgcn_seg.commands.prepare import prepare_configured
 
 if __name__ == "__main__":

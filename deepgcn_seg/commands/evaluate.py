@@ -18,7 +18,7 @@ from ..evaluation.scores import write_json
 from ..model.checkpoint import build_model, describe, find_checkpoint, read_checkpoint
 from ..model.description import Network, OwnPart, TrainedOn
 from ..schema import read_json
-from .config import protocol_as_trained
+from .command_line.checks import protocol_as_trained
 
 log = logging.getLogger(__name__)
 

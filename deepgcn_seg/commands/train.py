@@ -23,7 +23,7 @@ from ..training.build import TrainingData, announce, build_trainer
 from ..training.final_score import score_run
 from ..training.run_directory import finished_miou, first_step, keep_config, run_settings, sole_training
 from ..training.tensorboard import RunLog
-from .config import protocol_as_trained
+from .command_line.checks import protocol_as_trained
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
-from ..errors import UserError
+from ...errors import UserError
 
 PATHS = (
     "input", "output", "checkpoint", "weights", "view", "picture", "source", "data.root", "resume", "runs", "export",

@@ -1,0 +1,252 @@
+"""Checks of a composed config before any work: each setting by itself, and settings against one another."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
+from pydantic import ValidationError
+
+from ...data.blocks import NINE, count_channels, place_of_channels
+from ...device import device as device_of
+from ...distributed import declared
+from ...errors import UserError, first_line
+from ...evaluation.protocols import Protocol
+from ...model import description
+from ...model.description import NETWORK
+from ...model.graph import dilation_schedule
+from ...settings import SettingError, problem, shown, validate_given
+from .help import suggestion
+from .schemas import COMMANDS
+
+
+def check(config: DictConfig, command: str = "train") -> None:
+    """Refuse impossible settings of a command, before any work.
+
+    Raises:
+        UserError: names the key, its value and what is allowed.
+    """
+    try:
+        COMMANDS[command].model_validate(_given(config))
+        if "_target_" in (OmegaConf.select(config, "data.grid") or {}):
+            _build("data.grid", config.data.grid)
+        if command == "train":
+            _check_training(config)
+        elif command == "evaluate":
+            # On the blocks of the checkpoint, with which the protocol is built later.
+            values = {key: value for key, value in _given(config.protocol).items() if value is not None}
+            _check_protocol(values)
+    except ValidationError as error:
+        raise UserError(problem(error)) from None
+    if "device" in config:
+        device_of(config.device)
+
+
+def _given(config: DictConfig) -> dict[str, Any]:
+    """Return plain values of the settings that have one, without ``???`` and references to what is not known yet."""
+    values: dict[str, Any] = {}
+    for key in config:
+        if OmegaConf.is_missing(config, key):
+            continue
+        try:
+            value = config[key]
+        except InterpolationResolutionError:
+            continue
+        if isinstance(value, DictConfig):
+            value = _given(value)
+        elif OmegaConf.is_config(value):
+            value = OmegaConf.to_object(value)
+        values[str(key)] = value
+    return values
+
+
+def _check_protocol(values: dict[str, Any]) -> None:
+    if str(values.get("_target_")).startswith("deepgcn_seg.evaluation."):
+        try:
+            validate_given(Protocol, values)
+        except SettingError as error:
+            raise UserError(f"protocol.{error}") from None
+
+
+def _check_training(config: DictConfig) -> None:
+    """Refuse settings of a training that do not fit one another, or the parts that they build."""
+    areas = config.data.get("areas")
+    if areas and config.data.fold not in range(1, areas + 1):
+        raise UserError(f"data.fold={config.data.fold}: must be one of 1..{areas}")
+    if config.points * config.batch_size > description.MAX_BATCH_POINTS:
+        raise UserError(
+            f"batch_size={config.batch_size}: with points={config.points}, a batch of more than "
+            f"{description.MAX_BATCH_POINTS} points"
+        )
+    processes = max(config.devices, declared().size)
+    parts = processes * config.accumulate
+    if config.batch_size % parts:
+        raise UserError(
+            f"batch_size={config.batch_size}: must be a multiple of {parts} "
+            f"({processes} processes x accumulate={config.accumulate})"
+        )
+    protocol = config.protocol
+    if config.data.features is None and "groups" in protocol:
+        # Known once the data are open: those of them that there are.
+        protocol = OmegaConf.merge(protocol, {"groups": list(NINE)})
+    for key in ("recipe.schedule", "recipe.norm_momentum"):
+        _build(key, OmegaConf.select(config, key))
+    for i, part in enumerate(config.recipe.augmentation):
+        _build(f"recipe.augmentation.{i}", part)
+    optimizer = _build("recipe.optimizer", config.recipe.optimizer)
+    if config.recipe.optimizer._target_.startswith("torch.optim."):
+        try:
+            optimizer([torch.zeros(2, 2, requires_grad=True)])
+        # An optimiser raises all kinds of errors for values that it does not expect.
+        except Exception as error:
+            raise UserError(f"recipe.optimizer: {first_line(error)}") from None
+    least = _check_network(config) if config.model._target_ in NETWORK else 1
+    side = config.data.grid.get("side", protocol.get("side"))
+    protocol_as_trained(config, protocol, config.data.variant, config.data.features, side, least)
+
+
+def protocol_as_trained(
+    config: DictConfig,
+    part: DictConfig,
+    variant: str,
+    groups: Sequence[str] | None,
+    side: float | None,
+    least: int = 1,
+) -> Any:
+    """Build a protocol, and refuse one that would score a network on other inputs than it was trained on.
+
+    Args:
+        part: the settings of the protocol. A user's own protocol is built unchecked.
+        variant, groups, side: of the training; None if not known yet.
+        least: fewest points of a block that the network takes.
+
+    Raises:
+        UserError: names the key.
+    """
+    if not str(part.get("_target_")).startswith("deepgcn_seg.evaluation."):
+        return _build("protocol", part)
+    for key, trained in (("variant", variant), ("groups", groups), ("side", side)):
+        asked = part.get(key, getattr(Protocol, key))
+        asked, trained = _plain(asked), _plain(trained)
+        if trained is not None and asked != trained:
+            raise UserError(
+                f"protocol.{key}={shown(asked)}: the network is trained with {shown(trained)}, and is scored with the "
+                "same"
+            )
+    protocol = _build("protocol", part)
+    # Named as it was typed: the protocol takes the command's values unless it has its own.
+    points, batch_size = (
+        key if getattr(protocol, key) == config.get(key) else f"protocol.{key}" for key in ("points", "batch_size")
+    )
+    if protocol.points < least:
+        raise UserError(f"{points}={protocol.points}: the network's k x dilation needs blocks of {least} points")
+    if protocol.points > description.MAX_POINTS:
+        raise UserError(f"{points}={protocol.points}: must be at most {description.MAX_POINTS}")
+    if protocol.points * protocol.batch_size > description.MAX_BATCH_POINTS:
+        raise UserError(
+            f"{batch_size}={protocol.batch_size}: with {points}={protocol.points}, a batch of more than "
+            f"{description.MAX_BATCH_POINTS} points"
+        )
+    return protocol
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
+def _check_network(config: DictConfig) -> int:
+    """Refuse a network that cannot be built or does not fit the blocks; return the fewest points that it takes."""
+    network: Any = OmegaConf.to_container(config.model, resolve=True)
+    k, depth, points = network["k"], network["depth"], config.points
+    name = "k" if k == config.k else "model.k"
+    if k > points:
+        raise UserError(f"{name}={k}: must be at most points={points}")
+    largest = max(dilation_schedule(network["dilation"], depth, network["dilation_period"]))
+    needed = k * largest + (not network["loop"])
+    if needed > points:
+        raise UserError(
+            f"{name}={k} with dilation up to {largest} (depth={depth}) needs blocks of {needed} points, "
+            f"but points={points}: raise points, lower k or depth, or set graph.dilation or graph.period"
+        )
+    if config.data.features is not None:
+        count = count_channels(config.data.features)
+        # The default of nine is no mistake: training sets it to the number of channels.
+        if network["in_channels"] not in (count_channels(NINE), count):
+            raise UserError(f"model.in_channels={network['in_channels']}: data.features sets it, here to {count}")
+        try:
+            place_of_channels(network["positions"], config.data.features)
+        except ValueError as error:
+            raise UserError(f"data.features={shown(list(config.data.features))}: {error}") from None
+    # A network that a checkpoint could not describe must not be trained.
+    description.Network.of(description.describe_network(network), "model")
+    try:
+        # On the meta device, which has no memory, this finds in no time what does not fit together.
+        with torch.device("meta"):
+            _build("model", config.model)
+    except InstantiationException as error:
+        # A user's own convolution may need values of tensors to be built; training has them.
+        if not isinstance(error.__cause__, RuntimeError):
+            raise
+    return needed
+
+
+def _build(key: str, part: Any) -> Any:
+    """Build a part from its settings.
+
+    Raises:
+        UserError: the constructor refuses them.
+    """
+    try:
+        return instantiate(part)
+    except InstantiationException as error:
+        if refused := refusal(error, key):
+            raise UserError(refused) from None
+        raise
+
+
+def refusal(error: InstantiationException, key: str) -> str | None:
+    """Return in one line why a constructor refuses its settings, or None if it failed for another reason."""
+    cause = error.__cause__
+    if isinstance(cause, SettingError):
+        return f"{key}.{cause}"
+    refused = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
+    return f"{key}: {first_line(cause)}" if isinstance(cause, refused) else None
+
+
+def require_read(config: DictConfig, known: dict[str, str]) -> None:
+    """Refuse a setting that was added with ``+`` and that nothing reads.
+
+    A setting within a part that a ``_target_`` builds is left to the part's constructor. A setting that another one
+    refers to by ``${...}`` is read.
+
+    Raises:
+        UserError: names the setting, and those that may have been meant.
+    """
+    for override in HydraConfig.get().overrides.task:
+        key = override.partition("=")[0].lstrip("+")
+        parts = key.split(".")
+        inside = [OmegaConf.select(config, ".".join(parts[:i])) for i in range(1, len(parts))]
+        built = any(isinstance(part, DictConfig) and "_target_" in part for part in inside)
+        if not override.startswith("+") or built or key in known or key in HydraConfig.get().runtime.choices:
+            continue
+        if re.search(rf"\$\{{\.*{re.escape(key)}[}}.\[]", OmegaConf.to_yaml(config)) is None:
+            raise UserError(f"+{key}: nothing reads this setting; {suggestion(key, known)}")
+
+
+def require_choices(arguments: list[str], conf: Path) -> None:
+    """Refuse a group of settings that is set to null or a number, which Hydra meets with a traceback.
+
+    Raises:
+        UserError: names the group and its choices.
+    """
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        choices = sorted(path.stem for path in (conf / key).glob("*.yaml")) if key and not key.startswith("-") else []
+        if choices and (value == "null" or value.replace(".", "").isdigit()):
+            raise UserError(f"{argument}: must be one of {', '.join(choices)}")

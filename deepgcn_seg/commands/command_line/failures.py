@@ -1,0 +1,89 @@
+"""Errors as one line, and the notes that failed jobs of a sweep leave."""
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from ...distributed import declared
+from ...errors import UserError
+from ...escaping import one_line
+from ...files import replacing
+from . import help
+from .checks import refusal
+
+# Characters of an error that are shown: lists of classes are long, and names from files may be endless.
+MAX_MESSAGE = 4000
+# The note of a failed job, in its directory.
+FAILED = "failed.txt"
+
+
+def error_line(error: BaseException, conf: Path, config_name: str) -> str:
+    """Return the error as one line without control characters, which names from files may contain."""
+    return one_line(_reason(error, conf, config_name), MAX_MESSAGE)
+
+
+def _reason(error: BaseException, conf: Path, config_name: str) -> str:
+    """Return what an error says; for an unknown choice or key also what is allowed or similar."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError):
+            # A worker process that loads data sends its traceback along.
+            return str(cause).rstrip().rsplit("UserError: ", 1)[-1]
+        if isinstance(cause, OSError) and cause.filename is not None:
+            return f"{cause.filename}: {cause.strerror}"
+        cause = cause.__cause__ or cause.__context__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, InstantiationException):
+        key = next((line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")), "settings")
+        return refusal(error, key) or " ".join(lines[:2])
+    text = lines[0] if lines else type(error).__name__
+    if text.startswith("In '") and len(lines) > 1 and lines[1].startswith("Available options"):
+        missing = text.split("'")[3] if text.count("'") >= 4 else text
+        group, _, choice = missing.rpartition("/")
+        options = [line for line in lines[2:] if not line.startswith(("Config search", "provider"))]
+        return f"{group}={choice}: must be one of {', '.join(options)}"
+    if text.startswith("Could not override '"):
+        key = text.split("'")[1]
+        return f"{key}: no such setting; {help.suggestion(key, help.settings(conf, config_name))}"
+    return " ".join(lines[:2])
+
+
+def note_failure(reason: str) -> None:
+    """Write the reason into the directory of a sweep's job, where :class:`SweepSummary` finds it."""
+    if HydraConfig.get().mode != RunMode.MULTIRUN:
+        return
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    if declared().first and folder.is_dir():
+        with suppress(OSError), replacing(folder / FAILED) as temporary:
+            temporary.write_text(reason + "\n")
+
+
+def forget_failure() -> None:
+    """Remove the note of an earlier try, now that the job has succeeded."""
+    with suppress(OSError):
+        (Path(HydraConfig.get().runtime.output_dir) / FAILED).unlink()
+
+
+class SweepSummary(Callback):
+    """Hydra's callback that says at the end of a multirun which jobs failed and why, whatever launched them."""
+
+    failed = False
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """List the failed jobs below the sweep's directory."""
+        root = Path(config.hydra.sweep.dir)
+        notes = {path.parent: path.read_text().strip() for path in sorted(root.glob(f"**/{FAILED}"))}
+        if not notes or not declared().first:
+            return
+        SweepSummary.failed = True
+        jobs = len({path.parent.parent for path in root.glob("**/.hydra/config.yaml")} | notes.keys())
+        print(f"{len(notes)} of {jobs} jobs failed; the same command again runs what is missing", file=sys.stderr)
+        for folder, reason in notes.items():
+            print(f"  {folder}: {reason}", file=sys.stderr)

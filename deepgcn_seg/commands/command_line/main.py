@@ -1,0 +1,224 @@
+"""The start of every command: several processes, ``--help``, resuming, Hydra, and the exit status."""
+
+import functools
+import logging
+import os
+import select
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from ...distributed import MAX_DEVICES, declared, leave, torchrun
+from ...errors import Interrupted, OccupiedError, UserError
+from . import help
+from .arguments import assigned, for_hydra, given
+from .checks import check, require_choices, require_read
+from .failures import SweepSummary, error_line, forget_failure, note_failure
+
+# Exit statuses: a user's error; work that was stopped but saved and can be resumed; output that nobody reads any more.
+USER_ERROR, INTERRUPTED, UNREAD = 2, 75, 141
+
+
+def command(task: Callable[[DictConfig], Any], conf: Path, config_name: str) -> None:
+    """Run a task with the config that Hydra composes from the command line, and exit.
+
+    ``resume=RUN_DIR`` takes the config that the run stored, and its directory. ``resume=auto`` does so if
+    ``hydra.run.dir`` already holds a checkpoint, and starts anew otherwise. With HYDRA_FULL_ERROR=1, errors of users
+    have tracebacks too.
+    """
+    with _output_may_go_unread():
+        _command(task, conf, config_name)
+
+
+@contextmanager
+def _output_may_go_unread() -> Iterator[None]:
+    """End quietly if the program that reads our output has ended, as ``head`` does."""
+    # A file's name need not be text.
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _is_unread():
+            # Another pipe has broken, such as the one to a process that loads data.
+            raise
+        # The interpreter flushes once more at its end, and must not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(UNREAD)
+
+
+def _is_unread() -> bool:
+    """Return whether standard output is a pipe whose reader has ended."""
+    output = select.poll()
+    output.register(sys.stdout, 0)
+    return any(events & select.POLLERR for _, events in output.poll(0))
+
+
+@dataclass
+class _Outcome:
+    """What became of the task. composed: whether Hydra got as far as to call it; failures: of the jobs of a sweep."""
+
+    composed: bool = False
+    failures: list[BaseException] = field(default_factory=list)
+
+
+def _command(task: Callable[[DictConfig], Any], conf: Path, config_name: str) -> None:
+    verbose = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    # When the log file's disk is full, other files tell so in one line; logging would print tracebacks.
+    logging.raiseExceptions = False
+    # Our launcher configs have the names of the plugins' own, which are their schemas.
+    warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/.*' is validated against ConfigStore schema")
+    _start_processes(sys.argv)
+    world, outcome = declared(), _Outcome()
+
+    def say(error: BaseException) -> None:
+        where = f"process {world.rank}: " if world.size > 1 else ""
+        print(f"error: {where}{error_line(error, conf, config_name)}", file=sys.stderr)
+
+    try:
+        require_choices(sys.argv[1:], conf)
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            overrides = [argument for argument in for_hydra(sys.argv[1:]) if not argument.startswith("-")]
+            print(help.page(conf, config_name, overrides), end="")
+            return
+        sys.argv[1:] = _resumed(sys.argv[1:], conf)
+        if not world.first:
+            sys.argv[1:] = _without_output(sys.argv[1:])
+        job = _guarded(task, conf, config_name, outcome, None if verbose else say)
+        hydra.main(version_base="1.3", config_path=str(conf.resolve()), config_name=config_name)(job)()
+    except Interrupted as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        raise
+    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
+        if verbose:
+            raise
+        say(error)
+        sys.exit(USER_ERROR)
+    except ValueError as error:
+        # Hydra raises it for a command line that it cannot compose; any other keeps its traceback.
+        if verbose or outcome.composed:
+            raise
+        say(error)
+        sys.exit(USER_ERROR)
+    finally:
+        several = leave()
+    if outcome.failures or SweepSummary.failed:
+        sys.exit(USER_ERROR)
+    if several:
+        # All is written. A native thread that outlives its owner at exit would abort the process, and torchrun the job.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def _guarded(
+    task: Callable[[DictConfig], Any],
+    conf: Path,
+    config_name: str,
+    outcome: _Outcome,
+    say: Callable[[BaseException], None] | None,
+) -> Callable[[DictConfig], Any]:
+    """Return the task with its settings checked before, and its errors kept from Hydra.
+
+    Hydra would print more than a line for an error, and end a sweep of several jobs.
+
+    Args:
+        say: prints an error as a line; None lets errors through.
+    """
+
+    @functools.wraps(task)
+    def guarded(config: DictConfig) -> Any:
+        outcome.composed = True
+        try:
+            require_read(config, help.settings(conf, config_name))
+            check(config, config_name)
+            result = task(config)
+            forget_failure()
+            return result
+        except BrokenPipeError:
+            raise
+        except (UserError, HydraException, OSError) as error:
+            outcome.failures.append(error)
+            if say is None:
+                raise
+            say(error)
+            if not isinstance(error, OccupiedError):
+                note_failure(error_line(error, conf, config_name))
+        except Exception as error:
+            if HydraConfig.get().mode != RunMode.MULTIRUN:
+                raise
+            outcome.failures.append(error)
+            traceback.print_exc()
+            note_failure(error_line(error, conf, config_name))
+        return None
+
+    return guarded
+
+
+def _start_processes(argv: list[str]) -> None:
+    """Replace this process by torchrun if ``devices=N`` asks for several and torchrun has not started this one."""
+    devices = next((a.split("=", 1)[1] for a in reversed(argv[1:]) if a.startswith("devices=")), "1")
+    if devices.isdigit() and 1 < int(devices) <= MAX_DEVICES and declared().size == 1:
+        os.execv(sys.executable, [sys.executable, *torchrun(int(devices), argv[0], argv[1:])])
+
+
+def _without_output(arguments: list[str]) -> list[str]:
+    """Return Hydra's arguments for every process but the first, which alone writes: no log and no run directory."""
+    quiet = ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
+    folders = ["hydra.run.dir=.", "hydra.sweep.dir=.", "hydra.sweep.subdir=."]
+    rest = [a for a in arguments if not a.startswith(("hydra.run", "hydra.sweep", "hydra/job_log"))]
+    return [*rest, *quiet, *folders]
+
+
+def _resumed(arguments: list[str], conf: Path) -> list[str]:
+    """Return Hydra's arguments, with ``resume=DIR`` turned into that run's stored config and directory."""
+    run = given(arguments, "resume")
+    if run is None:
+        return for_hydra(arguments)
+    rest = [argument for argument in arguments if not argument.startswith("resume=")]
+    if run == "auto":
+        run = given(arguments, "hydra.run.dir")
+        if run is None:
+            raise UserError("resume=auto needs hydra.run.dir=DIR, the directory to look in and to write to")
+        if not (Path(run) / "checkpoints" / "last.ckpt").is_file():
+            return for_hydra(rest)
+        # A job that was put back into a queue has the command line of its start, which the stored config says too.
+        rest = []
+    stored = Path(run) / ".hydra" / "config.yaml"
+    if not stored.is_file():
+        raise UserError(f"resume={run}: not a run directory (no {stored})")
+    rest = [argument for argument in rest if not argument.startswith("hydra.run.dir=")]
+    for argument in rest:
+        key, equals, _ = argument.partition("=")
+        if key and equals and (conf / key).is_dir():
+            raise UserError(f"{argument}: a resumed run keeps its own {key}")
+    return [
+        f"--config-path={stored.parent.resolve()}",
+        "--config-name=config",
+        f"--config-dir={conf.resolve()}",
+        "hydra/job_logging=plain",
+        "hydra.output_subdir=null",
+        "hydra.job.name=train",
+        assigned("hydra.run.dir", run),
+        assigned("resume", run),
+        *for_hydra(rest),
+    ]

@@ -1,0 +1,266 @@
+"""Settings of the commands, as schemas of their composed configs.
+
+Each group of settings stands once, with the type and range of every value; :data:`COMMANDS` has the settings of each
+command. What a ``_target_`` builds validates itself, by its constructor. The values of a user's own parts are not
+validated here.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, WrapValidator
+
+from ...data.blocks import VARIANTS, channels
+from ...distributed import MAX_DEVICES
+from ...model import description
+from ...model.description import NETWORK, Depth, Dilation, Width
+from ...settings import (
+    Count,
+    Flag,
+    Modules,
+    Part,
+    Seed,
+    Settings,
+    Share,
+    Text,
+    choice,
+    integer,
+    listed,
+    number,
+    rule,
+    text,
+)
+
+
+def _of(*targets: str) -> WrapValidator:
+    """Return a validator of parts whose ``_target_`` begins with one of these; other parts are a user's own."""
+
+    def check(value: Any, handler: Callable[[Any], Any]) -> Any:
+        foreign = isinstance(value, dict) and not str(value.get("_target_")).startswith(targets)
+        return value if foreign else handler(value)
+
+    return WrapValidator(check)
+
+
+Points = Annotated[int, integer(1, description.MAX_POINTS)]
+Blocks = Annotated[int, integer(1, 65_536)]
+MaxPoints = Annotated[int, integer(1)]
+Workers = Annotated[int, integer(0, 256)]
+Counts = Annotated[list[int], listed(integer(1, 1_000_000), 1)]
+MaybeCounts = Annotated[list[int] | None, listed(integer(1, 1_000_000), 1)]
+MaybeCount = Annotated[int | None, integer(1, 1_000_000, null=True)]
+MaybeText = Annotated[str | None, text(null=True)]
+MaybePoints = Annotated[int | None, integer(1, description.MAX_POINTS, null=True)]
+MaybeBlocks = Annotated[int | None, integer(1, 65_536, null=True)]
+# S3DIS numbers its areas.
+Area = Annotated[int | str | None, rule("the name or number of an area", lambda v: type(v) in (int, str), null=True)]
+Precision = Annotated[str, choice("fp32", "bf16")]
+
+
+def _built(null: bool = False) -> Any:
+    fits = lambda value: isinstance(value, dict) and "_target_" in value
+    return rule("settings with a _target_", fits, null)
+
+
+Built = Annotated[Any, _built()]
+
+
+class Graph(Settings):
+    """``graph``: neighbours of every layer."""
+
+    dynamic: Flag
+    dilation: Dilation
+    period: MaybeCount
+    stochastic: Flag
+    epsilon: Share
+    loop: Flag
+
+
+class Network(description.Arguments):
+    """``model``: the arguments of :class:`deepgcn_seg.DeepGCN`."""
+
+    model_config = ConfigDict(extra="ignore")
+    conv: Built
+    # Among the nine channels, whichever of them the data have.
+    positions: Annotated[list[int], listed(integer(0, 8), 1, 9)]
+
+
+class SyntheticRooms(description.Synthetic):
+    """``data.store`` of the synthetic rooms."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class Data(Settings):
+    """``data``: rooms, how they are split, and their channels."""
+
+    name: Text
+    root: Annotated[str, text("the folder of the prepared rooms (see tools/prepare.py)")]
+    areas: MaybeCount = None
+    fold: Area = None
+    validation: Part
+    variant: Annotated[str, choice(*VARIANTS)]
+    features: Annotated[list[str] | None, channels(null=True)]
+    store: Annotated[SyntheticRooms, _of("deepgcn_seg.data.sources.synthetic")]
+    grid: Built
+
+
+class Optimizer(Settings):
+    """``recipe.optimizer``, if it is PyTorch's."""
+
+    lr: Annotated[float, number(0, above=True)]
+    weight_decay: Annotated[float, number(0, 1000)] = 0.0
+
+
+class Recipe(Settings):
+    """``recipe``: how the network is trained."""
+
+    name: Text
+    optimizer: Annotated[Optimizer, _of("torch.optim.")]
+    schedule: Built
+    norm_momentum: Annotated[Any, _built(null=True)]
+    augmentation: Annotated[list[Any], listed(_built())]
+    label_smoothing: Part
+    ema: Annotated[float | None, number(0, 1, below=True, null=True)]
+
+
+class Train(Settings):
+    """``tools/train.py``. Groups come before what takes their values, so that a message names the key that was set."""
+
+    depth: Depth
+    channels: Width
+    k: Count
+    points: Points
+    batch_size: Blocks
+    accumulate: Blocks
+    epochs: Count
+    max_steps: Annotated[int | None, integer(1, null=True)]
+    seed: Seed
+    device: Text
+    devices: Annotated[int, integer(1, MAX_DEVICES)]
+    sync_norms: Flag
+    precision: Precision
+    workers: Workers
+    validate_every: Count
+    select: Annotated[str, choice("validation", "test", "last")]
+    save_every: Count
+    resume: MaybeText
+    graph: Graph
+    data: Data
+    recipe: Recipe
+    protocol: Built
+    model: Annotated[Network, _of(*NETWORK)]
+
+
+class GivenData(Settings):
+    """``data`` of other commands: what is not set is the checkpoint's, or is not needed."""
+
+    root: MaybeText = None
+    fold: Area = None
+    validation: Annotated[float | None, number(0, 1, below=True, null=True)] = None
+    variant: Annotated[str | None, choice(*VARIANTS, null=True)] = None
+    features: Annotated[list[str] | None, channels(null=True)] = None
+    store: Annotated[SyntheticRooms | None, _of("deepgcn_seg.data.sources.synthetic")] = None
+
+
+class Evaluate(Settings):
+    """``tools/evaluate.py``."""
+
+    checkpoint: Text = ""
+    points: MaybePoints
+    batch_size: MaybeBlocks
+    device: Text
+    trusted: Modules
+    data: GivenData
+
+
+class Predict(Settings):
+    """``tools/predict.py``."""
+
+    checkpoint: Text = ""
+    input: Text = ""
+    output: Text = ""
+    view: MaybeText
+    picture: MaybeText
+    colors: Flag
+    classification: Flag
+    max_points: MaxPoints
+    columns: Annotated[list[str] | None, listed(text(), 3, null=True)]
+    scale: Annotated[float | None, number(0, 1e6, above=True, null=True)]
+    up: Annotated[str, choice("z", "y", "x")]
+    stride: Annotated[float | None, number(0, 1e6, above=True, null=True)]
+    votes: Annotated[int, integer(1, 1000)]
+    tile: Annotated[float, number(0, 1000, above=True)]
+    batch_size: MaybeBlocks
+    device: Text
+    trusted: Modules
+
+
+class Prepare(Settings):
+    """``tools/prepare.py``."""
+
+    source: MaybeText
+    workers: Annotated[int, integer(1, 256)]
+    max_points: MaxPoints
+    scale: Annotated[float | None, number(0, 1e6, above=True, null=True)]
+    check: Flag
+    export: MaybeText
+
+
+class Convert(Settings):
+    """``tools/convert.py``."""
+
+    checkpoint: Text = ""
+    output: Text = ""
+    k: Count
+    act: Annotated[str, choice("relu", "leakyrelu", "prelu")]
+    connection: Annotated[str | None, choice("plain", "res", "dense", null=True)]
+    points: Points
+    batch_size: Blocks
+    seed: Seed
+
+
+class Report(Settings):
+    """``tools/report.py``."""
+
+    runs: MaybeText
+    output: MaybeText
+
+
+class Axes(Settings):
+    """``axes`` of ``tools/benchmark.py``."""
+
+    points: MaybeCounts = None
+    batch: MaybeCounts = None
+    depth: MaybeCounts = None
+    k: MaybeCounts = None
+
+
+class Benchmark(Settings):
+    """``tools/benchmark.py``."""
+
+    depth: Depth
+    channels: Width
+    k: Count
+    points: Count
+    batch_sizes: Counts
+    repeats: Annotated[int, integer(1, 10_000)]
+    device: Text
+    precision: Precision
+    axes: Axes
+    sizes: Annotated[list[Any], listed(listed(integer(1, 1_000_000), 5, 5), 1)]
+    workers: Workers
+    batches: Count
+    data: GivenData
+    rows: Annotated[int, integer(1, 10**9)]
+
+
+COMMANDS: dict[str, type[Settings]] = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "predict": Predict,
+    "prepare": Prepare,
+    "convert": Convert,
+    "report": Report,
+    "benchmark": Benchmark,
+}
