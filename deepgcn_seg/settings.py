@@ -65,11 +65,17 @@ def number(
         allowed += f" and {'below' if below else 'at most'} {most:g}"
 
     def fits(value: Any) -> bool:
-        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
-            return False
-        return (least < value if above else least <= value) and (value < most if below else value <= most)
+        return (
+            _is_number(value)
+            and (least < value if above else least <= value)
+            and (value < most if below else value <= most)
+        )
 
     return rule(allowed, fits, null)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def choice(*names: str, null: bool = False) -> PlainValidator:
@@ -132,9 +138,10 @@ def validate(settings: Any) -> None:
     Raises:
         SettingError: names the first field that does not fit, its value and what is allowed.
     """
+    kind: type = type(settings)
     values = {field.name: getattr(settings, field.name) for field in fields(settings)}
     try:
-        _schema(type(settings)).model_validate(values)
+        _schema(kind).model_validate(values)
     except ValidationError as error:
         raise SettingError(problem(error)) from None
 

@@ -187,7 +187,7 @@ def test_benchmark(network, tmp_path):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", ["reference", "ours"])
 def test_precision_of_what_is_measured(name, precision):
-    from deepgcn_seg.benchmark.networks import build
+    from deepgcn_seg.benchmark.build import build
 
     settings = {"conv": "edge", "connection": "res", "depth": 2, "channels": 8, "k": 4, "precision": precision}
     logits = build(name, settings, torch.device("cpu"))(torch.rand(1, 32, 9))
@@ -245,7 +245,7 @@ def test_benchmark_of_data(tmp_path, data_root):
 
 def test_assembly_of_library_parts_is_the_same_network(tmp_path):
     pytest.importorskip("torch_cluster", reason="torch-cluster is not built (make cluster)")
-    from deepgcn_seg.benchmark.networks import build
+    from deepgcn_seg.benchmark.build import build
 
     settings = {"conv": "edge", "connection": "res", "depth": 3, "channels": 8, "k": 4}
     ours, assembly = (build(name, settings, torch.device("cpu")).eval() for name in ("ours", "assembly"))
@@ -565,7 +565,7 @@ def test_cfg_job_shows_the_composition():
 
 
 def test_a_network_that_does_not_fit_is_a_dash_not_a_hang():
-    from deepgcn_seg.benchmark.networks import alone
+    from deepgcn_seg.benchmark.timing import alone
 
     settings = {"conv": "edge", "connection": "res", "depth": 1, "channels": 8, "k": 4}
     # A distance matrix of 640 GB.

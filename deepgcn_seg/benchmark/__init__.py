@@ -1,0 +1,1 @@
+"""Measurements: one file for each value of ``measure``, on :mod:`.build`, :mod:`.timing` and :mod:`.output`."""

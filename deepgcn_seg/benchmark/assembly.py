@@ -1,4 +1,4 @@
-"""The same network put together from torch_geometric and torch_cluster, as a user without this package would."""
+"""The same network of torch_geometric's and torch_cluster's parts, as a user without this package would build it."""
 
 import torch
 from torch import Tensor, nn
@@ -8,16 +8,16 @@ from ..errors import UserError
 
 
 class AssembledDeepGCN(nn.Module):
-    """k-NN graphs by ``torch_cluster.knn``, thinned to every d-th neighbour; ``EdgeConv`` over edge lists.
+    """A network with graphs of ``torch_cluster.knn``, of which it takes every d-th neighbour, and PyG's ``EdgeConv``.
 
     Args:
-        block: plain, res or dense. conv: edge.
+        connection: plain, res or dense. conv: edge.
 
     Raises:
-        UserError: torch-cluster is missing, or the convolution is not in torch_geometric.
+        UserError: torch-cluster is missing, or the convolution is another one.
     """
 
-    def __init__(self, block: str, conv: str, depth: int, channels: int, k: int):
+    def __init__(self, connection: str, conv: str, depth: int, channels: int, k: int):
         super().__init__()
         try:
             from torch_cluster import knn
@@ -25,10 +25,10 @@ class AssembledDeepGCN(nn.Module):
             raise UserError("networks: assembly needs torch-cluster; `make cluster` builds it") from None
         if conv != "edge":
             raise UserError(f"networks: assembly has EdgeConv alone, not conv={conv}")
-        self.knn, self.block, self.k = knn, block, k
-        dense = block == "dense"
+        self.knn, self.connection, self.k = knn, connection, k
+        dense = connection == "dense"
         widths = [9] + [channels * (i + 1 if dense else 1) for i in range(depth - 1)]
-        self.dilations = [1] + [1 if block == "plain" else i + 1 for i in range(depth - 1)]
+        self.dilations = [1] + [1 if connection == "plain" else i + 1 for i in range(depth - 1)]
         self.convs = nn.ModuleList(geometric.EdgeConv(self._unit(2 * width, channels), aggr="max") for width in widths)
         joint = channels * (depth * (depth + 1) // 2 if dense else depth)
         self.fusion = self._unit(joint, 1024)
@@ -41,7 +41,7 @@ class AssembledDeepGCN(nn.Module):
         return nn.Sequential(nn.Linear(in_channels, out_channels), nn.ReLU(), nn.BatchNorm1d(out_channels))
 
     def forward(self, points: Tensor) -> Tensor:
-        """(B, N, 9) -> logits (B, N, 13)."""
+        """Return logits (B, N, 13) of points (B, N, 9)."""
         batch, count, _ = points.shape
         x = points.reshape(batch * count, -1)
         number = torch.arange(batch, device=x.device).repeat_interleave(count)
@@ -53,7 +53,7 @@ class AssembledDeepGCN(nn.Module):
                                  target.view(-1, self.k * dilation)[:, ::dilation].reshape(-1)])  # fmt: skip
             h = conv(x, edges)
             if i:
-                h = x + h if self.block == "res" else torch.cat([x, h], 1) if self.block == "dense" else h
+                h = x + h if self.connection == "res" else torch.cat([x, h], 1) if self.connection == "dense" else h
             features.append(h)
             x = h
         joint = torch.cat(features, 1)

@@ -1,4 +1,4 @@
-"""Whether data keeps up: blocks a second of the loader beside what training consumes, points a second of scoring."""
+"""``measure=data``: blocks a second that the loader gives and that training consumes, points a second of scoring."""
 
 from typing import Any
 
@@ -11,12 +11,13 @@ from ..data.dataset import EpochSampler, block_dataset, make_loader, split_by_ar
 from ..data.store import RoomStore
 from ..device import device as device_of
 from ..evaluation import Protocol
-from .networks import batch, build, described, network_settings, run, seconds
+from .build import build, described, network_settings
 from .output import machine, publish, spread
+from .timing import batch, run, seconds
 
 
 def measure_data(config: DictConfig) -> None:
-    """Loader and scoring on the configured data, training steps on random blocks, interleaved."""
+    """Measure the loader and scoring on the configured data, and training steps on random blocks, in turn."""
     settings, chosen = network_settings(config), device_of(config.device)
     store: RoomStore = instantiate(config.data.store)
     split = split_by_area(store, config.data.fold, config.data.validation)

@@ -1,4 +1,4 @@
-"""What every measurement leaves: a table on the terminal, and JSON, Markdown and a figure in the run directory."""
+"""The output of every measurement: a table on the terminal, and JSON, Markdown and a figure in the run directory."""
 
 import logging
 import platform
@@ -22,13 +22,13 @@ log = logging.getLogger(__name__)
 
 
 def machine(device: torch.device) -> str:
-    """Processor, threads and card, for captions."""
+    """Return processor, threads and GPU, for captions."""
     card = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {device}{card}"
 
 
 def spread(values: Sequence[float], digits: int = 3) -> str:
-    """Median, and in brackets lowest to highest."""
+    """Return the median, and in brackets the lowest and highest value."""
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 

@@ -1,4 +1,4 @@
-"""Speed of the raw S3DIS parser beside ``numpy.loadtxt`` and pandas, interleaved on one thread."""
+"""``measure=parser``: the parser of raw S3DIS files beside ``numpy.loadtxt`` and pandas, in turn on one thread."""
 
 import logging
 import statistics
@@ -16,8 +16,8 @@ from .output import publish, spread
 log = logging.getLogger(__name__)
 
 
-def benchmark_parser(config: DictConfig) -> None:
-    """Rows a second of each parser on one annotation file of ``config.rows`` rows: a table and ``parser.json``."""
+def measure_parser(config: DictConfig) -> None:
+    """Measure the rows a second of each parser on an annotation file of ``config.rows`` rows."""
     rng = np.random.default_rng(0)
     points = rng.uniform(-30, 30, (config.rows, 3)), rng.integers(0, 256, (config.rows, 3))
     speeds: dict[str, list[float]] = {}

@@ -1,8 +1,8 @@
-"""Where the time of a pass goes, part by part, and how far each part is from what the machine could do.
+"""``measure=parts``: the time of each part of a pass, and how far it is from what the machine could do.
 
-The roofline: a part that must do F operations and move B bytes takes at least max(F / peak, B / bandwidth), both
-measured here on this machine. Bytes are the compulsory ones, each array read or written once; FLOPs those of
-products of matrices, and of edges for aggregation. A backward pass of linear maps counts twice a forward pass.
+The roofline: a part that does F operations and moves B bytes takes at least max(F / peak, B / bandwidth). Peak and
+bandwidth are measured on this machine. Bytes count every array once, read or written. FLOPs are those of matrix
+products and, for aggregation, of edges. The backward pass of a linear map counts as two forward passes.
 """
 
 import statistics
@@ -17,8 +17,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from ..device import device as device_of
 from ..progress import Meter
-from .networks import TASKS, batch, build, described, network_settings, run, seconds
+from .build import build, described, network_settings
 from .output import machine, publish
+from .timing import TASKS, batch, run, seconds
 
 PARTS = {
     "neighbour search": ("deepgcn_seg::nearest_ranks",),
@@ -34,7 +35,7 @@ OTHER = "norm, activation, sums, copies"
 
 
 def measure_parts(config: DictConfig) -> None:
-    """Time of each part of a step and of an inference, beside the roofline."""
+    """Measure each part of a step and of an inference, beside the roofline."""
     settings, chosen = network_settings(config), device_of(config.device)
     peak, bandwidth = peak_flops(chosen), peak_bandwidth(chosen)
     rows, report = [], []
@@ -79,7 +80,7 @@ def measure_parts(config: DictConfig) -> None:
 
 
 def peak_flops(device: torch.device, size: int = 2048) -> float:
-    """FLOP/s of a product of square float32 matrices, the best of five."""
+    """Return the FLOP/s of a product of square float32 matrices, the best of six."""
     a, b = torch.rand(2, size, size, device=device).unbind(0)
     return 2 * size**3 / min(seconds(_product, a, b) for _ in range(6))
 
@@ -91,7 +92,7 @@ def _product(a: torch.Tensor, b: torch.Tensor) -> None:
 
 
 def peak_bandwidth(device: torch.device, megabytes: int = 256) -> float:
-    """Bytes/s read and written by a copy, the best of five."""
+    """Return the bytes/s that a copy reads and writes, the best of six."""
     source = torch.ones(megabytes * 2**18, device=device)
     target = torch.empty_like(source)
 
@@ -104,14 +105,14 @@ def peak_bandwidth(device: torch.device, megabytes: int = 256) -> float:
 
 
 def work(settings: dict[str, Any], task: str, size: int, points: int) -> dict[str, tuple[float, float]]:
-    """FLOPs and compulsory bytes of each part of :data:`PARTS`."""
+    """Return the least FLOPs and bytes of each part of :data:`PARTS`."""
     depth, channels, k = settings["depth"], settings["channels"], settings["k"]
     dense, edge, training = settings["connection"] == "dense", settings["conv"] == "edge", task == "step"
     widths = [9] + [channels * (i + 1 if dense else 1) for i in range(depth - 1)]
     searched = [3, *widths[1:]]
     nodes = size * points
     search = (
-        # A multiplication and an addition for each channel of each pair of points, once for both directions.
+        # Each unordered pair of points takes a multiplication and an addition for each channel.
         sum(nodes * points * (width + 1) for width in searched),
         sum(nodes * (4 * width + 8 * k) for width in searched),
     )
@@ -134,7 +135,7 @@ def work(settings: dict[str, Any], task: str, size: int, points: int) -> dict[st
 
 
 def _profiled(model: torch.nn.Module, task: str, data: Sequence[torch.Tensor]) -> dict[str, float]:
-    """Seconds of each part in one pass."""
+    """Return the seconds of each part in one pass."""
     on_gpu = data[0].is_cuda
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with profile(activities=activities) as profiler:
@@ -142,7 +143,8 @@ def _profiled(model: torch.nn.Module, task: str, data: Sequence[torch.Tensor]) -
     spent = dict.fromkeys((*PARTS, OTHER), 0.0)
     part_of = {name: part for part, names in PARTS.items() for name in names}
     for event in profiler.key_averages():
-        # On a GPU the kernels that an operation launched; on a CPU its own time and that of products inside it.
+        # On a GPU, the time of the kernels that an operation launches. On a CPU its own time; our operations have
+        # matrix products inside, which count as theirs.
         own = event.self_device_time_total if on_gpu else event.self_cpu_time_total
         if event.key.startswith("deepgcn_seg::"):
             own = event.device_time_total if on_gpu else event.cpu_time_total

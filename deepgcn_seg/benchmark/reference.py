@@ -1,14 +1,16 @@
-"""The official formulation of the network, literally: what the fast one is measured and tested against.
+"""The official formulation of the network, with which this package's is compared in speed and result.
 
-Channels-first (B, C, N, 1) tensors; the whole distance matrix and its top k x d; every edge's
-[x_i ; x_j - x_i] through a 1x1 convolution, activation and norm; the global vector repeated to all
-points. Module names are those of deep_gcns_torch, so that state dicts are interchangeable.
+Tensors are channels-first (B, C, N, 1). The neighbours are the k x d largest entries of the whole negative distance
+matrix. Every edge's [x_i ; x_j - x_i] goes through a 1x1 convolution, activation and norm. The global vector is
+repeated for all points. Module names are those of deep_gcns_torch, so that state dicts can be exchanged.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-ACTS = {
+ACTS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "leakyrelu": lambda: nn.LeakyReLU(0.2),
     "prelu": lambda: nn.PReLU(init=0.2),
@@ -16,7 +18,7 @@ ACTS = {
 
 
 def unit(in_channels: int, out_channels: int, act: str | None, norm: bool, order: str = "act-norm") -> nn.Sequential:
-    """1x1 convolution, activation and batch norm, in the order of either official code."""
+    """Return a 1x1 convolution, activation and batch norm, in the order of either official code."""
     layers: list[nn.Module] = [nn.Conv2d(in_channels, out_channels, 1)]
     after = [ACTS[act]()] if act else []
     after += [nn.BatchNorm2d(out_channels)] if norm else []
@@ -24,7 +26,7 @@ def unit(in_channels: int, out_channels: int, act: str | None, norm: bool, order
 
 
 def knn(x: Tensor, k: int, dilation: int) -> Tensor:
-    """(B, C, N, 1) -> (B, N, k) neighbours at ranks 0, d, 2d, ... by the full distance matrix."""
+    """Return the neighbours (B, N, k) of x (B, C, N, 1) at ranks 0, d, 2d, ... of the full distance matrix."""
     with torch.no_grad():
         flat = x.squeeze(-1).transpose(1, 2)
         square = flat.square().sum(-1, keepdim=True)
@@ -33,7 +35,7 @@ def knn(x: Tensor, k: int, dilation: int) -> Tensor:
 
 
 def gather(x: Tensor, index: Tensor) -> Tensor:
-    """(B, C, N, 1), (B, N, k) -> (B, C, N, k)."""
+    """Return the features (B, C, N, k) of neighbours (B, N, k) of x (B, C, N, 1)."""
     batch, channels, count, _ = x.shape
     indices = index.reshape(batch, 1, -1).expand(-1, channels, -1)
     return x.squeeze(-1).gather(2, indices).view(batch, channels, count, -1)
@@ -48,7 +50,7 @@ class Conv(nn.Module):
         self.nn = unit(2 * in_channels, out_channels, act, True, order)
 
     def forward(self, x: Tensor, index: Tensor) -> Tensor:
-        """(B, C, N, 1) -> (B, C_out, N, 1)."""
+        """Return features (B, C_out, N, 1) of x (B, C, N, 1)."""
         relative = gather(x, index) - x
         if self.conv == "mr":
             return self.nn(torch.cat([x, relative.amax(-1, keepdim=True)], 1))
@@ -56,33 +58,34 @@ class Conv(nn.Module):
 
 
 class Layer(nn.Module):
-    """One backbone block."""
+    """A layer of the backbone: graph, convolution and connection."""
 
-    def __init__(self, in_channels: int, channels: int, block: str, conv: str, act: str, order: str, k: int, d: int):
+    def __init__(
+        self, in_channels: int, channels: int, connection: str, conv: str, act: str, order: str, k: int, d: int
+    ):
         super().__init__()
-        self.block, self.k, self.d = block, k, d
-        self.body = nn.Module()
-        self.body.gconv = Conv(in_channels, channels, conv, act, order)
+        self.connection, self.k, self.d = connection, k, d
+        self.body = nn.ModuleDict({"gconv": Conv(in_channels, channels, conv, act, order)})
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, N, 1) -> (B, C', N, 1)."""
-        out = self.body.gconv(x, knn(x, self.k, self.d))
-        if self.block == "res":
+        """Return features (B, C', N, 1) of x (B, C, N, 1)."""
+        out = self.body["gconv"](x, knn(x, self.k, self.d))
+        if self.connection == "res":
             return out + x
-        return torch.cat([x, out], 1) if self.block == "dense" else out
+        return torch.cat([x, out], 1) if self.connection == "dense" else out
 
 
 class ReferenceDeepGCN(nn.Module):
     """The official dense model, with stochastic dilation off.
 
     Args:
-        block: plain, res or dense. conv: edge or mr. order: act-norm (PyTorch) or norm-act (TensorFlow).
+        connection: plain, res or dense. conv: edge or mr. order: act-norm (PyTorch) or norm-act (TensorFlow).
         positions: input channels of the head's graph.
     """
 
     def __init__(
         self,
-        block: str = "res",
+        connection: str = "res",
         conv: str = "edge",
         depth: int = 28,
         channels: int = 64,
@@ -96,19 +99,18 @@ class ReferenceDeepGCN(nn.Module):
     ):
         super().__init__()
         self.k, self.positions = k, list(positions)
-        self.head = nn.Module()
-        self.head.gconv = Conv(in_channels, channels, conv, act, order)
-        dense = block == "dense"
+        self.head = nn.ModuleDict({"gconv": Conv(in_channels, channels, conv, act, order)})
+        dense = connection == "dense"
         self.backbone = nn.ModuleList(
             Layer(
                 channels * (i + 1) if dense else channels,
                 channels,
-                block,
+                connection,
                 conv,
                 act,
                 order,
                 k,
-                1 if block == "plain" else i + 1,
+                1 if connection == "plain" else i + 1,
             )
             for i in range(depth - 1)
         )
@@ -122,9 +124,9 @@ class ReferenceDeepGCN(nn.Module):
         )
 
     def forward(self, points: Tensor) -> Tensor:
-        """(B, N, in_channels) -> logits (B, N, num_classes)."""
+        """Return logits (B, N, num_classes) of points (B, N, in_channels)."""
         x = points.transpose(1, 2).unsqueeze(-1)
-        features = [self.head.gconv(x, knn(x[:, self.positions], self.k, 1))]
+        features = [self.head["gconv"](x, knn(x[:, self.positions], self.k, 1))]
         for layer in self.backbone:
             features.append(layer(features[-1]))
         joint = torch.cat(features, 1)

@@ -1,7 +1,7 @@
-"""How time and memory of a pass grow with points, batch, depth and k, beside the official formulation."""
+"""``measure=scaling``: how time and memory of a pass grow with points, batch, depth and k, beside the official form."""
 
 import statistics
-from typing import Any
+from typing import Any, cast
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -10,18 +10,19 @@ from omegaconf import DictConfig, OmegaConf
 from ..device import device as device_of
 from ..errors import UserError
 from ..progress import Meter
-from .networks import TASKS, alone, described, network_settings
+from .build import described, network_settings
 from .output import machine, publish, spread
+from .timing import TASKS, alone
 
-# Entries of one distance matrix up to which the official formulation is tried: three of them at once are 3 GB.
+# The official formulation is measured up to so many entries of a distance matrix: three matrices of them are 3 GB.
 MOST_PAIRS = 1 << 28
 
 
 def measure_scaling(config: DictConfig) -> None:
-    """One axis at a time (``config.axes``), everything else as configured.
+    """Measure along one axis of ``config.axes`` at a time, with everything else as configured.
 
     Raises:
-        UserError: an unknown axis or task.
+        UserError: an axis or the task is unknown.
     """
     if config.task not in TASKS:
         raise UserError(f"task={config.task}: must be one of {', '.join(TASKS)}")
@@ -33,7 +34,7 @@ def measure_scaling(config: DictConfig) -> None:
     with Meter("Measuring", sum(len(values) for values in axes.values())) as meter:
         for axis, values in axes.items():
             for value in values:
-                changed = OmegaConf.merge(config, {axis: value} if axis != "batch" else {})
+                changed = cast(DictConfig, OmegaConf.merge(config, {axis: value} if axis != "batch" else {}))
                 settings = network_settings(changed)
                 size = value if axis == "batch" else config.batch_sizes[0]
                 fits = size * changed.points**2 <= MOST_PAIRS

@@ -1,4 +1,4 @@
-"""Whether any network is slower than the official formulation: small ones above all, whose time is mostly dispatch."""
+"""``measure=small``: small networks beside the official formulation; starting kernels is most of their time."""
 
 import itertools
 import statistics
@@ -9,15 +9,16 @@ from omegaconf import DictConfig
 from ..device import device as device_of
 from ..errors import UserError
 from ..progress import Meter
-from .networks import CONNECTIONS, CONVS, TASKS, batch, build, interleaved
+from .build import CONNECTIONS, CONVS, build
 from .output import machine, publish
+from .timing import TASKS, batch, interleaved
 
 
 def measure_small(config: DictConfig) -> None:
-    """Step and inference of every connection and convolution of the official code, at ``config.sizes``.
+    """Measure a step and an inference of every connection and convolution of the official code, at ``config.sizes``.
 
     Raises:
-        UserError: a size that is not five numbers, or of too few points.
+        UserError: a size is not five numbers, or has too few points.
     """
     for size in config.sizes:
         if len(size) != 5 or size[1] < size[3] * max(size[0] - 1, 1):

@@ -1,32 +1,32 @@
-"""``tools/benchmark.py``: which measurement a config asks for."""
+"""``tools/benchmark.py``: time and memory beside the official formulation."""
 
 from collections.abc import Callable
 
 from omegaconf import DictConfig
 
-from ..benchmark.comparison import compare
 from ..benchmark.data import measure_data
-from ..benchmark.parser import benchmark_parser
+from ..benchmark.network import measure_network
+from ..benchmark.parser import measure_parser
 from ..benchmark.parts import measure_parts
 from ..benchmark.scaling import measure_scaling
 from ..benchmark.small import measure_small
 from ..errors import UserError
 
 MEASURES: dict[str, Callable[[DictConfig], None]] = {
-    "network": compare,
+    "network": measure_network,
     "parts": measure_parts,
     "scaling": measure_scaling,
     "small": measure_small,
     "data": measure_data,
-    "parser": benchmark_parser,
+    "parser": measure_parser,
 }
 
 
 def benchmark(config: DictConfig) -> None:
-    """Measure what ``config.measure`` names.
+    """Do the measurement that ``config.measure`` names.
 
     Raises:
-        UserError: unknown measurement, or settings it does not have.
+        UserError: the measurement is unknown, or does not have these settings.
     """
     if config.measure not in MEASURES:
         raise UserError(f"measure={config.measure}: must be one of {', '.join(MEASURES)}")

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
@@ -52,7 +53,7 @@ def evaluate(config: DictConfig) -> float | None:
     protocol = _protocol(config, trained, described.network)
     model = build_model(content, path, config.trusted)
     store = instantiate(config.data.store) if config.data.name else _trained_store(config, trained, path)
-    _require_same_ends(path, model.classes.names, trained, store)
+    _require_same_ends(path, described.class_list.names, trained, store)
     own = config.data if config.data.name else trained
     fold = _fold(config, trained)
     split = split_by_area(store, fold, own.validation, trained.seed)
@@ -93,7 +94,7 @@ def _protocol(config: DictConfig, trained: TrainedOn, network: Network | OwnPart
         UserError: the command line asks for others.
     """
     grid = {"side": trained.side, "stride": trained.stride, "min_points": trained.min_points}
-    fixed = {"data.features": list(trained.features), "data.variant": trained.variant}
+    fixed: dict[str, Any] = {"data.features": list(trained.features), "data.variant": trained.variant}
     fixed |= {f"data.grid.{key}": value for key, value in grid.items()}
     for override in HydraConfig.get().overrides.task:
         key = override.lstrip("+~").split("=", 1)[0]

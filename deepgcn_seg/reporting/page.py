@@ -78,7 +78,7 @@ def _about(run: Run, keys: Sequence[str], best: bool, left_out: LeftOut) -> dict
             about = test.rooms.get(room)
             with left_out.noting():
                 picture = _embedded(read_picture(run.folder, name), "JPEG")
-                pictures[f"{room}: mIoU {_percent(about and about.mIoU)}"] = picture
+                pictures[f"{room}: mIoU {_percent(about.mIoU if about else None)}"] = picture
     worst = sorted(test.rooms.items(), key=lambda item: (item[1].mIoU is None, item[1].mIoU or 0))[:WORST_ROOMS_LISTED]
     return {
         "name": run.name,

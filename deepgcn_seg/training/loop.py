@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..data.dataset import BlockDataset, EpochSampler, make_loader
+from ..data.official_hdf5 import OfficialBlockDataset
 from ..distributed import World
 from ..errors import Interrupted, UserError
 from ..evaluation.metrics import Scores
@@ -80,7 +81,7 @@ class Trainer:
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        blocks: BlockDataset,
+        blocks: BlockDataset | OfficialBlockDataset,
         validate: Callable[[nn.Module], torch.Tensor] | None,
         settings: TrainingSettings,
         folder: Path,

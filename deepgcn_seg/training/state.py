@@ -120,7 +120,7 @@ def average_of(model: nn.Module, decay: float) -> AveragedModel:
     far from the later ones. Integers, such as counts of batches, are copied.
     """
 
-    def average(averaged: torch.Tensor, current: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+    def average(averaged: torch.Tensor, current: torch.Tensor, count: torch.Tensor | int) -> torch.Tensor:
         if not averaged.is_floating_point():
             return current
         return averaged + (1 - min(decay, float((1 + count) / (10 + count)))) * (current - averaged)

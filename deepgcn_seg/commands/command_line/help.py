@@ -24,7 +24,7 @@ def page(conf: Path, command: str, overrides: Iterable[str] = ()) -> str:
         config = compose(command, list(overrides), return_hydra_config=True)
     hydra = config.hydra
     known = settings(conf, command, hydra.runtime.choices)
-    shown = OmegaConf.to_yaml(OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]))
+    shown = OmegaConf.to_yaml(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
     lines = shown.splitlines()
     for number, key, _ in _settings_in(lines):
         if comment := known.get(key):

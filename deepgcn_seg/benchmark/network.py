@@ -1,4 +1,4 @@
-"""Time and memory of the network beside the official formulation, in one run."""
+"""``measure=network``: time and memory of the network beside the official formulation, in one run."""
 
 import statistics
 from functools import partial
@@ -11,15 +11,16 @@ from omegaconf import DictConfig
 from ..device import device as device_of
 from ..errors import UserError
 from ..progress import Meter
-from .networks import NETWORKS, TASKS, alone, batch, build, described, interleaved, network_settings
+from .build import NETWORKS, build, described, network_settings
 from .output import machine, publish, spread
+from .timing import TASKS, alone, batch, interleaved
 
 
-def compare(config: DictConfig) -> None:
-    """Step and inference of ``config.networks`` for each batch size.
+def measure_network(config: DictConfig) -> None:
+    """Measure a step and an inference of ``config.networks`` for each batch size.
 
     Raises:
-        UserError: settings that the official formulation does not have, or unknown networks.
+        UserError: the official formulation does not have these settings, or a network is unknown.
     """
     settings = network_settings(config)
     names = list(config.networks)
@@ -30,7 +31,7 @@ def compare(config: DictConfig) -> None:
     chosen = device_of(config.device)
     rows: list[dict[str, Any]] = []
     cases = [(task, size) for size in config.batch_sizes for task in TASKS]
-    # A CPU's allocator is noisy too: one process now and then holds half as much again.
+    # Memory on a CPU is noisy too: now and then, a process holds half as much again.
     processes = 1 if chosen.type == "cuda" else config.repeats
     with Meter("Measuring", len(cases) * (config.repeats + 1 + processes)) as meter:
         for task, size in cases:

@@ -1,4 +1,4 @@
-"""The networks that are measured: this one, the official formulation and an assembly of library parts."""
+"""Time and memory of a pass: a training step without its optimiser, or an inference."""
 
 import logging
 import time
@@ -9,75 +9,21 @@ from multiprocessing import get_context
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 from torch import nn
 from torch.nn import functional as F
 
-from ..errors import UserError
 from ..memory import peak_memory_mb, resident_mb
-from ..model import DeepGCN, EdgeConv, MRConv
-from ..model.official import conv_name
 from ..ops import nearest_ranks
 from ..processes import end_with_parent
-from .reference import ReferenceDeepGCN
+from .build import build
 
 TASKS = ("step", "inference")
-# Of the official code.
-CONNECTIONS, CONVS = ("plain", "res", "dense"), ("edge", "mr")
-NETWORKS = ("reference", "assembly", "ours")
 
 log = logging.getLogger(__name__)
 
 
-def network_settings(config: DictConfig) -> dict[str, Any]:
-    """Connection, convolution and sizes.
-
-    Raises:
-        UserError: settings that the official formulation does not have.
-    """
-    conv = conv_name(config.conv)
-    if config.connection not in CONNECTIONS or conv not in CONVS:
-        raise UserError(
-            f"connection={config.connection}, conv={conv}: the official code has plain, res, dense and edge, mr"
-        )
-    if config.points < config.k * max(config.depth - 1, 1):
-        raise UserError(f"points={config.points}: k x dilation needs {config.k * (config.depth - 1)}")
-    if config.precision not in ("fp32", "bf16"):
-        raise UserError(f"precision={config.precision}: must be fp32 or bf16")
-    return {"conv": conv, **{key: config[key] for key in ("connection", "depth", "channels", "k", "precision")}}
-
-
-def described(settings: dict[str, Any]) -> str:
-    """Settings in one line, for titles."""
-    return ", ".join(f"{key} {value}" for key, value in settings.items())
-
-
-def build(name: str, settings: dict[str, Any], device: torch.device) -> nn.Module:
-    """One of :data:`NETWORKS`, the same function each; in bf16 under autocast."""
-    # In float32 all are: cuDNN would take TF32 for the reference's convolutions.
-    torch.backends.cudnn.allow_tf32 = False
-    network = _network(name, settings).to(device)
-    if settings.get("precision") == "bf16":
-        network.forward = torch.autocast(device.type, torch.bfloat16)(network.forward)
-    return network
-
-
-def _network(name: str, settings: dict[str, Any]) -> nn.Module:
-    conv, block = settings["conv"], settings["connection"]
-    common = {key: settings[key] for key in ("depth", "channels", "k")}
-    if name == "reference":
-        return ReferenceDeepGCN(block, conv, order="act-norm", **common)
-    if name == "assembly":
-        from .assembly import AssembledDeepGCN
-
-        return AssembledDeepGCN(block, conv, **common)
-    plain = {"dilation": "none", "stochastic": False} if block == "plain" else {}
-    operator = {"edge": EdgeConv, "mr": MRConv}[conv]
-    return DeepGCN(connection=block, conv=operator, order="act-norm", positions=(0, 1, 2), **common, **plain)
-
-
 def run(model: nn.Module, task: str, points: torch.Tensor, labels: torch.Tensor) -> None:
-    """One training step's forward and backward pass, or one evaluation forward pass."""
+    """Do the forward and backward pass of a training step, or a forward pass of inference."""
     if model.training != (task == "step"):
         model.train(task == "step")
     if task == "inference":
@@ -91,14 +37,14 @@ def run(model: nn.Module, task: str, points: torch.Tensor, labels: torch.Tensor)
 
 
 def batch(size: int, points: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random blocks and labels, the same each time."""
+    """Return random blocks of points (size, points, 9) and labels, the same each time."""
     generator = torch.Generator().manual_seed(0)
     cloud = torch.rand(size, points, 9, generator=generator)
     return cloud.to(device), torch.randint(13, (size, points), generator=generator).to(device)
 
 
 def seconds(action: Callable[..., None], *arguments: Any) -> float:
-    """Wall time of a call."""
+    """Return the wall time of a call."""
     started = time.perf_counter()
     action(*arguments)
     return time.perf_counter() - started
@@ -111,7 +57,9 @@ def interleaved(
     repeats: int,
     advance: Callable[[], None] = lambda: None,
 ) -> dict[str, list[float]]:
-    """Seconds of each network's passes, in turn, since a noisy machine is noisy for all; after one that does not count.
+    """Return the seconds of each network's passes.
+
+    The networks take turns, so that a noisy machine slows all of them. The first round does not count.
 
     Args:
         advance: called after each round.
@@ -129,10 +77,11 @@ def interleaved(
 def alone(
     name: str, settings: dict[str, Any], task: str, size: int, points: int, device: str, repeats: int = 1
 ) -> tuple[list[float], float]:
-    """Passes in a fresh process: their seconds, and the peak memory above what it held with the model built, in MiB.
+    """Run passes in a fresh process.
 
     Returns:
-        No seconds and NaN where the process ran out of memory.
+        Their seconds, and the peak memory in MiB above what the process held with the model built. If the process ran
+        out of memory: no seconds and NaN.
     """
     with ProcessPoolExecutor(1, get_context("spawn"), end_with_parent) as process:
         try:
@@ -150,7 +99,7 @@ def _alone(
     chosen = torch.device(device)
     model = build(name, settings, chosen)
     data = batch(size, points, chosen)
-    # Compiled kernels load and libraries start outside the measurement, those for few near points and for many.
+    # Load compiled kernels and libraries before the measurement, those for few neighbours and those for many.
     small = max(settings["k"] * settings["depth"], 64)
     run(build(name, settings, chosen), task, *batch(1, small, chosen))
     for ranks in (torch.arange(4), torch.arange(400)):
