@@ -1,4 +1,4 @@
-"""Which device a setting names."""
+"""The device that a setting names."""
 
 import torch
 
@@ -6,10 +6,10 @@ from .errors import UserError, first_line
 
 
 def device(name: str | torch.device) -> torch.device:
-    """The device a setting names; ``auto`` is CUDA where there is some, else the CPU.
+    """Return the device that a setting names; ``auto`` is CUDA if there is a GPU, else the CPU.
 
     Raises:
-        UserError: unknown, or not there.
+        UserError: there is no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,7 +1,7 @@
-"""Several processes that train one model: torchrun, SLURM, or this process alone.
+"""Several processes that train one model, started by torchrun or SLURM, or this process alone.
 
-Each process holds the whole model and a share of every batch; gradients, batch statistics, losses
-and confusion matrices are summed over all. Nothing else in the package knows how they were started.
+Each process holds the whole model and a share of every batch. Gradients, batch statistics, losses and confusion
+matrices are summed over all processes. The rest of the package does not know how they were started.
 """
 
 import os
@@ -18,15 +18,15 @@ from torch import Tensor, nn
 
 from .errors import UserError
 
-# A process that waits longer than this for another gives up.
+# A process gives up if it waits longer than this for another one, which may be preparing the data.
 TIMEOUT = timedelta(minutes=10)
-# Processes to start on this machine at most: more GPUs than any has.
+# Most processes to start on this machine, which has fewer GPUs than this.
 MAX_DEVICES = 64
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among all. rank: 0..size-1; local: its number on this machine."""
+    """The processes that train together. rank: number of this one, 0..size-1; local: its number on this machine."""
 
     rank: int = 0
     size: int = 1
@@ -34,22 +34,22 @@ class World:
 
     @property
     def first(self) -> bool:
-        """Whether this is the one process that writes."""
+        """Whether this is the process that writes files."""
         return self.rank == 0
 
     def barrier(self) -> None:
-        """Wait for all."""
+        """Wait for all processes."""
         if self.size > 1:
             dist.barrier()
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over all processes, in place."""
+        """Sum values over all processes, in place, and return them."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
 
     def share(self, value: Any) -> Any:
-        """The first process's value, on all."""
+        """Return the first process's value to every process."""
         if self.size == 1:
             return value
         box = [value]
@@ -57,7 +57,7 @@ class World:
         return box[0]
 
     def collect(self, value: Any) -> list[Any]:
-        """Every process's value, in order of rank."""
+        """Return the values of all processes, in order of rank."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -65,11 +65,10 @@ class World:
         return values
 
     def average_gradients(self, model: nn.Module) -> None:
-        """Gradients averaged over all processes.
+        """Average the gradients over all processes.
 
-        One sum after the backward pass rather than one for each layer during it: it works under
-        gradient checkpointing, reversible blocks and accumulation alike, and the models are small
-        (ResGCN-28: 14 MB).
+        There is one sum after the backward pass, not one for each layer during it. It works with recomputation,
+        reversible blocks and accumulation alike, and costs little as the models are small (ResGCN-28: 14 MB).
         """
         if self.size == 1:
             return
@@ -81,18 +80,18 @@ class World:
 
 
 def declared() -> World:
-    """What the environment says: torchrun's variables, or SLURM's of a step with several tasks."""
+    """Return the processes that the environment declares, with the variables of torchrun or of a SLURM step."""
     environ = os.environ
     if "RANK" in environ and "WORLD_SIZE" in environ:
         return World(int(environ["RANK"]), int(environ["WORLD_SIZE"]), int(environ.get("LOCAL_RANK", 0)))
-    # A batch script alone has no step; its one process is not one of several.
+    # A batch script runs outside of a step, as one process, whatever number of tasks its job has.
     if int(environ.get("SLURM_NTASKS", 1)) > 1 and environ.get("SLURM_STEP_ID", "").isdigit():
         return World(*(int(environ[name]) for name in ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")))
     return World()
 
 
 def join(device: torch.device) -> World:
-    """Join the other processes, once; later calls return the same.
+    """Connect this process with the others. A second call does nothing more.
 
     Raises:
         UserError: they cannot be reached.
@@ -102,7 +101,7 @@ def join(device: torch.device) -> World:
         return world
     if "MASTER_ADDR" not in os.environ:
         os.environ["MASTER_ADDR"] = _first_slurm_host()
-        # The same on all nodes, another for each job.
+        # A port that all nodes of a job agree on, and that differs between jobs.
         os.environ["MASTER_PORT"] = str(20000 + int(os.environ["SLURM_JOB_ID"]) % 20000)
     backend = "nccl" if device.type == "cuda" else "gloo"
     try:
@@ -114,7 +113,7 @@ def join(device: torch.device) -> World:
 
 
 def leave() -> bool:
-    """Let the others go, at the end of a program; whether there were any."""
+    """Close the connection to other processes at the end of a program; return whether there was one."""
     if not dist.is_initialized():
         return False
     dist.destroy_process_group()
@@ -132,24 +131,24 @@ def _first_slurm_host() -> str:
 
 
 def torchrun(devices: int, script: str, arguments: Sequence[str]) -> list[str]:
-    """The command that starts ``devices`` processes of a script on this machine."""
+    """Return the arguments for Python that start ``devices`` processes of a script on this machine."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
     return [*launcher, script, *arguments]
 
 
 class SummedOverAll(torch.autograd.Function):
-    """Sum over all processes, forward and backward."""
+    """The sum over all processes, in the forward and the backward pass."""
 
     @staticmethod
     def forward(ctx, values: Tensor) -> Tensor:
-        """Sum of values."""
+        """Return the sum of values."""
         summed = values.clone()
         dist.all_reduce(summed)
         return summed
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
-        """Sum of gradients: every process's loss depends on every process's values."""
+        """Return the sum of gradients, because the loss of each process depends on the values of all."""
         summed = gradient.clone()
         dist.all_reduce(summed)
         return summed

@@ -1,15 +1,15 @@
-"""What a user did or has that cannot work, told in one line."""
+"""Errors that are told in one line: what a user did or has that cannot work."""
 
 
 class UserError(Exception):
-    """Bad input, setting or data. The message names it, says what is wrong and what to do.
+    """A bad input, setting or file. The message names it, says what is wrong and what to do.
 
     Command lines print it without a traceback and exit with status 2.
     """
 
 
 class OccupiedError(UserError):
-    """The directory is another run's; nothing may be written there, not even that this one failed."""
+    """A directory is another run's: nothing may be written there, not even that this run failed."""
 
 
 class Interrupted(BaseException):
@@ -17,6 +17,6 @@ class Interrupted(BaseException):
 
 
 def first_line(error: BaseException, most: int = 150) -> str:
-    """What another library's error says, in one line of at most ``most`` characters."""
+    """Return the first line of another library's error, cut after ``most`` characters."""
     lines = str(error).strip().splitlines()
     return (lines[0] if lines else type(error).__name__)[:most]

@@ -1,6 +1,6 @@
-"""Text from elsewhere in what we write: names and settings are shown as they are, and never read as instructions.
+"""Escaping of text from elsewhere, such as names from files, so that no output format takes it for markup or commands.
 
-One function for each form of output; HTML's text escapes itself (jinja2's ``autoescape``).
+There is a function for each format. Text in HTML is escaped by jinja2 (``autoescape``).
 """
 
 import json
@@ -14,7 +14,7 @@ _MARKDOWN = str.maketrans({c: f"\\{c}" for c in "\\`*_[]#|~$!"} | {"<": "&lt;", 
 _LATEX = str.maketrans(
     {c: f"\\{c}" for c in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    # A row that begins with one of these would give it to the \\ before.
+    # At the beginning of a row, LaTeX would take these for arguments of the \\ before.
     | {"[": "{[}", "*": "{*}"}
     | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}"}
 )
@@ -25,7 +25,7 @@ def one_line(value: object, most: int | None = None) -> str:
     """Return a value as printable text of one line: no control characters, cut after ``most``."""
     try:
         text = str(value)
-    # Whole numbers of thousands of digits, which Python does not write.
+    # Python refuses to write integers of more than some thousand digits.
     except ValueError:
         text = "?"
     text = f"{text[:most]}..." if most and len(text) > most else text
@@ -33,24 +33,24 @@ def one_line(value: object, most: int | None = None) -> str:
 
 
 def terminal(value: object, style: str = "") -> Text:
-    """For rich: brackets are not markup."""
+    """Return text for rich, in which brackets are no markup."""
     return Text(one_line(value), style)
 
 
 def markdown(value: object) -> str:
-    """For Markdown, table cells included."""
+    """Return text for Markdown, table cells included."""
     return one_line(value).translate(_MARKDOWN)
 
 
 def latex(value: object) -> str:
-    """For LaTeX's text, table cells included."""
+    """Return text for LaTeX, table cells included."""
     return one_line(value).translate(_LATEX)
 
 
 def csv_cell(value: object) -> str:
-    """For a cell of a CSV file: a spreadsheet must not take text for a formula."""
+    """Return text for a cell of a CSV file, which no spreadsheet takes for a formula."""
     text = one_line(value)
-    # Full-width signs begin formulas too.
+    # Full-width signs begin a formula too.
     first = unicodedata.normalize("NFKC", text[:1])
     formula = first in tuple("=+-@") and text != "-" and not _NUMBER.fullmatch(text)
     return f"'{text}" if formula else text
@@ -69,6 +69,6 @@ def script_json(content: Any) -> str:
 
 
 def figure(value: object, most: int = 100) -> str:
-    """For matplotlib: dollars are not formulas, and a legend's label does not begin with an underscore."""
+    """Return text for matplotlib: a dollar begins no formula, and a legend shows labels that begin with an underscore."""
     text = one_line(value, most).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text

@@ -1,4 +1,4 @@
-"""How much memory this process uses."""
+"""The memory that this process uses, and errors of too little memory."""
 
 import resource
 import sys
@@ -8,13 +8,13 @@ import torch
 
 
 def resident_mb() -> float:
-    """Resident memory now, in MiB; where the system does not tell, the most so far."""
+    """Return the resident memory in MiB, or the peak so far if the system does not tell."""
     return _status("VmRSS") or peak_resident_mb()
 
 
 def peak_resident_mb() -> float:
-    """The most resident memory this process has had, in MiB."""
-    # ru_maxrss of a new process starts at its parent's; the kernel's own counter does not.
+    """Return the peak of the resident memory so far, in MiB."""
+    # ru_maxrss of a new process starts at its parent's peak; the kernel's own counter does not.
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
@@ -28,7 +28,7 @@ def _status(name: str) -> float | None:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Most memory used so far: allocated on a CUDA device, resident of the process on the CPU."""
+    """Return the peak so far in MiB: of allocations on a CUDA device, or of resident memory on the CPU."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
     return round(peak_resident_mb(), 1)

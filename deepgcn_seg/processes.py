@@ -1,4 +1,4 @@
-"""Processes that work for another one."""
+"""Worker processes that end with their parent."""
 
 import os
 from multiprocessing import parent_process

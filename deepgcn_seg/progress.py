@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with time left on a terminal, a line now and then elsewhere."""
+"""Progress of long work: a bar with the time left on a terminal, a line every few seconds elsewhere."""
 
 import logging
 import sys
@@ -18,9 +18,9 @@ LINE_INTERVAL = 15.0
 
 
 class Meter:
-    """A progress display for work of known size, with a free text beside it.
+    """A progress display for work of known size, with a text beside it.
 
-    Use as a context manager; call :meth:`advance` after each step.
+    It is a context manager; call :meth:`advance` after each step.
     """
 
     def __init__(self, title: str, total: int, done: int = 0):
@@ -66,7 +66,7 @@ class Meter:
 
 
 def track(items: Iterable[T], total: int, title: str) -> Iterator[T]:
-    """Pass ``items`` through, showing progress."""
+    """Yield ``items`` and show the progress."""
     with Meter(title, total) as meter:
         for item in items:
             yield item

@@ -1,4 +1,4 @@
-"""Where a result came from: commit, versions, command, hardware."""
+"""The origin of a result: commit, versions, command line and hardware."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ from .version import __version__
 
 
 def provenance(device: torch.device, processes: int = 1) -> dict[str, Any]:
-    """What a run directory keeps to be repeated: ``run.json``."""
+    """Return what is needed to repeat a run, for its ``run.json``."""
     hardware = {
         "machine": platform.machine(),
         "system": platform.platform(),
@@ -30,12 +30,12 @@ def provenance(device: torch.device, processes: int = 1) -> dict[str, Any]:
 
 
 def command() -> str:
-    """The command line, as it can be pasted."""
+    """Return the command line, quoted so that a shell takes it."""
     return shlex.join([Path(sys.executable).name, *sys.argv])
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit of the code and whether it was changed since; None outside a checkout."""
+    """Return the commit of the code and whether files have changed since, or None outside a Git checkout."""
     root = Path(__file__).parent.parent
 
     def git(*arguments: str) -> str:
@@ -52,7 +52,7 @@ def git_state() -> dict[str, Any] | None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computed a result."""
+    """Return the versions of the software that computed a result."""
     return {
         "deepgcn_seg": __version__,
         "torch": str(torch.__version__),

@@ -1,8 +1,8 @@
-"""Structured settings from files: validated field by field, before anything else looks at them.
+"""Structured content of files, validated field by field before anything else uses it.
 
-A checkpoint's description, a store's manifest and a list of classes come from anywhere. Each has a :class:`Schema`
-that says the type, range and relations of every field. What does not fit is one :class:`UserError` that names the
-file, the field, its value and what is allowed.
+A checkpoint's description, a store's manifest and a list of classes may come from anywhere. Each has a :class:`Schema`
+with the type, range and relations of every field. If one does not fit, a :class:`~deepgcn_seg.errors.UserError` names
+the file, the field, its value and what is allowed.
 """
 
 import json
@@ -16,13 +16,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from .errors import UserError, first_line
 from .escaping import one_line
 
-# No settings file of ours comes near these; a larger one is refused before it is read.
+# Bytes. Our own files are far smaller; a larger one is refused before it is read.
 MAX_JSON, MAX_YAML = 64 * 2**20, 2**20
 MAX_VALUES = 2_000_000
 
 
 class Schema(BaseModel):
-    """Base of all descriptions: exact types (no text for a number), no unknown fields, no NaN or infinity."""
+    """Base of all schemas: types are exact (no text for a number), and unknown fields, NaN and infinity are refused."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -104,7 +104,7 @@ def _shown(value: Any) -> str:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML without aliases, of which nested ones make a few lines as large as memory, and without keys given twice."""
+    """Reads YAML without aliases, with which a few lines can fill the memory, and without repeated keys."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         mapping = super().construct_mapping(node, deep=deep)
@@ -155,7 +155,7 @@ def read_json(path: str | Path) -> Any:
 
 def _read_text(path: Path, most: int) -> str:
     try:
-        # Not a pipe or device, which may never end.
+        # A pipe or a device may never end.
         if not path.is_file():
             raise UserError(f"{path}: no such file")
         with open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""What settings may be: types with ranges, which constructors and the composed config are validated by.
+"""Types and ranges of settings, for constructors and the composed config.
 
 A setting is annotated with its type and one of the validators below, ``Annotated[float, number(0, 1)]``. A message
 names the setting as it is typed, its value and what is allowed: ``stride=0: must be a number above 0``.
@@ -18,14 +18,14 @@ from .schema import Schema
 
 # Characters of a wrong value that a message shows.
 _SHOWN = 60
-# A seed fits every generator that takes it, with the process's number added.
+# Every generator takes such a seed, even with the number of a process added to it.
 MAX_SEED = 2**32 - 1
-# Blocks overlap at most so many times along each axis, which is four hundred votes a point.
+# Most blocks that may overlap along each axis: in two axes, a point has up to four hundred votes.
 MAX_OVERLAP = 20
 
 
 class Settings(Schema):
-    """Base of a group of settings. Unknown keys are left to Hydra, which refuses them, and to a user's own parts."""
+    """Base of a group of settings. Unknown keys are ignored: Hydra refuses them, or they are a user's own."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -35,7 +35,7 @@ class SettingError(ValueError):
 
 
 def rule(allowed: str, fits: Callable[[Any], bool], null: bool = False) -> PlainValidator:
-    """Validator of a value that ``fits``; ``allowed`` says in words which do."""
+    """Return a validator of values for which ``fits`` is true; ``allowed`` describes them in messages."""
 
     def check(value: Any) -> Any:
         if (null and value is None) or fits(value):
@@ -46,7 +46,7 @@ def rule(allowed: str, fits: Callable[[Any], bool], null: bool = False) -> Plain
 
 
 def integer(least: int, most: int | None = None, null: bool = False) -> PlainValidator:
-    """Integers of a range; ``null``: or None."""
+    """Return a validator of integers in a range; with ``null``, None is allowed too."""
     allowed = f"an integer of at least {least}" if most is None else f"an integer from {least} to {most}"
 
     def fits(value: Any) -> bool:
@@ -59,7 +59,7 @@ def integer(least: int, most: int | None = None, null: bool = False) -> PlainVal
 def number(
     least: float, most: float = math.inf, *, above: bool = False, below: bool = False, null: bool = False
 ) -> PlainValidator:
-    """Finite numbers of a range; ``above`` and ``below`` leave out its lower and upper end."""
+    """Return a validator of finite numbers in a range; ``above`` and ``below`` leave out its lower and upper end."""
     allowed = f"a number {'above' if above else 'of at least'} {least:g}"
     if math.isfinite(most):
         allowed += f" and {'below' if below else 'at most'} {most:g}"
@@ -79,12 +79,12 @@ def _is_number(value: Any) -> bool:
 
 
 def choice(*names: str, null: bool = False) -> PlainValidator:
-    """One of some names."""
+    """Return a validator of some names."""
     return rule(f"one of {', '.join(names)}", lambda value: isinstance(value, str) and value in names, null)
 
 
 def listed(item: PlainValidator, least: int = 0, most: int = 1000, null: bool = False) -> PlainValidator:
-    """Lists of ``least`` to ``most`` items, each of which ``item`` allows."""
+    """Return a validator of lists of ``least`` to ``most`` items, each of which ``item`` allows."""
 
     def check(values: Any) -> Any:
         if null and values is None:
@@ -102,7 +102,7 @@ def listed(item: PlainValidator, least: int = 0, most: int = 1000, null: bool = 
 
 
 def text(allowed: str = "text", null: bool = False) -> PlainValidator:
-    """Text that is not empty; ``allowed`` says what of."""
+    """Return a validator of text that is not empty; ``allowed`` describes it in messages."""
     plain = rule(allowed, lambda value: isinstance(value, str) and bool(value), null)
 
     def check(value: Any) -> Any:
@@ -120,13 +120,13 @@ def are_modules(value: Any) -> bool:
     return isinstance(names, Sequence) and all(map(dotted, names))
 
 
-# Of a user's own; one name stands for a list of it.
+# Modules of a user's own; one name stands for a list of one.
 Modules = Annotated[Sequence[str], rule("a list of names of modules, as [mine]", are_modules)]
 Flag = Annotated[bool, rule("true or false", lambda value: isinstance(value, bool))]
 Count = Annotated[int, integer(1, 1_000_000)]
 Seed = Annotated[int, integer(0, MAX_SEED)]
 Share = Annotated[float, number(0, 1)]
-# Such as a rate of dropout or a share held out: all of it is none left.
+# A share below 1, such as a rate of dropout or the share of rooms held out.
 Part = Annotated[float, number(0, 1, below=True)]
 Metres = Annotated[float, number(0, 1e4, above=True)]
 Text = Annotated[str, text()]
@@ -148,14 +148,14 @@ def validate(settings: Any) -> None:
 
 @cache
 def _schema(kind: type) -> type[Settings]:
-    """The fields of a dataclass as a group of settings."""
+    """Return the fields of a dataclass as a group of settings."""
     hints = get_type_hints(kind, include_extras=True)
     types: dict[str, Any] = {field.name: (hints[field.name], ...) for field in fields(kind)}
     return create_model(kind.__name__, __base__=Settings, **types)
 
 
 def validate_given(kind: type, values: dict[str, Any]) -> None:
-    """Validate some fields of a dataclass, without those that are not given.
+    """Validate those fields of a dataclass that are given.
 
     Raises:
         SettingError: as :func:`validate`.
@@ -168,7 +168,7 @@ def validate_given(kind: type, values: dict[str, Any]) -> None:
 
 
 def problem(error: ValidationError, errors: Sequence[Any] = ()) -> str:
-    """The first thing that is wrong, in one line: the key as it is typed, its value and what is allowed."""
+    """Return in one line what is wrong first: the key as it is typed, its value and what is allowed."""
     first = (errors or error.errors(include_url=False))[0]
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "missing":
@@ -179,7 +179,7 @@ def problem(error: ValidationError, errors: Sequence[Any] = ()) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as it is typed on a command line, cut where it is long."""
+    """Return a value as it is typed on a command line, cut if it is long."""
     if value is None or isinstance(value, bool):
         typed = "null" if value is None else str(value).lower()
     elif isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""Official checkpoints into ours."""
+"""``tools/convert.py``: a checkpoint of the official PyTorch code into one of ours."""
 
 import logging
 
@@ -13,25 +13,25 @@ log = logging.getLogger(__name__)
 
 
 def convert(config: DictConfig) -> None:
-    """What ``tools/convert.py`` does with its config.
+    """Convert the official checkpoint of a config and write it as one of ours.
 
     Raises:
-        UserError: a file is not given, not an official checkpoint, or cannot be written.
+        UserError: a file is not set, is no official checkpoint, or cannot be written.
     """
     for key in ("checkpoint", "output"):
         if OmegaConf.is_missing(config, key):
             raise UserError(f"{key} is not set: give checkpoint=OFFICIAL_FILE and output=NEW_FILE")
-    chosen = None if OmegaConf.select(config, "conv") is None else conv_name(config.conv)
-    if chosen not in (None, "edge", "mr"):
-        raise UserError(f"conv={chosen}: official models have edge or mr")
+    conv = None if OmegaConf.select(config, "conv") is None else conv_name(config.conv)
+    if conv not in (None, "edge", "mr"):
+        raise UserError(f"conv={conv}: official models have edge or mr")
     try:
-        model, network = convert_official(config.checkpoint, config.k, config.act, config.connection, chosen)
+        model, network = convert_official(config.checkpoint, config.k, config.act, config.connection, conv)
     except ValueError as error:
         raise UserError(f"checkpoint {config.checkpoint}: {error}") from None
     if model.num_classes != len(S3DIS):
         raise UserError(f"checkpoint {config.checkpoint} has {model.num_classes} classes, S3DIS has {len(S3DIS)}")
     trained_on = {
-        # The port's input: channels 0-2 scaled per block.
+        # The official PyTorch code scales channels 0-2 per block.
         "variant": "port",
         **{key: config[key] for key in ("points", "batch_size", "seed")},
         "source": "s3dis",

@@ -1,4 +1,4 @@
-"""Scoring a checkpoint, from config to table and ``metrics.json``."""
+"""``tools/evaluate.py``: score a checkpoint."""
 
 import logging
 from pathlib import Path
@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from ..data import sources
 from ..data.dataset import split_by_area
 from ..data.store import RoomStore
-from ..device import device
+from ..device import device as device_of
 from ..errors import UserError
 from ..evaluation.evaluate import evaluate_rooms
 from ..evaluation.protocols import Protocol
@@ -24,14 +24,15 @@ from .command_line.checks import protocol_as_trained
 log = logging.getLogger(__name__)
 
 PARTS = ("test", "validation", "train")
-# Where conf/data/synthetic.yaml has its rooms; ten times as many, in rooms and density, are made only if asked for.
+# Where conf/data/synthetic.yaml has its rooms, and up to how many rooms an area times density a checkpoint may ask for:
+# ten times the defaults. More are made only if the command line asks for them.
 SYNTHETIC_ROOT, MOST_ROOMS = "data/synthetic", 60_000
 
 
 def evaluate(config: DictConfig) -> float | None:
-    """What ``tools/evaluate.py`` does with its config.
+    """Score the checkpoint of a config: print a table and write ``metrics.json``.
 
-    Channels and blocks are those of the checkpoint's training, whatever data it is scored on.
+    Channels and blocks of points are those of the checkpoint's training, whatever data it is scored on.
 
     Returns:
         mIoU.
@@ -49,7 +50,7 @@ def evaluate(config: DictConfig) -> float | None:
     trained = described.trained_on
     if trained is None:
         raise UserError(f"checkpoint {path}: does not say what it was trained on")
-    chosen = device(config.device)
+    device = device_of(config.device)
     protocol = _protocol(config, trained, described.network)
     model = build_model(content, path, config.trusted)
     store = instantiate(config.data.store) if config.data.name else _trained_store(config, trained, path)
@@ -59,11 +60,11 @@ def evaluate(config: DictConfig) -> float | None:
     split = split_by_area(store, fold, own.validation, trained.seed)
     folder = Path(HydraConfig.get().runtime.output_dir)
     entry = evaluate_rooms(
-        model.to(chosen),
+        model.to(device),
         protocol,
         store,
         getattr(split, config.part),
-        chosen,
+        device,
         folder,
         title=f"{path}, {config.part} rooms of fold {fold} of {store.source}",
         dataset=own.name,
@@ -77,7 +78,7 @@ def evaluate(config: DictConfig) -> float | None:
 
 
 def _fold(config: DictConfig, trained: TrainedOn) -> int | str | None:
-    """The area to score: the one asked for; else, on the data of the training, the one that was held out of it."""
+    """Return the area to score: the one asked for, or the one that was held out of training on the same data."""
     same = config.data.name in (None, trained.name)
     asked = any(override.lstrip("+").startswith("data.fold=") for override in HydraConfig.get().overrides.task)
     if config.data.fold is None or (same and not asked):
@@ -88,7 +89,7 @@ def _fold(config: DictConfig, trained: TrainedOn) -> int | str | None:
 
 
 def _protocol(config: DictConfig, trained: TrainedOn, network: Network | OwnPart) -> Protocol:
-    """The protocol asked for, on the channels and blocks that the network was trained on.
+    """Return the protocol asked for, with the channels and blocks of points that the network was trained on.
 
     Raises:
         UserError: the command line asks for others.
@@ -111,7 +112,10 @@ def _protocol(config: DictConfig, trained: TrainedOn, network: Network | OwnPart
 
 
 def _trained_store(config: DictConfig, trained: TrainedOn, path: Path) -> RoomStore:
-    """The data of the training, found by the command line or by the run directory, never by the checkpoint itself."""
+    """Open the data of the training, at the place that the command line or the run directory names.
+
+    A checkpoint may come from anywhere, and names no place that is opened.
+    """
     if trained.source is None:
         raise UserError(f"checkpoint {path}: was trained on data of another source; give data=NAME data.root=DIR")
     recorded = _recorded_root(path)
@@ -135,7 +139,7 @@ def _trained_store(config: DictConfig, trained: TrainedOn, path: Path) -> RoomSt
 
 
 def _recorded_root(path: Path) -> str | None:
-    """Where the run directory that a checkpoint lies in says that its data are."""
+    """Return the folder of the data, as the run directory has it in which a checkpoint lies; else None."""
     try:
         root = read_json(path.parent.parent / "run.json")["settings"]["data.root"]
     except (UserError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""Scans in, labelled scans out: what ``tools/predict.py`` does with its config."""
+"""``tools/predict.py``: label scans."""
 
 import json
 import logging
@@ -29,11 +29,11 @@ log = logging.getLogger(__name__)
 
 
 def predict(config: DictConfig) -> None:
-    """Label each scan that ``input`` stands for. Of several, one that cannot be labelled does not stop the others.
+    """Label each scan that ``input`` stands for.
 
     Raises:
-        UserError: something is not given, not readable, or cannot be written; of several scans, after all others
-            are labelled.
+        UserError: a setting is missing, or a file cannot be read or written. If one of several scans cannot be
+            labelled, the error comes after the others are.
     """
     for key in ("checkpoint", "input", "output"):
         if OmegaConf.is_missing(config, key):
@@ -74,7 +74,7 @@ def predict(config: DictConfig) -> None:
 
 
 def _label(path: Path, output: Path, segmenter: Segmenter, config: DictConfig) -> None:
-    """Read one scan, label it and write what is asked for."""
+    """Read one scan, label it, and write the labelled scan, the viewer and the picture."""
     scan = read_scan(path, config.columns, config.max_points)
     xyz, rgb = scan.xyz, scan.rgb
     _require_writable_points(output, xyz)
@@ -121,7 +121,7 @@ def output_paths(scans: list[Path], output: str | Path, root: Path | None = None
         if len(scans) > 1:
             raise UserError(f"output={output} is one file, but there are {len(scans)} scans: give a folder")
         return [path]
-    # Folders are named by dates and versions, too.
+    # A dot need not begin an ending: folders have names with dates and versions.
     ending = re.fullmatch(r"\.[A-Za-z][A-Za-z0-9]{1,4}", path.suffix) or (path.suffix and root is None)
     if ending and not is_folder:
         raise UserError(
@@ -135,15 +135,15 @@ def output_paths(scans: list[Path], output: str | Path, root: Path | None = None
 
 
 def classes_path(output: Path) -> Path:
-    """Where the names of the classes are written, beside a labelled scan."""
+    """Return the file for the names of the classes, beside a labelled scan."""
     return output.with_name(output.name + ".classes.json")
 
 
 def require_distinct(read: Sequence[tuple[str, Path]], written: Sequence[tuple[str, Path]]) -> None:
-    """Refuse to write a file that is read, or two into one, by whatever names and links.
+    """Refuse to write a file that is also read, or to write two files into one, by whatever names and links.
 
     Args:
-        read, written: what each file is (a setting, if it is written) and its path.
+        read, written: paths, each with what it is: a word for a file that is read, its setting for one that is written.
 
     Raises:
         UserError: names both.
@@ -161,19 +161,19 @@ def require_distinct(read: Sequence[tuple[str, Path]], written: Sequence[tuple[s
 
 
 def _identity(path: Path) -> tuple[object, ...]:
-    """Return what tells a file from all others: the device and number of it or of its nearest folder, and the rest."""
+    """Return the identity of a file: device and inode of it, or of the nearest folder that exists and the rest."""
     real = Path(os.path.realpath(path))
     nearest = next(place for place in (real, *real.parents) if os.path.exists(place))
     status, rest = nearest.stat(), real.relative_to(nearest).parts
     other = nearest.parent / nearest.name.swapcase()
-    # A file system that finds a folder by its name in other letters does so with files, too.
+    # Does the file system tell upper and lower case apart?
     if other != nearest and os.path.exists(other) and other.samefile(nearest):
         rest = tuple(part.casefold() for part in rest)
     return status.st_dev, status.st_ino, *rest
 
 
 def _require_writable(key: str, path: Path) -> None:
-    """Find out before any work that a file cannot be written."""
+    """Refuse, before any work, a file that cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
@@ -185,7 +185,7 @@ def _require_writable(key: str, path: Path) -> None:
 
 
 def _require_writable_points(output: Path, xyz: np.ndarray) -> None:
-    """Find out before labelling that LAS, whose coordinates are whole numbers of a step, cannot hold a scan's."""
+    """Refuse, before labelling, a scan with missing coordinates for LAS, whose coordinates are integers."""
     if output.suffix.lower() in (".las", ".laz") and (missing := (~np.isfinite(xyz).all(1)).sum()):
         raise UserError(
             f"output={output}: LAS cannot hold the {missing:,} points without coordinates; write another format, such "
@@ -226,7 +226,7 @@ def write_labelled(
 
 
 def truth_of(scan: Scan, classes: ClassList) -> np.ndarray | None:
-    """The labels that a scan came with, if they can be of these classes."""
+    """Return the labels that a scan came with if they can be of these classes, else None."""
     name = scan.field(*LABELS)
     if name is None or scan.fields[name].dtype.kind not in "iuf":
         return None

@@ -1,4 +1,4 @@
-"""Read raw rooms into a room store, compare a folder with the rooms of S3DIS, or export blocks."""
+"""``tools/prepare.py``: raw rooms into a room store."""
 
 import logging
 import re
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def prepare_configured(config: DictConfig) -> None:
-    """What ``tools/prepare.py`` does with its config: prepare, check, or export.
+    """Prepare raw rooms, compare them with the rooms of S3DIS (``check``), or export blocks of a store (``export``).
 
     Raises:
         UserError: a folder is not given or not there; with ``check``, rooms of S3DIS are missing.
@@ -48,7 +48,7 @@ def prepare_configured(config: DictConfig) -> None:
 
 
 def _shard(text: str | None) -> tuple[int, int]:
-    """``2/8`` -> (1, 8): the second of eight."""
+    """Return number and count of a shard: (1, 8) for ``2/8``, the second of eight."""
     if text is None:
         return 0, 1
     found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", str(text))

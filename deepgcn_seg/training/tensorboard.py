@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run."""
+"""The events of a run, which TensorBoard shows."""
 
 import threading
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from ..data.classes import ClassList
 from ..errors import UserError
 from ..evaluation.metrics import Scores
 
-# Points of three centimetres, seen from far enough for a block three metres high.
+# Points have three centimetres, and the camera is far enough away for a block three metres high.
 MESH_VIEW = {
     "material": {"cls": "PointsMaterial", "size": 0.03},
     "camera": {"cls": "PerspectiveCamera", "fov": 90},
@@ -29,7 +29,7 @@ class RunLog:
 
     Args:
         folder: the run directory; None writes nothing (every process but the first).
-        step: where a resumed run goes on; later events are dropped.
+        step: first step of a resumed run; events from there on are dropped.
 
     Every method raises :class:`~deepgcn_seg.errors.UserError` if events cannot be written, as on a full disk.
     """
@@ -38,36 +38,36 @@ class RunLog:
         if folder is None:
             self._writer: Any = _Nothing()
             return
-        # A run that was killed before its first checkpoint left events of steps that come again.
+        # A run that was killed before its first checkpoint has left events, and its steps come again.
         again = step or any(Path(folder).glob("events.out.tfevents.*"))
         self._writer = _EventWriter(Path(folder), step if again else None)
 
     def config(self, text: str) -> None:
-        """The composed config."""
+        """Write the composed config."""
         self._writer.add_text("config", f"```yaml\n{text}\n```")
 
     def step(self, step: int, loss: float, lr: float, points_per_second: float) -> None:
-        """A training step."""
+        """Write loss, learning rate and speed of a training step."""
         self._writer.add_scalar("train/loss", loss, step)
         self._writer.add_scalar("train/learning_rate", lr, step)
         self._writer.add_scalar("train/points_per_second", points_per_second, step)
 
     def gradient_norm(self, step: int, norm: float) -> None:
-        """Norm of all gradients together."""
+        """Write the norm of all gradients together."""
         self._writer.add_scalar("train/gradient_norm", norm, step)
 
     def layers(self, step: int, name: str, values: dict[int, float]) -> None:
-        """A value of each backbone layer, under ``name/layer_00`` and so on."""
+        """Write a value of each backbone layer, as ``name/layer_00`` and so on."""
         for layer, value in values.items():
             self._writer.add_scalar(f"{name}/layer_{layer:02d}", value, step)
 
     def memory(self, step: int, megabytes: float) -> None:
-        """Peak memory so far: of the process, or allocated on the GPU."""
+        """Write the peak memory so far: of the process, or allocated on the GPU."""
         self._writer.add_scalar("train/peak_memory_mb", megabytes, step)
 
     def blocks(self, step: int, xyz: Tensor, labels: dict[str, Tensor], classes: ClassList) -> None:
-        """Blocks (B, N, 3) as point clouds, coloured by some labels (B, N) each: truth, prediction."""
-        # TensorBoard's camera looks at the origin, and y points up there.
+        """Write blocks of points (B, N, 3) as point clouds, coloured by each entry of ``labels`` (B, N) in turn."""
+        # In TensorBoard, the camera looks at the origin and y points up.
         x, y, z = (xyz - xyz.mean(1, keepdim=True)).unbind(-1)
         xyz = torch.stack([x, z, -y], -1)
         for name, label in labels.items():
@@ -78,7 +78,7 @@ class RunLog:
                 self._writer.add_mesh(tag, xyz[part], colors[part], config_dict=MESH_VIEW, global_step=step)
 
     def scores(self, step: int, part: str, confusion: Tensor, classes: ClassList) -> None:
-        """OA, mAcc, mIoU, IoU per class and the confusion matrix of ``part`` (validation, test)."""
+        """Write OA, mAcc, mIoU, IoU per class and the confusion matrix of ``part`` (validation, test)."""
         scores = Scores.of(confusion)
         for name, value in (("mIoU", scores.miou), ("mAcc", scores.macc), ("OA", scores.oa)):
             self._writer.add_scalar(f"{part}/{name}", value, step)
@@ -88,27 +88,27 @@ class RunLog:
         self._writer.add_image(f"{part}/confusion", confusion_image(confusion, classes), step, dataformats="HWC")
 
     def hparams(self, settings: dict[str, Any], metrics: dict[str, float]) -> None:
-        """Settings and final metrics, to compare the runs of a sweep."""
+        """Write settings and final metrics, to compare the runs of a sweep."""
         plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in settings.items()}
         self._writer.add_hparams(plain, metrics, run_name=".")
 
     def image(self, name: str, path: str | Path, step: int) -> None:
-        """A PNG file."""
+        """Write the picture of a PNG file."""
         from matplotlib.image import imread
 
         self._writer.add_image(name, np.asarray(imread(str(path)))[..., :3], step, dataformats="HWC")
 
     def flush(self) -> None:
-        """Write out what is buffered."""
+        """Write events that are still in memory to disk."""
         self._writer.flush()
 
     def close(self) -> None:
-        """Finish."""
+        """Write the last events and close the file."""
         self._writer.close()
 
 
 class _EventWriter:
-    """A SummaryWriter that tells in one line that it cannot write."""
+    """A SummaryWriter whose errors of writing are one line."""
 
     def __init__(self, folder: Path, purge_step: int | None):
         self._folder = folder
@@ -141,14 +141,14 @@ def _leave_to_the_caller(arguments: threading.ExceptHookArgs) -> None:
 
 
 class _Nothing:
-    """A writer that takes everything and writes nothing."""
+    """A writer that writes nothing, for processes other than the first."""
 
     def __getattr__(self, name: str):
         return lambda *args, **kwargs: None
 
 
 def confusion_image(confusion: Tensor, classes: ClassList) -> np.ndarray:
-    """A confusion matrix, rows divided by their sum, as an image (H, W, 3) uint8."""
+    """Return an image (H, W, 3) uint8 of a confusion matrix whose rows are divided by their sum."""
     shares = confusion.double() / confusion.sum(1, keepdim=True).clamp(min=1)
     figure = Figure(figsize=(7, 6), layout="constrained")
     canvas = FigureCanvasAgg(figure)

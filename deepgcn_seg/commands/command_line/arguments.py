@@ -1,15 +1,15 @@
-"""Paths and names on the command line, as they are: quoted for Hydra's grammar before Hydra sees them.
+"""Quoting of paths and names for Hydra's grammar, so that a user need not quote them.
 
-The rule, for the keys below. A value is taken character by character: spaces, brackets, commas, quotes, ``=``, ``#``,
-``$``, backslashes and names that look like numbers stand for themselves, and a leading ``~`` is the home folder.
-Three forms have a meaning:
+This holds for the keys below. Every character of a value stands for itself: spaces, brackets, commas, quotes, ``=``,
+``#``, ``$``, backslashes, and digits in a name that looks like a number. A leading ``~`` is the home folder. Three
+forms have a meaning:
 
 * ``null`` is "not set" (``./null`` is a file of that name);
-* a value that is one whole quoted text of Hydra's, as ``"input='a b.ply'"``, is what stands between the quotes;
+* a value that is one text in Hydra's quotes, as ``"input='a b.ply'"``, is the text between the quotes;
 * with ``-m``, Hydra's ``choice(...)``, ``range(...)`` and ``glob(...)`` sweep, and so do quoted texts with commas
   between them, ``"input='a.ply','b.ply'"``. A comma alone sweeps ``data.fold``, never a path.
 
-Templates (:data:`TEMPLATES`) are the same, but for ``${...}``, which Hydra fills in. In paths it is plain text.
+In templates (:data:`TEMPLATES`) Hydra fills in ``${...}``; in paths that is plain text. Otherwise they are the same.
 """
 
 import os
@@ -25,10 +25,10 @@ from ...errors import UserError
 PATHS = (
     "input", "output", "checkpoint", "weights", "view", "picture", "source", "data.root", "resume", "runs", "export",
 )  # fmt: skip
-# Folders that Hydra makes, whose names may have ${now:...} in them.
+# Folders that Hydra creates, in whose names it fills in ${now:...}.
 TEMPLATES = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 FOLD = "data.fold"
-# Settings that reach an object's constructor by way of Hydra, or Hydra itself, which fill in ${...} a second time.
+# Settings in which ${...} is filled in a second time, when Hydra builds an object or its own folders from them.
 _FILLED_IN_TWICE = ("data.root", "resume")
 
 # An interpolation with the backslashes before it.
@@ -84,9 +84,9 @@ def _quoted(argument: str, sweeping: bool) -> str:
 
 
 def _fold(value: str, sweeping: bool) -> str:
-    """An area: a whole number stays one; all else is its name."""
+    """Return an area for Hydra: an integer, or the name of the area in quotes."""
     if _WHOLE_NUMBERS.fullmatch(value):
-        # A sweep, be it -m or an experiment that says so; else Hydra says what to do.
+        # A sweep, with -m or in an experiment; otherwise Hydra says that -m is missing.
         return value
     names = value.split(",") if sweeping and _hydra_text(value) is None else [value]
     return ",".join(
@@ -96,14 +96,14 @@ def _fold(value: str, sweeping: bool) -> str:
 
 
 def _is_sweep(value: str) -> bool:
-    """Whether a value is a sweep in Hydra's own words: ``choice(...)`` and the like, or quoted texts with commas."""
+    """Return whether a value is a sweep in Hydra's grammar: ``choice(...)``, ``range(...)`` or a list of quoted texts."""
     try:
         parsed = OverridesParser.create().parse_override(f"key={value}")
     except HydraException:
         return False
     if not parsed.is_sweep_override():
         return False
-    # Without a function's name these are texts with a comma, which may be a name.
+    # Without a function such as choice, texts that are not quoted may be one name with commas.
     choices = getattr(parsed.value(), "list", None)
     named = getattr(parsed.value(), "simple_form", False) is False
     return named or all(isinstance(choice, (QuotedString, int)) for choice in choices or [])
@@ -120,7 +120,7 @@ def _unquoted(value: str) -> str:
 
 
 def _hydra_text(value: str) -> str | None:
-    """What a value says that is one whole quoted text in Hydra's grammar; None for any other."""
+    """Return the text of a value that is one quoted text in Hydra's grammar, or None."""
     if len(value) < 2 or value[0] not in "'\"" or value[-1] != value[0]:
         return None
     try:
@@ -129,7 +129,7 @@ def _hydra_text(value: str) -> str | None:
         return None
     if not isinstance(parsed, str):
         return None
-    # What was quoted here before, as the command in run.json, is not escaped twice.
+    # A value that was quoted here before, such as one of the command in run.json, must not be escaped twice.
     return _ESCAPED.sub(lambda match: match[1][: len(match[1]) // 2] + "${", parsed)
 
 
@@ -139,5 +139,5 @@ def _text(text: str) -> str:
 
 
 def _no_interpolation(text: str) -> str:
-    """Escape what OmegaConf would fill in."""
+    """Escape ``${``, so that OmegaConf does not fill it in."""
     return _ESCAPED.sub(lambda match: match[1] * 2 + r"\${", text)

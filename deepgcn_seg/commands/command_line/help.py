@@ -1,4 +1,4 @@
-"""What ``--help`` shows: each setting of a command with the comment that stands beside it in ``conf/``."""
+"""``--help``: each setting of a command with its comment from ``conf/``."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -39,7 +39,7 @@ def settings(conf: Path, command: str, choices: Mapping[str, str | None] = {}) -
     """Return every key that a command or one of its groups sets, with its comment or an empty text.
 
     Args:
-        choices: group -> choice whose comments count before those of the group's other choices.
+        choices: group -> choice, whose comments are preferred to those of the group's other choices.
     """
     found = dict.fromkeys(groups_of(conf, command), "")
     files = [conf / f"{command}.yaml"]
@@ -64,7 +64,7 @@ def groups_of(conf: Path, command: str) -> list[str]:
 
 
 def suggestion(key: str, known: Iterable[str]) -> str:
-    """Return a question that names the settings one may have meant, or where they are listed."""
+    """Return a hint for an unknown setting: those with a similar name, or where all are listed."""
     names = [name for name in known if not name.rsplit(".", 1)[-1].startswith("_")]
     ends: dict[str, list[str]] = {}
     for name in names:
@@ -81,7 +81,7 @@ def _choices(conf: Path, group: str) -> list[str]:
 
 def _settings_in(lines: Iterable[str]) -> Iterator[tuple[int, str, str]]:
     """Yield line number, dotted key and comment of each setting in lines of YAML, as block style writes them."""
-    # Indent and name of what a line is inside of; an item of a list stands half a step below its dash.
+    # Indent and name of the settings around a line; the number of an item of a list is half a step further in.
     above: list[tuple[float, str]] = []
     for number, line in enumerate(lines):
         match = _SETTING.fullmatch(line)

@@ -81,7 +81,7 @@ class Network(description.Arguments):
 
     model_config = ConfigDict(extra="ignore")
     conv: Built
-    # Among the nine channels, whichever of them the data have.
+    # Among the nine channels, even if the data have fewer.
     positions: Annotated[list[int], listed(integer(0, 8), 1, 9)]
 
 
@@ -125,7 +125,7 @@ class Recipe(Settings):
 
 
 class Train(Settings):
-    """``tools/train.py``. Groups come before what takes their values, so that a message names the key that was set."""
+    """``tools/train.py``. Groups come before settings that refer to them: a message names the key that was set."""
 
     depth: Depth
     channels: Width
@@ -153,7 +153,7 @@ class Train(Settings):
 
 
 class GivenData(Settings):
-    """``data`` of other commands: what is not set is the checkpoint's, or is not needed."""
+    """``data`` of other commands, where settings may be null: they are the checkpoint's, or are not needed."""
 
     root: MaybeText = None
     fold: Area = None
