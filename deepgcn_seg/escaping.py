@@ -69,6 +69,6 @@ def script_json(content: Any) -> str:
 
 
 def figure(value: object, most: int = 100) -> str:
-    """Return text for matplotlib: a dollar begins no formula, and a legend shows labels that begin with an underscore."""
+    """Return text for matplotlib: a dollar begins no formula, and an underscore does not hide a legend's label."""
     text = one_line(value, most).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text

@@ -96,7 +96,7 @@ def _fold(value: str, sweeping: bool) -> str:
 
 
 def _is_sweep(value: str) -> bool:
-    """Return whether a value is a sweep in Hydra's grammar: ``choice(...)``, ``range(...)`` or a list of quoted texts."""
+    """Return whether a value is a sweep in Hydra's grammar: ``choice(...)`` and the like, or a list of quoted texts."""
     try:
         parsed = OverridesParser.create().parse_override(f"key={value}")
     except HydraException:
