@@ -14,9 +14,9 @@ def device(name: str | torch.device) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        chosen = torch.device(name)
+        found = torch.device(name)
         # A meta tensor has no values.
-        torch.empty(1, device=chosen).item()
+        torch.empty(1, device=found).item()
     except (RuntimeError, AssertionError, TypeError) as error:
         raise UserError(f"device={name}: {first_line(error)}") from None
-    return chosen
+    return found

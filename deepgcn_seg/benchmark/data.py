@@ -18,7 +18,7 @@ from .timing import batch, run, seconds
 
 def measure_data(config: DictConfig) -> None:
     """Measure the loader and scoring on the configured data, and training steps on random blocks, in turn."""
-    settings, chosen = network_settings(config), device_of(config.device)
+    settings, device = network_settings(config), device_of(config.device)
     store: RoomStore = instantiate(config.data.store)
     split = split_by_area(store, config.data.fold, config.data.validation)
     grid: BlockGrid = instantiate(config.data.grid)
@@ -26,8 +26,8 @@ def measure_data(config: DictConfig) -> None:
     size = config.batch_sizes[0]
     sampler = EpochSampler(len(blocks), 0, size)
     loader = make_loader(blocks, size, sampler, config.workers)
-    model = build("ours", settings, chosen)
-    data = batch(size, config.points, chosen)
+    model = build("ours", settings, device)
+    data = batch(size, config.points, device)
     protocol = Protocol(points=config.points, batch_size=size, variant=config.data.variant)
     speeds: dict[str, list[float]] = {"loader": [], "training": [], "scoring": []}
     run(model, "step", *data)
@@ -35,7 +35,7 @@ def measure_data(config: DictConfig) -> None:
         loaded = min(len(loader), config.batches)
         speeds["loader"].append(loaded * size / seconds(_load, loader, loaded))
         speeds["training"].append(size / seconds(run, model, "step", *data))
-        result = protocol.run(model, store, split.test[:1], chosen)
+        result = protocol.run(model, store, split.test[:1], device)
         speeds["scoring"].append(result.points / result.seconds)
     ratios = [loader / training for loader, training in zip(speeds["loader"], speeds["training"])]
     report: dict[str, Any] = {"settings": settings, "points": config.points, "workers": config.workers, **speeds}
@@ -49,7 +49,7 @@ def measure_data(config: DictConfig) -> None:
             ["times what training consumes", spread(ratios, 1)],
             [f"points scored ({protocol.describe()})", spread(speeds["scoring"], 0)],
         ],
-        f"{machine(chosen)}; medians of {config.repeats}, (lowest to highest)",
+        f"{machine(device)}; medians of {config.repeats}, (lowest to highest)",
         report,
     )
 

@@ -28,22 +28,22 @@ def measure_network(config: DictConfig) -> None:
         raise UserError(f"networks={names}: {', '.join(unknown)} is none of {', '.join(NETWORKS)}")
     if not {"reference", "ours"} <= set(names):
         raise UserError(f"networks={names}: reference and ours must be among them, to be compared")
-    chosen = device_of(config.device)
+    device = device_of(config.device)
     rows: list[dict[str, Any]] = []
     cases = [(task, size) for size in config.batch_sizes for task in TASKS]
     # Memory on a CPU is noisy too: now and then, a process holds half as much again.
-    processes = 1 if chosen.type == "cuda" else config.repeats
+    processes = 1 if device.type == "cuda" else config.repeats
     with Meter("Measuring", len(cases) * (config.repeats + 1 + processes)) as meter:
         for task, size in cases:
-            models = {name: build(name, settings, chosen) for name in names}
-            data = batch(size, config.points, chosen)
+            models = {name: build(name, settings, device) for name in names}
+            data = batch(size, config.points, device)
             advance = partial(meter.advance, f"{task}, B = {size}")
             times = interleaved(models, task, data, config.repeats, advance)
             del models
             memory: dict[str, list[float]] = {name: [] for name in times}
             for _ in range(processes):
                 for name, peaks in memory.items():
-                    peaks.append(alone(name, settings, task, size, config.points, str(chosen))[1])
+                    peaks.append(alone(name, settings, task, size, config.points, str(device))[1])
                 advance()
             rows.append({"task": task, "batch": size, "seconds": times, "peak_mb": memory})
     others = [name for name in names if name != "ours"]
@@ -55,7 +55,7 @@ def measure_network(config: DictConfig) -> None:
         title,
         header,
         [_cells(row, names, others) for row in rows],
-        f"{machine(chosen)}; medians of {config.repeats}, (lowest to highest)",
+        f"{machine(device)}; medians of {config.repeats}, (lowest to highest)",
         {"settings": {**settings, "points": config.points, "repeats": config.repeats}, "rows": rows},
         _figure(rows, names, title),
     )

@@ -36,13 +36,13 @@ OTHER = "norm, activation, sums, copies"
 
 def measure_parts(config: DictConfig) -> None:
     """Measure each part of a step and of an inference, beside the roofline."""
-    settings, chosen = network_settings(config), device_of(config.device)
-    peak, bandwidth = peak_flops(chosen), peak_bandwidth(chosen)
+    settings, device = network_settings(config), device_of(config.device)
+    peak, bandwidth = peak_flops(device), peak_bandwidth(device)
     rows, report = [], []
     cases = [(task, size) for size in config.batch_sizes for task in TASKS]
     with Meter("Measuring", len(cases) * config.repeats) as meter:
         for task, size in cases:
-            model, data = build("ours", settings, chosen), batch(size, config.points, chosen)
+            model, data = build("ours", settings, device), batch(size, config.points, device)
             run(model, task, *data)
             runs, walls = [], []
             for _ in range(config.repeats):
@@ -73,7 +73,7 @@ def measure_parts(config: DictConfig) -> None:
         f"{described(settings)}, {config.points} points",
         ["pass", "part", "ms", "GFLOP", "MiB moved", "least ms", "times least"],
         rows,
-        f"{machine(chosen)}: {peak / 1e9:.0f} GFLOP/s, {bandwidth / 1e9:.1f} GB/s; medians of {config.repeats}",
+        f"{machine(device)}: {peak / 1e9:.0f} GFLOP/s, {bandwidth / 1e9:.1f} GB/s; medians of {config.repeats}",
         {"settings": settings, "points": config.points, "peak_flops": peak, "bandwidth": bandwidth, "rows": report},
         _figure(report),
     )

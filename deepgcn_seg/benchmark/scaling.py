@@ -29,7 +29,7 @@ def measure_scaling(config: DictConfig) -> None:
     axes = {str(axis): list(values) for axis, values in config.axes.items()}
     if unknown := [axis for axis in axes if axis not in ("points", "batch", "depth", "k")]:
         raise UserError(f"axes: {', '.join(unknown)} is none of points, batch, depth, k")
-    chosen = device_of(config.device)
+    device = device_of(config.device)
     measured: list[dict[str, Any]] = []
     with Meter("Measuring", sum(len(values) for values in axes.values())) as meter:
         for axis, values in axes.items():
@@ -41,7 +41,7 @@ def measure_scaling(config: DictConfig) -> None:
                 entry: dict[str, Any] = {"axis": axis, "value": value, "seconds": {}, "peak_mb": {}}
                 for name in ("reference", "ours") if fits else ("ours",):
                     # Each in a process of its own: what one network leaves behind would be the next one's memory.
-                    case = name, settings, config.task, size, changed.points, str(chosen), config.repeats
+                    case = name, settings, config.task, size, changed.points, str(device), config.repeats
                     times, peak = alone(*case)
                     if times:
                         entry["seconds"][name], entry["peak_mb"][name] = times, peak
@@ -56,7 +56,7 @@ def measure_scaling(config: DictConfig) -> None:
         title,
         ["axis", "value", "reference s", "ours s", "times faster", "reference MB", "ours MB"],
         [_cells(entry) for entry in measured],
-        f"{machine(chosen)}; medians of {config.repeats}; -: more than {MOST_PAIRS:,} distances, or out of memory",
+        f"{machine(device)}; medians of {config.repeats}; -: more than {MOST_PAIRS:,} distances, or out of memory",
         {"settings": settings, "points": config.points, "task": config.task, "rows": measured},
         _figure(measured, config.task),
     )

@@ -25,14 +25,14 @@ def measure_small(config: DictConfig) -> None:
             raise UserError(
                 f"sizes: {list(size)} is not depth, points, blocks, k, channels with points >= k x dilation"
             )
-    chosen = device_of(config.device)
+    device = device_of(config.device)
     rows: list[dict[str, Any]] = []
     cases = list(itertools.product(CONNECTIONS, CONVS, config.sizes))
     with Meter("Measuring", len(cases)) as meter:
         for connection, conv, (depth, points, blocks, k, channels) in cases:
             settings = {"connection": connection, "conv": conv, "depth": depth, "channels": channels, "k": k}
-            models = {name: build(name, settings, chosen) for name in ("reference", "ours")}
-            data = batch(blocks, points, chosen)
+            models = {name: build(name, settings, device) for name in ("reference", "ours")}
+            data = batch(blocks, points, device)
             times = {task: interleaved(models, task, data, config.repeats) for task in TASKS}
             rows.append({**settings, "points": points, "blocks": blocks, "seconds": times})
             meter.advance(f"{connection}, {conv}, {points} points")
@@ -44,7 +44,7 @@ def measure_small(config: DictConfig) -> None:
         "Least: " + ", ".join(f"{task} {times:.2f} times" for task, times in slowest.items()),
         header,
         [_cells(row) for row in rows],
-        f"{machine(chosen)}; medians of {config.repeats}",
+        f"{machine(device)}; medians of {config.repeats}",
         {"rows": rows, "least_times_faster": slowest},
     )
 

@@ -94,20 +94,20 @@ def alone(
 
 
 def _alone(
-    name: str, settings: dict[str, Any], task: str, size: int, points: int, device: str, repeats: int
+    name: str, settings: dict[str, Any], task: str, size: int, points: int, device_name: str, repeats: int
 ) -> tuple[list[float], float]:
-    chosen = torch.device(device)
-    model = build(name, settings, chosen)
-    data = batch(size, points, chosen)
+    device = torch.device(device_name)
+    model = build(name, settings, device)
+    data = batch(size, points, device)
     # Load compiled kernels and libraries before the measurement, those for few neighbours and those for many.
     small = max(settings["k"] * settings["depth"], 64)
-    run(build(name, settings, chosen), task, *batch(1, small, chosen))
+    run(build(name, settings, device), task, *batch(1, small, device))
     for ranks in (torch.arange(4), torch.arange(400)):
-        nearest_ranks(torch.rand(1, 1024, 3, device=chosen), ranks)
-    if chosen.type == "cuda":
+        nearest_ranks(torch.rand(1, 1024, 3, device=device), ranks)
+    if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated() / 2**20
     else:
         before = resident_mb()
     times = [seconds(run, model, task, *data) for _ in range(repeats)]
-    return times, peak_memory_mb(chosen) - before
+    return times, peak_memory_mb(device) - before

@@ -28,7 +28,9 @@ class Split:
     test: list[RoomEntry]
 
 
-def split_by_area(store: RoomStore | OfficialBlocks, fold: int | str, validation: float = 0.1, seed: int = 0) -> Split:
+def split_by_area(
+    store: RoomStore | OfficialBlocks, fold: int | str | None, validation: float = 0.1, seed: int = 0
+) -> Split:
     """Hold out area ``fold`` for testing, and a share of the other areas' rooms for validation.
 
     Args:

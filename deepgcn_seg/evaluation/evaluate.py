@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
+from ..data.official_hdf5 import OfficialBlocks
 from ..data.room import RoomEntry
 from ..data.store import RoomStore
 from ..distributed import World
@@ -24,7 +25,7 @@ WORST_ROOMS = 3
 def evaluate_rooms(
     model: nn.Module,
     protocol: Protocol,
-    store: RoomStore,
+    store: RoomStore | OfficialBlocks,
     rooms: Sequence[RoomEntry],
     device: torch.device,
     folder: Path,
@@ -60,7 +61,7 @@ def evaluate_rooms(
     print_scores(scores, store.classes, title, f"protocol {protocol.describe()}; {cost}")
     entry["pictures"] = {}
     for name, room in _rooms_to_draw(result, rooms, entry).items():
-        xyz, rgb, label = store.open(room).all()
+        xyz, rgb, label = cast(RoomStore, store).open(room).all()
         caption = f"{room.key} of {store.source}, labelled by {title.split(' on ')[0]}"
         room_picture(folder / name, xyz, rgb, label, result.predictions[room.key], store.classes, caption)
         entry["pictures"][name] = room.key

@@ -88,11 +88,11 @@ def _comparison(runs: list[Run], data: str, protocol: str) -> ResultTable:
             ]
         )
     areas = sorted({str(area) for run in runs for area in run.test.areas}, key=natural)
-    chosen = sorted({run.test.selection for run in runs if run.test.selection})
+    selections = sorted({run.test.selection for run in runs if run.test.selection})
     notes = [
         f"Data: {data}. Protocol: {protocol}. Test areas: {', '.join(areas)}.",
         "Minutes and peak MB are of training, points/s of scoring."
-        + (f" Checkpoint: {', '.join(chosen)}." if chosen else ""),
+        + (f" Checkpoint: {', '.join(selections)}." if selections else ""),
     ]
     return ResultTable("Runs", header, rows, notes)
 
