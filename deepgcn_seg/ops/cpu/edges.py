@@ -35,7 +35,7 @@ ROWS = 256
 
 
 class Edges(NamedTuple):
-    """The edges e_ij = center_i + neighbor_j of a batch, and the activation phi(e) = e for e > 0, slope * e elsewhere."""
+    """The edges e_ij = center_i + neighbor_j of a batch, with the activation phi: e for e > 0, slope * e elsewhere."""
 
     # (B, N, C) each; C is a multiple of LANES.
     center: np.ndarray

@@ -1,18 +1,23 @@
 """Neighbour search on the CPU: for each query point, the points at given ranks of distance from it.
 
-All pairs of points are measured, but no distance of a pair is kept unless it may be among the wanted ones::
+The distances of all pairs are computed, a tile at a time, and compared while they are in registers. Only those that may
+be among the wanted ones are written to memory::
 
-    for each block of 32 query points (rows):                              threads take them in turn
-        measure the rows' distances to a sample of 256 points
-        threshold of a row = a distance that lets through a few more than are wanted     `ranks.threshold_of`
-        for each two groups of candidate points (columns):
-            distances of a tile of rows by columns, in registers                         `tiles.write_tile`
-            for each row: bitmask = distances <= threshold; append these to the row's list
-        for each row: find the wanted ranks in its list by bins                          `ranks.select`
-        a row whose list is too short, because the sample misled, is done again without a threshold
+    for each strip of 32 query points (rows):                       threads take strips in turn
+        distances of the rows to a sample of 256 points
+        threshold of a row = a distance that lets through a few points more than are wanted      ranks.threshold_of
+        for each group of LANES candidate points (columns):
+            tile = distances of the rows to the group                                            tiles.write_tile
+            for each row of the tile:
+                bitmask = distances <= threshold of the row
+                append the distances and the numbers of these candidates to the row's list       simd.append
+        for each row:
+            if its list is shorter than wanted: make it again without a threshold
+            find the wanted ranks in its list, by bins                                           ranks.select
 
-Compared are ``|y|^2 / 2 - x.y``, half the squared distance less ``|x|^2 / 2``, which all candidates y of a query point
-x share. Points are centred first, because this difference loses its digits far from the origin.
+What is called a distance here is ``|y|^2 / 2 - x.y``: half the squared distance, less ``|x|^2 / 2``, which all
+candidates y of a query point x share. Points are centred first, because far from the origin the difference would lose
+its digits. One code serves any number of points, float32 and float64, and any width of registers.
 """
 
 from typing import NamedTuple
@@ -25,25 +30,27 @@ from .edges import present_points
 from .ranks import remove, scratch_for, select, threshold_of
 from .simd import LANES, append, at_most, load, numbered, splat, store
 from .threads import run_sliced
-from .tiles import COLUMNS, ROWS, TILE, write_tile
+from .tiles import write_tile
 
-# Points of the sample: a threshold's error falls with its square root (6 % of candidates more at 256 than at 512).
+# Points of the sample, one of so many; clouds of fewer than four times as many have no sample and no thresholds. More
+# points cost more, fewer let more candidates through. Measured: 128, 256 and 512 differ by less than 7 % of a search.
 SAMPLE = 256
-# Groups of rows that meet the same columns: 32 rows of 64 channels (8 KiB) and the columns (8 KiB) fit the first cache.
-ROW_GROUPS = 32 // LANES
+# Groups of rows in a strip. Its 32 rows of 64 channels (8 KiB) stay in the first cache while all columns, which may be
+# in memory, are read once. Measured: at 4096 points, which fit the second cache, 16, 32 and 64 rows are as fast.
+STRIP = 32 // LANES
 
 
 class Cloud(NamedTuple):
     """Points of a batch in groups of LANES, channel by channel, the last group filled up."""
 
-    # (B, G, C, LANES), G a multiple of COLUMNS.
+    # (B, G, C, LANES).
     tiles: np.ndarray
     # (B, G * LANES), half of the squared norms; infinite for points that are nobody's neighbour.
     half_norms: np.ndarray
 
 
 class Lists(NamedTuple):
-    """The candidates of each of ROW_GROUPS * LANES rows."""
+    """The candidates of each row of a strip."""
 
     # (rows, longest) each: distance, and number of the point.
     keys: np.ndarray
@@ -52,18 +59,21 @@ class Lists(NamedTuple):
     counts: np.ndarray
 
 
-def search(points: Tensor, mask: Tensor | None, ranks: Tensor, loop: bool, out: Tensor) -> None:
+def search(
+    points: Tensor, mask: Tensor | None, ranks: Tensor, loop: bool, out: Tensor, sample_size: int = SAMPLE
+) -> None:
     """Write the points at the given ranks of distance to each point.
 
     Args:
         points: (B, N, C) float32 or float64. mask: (B, N) bool, False where a point may not be chosen.
         ranks: (m,) ascending, each below the number of points that may be chosen.
         loop: whether a point may be chosen for itself. out: (B, N, m) int64, written. Ties go to the smaller index.
+        sample_size: points that thresholds are estimated from. The result does not depend on it.
     """
     batch, count, _ = points.shape
-    prepared = _prepared(points.contiguous().numpy(), present_points(points, mask))
-    blocks = -(-count // (ROW_GROUPS * LANES))
-    run_sliced(_search_blocks, batch * blocks, batch * count * count, *prepared, ranks.numpy(), loop, out.numpy())
+    prepared = _prepared(points.contiguous().numpy(), present_points(points, mask), sample_size)
+    strips = -(-count // (STRIP * LANES))
+    run_sliced(_search_strips, batch * strips, batch * count * count, *prepared, ranks.numpy(), loop, out.numpy())
 
 
 def suits(points: Tensor) -> bool:
@@ -72,11 +82,11 @@ def suits(points: Tensor) -> bool:
 
 
 @kernel()
-def _prepared(points, present):
-    """Return the cloud of points (B, N, C), present (B, N), and that of a sample of them."""
-    batch, count, channels = points.shape
-    # Of few points none are sampled: then there is no threshold, and all are candidates.
-    step = count // SAMPLE if count >= 4 * SAMPLE else count + 1
+def _prepared(points, present, sample_size):
+    """Return the cloud of points (B, N, C), present (B, N), that of every so manyth of them, and this step."""
+    batch, count, _ = points.shape
+    # Few points have an empty sample: thresholds are infinite, and all points are candidates.
+    step = count // sample_size if count >= 4 * sample_size else count + 1
     cloud, sample = _empty_cloud(points, count), _empty_cloud(points, count // step)
     for b in range(batch):
         mean = _mean(points[b], present[b])
@@ -89,7 +99,7 @@ def _prepared(points, present):
 def _empty_cloud(points, count):
     """Return memory for the cloud of so many points of each block."""
     batch, _, channels = points.shape
-    groups = -(-count // (COLUMNS * LANES)) * COLUMNS
+    groups = -(-count // LANES)
     tiles = np.empty((batch, groups, channels, LANES), points.dtype)
     return Cloud(tiles, np.empty((batch, groups * LANES), points.dtype))
 
@@ -110,7 +120,8 @@ def _mean(points, present):
 def _fill(points, present, mean, step, tiles, half_norms):
     """Write every so manyth of the points of one block, centred: tiles (G, C, LANES) and half_norms (G * LANES,)."""
     count = len(points) // step
-    tiles[-COLUMNS:] = 0
+    # Of the last group, which may have fewer points.
+    tiles[-1:] = 0
     zero, half = splat(points.dtype.type(0)), splat(points.dtype.type(0.5))
     for group in range(len(tiles)):
         first = group * LANES
@@ -128,65 +139,64 @@ def _fill(points, present, mean, step, tiles, half_norms):
 
 
 @kernel()
-def _search_blocks(start, stop, cloud, sample, step, ranks, loop, out):
-    """Write ``out`` for blocks of rows from ``start`` to ``stop``, counted through all blocks of points.
+def _search_strips(start, stop, cloud, sample, step, ranks, loop, out):
+    """Write ``out`` for strips from ``start`` to ``stop``, counted through all blocks of points.
 
     Args:
         cloud, sample, step: of :func:`_prepared`. The others as in :func:`search`.
     """
     count, groups = out.shape[1], cloud.tiles.shape[1]
-    blocks = -(-groups // ROW_GROUPS)
+    strips = -(-groups // STRIP)
     wanted = ranks[-1] + (1 if loop else 2)
-    scratch = scratch_for((groups + 1) * LANES, cloud.half_norms)
-    # One vector more than there are columns: `_append` writes whole vectors.
-    shape = ROW_GROUPS * LANES, (groups + 1) * LANES
-    all_lists = Lists(np.empty(shape, cloud.tiles.dtype), np.empty(shape, np.uint32), np.empty(shape[0], np.int64))
+    # Lists have room for a vector more than there are points: `append` writes whole vectors.
+    rows, longest = STRIP * LANES, (groups + 1) * LANES
+    keys, columns = np.empty((rows, longest), cloud.tiles.dtype), np.empty((rows, longest), np.uint32)
+    lists, scratch = Lists(keys, columns, np.empty(rows, np.int64)), scratch_for(longest, cloud.half_norms)
+    # Infinite distances, those to absent points, do not pass the largest finite threshold.
     largest = np.finfo(cloud.tiles.dtype).max
-    everything, thresholds = np.full(shape[0], largest), np.full(shape[0], largest)
-    for block in range(start, stop):
-        b, first = block // blocks, block % blocks * ROW_GROUPS
-        rows = cloud.tiles[b, first : first + ROW_GROUPS]
-        points = Cloud(cloud.tiles[b], cloud.half_norms[b])
-        _fill_lists(rows, Cloud(sample.tiles[b], sample.half_norms[b]), everything, all_lists)
-        for r in range(len(rows) * LANES):
-            estimate = threshold_of(all_lists.keys[r], all_lists.counts[r], wanted / step)
-            thresholds[r] = min(estimate, largest)
-        _fill_lists(rows, points, thresholds, all_lists)
-        for r in range(min(len(rows) * LANES, count - first * LANES)):
-            point, group = first * LANES + r, r // LANES
-            if all_lists.counts[r] < wanted:
-                # The sample misled. A tile has the rows of a group, so they are all done again.
+    everything, thresholds = np.full(rows, largest), np.full(rows, largest)
+    for strip in range(start, stop):
+        b, first = strip // strips, strip % strips * STRIP
+        points, sampled = Cloud(cloud.tiles[b], cloud.half_norms[b]), Cloud(sample.tiles[b], sample.half_norms[b])
+        queries = points.tiles[first : first + STRIP]
+        _fill_lists(queries, sampled, everything, lists)
+        for r in range(len(queries) * LANES):
+            thresholds[r] = min(threshold_of(keys[r], lists.counts[r], wanted / step), largest)
+        _fill_lists(queries, points, thresholds, lists)
+        for r in range(min(len(queries) * LANES, count - first * LANES)):
+            if lists.counts[r] < wanted:
+                # The sample was not like the whole. Its group's rows share a tile, so they are all done again.
+                group = r // LANES
                 own = slice(group * LANES, (group + 1) * LANES)
-                again = Lists(all_lists.keys[own], all_lists.columns[own], all_lists.counts[own])
-                _fill_lists(rows[group : group + 1], points, everything[own], again)
-            keys, columns = all_lists.keys[r], all_lists.columns[r]
+                again = Lists(keys[own], columns[own], lists.counts[own])
+                _fill_lists(queries[group : group + 1], points, everything, again)
+            point, kept = first * LANES + r, lists.counts[r]
             if not loop:
-                all_lists.counts[r] = remove(point, keys, columns, all_lists.counts[r])
-            select(keys, columns, all_lists.counts[r], ranks, out[b, point], scratch)
+                kept = remove(point, keys[r], columns[r], kept)
+            select(keys[r], columns[r], kept, ranks, out[b, point], scratch)
 
 
 @kernel()
 def _fill_lists(rows, points, thresholds, lists):
-    """Write the candidates of some groups of rows: those of ``points`` whose distance does not exceed the threshold.
+    """Write the lists of some rows: the points whose distance does not exceed the row's threshold.
 
     Args:
-        rows: (g, C, LANES). points: the Cloud of one block. thresholds: (g * LANES,) or more.
-        lists: written; rows of points whose distances are NaN have no candidates.
+        rows: (g, C, LANES). points: the Cloud of one block of points. thresholds: (g * LANES,) or more.
+        lists: written. A row whose distances are NaN has no candidates.
     """
-    tile = np.empty(TILE, rows.dtype)
+    tile = np.empty(LANES * LANES, rows.dtype)
     lists.counts[:] = 0
     longest = lists.keys.shape[1]
     keys, columns = lists.keys.reshape(-1), lists.columns.reshape(-1)
-    for column in range(0, len(points.tiles), COLUMNS):
+    for column in range(len(points.tiles)):
+        numbers = numbered(np.uint32(column * LANES))
         for group in range(len(rows)):
-            for lane in range(0, LANES, ROWS):
-                write_tile(rows, group, lane, points.tiles, points.half_norms, column, tile)
-                for i in range(ROWS):
-                    row = group * LANES + lane + i
-                    threshold, end = splat(thresholds[row]), row * longest + lists.counts[row]
-                    for c in range(COLUMNS):
-                        distances = load(tile, (i * COLUMNS + c) * LANES)
-                        near = at_most(distances, threshold)
-                        append(keys, end, distances, near)
-                        end = append(columns, end, numbered(np.uint32((column + c) * LANES)), near)
-                    lists.counts[row] = end - row * longest
+            write_tile(rows, group, points.tiles, column, points.half_norms, tile)
+            for i in range(LANES):
+                row = group * LANES + i
+                start = row * longest
+                end = start + lists.counts[row]
+                distances = load(tile, i * LANES)
+                near = at_most(distances, splat(thresholds[row]))
+                append(keys, end, distances, near)
+                lists.counts[row] = append(columns, end, numbers, near) - start
