@@ -16,7 +16,6 @@ Backward adds to points j that other points share. As a thread owns whole channe
 number, and each adds in the same order on any number of threads.
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -59,6 +58,7 @@ def _extremum(start, stop, neighbor, index, present, sign, extreme, place):
     """
     count, channels = neighbor.shape[1], neighbor.shape[2]
     k = index.shape[2]
+    # Flat arrays: `load` and `store` take the place of a vector's first number.
     values, extremes, places = neighbor.reshape(-1), extreme.reshape(-1), place.reshape(-1)
     for point in range(start, stop):
         b, i = point // count, point % count
@@ -94,6 +94,7 @@ def _extremum_backward(start, stop, grad, index, present, place, grad_neighbor):
         b, first = group // groups, group % groups * LANES
         for i in range(count):
             if present[b, i]:
+                # Each channel of a point has its extreme from another neighbour: single numbers, no vectors.
                 for c in range(first, first + LANES):
                     grad_neighbor[b, index[b, i, place[b, i, c]], c] += grad[b, i, c]
 
@@ -129,6 +130,7 @@ def _moments(start, stop, edges, shift, total, square):
                     phi = where_greater(e, zero, e, slope * e) - shifts
                     row_sum = row_sum + phi
                     row_square = row_square + phi * phi
+                # k numbers of like size lose no digits in float32, those of all points would.
                 all_sum = all_sum + widened(row_sum)
                 all_square = all_square + widened(row_square)
             store(totals, group * channels + first, all_sum)
@@ -140,6 +142,7 @@ def _estimated_mean(edges, shift):
     """Write about the mean of phi(e), (C,), from center_i + neighbor_i of up to twice :data:`ROWS` points i."""
     points, channels = edges.center.shape[0] * edges.center.shape[1], edges.center.shape[2]
     own, values = edges.center.reshape(-1), edges.neighbor.reshape(-1)
+    # One edge of so many points, each with itself: any value near the mean will do.
     step = max(points // ROWS, 1)
     share = splat(edges.center.dtype.type(1 / ((points - 1) // step + 1)))
     zero = splat(edges.center.dtype.type(0))
@@ -163,6 +166,7 @@ def _finish_moments(total, square, edges, shift, mean, var):
                 sum_of_block += total[b, group, c]
                 square_of_block += square[b, group, c]
             if number:
+                # Rounding can leave a variance of almost zero below zero.
                 shifted = sum_of_block / number
                 mean[b, c] = shifted + shift[c]
                 var[b, c] = max(square_of_block / number - shifted**2, 0.0)
@@ -263,6 +267,7 @@ def edge_moments_backward(
     padded = _padded(center, neighbor, slope)
     edges = _edges(padded[0], padded[1], index, padded[2], mask)
     offset, factor = _padded(offset.to(padded[0].dtype), factor.to(padded[0].dtype))
+    # The slope's gradient is one for each block, as blocks are on different threads; they are added up below.
     grads = torch.zeros_like(padded[0]), torch.zeros_like(padded[1]), torch.zeros_like(offset)
     steps = index.numel() * padded[0].shape[2]
     run_sliced(_moments_backward, _channel_groups(padded[0]), steps, edges, *_arrays(offset, factor, *grads))
@@ -271,7 +276,8 @@ def edge_moments_backward(
 
 
 def _edges(center: Tensor, neighbor: Tensor, index: Tensor, slope: Tensor, mask: Tensor | None) -> Edges:
-    return Edges(*_arrays(center, neighbor, index), present_points(center, mask), *_arrays(slope))
+    own, values, numbers, slopes = _arrays(center, neighbor, index, slope)
+    return Edges(own, values, numbers, present_points(center, mask), slopes)
 
 
 def _padded(*tensors: Tensor) -> list[Tensor]:
@@ -297,5 +303,6 @@ def present_points(x: Tensor, mask: Tensor | None) -> np.ndarray:
     return np.ones(x.shape[:2], bool) if mask is None else mask.contiguous().numpy()
 
 
-def _arrays(*tensors: Tensor) -> Iterator[np.ndarray]:
-    return (tensor.detach().contiguous().numpy() for tensor in tensors)
+def _arrays(*tensors: Tensor) -> list[np.ndarray]:
+    """Return contiguous arrays, which share the memory of contiguous tensors."""
+    return [tensor.detach().contiguous().numpy() for tensor in tensors]

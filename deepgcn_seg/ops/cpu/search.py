@@ -107,6 +107,7 @@ def _empty_cloud(points, count):
 @kernel()
 def _mean(points, present):
     """Return the mean (C,) of those of points (N, C) that are present."""
+    # Summed up in float64, on one thread: the mean must not depend on the number of threads.
     total, count = np.zeros(points.shape[1]), 0
     for point in range(len(points)):
         if present[point]:
@@ -130,6 +131,7 @@ def _fill(points, present, mean, step, tiles, half_norms):
             for channel in range(len(mean)):
                 tiles[group, channel, lane] = points[point, channel] - mean[channel] if present[point] else 0
         flat, squares = tiles[group].reshape(-1), zero
+        # From the centred coordinates, as the products are.
         for channel in range(0, len(flat), LANES):
             squares = squares + load(flat, channel) * load(flat, channel)
         store(half_norms, first, half * squares)
@@ -188,6 +190,7 @@ def _fill_lists(rows, points, thresholds, lists):
     lists.counts[:] = 0
     longest = lists.keys.shape[1]
     keys, columns = lists.keys.reshape(-1), lists.columns.reshape(-1)
+    # Columns outside, rows inside: the rows of a strip stay in the first cache, and meet each column while it is there.
     for column in range(len(points.tiles)):
         numbers = numbered(np.uint32(column * LANES))
         for group in range(len(rows)):

@@ -37,10 +37,11 @@ def _compiled_for(*wanted: str) -> bool:
     return all(f"+{name}" in features for name in wanted) and not taken & {*wanted, *below}
 
 
-# LLVM can pack a vector (see `packed`) by one instruction of AVX-512 since its version 19. Elsewhere `packed` looks up
-# a table with a row for each bitmask, which is small for 8 lanes only.
+# Numbers in a vector: a register of float32 with AVX-512, or with AVX2. AVX-512 counts only where LLVM, since its
+# version 19, can pack such a vector by one instruction (see `_packed`).
 AVX512 = llvm.llvm_version_info[0] >= 19 and _compiled_for("avx2", "fma", "avx512f", "avx512bw")
 LANES = 16 if AVX512 else 8
+# A bitmask has a bit for each lane.
 BITS = np.uint16 if AVX512 else np.uint8
 
 _bits = from_dtype(np.dtype(BITS))
@@ -114,6 +115,7 @@ def _alignment(data: ir.Value) -> int:
 
 def same_in_all_lanes(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
     """Return the vector of one scalar."""
+    # LLVM has no word for it: a vector whose lane 0 is set, and of it lane 0 in each lane.
     undefined = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
     one = builder.insert_element(undefined, value, ir.IntType(32)(0))
     return builder.shuffle_vector(one, undefined, ir.Constant(_int32_lanes, [0] * LANES))
@@ -205,6 +207,7 @@ def highest(builder, values):
 
 def _reduced(builder: ir.IRBuilder, name: str, values: ir.Value) -> ir.Value:
     function = _llvm_function(builder, f"llvm.vector.reduce.{name}", values.type.element, values.type)
+    # Without NaN and signs of zero a vector is halved four times; otherwise it would go lane by lane.
     return builder.call(function, [values], fastmath=("nnan", "nsz"))
 
 
@@ -229,6 +232,7 @@ def append(typingctx, array, place, values, bits):
         data = data_of(context, builder, array, arguments[0])
         for first in range(0, LANES, lanes):
             part = ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(range(first, first + lanes)))
+            # Each part overwrites what the one before left behind its last lane.
             some = builder.shuffle_vector(values, values, part)
             their_bits = builder.trunc(builder.lshr(bits, bits.type(first)), ir.IntType(lanes))
             store_lanes(builder, _packed(builder, some, their_bits), data, place)
@@ -241,9 +245,10 @@ def append(typingctx, array, place, values, bits):
 def _packed(builder: ir.IRBuilder, values: ir.Value, bits: ir.Value) -> ir.Value:
     """Return the lanes whose bit is set, moved to the front; what is behind them is undefined.
 
-    With AVX-512 this is LLVM's ``compress``, one instruction. With 8 lanes LLVM would make of it a chain of 8 stores,
-    each where the one before ends; which lanes to take is read from a table of 256 rows instead (2 KiB), and LLVM
-    makes one instruction of AVX2 of the inserts and extracts. MEASURED.
+    With AVX-512 this is LLVM's ``compress``, one instruction. With 8 lanes LLVM would make of that a chain of 8 stores,
+    each where the one before ends. Instead a table of 256 rows (2 KiB) says which lanes to take, and LLVM makes one
+    instruction of AVX2 of the inserts and extracts. Measured with AVX2: a search takes 26 ms instead of 47 at dilation
+    1, 29 instead of 50 at dilation 27 (4096 points, 64 channels, 16 neighbours, one thread).
     """
     undefined = ir.Constant(values.type, ir.Undefined)
     if AVX512:
@@ -269,6 +274,7 @@ def _lanes_of_bitmasks(module: ir.Module) -> ir.GlobalVariable:
         numbers = ([lane for lane in range(LANES) if bits >> lane & 1] for bits in range(1 << LANES))
         rows = [ir.Constant(kind, row + [0] * (LANES - len(row))) for row in numbers]
         table = cgutils.add_global_variable(module, ir.ArrayType(kind, len(rows)), name)
+        # Each compiled module has its own, so that a kernel that is kept on disk needs no other.
         table.linkage, table.global_constant = "internal", True
         table.initializer = ir.Constant(table.type.pointee, rows)
     return module.globals[name]
@@ -279,6 +285,7 @@ def _arithmetic(operation: Callable, instruction: str) -> None:
 
     @vector_function(lambda a, b: a)
     def lanewise(builder, a, b):
+        # "contract" allows one rounding instead of two where the machine has a fused instruction.
         return getattr(builder, instruction)(a, b, flags=("contract",))
 
     @overload(operation)

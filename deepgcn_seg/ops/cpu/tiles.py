@@ -37,6 +37,7 @@ def write_tile(typingctx, rows, row, candidates, column, half_norms, tile):
         x, y, norms, out = (
             cgutils.create_struct_proxy(signature.args[i])(context, builder, arguments[i]) for i in (0, 2, 4, 5)
         )
+        # Pointers go by elements: a group has channels * LANES of them.
         row, column = arguments[1], arguments[3]
         lanes = ir.IntType(64)(LANES)
         group_size = builder.mul(cgutils.unpack_tuple(builder, x.shape)[1], lanes)
@@ -45,6 +46,7 @@ def write_tile(typingctx, rows, row, candidates, column, half_norms, tile):
         # Variables, of which LLVM makes registers.
         sums = [cgutils.alloca_once_value(builder, start) for _ in range(LANES)]
         with cgutils.for_range_slice(builder, lanes.type(0), group_size, lanes) as (channel, _):
+            # One load for the candidates, and one number of each query point.
             candidate = load_lanes(builder, y.data, builder.add(first_y, channel))
             own = builder.add(first_x, channel)
             for i, variable in enumerate(sums):
