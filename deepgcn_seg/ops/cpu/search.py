@@ -76,11 +76,6 @@ def search(
     run_sliced(_search_strips, batch * strips, batch * count * count, *prepared, ranks.numpy(), loop, out.numpy())
 
 
-def suits(points: Tensor) -> bool:
-    """Return whether this search takes so many points of their type: any."""
-    return True
-
-
 @kernel()
 def _prepared(points, present, sample_size):
     """Return the cloud of points (B, N, C), present (B, N), that of every so manyth of them, and this step."""

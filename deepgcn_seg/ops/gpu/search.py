@@ -477,7 +477,7 @@ def _split_points(points: Tensor, mask: Tensor | None, width: int) -> SplitPoint
 
 
 def _sampled_thresholds(split: SplitPoints, how: Plan, loop: bool, step: int) -> Tensor:
-    """Return the threshold of each row, (B, N): of its distances to the sample the one at :attr:`Plan.rank`."""
+    """Return the threshold of each row, (B, N): of its distances to the sample the one at ``Plan.rank``."""
     batch, count, width = split.high.shape
     thresholds = torch.empty_like(split.norms)
     # Sums of 2^15 distances are in a program's registers at a time.
