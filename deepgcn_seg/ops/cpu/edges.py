@@ -24,7 +24,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...kernel_cache import kernel
-from ..backend import HALVES
 from .simd import LANES, load, splat, store, where_greater, widened
 from .threads import run_sliced
 
@@ -283,7 +282,7 @@ def _edges(center: Tensor, neighbor: Tensor, index: Tensor, slope: Tensor, mask:
 def _padded(*tensors: Tensor) -> list[Tensor]:
     """Return contiguous tensors with channels, their last dimension, filled up to whole vectors, halves as float32."""
     missing = -tensors[0].shape[-1] % LANES
-    wide = (tensor.float() if tensor.dtype in HALVES else tensor for tensor in tensors)
+    wide = (tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor for tensor in tensors)
     return [(F.pad(tensor, (0, missing)) if missing else tensor).contiguous() for tensor in wide]
 
 
