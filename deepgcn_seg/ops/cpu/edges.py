@@ -46,10 +46,6 @@ class Edges(NamedTuple):
     slope: np.ndarray
 
 
-# Widened to float32, in which they are summed up.
-_HALVES = (torch.float16, torch.bfloat16)
-
-
 @kernel()
 def _extremum(start, stop, neighbor, index, present, sign, extreme, place):
     """Write the largest (sign > 0) or smallest value among the neighbours of each point, by channel, and its place.
@@ -286,7 +282,7 @@ def _edges(center: Tensor, neighbor: Tensor, index: Tensor, slope: Tensor, mask:
 def _padded(*tensors: Tensor) -> list[Tensor]:
     """Return contiguous tensors with channels, their last dimension, filled up to whole vectors, halves as float32."""
     missing = -tensors[0].shape[-1] % LANES
-    wide = (tensor.float() if tensor.dtype in _HALVES else tensor for tensor in tensors)
+    wide = (tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor for tensor in tensors)
     return [(F.pad(tensor, (0, missing)) if missing else tensor).contiguous() for tensor in wide]
 
 

@@ -73,7 +73,9 @@ def search(
     batch, count, _ = points.shape
     prepared = _prepared(points.contiguous().numpy(), present_points(points, mask), sample_size)
     strips = -(-count // (STRIP * LANES))
-    run_sliced(_search_strips, batch * strips, batch * count * count, *prepared, ranks.numpy(), loop, out.numpy())
+    # Steps as of `run_sliced`: up to 362 points, which take 0.4 ms, one thread is as quick as several.
+    steps = 4 * batch * count * count
+    run_sliced(_search_strips, batch * strips, steps, *prepared, ranks.numpy(), loop, out.numpy())
 
 
 @kernel()

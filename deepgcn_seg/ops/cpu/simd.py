@@ -89,7 +89,7 @@ def vector_function(result: Callable[..., types.Type]) -> Callable[[Callable], A
     return decorated
 
 
-def data_of(context: Any, builder: ir.IRBuilder, kind: types.Type, array: ir.Value) -> ir.Value:
+def _data_of(context: Any, builder: ir.IRBuilder, kind: types.Type, array: ir.Value) -> ir.Value:
     """Return the pointer to the first element of an array."""
     return cgutils.create_struct_proxy(kind)(context, builder, array).data
 
@@ -115,7 +115,7 @@ def _alignment(data: ir.Value) -> int:
 
 def same_in_all_lanes(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
     """Return the vector of one scalar."""
-    # LLVM has no word for it: a vector whose lane 0 is set, and of it lane 0 in each lane.
+    # LLVM has no single instruction for this: make a vector whose lane 0 is set, then repeat that lane.
     undefined = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
     one = builder.insert_element(undefined, value, ir.IntType(32)(0))
     return builder.shuffle_vector(one, undefined, ir.Constant(_int32_lanes, [0] * LANES))
@@ -126,7 +126,7 @@ def load(typingctx, array, place):
     """Return ``array[place : place + LANES]`` of a one-dimensional, contiguous array. No bounds are checked."""
 
     def codegen(context, builder, signature, arguments):
-        return load_lanes(builder, data_of(context, builder, array, arguments[0]), arguments[1])
+        return load_lanes(builder, _data_of(context, builder, array, arguments[0]), arguments[1])
 
     return Vector(array.dtype)(array, types.intp), codegen
 
@@ -136,7 +136,7 @@ def store(typingctx, array, place, values):
     """Write ``array[place : place + LANES] = values``. No bounds are checked."""
 
     def codegen(context, builder, signature, arguments):
-        store_lanes(builder, arguments[2], data_of(context, builder, array, arguments[0]), arguments[1])
+        store_lanes(builder, arguments[2], _data_of(context, builder, array, arguments[0]), arguments[1])
         return context.get_dummy_value()
 
     return types.void(array, types.intp, values), codegen
@@ -229,7 +229,7 @@ def append(typingctx, array, place, values, bits):
 
     def codegen(context, builder, signature, arguments):
         _, place, values, bits = arguments
-        data = data_of(context, builder, array, arguments[0])
+        data = _data_of(context, builder, array, arguments[0])
         for first in range(0, LANES, lanes):
             part = ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(range(first, first + lanes)))
             # Each part overwrites what the one before left behind its last lane.
