@@ -4,10 +4,11 @@ import threading
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepgcn_seg import ops
+from deepgcn_seg.ops.cpu.search import SAMPLE, search
 
 
 def distances(points):
@@ -21,24 +22,21 @@ def sorted_neighbors(points, ranks, loop=True):
     return d.sort(dim=-1, stable=True).indices[:, :, ranks]
 
 
-def search_with(monkeypatch, how):
-    """Let the compiled search go by lists, by marks, by marks of eight groups of rows at a time, or by rows of distances."""
-    search = "deepgcn_seg.ops.cpu.lists."
-    if how == "by rows":
-        monkeypatch.setattr(search + "suits", lambda points: False)
-        return
-    monkeypatch.setattr(search + "SPARSE", 10**9 if how == "by lists" else 0)
-    if how == "by bands":
-        monkeypatch.setattr(search + "BAND", 8)
+# Of 16 points, thresholds are poor and many rows are searched twice; in clouds of fewer than 1024 points too.
+SAMPLES = [SAMPLE, 16]
 
 
-@pytest.fixture(params=["torch", "by lists", "by marks", "by bands", "by rows"])
-def backend(request, monkeypatch):
-    name = "torch" if request.param == "torch" else "numba"
-    if name == "numba":
-        search_with(monkeypatch, request.param)
-    with ops.backend(name):
-        yield name
+def compiled_search(points, ranks, mask=None, loop=True, sample=SAMPLE):
+    out = torch.empty(*points.shape[:2], len(ranks), dtype=torch.int64)
+    in_order = ranks.sort()
+    search(points, mask, in_order.values, loop, out, sample)
+    return out[:, :, in_order.indices.argsort()]
+
+
+@pytest.fixture(params=["torch", "numba"])
+def backend(request):
+    with ops.backend(request.param):
+        yield request.param
 
 
 @pytest.mark.parametrize("loop", [True, False])
@@ -61,24 +59,23 @@ def test_ranks_keep_their_order(backend):
     assert torch.equal(ops.nearest_ranks(points, ranks), sorted_neighbors(points, ranks))
 
 
-@pytest.mark.parametrize("how", ["by lists", "by marks", "by bands", "by rows"])
+@pytest.mark.parametrize("sample", SAMPLES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("loop", [True, False])
 @pytest.mark.parametrize(("count", "dilation"), [(1200, 20), (1200, 1), (333, 20), (1025, 3)])
-def test_integer_grid_ties_break_towards_the_smaller_index(monkeypatch, how, dtype, loop, count, dilation):
-    """Exact distances, many ties: the compiled paths equal a stable sort in every entry."""
-    search_with(monkeypatch, how)
+def test_integer_grid_ties_break_towards_the_smaller_index(sample, dtype, loop, count, dilation):
+    """Exact distances, many ties: the compiled search equals a stable sort in every entry."""
     # Each coordinate and its mirror image: the mean is exactly zero, so centring keeps integers.
     half = torch.randint(0, 3, (3, count // 2, 3)).to(dtype)
     points = torch.cat([half, -half, torch.zeros(3, count % 2, 3, dtype=dtype)], 1)
     ranks = torch.arange(16) * dilation
-    with ops.backend("numba"):
-        found = ops.nearest_ranks(points, ranks, loop=loop)
+    found = compiled_search(points, ranks, loop=loop, sample=sample)
     assert torch.equal(found, sorted_neighbors(points, ranks, loop))
 
 
+@pytest.mark.parametrize("sample", SAMPLES)
 @pytest.mark.parametrize("among", ["points in turn", "points along the longest axis"])
-def test_a_sample_that_misleads(backend, among):
+def test_a_sample_that_misleads(among, sample):
     """Every n-th point, which thresholds are taken from, is far nearer than the others."""
     if among == "points in turn":
         points = torch.randn(1, 2048, 5)
@@ -88,21 +85,21 @@ def test_a_sample_that_misleads(backend, among):
         aside = torch.where(place % 8 == 0, 0, 0.3 * (place % 2 * 2 - 1))
         points = torch.stack([place / 1024, aside, torch.rand(2048) / 1024], 1)[None]
     ranks = torch.arange(16) * 27
-    found = ops.nearest_ranks(points, ranks)
+    found = compiled_search(points, ranks, sample=sample)
     d = distances(points)
     assert torch.allclose(d.gather(2, found), d.sort(-1).values[:, :, ranks], atol=1e-4)
 
 
-@pytest.mark.parametrize("how", ["by lists", "by marks", "by bands", "by rows"])
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("sample", SAMPLES)
+@settings(max_examples=25, deadline=None)
 @given(st.data())
-def test_any_size_is_searched_exactly(monkeypatch, how, data):
+def test_any_size_is_searched_exactly(sample, dtype, data):
     """Odd numbers of points and channels, any ranks, masks, more threads than work: coordinates whose sums are exact."""
-    search_with(monkeypatch, how)
     count, channels = data.draw(st.integers(1, 1300)), data.draw(st.integers(1, 70))
     seed, loop = data.draw(st.integers(0, 9)), data.draw(st.booleans()) or count == 1
     generator = torch.Generator().manual_seed(seed)
-    half = torch.randint(-4, 5, (1, count, channels), generator=generator).float()
+    half = torch.randint(-4, 5, (1, count, channels), generator=generator).to(dtype)
     points = torch.cat([half, -half], 1)
     # A pair is present or absent together, which keeps the mean at zero.
     mask = (torch.rand(1, count, generator=generator) < 0.8).repeat(1, 2)
@@ -113,13 +110,25 @@ def test_any_size_is_searched_exactly(monkeypatch, how, data):
     if not loop:
         d.diagonal(dim1=1, dim2=2).fill_(torch.inf)
     expected = d.sort(dim=-1, stable=True).indices[:, :, ranks]
-    with ops.backend("numba"):
-        found = ops.nearest_ranks(points, ranks, mask, loop)
+    found = compiled_search(points, ranks, mask, loop, sample)
     assert torch.equal(found[mask], expected[mask])
 
 
-@pytest.mark.parametrize("spread", ["duplicates", "outlier", "two clusters", "all equal"])
+SPREADS = ["duplicates", "outlier", "two clusters", "all equal", "tiny", "large"]
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+@pytest.mark.parametrize("spread", SPREADS)
+def test_piled_up_distances_compiled(spread, sample):
+    check_piled_up_distances(spread, lambda points, ranks: compiled_search(points, ranks, sample=sample))
+
+
+@pytest.mark.parametrize("spread", SPREADS)
 def test_piled_up_distances(backend, spread):
+    check_piled_up_distances(spread, ops.nearest_ranks)
+
+
+def check_piled_up_distances(spread, find):
     points = torch.rand(1, 2000, 4)
     if spread == "duplicates":
         points = points[:, torch.randint(0, 50, (2000,))]
@@ -127,10 +136,13 @@ def test_piled_up_distances(backend, spread):
         points[0, 7] = 1e4
     elif spread == "two clusters":
         points[0, ::2] += 1000
-    else:
+    elif spread == "all equal":
         points[:] = 0.25
+    else:
+        # Squares as small and as large as float32 holds with most of its digits.
+        points *= 1e-15 if spread == "tiny" else 1e15
     ranks = torch.arange(16) * 27
-    found = ops.nearest_ranks(points, ranks)
+    found = find(points, ranks)
     d = distances(points)
     expected = d.sort(-1).values[:, :, ranks]
     # Squared distances of float32 coordinates of size s are known to about s^2 eps.

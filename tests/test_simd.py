@@ -14,22 +14,21 @@ from deepgcn_seg.ops.cpu import ranks
 from deepgcn_seg.ops.cpu.simd import (
     AVX512,
     LANES,
-    PACKS,
-    bits_at,
-    count_before,
+    append,
+    at_most,
+    comes_before,
     count_bits,
-    count_within,
     highest,
     load,
     lowest,
     numbered,
-    packed,
     splat,
     store,
     truncated,
     where_greater,
     widened,
 )
+from deepgcn_seg.ops.cpu.tiles import write_tile
 
 
 @njit
@@ -39,7 +38,7 @@ def _lanes(a, b, out, wide, places):
     store(out, 0, (x + y) * three - x)
     store(out, LANES, where_greater(x, y, x, three))
     store(wide, 0, widened(x) + widened(y))
-    return count_within(x, y), count_before(x, load(places, 3), splat(a[5]), splat(places[5]))
+    return at_most(x, y), comes_before(x, load(places, 3), splat(a[5]), splat(places[5])), count_bits(at_most(x, y))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -49,13 +48,18 @@ def test_lanes_are_numpys_elements(dtype):
     a[4] = np.nan
     places = rng.permutation(LANES + 3).astype(np.uint32)
     out, wide = np.empty(2 * LANES, dtype), np.empty(LANES, np.float64)
-    within, before = _lanes(a, b, out, wide, places)
+    within, before, number = _lanes(a, b, out, wide, places)
     x, y = a[3:], b[1 : LANES + 1]
     np.testing.assert_array_equal(out[:LANES], (x + y) * 3 - x)
     np.testing.assert_array_equal(out[LANES:], np.where(x > y, x, 3))
     np.testing.assert_array_equal(wide, x.astype(np.float64) + y)
-    assert within == (x <= y).sum()
-    assert before == ((x < a[5]) | ((x == a[5]) & (places[3:] < places[5]))).sum()
+    assert within == bitmask(x <= y)
+    assert number == (x <= y).sum()
+    assert before == bitmask((x < a[5]) | ((x == a[5]) & (places[3:] < places[5])))
+
+
+def bitmask(lanes):
+    return sum(1 << lane for lane in np.flatnonzero(lanes))
 
 
 @njit
@@ -76,42 +80,54 @@ def test_lowest_highest_and_integers(dtype):
 
 
 @njit
-def _packed(values, table, places, out):
-    chosen = bits_at(table, load(places, 0))
-    store(out, 0, packed(load(values, 0), chosen))
-    return count_bits(chosen)
+def _appended(values, limits, numbers, out):
+    place = append(out, 2, load(numbers, 0), at_most(load(values, 0), load(limits, 0)))
+    return append(out, place, load(numbers, LANES), at_most(load(values, LANES), load(limits, LANES)))
 
 
-@pytest.mark.skipif(not PACKS, reason="needs AVX-512 or AVX2")
-@pytest.mark.parametrize("dtype", [np.float32, np.uint32])
-def test_chosen_lanes_move_to_the_front(dtype):
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint32])
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_lanes_of_a_bitmask_are_appended(dtype, share):
     rng = np.random.default_rng(0)
-    values, places = rng.integers(0, 99, LANES).astype(dtype), rng.integers(0, 32 * LANES, LANES).astype(np.uint32)
-    table, out = rng.integers(0, 2**32, LANES, np.uint32), np.empty(LANES, dtype)
-    chosen = (table[places >> 5] >> (places & 31) & 1).astype(bool)
-    assert _packed(values, table, places, out) == chosen.sum()
-    np.testing.assert_array_equal(out[: chosen.sum()], values[chosen])
+    values, limits = rng.random(2 * LANES), np.full(2 * LANES, share)
+    numbers, out = rng.integers(0, 99, 2 * LANES).astype(dtype), np.zeros(3 * LANES + 2, dtype)
+    expected = numbers[values <= share]
+    assert _appended(values, limits, numbers, out) == 2 + len(expected)
+    np.testing.assert_array_equal(out[2 : 2 + len(expected)], expected)
+    assert not out[:2].any()
 
 
-@pytest.mark.parametrize("gather", [ranks.gather_one_by_one, ranks.gather_packed])
+@njit
+def _tile(rows, candidates, half_norms, tile):
+    write_tile(rows, 1, candidates, 2, half_norms, tile)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_candidates_of_wanted_bins_are_gathered_bin_by_bin(gather, dtype):
-    if gather is ranks.gather_packed and not PACKS:
-        pytest.skip("needs AVX-512 or AVX2")
+@pytest.mark.parametrize("channels", [1, 7, 64])
+def test_a_tile_is_a_product_of_matrices(dtype, channels):
     rng = np.random.default_rng(0)
-    count, wanted = 300, [3, 77, 255]
+    rows = rng.integers(-9, 9, (2, channels, LANES)).astype(dtype)
+    candidates, half_norms = rng.integers(-9, 9, (3, channels, LANES)).astype(dtype), rng.integers(0, 9, 3 * LANES)
+    tile = np.empty(LANES * LANES, dtype)
+    _tile(rows, candidates, half_norms.astype(dtype), tile)
+    np.testing.assert_array_equal(tile.reshape(LANES, LANES), half_norms[2 * LANES :] - rows[1].T @ candidates[2])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_candidates_of_wanted_bins_are_gathered_bin_by_bin(dtype):
+    rng = np.random.default_rng(0)
+    count, wanted = 300, [3, 77, ranks.BINS - 1]
     bins = rng.integers(0, ranks.BINS, count + LANES).astype(np.uint32)
     bins[:60] = rng.choice(wanted, 60)
     keys, columns = rng.random(count + LANES).astype(dtype), rng.permutation(count + LANES).astype(np.uint32)
     expected = [sorted(zip(keys[:count][bins[:count] == b], columns[:count][bins[:count] == b])) for b in wanted]
-    table, few_keys, few_columns = np.zeros(LANES, np.uint32), np.empty(count, dtype), np.empty(count, np.uint32)
+    few_keys, few_columns = np.empty(count, dtype), np.empty(count, np.uint32)
     starts = np.full(ranks.BINS, count - 1, np.uint32)
     first = 5
     for b, members in zip(wanted, expected):
-        table[b // 32] |= np.uint32(1 << b % 32)
         starts[b] = first
         first += len(members)
-    gather(keys, columns, bins, count, table, starts, few_keys, few_columns, np.empty(count + LANES, np.uint32))
+    ranks.gather(keys, columns, bins, count, starts, few_keys, few_columns)
     for b, members in zip(wanted, expected):
         found = slice(starts[b] - len(members), starts[b])
         assert sorted(zip(few_keys[found], few_columns[found])) == members
@@ -132,8 +148,8 @@ def test_kernels_on_lesser_cpus(cpu, features, tmp_path):
         pytest.skip("this CPU has no more than that: all tests use it")
     has = ",".join(f"+{name}" for name in features.split(","))
     environment = {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": has, "NUMBA_CACHE_DIR": str(tmp_path)}
-    files = [str(Path(__file__).parent / f"test_{name}.py") for name in ("neighbors", "lower_bounds", "simd", "edges")]
-    chosen = ["-m", "not slow", "-k", "ties or misleads or bounds or lanes or front or gathered or extremum or moments"]
+    files = [str(Path(__file__).parent / f"test_{name}.py") for name in ("neighbors", "simd", "edges")]
+    chosen = ["-m", "not slow", "-k", "ties or misleads or piled or lanes or tile or gathered or extremum or moments"]
     command = [sys.executable, "-m", "pytest", "-q", *chosen, "-p", "no:cacheprovider", *files]
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -87,53 +87,51 @@ CLOUDS = {
     # Distances that agree in more leading bits than are sorted by first.
     "outlier": lambda half: torch.where(torch.arange(len(half))[:, None] == 4, 2.0**20, half % 5),
 }
+# What the search is told, by argument: limits of memory and work, and changes of its plan.
 PATHS = {
-    "all": {},
-    "sampled": {"LEAST_SAMPLE": 16},
-    "left out": {"LEAST_SAMPLE": 16, "MOST_SORTED": 16},
-    "pairs": {"MOST_CODED": 0},
-    "in parts": {"LIST_BYTES": 1},
-    "too few": {"rank": 1},
-    "too many": {"capacity": 1, "keep": 16},
+    "all": ({}, {}),
+    "sampled": ({"least_sample": 16}, {}),
+    "nearest kept": ({"least_sample": 16, "most_sorted": 16}, {}),
+    "pairs": ({"most_coded": 0}, {}),
+    "in parts": ({"list_bytes": 1}, {}),
+    "too few": ({}, {"rank": 1}),
+    "too many": ({}, {"capacity": 1, "keep": 16}),
 }
+
+
+def search(points, ranks, mask=None, loop=True, limits=None, changes=None, sizes=None):
+    """The GPU's search of points (B, N, C), called as ``ops`` calls it but for how it goes about it."""
+    from deepgcn_seg.ops.gpu.rows import WHOLE_ROWS
+    from deepgcn_seg.ops.gpu.search import Limits, plan, search
+
+    limits = Limits(**(limits or {}))
+    how = replace(plan(int(ranks[-1]) + 1, points.shape[1], limits), **(changes or {}))
+    out = torch.empty(*points.shape[:2], len(ranks), dtype=torch.int64, device=DEVICE)
+    search(points.to(DEVICE), mask, ranks, loop, out, limits, how, WHOLE_ROWS._replace(**(sizes or {})))
+    return out
 
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("cloud", CLOUDS)
 # Few rows: the interpreter takes a tenth of a second for each.
 @pytest.mark.parametrize("count", [18, 66, 602] if DEVICE == "cuda" else [18])
-def test_ranks_are_those_of_a_stable_sort(count, cloud, path, monkeypatch):
-    from deepgcn_seg.ops.gpu import search as neighbor_triton
-
-    planned = neighbor_triton.plan
-    constants = {name: value for name, value in PATHS[path].items() if name.isupper()}
-    changes = {name: value for name, value in PATHS[path].items() if name not in constants}
-    monkeypatch.setattr(neighbor_triton, "plan", lambda *sizes: replace(planned(*sizes), **changes))
-    for name, value in constants.items():
-        monkeypatch.setattr(neighbor_triton, name, value)
+def test_ranks_are_those_of_a_stable_sort(count, cloud, path):
+    limits, changes = PATHS[path]
     half = CLOUDS[cloud](torch.randint(0, 8, (count // 2, 3)).float())
     points = torch.cat([half, -half])[torch.randperm(count)]
     distances = (points.double()[:, None] - points.double()).square().sum(-1)
     ranks = torch.tensor([0, 1, count // 3, count - 2])
-    with ops.backend("triton"):
-        found = ops.nearest_ranks(points[None].to(DEVICE), ranks)
+    found = search(points[None], ranks, limits=limits, changes=changes)
     assert torch.equal(found[0].cpu(), distances.sort(dim=1, stable=True).indices[:, ranks])
 
 
-def test_long_rows_are_searched_in_pieces(monkeypatch):
-    from deepgcn_seg.ops.gpu import rows as rows_triton
-    from deepgcn_seg.ops.gpu import search as neighbor_triton
-
-    planned = neighbor_triton.plan
-    monkeypatch.setattr(neighbor_triton, "plan", lambda *sizes: replace(planned(*sizes), rank=1))
-    for name, value in (("BLOCK", 16), ("PIECE", 8), ("PROGRAMS", 3), ("SHARE", 10)):
-        monkeypatch.setattr(rows_triton, name, value)
+def test_long_rows_are_searched_in_pieces():
     points = torch.randint(-2, 3, (1, 23, 3), device=DEVICE).float()
     points[:, -1] -= points.sum(1)
     distances = (points[0].double()[:, None] - points[0].double()).square().sum(-1)
     ranks = torch.arange(4) * 5
-    with ops.backend("triton"):
-        found = ops.nearest_ranks(points, ranks)
+    sizes = {"held": 16, "piece": 8, "programs": 3, "share": 10}
+    found = search(points, ranks, changes={"rank": 1}, sizes=sizes)
     assert torch.equal(found[0], distances.sort(dim=1, stable=True).indices[:, ranks.to(DEVICE)])
 
 
@@ -159,18 +157,22 @@ def test_rows_without_order_still_name_points():
 
 @pytest.mark.parametrize("loop", [True, False])
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
-def test_neighbors(masked, loop, monkeypatch):
-    from deepgcn_seg.ops.gpu import search as neighbor_triton
-
-    monkeypatch.setattr(neighbor_triton, "LIST_BYTES", 5000)
+@pytest.mark.parametrize("list_bytes", [None, 5000])
+def test_neighbors(masked, loop, list_bytes):
     points = torch.rand(3, 20, 5, device=DEVICE)
     mask = (torch.arange(20, device=DEVICE) < 17).expand(3, -1) if masked else None
     ranks = torch.randperm(12)[:5]
-    found = []
-    for name in ("torch", "triton"):
-        with ops.backend(name):
-            found.append(ops.nearest_ranks(points, ranks, mask, loop))
-    assert torch.equal(*found)
+    if list_bytes is None:
+        with ops.backend("triton"):
+            found = ops.nearest_ranks(points, ranks, mask, loop)
+    else:
+        ranks = ranks.sort().values
+        found = search(points, ranks, mask, loop, {"list_bytes": list_bytes})
+    with ops.backend("torch"):
+        expected = ops.nearest_ranks(points, ranks, mask, loop)
+    # What an absent point's row holds is not the search's to say.
+    present = torch.ones(3, 20, dtype=torch.bool, device=DEVICE) if mask is None else mask
+    assert torch.equal(found[present], expected[present])
 
 
 def test_what_the_kernel_does_not_take_is_left_to_pytorch(caplog):

@@ -1,9 +1,14 @@
-"""The operations a dynamic graph network spends its time in, each with a plain PyTorch
-formulation and compiled kernels that compute the same function."""
+"""The operations in which a dynamic graph network spends its time.
+
+Two kinds: neighbour search (:mod:`.neighbors`) and edge aggregation (:mod:`.edges`). Each has a plain PyTorch
+formulation (:mod:`.reference`) and compiled kernels that compute the same, for CPUs (``cpu/``, numba) and for GPUs
+(``gpu/``, Triton); :mod:`.backend` says which runs.
+"""
 
 from .backend import BACKENDS, backend, set_backend
-from .edges import edge_extremum, gather_neighbors, neighbor_max
+from .edges import edge_extremum, neighbor_max
 from .neighbors import nearest_ranks
+from .reference import gather_neighbors
 
 __all__ = [
     "BACKENDS",

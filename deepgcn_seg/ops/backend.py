@@ -1,22 +1,33 @@
-"""Which implementation of an operation runs: ``auto``, ``torch``, ``numba`` or ``triton``.
+"""Which implementation of the operations runs.
 
-``auto`` takes the compiled kernels where they can run (numba for tensors on the CPU, Triton for those on a
-GPU) and the PyTorch formulation elsewhere. All compute the same function.
+========  =====================================  =============================  ==========================
+backend   for tensors                            neighbour search               edge aggregation
+========  =====================================  =============================  ==========================
+torch     anywhere, of any type                  :mod:`.reference`              :mod:`.reference`
+numba     on the CPU                             ``cpu/search.py``              ``cpu/edges.py``
+triton    on a GPU                               ``gpu/search.py``              ``gpu/edges.py``
+========  =====================================  =============================  ==========================
+
+``auto`` takes the compiled kernels where they can run, and ``torch`` elsewhere. All compute the same functions.
 """
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from types import ModuleType
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from ..cache_folder import cache_folder
+from . import reference
+from .gpu.launch import interpreted
 
-# Summed up in float32, and on the CPU widened to it.
-HALVES = (torch.float16, torch.bfloat16)
+# Types that the kernels take. Half precision is summed up in float32.
+TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 BACKENDS = ("auto", "torch", "numba", "triton")
 _chosen = "auto"
 
@@ -25,7 +36,7 @@ log = logging.getLogger(__name__)
 
 @lru_cache(maxsize=1)
 def numba_available() -> bool:
-    """Whether the compiled CPU kernels can run; says so once in the log when they cannot."""
+    """Return whether the compiled CPU kernels can run; says so once in the log when they cannot."""
     try:
         from ..kernel_cache import config
     # ValueError: what its settings in the environment cannot be.
@@ -37,21 +48,16 @@ def numba_available() -> bool:
     return not config.DISABLE_JIT
 
 
-def triton_interpreted() -> bool:
-    """Whether Triton runs kernels step by step on the CPU, as tests without a GPU do."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
-
-
 @lru_cache(maxsize=1)
 def triton_available() -> bool:
-    """Whether the GPU kernels can run, tried once with a small one; says so in the log when they cannot."""
+    """Return whether the GPU kernels can run, tried once with a small one; says so in the log when they cannot."""
     # Triton alone would keep kernels below HOME, and fail where it cannot.
     if "TRITON_HOME" not in os.environ and (folder := cache_folder("triton")):
         os.environ.setdefault("TRITON_CACHE_DIR", str(folder))
     try:
         from .gpu.edges import neighbor_extremum
 
-        device = "cpu" if triton_interpreted() else "cuda"
+        device = "cpu" if interpreted() else "cuda"
         ones = torch.ones(1, 2, 1, device=device)
         index = torch.zeros(1, 2, 1, dtype=torch.int64, device=device)
         neighbor_extremum(ones, index, None, ones[0, 0])
@@ -65,7 +71,7 @@ def triton_available() -> bool:
 
 @lru_cache(maxsize=1)
 def cluster_available() -> bool:
-    """Whether torch-cluster can be imported; says once in the log what is used when it cannot."""
+    """Return whether torch-cluster can be imported; says once in the log what is used when it cannot."""
     try:
         import torch_cluster  # noqa: F401
     except (ImportError, OSError):
@@ -103,23 +109,46 @@ def backend(name: str) -> Iterator[None]:
         set_backend(before)
 
 
-def implementation(tensor: torch.Tensor) -> str:
-    """What runs an operation on ``tensor``: ``torch``, ``numba`` or ``triton``."""
-    if tensor.dtype not in (torch.float32, torch.float64, *HALVES):
+def implementation(tensor: Tensor) -> str:
+    """Return the backend that runs operations on ``tensor``: ``torch``, ``numba`` or ``triton``."""
+    if tensor.dtype not in TYPES:
         return "torch"
     if tensor.device.type == "cpu" and _chosen in ("auto", "numba") and numba_available():
         return "numba"
-    on_gpu = tensor.is_cuda or (_chosen == "triton" and triton_interpreted())
+    on_gpu = tensor.is_cuda or (_chosen == "triton" and interpreted())
     return "triton" if on_gpu and _chosen in ("auto", "triton") and triton_available() else "torch"
 
 
-def kernels(operation: str, tensor: torch.Tensor) -> ModuleType | None:
-    """The module of compiled kernels for an operation (``edge``, ``neighbor``) on ``tensor``, or None for PyTorch."""
-    name = implementation(tensor)
+class Operations(NamedTuple):
+    """One implementation of every operation. What each computes says :mod:`.reference`."""
+
+    search: Callable[..., None]
+    neighbor_extremum: Callable[..., tuple[Tensor, Tensor]]
+    neighbor_extremum_backward: Callable[..., Tensor]
+    edge_moments: Callable[..., tuple[Tensor, Tensor]]
+    edge_moments_backward: Callable[..., tuple[Tensor, Tensor, Tensor]]
+
+
+@lru_cache(maxsize=3)
+def _operations(name: str) -> Operations:
+    # Imported when first used: a machine may have neither numba nor Triton.
+    search: ModuleType
+    edges: ModuleType
     if name == "numba":
         from .cpu import edges, search
     elif name == "triton":
-        from .gpu import edges, search  # type: ignore[no-redef]
+        from .gpu import edges, search
     else:
-        return None
-    return edges if operation == "edge" else search
+        search = edges = reference
+    return Operations(
+        search.search,
+        edges.neighbor_extremum,
+        edges.neighbor_extremum_backward,
+        edges.edge_moments,
+        edges.edge_moments_backward,
+    )
+
+
+def operations_for(tensor: Tensor, deterministic: bool = False) -> Operations:
+    """Return the implementation for a tensor: by the table above, or PyTorch's if it must be deterministic."""
+    return _operations("torch" if deterministic else implementation(tensor))

@@ -1,41 +1,35 @@
-"""Neighbour selection: the k-NN graph, dilated, regular or stochastic, as ranks.
+"""Neighbour search: the k-NN graph of points, dilated or not, regular or stochastic.
 
-A k-NN graph keeps ranks 0..k-1 of the points ordered by distance; a dilated one 0, d, 2d, ...,
-(k-1)d (DeepGCNs, section 3.3); a stochastic one k random ranks below k*d. All are the same
-question, "who has these ranks", and none needs the distances sorted or stored whole.
+A k-NN graph takes the points at ranks 0 .. k-1 of distance; a dilated one those at 0, d, 2d, ..., (k-1)d (DeepGCNs,
+section 3.3); a stochastic one k random ranks below k*d. All are one question: which points have these ranks? No answer
+needs all distances stored or sorted.
 """
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
-from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from . import reference as neighbor_torch
-from .backend import cluster_available, kernels
+from .backend import cluster_available, operations_for
 from .calls import operation
 
-# From this many points in three dimensions torch-cluster's search tree beats all distances.
+# From this many points in three dimensions on, torch-cluster's search tree is quicker than measuring all pairs.
 TREE_POINTS = 8192
 # torch-cluster's CUDA search takes no more neighbours.
 TREE_NEIGHBORS = 100
 
-log = logging.getLogger(__name__)
-
 
 def nearest_ranks(points: Tensor, ranks: Tensor, mask: Tensor | None = None, loop: bool = True) -> Tensor:
-    """For each point, the points at the given ranks of distance from it.
+    """Return, for each point, the points at the given ranks of distance from it.
 
-    Distances are squared Euclidean, of centred coordinates, in float32 at least (float64 for
-    float64 points), whatever autocast or matmul precision is set. Ties break towards the smaller index under the
-    compiled backends and arbitrarily under PyTorch's ``topk``. No gradient flows.
+    Distances are squared Euclidean, of centred coordinates, in float32 at least (float64 for float64 points), whatever
+    autocast or matmul precision is set. The compiled backends break ties towards the smaller index, PyTorch's ``topk``
+    arbitrarily. No gradient flows.
 
     Args:
         points: (B, N, C) coordinates or features.
-        ranks: (k,) integers; 0 is the nearest. Order is kept in the result.
+        ranks: (k,) integers; 0 is the nearest. Their order is kept in the result.
         mask: (B, N) bool, False where a point is absent. An absent point is nobody's neighbour.
         loop: whether a point counts itself, at rank 0 but for ties.
 
@@ -43,7 +37,7 @@ def nearest_ranks(points: Tensor, ranks: Tensor, mask: Tensor | None = None, loo
         (B, N, k) int64 indices into 0..N-1. Rows of absent points hold the point itself.
 
     Raises:
-        ValueError: a block has fewer points than the largest rank asks for.
+        ValueError: a block of points has fewer than the largest rank asks for.
     """
     return _nearest_ranks(points.detach(), ranks, mask, loop)
 
@@ -51,18 +45,18 @@ def nearest_ranks(points: Tensor, ranks: Tensor, mask: Tensor | None = None, loo
 @operation
 def _nearest_ranks(points: Tensor, ranks: Tensor, mask: Tensor | None, loop: bool) -> Tensor:
     ranks = ranks.cpu()
-    wanted = ranks.tolist()
-    _require_enough(points, max(wanted), mask, loop)
-    ascending = wanted == sorted(wanted)
+    ascending, position = ranks.sort()
+    furthest = int(ascending[-1])
+    _require_enough(points, furthest, mask, loop)
     with _full_precision(points.device.type):
         if points.dtype not in (torch.float32, torch.float64):
             points = points.float()
-        if _suits_tree(points, max(wanted), mask, loop) and cluster_available():
+        if _suits_tree(points, furthest, mask, loop) and cluster_available():
             return _search_tree(points, ranks)
         out = torch.empty(*points.shape[:2], len(ranks), dtype=torch.int64, device=points.device)
-        _kernel(points).search(points, mask, ranks if ascending else ranks.sort().values, loop, out)
-        if not ascending:
-            out = out[:, :, ranks.argsort().argsort().to(out.device)]
+        operations_for(points).search(points, mask, ascending, loop, out)
+        if not torch.equal(ascending, ranks):
+            out = out[:, :, position.argsort().to(out.device)]
         if mask is not None:
             itself = torch.arange(points.shape[1], device=out.device)[None, :, None]
             out = torch.where(mask[:, :, None], out, itself)
@@ -74,25 +68,9 @@ def _(points, ranks, mask, loop):
     return points.new_empty(*points.shape[:2], ranks.shape[0], dtype=torch.int64)
 
 
-def _kernel(points: Tensor) -> ModuleType:
-    """What searches these points."""
-    compiled = kernels("neighbor", points)
-    if compiled is None:
-        return neighbor_torch
-    if not compiled.suits(points):
-        _log_unsuited(points.shape[1], str(points.dtype))
-        return neighbor_torch
-    return compiled
-
-
-@lru_cache(maxsize=8)
-def _log_unsuited(count: int, dtype: str) -> None:
-    log.info("no compiled kernel selects neighbours among %d points in %s: using PyTorch's topk", count, dtype)
-
-
 @contextmanager
 def _full_precision(device: str) -> Iterator[None]:
-    """Products of float32 matrices in float32: autocast, TF32 or bfloat16 would move ranks."""
+    """Multiply float32 matrices in float32: autocast, TF32 or bfloat16 would change ranks."""
     before = torch.get_float32_matmul_precision()
     if before == "highest" and not torch.is_autocast_enabled(device):
         yield
@@ -115,18 +93,19 @@ def _require_enough(points: Tensor, furthest: int, mask: Tensor | None, loop: bo
 
 
 def _suits_tree(points: Tensor, furthest: int, mask: Tensor | None, loop: bool) -> bool:
+    """Return whether a search tree can answer, and would be quicker."""
     large = points.shape[-1] == 3 and points.shape[1] >= TREE_POINTS
     return large and mask is None and loop and furthest < TREE_NEIGHBORS
 
 
 def _search_tree(points: Tensor, ranks: Tensor) -> Tensor:
-    """Neighbours of points in three dimensions by torch-cluster, in time N log N."""
+    """Return the neighbours of points in three dimensions by torch-cluster, in time N log N."""
     import torch_cluster
 
     batch, count, _ = points.shape
-    wanted = int(ranks.max()) + 1
+    nearest = int(ranks.max()) + 1
     flat = points.reshape(batch * count, 3).contiguous()
     block = torch.arange(batch, device=points.device).repeat_interleave(count)
-    _, found = torch_cluster.knn(flat, flat, wanted, block, block)
+    _, found = torch_cluster.knn(flat, flat, nearest, block, block)
     first = torch.arange(batch, device=points.device)[:, None, None] * count
-    return (found.view(batch, count, wanted) - first)[:, :, ranks.to(points.device)]
+    return (found.view(batch, count, nearest) - first)[:, :, ranks.to(points.device)]

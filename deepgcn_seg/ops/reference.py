@@ -1,24 +1,122 @@
-"""The plain formulation of rank selection behind :func:`deepgcn_seg.ops.nearest_ranks`."""
+"""The plain PyTorch formulation of every operation.
 
+It says what the operations compute: the compiled kernels of ``cpu/`` and ``gpu/`` are tested against it. It runs where
+they cannot, and where backward passes must be deterministic on a GPU. Its edge aggregation makes tensors of all edges,
+(B, N, k, C), as the official code does.
+"""
+
+import torch
 from torch import Tensor
 
-from .cpu.threads import run_in_order
-from .distance_rows import search_rows
-
-# Distances held at a time (entries of a row tile): 16 MiB in float32.
+# Distances held at a time: 16 MiB in float32, so that memory does not grow with the square of the points.
 TILE_ENTRIES = 1 << 22
+# Queries of a tile at least, however many points there are: a product of fewer rows is slow.
+LEAST_QUERIES = 32
+
+# -- neighbour search -------------------------------------------------------------------------
 
 
 def search(points: Tensor, mask: Tensor | None, ranks: Tensor, loop: bool, out: Tensor) -> None:
-    """See :func:`.distance_rows.search_rows`."""
-    search_rows(points, mask, ranks, loop, out, select_ranks, TILE_ENTRIES, run_in_order)
-
-
-def select_ranks(distances: Tensor, ranks: Tensor, out: Tensor) -> None:
-    """``out[r] = argsort(distances[r])[ranks]``, ties in any order.
+    """Write the points at the given ranks of distance from each point; ties are broken in any order.
 
     Args:
-        distances: (R, N); ``inf`` where a point may not be chosen. ranks: (m,) ascending. out: (R, m) int64, written.
+        points: (B, N, C). mask: (B, N) bool, False where a point may not be a neighbour.
+        ranks: (m,) ascending, each below the number of points that may be neighbours.
+        loop: whether a point may be its own neighbour. out: (B, N, m) int64, written.
     """
-    nearest = distances.topk(int(ranks[-1]) + 1, largest=False, sorted=True).indices
-    out.copy_(nearest[:, ranks.to(nearest.device)])
+    batch, count, _ = points.shape
+    points = _centred(points, mask)
+    norms = points.square().sum(-1)
+    if mask is not None:
+        norms = norms.masked_fill(~mask, torch.inf)
+    queries = min(count, max(LEAST_QUERIES, TILE_ENTRIES // count))
+    furthest = int(ranks[-1]) + 1
+    for block in range(batch):
+        for first in range(0, count, queries):
+            tile = points[block, first : first + queries]
+            # |x - y|^2 less |x|^2, which all candidates y of a query x share.
+            distances = norms[block] - 2 * tile @ points[block].t()
+            if not loop:
+                distances.diagonal(first).fill_(torch.inf)
+            nearest = distances.topk(furthest, largest=False, sorted=True).indices
+            out[block, first : first + queries] = nearest[:, ranks.to(nearest.device)]
+
+
+def _centred(points: Tensor, mask: Tensor | None) -> Tensor:
+    """Return points with their mean at the origin: ``|y|^2 - 2 x.y`` loses its digits far from it."""
+    points = points - mean_of_present(points, mask)[:, None]
+    return points if mask is None else torch.where(mask[:, :, None], points, 0)
+
+
+def mean_of_present(points: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the mean (B, C) of the points (B, N, C) that are present; absent ones may hold anything."""
+    if mask is None:
+        return points.mean(1)
+    return torch.where(mask[:, :, None], points, 0).sum(1) / mask.sum(1, keepdim=True)
+
+
+# -- edge aggregation -------------------------------------------------------------------------
+
+
+def gather_neighbors(x: Tensor, index: Tensor) -> Tensor:
+    """Return the neighbours' features: x (B, N, C), index (B, N, k) -> (B, N, k, C)."""
+    batch, count, k = index.shape
+    flat = index.reshape(batch, count * k, 1).expand(-1, -1, x.shape[-1])
+    return x.gather(1, flat).view(batch, count, k, x.shape[-1])
+
+
+def neighbor_extremum(x: Tensor, index: Tensor, mask: Tensor | None, sign: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what :func:`deepgcn_seg.ops.neighbor_max` does, and the extreme's place 0..k-1 as int16; (B, N, C)."""
+    signed, place = (gather_neighbors(x, index) * sign).max(2)
+    extreme = signed * sign
+    if mask is not None:
+        extreme = torch.where(mask[:, :, None], extreme, 0)
+    return extreme, place.to(torch.int16)
+
+
+def neighbor_extremum_backward(grad: Tensor, index: Tensor, mask: Tensor | None, place: Tensor) -> Tensor:
+    """Return the gradient (B, N, C) of the features: each extreme's goes to the neighbour that gave it."""
+    if mask is not None:
+        grad = torch.where(mask[:, :, None], grad, 0)
+    return torch.zeros_like(grad).scatter_add_(1, index.gather(2, place.long()), grad)
+
+
+def edge_moments(
+    center: Tensor, neighbor: Tensor, index: Tensor, slope: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return mean and biased variance, (B, C), of phi(center_i + neighbor_j) over the edges of each block of points.
+
+    phi(e) = e where e > 0, and slope * e elsewhere; slope (C,).
+    """
+    edge = center[:, :, None] + gather_neighbors(neighbor, index)
+    value = torch.where(edge > 0, edge, slope * edge).to(torch.promote_types(center.dtype, torch.float32))
+    if mask is None:
+        var, mean = torch.var_mean(value, (1, 2), correction=0)
+        return mean, var
+    weight = mask[:, :, None, None].to(value.dtype) / (mask.sum(1) * index.shape[2])[:, None, None, None]
+    mean = (value * weight).sum((1, 2))
+    return mean, ((value - mean[:, None, None]).square() * weight).sum((1, 2))
+
+
+def edge_moments_backward(
+    center: Tensor,
+    neighbor: Tensor,
+    index: Tensor,
+    slope: Tensor,
+    mask: Tensor | None,
+    offset: Tensor,
+    factor: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of center, neighbor and slope, given those of phi: offset + factor * phi, both (B, C)."""
+    offset, factor = offset.to(center.dtype), factor.to(center.dtype)
+    edge = center[:, :, None] + gather_neighbors(neighbor, index)
+    steep = torch.where(edge > 0, torch.ones_like(slope), slope)
+    grad = offset[:, None, None] + factor[:, None, None] * (steep * edge)
+    if mask is not None:
+        grad = torch.where(mask[:, :, None, None], grad, 0)
+    grad_slope = torch.where(edge > 0, 0, grad * edge).sum((0, 1, 2))
+    grad = grad * steep
+    batch, count, k = index.shape
+    flat = index.reshape(batch, count * k, 1).expand(-1, -1, center.shape[-1])
+    grad_neighbor = torch.zeros_like(neighbor).scatter_add_(1, flat, grad.view(batch, count * k, -1))
+    return grad.sum(2), grad_neighbor, grad_slope

@@ -1,11 +1,22 @@
-"""CPU kernels (numba) behind :mod:`deepgcn_seg.ops.edges`.
+"""Aggregation over the edges of a graph on the CPU: the kernels behind :mod:`deepgcn_seg.ops.edges`.
 
-Edges are visited row by row, a vector of channels at a time (:mod:`.simd`); no edge-sized array exists. Work that only
-reads neighbours is split by rows; work that adds to neighbours by channels, so that each task owns what it writes:
-scatters need no locks, and no result depends on the number of threads.
+An edge joins point i with its neighbour j = index[i, n], n < k. No array has an entry for each edge: an edge's value is
+computed where it is needed, from a register of a point's channels and one of its neighbour's::
+
+    for each point i:                                         forward: threads share the points
+        for each LANES channels:
+            for each of the k neighbours j:
+                combine center[i] and neighbor[j], keep the largest, or sum up
+
+    for each LANES channels:                                  backward: threads share the channels
+        for each point i, and each of its k neighbours j:
+            add the edge's gradient to those of i and of j
+
+Backward adds to points j that other points share. As a thread owns whole channels, no two threads add to the same
+number, and each adds in the same order on any number of threads.
 """
 
-from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,75 +24,112 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...kernel_cache import kernel
-from ..backend import HALVES
 from .simd import LANES, load, splat, store, where_greater, widened
 from .threads import run_sliced
 
-# Rows whose moments are summed up before those of others are added: fixed, as the order of sums is.
+# Moments are summed up over so many points each in float64, and then over these groups: the order of the sum must not
+# depend on the number of threads. 256 make 16 groups of 4096 points, enough for that many threads.
 ROWS = 256
 
 
+class Edges(NamedTuple):
+    """The edges e_ij = center_i + neighbor_j of a batch, with the activation phi: e for e > 0, slope * e elsewhere."""
+
+    # (B, N, C) each; C is a multiple of LANES.
+    center: np.ndarray
+    neighbor: np.ndarray
+    # (B, N, k): the numbers j.
+    index: np.ndarray
+    # (B, N) bool: points that are not present have no edges.
+    present: np.ndarray
+    # (C,).
+    slope: np.ndarray
+
+
 @kernel()
-def _extremum(start, stop, neighbor, index, mask, sign, extreme, chosen):
-    """Per channel the largest (sign > 0) or smallest neighbour value, and which it was.
+def _extremum(start, stop, neighbor, index, present, sign, extreme, place):
+    """Write the largest (sign > 0) or smallest value among the neighbours of each point, by channel, and its place.
 
     Args:
-        start, stop: points, of all blocks counted through.
-        neighbor: (B, N, C). index: (B, N, k). mask: (B, N) bool. sign: (C,) of +1 or -1.
-        extreme: (B, N, C), written. chosen: (B, N, C) int16, the place 0..k-1, written.
+        start, stop: points, counted through all blocks.
+        neighbor: (B, N, C). index: (B, N, k). present: (B, N) bool. sign: (C,) of +1 or -1.
+        extreme: (B, N, C), written. place: (B, N, C) int16, 0..k-1, written. Zero for points that are not present.
     """
     count, channels = neighbor.shape[1], neighbor.shape[2]
     k = index.shape[2]
-    values, extremes, places = neighbor.reshape(-1), extreme.reshape(-1), chosen.reshape(-1)
+    # Flat arrays: `load` and `store` take the place of a vector's first number.
+    values, extremes, places = neighbor.reshape(-1), extreme.reshape(-1), place.reshape(-1)
     for point in range(start, stop):
         b, i = point // count, point % count
-        if not mask[b, i]:
+        if not present[b, i]:
             extreme[b, i] = 0
-            chosen[b, i] = 0
+            place[b, i] = 0
             continue
         for first in range(0, channels, LANES):
-            turn = load(sign, first)
-            best = turn * load(values, (b * count + index[b, i, 0]) * channels + first)
-            place = splat(np.int16(0))
+            # The smallest is the largest of the negative.
+            signs = load(sign, first)
+            best = signs * load(values, (b * count + index[b, i, 0]) * channels + first)
+            at = splat(np.int16(0))
             for n in range(1, k):
-                value = turn * load(values, (b * count + index[b, i, n]) * channels + first)
-                place = where_greater(value, best, splat(np.int16(n)), place)
+                value = signs * load(values, (b * count + index[b, i, n]) * channels + first)
+                # Of equal values the first stays.
+                at = where_greater(value, best, splat(np.int16(n)), at)
                 best = where_greater(value, best, value, best)
-            store(extremes, point * channels + first, best * turn)
-            store(places, point * channels + first, place)
+            store(extremes, point * channels + first, best * signs)
+            store(places, point * channels + first, at)
 
 
 @kernel()
-def _moments(start, stop, center, neighbor, index, mask, slope, shift, total, square):
-    """Sums over the edges of :data:`ROWS` points each of phi(center_i + neighbor_j) - shift, and of its square.
-
-    phi(e) = e where e > 0, slope * e elsewhere. The shift is near the mean, so that a mean far from zero costs no
-    digits; from row to row sums are in float64.
+def _extremum_backward(start, stop, grad, index, present, place, grad_neighbor):
+    """Add each extreme's gradient to that of the neighbour it came from.
 
     Args:
-        start, stop: groups of ROWS points, of all blocks counted through.
-        center, neighbor: (B, N, C). slope, shift: (C,). total, square: (B, groups, C) float64, written.
+        start, stop: groups of LANES channels, counted through all blocks.
+        grad: (B, N, C). place: of :func:`_extremum`. grad_neighbor: (B, N, C), added to.
     """
-    count, channels = center.shape[1], center.shape[2]
-    k, groups = index.shape[2], total.shape[1]
-    own, values = center.reshape(-1), neighbor.reshape(-1)
+    count, channels = grad.shape[1], grad.shape[2]
+    groups = channels // LANES
+    for group in range(start, stop):
+        b, first = group // groups, group % groups * LANES
+        for i in range(count):
+            if present[b, i]:
+                # Each channel of a point has its extreme from another neighbour: single numbers, no vectors.
+                for c in range(first, first + LANES):
+                    grad_neighbor[b, index[b, i, place[b, i, c]], c] += grad[b, i, c]
+
+
+@kernel()
+def _moments(start, stop, edges, shift, total, square):
+    """Write the sums of phi(e) - shift, and of its square, over the edges of :data:`ROWS` points each.
+
+    The edges of one point are summed up in the points' type, and those of several points in float64.
+
+    Args:
+        start, stop: groups of ROWS points, counted through all blocks.
+        shift: (C,), near the mean of phi(e): sums of squares far from zero would lose digits.
+        total, square: (B, groups, C) float64, written.
+    """
+    count, channels = edges.center.shape[1], edges.center.shape[2]
+    k, groups = edges.index.shape[2], total.shape[1]
+    own, values = edges.center.reshape(-1), edges.neighbor.reshape(-1)
     totals, squares = total.reshape(-1), square.reshape(-1)
-    nothing = splat(center.dtype.type(0))
+    zero = splat(edges.center.dtype.type(0))
     for group in range(start, stop):
         b, row = group // groups, group % groups * ROWS
         for first in range(0, channels, LANES):
-            s, h = load(slope, first), load(shift, first)
-            all_sum, all_square = widened(nothing), widened(nothing)
+            slope, shifts = load(edges.slope, first), load(shift, first)
+            all_sum, all_square = widened(zero), widened(zero)
             for i in range(row, min(row + ROWS, count)):
-                if not mask[b, i]:
+                if not edges.present[b, i]:
                     continue
-                mine = load(own, (b * count + i) * channels + first)
-                row_sum, row_square = nothing, nothing
+                center = load(own, (b * count + i) * channels + first)
+                row_sum, row_square = zero, zero
                 for n in range(k):
-                    e = mine + load(values, (b * count + index[b, i, n]) * channels + first)
-                    f = where_greater(e, nothing, e, s * e) - h
-                    row_sum = row_sum + f
-                    row_square = row_square + f * f
+                    e = center + load(values, (b * count + edges.index[b, i, n]) * channels + first)
+                    phi = where_greater(e, zero, e, slope * e) - shifts
+                    row_sum = row_sum + phi
+                    row_square = row_square + phi * phi
+                # k numbers of like size lose no digits in float32, those of all points would.
                 all_sum = all_sum + widened(row_sum)
                 all_square = all_square + widened(row_square)
             store(totals, group * channels + first, all_sum)
@@ -89,133 +137,119 @@ def _moments(start, stop, center, neighbor, index, mask, slope, shift, total, sq
 
 
 @kernel()
-def _typical(center, neighbor, slope, shift):
-    """Write about the mean of phi, (C,): that of up to twice :data:`ROWS` points."""
-    points, channels = center.shape[0] * center.shape[1], center.shape[2]
-    own, values = center.reshape(-1), neighbor.reshape(-1)
+def _estimated_mean(edges, shift):
+    """Write about the mean of phi(e), (C,), from center_i + neighbor_i of up to twice :data:`ROWS` points i."""
+    points, channels = edges.center.shape[0] * edges.center.shape[1], edges.center.shape[2]
+    own, values = edges.center.reshape(-1), edges.neighbor.reshape(-1)
+    # One edge of so many points, each with itself: any value near the mean will do.
     step = max(points // ROWS, 1)
-    share = splat(center.dtype.type(1 / ((points - 1) // step + 1)))
-    nothing = splat(center.dtype.type(0))
+    share = splat(edges.center.dtype.type(1 / ((points - 1) // step + 1)))
+    zero = splat(edges.center.dtype.type(0))
     for first in range(0, channels, LANES):
-        total = nothing
+        total = zero
         for point in range(0, points, step):
             total = total + load(own, point * channels + first) + load(values, point * channels + first)
         e = total * share
-        store(shift, first, where_greater(e, nothing, e, load(slope, first) * e))
+        store(shift, first, where_greater(e, zero, e, load(edges.slope, first) * e))
 
 
 @kernel()
-def _finish_moments(total, square, mask, k, shift, mean, var):
-    """Write mean and variance, (B, C), of sums of :func:`_moments`; those of a block without points are NaN."""
+def _finish_moments(total, square, edges, shift, mean, var):
+    """Write mean and variance, (B, C), from the sums of :func:`_moments`; NaN for a block without points."""
     batch, groups, channels = total.shape
     for b in range(batch):
-        edges = mask[b].sum() * k
+        number = edges.present[b].sum() * edges.index.shape[2]
         for c in range(channels):
-            own, own_square = 0.0, 0.0
+            sum_of_block, square_of_block = 0.0, 0.0
             for group in range(groups):
-                own += total[b, group, c]
-                own_square += square[b, group, c]
-            if edges:
-                mean[b, c] = own / edges + shift[c]
-                var[b, c] = max(own_square / edges - (own / edges) ** 2, 0.0)
+                sum_of_block += total[b, group, c]
+                square_of_block += square[b, group, c]
+            if number:
+                # Rounding can leave a variance of almost zero below zero.
+                shifted = sum_of_block / number
+                mean[b, c] = shifted + shift[c]
+                var[b, c] = max(square_of_block / number - shifted**2, 0.0)
             else:
                 mean[b, c] = np.nan
                 var[b, c] = np.nan
 
 
 @kernel()
-def _extremum_backward(start, stop, grad, index, mask, chosen, grad_neighbor):
-    """Add each extreme's gradient to the neighbour it came from: ``grad_neighbor`` (B, N, C).
+def _moments_backward(start, stop, edges, offset, factor, grad_center, grad_neighbor, grad_slope):
+    """Add the gradients of center, neighbor and slope, given that of phi(e): offset + factor * phi(e).
 
     Args:
-        start, stop: groups of LANES channels, of all blocks counted through.
+        start, stop: groups of LANES channels, counted through all blocks.
+        offset, factor: (B, C). grad_center, grad_neighbor: (B, N, C), and grad_slope: (B, C), added to.
     """
-    count, channels = grad.shape[1], grad.shape[2]
-    groups = channels // LANES
-    for group in range(start, stop):
-        b, first = group // groups, group % groups * LANES
-        for i in range(count):
-            if mask[b, i]:
-                for c in range(first, first + LANES):
-                    grad_neighbor[b, index[b, i, chosen[b, i, c]], c] += grad[b, i, c]
-
-
-@kernel()
-def _moments_backward(
-    start, stop, center, neighbor, index, mask, slope, offset, factor, grad_center, grad_neighbor, grad_slope
-):
-    """Add the gradient of the moments, (offset + factor * phi(e)) * phi'(e) per edge.
-
-    Args:
-        start, stop: groups of LANES channels, of all blocks counted through.
-        offset, factor: (B, C). grad_center, grad_neighbor: (B, N, C) and grad_slope: (B, C),
-            added to.
-    """
-    count, channels = center.shape[1], center.shape[2]
-    k, groups = index.shape[2], channels // LANES
-    own, values = center.reshape(-1), neighbor.reshape(-1)
+    count, channels = edges.center.shape[1], edges.center.shape[2]
+    k, groups = edges.index.shape[2], channels // LANES
+    own, values = edges.center.reshape(-1), edges.neighbor.reshape(-1)
     own_grads, grads = grad_center.reshape(-1), grad_neighbor.reshape(-1)
-    nothing, one = splat(center.dtype.type(0)), splat(center.dtype.type(1))
+    zero, one = splat(edges.center.dtype.type(0)), splat(edges.center.dtype.type(1))
     for group in range(start, stop):
         b, first = group // groups, group % groups * LANES
-        s = load(slope, first)
-        u, v = load(offset.reshape(-1), b * channels + first), load(factor.reshape(-1), b * channels + first)
+        slope = load(edges.slope, first)
+        offsets = load(offset.reshape(-1), b * channels + first)
+        factors = load(factor.reshape(-1), b * channels + first)
         slope_grad = load(grad_slope.reshape(-1), b * channels + first)
         for i in range(count):
-            if not mask[b, i]:
+            if not edges.present[b, i]:
                 continue
             at = (b * count + i) * channels + first
-            mine, own_grad = load(own, at), nothing
+            center, own_grad = load(own, at), zero
             for n in range(k):
-                other = (b * count + index[b, i, n]) * channels + first
-                e = mine + load(values, other)
-                steep = where_greater(e, nothing, one, s)
-                g = u + v * (steep * e)
-                slope_grad = slope_grad + where_greater(e, nothing, nothing, g * e)
-                g = g * steep
-                own_grad = own_grad + g
-                store(grads, other, load(grads, other) + g)
+                other = (b * count + edges.index[b, i, n]) * channels + first
+                e = center + load(values, other)
+                # phi(e) = steepness * e, and phi'(e) = steepness.
+                steepness = where_greater(e, zero, one, slope)
+                phi_grad = offsets + factors * (steepness * e)
+                slope_grad = slope_grad + where_greater(e, zero, zero, phi_grad * e)
+                e_grad = phi_grad * steepness
+                own_grad = own_grad + e_grad
+                store(grads, other, load(grads, other) + e_grad)
             store(own_grads, at, load(own_grads, at) + own_grad)
         store(grad_slope.reshape(-1), b * channels + first, slope_grad)
 
 
 def neighbor_extremum(x: Tensor, index: Tensor, mask: Tensor | None, sign: Tensor) -> tuple[Tensor, Tensor]:
-    """See :func:`deepgcn_seg.ops.neighbor_max`; also the place (B, N, C) int16 of each extreme."""
+    """Return what :func:`deepgcn_seg.ops.neighbor_max` does, and the place (B, N, C) int16 of each extreme."""
     padded, sign = _padded(x, sign)
-    extreme, chosen = torch.empty_like(padded), torch.empty(padded.shape, dtype=torch.int16)
-    arrays = *_arrays(padded, index), present_points(x, mask), *_arrays(sign, extreme, chosen)
-    run_sliced(_extremum, x.shape[0] * x.shape[1], *arrays)
-    extreme, chosen = _cut(x, extreme, chosen)
-    return extreme.to(x.dtype), chosen
+    extreme, place = torch.empty_like(padded), torch.empty(padded.shape, dtype=torch.int16)
+    arrays = *_arrays(padded, index), present_points(x, mask), *_arrays(sign, extreme, place)
+    run_sliced(_extremum, x.shape[0] * x.shape[1], index.numel() * padded.shape[2], *arrays)
+    extreme, place = _without_padding(x, extreme, place)
+    return extreme.to(x.dtype), place
 
 
-def neighbor_extremum_backward(grad: Tensor, index: Tensor, mask: Tensor | None, chosen: Tensor) -> Tensor:
-    """Gradient (B, N, C) of the features."""
-    padded, places = _padded(grad, chosen)
+def neighbor_extremum_backward(grad: Tensor, index: Tensor, mask: Tensor | None, place: Tensor) -> Tensor:
+    """Return the gradient (B, N, C) of the features, given that of the extremes and their places."""
+    padded, places = _padded(grad, place)
     out = torch.zeros_like(padded)
     arrays = *_arrays(padded, index), present_points(grad, mask), *_arrays(places, out)
-    run_sliced(_extremum_backward, _groups(padded), *arrays)
-    return _cut(grad, out)[0].to(grad.dtype)
+    # Single numbers, not vectors of LANES: as many steps as LANES times so many.
+    run_sliced(_extremum_backward, _channel_groups(padded), LANES * padded.numel(), *arrays)
+    return _without_padding(grad, out)[0].to(grad.dtype)
 
 
 def edge_moments(
     center: Tensor, neighbor: Tensor, index: Tensor, slope: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance, (B, C), of phi(center_i + neighbor_j) over the edges of each block.
+    """Return mean and biased variance, (B, C), of phi(center_i + neighbor_j) over the edges of each block.
 
     phi(e) = e for e > 0 and slope * e elsewhere; slope (C,).
     """
-    *nodes, slope = _padded(center, neighbor, slope)
-    batch, count, channels = nodes[0].shape
-    mean, var = (nodes[0].new_empty(batch, channels) for _ in range(2))
-    own, values, edges, slopes, means, variances = _arrays(*nodes, index, slope, mean, var)
-    present, shift = present_points(center, mask), np.empty_like(slopes)
-    _typical(own, values, slopes, shift)
+    padded_center, padded_neighbor, padded_slope = _padded(center, neighbor, slope)
+    edges = _edges(padded_center, padded_neighbor, index, padded_slope, mask)
+    batch, count, channels = padded_center.shape
+    mean, var = (padded_center.new_empty(batch, channels) for _ in range(2))
+    shift = np.empty_like(edges.slope)
+    _estimated_mean(edges, shift)
     groups = -(-count // ROWS)
     total, square = np.empty((2, batch, groups, channels))
-    run_sliced(_moments, batch * groups, own, values, edges, present, slopes, shift, total, square)
-    _finish_moments(total, square, present, edges.shape[2], shift, means, variances)
-    mean, var = _cut(center, mean, var)
+    run_sliced(_moments, batch * groups, index.numel() * channels, edges, shift, total, square)
+    _finish_moments(total, square, edges, shift, *_arrays(mean, var))
+    mean, var = _without_padding(center, mean, var)
     return mean, var
 
 
@@ -228,37 +262,46 @@ def edge_moments_backward(
     offset: Tensor,
     factor: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of center, neighbor and slope, given those of phi: offset + factor * phi, (B, C) each."""
-    own, values, slopes = _padded(center, neighbor, slope)
-    offset, factor = _padded(offset.to(own.dtype), factor.to(own.dtype))
-    grads = torch.zeros_like(own), torch.zeros_like(values), torch.zeros_like(offset)
-    arrays = *_arrays(own, values, index), present_points(center, mask), *_arrays(slopes, offset, factor, *grads)
-    run_sliced(_moments_backward, _groups(own), *arrays)
-    grad_center, grad_neighbor, grad_slope = _cut(center, *grads)
+    """Return the gradients of center, neighbor and slope, given that of phi: offset + factor * phi, (B, C) each."""
+    padded = _padded(center, neighbor, slope)
+    edges = _edges(padded[0], padded[1], index, padded[2], mask)
+    offset, factor = _padded(offset.to(padded[0].dtype), factor.to(padded[0].dtype))
+    # The slope's gradient is one for each block, as blocks are on different threads; they are added up below.
+    grads = torch.zeros_like(padded[0]), torch.zeros_like(padded[1]), torch.zeros_like(offset)
+    steps = index.numel() * padded[0].shape[2]
+    run_sliced(_moments_backward, _channel_groups(padded[0]), steps, edges, *_arrays(offset, factor, *grads))
+    grad_center, grad_neighbor, grad_slope = _without_padding(center, *grads)
     return grad_center.to(center.dtype), grad_neighbor.to(neighbor.dtype), grad_slope.sum(0).to(slope.dtype)
 
 
+def _edges(center: Tensor, neighbor: Tensor, index: Tensor, slope: Tensor, mask: Tensor | None) -> Edges:
+    own, values, numbers, slopes = _arrays(center, neighbor, index, slope)
+    return Edges(own, values, numbers, present_points(center, mask), slopes)
+
+
 def _padded(*tensors: Tensor) -> list[Tensor]:
-    """Contiguous, half precision widened, with channels, the last dimension, filled up to whole vectors."""
+    """Return contiguous tensors with channels, their last dimension, filled up to whole vectors, halves as float32."""
     missing = -tensors[0].shape[-1] % LANES
-    wide = (tensor.float() if tensor.dtype in HALVES else tensor for tensor in tensors)
+    wide = (tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor for tensor in tensors)
     return [(F.pad(tensor, (0, missing)) if missing else tensor).contiguous() for tensor in wide]
 
 
-def _cut(like: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-    """Without what :func:`_padded` added."""
+def _without_padding(like: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """Return tensors without what :func:`_padded` added to one ``like`` them."""
     channels = like.shape[-1]
     return tuple(t if t.shape[-1] == channels else t[..., :channels].contiguous() for t in tensors)
 
 
-def _groups(x: Tensor) -> int:
+def _channel_groups(x: Tensor) -> int:
+    """Return the number of groups of LANES channels in all blocks."""
     return x.shape[0] * x.shape[2] // LANES
 
 
 def present_points(x: Tensor, mask: Tensor | None) -> np.ndarray:
-    """The mask (B, N) of points present, all of them where none is given."""
+    """Return the mask (B, N) as an array; all points are present if there is none."""
     return np.ones(x.shape[:2], bool) if mask is None else mask.contiguous().numpy()
 
 
-def _arrays(*tensors: Tensor) -> Iterator[np.ndarray]:
-    return (tensor.detach().contiguous().numpy() for tensor in tensors)
+def _arrays(*tensors: Tensor) -> list[np.ndarray]:
+    """Return contiguous arrays, which share the memory of contiguous tensors."""
+    return [tensor.detach().contiguous().numpy() for tensor in tensors]

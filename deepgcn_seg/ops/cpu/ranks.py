@@ -1,71 +1,90 @@
-"""From the candidates of a row of distances to its wanted ranks, exactly and without sorting the row (numba).
+"""From a row's list of candidates to its wanted ranks, exactly and without sorting the list.
 
-Bins over the candidates' keys, narrower the further out as candidates lie denser there, say how many lie below each.
-The few candidates in bins that hold a wanted rank are gathered bin by bin, and put in order by counting, for each, who
-of those around it comes before it: a vector of comparisons at a time. Where a bin has many, as equal distances of
-duplicated points make it, they are merge-sorted: O(n log n) at worst. Ties break towards the smaller point, in
-whatever order candidates come.
+A candidate is a key (its distance) and a column (which point it is). Of m = 16 wanted ranks, 0 to 27 * 15 at the
+largest dilation, few candidates have one, so only few are put in order::
+
+    bins: 128 intervals of keys; bin(key) grows with the key
+    count the candidates of each bin; running sums tell the bin of each wanted rank
+    gather the candidates of wanted bins, bin after bin
+    for each gathered candidate:
+        place = number of gathered candidates that come before it    compared with those of its and the next bins only
+    out[m] = the candidate whose place corresponds to ranks[m]
+
+Equal keys are ordered by column, so the result is that of a stable sort, in whatever order candidates come. If a bin
+holds many candidates, as equal distances of duplicated points make it, the gathered ones are sorted instead: the work
+is at worst n log n.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 
 from ...kernel_cache import kernel
 from .simd import (
-    BITS,
     LANES,
-    PACKS,
-    bits_at,
-    count_before,
+    comes_before,
     count_bits,
     highest,
     load,
     lowest,
-    numbered,
-    packed,
     splat,
     store,
     truncated,
     where_greater,
 )
 
-# Entries of a row that its threshold is taken from.
-SAMPLE = 256
-BINS = 256
-# A quarter of them for so few candidates.
-FEW = 128
+# The more bins, the fewer candidates to put in order, but the more sums for each row. A power of two, for bisection.
+# Measured: 128, 256 and 512 differ by less than 5 % of a search of 4096 points.
+BINS = 128
+# Counting who comes before takes n^2 / LANES comparisons in a bin, sorting n log n slower steps: they meet about here.
+LARGEST_COUNTED = 192
+# Bisections of a range of keys: 2^-12 of the range is less than the distance of two keys in a sample.
 BISECTIONS = 12
-# More than these in one bin are sorted instead of counted.
-COUNTED = 192
+
+
+class Scratch(NamedTuple):
+    """Memory that :func:`select` works in."""
+
+    few_keys: np.ndarray
+    few_columns: np.ndarray
+    bin_of: np.ndarray
+    ordered: np.ndarray
+    sizes: np.ndarray
+    ends: np.ndarray
+    starts: np.ndarray
 
 
 @kernel()
-def workspace(longest, keys):
-    """Scratch of :func:`select` for up to ``longest`` candidates with keys of the type of an array's."""
-    few = COUNTED + longest + COUNTED + 2 * LANES
-    return (
-        np.full(few, keys.dtype.type(-np.inf)),
-        np.zeros(few, np.uint32),
-        np.zeros(few, np.uint32),
-        np.zeros(few, np.uint32),
-        np.empty(BINS, np.uint32),
-        np.empty(BINS, np.uint32),
-        np.empty(BINS, np.uint32),
-        np.empty(LANES, np.uint32),
-    )
+def scratch_for(longest, keys):
+    """Return scratch for lists of up to ``longest`` candidates with keys of the type of the array ``keys``."""
+    room = LARGEST_COUNTED + longest + LARGEST_COUNTED + 2 * LANES
+    few_keys = np.empty(room, keys.dtype)
+    few_keys[:LARGEST_COUNTED] = -np.inf
+    few_columns = np.empty(room, np.uint32)
+    few_columns[:LARGEST_COUNTED] = 0
+    bin_of, ordered = np.empty(room, np.uint32), np.empty(room, np.uint32)
+    sizes, ends, starts = np.empty(BINS, np.uint32), np.empty(BINS, np.uint32), np.empty(BINS, np.uint32)
+    return Scratch(few_keys, few_columns, bin_of, ordered, sizes, ends, starts)
 
 
 @kernel()
 def threshold_of(sample, count, expected):
-    """A key that the ``expected`` smallest of ``sample[:count]`` do not exceed, nor, but rarely, as large a share of
-    the row.
+    """Return a key that lets enough of a row through, estimated from the keys ``sample[:count]`` of some of its points.
 
-    Infinite if the sample has no such key. The sample has room for a vector more, which is overwritten.
+    Args:
+        sample: has room for one vector more, which is overwritten.
+        expected: how many of the sample are expected among the wanted points of the row.
+
+    Returns:
+        The key, or infinity if the sample is too small.
     """
+    # The number of sampled points among the wanted ones varies by sqrt(expected): 2.5 of these deviations and 2 points
+    # more leave too few candidates for fewer than one row in a hundred. Such a row is searched again.
     rank = int(expected + 2.5 * np.sqrt(expected) + 2.0)
     if rank >= count:
         return sample.dtype.type(np.inf)
-    low, high = _span(sample, count)
-    # Bisection of the key: counting has no branches to mispredict.
+    low, high = _range_of(sample, count)
+    # By bisection: counting has no branches that a processor could mispredict, selecting would have.
     for _ in range(BISECTIONS):
         middle = low + (high - low) * sample.dtype.type(0.5)
         below = _count(sample[:count], middle)
@@ -80,7 +99,7 @@ def threshold_of(sample, count, expected):
 
 @kernel()
 def remove(column, keys, columns, count):
-    """Take ``column`` from the first ``count`` candidates, if it is one; how many are left."""
+    """Remove the candidate ``column``, if it is in the list of so many, and return how many are left."""
     for j in range(count):
         if columns[j] == column:
             keys[j] = keys[count - 1]
@@ -90,23 +109,58 @@ def remove(column, keys, columns, count):
 
 
 @kernel()
-def select(keys, columns, count, ranks, out, space):
-    """``out[m]`` is the candidate of rank ``ranks[m]``.
+def select(keys, columns, count, ranks, out, scratch):
+    """Write into ``out[m]`` the candidate of rank ``ranks[m]``.
 
     Args:
-        keys, columns: the first ``count`` are distances, finite, and to which points. There is room for a vector more;
-            all are overwritten.
-        ranks: (m,) ascending. out: (m,) int64, written. space: of :func:`workspace`.
+        keys, columns: the list is their first ``count`` entries; keys are finite. There is room for a vector more; all
+            are overwritten.
+        ranks: (m,) ascending. out: (m,) int64. scratch: of :func:`scratch_for`.
     """
     if count <= ranks[-1]:
-        # NaN among the distances: there are no ranks. Any answer, but inside the array.
+        # A row whose distances are NaN has no ranks. Any answer will do that is inside the array.
         for m in range(len(ranks)):
             out[m] = ranks[m]
         return
-    few_keys, few_columns, bin_of, ordered, sizes, ends, starts, table = space
-    low, high = _span(keys, count)
-    bins = BINS if count > FEW else BINS // 4
-    scale = np.sqrt(np.float64(bins - 1)) / (high - low) if high > low else 0.0
+    few_keys, few_columns, bin_of, ordered, sizes, ends, starts = scratch
+    _write_bins(keys, count, bin_of)
+    sizes[:] = 0
+    for j in range(count):
+        sizes[bin_of[j]] += np.uint32(1)
+    below = np.uint32(0)
+    for b in range(BINS):
+        below += sizes[b]
+        ends[b] = below
+
+    # Candidates of bins that nobody wants are gathered too, which needs no branch: all to the last place.
+    starts[:] = len(few_keys) - 1
+    end, fullest, last, shift = LARGEST_COUNTED, 0, -1, 0
+    for m in range(len(ranks)):
+        b = _first_beyond(ends, ranks[m])
+        if b != last:
+            last = b
+            starts[b] = end
+            end += np.int64(sizes[b])
+            fullest = max(fullest, np.int64(sizes[b]))
+            # From a rank in the list to a place among the gathered.
+            shift = end - np.int64(ends[b])
+        out[m] = ranks[m] + shift
+    gather(keys, columns, bin_of, count, starts, few_keys, few_columns)
+    _order(few_keys, few_columns, end, fullest, ordered)
+    for m in range(len(ranks)):
+        out[m] = ordered[out[m]]
+
+
+@kernel()
+def _write_bins(keys, count, bin_of):
+    """Write the bin of each key.
+
+    Bins are equally wide in the square root of the number of the bin: the further out, the narrower, because candidates
+    lie denser there (in d dimensions their number grows as distance^d).
+    """
+    low, high = _range_of(keys, count)
+    scale = np.sqrt(np.float64(BINS - 1)) / (high - low) if high > low else 0.0
+    # Keys whose difference is next to nothing, or all equal: all go to the first bin.
     if not scale < np.finfo(keys.dtype).max:
         scale = 0.0
     lows, scales, zero = splat(low), splat(keys.dtype.type(scale)), splat(keys.dtype.type(0))
@@ -114,45 +168,14 @@ def select(keys, columns, count, ranks, out, space):
         along = (load(keys, j) - lows) * scales
         along = where_greater(along, zero, along, zero)
         store(bin_of, j, truncated(along * along))
-    sizes[:bins] = 0
-    for j in range(count):
-        sizes[bin_of[j]] += np.uint32(1)
-    below = np.uint32(0)
-    for b in range(bins):
-        below += sizes[b]
-        ends[b] = below
-
-    # A rank becomes a place among the candidates of wanted bins.
-    starts[:bins] = len(few_keys) - 1
-    table[:] = 0
-    few = COUNTED
-    fullest = 0
-    last = -1
-    shift = 0
-    for m in range(len(ranks)):
-        b = _first_beyond(ends, bins, ranks[m])
-        if b != last:
-            last = b
-            table[b >> 5] |= np.uint32(1) << np.uint32(b & 31)
-            starts[b] = few
-            few += np.int64(sizes[b])
-            fullest = max(fullest, np.int64(sizes[b]))
-            shift = few - np.int64(ends[b])
-        out[m] = ranks[m] + shift
-    gather(keys, columns, bin_of, count, table, starts, few_keys, few_columns, ordered)
-    _order(few_keys, few_columns, few, fullest, ordered)
-    for m in range(len(ranks)):
-        out[m] = ordered[out[m]]
 
 
 @kernel()
-def gather_one_by_one(keys, columns, bin_of, count, table, starts, few_keys, few_columns, space):
-    """Write the candidates of each wanted bin b behind one another from ``starts[b]`` on, which becomes their end.
+def gather(keys, columns, bin_of, count, starts, few_keys, few_columns):
+    """Write the candidates of each wanted bin b one behind another from ``starts[b]`` on, which becomes their end.
 
     Args:
-        table: (LANES,) uint32, bits of wanted bins. starts: of other bins, the last place of few_keys: it takes what
-            nobody wants.
-        space: (count + LANES,) uint32 scratch.
+        starts: for other bins the last place of few_keys, which takes what nobody wants.
     """
     nowhere = len(few_keys) - 1
     for j in range(count):
@@ -163,32 +186,10 @@ def gather_one_by_one(keys, columns, bin_of, count, table, starts, few_keys, few
 
 
 @kernel()
-def gather_packed(keys, columns, bin_of, count, table, starts, few_keys, few_columns, space):
-    """The same, looking for the wanted ones a vector at a time. Where :data:`.simd.PACKS`."""
-    few = 0
-    for j in range(0, count, LANES):
-        bins = load(bin_of, j)
-        chosen = bits_at(table, bins)
-        if count - j < LANES:
-            chosen &= BITS((1 << (count - j)) - 1)
-        store(bin_of, few, packed(bins, chosen))
-        store(space, few, packed(numbered(np.uint32(j)), chosen))
-        few += count_bits(chosen)
-    for j in range(few):
-        at = starts[bin_of[j]]
-        few_keys[at] = keys[space[j]]
-        few_columns[at] = columns[space[j]]
-        starts[bin_of[j]] = at + np.uint32(1)
-
-
-gather = gather_packed if PACKS else gather_one_by_one
-
-
-@kernel()
-def _first_beyond(ends, count, rank):
-    """Which of ``count`` ascending numbers, a power of two, is the first larger than ``rank``; the last is."""
+def _first_beyond(ends, rank):
+    """Return the first place of BINS ascending numbers, the last of them larger than ``rank``, where one is larger."""
     b = 0
-    step = count // 2
+    step = BINS // 2
     while step:
         b += step * np.int64(ends[b + step - 1] <= rank)
         step //= 2
@@ -196,30 +197,31 @@ def _first_beyond(ends, count, rank):
 
 
 @kernel()
-def _order(keys, columns, stop, fullest, ordered):
-    """``ordered[COUNTED:stop]``: ``columns[COUNTED:stop]`` by key, and then by column.
+def _order(keys, columns, end, fullest, ordered):
+    """Write ``columns[LARGEST_COUNTED:end]`` into ``ordered``, by key and then by column.
 
     Args:
-        keys: bin by bin, of which the fullest holds so many; below every key before :data:`COUNTED`.
+        keys: bin after bin, of which the fullest holds so many. Before them are :data:`LARGEST_COUNTED` keys of -inf.
     """
-    if fullest > COUNTED:
-        order = np.argsort(columns[COUNTED:stop], kind="mergesort")
-        order = order[np.argsort(keys[COUNTED:stop][order], kind="mergesort")]
-        ordered[COUNTED:stop] = columns[COUNTED:stop][order]
+    start = LARGEST_COUNTED
+    if fullest > LARGEST_COUNTED:
+        order = np.argsort(columns[start:end], kind="mergesort")
+        order = order[np.argsort(keys[start:end][order], kind="mergesort")]
+        ordered[start:end] = columns[start:end][order]
         return
-    # So far from a key all are smaller on one side and larger on the other: they are in other bins.
-    keys[stop : stop + fullest + LANES] = np.inf
-    for i in range(COUNTED, stop):
+    # A key that is ``fullest`` or more places away is of another bin: all before are smaller, all behind are larger.
+    keys[end : end + fullest + LANES] = np.inf
+    for i in range(start, end):
         key, column = splat(keys[i]), splat(columns[i])
         at = i - fullest
         for j in range(i - fullest, i + fullest, LANES):
-            at += count_before(load(keys, j), load(columns, j), key, column)
+            at += count_bits(comes_before(load(keys, j), load(columns, j), key, column))
         ordered[at] = columns[i]
 
 
 @kernel(fastmath={"reassoc", "nsz"})
 def _count(sample, key):
-    """How many of at most 2^24 do not exceed ``key``; counted in float32, which is added in vectors."""
+    """Return how many do not exceed ``key``, of at most 2^24: counted in float32, of which LLVM makes vectors."""
     count = np.float32(0)
     for s in range(len(sample)):
         count += np.float32(1) if sample[s] <= key else np.float32(0)
@@ -227,15 +229,20 @@ def _count(sample, key):
 
 
 @kernel()
-def _span(keys, count):
-    """Smallest and largest of the first ``count``, none of them NaN. A vector behind them is overwritten."""
+def _range_of(keys, count):
+    """Return the second smallest (or smallest, if few are) and the largest of the first ``count`` keys, none NaN.
+
+    A vector behind them is overwritten. The smallest is often the point itself, far from all others: bins from there on
+    would be wide.
+    """
     store(keys, count, splat(keys[0]))
     low = high = load(keys, 0)
     for j in range(0, count, LANES):
         some = load(keys, j)
         low = where_greater(low, some, some, low)
         high = where_greater(some, high, some, high)
-    # The lowest is often the point itself, far from all others.
     least, top = lowest(low), highest(high)
+    # Without the lane that holds the smallest. It may hold the second smallest too: then a larger one is found, and
+    # what lies below goes to the first bin.
     second = lowest(where_greater(low, splat(least), low, splat(top)))
     return least if second == top else second, top

@@ -1,9 +1,22 @@
-"""Vectors of numbers as values inside compiled (numba) code: they stay in registers from one neighbour to the next,
-which an array of so many does not. A vector of float32 is one register with AVX-512 or AVX2; LLVM makes of it what
-another CPU has.
+"""Vectors of numbers as values inside compiled (numba) code.
+
+numba has scalars and arrays, but no value of several numbers that stays in a register from one step of a loop to the
+next. :class:`Vector` is such a value: :data:`LANES` numbers of one type. ``load`` reads one from an array, ``store``
+writes one, and between them ``+ - *``, comparisons and a few functions below work on all lanes at once::
+
+    total = splat(0.0)
+    for j in range(0, count, LANES):
+        total = total + load(weights, j) * load(values, j)
+
+All of it is LLVM's own arithmetic of vectors, which has no instruction of a certain machine in it. LLVM makes several
+registers of a vector that is longer than the machine's: eight float32 are one register with AVX2, two with SSE or NEON.
+A comparison gives a bitmask (:data:`BITS`): bit i is lane i.
 """
 
+import inspect
 import operator
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from llvmlite import binding as llvm
@@ -16,279 +29,264 @@ from ...kernel_cache import compiled_features
 
 
 def _compiled_for(*wanted: str) -> bool:
-    """Whether numba compiles for processors with all of these features; one that is taken away takes others along."""
+    """Return whether numba compiles for processors with all of these features."""
     features = compiled_features().split(",")
     taken = {name[1:] for name in features if name.startswith("-")}
-    return all(f"+{name}" in features for name in wanted) and not taken & {*wanted, *_BELOW}
+    # A feature that is taken away takes along what is built upon it: without "avx" there is no "avx512f".
+    below = {"sse", "sse2", "sse3", "ssse3", "sse4.1", "sse4.2", "avx"}
+    return all(f"+{name}" in features for name in wanted) and not taken & {*wanted, *below}
 
 
-# What the features of vectors are built upon.
-_BELOW = ("sse", "sse2", "sse3", "ssse3", "sse4.1", "sse4.2", "avx")
-# With an LLVM that can pack its vectors: move chosen lanes to the front. And with integers of 16 bits.
+# Numbers in a vector: a register of float32 with AVX-512, or with AVX2. AVX-512 counts only where LLVM, since its
+# version 19, can pack such a vector by one instruction (see `_packed`).
 AVX512 = llvm.llvm_version_info[0] >= 19 and _compiled_for("avx2", "fma", "avx512f", "avx512bw")
-# Whether vectors can be packed.
-PACKS = AVX512 or _compiled_for("avx2", "fma")
-# Numbers in a vector.
 LANES = 16 if AVX512 else 8
-# A bit for each.
+# A bitmask has a bit for each lane.
 BITS = np.uint16 if AVX512 else np.uint8
 
 _bits = from_dtype(np.dtype(BITS))
-_integers = ir.VectorType(ir.IntType(32), LANES)
+_int64 = ir.IntType(64)
+_int32_lanes = ir.VectorType(ir.IntType(32), LANES)
 
 
 class Vector(types.Type):
-    """:data:`LANES` values of a scalar type."""
+    """numba's type of :data:`LANES` values of a scalar type."""
 
-    def __init__(self, dtype):
+    def __init__(self, dtype: types.Type):
         self.dtype = dtype
         super().__init__(name=f"Vector({dtype})")
 
 
 @register_model(Vector)
 class _VectorModel(models.PrimitiveModel):
-    def __init__(self, manager, kind):
+    """How a Vector is held: as LLVM's vector."""
+
+    def __init__(self, manager: Any, kind: Vector):
         scalar = manager.lookup(kind.dtype).get_value_type()
         super().__init__(manager, kind, ir.VectorType(scalar, LANES))
 
 
-def data_of(context, builder, kind, array):
-    """Pointer to the first element of an array."""
+def vector_function(result: Callable[..., types.Type]) -> Callable[[Callable], Any]:
+    """Return a decorator that makes a function for compiled code of one that emits LLVM instructions.
+
+    Args:
+        result: from numba's types of the arguments to that of the result. The decorated function gets LLVM's builder
+            and the arguments as LLVM values.
+    """
+
+    def decorated(emit: Callable) -> Any:
+        def define(typingctx, *kinds):
+            def codegen(context, builder, signature, arguments):
+                return emit(builder, *arguments)
+
+            return result(*kinds)(*kinds), codegen
+
+        define.__name__, define.__doc__ = emit.__name__, emit.__doc__
+        # numba asks how many arguments there are, one in front of them included.
+        vars(define)["__signature__"] = inspect.signature(emit)
+        return intrinsic(define)
+
+    return decorated
+
+
+def _data_of(context: Any, builder: ir.IRBuilder, kind: types.Type, array: ir.Value) -> ir.Value:
+    """Return the pointer to the first element of an array."""
     return cgutils.create_struct_proxy(kind)(context, builder, array).data
 
 
-def vector_at(builder, data, place):
-    """Pointer to the elements of a vector, from ``place`` on."""
+def load_lanes(builder: ir.IRBuilder, data: ir.Value, place: ir.Value) -> ir.Value:
+    """Return the vector that begins ``place`` elements behind a pointer."""
     vector = ir.VectorType(data.type.pointee, LANES)
-    return builder.bitcast(builder.gep(data, [place]), vector.as_pointer())
+    pointer = builder.bitcast(builder.gep(data, [place]), vector.as_pointer())
+    return builder.load(pointer, align=_alignment(data))
 
 
-def splatted(builder, value):
-    """Vector of one scalar."""
+def store_lanes(builder: ir.IRBuilder, vector: ir.Value, data: ir.Value, place: ir.Value) -> None:
+    """Write a vector from ``place`` elements behind a pointer on."""
+    pointer = builder.bitcast(builder.gep(data, [place]), vector.type.as_pointer())
+    builder.store(vector, pointer, align=_alignment(data))
+
+
+def _alignment(data: ir.Value) -> int:
+    """Return the size of an element in bytes: memory is aligned to elements, not to vectors."""
+    element = data.type.pointee
+    return {ir.FloatType(): 4, ir.DoubleType(): 8}.get(element) or element.width // 8
+
+
+def same_in_all_lanes(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    """Return the vector of one scalar."""
+    # LLVM has no single instruction for this: make a vector whose lane 0 is set, then repeat that lane.
     undefined = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
     one = builder.insert_element(undefined, value, ir.IntType(32)(0))
-    return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
-
-
-def numbered_lanes(builder, first):
-    """``first``, ``first + 1`` and so on: a vector of integers."""
-    return builder.add(splatted(builder, first), ir.Constant(_integers, list(range(LANES))))
-
-
-def _name(kind) -> str:
-    """LLVM's name of a vector."""
-    element = kind.element
-    return f"v{LANES}" + {ir.FloatType(): "f32", ir.DoubleType(): "f64"}.get(element, str(element))
-
-
-def _front_lanes(module):
-    """For each mask, which lanes it holds: a table in the module."""
-    name = "deepgcn_seg.front_lanes"
-    if name not in module.globals:
-        row = ir.VectorType(ir.IntType(8), LANES)
-        chosen = ([lane for lane in range(LANES) if bits >> lane & 1] for bits in range(1 << LANES))
-        rows = [ir.Constant(row, lanes + [0] * (LANES - len(lanes))) for lanes in chosen]
-        cgutils.add_global_variable(module, ir.ArrayType(row, len(rows)), name)
-        table = module.globals[name]
-        table.linkage, table.global_constant = "internal", True
-        table.initializer = ir.Constant(table.type.pointee, rows)
-    return module.globals[name]
-
-
-def _permuted(builder, values, lanes):
-    """Those lanes of ``values``, of 32 bits."""
-    number = values.type.element == ir.FloatType()
-    if AVX512:
-        name = "llvm.x86.avx512.permvar." + ("sf.512" if number else "si.512")
-    else:
-        name = "llvm.x86.avx2.perm" + ("ps" if number else "d")
-    kind = ir.FunctionType(values.type, [values.type, _integers])
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [values, lanes])
-
-
-def packed_lanes(builder, values, mask):
-    """The lanes of ``values``, of 32 bits, where ``mask`` holds, at its front; anything behind."""
-    kind = values.type
-    if not AVX512:
-        bits = builder.zext(builder.bitcast(mask, ir.IntType(LANES)), ir.IntType(64))
-        lanes = builder.load(builder.gep(_front_lanes(builder.module), [ir.IntType(64)(0), bits]))
-        return _permuted(builder, values, builder.zext(lanes, _integers))
-    name = "llvm.experimental.vector.compress." + _name(kind)
-    pack = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind, mask.type, kind]), name)
-    return builder.call(pack, [values, mask, ir.Constant(kind, ir.Undefined)])
-
-
-def _bytes(kind) -> int:
-    return kind.dtype.bitwidth // 8
+    return builder.shuffle_vector(one, undefined, ir.Constant(_int32_lanes, [0] * LANES))
 
 
 @intrinsic
 def load(typingctx, array, place):
-    """``array[place : place + LANES]`` of one-dimensional, contiguous memory."""
+    """Return ``array[place : place + LANES]`` of a one-dimensional, contiguous array. No bounds are checked."""
 
     def codegen(context, builder, signature, arguments):
-        data, where = arguments
-        return builder.load(vector_at(builder, data_of(context, builder, array, data), where), align=_bytes(array))
+        return load_lanes(builder, _data_of(context, builder, array, arguments[0]), arguments[1])
 
     return Vector(array.dtype)(array, types.intp), codegen
 
 
 @intrinsic
 def store(typingctx, array, place, values):
-    """``array[place : place + LANES] = values``."""
+    """Write ``array[place : place + LANES] = values``. No bounds are checked."""
 
     def codegen(context, builder, signature, arguments):
-        data, where, vector = arguments
-        builder.store(vector, vector_at(builder, data_of(context, builder, array, data), where), align=_bytes(array))
+        store_lanes(builder, arguments[2], _data_of(context, builder, array, arguments[0]), arguments[1])
         return context.get_dummy_value()
 
     return types.void(array, types.intp, values), codegen
 
 
+@vector_function(Vector)
+def splat(builder, value):
+    """Return a vector with the same number in each lane."""
+    return same_in_all_lanes(builder, value)
+
+
+@vector_function(Vector)
+def numbered(builder, first):
+    """Return ``first``, ``first + 1`` and so on, of a uint32."""
+    return builder.add(same_in_all_lanes(builder, first), ir.Constant(_int32_lanes, list(range(LANES))))
+
+
+@vector_function(lambda a, b, x, y: x)
+def where_greater(builder, a, b, x, y):
+    """Return ``a > b ? x : y`` of each lane."""
+    return builder.select(builder.fcmp_ordered(">", a, b), x, y)
+
+
+@vector_function(lambda values, limits: _bits)
+def at_most(builder, values, limits):
+    """Return the bitmask of ``values <= limits``."""
+    return builder.bitcast(builder.fcmp_ordered("<=", values, limits), ir.IntType(LANES))
+
+
+@vector_function(lambda keys, columns, key, column: _bits)
+def comes_before(builder, keys, columns, key, column):
+    """Return the bitmask of ``(keys, columns) < (key, column)``: a smaller key, or the same and a smaller column."""
+    tie = builder.and_(builder.fcmp_ordered("==", keys, key), builder.icmp_unsigned("<", columns, column))
+    before = builder.or_(builder.fcmp_ordered("<", keys, key), tie)
+    return builder.bitcast(before, ir.IntType(LANES))
+
+
+@vector_function(lambda bits: types.int64)
+def count_bits(builder, bits):
+    """Return how many bits of a bitmask are set."""
+    return builder.zext(builder.ctpop(bits), _int64)
+
+
+@vector_function(lambda values: Vector(types.uint32))
+def truncated(builder, values):
+    """Return the integers of numbers from 0 to 2^31."""
+    return builder.fptosi(values, _int32_lanes)
+
+
+@vector_function(lambda values: Vector(types.float64))
+def widened(builder, values):
+    """Return the same numbers in float64."""
+    wide = ir.VectorType(ir.DoubleType(), LANES)
+    return values if values.type == wide else builder.fpext(values, wide)
+
+
+@vector_function(lambda values: values.dtype)
+def lowest(builder, values):
+    """Return the smallest number of a vector without NaN."""
+    return _reduced(builder, "fmin", values)
+
+
+@vector_function(lambda values: values.dtype)
+def highest(builder, values):
+    """Return the largest number of a vector without NaN."""
+    return _reduced(builder, "fmax", values)
+
+
+def _reduced(builder: ir.IRBuilder, name: str, values: ir.Value) -> ir.Value:
+    function = _llvm_function(builder, f"llvm.vector.reduce.{name}", values.type.element, values.type)
+    # Without NaN and signs of zero a vector is halved four times; otherwise it would go lane by lane.
+    return builder.call(function, [values], fastmath=("nnan", "nsz"))
+
+
+def _llvm_function(builder: ir.IRBuilder, name: str, result: ir.Type, vector: ir.Type, *others: ir.Type) -> ir.Function:
+    """Return one of LLVM's generic functions of vectors, whose full name ends with the type of the vector."""
+    element = {ir.FloatType(): "f32", ir.DoubleType(): "f64"}.get(vector.element, str(vector.element))
+    kind = ir.FunctionType(result, [vector, *others])
+    return cgutils.get_or_insert_function(builder.module, kind, f"{name}.v{vector.count}{element}")
+
+
 @intrinsic
-def splat(typingctx, value):
-    """The same in each lane."""
+def append(typingctx, array, place, values, bits):
+    """Write the lanes whose bit is set one behind another from ``array[place]`` on, and return the place behind them.
 
-    def codegen(context, builder, signature, arguments):
-        return splatted(builder, arguments[0])
-
-    return Vector(value)(value), codegen
-
-
-@intrinsic
-def numbered(typingctx, first):
-    """``first``, ``first + 1`` and so on: integers."""
-
-    def codegen(context, builder, signature, arguments):
-        return numbered_lanes(builder, arguments[0])
-
-    return Vector(types.uint32)(types.uint32), codegen
-
-
-@intrinsic
-def where_greater(typingctx, a, b, x, y):
-    """``a > b ? x : y`` in each lane."""
-
-    def codegen(context, builder, signature, arguments):
-        a, b, x, y = arguments
-        return builder.select(builder.fcmp_ordered(">", a, b), x, y)
-
-    return x(a, b, x, y), codegen
-
-
-def _reduced(name: str):
-    @intrinsic
-    def lowest_or_highest(typingctx, values):
-        def codegen(context, builder, signature, arguments):
-            kind = arguments[0].type
-            reduce = cgutils.get_or_insert_function(
-                builder.module, ir.FunctionType(kind.element, [kind]), f"llvm.vector.reduce.{name}.{_name(kind)}"
-            )
-            return builder.call(reduce, arguments, fastmath=("nnan", "nsz"))
-
-        return values.dtype(values), codegen
-
-    return lowest_or_highest
-
-
-lowest, highest = _reduced("fmin"), _reduced("fmax")
-
-
-@intrinsic
-def truncated(typingctx, values):
-    """Integers of numbers from 0 to 2^31."""
-
-    def codegen(context, builder, signature, arguments):
-        return builder.fptosi(arguments[0], _integers)
-
-    return Vector(types.uint32)(values), codegen
-
-
-@intrinsic
-def bits_at(typingctx, table, places):
-    """Of each lane, the bit at its place in a table of bits. Where :data:`PACKS`.
-
-    Args:
-        table: (LANES,) uint32. places: below 32 * LANES.
+    What is there of the array after them, up to LANES numbers from ``place`` on, is overwritten.
     """
+    # As many lanes at a time as one register has with AVX-512. (LLVM 22 packs a wider vector wrongly.)
+    lanes = min(64 * 8 // array.dtype.bitwidth, LANES)
 
     def codegen(context, builder, signature, arguments):
-        def all_lanes(value):
-            return ir.Constant(_integers, [value] * LANES)
+        _, place, values, bits = arguments
+        data = _data_of(context, builder, array, arguments[0])
+        for first in range(0, LANES, lanes):
+            part = ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(range(first, first + lanes)))
+            # Each part overwrites what the one before left behind its last lane.
+            some = builder.shuffle_vector(values, values, part)
+            their_bits = builder.trunc(builder.lshr(bits, bits.type(first)), ir.IntType(lanes))
+            store_lanes(builder, _packed(builder, some, their_bits), data, place)
+            place = builder.add(place, builder.zext(builder.ctpop(their_bits), place.type))
+        return place
 
-        data = data_of(context, builder, signature.args[0], arguments[0])
-        table = builder.load(vector_at(builder, data, ir.IntType(64)(0)), align=4)
-        word = _permuted(builder, table, builder.lshr(arguments[1], all_lanes(5)))
-        bit = builder.shl(all_lanes(1), builder.and_(arguments[1], all_lanes(31)))
-        return builder.bitcast(builder.icmp_unsigned("!=", builder.and_(word, bit), all_lanes(0)), ir.IntType(LANES))
-
-    return _bits(table, places), codegen
-
-
-@intrinsic
-def packed(typingctx, values, bits):
-    """The lanes whose bit is set, moved to the front; of values of 32 bits. Where :data:`PACKS`."""
-
-    def codegen(context, builder, signature, arguments):
-        mask = builder.bitcast(arguments[1], ir.VectorType(ir.IntType(1), LANES))
-        return packed_lanes(builder, arguments[0], mask)
-
-    return values(values, _bits), codegen
+    return types.intp(array, types.intp, values, _bits), codegen
 
 
-@intrinsic
-def count_bits(typingctx, bits):
-    """How many bits are set, one for each lane."""
+def _packed(builder: ir.IRBuilder, values: ir.Value, bits: ir.Value) -> ir.Value:
+    """Return the lanes whose bit is set, moved to the front; what is behind them is undefined.
 
-    def codegen(context, builder, signature, arguments):
-        return builder.zext(builder.ctpop(arguments[0]), ir.IntType(64))
-
-    return types.int64(_bits), codegen
-
-
-@intrinsic
-def count_within(typingctx, values, limits):
-    """In how many lanes a value does not exceed its limit."""
-
-    def codegen(context, builder, signature, arguments):
-        mask = builder.fcmp_ordered("<=", *arguments)
-        return builder.zext(builder.ctpop(builder.bitcast(mask, ir.IntType(LANES))), ir.IntType(64))
-
-    return types.int64(values, limits), codegen
-
-
-@intrinsic
-def count_before(typingctx, keys, places, key, place):
-    """In how many lanes (keys, places) comes before (key, place): a smaller key, or the same and a smaller place."""
-
-    def codegen(context, builder, signature, arguments):
-        keys, places, key, place = arguments
-        earlier = builder.and_(builder.fcmp_ordered("==", keys, key), builder.icmp_unsigned("<", places, place))
-        before = builder.or_(builder.fcmp_ordered("<", keys, key), earlier)
-        lanes = builder.ctpop(builder.bitcast(before, ir.IntType(LANES)))
-        return builder.zext(lanes, ir.IntType(64))
-
-    return types.int64(keys, places, key, place), codegen
+    With AVX-512 this is LLVM's ``compress``, one instruction. With 8 lanes LLVM would make of that a chain of 8 stores,
+    each where the one before ends. Instead a table of 256 rows (2 KiB) says which lanes to take, and LLVM makes one
+    instruction of AVX2 of the inserts and extracts. Measured with AVX2: a search takes 26 ms instead of 47 at dilation
+    1, 29 instead of 50 at dilation 27 (4096 points, 64 channels, 16 neighbours, one thread).
+    """
+    undefined = ir.Constant(values.type, ir.Undefined)
+    if AVX512:
+        mask = builder.bitcast(bits, ir.VectorType(ir.IntType(1), values.type.count))
+        compress = _llvm_function(
+            builder, "llvm.experimental.vector.compress", values.type, values.type, mask.type, values.type
+        )
+        return builder.call(compress, [values, mask, undefined])
+    row = builder.gep(_lanes_of_bitmasks(builder.module), [_int64(0), builder.zext(bits, _int64)])
+    lanes = builder.zext(builder.load(row), _int32_lanes)
+    result = undefined
+    for place in map(ir.IntType(32), range(LANES)):
+        value = builder.extract_element(values, builder.extract_element(lanes, place))
+        result = builder.insert_element(result, value, place)
+    return result
 
 
-@intrinsic
-def widened(typingctx, values):
-    """The same in float64."""
+def _lanes_of_bitmasks(module: ir.Module) -> ir.GlobalVariable:
+    """Return a constant table: row b holds the numbers of the bits that are set in b, and then zeros."""
+    name = "deepgcn_seg.lanes_of_bitmasks"
+    if name not in module.globals:
+        kind = ir.VectorType(ir.IntType(8), LANES)
+        numbers = ([lane for lane in range(LANES) if bits >> lane & 1] for bits in range(1 << LANES))
+        rows = [ir.Constant(kind, row + [0] * (LANES - len(row))) for row in numbers]
+        table = cgutils.add_global_variable(module, ir.ArrayType(kind, len(rows)), name)
+        # Each compiled module has its own, so that a kernel that is kept on disk needs no other.
+        table.linkage, table.global_constant = "internal", True
+        table.initializer = ir.Constant(table.type.pointee, rows)
+    return module.globals[name]
 
-    def codegen(context, builder, signature, arguments):
-        wide = ir.VectorType(ir.DoubleType(), LANES)
-        return arguments[0] if arguments[0].type == wide else builder.fpext(arguments[0], wide)
 
-    return Vector(types.float64)(values), codegen
+def _arithmetic(operation: Callable, instruction: str) -> None:
+    """Let compiled code use an operator on two vectors. A product and a sum may become one fused instruction."""
 
-
-def _arithmetic(operation, instruction: str) -> None:
-    @intrinsic
-    def lanewise(typingctx, a, b):
-        def codegen(context, builder, signature, arguments):
-            return getattr(builder, instruction)(*arguments, flags=("contract",))
-
-        return a(a, b), codegen
+    @vector_function(lambda a, b: a)
+    def lanewise(builder, a, b):
+        # "contract" allows one rounding instead of two where the machine has a fused instruction.
+        return getattr(builder, instruction)(a, b, flags=("contract",))
 
     @overload(operation)
     def _(a, b):

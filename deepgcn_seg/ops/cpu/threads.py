@@ -1,4 +1,12 @@
-"""Run compiled kernels, products of matrices, and whole networks in inference, on threads of their own."""
+"""Threads of this package: they run compiled kernels, and in inference whole networks, side by side.
+
+PyTorch's own threads cannot be used for that: they take only PyTorch's operations. The pool here has as many threads as
+PyTorch would use (:func:`torch.get_num_threads`), and inside each of them PyTorch uses one thread, so that there are
+never more threads than processors. :func:`run_each` hands out pieces of work; the others are built on it:
+
+- :func:`run_sliced` for a kernel that works on ``start <= i < stop`` of something,
+- :func:`each_alone` for a function of tensors, called once for each block of points.
+"""
 
 import os
 import threading
@@ -7,59 +15,57 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-# Arrays of fewer numbers, all of a kernel's together, are not worth waking a thread for.
-SMALL = 1 << 16
+# Fewer steps than these are made before another thread has woken up (some 20 microseconds, 16 steps at a time).
+SMALL = 1 << 19
+# Slices for each thread. One slow thread, or one that another program holds up, then delays the others by a quarter at
+# most; a slice costs about 10 microseconds.
+SLICES = 4
 
 
 @lru_cache(maxsize=1)
-def _pool(pid: int, threads: int) -> ThreadPoolExecutor:
-    # Keyed by process: a pool does not survive a fork.
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:
+    """Return the pool of so many threads. It is made anew in a forked process, which does not inherit threads."""
     pool = ThreadPoolExecutor(threads, thread_name_prefix="deepgcn_seg")
     all_started = threading.Barrier(threads)
 
     def start() -> None:
-        # What PyTorch does inside a worker stays on that worker. Asked first, as the first question sets the number.
+        # PyTorch in this thread uses no others. The first question about the number resets it, so ask before.
         torch.get_num_threads()
         torch.set_num_threads(1)
+        # Otherwise one thread could start twice and another not at all.
         all_started.wait()
 
     for started in [pool.submit(start) for _ in range(threads)]:
         started.result()
-    # The number is each thread's own, but new threads begin with the last one that any set.
+    # The number is each thread's own, but new threads begin with the last one that any thread set.
     torch.set_num_threads(threads)
     return pool
 
 
-def run_sliced(kernel: Callable[..., None], size: int, *args: np.ndarray) -> None:
-    """Call ``kernel(start, stop, *args)`` over slices that cover ``range(size)``.
-
-    The kernel must release the GIL and write only what its own slice owns, so that the
-    result does not depend on the number of threads (:func:`torch.get_num_threads`).
-    """
-    threads = min(torch.get_num_threads(), size)
-    if threads <= 1 or sum(array.size for array in args) < SMALL:
-        kernel(0, size, *args)
-        return
-    bounds = [size * t // threads for t in range(threads + 1)]
-    pool = _pool(os.getpid(), torch.get_num_threads())
-    pending = [pool.submit(kernel, *pair, *args) for pair in zip(bounds[1:-1], bounds[2:])]
-    kernel(bounds[0], bounds[1], *args)
-    for future in pending:
-        future.result()
-
-
 def run_in_order(work: Callable[[Any], None], pieces: Iterable[Any]) -> None:
-    """Call ``work(piece)`` for each piece."""
+    """Call ``work(piece)`` for each piece on this thread."""
     for piece in pieces:
         work(piece)
 
 
+def run_each(work: Callable[[Any], None], pieces: Iterable[Any]) -> None:
+    """Call ``work(piece)`` for each piece on all threads: whichever is free takes the next piece."""
+    threads = torch.get_num_threads()
+    if threads <= 1:
+        run_in_order(work, pieces)
+        return
+    # All threads draw from one iterator. That of a list gives each piece to one thread only.
+    shared = iter(list(pieces))
+    pool = _pool(os.getpid(), threads)
+    for finished in [pool.submit(run_in_order, work, shared) for _ in range(threads)]:
+        finished.result()
+
+
 def for_each_thread(make: Callable[[], Any]) -> Callable[[], Any]:
-    """What gives each thread an own object of that make, the same each time."""
+    """Return a function that gives each thread an object of its own, made by ``make`` when it first asks."""
     own = threading.local()
 
     def of_this_thread() -> Any:
@@ -70,42 +76,53 @@ def for_each_thread(make: Callable[[], Any]) -> Callable[[], Any]:
     return of_this_thread
 
 
-def run_each(work: Callable[[Any], None], pieces: Iterable[Any]) -> None:
-    """Call ``work(piece)`` for each piece, on as many threads as PyTorch uses; each works alone."""
+def run_sliced(kernel: Callable[..., None], size: int, steps: int, *arguments: Any) -> None:
+    """Call ``kernel(start, stop, *arguments)`` for slices that cover ``range(size)``, on all threads.
+
+    The kernel must release the GIL. It must write only what belongs to its slice, and the result for a slice must not
+    depend on where slices begin and end: then no result depends on the number of threads.
+
+    Args:
+        steps: about how many numbers the whole computes. Few are computed on this thread alone.
+    """
     threads = torch.get_num_threads()
-    if threads <= 1:
-        return run_in_order(work, pieces)
-    shared = iter(list(pieces))
-    pool = _pool(os.getpid(), threads)
-    for finished in [pool.submit(run_in_order, work, shared) for _ in range(threads)]:
-        finished.result()
-    return None
+    if threads <= 1 or steps < SMALL:
+        kernel(0, size, *arguments)
+        return
+    slices = min(SLICES * threads, size)
+    bounds = [size * i // slices for i in range(slices + 1)]
+    run_each(lambda bound: kernel(*bound, *arguments), zip(bounds, bounds[1:]))
 
 
 def each_alone(function: Callable[..., Tensor], arguments: Sequence[tuple]) -> list[Tensor]:
-    """``[function(*some) for some in arguments]`` in inference, each on one of the threads that PyTorch uses.
+    """Return ``[function(*some) for some in arguments]``, computed in inference on one thread each.
 
-    So none waits for another at every operation. What is left over when the threads do not divide them, all
-    threads do together.
+    Threads that share one call wait for each other at every operation; threads that have a call each do not. What
+    remains when the number of calls is not a multiple of that of threads is computed by all threads together.
     """
     threads = torch.get_num_threads()
-    alone = len(arguments) // threads * threads if threads > 1 and not _watched() else 0
+    alone = 0 if threads <= 1 or _bound_to_this_thread() else len(arguments) // threads * threads
     results: list[Any] = [None] * len(arguments)
     inference = torch.is_inference_mode_enabled()
     autocast = {"dtype": torch.get_autocast_dtype("cpu"), "enabled": torch.is_autocast_enabled("cpu")}
 
-    def work(place: int) -> None:
-        # Modes are each thread's own.
+    def work(i: int) -> None:
+        # These modes are each thread's own: set those of the caller.
         with torch.no_grad(), torch.inference_mode(inference), torch.autocast("cpu", **autocast):
-            results[place] = function(*arguments[place])
+            results[i] = function(*arguments[i])
 
     run_each(work, range(alone))
-    for place in range(alone, len(arguments)):
-        results[place] = function(*arguments[place])
+    for i in range(alone, len(arguments)):
+        results[i] = function(*arguments[i])
     return results
 
 
-def _watched() -> bool:
-    """Whether something observes this thread's operations, or the process's precision is about to be changed."""
+def _bound_to_this_thread() -> bool:
+    """Return whether operations on other threads would be missed or go wrong.
+
+    A profiler and PyTorch's dispatch modes (such as ``FakeTensorMode``) see their own thread's operations only. And the
+    search sets the precision of products for the whole process while it runs, if it is not the highest already, which
+    calls side by side must not do.
+    """
     modes = torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack()
     return bool(modes or torch.autograd._profiler_enabled() or torch.get_float32_matmul_precision() != "highest")

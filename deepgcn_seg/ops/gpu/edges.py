@@ -1,9 +1,16 @@
-"""GPU kernels (Triton) behind :mod:`deepgcn_seg.ops.edges`.
+"""Edge aggregation on a GPU (Triton): largest neighbours and moments over edges, and their gradients.
 
-Each program owns a tile of points and of channels and visits its edges one neighbour at a time; no
-edge-sized array exists. Sums over edges are kept for each tile and added in float64 outside, so that forward
-passes do not depend on the order in which programs run. Gradients that several edges send to one
-point are added atomically; under ``torch.use_deterministic_algorithms`` PyTorch's formulation runs instead.
+No tensor of all edges exists. A program owns a tile of 16 points by 64 channels::
+
+    for each neighbour n of k:
+        j = index[point, n]                          of each point of the tile
+        edge = center[point] + neighbor[j]           16 x 64 values in registers
+        keep the largest, or add phi(edge) and its square, or add the gradient to grad_neighbor[j]
+    write the tile's result
+
+Sums over edges are written for each tile and added in float64 outside, so that forward passes do not depend on the
+order in which programs run. Gradients that several edges send to one point are added atomically, in any order; under
+``torch.use_deterministic_algorithms`` PyTorch's formulation runs instead.
 """
 
 import torch
@@ -11,15 +18,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .sizes import power_of_two
+from .launch import power_of_two
 
+# Of a tile: its values are 8 registers of each of 128 threads, and a row of 64 float32 is read in two cache lines.
 POINTS = 16
 CHANNELS = 64
 
 
 @triton.jit
 def _tile(mask, count, channels, MASKED: tl.constexpr, POINTS: tl.constexpr, CHANNELS: tl.constexpr):
-    """This program's block, rows and channels; which rows and channels there are, and which rows are present."""
+    """Return this program's block, rows and channels; which rows and channels exist, and which rows are present."""
     block = tl.program_id(0).to(tl.int64)
     point = tl.program_id(1) * POINTS + tl.arange(0, POINTS)
     channel = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
@@ -36,6 +44,7 @@ def _extremum(
     x, index, mask, sign, extreme, chosen, count, channels,
     K: tl.constexpr, MASKED: tl.constexpr, SUM: tl.constexpr, POINTS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
+    """Write the largest neighbour of each point (``sign`` +1) or the smallest (-1), and its place 0..k-1."""
     block, row, channel, inside, wide, present = _tile(mask, count, channels, MASKED, POINTS, CHANNELS)
     place = row[:, None] * channels + channel[None, :]
     written = inside[:, None] & wide[None, :]
@@ -58,6 +67,7 @@ def _extremum_backward(
     grad, index, mask, chosen, out, count, channels,
     K: tl.constexpr, MASKED: tl.constexpr, SUM: tl.constexpr, POINTS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
+    """Add each point's gradient to the neighbour that gave its extreme."""
     block, row, channel, _inside, wide, present = _tile(mask, count, channels, MASKED, POINTS, CHANNELS)
     place = row[:, None] * channels + channel[None, :]
     here = present[:, None] & wide[None, :]
@@ -72,6 +82,7 @@ def _moments(
     center, neighbor, index, mask, slope, shift, sums, squares, count, channels,
     K: tl.constexpr, MASKED: tl.constexpr, SUM: tl.constexpr, POINTS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
+    """Write the tile's sums of phi(e) - shift and of its square over the edges of its points."""
     block, row, channel, _inside, wide, present = _tile(mask, count, channels, MASKED, POINTS, CHANNELS)
     here = present[:, None] & wide[None, :]
     s = tl.load(slope + channel, mask=wide, other=1).to(SUM)
@@ -96,6 +107,7 @@ def _moments_backward(
     center, neighbor, index, mask, slope, offset, factor, grad_center, grad_neighbor, grad_slope, count, channels,
     K: tl.constexpr, MASKED: tl.constexpr, SUM: tl.constexpr, POINTS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
+    """Write the gradients of center, neighbor and slope; offset + factor * phi(e) is that of phi(e)."""
     block, row, channel, inside, wide, present = _tile(mask, count, channels, MASKED, POINTS, CHANNELS)
     place = row[:, None] * channels + channel[None, :]
     here = present[:, None] & wide[None, :]
@@ -120,7 +132,7 @@ def _moments_backward(
 
 
 def neighbor_extremum(x: Tensor, index: Tensor, mask: Tensor | None, sign: Tensor) -> tuple[Tensor, Tensor]:
-    """See :func:`deepgcn_seg.ops.neighbor_max`; also the place (B, N, C) int16 of each extreme."""
+    """Return what :func:`deepgcn_seg.ops.reference.neighbor_extremum` does."""
     x = x.contiguous()
     extreme = torch.empty_like(x)
     chosen = torch.empty(x.shape, dtype=torch.int16, device=x.device)
@@ -129,7 +141,7 @@ def neighbor_extremum(x: Tensor, index: Tensor, mask: Tensor | None, sign: Tenso
 
 
 def neighbor_extremum_backward(grad: Tensor, index: Tensor, mask: Tensor | None, chosen: Tensor) -> Tensor:
-    """Gradient (B, N, C) of the features."""
+    """Return the gradient (B, N, C) of the features."""
     grad = grad.contiguous()
     out = torch.zeros_like(grad, dtype=_sum_dtype(grad))
     _launch(_extremum_backward, grad, index, grad, index.contiguous(), mask, chosen, out)
@@ -139,12 +151,9 @@ def neighbor_extremum_backward(grad: Tensor, index: Tensor, mask: Tensor | None,
 def edge_moments(
     center: Tensor, neighbor: Tensor, index: Tensor, slope: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance, (B, C), of phi(center_i + neighbor_j) over the edges of each block.
-
-    phi(e) = e for e > 0 and slope * e elsewhere; slope (C,).
-    """
+    """Return what :func:`deepgcn_seg.ops.reference.edge_moments` does."""
     center, neighbor, wide = center.contiguous(), neighbor.contiguous(), _sum_dtype(center)
-    # Sums run on phi - shift: a mean far from zero costs no digits.
+    # Sums of phi - shift, with a shift near the mean: so a mean far from zero costs no digits of the variance.
     typical = center.to(wide).mean((0, 1)) + neighbor.to(wide).mean((0, 1))
     shift = torch.where(typical > 0, typical, slope * typical)
     batch, count, channels = center.shape
@@ -167,7 +176,7 @@ def edge_moments_backward(
     offset: Tensor,
     factor: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of center, neighbor and slope, given those of phi: offset + factor * phi, (B, C) each."""
+    """Return the gradients of center, neighbor and slope, given those of phi: offset + factor * phi, (B, C) each."""
     center, neighbor, wide = center.contiguous(), neighbor.contiguous(), _sum_dtype(center)
     batch, count, channels = center.shape
     grad_center = torch.empty_like(center)
@@ -179,6 +188,7 @@ def edge_moments_backward(
 
 
 def _sum_dtype(x: Tensor) -> torch.dtype:
+    """Return the type that sums have: float32, or float64 for float64."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 

@@ -1,45 +1,75 @@
-"""Search of single rows, whole, on a GPU (Triton): those whose candidates :mod:`.search` could not list.
+"""Search of whole rows of distances on a GPU (Triton), for the few queries whose candidates were not all listed.
 
-Bisection finds a threshold that lets through all wanted candidates and few more, of equal ones no more than there
-is room for; these are written down and sorted. Exact after at most 44 passes over the row.
+::
+
+    _make_first_rows   distances of one query to all points, by several programs; a program's first query
+    _search_missed     a program's queries in turn:
+                           distances of the query to all points (of its first they are made already)
+                           bisection for a threshold that lets through all wanted ranks and few more
+                           write these down, sort them, and write the columns at the wanted ranks
+
+Bisection halves an interval of distances for 12 steps and one of bit patterns after that, so that it ends: after at
+most 44 passes over the row, exactly. Of equal distances at the threshold, those of the smallest columns are kept.
 """
 
 import math
+from typing import NamedTuple
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .sizes import power_of_two
+from .launch import power_of_two
 
-# Programs that share the rows.
-PROGRAMS = 528
-# Distances a program holds in registers; of a longer row the rest is read in every pass.
-BLOCK = 4096
-# Columns at a time while candidates are written down, which takes more registers for each.
-PIECE = 1024
-# Columns of a program that makes distances, and how many at a time.
-SHARE, COLUMNS = 512, 64
-# So many steps of a bisection halve an interval of distances, the others one of bit patterns, which always ends.
+# Steps of a bisection that halve an interval of distances; the others halve one of bit patterns, of which there are 32.
 STEPS_BY_VALUE = tl.constexpr(12)
+# Columns for which _make_distances makes distances at a time.
+COLUMNS = 64
+
+
+class SplitPoints(NamedTuple):
+    """Centred points as ``units * (high + low)``."""
+
+    # (B, N, C) float16 each, C a multiple of 16.
+    high: Tensor
+    low: Tensor
+    # (B, N) float32: powers of two; and squared lengths, infinite where a point may not be a neighbour.
+    units: Tensor
+    norms: Tensor
+
+
+class RowSizes(NamedTuple):
+    """How a row is divided. The defaults are for real rows; tests take small ones."""
+
+    # Programs that share the queries: four for each of an H100's 132 processors.
+    programs: int = 528
+    # Distances that a program holds in registers; of a longer row the rest is read in every pass.
+    held: int = 4096
+    # Columns at a time while candidates are written down, which takes more registers for each.
+    piece: int = 1024
+    # Columns of a program of _make_first_rows.
+    share: int = 512
+
+
+WHOLE_ROWS = RowSizes()
 
 
 @triton.jit
 def key_of(value):
-    """Integers in the order of the floats."""
+    """Return integers in the order of the floats."""
     bits = value.to(tl.int32, bitcast=True)
     return tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
 
 
 @triton.jit
 def value_of(key):
-    """The floats of :func:`key_of`'s integers."""
+    """Return the floats of :func:`key_of`'s integers."""
     return tl.where(key < 0, key ^ 0x7FFFFFFF, key).to(tl.float32, bitcast=True)
 
 
 @triton.jit
 def middle_key(low, high, step):
-    """A key from ``low`` to below ``high``, halfway between their values in the first steps, then between the keys."""
+    """Return a key from ``low`` to below ``high``: halfway between the values in the first steps, then between keys."""
     middle = (low >> 1) + (high >> 1) + (low & high & 1)
     if step < STEPS_BY_VALUE:
         middle = key_of(0.5 * value_of(low) + 0.5 * value_of(high))
@@ -48,7 +78,7 @@ def middle_key(low, high, step):
 
 @triton.jit
 def _count(first, limit, row, columns, BELOW: tl.constexpr, BLOCK: tl.constexpr):
-    """How many distances are at most ``limit``, or below it; ``first`` are those held."""
+    """Count the distances that are at most ``limit``, or below it; ``first`` are those held in registers."""
     counted = first < limit if BELOW else first <= limit
     total = tl.sum(counted.to(tl.int32), 0)
     for start in range(BLOCK, columns, BLOCK):
@@ -93,7 +123,7 @@ def _make_first_rows(
     high, low, units, norms, missed, misses, rows, columns, width,
     LOOP: tl.constexpr, SHARE: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """The row that each program of :func:`_search_missed` searches first, by several programs: there are few rows."""
+    """Write the row that each program of :func:`_search_missed` searches first, by several programs: rows are few."""
     miss = tl.program_id(0)
     if miss < tl.load(misses):
         row = rows + miss.to(tl.int64) * columns
@@ -108,7 +138,7 @@ def _select_ranks(
     row, ranks, out, values, places, order, columns, wanted, number,
     BLOCK: tl.constexpr, PIECE: tl.constexpr, KEEP: tl.constexpr, RANKS: tl.constexpr,
 ):  # fmt: skip
-    """``out = argsort(row, stable)[ranks]``."""
+    """Write ``out = argsort(row, stable)[ranks]``."""
     column = tl.arange(0, BLOCK)
     first = tl.load(row + column, mask=column < columns, other=float("inf"))
     lowest = tl.min(first, 0)
@@ -118,7 +148,7 @@ def _select_ranks(
         lowest = tl.minimum(lowest, tl.min(value, 0))
         highest = tl.maximum(highest, tl.max(tl.where(value < float("inf"), value, -float("inf")), 0))
 
-    # At least as many as wanted are at most high, and fewer below low.
+    # At all times at least ``wanted`` distances are at most high, and fewer are below low.
     low = key_of(lowest)
     high = key_of(highest)
     within = columns
@@ -173,6 +203,7 @@ def _search_missed(
     LOOP: tl.constexpr, BLOCK: tl.constexpr, PIECE: tl.constexpr, KEEP: tl.constexpr, RANKS: tl.constexpr,
     COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
+    """Write the results of the missed queries; see the head of this file."""
     program = tl.program_id(0).to(tl.int64)
     rows += program * columns
     values += program * KEEP
@@ -189,50 +220,33 @@ def _search_missed(
 
 
 def search_missed(
-    high: Tensor,
-    low: Tensor,
-    units: Tensor,
-    norms: Tensor,
+    split: SplitPoints,
     missed: Tensor,
     misses: Tensor,
     wanted: int,
     ranks: Tensor,
     loop: bool,
     out: Tensor,
+    sizes: RowSizes = WHOLE_ROWS,
 ) -> None:
-    """Search some rows.
+    """Write the points at the given ranks of distance from some queries.
 
     Args:
-        high, low: (B, N, C), whose sums are the points, each in its unit (B, N).
-        norms: (B, N), infinite where a point may not be chosen.
-        missed: which of the B N rows, int32, in its first ``misses`` (1,) places.
-        ranks: (m,) ascending, the last ``wanted`` - 1. out: (B, N, m) int64, written.
+        missed: which of the B * N queries, int32, in its first ``misses`` (1,) places.
+        ranks: (m,) ascending, the last is ``wanted`` - 1. out: (B, N, m) int64, written.
     """
-    blocks, count, width = high.shape
-    programs = min(blocks * count, PROGRAMS)
+    blocks, count, width = split.high.shape
+    programs = min(blocks * count, sizes.programs)
     keep = power_of_two(wanted)
-    rows, values = norms.new_empty(programs, count), norms.new_empty(programs, keep)
+    rows, values = split.norms.new_empty(programs, count), split.norms.new_empty(programs, keep)
     places, order = missed.new_empty(2, programs, keep)
-    block = min(power_of_two(count), BLOCK)
-    points = (high, low, units, norms, missed, misses)
-    steps = {"LOOP": loop, "COLUMNS": min(block, COLUMNS), "CHANNELS": math.gcd(width, 64)}
-    _make_first_rows[(programs, -(-count // SHARE))](*points, rows, count, width, SHARE=SHARE, **steps)
-    _search_missed[(programs,)](
-        *points,
-        ranks,
-        out,
-        rows,
-        values,
-        places,
-        order,
-        count,
-        width,
-        wanted,
-        len(ranks),
-        BLOCK=block,
-        PIECE=min(block, PIECE),
-        KEEP=keep,
-        RANKS=power_of_two(len(ranks)),
-        num_warps=min(max(block // 1024, keep // 128, 1), 16),
-        **steps,
+    held = min(power_of_two(count), sizes.held)
+    steps = {"LOOP": loop, "COLUMNS": min(held, COLUMNS), "CHANNELS": math.gcd(width, 64)}
+    _make_first_rows[(programs, -(-count // sizes.share))](
+        *split, missed, misses, rows, count, width, SHARE=sizes.share, **steps
     )
+    _search_missed[(programs,)](
+        *split, missed, misses, ranks, out, rows, values, places, order, count, width, wanted, len(ranks),
+        BLOCK=held, PIECE=min(held, sizes.piece), KEEP=keep, RANKS=power_of_two(len(ranks)),
+        num_warps=min(max(held // 1024, keep // 128, 1), 16), **steps,
+    )  # fmt: skip

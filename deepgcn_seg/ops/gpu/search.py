@@ -1,50 +1,75 @@
-"""GPU kernels (Triton) behind :func:`deepgcn_seg.ops.nearest_ranks`.
+"""Neighbour search on a GPU (Triton): for each query point, the points at given ranks of distance from it.
 
-No distance is stored to be looked at later. A threshold for each row comes from its distances to a sample of the
-points; :func:`_candidates` makes all distances, a tile in registers at a time, and writes down those below;
-:func:`_order` sorts a row's few candidates. Rows for which the sample misled, or of which too many distances are equal,
-are searched whole (:mod:`.rows`).
+No matrix of distances is stored. Each line is a kernel::
 
-Products run on tensor cores, each point as the sum of two float16 numbers in a unit of its own, a power of two: three
-products of those are as exact as those of float32.
+    _split            each point, centred: unit * (high + low), two float16 vectors; |x|^2
+    _thresholds       for each query: distances to a sample of the points, by the high parts alone;
+                      threshold = a value that Plan.rank of them do not exceed, by bisection
+    _candidates       for each tile of 64 queries, for each tile of 64 points:
+                          distances of the tile, in registers
+                          those up to the query's threshold go to the query's list, as (distance, column)
+    _select_listed    for each query: sort its list; the columns at the wanted ranks are the result
+    rows.*            for each query whose list is too short or full (the sample was not like the whole,
+                      or too many distances are equal): search its whole row of distances
+
+Distances are compared as ``|y|^2 - 2 x.y``: the ``|x|^2`` of a query changes no rank. Products run on tensor cores,
+which multiply float16: three products of high and low parts are as exact as one of float32.
+Times of each kernel on an H100 are in docs/performance.md.
 """
 
+import logging
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .. import reference as neighbor_torch
-from ..backend import triton_interpreted
-from ..distance_rows import mean_of_present
-from .rows import key_of, middle_key, search_missed, value_of
-from .sizes import power_of_two
+from .. import reference
+from .launch import interpreted, power_of_two
+from .rows import WHOLE_ROWS, RowSizes, SplitPoints, key_of, middle_key, search_missed, value_of
 
-# Bytes of candidates at a time.
-LIST_BYTES = 96 << 20
-# A sampled point for so many points, within bounds.
-SHARE, LEAST_SAMPLE, MOST_SAMPLE = 8, 512, 1024
-# Standard deviations: of a threshold above what the sample says, and of the room for candidates above their number
-# (a network's features are less even than random points: 3 in 1000 rows miss it).
-MARGIN, ROOM = 2.5, 4.0
-# Halvings of the interval of a row's sampled distances.
+# Standard deviations of the sampling error. A threshold lies so many above what the sample says: 6 in 1000 rows of
+# independent distances have fewer candidates than wanted.
+MARGIN = 2.5
+# And a list has room for so many more than are expected: a network's features are less even than random points, and
+# 3 in 1000 of its rows have more.
+ROOM = 4.0
+# Halvings of the interval of a row's sampled distances: 2^-12 of it is less than the sampling error.
 STEPS = tl.constexpr(12)
-# Of more candidates than these, those beyond the wanted are left out before they are sorted.
-MOST_SORTED = 128
-# With more too few of 32 bits are left for their distance, when their place takes the others.
-MOST_CODED = 1024
-# Rows and columns of a tile of distances, and channels at a time.
+# Rows and columns of a tile of distances, and channels at a time: 64 x 64 float32 sums are 32 registers of each of 128
+# threads.
 ROWS, COLUMNS, CHANNELS = 64, 64, 64
-# Points of a program that splits them.
+# Points of a program of _split, which keeps 64 channels of each in registers.
 SPLIT_ROWS = 32
-# More candidates than these are left to PyTorch's topk.
+# A list of more would not fit into a program's registers while it is sorted: PyTorch's topk takes over.
 MOST_KEPT = 4096
-# Not all GPUs that Triton is for have PTX.
+# Inline assembly is for NVIDIA's GPUs, not for AMD's.
 NVIDIA = torch.version.hip is None
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What bounds memory and work of a search. The defaults were measured on an H100; tests take others.
+
+    Attributes:
+        list_bytes: memory of the lists of candidates; queries are searched in parts that fit.
+        least_sample, most_sample: points that a row's threshold is taken from: an eighth of all, within these.
+        most_sorted: of longer lists, candidates beyond the wanted ones are dropped before they are sorted.
+        most_coded: longer lists are sorted by 64-bit pairs. In shorter ones distance and place share 32 bits, half the
+            work, and the place leaves at least 22 bits to the distance.
+    """
+
+    list_bytes: int = 96 << 20
+    least_sample: int = 512
+    most_sample: int = 1024
+    most_sorted: int = 128
+    most_coded: int = 1024
 
 
 @dataclass(frozen=True)
@@ -65,28 +90,32 @@ class Plan:
     keep: int
 
 
+LIMITS = Limits()
+
+
 @lru_cache(maxsize=256)
-def plan(wanted: int, count: int) -> Plan:
-    """So that few rows have fewer candidates than wanted, or more than there is room for."""
-    sample = min(max(power_of_two(count) // SHARE, LEAST_SAMPLE), MOST_SAMPLE)
+def plan(wanted: int, count: int, limits: Limits = LIMITS) -> Plan:
+    """Return a plan by which few rows have fewer candidates than wanted, or more than there is room for."""
+    sample = min(max(power_of_two(count) // 8, limits.least_sample), limits.most_sample)
+    # Of a sample without replacement the error is smaller: by the share that is not sampled.
     expected, spread = wanted * sample / count, math.sqrt(max(1 - sample / count, 0))
     if count <= sample:
-        # The sample is everything, but its distances are rounded.
+        # The sample is everything, but its distances are rounded to float16's three digits.
         sample, slack = max(power_of_two(count), 16), 2 + count // 64
         rank = found = min(wanted + slack, count)
         most = float(min(found + slack, count))
     else:
-        # Without replacement, which makes less of a spread.
         rank = min(math.ceil(expected + MARGIN * spread * math.sqrt(expected)) + 1, sample)
         found = rank * count // sample
         most = found * (1 + ROOM * spread / math.sqrt(rank))
     capacity = -(-math.ceil(most) // 16) * 16
-    keep = max(power_of_two(wanted), min(power_of_two(found), MOST_SORTED), 16)
+    keep = max(power_of_two(wanted), min(power_of_two(found), limits.most_sorted), 16)
     return Plan(wanted, sample, max(count // sample, 1), rank, capacity, keep)
 
 
 @triton.jit
 def _centred(points, mean, row, channel, present, count, channels):
+    """Load channels of points less their block's mean; zero where a point is absent."""
     inside = present[:, None] & (channel < channels)[None, :]
     x = tl.load(points + row[:, None] * channels + channel[None, :], mask=inside, other=0.0)
     return x - tl.load(mean + (row // count)[:, None] * channels + channel[None, :], mask=inside, other=0.0)
@@ -97,10 +126,10 @@ def _split(
     points, mean, mask, high, low, units, norms, total, count, channels, width,
     MASKED: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """Centred points as ``unit * (high + low)``, and their squared lengths.
+    """Write centred points as ``unit * (high + low)``, and their squared lengths, infinite for absent points.
 
-    In its unit a point's largest coordinate is between 2^14 and 2^15: what both parts leave out of any is at most 2^-23
-    of that.
+    The unit is a power of two, in which a point's largest coordinate is between 2^14 and 2^15. float16 has 11 bits:
+    what both parts leave out of a coordinate is at most 2^-23 of that, as in float32.
     """
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     here = row < total
@@ -114,7 +143,7 @@ def _split(
         largest = tl.maximum(largest, tl.max(tl.abs(x), 1))
         norm += tl.sum(x * x, 1)
     tl.store(norms + row, tl.where(present, norm, float("inf")), mask=here)
-    # As float32 stores exponents, 127 more than they are. From 15 on the unit is no zero.
+    # float32's exponent bits, which are 127 more than the exponent. From 15 on the unit does not underflow to zero.
     exponent = tl.maximum(largest.to(tl.int32, bitcast=True) >> 23, 15)
     unit = ((exponent - 14) << 23).to(tl.float32, bitcast=True)
     scale = ((268 - exponent) << 23).to(tl.float32, bitcast=True)
@@ -130,11 +159,13 @@ def _split(
 
 @triton.jit
 def _operand(x, row, inside, channel, width):
+    """Load channels of the split points ``row``."""
     return tl.load(x + row[:, None] * width + channel[None, :], mask=inside[:, None], other=0.0)
 
 
 @triton.jit
 def _add_products(sums, left_high, left_low, right_high, right_low):
+    """Add the products of points in two parts; low times low is below float32's precision."""
     right_high, right_low = tl.trans(right_high), tl.trans(right_low)
     sums = tl.dot(left_low, right_high, sums)
     sums = tl.dot(left_high, right_low, sums)
@@ -146,7 +177,10 @@ def _products(
     high, low, left, left_inside, right, right_inside, width,
     EXACT: tl.constexpr, CHANNELS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Products of the points ``left`` with the points ``right``, (ROWS, COLUMNS); to three digits if not exact."""
+    """Return the products of the points ``left`` with the points ``right``, (ROWS, COLUMNS).
+
+    With EXACT as in float32, otherwise of the high parts alone, to three digits.
+    """
     sums = tl.zeros((ROWS, COLUMNS), tl.float32)
     for start in range(0, width, CHANNELS):
         channel = start + tl.arange(0, CHANNELS)
@@ -163,7 +197,7 @@ def _products(
 
 @triton.jit
 def _distances(sums, row_units, units, norms, row, column, inside, LOOP: tl.constexpr):
-    """From products of points in their units; less the row's own norm, which its ranks do not need."""
+    """Return ``|y|^2 - 2 x.y`` from the products of points in their units; infinite where y may not be chosen."""
     # One unit after the other: their product may be below what float32 can hold.
     sums *= tl.load(units + column, mask=inside, other=0.0)[None, :]
     value = tl.load(norms + column, mask=inside, other=float("inf"))[None, :] - 2 * row_units[:, None] * sums
@@ -177,7 +211,7 @@ def _thresholds(
     high, units, norms, thresholds, count, width, stride, rank,
     LOOP: tl.constexpr, SAMPLE: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """A value that at least ``rank`` of the sampled distances of a row do not exceed, and hardly more."""
+    """Write a value for each row that at least ``rank`` of its sampled distances do not exceed, and hardly more."""
     block = tl.program_id(1).to(tl.int64)
     high += block * count * width
     units += block * count
@@ -205,7 +239,7 @@ def _candidates(
     LOOP: tl.constexpr, WIDE: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
-    """Distances up to each row's threshold, and their columns, in the order of the columns; and how many there are."""
+    """Append each row's distances up to its threshold, with their columns in ascending order, to its list."""
     block = (first_block + tl.program_id(1)).to(tl.int64)
     tile = tl.program_id(0) * ROWS
     high += block * count * width
@@ -214,7 +248,7 @@ def _candidates(
     norms += block * count
     lists += (tl.program_id(1).to(tl.int64) * rows + tile) * capacity
     row = first_row + tile + tl.arange(0, ROWS)
-    # A chunk's last tile may reach into the next chunk.
+    # The last tile of these rows may reach beyond them.
     here = row < first_row + rows
     threshold = tl.load(thresholds + block * count + row, mask=here, other=-float("inf"))
     row_units = tl.load(units + row, mask=here, other=0.0)
@@ -239,12 +273,16 @@ def _candidates(
             sums = _add_products(sums, left_high, left_low, right_high, right_low)
         value = _distances(sums, row_units, units, norms, row, column, inside, LOOP)
         kept = value <= threshold[:, None]
-        # Running counts as a product too: it has its result where the distances are, other sums move it around.
+        # Where in the list does each kept distance go? Running counts along a row, as a product with a triangle of
+        # ones: its result lies in the same threads as the distances. tl.cumsum would move it between threads (62
+        # microseconds for 45).
         counts = tl.dot(tl.where(kept, 1.0, 0.0).to(tl.float16), up_to, out_dtype=tl.float32)
-        # With 2^23 added a small integer is a float's last bits, which is faster than a conversion.
+        # 8388607 is 2^23 - 1: with 2^23 added, a small whole number is the last bits of a float32, which is quicker
+        # than a conversion.
         place = (counts + (written + 8388607.0)[:, None]).to(tl.int32, bitcast=True)
         if PTX:
-            # A plain store would first move addresses, values and masks between threads, for neighbours' sake.
+            # Each thread stores its own kept pairs. tl.store would first move addresses, values and masks between
+            # threads, so that neighbouring threads write neighbouring addresses.
             tl.inline_asm_elementwise(
                 """{
                 .reg .pred kept; .reg .b64 address;
@@ -271,12 +309,13 @@ def _candidates(
 
 @triton.jit
 def _distance_of(pair):
+    """Return the distance of a list's entry, (distance << 32) | column."""
     return (pair >> 32).to(tl.int32).to(tl.float32, bitcast=True)
 
 
 @triton.jit
-def _leave_out(lists, value, place, count, threshold, wanted, KEEP: tl.constexpr):
-    """Move the nearest candidates, at least as many as wanted, to the front of their list; how many they are."""
+def _keep_nearest(lists, value, place, count, threshold, wanted, KEEP: tl.constexpr):
+    """Move the nearest candidates, at least as many as wanted, to the front of their list; return how many they are."""
     low = key_of(tl.min(tl.where(place < count, value, float("inf")), 0))
     high = key_of(threshold)
     within = count
@@ -298,16 +337,16 @@ def _leave_out(lists, value, place, count, threshold, wanted, KEEP: tl.constexpr
 
 
 @triton.jit(do_not_specialize=["first_point", "first_row", "rows", "wanted", "number"])
-def _order(
+def _select_listed(
     lists, found, thresholds, order, missed, misses, ranks, out,
     first_point, first_row, rows, columns, capacity, wanted, number,
     WIDTH: tl.constexpr, KEEP: tl.constexpr, BITS: tl.constexpr, CODED: tl.constexpr, RANKS: tl.constexpr,
 ):  # fmt: skip
-    """Columns of the candidates at the given ranks; one program a row. Rows without all candidates are noted."""
+    """Write the columns of the candidates at the given ranks; one program a row. Note rows whose list is not whole."""
     program = tl.program_id(0)
     lists += program.to(tl.int64) * capacity
     order += program.to(tl.int64) * KEEP
-    # Points are counted through all blocks, rows of the lists through those searched at a time.
+    # ``row`` counts through the points of all blocks, ``program`` through the rows that are searched at a time.
     row = first_point + program // rows * columns + first_row + program % rows
     count = tl.load(found + row)
     threshold = tl.load(thresholds + row)
@@ -316,7 +355,7 @@ def _order(
         if listed & (count > KEEP):
             place = tl.arange(0, WIDTH)
             value = _distance_of(tl.load(lists + place, mask=place < count, other=0))
-            count = _leave_out(lists, value, place, count, threshold, wanted, KEEP)
+            count = _keep_nearest(lists, value, place, count, threshold, wanted, KEEP)
             # Not if too many are of the same distance.
             listed = count <= KEEP
     if not listed:
@@ -327,8 +366,8 @@ def _order(
         value = _distance_of(tl.load(lists + place, mask=inside, other=0))
         misplaced = 1
         if CODED:
-            # The distance's leading bits above, the place below, which breaks ties: half of what both take. The order
-            # is wrong only where two distances agree in those bits, and not in the others.
+            # Sort 32-bit codes: the distance's leading bits above, its place in the list below, which breaks ties. The
+            # order is wrong only where two distances agree in those bits and differ in the others; then sort again.
             lowest = tl.min(tl.where(inside, value, float("inf")), 0)
             span = threshold - lowest
             scale = tl.where(span > 0, (2.0 ** (32 - BITS) - 1) / span, 0.0)
@@ -354,130 +393,137 @@ def _order(
         tl.store(out + row.to(tl.int64) * number + which, pair & 0xFFFFFFFF, mask=which < number)
 
 
-def search(points: Tensor, mask: Tensor | None, ranks: Tensor, loop: bool, out: Tensor) -> None:
-    """See :func:`.distance_rows.search_rows`."""
+class Lists(NamedTuple):
+    """Scratch for the queries that are searched at a time."""
+
+    # Of each query, Plan.capacity entries (distance << 32) | column; and places in the list, in order of distance.
+    entries: Tensor
+    order: Tensor
+    # (B, N) int32: how many candidates each query has.
+    found: Tensor
+    # Which queries of B * N are to be searched whole, and how many they are, (1,), both int32.
+    missed: Tensor
+    misses: Tensor
+
+
+def search(
+    points: Tensor,
+    mask: Tensor | None,
+    ranks: Tensor,
+    loop: bool,
+    out: Tensor,
+    limits: Limits = LIMITS,
+    how: Plan | None = None,
+    sizes: RowSizes = WHOLE_ROWS,
+) -> None:
+    """Write the points at the given ranks of distance from each point. Ties go to the smaller index.
+
+    Args:
+        points: (B, N, C). mask: (B, N) bool, False where a point may not be a neighbour.
+        ranks: (m,) ascending, each below the number of points that may be neighbours.
+        loop: whether a point may be its own neighbour. out: (B, N, m) int64, written.
+        limits, how, sizes: memory and work, for tests; ``how`` is :func:`plan`'s by default.
+    """
     batch, count, channels = points.shape
-    how = plan(int(ranks[-1]) + 1, count)
-    if how.keep > MOST_KEPT:
-        neighbor_torch.search(points, mask, ranks, loop, out)
+    how = how or plan(int(ranks[-1]) + 1, count, limits)
+    if points.dtype != torch.float32 or how.keep > MOST_KEPT:
+        _log_unsuited(str(points.dtype), int(ranks[-1]), count)
+        reference.search(points, mask, ranks, loop, out)
         return
     step = min(CHANNELS, max(power_of_two(channels), 16))
-    width = -(-channels // step) * step
-    high, low, units, norms = _split_points(points.contiguous(), mask, width)
-    thresholds = _sampled_thresholds(high, units, norms, how, loop, step)
-    found = torch.empty(batch, count, dtype=torch.int32, device=points.device)
-    missed, misses = torch.empty_like(found), torch.zeros(1, dtype=torch.int32, device=points.device)
-    # Read by kernels alone: nobody need wait for the copy.
+    split = _split_points(points.contiguous(), mask, -(-channels // step) * step)
+    thresholds = _sampled_thresholds(split, how, loop, step)
+    # Only kernels read the ranks: the host need not wait for the copy.
     ranks = ranks.to(points.device, non_blocking=True)
-    # Some blocks at a time, or of large ones some rows.
-    most = LIST_BYTES // (8 * how.capacity + 2 * how.keep)
+    # As many blocks of points at a time as the lists have room for, or of a large block some rows.
+    most = limits.list_bytes // (8 * how.capacity + 2 * how.keep)
     together, chunk = min(max(most // count, 1), batch), min(count, max(most // ROWS, 1) * ROWS)
-    lists = torch.empty(together * chunk * how.capacity, dtype=torch.int64, device=points.device)
-    order = torch.empty(together * chunk * how.keep, dtype=torch.int16, device=points.device)
-    for start in range(0, batch, together):
-        blocks = min(together, batch - start)
-        for first in range(0, count, chunk):
-            rows = min(chunk, count - first)
-            _candidates[(-(-rows // ROWS), blocks)](
-                high,
-                low,
-                units,
-                norms,
-                thresholds,
-                lists,
-                found,
-                start,
-                first,
-                rows,
-                count,
-                width,
-                how.capacity,
-                LOOP=loop,
-                WIDE=width > step,
-                ROWS=ROWS,
-                COLUMNS=COLUMNS,
-                CHANNELS=step,
-                PTX=NVIDIA and not triton_interpreted(),
-                num_warps=4,
-                num_stages=1 if width > step else 2,
-            )
-            _order[(blocks * rows,)](
-                lists,
-                found,
-                thresholds,
-                order,
-                missed,
-                misses,
-                ranks,
-                out,
-                start * count,
-                first,
-                rows,
-                count,
-                how.capacity,
-                how.wanted,
-                len(ranks),
-                WIDTH=max(power_of_two(how.capacity), how.keep),
-                KEEP=how.keep,
-                BITS=how.keep.bit_length() - 1,
-                CODED=how.keep <= MOST_CODED,
-                RANKS=power_of_two(len(ranks)),
-                num_warps=min(max(how.keep // 256, 1), 16),
-            )
-    search_missed(high, low, units, norms, missed, misses, how.wanted, ranks, loop, out)
+    lists = Lists(
+        points.new_empty(together * chunk * how.capacity, dtype=torch.int64),
+        points.new_empty(together * chunk * how.keep, dtype=torch.int16),
+        points.new_empty(batch, count, dtype=torch.int32),
+        points.new_empty(batch, count, dtype=torch.int32),
+        points.new_zeros(1, dtype=torch.int32),
+    )
+    for block in range(0, batch, together):
+        for row in range(0, count, chunk):
+            blocks, rows = min(together, batch - block), min(chunk, count - row)
+            _list_candidates(split, thresholds, lists, how, loop, step, (block, blocks), (row, rows))
+            coded = how.keep <= limits.most_coded
+            _select_from_lists(thresholds, lists, how, coded, ranks, out, (block, blocks), (row, rows))
+    search_missed(split, lists.missed, lists.misses, how.wanted, ranks, loop, out, sizes)
 
 
-def _sampled_thresholds(high: Tensor, units: Tensor, norms: Tensor, how: Plan, loop: bool, step: int) -> Tensor:
-    """Of the distances of each row, (B, N); see :class:`Plan`."""
-    batch, count, width = high.shape
-    thresholds = torch.empty_like(norms)
+@lru_cache(maxsize=8)
+def _log_unsuited(dtype: str, furthest: int, count: int) -> None:
+    log.info(
+        "no compiled kernel selects neighbours of rank %d among %d points in %s: using PyTorch's topk",
+        furthest, count, dtype,
+    )  # fmt: skip
+
+
+def _split_points(points: Tensor, mask: Tensor | None, width: int) -> SplitPoints:
+    """Return points centred and in two parts (see :func:`_split`), their channels filled up with zeros to ``width``."""
+    batch, count, channels = points.shape
+    mean = reference.mean_of_present(points, mask)
+    high, low = points.new_empty(2, batch, count, width, dtype=torch.float16)
+    units, norms = points.new_empty(2, batch, count)
+    present = points if mask is None else mask.contiguous().view(torch.uint8)
+    _split[(-(-batch * count // SPLIT_ROWS),)](
+        points, mean, present, high, low, units, norms, batch * count, count, channels, width,
+        MASKED=mask is not None, ROWS=SPLIT_ROWS, CHANNELS=min(CHANNELS, power_of_two(width)), num_warps=4,
+    )  # fmt: skip
+    return SplitPoints(high, low, units, norms)
+
+
+def _sampled_thresholds(split: SplitPoints, how: Plan, loop: bool, step: int) -> Tensor:
+    """Return the threshold of each row, (B, N): of its distances to the sample the one at ``Plan.rank``."""
+    batch, count, width = split.high.shape
+    thresholds = torch.empty_like(split.norms)
+    # Sums of 2^15 distances are in a program's registers at a time.
     rows = min((1 << 15) // how.sample, 64)
     _thresholds[(-(-count // rows), batch)](
-        high,
-        units,
-        norms,
-        thresholds,
-        count,
-        width,
-        how.stride,
-        how.rank,
-        LOOP=loop,
-        SAMPLE=how.sample,
-        ROWS=rows,
-        CHANNELS=min(step, 32),
-        num_warps=8,
-        num_stages=1,
-    )
+        split.high, split.units, split.norms, thresholds, count, width, how.stride, how.rank,
+        LOOP=loop, SAMPLE=how.sample, ROWS=rows, CHANNELS=min(step, 32), num_warps=8, num_stages=1,
+    )  # fmt: skip
     return thresholds
 
 
-def _split_points(points: Tensor, mask: Tensor | None, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """See :func:`_split`: two parts (B, N, width), filled up with zeros, units (B, N) and squared lengths (B, N), which
-    are infinite of absent points."""
-    batch, count, channels = points.shape
-    mean = mean_of_present(points, mask)
-    high, low = points.new_empty(2, batch, count, width, dtype=torch.float16)
-    units, norms = points.new_empty(2, batch, count)
-    _split[(-(-batch * count // SPLIT_ROWS),)](
-        points,
-        mean,
-        points if mask is None else mask.contiguous().view(torch.uint8),
-        high,
-        low,
-        units,
-        norms,
-        batch * count,
-        count,
-        channels,
-        width,
-        MASKED=mask is not None,
-        ROWS=SPLIT_ROWS,
-        CHANNELS=min(CHANNELS, power_of_two(width)),
-        num_warps=4,
-    )
-    return high, low, units, norms
+def _list_candidates(
+    split: SplitPoints,
+    thresholds: Tensor,
+    lists: Lists,
+    how: Plan,
+    loop: bool,
+    step: int,
+    blocks: tuple[int, int],
+    rows: tuple[int, int],
+) -> None:
+    """Fill the lists of some blocks' rows; both given as the first and how many."""
+    _, count, width = split.high.shape
+    wide = width > step
+    _candidates[(-(-rows[1] // ROWS), blocks[1])](
+        *split, thresholds, lists.entries, lists.found, blocks[0], *rows, count, width, how.capacity,
+        LOOP=loop, WIDE=wide, ROWS=ROWS, COLUMNS=COLUMNS, CHANNELS=step, PTX=NVIDIA and not interpreted(),
+        num_warps=4, num_stages=1 if wide else 2,
+    )  # fmt: skip
 
 
-def suits(points: Tensor) -> bool:
-    """Whether the kernels take points of that type."""
-    return points.dtype == torch.float32
+def _select_from_lists(
+    thresholds: Tensor,
+    lists: Lists,
+    how: Plan,
+    coded: bool,
+    ranks: Tensor,
+    out: Tensor,
+    blocks: tuple[int, int],
+    rows: tuple[int, int],
+) -> None:
+    """Write the wanted ranks of some blocks' rows from their lists; both given as the first and how many."""
+    count = out.shape[1]
+    _select_listed[(blocks[1] * rows[1],)](
+        lists.entries, lists.found, thresholds, lists.order, lists.missed, lists.misses, ranks, out,
+        blocks[0] * count, *rows, count, how.capacity, how.wanted, len(ranks),
+        WIDTH=max(power_of_two(how.capacity), how.keep), KEEP=how.keep, BITS=how.keep.bit_length() - 1, CODED=coded,
+        RANKS=power_of_two(len(ranks)), num_warps=min(max(how.keep // 256, 1), 16),
+    )  # fmt: skip
