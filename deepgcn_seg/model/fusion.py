@@ -44,12 +44,13 @@ class JointPointwise(Pointwise):
     def parts(self, x: Tensor) -> list[int]:
         """Return how many columns of the weights belong to each layer; all belong to one if x repeats nothing.
 
-        A nested x is the last layer's output alone, or all outputs side by side (:meth:`~.backbone.Backbone.concatenate`).
+        A nested x is the last layer's output alone, or all outputs side by side
+        (:meth:`~.backbone.Backbone.concatenate`).
         """
         return self.widths if self.nested and x.shape[-1] == self.widths[-1] else [sum(self.widths)]
 
     def forward(self, x: Tensor, mask: Tensor | None = None, shared: Tensor | None = None) -> Tensor:
-        """Apply the layer to what :meth:`~.backbone.Backbone.concatenate` returns, behind the shared vector if there is one."""
+        """Apply the layer to [shared ; x], or to x alone; x is what :meth:`~.backbone.Backbone.concatenate` returns."""
         if shared is None:
             shared = x.new_empty(len(x), 0)
         operands = as_autocast(x, shared, self.linear.weight, self.linear.bias)
