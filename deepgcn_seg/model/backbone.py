@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .block import Block
-from .connection import Connection
+from .connection import Combine, Connection
 from .graph import DynamicGraph
 from .layers import LayerSpec
 
@@ -75,7 +75,7 @@ class Backbone(nn.Module):
         if not self.connection.keeps_layers:
             yield self._finish(self.blocks(x, lambda i, y: neighbors(i + 1, y), mask, self.dropout), mask)
             return
-        combine = self.connection.combine
+        combine: Combine = self.connection.combine
         if not self._drops():
             x, combine = self.connection.start(x, self.layer_widths()[-1])
         for i, block in enumerate(self.blocks, 1):

@@ -8,7 +8,7 @@ Behind each stand the options that a checkpoint may give it, with their ranges; 
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +62,7 @@ class EdgeConv(nn.Module):
 
     def _norm(self, mean: Tensor, var: Tensor, index: Tensor, mask: Tensor | None) -> Callable[[Tensor], Tensor]:
         """Return the norm with the statistics of the edges."""
-        norm = self.layer.norm
+        norm: Any = self.layer.norm
         if norm is None:
             return nn.Identity()
         if _fixed(norm):

@@ -14,6 +14,7 @@ too: a dense backbone appends each layer's features to those of the layers befor
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +74,7 @@ def infer(model: nn.Module, points: Tensor, mask: Tensor | None, sizes: Sizes | 
     return torch.cat(each_alone(_logits, parts))
 
 
-def _logits(model: nn.Module, points: Tensor, mask: Tensor | None, size: int) -> Tensor:
+def _logits(model: Any, points: Tensor, mask: Tensor | None, size: int) -> Tensor:
     """Return the logits of some blocks: backbone, fusion block and head as in :meth:`.DeepGCN.forward`."""
     large = points.shape[0] * points.shape[1] > size
     features = _concatenate(model.backbone, points, mask, large)
@@ -88,7 +89,7 @@ def _logits(model: nn.Module, points: Tensor, mask: Tensor | None, size: int) ->
     return hide_absent(logits, mask, 0)
 
 
-def _concatenate(backbone: nn.Module, points: Tensor, mask: Tensor | None, large: bool) -> Tensor:
+def _concatenate(backbone: Any, points: Tensor, mask: Tensor | None, large: bool) -> Tensor:
     """Return the features of all layers, each written into its place as soon as it is there."""
     if not large or backbone.connection.nested or not backbone.connection.keeps_layers:
         return backbone.concatenate(backbone(points, mask))

@@ -9,6 +9,7 @@ eighth block is kept.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,9 +38,7 @@ class ReversibleBlock(nn.Module):
             raise ValueError(f"a reversible block needs at least 2 groups, got {len(branches)}")
         self.branches = nn.ModuleList(branches)
 
-    def _residual(
-        self, branch: nn.Module, x: Tensor, index: Tensor, mask: Tensor | None, drop: Tensor | None
-    ) -> Tensor:
+    def _residual(self, branch: Any, x: Tensor, index: Tensor, mask: Tensor | None, drop: Tensor | None) -> Tensor:
         h = branch.activate(x, mask)
         return branch.conv(h if drop is None else h * drop, index, mask)
 
