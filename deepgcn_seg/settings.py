@@ -113,6 +113,18 @@ def text(allowed: str = "text", null: bool = False) -> PlainValidator:
     return PlainValidator(check)
 
 
+def require(name: str, value: Any, validator: PlainValidator) -> None:
+    """Require that a validator of this module allows an argument's value.
+
+    Raises:
+        SettingError: names the argument, its value and what is allowed.
+    """
+    try:
+        validator.func(value)  # type: ignore[call-arg]
+    except ValueError as error:
+        raise SettingError(f"{name}={shown(value)}: {error}") from None
+
+
 def are_modules(value: Any) -> bool:
     """Return whether a value is a list of names of modules, or one such name."""
     names = [value] if isinstance(value, str) else value

@@ -16,6 +16,7 @@ from deepgcn_seg.data.augmentation import Jitter, Mirror
 from deepgcn_seg.data.blocks import BlockGrid
 from deepgcn_seg.errors import UserError
 from deepgcn_seg.evaluation import Protocol
+from deepgcn_seg.model import FixedGraph
 from deepgcn_seg.training.schedules import HalveByEpochs
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -135,7 +136,7 @@ def test_settings_reach_the_model():
     )
     model = instantiate(config.model)
     backbone = model.backbone
-    assert (backbone.connection, backbone.channels, backbone.dynamic) == ("dense", 12, False)
+    assert (backbone.connection.name, backbone.channels, type(backbone.graph)) == ("dense", 12, FixedGraph)
     assert [(g.k, g.dilation, g.epsilon) for g in backbone.graphs] == [(7, d, 0.5) for d in (1, 2, 1, 2, 1)]
     assert type(backbone.head).__name__ == "MRConv"
 
@@ -233,7 +234,7 @@ def test_a_wrong_setting_is_one_line_that_begins_with_its_key(override, message)
         (["+recipe.optimizer.betas=[2,1]"], "recipe.optimizer: Invalid beta"),
         (["+recipe.optimizer.betas=[0.9]"], "recipe.optimizer: "),
         (["+recipe.optimizer.speed=1"], "recipe.optimizer: Adam.__init__() got an unexpected keyword argument"),
-        (["backbone=revgcn", "model.groups=7"], "7 groups"),
+        (["backbone=revgcn", "model.groups=7"], "groups=7 must divide the channels of rev, 64"),
         (["conv=gen", "conv.aggregation=most"], "aggregation"),
         (["conv=gatv2", "conv.operator.heads=0"], "heads=0"),
         (["protocol.variant=port"], "protocol.variant=port: the network is trained with paper"),

@@ -1,4 +1,3 @@
-import copy
 from functools import partial
 
 import pytest
@@ -8,7 +7,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from deepgcn_seg import DeepGCN
-from deepgcn_seg.model import EdgeConv, GENConv, MessagePassing, MRConv
+from deepgcn_seg.model import EdgeConv, GENConv, MessagePassing, MRConv, lean
+from deepgcn_seg.model.connection import Connection, Dense
 from deepgcn_seg.model.fusion import JointPointwise
 from deepgcn_seg.model.layers import BatchNorm, LayerSpec
 from deepgcn_seg.model.reversible import ReversibleBlock
@@ -109,12 +109,11 @@ def test_gradient_checkpointing_changes_nothing(connection):
 
 
 def test_fixed_graph_searches_once(monkeypatch):
-    from deepgcn_seg.model import backbone, graph
+    from deepgcn_seg.model import graph
 
     calls = []
     original = graph.nearest_ranks
-    for module in (graph, backbone):
-        monkeypatch.setattr(module, "nearest_ranks", lambda *a, **k: calls.append(1) or original(*a, **k))
+    monkeypatch.setattr(graph, "nearest_ranks", lambda *a, **k: calls.append(1) or original(*a, **k))
     DeepGCN(dynamic=False, **SMALL).eval()(torch.rand(1, 40, 9))
     # One for the head, one ordered search for all other layers.
     assert len(calls) == 2
@@ -140,7 +139,7 @@ def test_short_constructors():
     assert DeepGCN.plaingcn(**SMALL).backbone.graphs[-1].dilation == 1
     assert not DeepGCN.plaingcn(**SMALL).backbone.graphs[-1].stochastic
     assert DeepGCN.resgcn(**SMALL).backbone.graphs[-1].dilation == 3
-    assert DeepGCN.resgcnplus(**SMALL).backbone.blocks[0].connection == "res+"
+    assert DeepGCN.resgcnplus(**SMALL).backbone.blocks[0].connection.name == "res+"
     assert isinstance(DeepGCN.revgcn(**SMALL).backbone.blocks[0], ReversibleBlock)
 
 
@@ -151,12 +150,12 @@ def plain_run(model, points, mask=None):
     """Backbone of a reversible model with ordinary autograd through its blocks, without autocast."""
     b = model.backbone
     positions = points[..., b.positions]
-    graph = b._graphs(positions, mask)
-    x = b.head(points, b.graphs[0](positions, mask), mask)
+    neighbors = b.graph.neighbors(b.graphs, positions, mask)
+    x = b.head(points, neighbors(0, positions), mask)
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     with torch.autocast("cpu", enabled=False):
         for i, block in enumerate(b.blocks):
-            x = block(x, graph(i + 1, x), mask)
+            x = block(x, neighbors(i + 1, x), mask)
     return b._finish(x, mask)
 
 
@@ -217,10 +216,10 @@ def test_reversible_dropout_is_one_mask_split_over_the_groups():
     mask = F.dropout(torch.ones(2, 40, 8, dtype=torch.float64), 0.4)
     assert not torch.equal(mask[..., :4], mask[..., 4:])
     positions = points[..., backbone.positions]
-    graph = backbone._graphs(positions, None)
-    y = backbone.head(points, backbone.graphs[0](positions))
+    neighbors = backbone.graph.neighbors(backbone.graphs, positions, None)
+    y = backbone.head(points, neighbors(0, positions))
     for i, block in enumerate(backbone.blocks):
-        index = graph(i + 1, y)
+        index = neighbors(i + 1, y)
         first, second = block.branches
         one, two = y[..., :4], y[..., 4:]
         one = one + first.conv(first.act(first.norm(two)) * mask[..., :4], index)
@@ -384,46 +383,46 @@ def test_bad_mask(mask):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"in_channels": 0}, "in_channels must be an integer of at least 1, got 0"),
-        ({"num_classes": 2.0}, "num_classes must be an integer of at least 1, got 2.0"),
-        ({"depth": 0}, "depth must be"),
-        ({"depth": True}, "depth must be"),
-        ({"channels": "8"}, "channels must be an integer of at least 1, got '8'"),
-        ({"k": 0}, "k must be"),
-        ({"fusion_channels": -1}, "fusion_channels must be"),
-        ({"head_channels": ()}, "head_channels must be a list of one or more"),
-        ({"head_channels": (16, 0)}, r"head_channels must be integers of at least 1, got \[16, 0\]"),
-        ({"head_channels": 16}, "head_channels must be a list"),
-        ({"dropout": 1.01}, "dropout must be a number from 0 to 1, got 1.01"),
-        ({"block_dropout": -0.1}, "block_dropout must be"),
-        ({"epsilon": float("nan")}, "epsilon must be"),
-        ({"epsilon": "0.2"}, "epsilon must be"),
-        ({"norm_eps": 0.0}, "norm_eps must be a finite number above 0"),
-        ({"norm_eps": float("inf")}, "norm_eps must be"),
-        ({"positions": ()}, "positions must be a list"),
+        ({"in_channels": 0}, "in_channels=0: must be an integer from 1"),
+        ({"num_classes": 2.0}, "num_classes=2.0: must be an integer from 1"),
+        ({"depth": 0}, "depth=0: must be"),
+        ({"depth": True}, "depth=true: must be"),
+        ({"channels": "8"}, "channels=8: must be an integer from 1"),
+        ({"k": 0}, "k=0: must be"),
+        ({"fusion_channels": -1}, "fusion_channels=-1: must be"),
+        ({"head_channels": ()}, r"head_channels=\[\]: must be a list of 1 to"),
+        ({"head_channels": (16, 0)}, r"head_channels=\[16,0\]: 0 must be an integer from 1"),
+        ({"head_channels": 16}, "head_channels=16: must be a list"),
+        ({"dropout": 1.01}, "dropout=1.01: must be a number of at least 0 and below 1"),
+        ({"block_dropout": -0.1}, "block_dropout=-0.1: must be"),
+        ({"epsilon": float("nan")}, "epsilon=nan: must be"),
+        ({"epsilon": "0.2"}, "epsilon=0.2: must be"),
+        ({"norm_eps": 0.0}, "norm_eps=0.0: must be a number above 0"),
+        ({"norm_eps": float("inf")}, "norm_eps=inf: must be"),
+        ({"positions": ()}, r"positions=\[\]: must be a list of 1 to"),
         ({"positions": (7, 8, 9)}, "positions must be different channels of the 9"),
         ({"positions": (6, 6, 7)}, "positions must be different"),
-        ({"positions": (-1, 0, 1)}, "positions must be integers of at least 0"),
-        ({"connection": "rse"}, "unknown connection 'rse': choose one of plain, res, dense, res\\+, rev"),
-        ({"init": "he"}, "unknown init 'he'"),
-        ({"act": "swish"}, "unknown act 'swish'"),
-        ({"norm": None}, "unknown norm None"),
-        ({"order": ["norm-act"]}, "unknown order"),
+        ({"positions": (-1, 0, 1)}, r"positions=\[-1,0,1\]: -1 must be an integer from 0"),
+        ({"connection": "rse"}, "connection=rse: must be one of plain, res, dense, res\\+, rev$"),
+        ({"init": "he"}, "init=he: must be one of"),
+        ({"act": "swish"}, "act=swish: must be one of"),
+        ({"norm": None}, "norm is not set: must be one of"),
+        ({"order": ["norm-act"]}, "order=.*: must be one of"),
         ({"connection": "rev", "channels": 9}, "groups=2 must divide the channels of rev, 9"),
-        ({"connection": "rev", "groups": 1}, "groups must be an integer of at least 2"),
-        ({"bias": "false"}, "bias must be True or False, got 'false'"),
-        ({"dynamic": 1}, "dynamic must be"),
-        ({"stochastic": None}, "stochastic must be"),
-        ({"loop": "yes"}, "loop must be"),
-        ({"checkpoint": 0}, "checkpoint must be"),
+        ({"connection": "rev", "groups": 1}, "groups=1: must be an integer from 2"),
+        ({"bias": "false"}, "bias=false: must be true or false"),
+        ({"dynamic": 1}, "dynamic=1: must be true or false"),
+        ({"stochastic": None}, "stochastic is not set: must be"),
+        ({"loop": "yes"}, "loop=yes: must be"),
+        ({"checkpoint": 0}, "checkpoint=0: must be"),
         ({"conv": "edge"}, "conv must build"),
-        ({"dilation": "log"}, "unknown dilation 'log'"),
-        ({"dilation": 0}, "dilation must be an integer of at least 1"),
-        ({"dilation": True}, "dilation must be"),
-        ({"dilation": []}, "dilation must be a list of one or more"),
-        ({"dilation": [1, 1.5]}, "dilation must be integers"),
-        ({"dilation": [1, 2, 3, 4, 5]}, "dilation must be a list of at most depth=4 integers, got 5"),
-        ({"dilation_period": 0}, "dilation_period must be"),
+        ({"dilation": "log"}, "dilation=log: must be linear, none,"),
+        ({"dilation": 0}, "dilation=0: must be .* an integer of at least 1"),
+        ({"dilation": True}, "dilation=true: must be"),
+        ({"dilation": []}, r"dilation=\[\]: must be .* a list of such integers"),
+        ({"dilation": [1, 1.5]}, r"dilation=\[1,1.5\]: must be .* a list of such integers"),
+        ({"dilation": [1, 2, 3, 4, 5]}, r"dilation=\[1,2,3,4,5\]: must be a list of 1 to 4"),
+        ({"dilation_period": 0}, "dilation_period=0: must be null or an integer"),
     ],
 )
 def test_bad_settings(settings, message):
@@ -438,9 +437,7 @@ def test_bad_settings(settings, message):
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
 @pytest.mark.parametrize("slice_points", [32, 200], ids=["parts of a block", "both blocks"])
 @pytest.mark.parametrize("points_at_a_time", [100, 200], ids=["one by one", "together"])
-def test_inference_in_parts_is_inference(
-    monkeypatch, norm, act, order, connection, masked, slice_points, points_at_a_time
-):
+def test_inference_in_parts_is_inference(norm, act, order, connection, masked, slice_points, points_at_a_time):
     settings = {"depth": 3, "channels": 8, "k": 4, "dropout": 0.0, "stochastic": False}
     model = DeepGCN(connection=connection, norm=norm, act=act, order=order, **settings).eval()
     with torch.no_grad():
@@ -452,29 +449,32 @@ def test_inference_in_parts_is_inference(
     # The second block's last slices are absent altogether.
     mask = torch.arange(75) < torch.tensor([[75], [40]]) if masked else None
     expected = model(points, mask)
-    monkeypatch.setattr("deepgcn_seg.model.layers.SLICE_POINTS", slice_points)
-    monkeypatch.setattr("deepgcn_seg.model.deepgcn.POINTS", points_at_a_time)
+    sizes = lean.Sizes(points_at_a_time, slice_points)
     # Of products of another shape, instance norm magnifies the rounding, where a channel hardly varies.
     magnified = norm == "instance" and points_at_a_time == 100
     with torch.no_grad():
-        assert torch.allclose(model(points, mask), expected, atol=1e-3 if magnified else 1e-5)
+        assert lean.applies(model)
+        parts = lean.infer(model, torch.where(mask[:, :, None], points, 0) if masked else points, mask, sizes)
+        assert torch.allclose(parts, expected, atol=1e-3 if magnified else 1e-5)
     # Batch statistics are of all points together: nothing is sliced then.
     model.train()
     with torch.no_grad():
+        assert not lean.applies(model)
         once = model(points, mask)
     assert torch.allclose(once, model(points, mask), atol=1e-5)
 
 
-def test_hooks_see_the_whole_batch_in_inference(monkeypatch):
-    monkeypatch.setattr("deepgcn_seg.model.deepgcn.POINTS", 50)
-    model, points, seen = DeepGCN(**SMALL).eval(), torch.rand(3, 50, 9), []
+def test_hooks_see_the_whole_batch_in_inference():
+    # Blocks of more than half of what goes through the network together.
+    count = lean.CPU.together // 2 + 1
+    model, points, seen = DeepGCN(**SMALL).eval(), torch.rand(3, count, 9), []
     block = model.backbone.blocks[0]
     with torch.no_grad():
         expected = model(points)
         hook = block.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[:2]))
         assert torch.allclose(model(points), expected, atol=1e-5)
         hook.remove()
-    assert seen == [(3, 50)]
+    assert seen == [(3, count)]
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -496,26 +496,24 @@ def test_hooks_see_the_backbone(connection, training):
 
 @pytest.mark.parametrize("inference", [False, True], ids=["no_grad", "inference_mode"])
 @pytest.mark.parametrize("autocast", [False, True], ids=["float32", "bfloat16"])
-def test_blocks_side_by_side_in_inference(monkeypatch, set_threads, inference, autocast):
+def test_blocks_side_by_side_in_inference(set_threads, inference, autocast):
     """Threads of their own take the blocks, under the modes of the caller; the last of five is left over."""
-    monkeypatch.setattr("deepgcn_seg.model.deepgcn.POINTS", 300)
     model, points = DeepGCN(**SMALL).eval(), torch.rand(5, 300, 9)
     set_threads(2)
     with torch.inference_mode(inference), torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         one_by_one = torch.cat([model(block) for block in points.split(1)])
-        together = model(points)
+        together = lean.infer(model, points, None, lean.Sizes(300, 512))
     assert together.dtype == one_by_one.dtype
     assert together.is_inference() == inference
     assert (together == one_by_one).float().mean() > 0.99
 
 
-def test_what_watches_operations_sees_them_in_inference(monkeypatch):
+def test_what_watches_operations_sees_them_in_inference():
     """Counters of FLOPs, as every mode, belong to one thread: then blocks stay on it."""
-    monkeypatch.setattr("deepgcn_seg.model.deepgcn.POINTS", 50)
     model, points, counts = DeepGCN(**SMALL).eval(), torch.rand(4, 50, 9), []
     for blocks in points[:1], points:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model(blocks)
+            lean.infer(model, blocks, None, lean.Sizes(50, 512))
         counts.append(counter.get_total_flops())
     assert counts[1] == 4 * counts[0] > 0
 
@@ -536,21 +534,27 @@ def held_for_backward(model, points):
     return out, sum(held.values())
 
 
+class Copied(Dense):
+    """A dense connection that concatenates anew in every layer."""
+
+    start = Connection.start
+
+
 @pytest.mark.parametrize("conv", [EdgeConv, MRConv])
 @pytest.mark.parametrize("checkpoint", [False, True], ids=["whole", "checkpointed"])
-def test_dense_layers_append_instead_of_copying(monkeypatch, conv, checkpoint):
+def test_dense_layers_append_instead_of_copying(conv, checkpoint):
     settings = {"conv": conv, "channels": 6, "k": 4, "dropout": 0.0, "stochastic": False, "checkpoint": checkpoint}
-    model = DeepGCN.densegcn(depth=7, fusion_channels=8, head_channels=[8], **settings).double()
+    settings |= {"depth": 7, "fusion_channels": 8, "head_channels": [8]}
+    model, copying = (DeepGCN(connection=kind(), **settings).double() for kind in (Dense, Copied))
+    copying.load_state_dict(model.state_dict())
     points = torch.rand(2, 60, 9, dtype=torch.float64)
 
-    def passes():
-        network = copy.deepcopy(model)
+    def passes(network):
         out, held = held_for_backward(network, points)
         return [out, *torch.autograd.grad(out.square().sum(), list(network.parameters()))], held
 
-    appended, held = passes()
-    monkeypatch.setattr("deepgcn_seg.model.backbone.with_room", lambda x, channels: (x, None))
-    concatenated, held_before = passes()
+    appended, held = passes(model)
+    concatenated, held_before = passes(copying)
     for found, expected in zip(appended, concatenated):
         assert torch.allclose(found, expected)
     # Copies: 6 + 12 + ... + 42 channels, 168 in all; appended: 42 once.

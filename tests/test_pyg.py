@@ -129,7 +129,7 @@ def test_a_users_own_conv_norm_and_act_drop_in():
 
 def test_checkpointed_statistics_count_once():
     """Recomputing the convolution in backward must not move running statistics again."""
-    plain, checkpointed = (Block(EdgeConv(8, 8).double(), checkpoint=flag) for flag in (False, True))
+    plain, checkpointed = (Block(EdgeConv(8, 8).double(), recompute=flag) for flag in (False, True))
     checkpointed.load_state_dict(plain.state_dict())
     x, index = graph()
     for block in (plain, checkpointed):

@@ -52,7 +52,7 @@ def evaluate(config: DictConfig) -> float | None:
         raise UserError(f"checkpoint {path}: does not say what it was trained on")
     device = device_of(config.device)
     protocol = _protocol(config, trained, described.network)
-    model = build_model(content, path, config.trusted)
+    model = build_model(content, path, config.trusted, described)
     store = instantiate(config.data.store) if config.data.name else _trained_store(config, trained, path)
     _require_same_ends(path, described.class_list.names, trained, store)
     own = config.data if config.data.name else trained

@@ -75,11 +75,12 @@ class Segmenter:
         _require(Voting, **{name: value for name, value in given.items() if value is not None})
         self.checkpoint = checkpoint = find_checkpoint(checkpoint)
         content = read_checkpoint(checkpoint)
-        trained = describe(content, checkpoint).trained_on
+        description = describe(content, checkpoint)
+        trained = description.trained_on
         if trained is None:
             raise UserError(f"checkpoint {checkpoint}: does not say what it was trained on")
         self.device = device_of(device)
-        self.model = build_model(content, checkpoint, trusted).to(self.device)
+        self.model = build_model(content, checkpoint, trusted, description).to(self.device)
         self.classes = cast(ClassList, self.model.classes)
         try:
             self._voting = Voting(

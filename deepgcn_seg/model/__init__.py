@@ -1,11 +1,13 @@
-"""The network: graph, convolutions, blocks, backbone, fusion block, prediction head."""
+"""The network: graph, convolutions, connections, blocks, backbone, fusion block, prediction head."""
 
-from .block import CONNECTIONS, Block
+from .block import Block
 from .checkpoint import load_model
-from .convolution import GIN, EdgeConv, GENConv, GraphSAGE, MessagePassing, MRConv, edge_index
+from .connection import CONNECTIONS, Connection
+from .convolution import GIN, EdgeConv, GENConv, GraphSAGE, MRConv
 from .deepgcn import DeepGCN
-from .graph import DilatedKnnGraph, dilation_schedule
+from .graph import DilatedKnnGraph, DynamicGraph, FixedGraph, dilation_schedule
 from .layers import ACTS, NORMS, ORDERS, LayerSpec, Pointwise
+from .message_passing import MessagePassing, edge_index
 from .official import load_official
 
 __all__ = [
@@ -15,9 +17,12 @@ __all__ = [
     "NORMS",
     "ORDERS",
     "Block",
+    "Connection",
     "DeepGCN",
     "DilatedKnnGraph",
+    "DynamicGraph",
     "EdgeConv",
+    "FixedGraph",
     "GENConv",
     "GraphSAGE",
     "LayerSpec",

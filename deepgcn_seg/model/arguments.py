@@ -1,53 +1,80 @@
-"""Checks of a constructor's arguments: a ValueError names the argument, its value and what is allowed."""
+"""The arguments of :class:`~deepgcn_seg.model.DeepGCN`, each with its type and range.
 
-import math
+The constructor, the composed config and a checkpoint's description are validated by them.
+"""
+
 from collections.abc import Sequence
-from numbers import Integral, Real
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import PlainValidator, ValidationError
+
+from ..schema import Schema
+from ..settings import Flag, Part, SettingError, Share, choice, integer, listed, number, problem, rule
+from .connection import CONNECTIONS
+from .graph import SCHEDULES
+from .layers import ACTS, INITS, NORMS, ORDERS
+
+Width = Annotated[int, integer(1, 65_536)]
+Depth = Annotated[int, integer(1, 10_000)]
 
 
-def require_integer(name: str, value: Any, least: int = 1) -> None:
-    """Require an integer of at least ``least``; a bool is none."""
-    if not _is_integer(value) or value < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+def _is_dilation(value: Any) -> bool:
+    if isinstance(value, str):
+        return value in SCHEDULES
+    values = value if isinstance(value, Sequence) and not isinstance(value, bytes) else [value]
+    return bool(values) and all(isinstance(d, int) and not isinstance(d, bool) and d >= 1 for d in values)
 
 
-def require_probability(name: str, value: Any) -> None:
-    """Require a number from 0 to 1."""
-    if not _is_number(value) or not 0 <= value <= 1:
-        raise ValueError(f"{name} must be a number from 0 to 1, got {value!r}")
+Dilation = Annotated[Any, rule("linear, none, an integer of at least 1 or a list of such integers", _is_dilation)]
 
 
-def require_positive(name: str, value: Any) -> None:
-    """Require a finite number above 0."""
-    if not _is_number(value) or not 0 < value < math.inf:
-        raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
+def _or_own(plain: PlainValidator, name: str) -> PlainValidator:
+    """Add to the message of a validator how a checkpoint can hold what it refuses if that is a user's own part."""
+
+    def check(value: Any) -> Any:
+        try:
+            return plain.func(value)  # type: ignore[call-arg]
+        except ValueError as error:
+            own = isinstance(value, dict) or hasattr(value, "__dict__")
+            advice = f"; a description cannot hold a {name} of your own: make a subclass of DeepGCN that sets it"
+            raise ValueError(f"{error}{advice if own else ''}") from None
+
+    return PlainValidator(check)
 
 
-def require_bool(name: str, value: Any) -> None:
-    """Require True or False."""
-    if not isinstance(value, bool):
-        raise ValueError(f"{name} must be True or False, got {value!r}")
+class Arguments(Schema):
+    """All arguments but the convolution; :class:`~deepgcn_seg.model.DeepGCN` says what each means."""
+
+    in_channels: Width = 9
+    num_classes: Width = 13
+    connection: Annotated[str, _or_own(choice(*CONNECTIONS), "connection")] = "res"
+    depth: Depth = 28
+    channels: Width = 64
+    k: Width = 16
+    order: Annotated[str, choice(*ORDERS)] = "norm-act"
+    norm: Annotated[str, choice(*NORMS)] = "batch"
+    norm_eps: Annotated[float, number(0, 1, above=True)] = 1e-5
+    act: Annotated[str, choice(*ACTS)] = "relu"
+    bias: Flag = True
+    dynamic: Annotated[bool, _or_own(rule("true or false", lambda value: isinstance(value, bool)), "graph")] = True
+    dilation: Dilation = "linear"
+    dilation_period: Annotated[int | None, integer(1, 65_536, null=True)] = None
+    stochastic: Flag = True
+    epsilon: Share = 0.2
+    loop: Flag = True
+    positions: Annotated[Sequence[int], listed(integer(0, 65_535), 1, 64)] = (6, 7, 8)
+    fusion_channels: Width = 1024
+    head_channels: Annotated[Sequence[int], listed(integer(1, 65_536), 1, 64)] = (512, 256)
+    dropout: Part = 0.3
+    block_dropout: Part = 0.0
+    checkpoint: Flag = False
+    groups: Annotated[int, integer(2, 65_536)] = 2
+    init: Annotated[str, choice(*INITS)] = "xavier"
 
 
-def require_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
-    """Require one of some names."""
-    if not isinstance(value, str) or value not in allowed:
-        raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(allowed)}")
-
-
-def require_integers(name: str, values: Any, least: int = 1) -> None:
-    """Require a sequence of one or more integers of at least ``least``."""
-    if isinstance(values, str) or not isinstance(values, Sequence) or not len(values):
-        raise ValueError(f"{name} must be a list of one or more integers, got {values!r}")
-    for value in values:
-        if not _is_integer(value) or value < least:
-            raise ValueError(f"{name} must be integers of at least {least}, got {list(values)}")
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
+def check_arguments(values: dict[str, Any]) -> None:
+    """Raise a SettingError that names the first argument that does not fit, its value and what is allowed."""
+    try:
+        Arguments.model_validate(values)
+    except ValidationError as error:
+        raise SettingError(problem(error)) from None

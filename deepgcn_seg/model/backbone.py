@@ -1,15 +1,14 @@
 """The GCN backbone: a head graph convolution on positions, then blocks over dynamic graphs."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
-from ..ops import nearest_ranks
-from .block import Block, with_room
-from .graph import DilatedKnnGraph
-from .layers import LayerSpec, hooked, sliced
-from .reversible import ReversibleBlock, ReversibleSequence
+from .block import Block
+from .connection import Combine, Connection
+from .graph import DynamicGraph
+from .layers import LayerSpec
 
 ConvFactory = Callable[[int, int, LayerSpec], nn.Module]
 
@@ -18,128 +17,84 @@ class Backbone(nn.Module):
     """Layers 0 (the head) to depth - 1 (DeepGCNs, section 3).
 
     Args:
-        in_channels, channels: features per point, and of every layer; for ``dense`` the growth rate.
-        connection: plain, res, dense, res+ or rev.
+        in_channels, channels: features per point, and of every layer; for a dense connection the growth rate.
         conv: called as ``conv(in_channels, out_channels, spec)`` for each graph convolution.
         spec: what follows their linear maps.
-        k: neighbours. dilations: one per layer.
-        dynamic: neighbours in each layer's own feature space; else at the input positions.
-        stochastic, epsilon: stochastic dilation. loop: a point may be its own neighbour.
-        positions: input channels whose distance makes the head's graph.
-        dropout: probability inside the blocks. checkpoint: recompute convolutions in backward.
-        groups: channel groups of ``rev``.
+        graph: the neighbours in each layer, and by its dilations the number of layers.
+        connection: how layers are connected.
+        dropout: probability inside the blocks. recompute: recompute convolutions in the backward pass.
+
+    Shape: (B, N, in_channels) -> one (B, N, width) per layer (:meth:`layer_widths`).
     """
 
     def __init__(
         self,
         in_channels: int,
         channels: int,
-        connection: str,
         conv: ConvFactory,
         spec: LayerSpec,
-        k: int,
-        dilations: Sequence[int],
-        dynamic: bool = True,
-        stochastic: bool = True,
-        epsilon: float = 0.2,
-        loop: bool = True,
-        positions: Sequence[int] = (6, 7, 8),
+        graph: DynamicGraph,
+        connection: Connection,
         dropout: float = 0.0,
-        checkpoint: bool = False,
-        groups: int = 2,
+        recompute: bool = False,
     ):
         super().__init__()
-        self.channels, self.connection, self.dynamic, self.dropout = channels, connection, dynamic, dropout
-        self.positions = list(positions)
-        self.graphs = nn.ModuleList(DilatedKnnGraph(k, d, stochastic, epsilon, loop) for d in dilations)
-        pre_activated = connection in ("res+", "rev")
+        self.channels, self.connection, self.graph, self.dropout = channels, connection, graph, dropout
+        self.positions = list(graph.positions)
+        self.graphs = graph.layers()
+        pre_activated = connection.pre_activated
         inner = spec.linear_only() if pre_activated else spec
-        self.head = conv(in_channels, channels, inner)
-        rest = len(dilations) - 1
 
-        def block(width: int, style: str, out: int) -> Block:
+        def block(width: int, out: int) -> Block:
             norm, act = (spec.make_norm(width), spec.make_act()) if pre_activated else (None, None)
-            return Block(conv(width, out, inner), norm, act, style, dropout, checkpoint)
+            return Block(conv(width, out, inner), norm, act, connection, dropout, recompute)
 
-        if connection == "rev":
-            width = channels // groups
-            self.blocks = ReversibleSequence(
-                ReversibleBlock([block(width, "res+", width) for _ in range(groups)]) for _ in range(rest)
-            )
-        else:
-            grows = connection == "dense"
-            self.blocks = nn.ModuleList(
-                block(channels * (i + 1) if grows else channels, connection, channels) for i in range(rest)
-            )
+        self.head = conv(in_channels, channels, inner)
+        self.blocks = connection.blocks(block, len(self.graphs), channels)
         # Pre-activated sums end raw: one last norm and activation, as DeeperGCN and RevGNN.
-        self.last_norm = spec.make_norm(channels) if pre_activated else None
+        self.last_norm = spec.make_norm(self.layer_widths()[-1]) if pre_activated else None
         self.last_act = spec.make_act() if pre_activated else None
 
     def layer_widths(self) -> list[int]:
-        """Channels of each feature map :meth:`forward` returns."""
-        if self.connection == "rev":
-            return [self.channels]
-        grows = self.connection == "dense"
-        return [self.channels * (i + 1) if grows else self.channels for i in range(len(self.graphs))]
+        """Return the channels of each feature map that :meth:`forward` returns."""
+        return self.connection.fused_widths(len(self.graphs), self.channels)
 
     def forward(self, points: Tensor, mask: Tensor | None = None) -> list[Tensor]:
-        """Features of every layer the fusion block reads.
+        """Return the features (B, N, width) of every layer that the fusion block sees.
 
         Args:
             points: (B, N, in_channels). mask: (B, N) bool, False where a point is absent.
-
-        Returns:
-            One (B, N, width) per layer (:meth:`layer_widths`); for rev only the last layer's,
-            since keeping the others would undo what reversibility saves.
         """
-        return list(self._layers(points, mask))
+        return list(self.layers(points, mask))
 
-    def joint(self, points: Tensor, mask: Tensor | None = None) -> Tensor:
-        """All layers' features side by side, each once: (B, N, sum of their channels).
-
-        A dense backbone's last layer holds those of all layers, unless dropout has since changed them: then each
-        layer's output is there in full, with what it repeats of earlier ones.
-
-        Where no gradient is wanted of many, each is put in its place as it is made: it exists once, not in a list too;
-        but for hooks, which are to see :meth:`forward`.
-        """
-        dropped = self.connection == "dense" and self.dropout > 0 and self.training
-        if self.connection in ("dense", "rev") and not dropped:
-            return self(points, mask)[-1]
-        if dropped or hooked(self) or not sliced(points):
-            return torch.cat(self(points, mask), -1)
-        joint, start = points.new_empty(0), 0
-        for x in self._layers(points, mask):
-            stop = start + x.shape[-1]
-            if not start:
-                joint = x.new_empty(*x.shape[:2], sum(self.layer_widths()))
-            joint[..., start:stop] = x
-            start = stop
-        return joint
-
-    def _layers(self, points: Tensor, mask: Tensor | None) -> Iterator[Tensor]:
+    def layers(self, points: Tensor, mask: Tensor | None = None) -> Iterator[Tensor]:
+        """Yield what :meth:`forward` returns, each layer's features as soon as they are computed."""
         positions = points[..., self.positions]
-        graph = self._graphs(positions, mask)
-        x = self.head(points, self.graphs[0](positions, mask), mask)
-        if self.connection == "rev":
-            yield self._finish(self.blocks(x, lambda i, y: graph(i + 1, y), mask, self.dropout), mask)
+        neighbors = self.graph.neighbors(self.graphs, positions, mask)
+        x = self.head(points, neighbors(0, positions), mask)
+        if not self.connection.keeps_layers:
+            yield self._finish(self.blocks(x, lambda i, y: neighbors(i + 1, y), mask, self.dropout), mask)
             return
-        buffer = None
-        # In-place writes behind autograd's back are not for a tracing compiler, and dropout changes every channel.
-        if self.connection == "dense" and not torch.compiler.is_compiling() and not (self.dropout and self.training):
-            x, buffer = with_room(x, self.layer_widths()[-1])
-        for i, block in enumerate(self.blocks):
+        combine: Combine = self.connection.combine
+        if not self._drops():
+            x, combine = self.connection.start(x, self.layer_widths()[-1])
+        for i, block in enumerate(self.blocks, 1):
             yield x
-            x = block(x, graph(i + 1, x), mask, buffer)
+            x = block(x, neighbors(i, x), mask, combine)
         yield self._finish(x, mask)
 
-    def _graphs(self, positions: Tensor, mask: Tensor | None) -> Callable[[int, Tensor], Tensor]:
-        """What gives layer i its neighbours."""
-        if self.dynamic:
-            return lambda i, x: self.graphs[i](x, mask)
-        furthest = max(graph.k * graph.dilation for graph in self.graphs)
-        ordered = nearest_ranks(positions, torch.arange(furthest), mask, self.graphs[0].loop)
-        return lambda i, x: ordered[:, :, self.graphs[i].ranks().to(ordered.device)]
+    def concatenate(self, features: list[Tensor]) -> Tensor:
+        """Return the layers' features side by side, (B, N, sum of their channels).
+
+        In a dense backbone the last layer's output contains those of all earlier ones, so that it alone is returned.
+        Not so with dropout in training, which changes what a layer repeats of earlier ones.
+        """
+        if len(features) == 1 or (self.connection.nested and not self._drops()):
+            return features[-1]
+        return torch.cat(features, -1)
+
+    def _drops(self) -> bool:
+        return self.dropout > 0 and self.training
 
     def _finish(self, x: Tensor, mask: Tensor | None) -> Tensor:
         if self.last_norm is not None:

@@ -1,4 +1,4 @@
-"""Checkpoint files: written whole, complete in themselves, and data only (:mod:`.description`)."""
+"""Checkpoint files: written whole, complete in themselves, and with data only (:mod:`.description`)."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,8 @@ from ..errors import UserError, first_line
 from ..files import replacing
 from ..provenance import versions
 from ..settings import are_modules, shown
-from .description import Description, Network, build_network, fit_weights
+from .building import build_network, fit_weights
+from .description import Description, Network
 from .tensor_file import read_tensor_file
 
 log = logging.getLogger(__name__)
@@ -35,8 +36,8 @@ def save_checkpoint(
     Args:
         network: the description that builds the model (:func:`~.description.describe_network`).
         trained_on: fields of :class:`~.description.TrainedOn`.
-        state: more to keep: plain values and tensors only (optimiser, epoch, random state, ...). Readers of weights
-            look at none of it but ``step``.
+        state: further content, plain values and tensors only (optimiser, epoch, random state, ...). Of these, a reader
+            of weights uses ``step`` alone.
 
     Raises:
         UserError: a field of the description is out of range or at odds with another.
@@ -48,11 +49,11 @@ def save_checkpoint(
         "palette": [list(rgb) for rgb in classes.palette],
         "trained_on": None if trained_on is None else dict(trained_on),
     }
-    # What could not be read again is not written.
+    # Nothing is written that could not be read again.
     Description.of(fields, f"checkpoint {path}")
     content = {"format": FORMAT, "model": model.state_dict(), **fields, "versions": versions(), **state}
     with replacing(path) as temporary:
-        # Through a file of Python's, whose errors say that the disk is full.
+        # Written through Python's own file, whose errors say that the disk is full.
         with open(temporary, "wb") as file:
             torch.save(content, file)
         # Nothing replaces a good file before it has been read back.
@@ -62,8 +63,8 @@ def save_checkpoint(
 def find_checkpoint(path: str | Path) -> Path:
     """Return the checkpoint that a path stands for: itself, or of a run directory the best one, else the last.
 
-    A ``best.ckpt`` that is not there stands for the ``last.ckpt`` beside it: without rooms for validation nothing
-    chooses a best one.
+    If ``best.ckpt`` is asked for and does not exist, this is the ``last.ckpt`` beside it: without rooms for validation
+    there is no best one.
 
     Raises:
         UserError: a directory without either.
@@ -82,7 +83,7 @@ def find_checkpoint(path: str | Path) -> Path:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint of ours to the CPU, its description not yet looked at (:func:`describe`).
+    """Return the content of a checkpoint of this project, on the CPU; :func:`describe` validates its description.
 
     Raises:
         UserError: missing, truncated, not a checkpoint, or not of this project.
@@ -124,16 +125,26 @@ def load_model(path: str | Path, trusted: Sequence[str] = ()) -> nn.Module:
     return build_model(read_checkpoint(path), path, trusted)
 
 
-def build_model(content: Mapping[str, Any], path: str | Path, trusted: Sequence[str] = ()) -> nn.Module:
-    """:func:`load_model` from what :func:`read_checkpoint` gave."""
+def build_model(
+    content: Mapping[str, Any],
+    path: str | Path,
+    trusted: Sequence[str] = (),
+    description: Description | None = None,
+) -> nn.Module:
+    """Build the model of :func:`load_model` from the content that :func:`read_checkpoint` returned.
+
+    Args:
+        description: what :func:`describe` returned of the content, if it was called before.
+    """
     where = f"checkpoint {path}"
     if not are_modules(trusted):
         raise UserError(f"trusted={shown(trusted)}: must be a list of names of modules, as [mine]")
-    description = describe(content, path)
+    description = description or describe(content, path)
     network, tensors = description.network, content["model"]
     try:
         if isinstance(network, Network) and network.conv.name != "own":
-            # Numbers and shapes first, which take no memory: a description must not ask for more than the file holds.
+            # Numbers and shapes are compared first, which takes no memory: the network that a description asks for must
+            # not be larger than what the file holds.
             held = len({id(tensor) for tensor in tensors.values()}) if isinstance(tensors, dict) else 0
             if network.convolutions > held:
                 raise UserError(f"{where}: {network.convolutions} convolutions cannot have {held} tensors in all")
@@ -153,6 +164,6 @@ def build_model(content: Mapping[str, Any], path: str | Path, trusted: Sequence[
 
 
 def load_weights(model: nn.Module, tensors: Any, where: str) -> None:
-    """Give a model the tensors of a checkpoint, after :func:`~.description.fit_weights`."""
+    """Load the tensors of a checkpoint into a model, if they fit it (:func:`~.building.fit_weights`)."""
     fit_weights(model, tensors, where)
     model.load_state_dict(tensors)

@@ -1,12 +1,14 @@
-"""Graph convolutions over a dense neighbour index.
+"""Graph convolutions over a dense neighbour index: EdgeConv, MRGCN, GraphSAGE, GIN and GENConv.
 
 Each takes features x (B, N, C_in), neighbours index (B, N, k) and an optional mask (B, N) of
 the points present, and returns (B, N, C_out). Each is built as ``Conv(in_channels,
-out_channels, spec)``; :class:`LayerSpec` says which norm and activation follow its linear map.
+out_channels, spec)``; :class:`LayerSpec` says which norm and activation follow its linear map: "layer" in the formulas.
+Behind each stand the options that a checkpoint may give it, with their ranges; at the end, the table of all by name.
 """
 
 import math
 from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,19 +16,24 @@ from torch.nn import functional as F
 
 from ..ops import edge_extremum, gather_neighbors, neighbor_max
 from ..ops.edges import center_and_neighbor
-from .arguments import require_choice, require_integer
-from .layers import BatchNorm, LayerSpec, Pointwise, make_norm, negative_slope
+from ..schema import Schema
+from ..settings import Share, choice, integer, number, require
+from .layers import BatchNorm, LayerSpec, Pointwise, negative_slope
 
-# What GENConv's power mean clamps messages and their mean to, as the authors' code.
+Number = Annotated[float, number(-1e6, 1e6)]
+# GENConv's power mean clamps messages and their mean to this range, as the authors' code.
 POWER_RANGE = (1e-7, 1e1)
 
 
 class EdgeConv(nn.Module):
-    r"""max_j layer(W [x_i ; x_j - x_i] + b), the layer being norm and activation over edges.
+    """EdgeConv (DGCNN, 1801.07829, section 3.1; DeepGCNs, equation 4), its norm's statistics over all edges.
 
-    DeepGCNs equation 4 with the operator of DGCNN. Computed without edge tensors wherever norm
-    and activation are monotone per channel (see :mod:`deepgcn_seg.ops.edges`); layer norm, GELU
-    and a PReLU of negative slope need the edges and make them.
+    h_i = max_j layer(W [x_i ; x_j - x_i] + b)
+
+    Computed without edge tensors if norm and activation are monotone per channel (:mod:`deepgcn_seg.ops.edges`).
+    Layer norm, GELU and a PReLU of negative slope are not, and need a tensor of all edges.
+
+    Shape: x (B, N, in_channels), index (B, N, k) -> (B, N, out_channels).
     """
 
     def __init__(self, in_channels: int, out_channels: int, spec: LayerSpec = LayerSpec()):
@@ -34,7 +41,7 @@ class EdgeConv(nn.Module):
         self.layer = Pointwise(2 * in_channels, out_channels, spec)
 
     def forward(self, x: Tensor, index: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Convolve."""
+        """Return h."""
         layer = self.layer
         linear, sign = layer.linear, layer.monotone_sign()
         if sign is None:
@@ -44,15 +51,18 @@ class EdgeConv(nn.Module):
         return act(norm(extreme)) if layer.order == "norm-act" else norm(act(extreme))
 
     def _slope(self) -> Tensor | None:
-        """That of phi, whose moments over edges the norm takes; None where it takes none."""
+        """Return the negative slope of the activation that comes before the norm.
+
+        Returns None if the norm does not need statistics of the edges.
+        """
         layer = self.layer
         if layer.norm is None or _fixed(layer.norm):
             return None
         return negative_slope(None if layer.order == "norm-act" else layer.act, layer.linear.weight[:, 0])
 
-    def _norm(self, mean, var, index, mask) -> Callable[[Tensor], Tensor]:
-        """The norm, its statistics those of the edges."""
-        norm = self.layer.norm
+    def _norm(self, mean: Tensor, var: Tensor, index: Tensor, mask: Tensor | None) -> Callable[[Tensor], Tensor]:
+        """Return the norm with the statistics of the edges."""
+        norm: Any = self.layer.norm
         if norm is None:
             return nn.Identity()
         if _fixed(norm):
@@ -63,33 +73,44 @@ class EdgeConv(nn.Module):
         return lambda x: torch.addcmul(shift, x, scale)
 
     def _edges(self, x: Tensor, index: Tensor) -> Tensor:
-        """W [x_i ; x_j - x_i] + b, (B, N, k, C)."""
+        """Return W [x_i ; x_j - x_i] + b for every edge, (B, N, k, C)."""
         linear = self.layer.linear
         center, neighbor = center_and_neighbor(x, linear.weight, linear.bias)
         return center[:, :, None] + gather_neighbors(neighbor, index)
 
     def _over_edges(self, edges: Tensor, mask: Tensor | None) -> Tensor:
-        """The layer applied to (B, N, k, C) edges, one by one."""
+        """Apply norm and activation to each of the edges (B, N, k, C)."""
         batch, count, k, channels = edges.shape
         if mask is not None:
             mask = mask.repeat_interleave(k, 1)
         return self.layer.finish(edges.reshape(batch, count * k, channels), mask).view(edges.shape)
 
 
+class EdgeConvOptions(Schema):
+    """:class:`EdgeConv`, which has no options."""
+
+    name: Literal["edge"]
+
+
 def _fixed(norm: nn.Module) -> bool:
-    """Whether a norm's statistics are those it has kept."""
+    """Return whether a norm uses its running statistics."""
     return isinstance(norm, BatchNorm) and not norm.training
 
 
 class MRConv(nn.Module):
-    """layer(W [x_i ; max_j (x_j - x_i)]): max-relative, one product per point (equation 6)."""
+    """Max-relative graph convolution, MRGCN (DeepGCNs, journal version, equation 6): one product per point.
+
+    h_i = layer(W [x_i ; max_j (x_j - x_i)] + b)
+
+    Shape: x (B, N, in_channels), index (B, N, k) -> (B, N, out_channels).
+    """
 
     def __init__(self, in_channels: int, out_channels: int, spec: LayerSpec = LayerSpec()):
         super().__init__()
         self.layer = Pointwise(2 * in_channels, out_channels, spec)
 
     def forward(self, x: Tensor, index: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Convolve."""
+        """Return h."""
         # W [x ; m - x] = (W1 - W2) x + W2 m: neither the difference nor the concatenation is made.
         linear = self.layer.linear
         own, relative = linear.weight.chunk(2, 1)
@@ -97,14 +118,24 @@ class MRConv(nn.Module):
         return self.layer.finish(product, mask)
 
 
-class GraphSAGE(nn.Module):
-    """layer(W [x_i ; max_j layer(W' x_j)]), as the TensorFlow code.
+class MRConvOptions(Schema):
+    """:class:`MRConv`, which has no options."""
 
-    The inner layer stands behind the gather there, so that its norm takes its statistics over edges: a point counts
-    once for each of the points that have it as neighbour. Here it is computed once per point, and counted so.
+    name: Literal["mr"]
+
+
+class GraphSAGE(nn.Module):
+    """GraphSAGE with max-pooling (1706.02216, equation 3), as the authors' TensorFlow code of DeepGCNs.
+
+    h_i = layer(W [x_i ; max_j layer(W' x_j + b')] + b)
+
+    There the inner layer comes after the gather, so that its norm takes its statistics over edges: a point counts
+    once for each of the points whose neighbour it is. Here it is computed once per point, and counted as often.
 
     Args:
         normalize: divide each output by its L2 norm (``--normalize_sage``, off there too).
+
+    Shape: x (B, N, in_channels), index (B, N, k) -> (B, N, out_channels).
     """
 
     def __init__(self, in_channels: int, out_channels: int, spec: LayerSpec = LayerSpec(), normalize: bool = False):
@@ -114,12 +145,19 @@ class GraphSAGE(nn.Module):
         self.normalize = normalize
 
     def forward(self, x: Tensor, index: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Convolve."""
+        """Return h."""
         counts = None if self.pool.sliceable else in_degree(index, mask)
         pooled = neighbor_max(self.pool(x, mask, counts), index, mask)
         out = self.layer(torch.cat([x, pooled], -1), mask)
         # tf.nn.l2_normalize: the square of the norm is at least 1e-12.
         return F.normalize(out, dim=-1, eps=1e-6) if self.normalize else out
+
+
+class GraphSAGEOptions(Schema):
+    """Options of :class:`GraphSAGE`."""
+
+    name: Literal["sage"]
+    normalize: bool = False
 
 
 def in_degree(index: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -131,10 +169,14 @@ def in_degree(index: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 class GIN(nn.Module):
-    """layer(W ((1 + eps) x_i + sum_j x_j)), one linear map, as the TensorFlow code.
+    """Graph isomorphism network (1810.00826, equation 4.1), with one linear map as the TensorFlow code of DeepGCNs.
+
+    h_i = layer(W ((1 + eps) x_i + sum_j x_j) + b)
 
     Args:
         learn_eps: whether eps, which starts at 0, is learned (``--zero_epsilon_gin`` fixes it).
+
+    Shape: x (B, N, in_channels), index (B, N, k) -> (B, N, out_channels).
     """
 
     def __init__(self, in_channels: int, out_channels: int, spec: LayerSpec = LayerSpec(), learn_eps: bool = True):
@@ -143,16 +185,25 @@ class GIN(nn.Module):
         self.eps = nn.Parameter(torch.zeros(()), requires_grad=learn_eps)
 
     def forward(self, x: Tensor, index: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Convolve."""
+        """Return h."""
         return self.layer((1 + self.eps) * x + gather_neighbors(x, index).sum(2), mask)
 
 
+class GINOptions(Schema):
+    """Options of :class:`GIN`."""
+
+    name: Literal["gin"]
+    learn_eps: bool = True
+
+
 class GENConv(nn.Module):
-    """DeeperGCN's generalised convolution (2006.07739, section 3): MLP(x_i + aggr_j(relu(x_j) + eps)).
+    """Generalised graph convolution of DeeperGCN (2006.07739, section 3).
+
+    h_i = MLP(x_i + aggr_j(relu(x_j) + eps))
 
     Details are those of the authors' code (deep_gcns_torch, ``torch_message.py``), where torch_geometric's ``GENConv``
-    differs: the power mean clamps messages, and their mean, to 1e-7..10 (there 1e-4..100), and a softmax whose
-    temperature is not learned has weights that carry no gradient (there they do).
+    differs: the power mean clamps messages, and their mean, to 1e-7..10 (there 1e-4..100), and the weights of a
+    softmax whose temperature is not learned have no gradient (there they have one).
 
     Args:
         aggregation: ``softmax`` (equation 5) or ``power`` (power mean, equation 6).
@@ -164,6 +215,8 @@ class GENConv(nn.Module):
             activation; the last ends in what ``spec`` says.
         hidden_norm: norm inside the MLP.
         eps: keeps messages positive.
+
+    Shape: x (B, N, in_channels), index (B, N, k) -> (B, N, out_channels).
     """
 
     def __init__(
@@ -181,8 +234,8 @@ class GENConv(nn.Module):
         eps: float = 1e-7,
     ):
         super().__init__()
-        require_choice("aggregation", aggregation, ("softmax", "power"))
-        require_integer("mlp_layers", mlp_layers)
+        require("aggregation", aggregation, choice("softmax", "power"))
+        require("mlp_layers", mlp_layers, integer(1))
         if not math.isfinite(temperature) or (aggregation == "power" and temperature == 0):
             raise ValueError(f"temperature must be finite, and not 0 for the power mean, got {temperature!r}")
         self.aggregation, self.learn_temperature, self.eps = aggregation, learn_temperature, eps
@@ -199,7 +252,7 @@ class GENConv(nn.Module):
         self.mlp = nn.ModuleList(Pointwise(*layer) for layer in zip(widths[:-1], widths[1:], specs))
 
     def forward(self, x: Tensor, index: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Convolve."""
+        """Return h."""
         if self.project is not None:
             x = self.project(x)
         message = gather_neighbors(x.relu() + self.eps, index)
@@ -217,44 +270,26 @@ class GENConv(nn.Module):
         return x
 
 
-class MessagePassing(nn.Module):
-    """Any torch_geometric message-passing operator over the same neighbours.
+class GENConvOptions(Schema):
+    """Options of :class:`GENConv`."""
 
-    Args:
-        operator: called as ``operator(in_channels, out_channels)``, for example
-            ``functools.partial(torch_geometric.nn.GATv2Conv, heads=4, concat=False)``. It must
-            return out_channels features per point.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        spec: LayerSpec = LayerSpec(),
-        *,
-        operator: Callable[[int, int], nn.Module],
-    ):
-        super().__init__()
-        self.operator = operator(in_channels, out_channels)
-        self.norm, self.act, self.order = make_norm(spec.norm, out_channels, spec.eps), spec.make_act(), spec.order
-
-    def forward(self, x: Tensor, index: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Convolve."""
-        batch, count, channels = x.shape
-        out = self.operator(x.reshape(batch * count, channels), edge_index(index, mask))
-        out = out.view(batch, count, -1)
-        return Pointwise.finish(self, out, mask)
+    name: Literal["gen"]
+    aggregation: Literal["softmax", "power"] = "softmax"
+    temperature: Number = 1.0
+    learn_temperature: bool = True
+    message_norm: bool = False
+    learn_message_scale: bool = False
+    mlp_layers: Annotated[int, integer(1, 64)] = 1
+    hidden_norm: Literal["batch", "instance", "layer", "none"] = "batch"
+    eps: Share = 1e-7
 
 
-def edge_index(index: Tensor, mask: Tensor | None = None) -> Tensor:
-    """torch_geometric's (2, E) edges, source neighbour j to target i, of a dense index (B, N, k).
-
-    Points of all blocks are numbered through; absent points have no edges.
-    """
-    batch, count, _ = index.shape
-    first = torch.arange(batch, device=index.device)[:, None, None] * count
-    target = torch.arange(batch * count, device=index.device).view(batch, count, 1).expand_as(index)
-    source = index + first
-    if mask is not None:
-        source, target = source[mask], target[mask]
-    return torch.stack([source.reshape(-1), target.reshape(-1)])
+# Name in a description and on the command line -> the convolution.
+CONVOLUTIONS: dict[str, type[nn.Module]] = {
+    "edge": EdgeConv,
+    "mr": MRConv,
+    "sage": GraphSAGE,
+    "gin": GIN,
+    "gen": GENConv,
+}
+Options = EdgeConvOptions | MRConvOptions | GraphSAGEOptions | GINOptions | GENConvOptions

@@ -1,18 +1,24 @@
-"""The dilated k-NN graph (DeepGCNs, section 3.3) and its schedule over depth."""
+"""The graphs of all layers: dilated k-NN (DeepGCNs, section 3.3), dynamic or fixed, and its schedule over depth.
 
-from collections.abc import Sequence
+A graph of your own is a subclass of :class:`DynamicGraph`, given as ``DeepGCN(dynamic=MyGraph)``.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ..ops import nearest_ranks
-from .arguments import require_integer, require_integers, require_probability
+from ..settings import integer, listed, number, require
 
 SCHEDULES = ("linear", "none")
+# Gives layer i the neighbours (B, N, k) of its points, from the layer's input features x (B, N, C).
+Neighbors = Callable[[int, Tensor], Tensor]
 
 
 def dilation_schedule(dilation: str | int | Sequence[int], depth: int, period: int | None = None) -> list[int]:
-    """Dilation of every graph convolution, the head (always 1) included.
+    """Return the dilation of every graph convolution, the head (always 1) included.
 
     Args:
         dilation: ``linear`` for the paper's 1, 1, 2, ..., depth - 1; ``none`` for 1 everywhere; an
@@ -24,60 +30,118 @@ def dilation_schedule(dilation: str | int | Sequence[int], depth: int, period: i
     Raises:
         ValueError: anything else, or a dilation below 1.
     """
-    if period is not None:
-        require_integer("dilation_period", period)
+    require("dilation_period", period, integer(1, null=True))
     if dilation == "linear":
         cycle = period or depth
-        schedule = [1] + [1 + i % cycle for i in range(depth - 1)]
-    elif dilation == "none":
-        schedule = [1] * depth
-    elif isinstance(dilation, str):
+        return [1] + [1 + i % cycle for i in range(depth - 1)]
+    if dilation == "none":
+        return [1] * depth
+    if isinstance(dilation, str):
         raise ValueError(f"unknown dilation {dilation!r}: linear, none, an integer or a list of integers")
-    elif isinstance(dilation, Sequence):
-        require_integers("dilation", dilation)
-        if len(dilation) > depth:
-            raise ValueError(f"dilation must be a list of at most depth={depth} integers, got {len(dilation)}")
-        schedule = [dilation[i % len(dilation)] for i in range(depth)]
-    else:
-        require_integer("dilation", dilation)
-        schedule = [1] + [dilation] * (depth - 1)
-    return schedule
+    if isinstance(dilation, Sequence):
+        require("dilation", dilation, listed(integer(1), 1, depth))
+        return [dilation[i % len(dilation)] for i in range(depth)]
+    require("dilation", dilation, integer(1))
+    return [1] + [dilation] * (depth - 1)
 
 
 class DilatedKnnGraph(nn.Module):
-    """Neighbours at ranks 0, d, 2d, ..., (k-1)d of distance; k random ones of k*d at times.
+    """The graph of one layer: neighbours at ranks 0, d, 2d, ..., (k-1)d of distance (dilated k-NN).
 
-    In training, with probability ``epsilon``, one coin and one draw per call replace the regular
-    ranks by k of the k*d, uniformly and without replacement (stochastic dilation). Evaluation is
-    always regular.
+    In training, with probability ``epsilon``, one coin and one draw per call replace these ranks by k of the k*d,
+    uniformly and without replacement (stochastic dilation). Evaluation always takes the regular ranks.
 
     Args:
         k: neighbours per point, the point itself among them if ``loop``.
         dilation: d.
         stochastic: whether stochastic dilation is on. epsilon: its probability.
         loop: whether a point may be its own neighbour (both official codes: yes).
+
+    Shape: points (B, N, C) -> (B, N, k) indices.
     """
 
     def __init__(
         self, k: int = 16, dilation: int = 1, stochastic: bool = True, epsilon: float = 0.2, loop: bool = True
     ):
         super().__init__()
-        require_integer("k", k)
-        require_probability("epsilon", epsilon)
+        require("k", k, integer(1))
+        require("epsilon", epsilon, number(0, 1))
         self.k, self.dilation = k, dilation
         self.stochastic, self.epsilon, self.loop = stochastic, epsilon, loop
 
     def ranks(self) -> Tensor:
-        """The ranks (k,) this call selects, ascending; random in training."""
+        """Return the ranks (k,) that this call selects, ascending; random in training."""
         if self.training and self.stochastic and torch.rand(1).item() < self.epsilon:
             return torch.randperm(self.k * self.dilation)[: self.k].sort().values
         return torch.arange(0, self.k * self.dilation, self.dilation)
 
     def forward(self, points: Tensor, mask: Tensor | None = None) -> Tensor:
-        """points: (B, N, C) coordinates or features -> (B, N, k) neighbours."""
+        """Return the neighbours (B, N, k) of points (B, N, C), which are coordinates or features."""
         return nearest_ranks(points, self.ranks(), mask, self.loop)
 
     def extra_repr(self) -> str:
-        """Settings for print."""
+        """Return the settings for print."""
         stochastic = f", epsilon={self.epsilon}" if self.stochastic else ""
         return f"k={self.k}, dilation={self.dilation}{stochastic}{'' if self.loop else ', loop=False'}"
+
+
+@dataclass(frozen=True)
+class DynamicGraph:
+    """The graphs of a backbone: neighbours in each layer's own feature space (dynamic edges, section 3.2).
+
+    Attributes:
+        k: neighbours per point. dilations: one per layer.
+        stochastic, epsilon: stochastic dilation. loop: a point may be its own neighbour.
+        positions: input channels that are coordinates, whose distances make the head's graph.
+    """
+
+    k: int = 16
+    dilations: Sequence[int] = (1,)
+    stochastic: bool = True
+    epsilon: float = 0.2
+    loop: bool = True
+    positions: Sequence[int] = (6, 7, 8)
+
+    def layers(self) -> nn.ModuleList:
+        """Return the graph of each layer, from the head on."""
+        return nn.ModuleList(
+            DilatedKnnGraph(self.k, dilation, self.stochastic, self.epsilon, self.loop) for dilation in self.dilations
+        )
+
+    def neighbors(self, layers: nn.ModuleList, positions: Tensor, mask: Tensor | None) -> Neighbors:
+        """Begin a pass: return what gives layer i the neighbours of its points.
+
+        Args:
+            layers: what :meth:`layers` returned. positions: (B, N, len(self.positions)), the head's x too.
+        """
+        return lambda i, x: layers[i](x, mask)
+
+    def search_widths(self, widths: Sequence[int]) -> list[int]:
+        """Return the channels of each neighbour search of a pass, given the input widths of the layers but the head."""
+        return [len(self.positions), *widths]
+
+    @property
+    def min_points(self) -> int:
+        """Fewest points a block may have: the largest k x dilation (plus one without self-loops)."""
+        return int(self.k) * int(max(self.dilations)) + (not self.loop)
+
+
+class FixedGraph(DynamicGraph):
+    """Neighbours at the input positions in every layer, from one search for all of them but the head's."""
+
+    def neighbors(self, layers: nn.ModuleList, positions: Tensor, mask: Tensor | None) -> Neighbors:
+        """Search once, as far as the largest dilation needs, and select each layer's ranks from the result."""
+        ordered = nearest_ranks(positions, torch.arange(self.k * max(self.dilations)), mask, self.loop)
+        selected = lambda i: ordered[:, :, layers[i].ranks().to(ordered.device)]
+        return lambda i, x: selected(i) if i else layers[0](x, mask)
+
+    def search_widths(self, widths: Sequence[int]) -> list[int]:
+        """Return the channels of the head's search, and of the one for all other layers."""
+        return [len(self.positions)] * 2
+
+
+def find_graph(dynamic: bool | type[DynamicGraph]) -> type[DynamicGraph]:
+    """Return the class of graph that the setting ``dynamic`` names: True, False, or one of a user's own."""
+    if isinstance(dynamic, bool):
+        return DynamicGraph if dynamic else FixedGraph
+    return dynamic

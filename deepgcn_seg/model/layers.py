@@ -1,24 +1,21 @@
-"""Norms, activations and the pointwise layer (a 1x1 convolution) every part is made of.
+"""Norms, activations and the pointwise layer (a 1x1 convolution) of which every part is made.
 
-All tensors are channels-last, (B, N, C); an optional ``mask`` (B, N) marks the points present.
+All tensors are channels-last, (B, N, C); an optional ``mask`` (B, N) is True where a point is present.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from ..distributed import SummedOverAll
-from .arguments import require_choice, require_positive
+from ..settings import choice, number, require, validate
 
 NORMS = ("batch", "instance", "layer", "none")
 ACTS = ("relu", "leakyrelu", "prelu", "gelu", "none")
 ORDERS = ("norm-act", "act-norm")
 INITS = ("xavier", "kaiming")
-# Points that inference takes through wide layers at a time: enough for a product of matrices at full speed.
-SLICE_POINTS = 512
-SLICE_POINTS_GPU = 16384
 
 
 class BatchNorm(nn.BatchNorm1d):
@@ -34,8 +31,8 @@ class BatchNorm(nn.BatchNorm1d):
         """Normalise x (B, N, C).
 
         Args:
-            mask: (B, N) points present. counts: (B, N) how often each point counts in the batch statistics, as where
-                it is the neighbour of several; None for once.
+            mask: (B, N) points present. counts: (B, N) how often each point counts in the batch statistics, as a
+                neighbour of several points does; None for once.
         """
         if not self.training:
             scale, shift = self.fixed_scale_shift()
@@ -53,7 +50,7 @@ class BatchNorm(nn.BatchNorm1d):
         return out
 
     def scale_shift(self, mean: Tensor, var: Tensor, counts: Tensor | int) -> tuple[Tensor, Tensor]:
-        """The affine map the norm amounts to, from moments per block.
+        """Return the affine map that the norm is, given the moments of each block.
 
         In training it updates the running statistics, as the textbook layer does.
 
@@ -91,7 +88,7 @@ class BatchNorm(nn.BatchNorm1d):
         return self._affine(pooled, spread)
 
     def fixed_scale_shift(self) -> tuple[Tensor, Tensor]:
-        """The affine map of evaluation, from the running statistics: (C,) and (C,)."""
+        """Return scale and shift (C,) of evaluation, from the running statistics."""
         return self._affine(self.running_mean, self.running_var)
 
     def _affine(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,12 +117,12 @@ class InstanceNorm(nn.Module):
         return torch.addcmul(shift, x, scale).to(x.dtype)
 
     def scale_shift(self, mean: Tensor, var: Tensor, counts: Tensor | int | None) -> tuple[Tensor, Tensor]:
-        """As :meth:`BatchNorm.scale_shift`, per block: (B, 1, C) each."""
+        """Return scale and shift as :meth:`BatchNorm.scale_shift`, per block: (B, 1, C) each."""
         scale = torch.rsqrt(var + self.eps)
         return scale[:, None], (-mean * scale)[:, None]
 
     def extra_repr(self) -> str:
-        """Settings for print."""
+        """Return the settings for print."""
         return f"{self.channels}, eps={self.eps}"
 
 
@@ -153,7 +150,7 @@ def moments(x: Tensor, counts: Tensor | None = None) -> tuple[Tensor, Tensor]:
 
 
 def make_norm(name: str, channels: int, eps: float = 1e-5) -> nn.Module | None:
-    """A norm layer by name (:data:`NORMS`); None for ``none``."""
+    """Return a norm layer by its name in :data:`NORMS`; None for ``none``."""
     if name == "batch":
         return BatchNorm(channels, eps=eps)
     if name == "instance":
@@ -166,7 +163,7 @@ def make_norm(name: str, channels: int, eps: float = 1e-5) -> nn.Module | None:
 
 
 def make_act(name: str) -> nn.Module | None:
-    """An activation by name (:data:`ACTS`); None for ``none``. Leaky slopes are 0.2 (official code)."""
+    """Return an activation by its name in :data:`ACTS`; None for ``none``. Leaky slopes are 0.2 (official code)."""
     if name == "relu":
         return nn.ReLU()
     if name == "leakyrelu":
@@ -180,18 +177,18 @@ def make_act(name: str) -> nn.Module | None:
     raise ValueError(f"unknown act {name!r}: choose one of {', '.join(ACTS)}")
 
 
-def never_falls(act: nn.Module | None) -> bool:
-    """Whether an activation, the identity above zero, never falls: not GELU, nor a PReLU of negative slope."""
+def is_nondecreasing(act: nn.Module | None) -> bool:
+    """Return whether an activation is nondecreasing: all but GELU, and a PReLU of negative slope."""
     if isinstance(act, nn.PReLU):
         return not bool((act.weight < 0).any())
     return act is None or isinstance(act, nn.ReLU | nn.LeakyReLU)
 
 
 def negative_slope(act: nn.Module | None, like: Tensor) -> Tensor:
-    """Slope (C,) below zero of an activation that :func:`never_falls`.
+    """Return the slope (C,) below zero of an activation for which :func:`is_nondecreasing` holds.
 
     Args:
-        like: (..., C) tensor that gives dtype, device and C.
+        like: tensor (..., C) of the dtype and device that the result has.
     """
     if isinstance(act, nn.PReLU):
         return act.weight.to(like.dtype).expand(like.shape[-1])
@@ -210,35 +207,32 @@ class LayerSpec:
         bias: whether linear maps have one. eps: the norm's epsilon.
     """
 
-    order: str = "norm-act"
-    norm: str = "batch"
-    act: str = "relu"
+    order: Annotated[str, choice(*ORDERS)] = "norm-act"
+    norm: Annotated[str, choice(*NORMS)] = "batch"
+    act: Annotated[str, choice(*ACTS)] = "relu"
     bias: bool = True
-    eps: float = 1e-5
+    eps: Annotated[float, number(0, above=True)] = 1e-5
 
     def __post_init__(self):
-        require_choice("order", self.order, ORDERS)
-        require_choice("norm", self.norm, NORMS)
-        require_choice("act", self.act, ACTS)
-        require_positive("norm_eps", self.eps)
+        validate(self)
 
     def linear_only(self) -> "LayerSpec":
-        """The same without norm and activation (they move in front of the convolution in res+)."""
+        """Return the same without norm and activation, for a convolution that they come before."""
         return replace(self, norm="none", act="none")
 
     def make_norm(self, channels: int) -> nn.Module | None:
-        """A fresh norm layer."""
+        """Return a new norm layer, or None."""
         return make_norm(self.norm, channels, self.eps)
 
     def make_act(self) -> nn.Module | None:
-        """A fresh activation."""
+        """Return a new activation, or None."""
         return make_act(self.act)
 
 
 class Pointwise(nn.Module):
-    """Linear map of each point's features, then norm and activation in the order asked for.
+    """act(norm(W x_i + b)) of each point i, or norm(act(W x_i + b)), as ``spec.order`` says.
 
-    Shape: (B, N, in_channels) -> (B, N, out_channels).
+    Shape: x (B, N, in_channels) -> (B, N, out_channels).
     """
 
     def __init__(self, in_channels: int, out_channels: int, spec: LayerSpec = LayerSpec()):
@@ -254,20 +248,23 @@ class Pointwise(nn.Module):
 
     @property
     def sliceable(self) -> bool:
-        """Whether a point's result depends on no other point's features."""
+        """Whether a point's result depends on its own features alone, so that any slice of points may go by itself."""
         norm = self.norm
         return norm is None or isinstance(norm, LayerNorm) or (isinstance(norm, BatchNorm) and not norm.training)
 
     def monotone_sign(self) -> Tensor | None:
-        """+1 or -1 per channel: whether norm and activation keep its order or turn it over; None if neither."""
+        """Return per channel +1 if norm and activation keep the order of values, -1 if they reverse it.
+
+        Returns None where they do neither, and the maximum of their results is not the result of the maximum.
+        """
         weight = self.linear.weight
-        if not never_falls(self.act) or isinstance(self.norm, LayerNorm):
+        if not is_nondecreasing(self.act) or isinstance(self.norm, LayerNorm):
             return None
         ones = weight.new_ones(len(weight))
         return ones.copysign_(self.norm.weight.detach()) if isinstance(self.norm, BatchNorm) else ones
 
     def finish(self, x: Tensor, mask: Tensor | None = None, counts: Tensor | None = None) -> Tensor:
-        """Norm and activation alone, of a linear map computed elsewhere."""
+        """Apply norm and activation to the result of the linear map, computed elsewhere."""
         if self.order == "act-norm" and self.act is not None:
             x = self.act(x)
         if self.norm is not None:
@@ -277,28 +274,9 @@ class Pointwise(nn.Module):
         return x
 
 
-def hooked(module: nn.Module) -> bool:
-    """Whether hooks watch what a module takes and puts out."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
-
-
-def sliced(x: Tensor) -> bool:
-    """Whether wide layers take (B, N, ·) slice by slice: in inference, if there is more than one."""
-    return not torch.is_grad_enabled() and x.shape[0] * x.shape[1] > _slice_points(x)
-
-
-def slices(x: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Blocks and points of (B, N, ·), in contiguous pieces of at most :data:`SLICE_POINTS` points."""
-    batch, count = x.shape[:2]
-    size = _slice_points(x)
-    together = max(size // count, 1)
-    for block in range(0, batch, together):
-        for point in range(0, count, size):
-            yield slice(block, block + together), slice(point, point + size)
-
-
-def _slice_points(x: Tensor) -> int:
-    return SLICE_POINTS_GPU if x.is_cuda else SLICE_POINTS
+def hide_absent(x: Tensor, mask: Tensor | None, value: float) -> Tensor:
+    """Return x (B, N, C) with ``value`` at the points that are absent."""
+    return x if mask is None else x.masked_fill(~mask[:, :, None], value)
 
 
 def initialise(module: nn.Module, method: str) -> None:
@@ -306,7 +284,7 @@ def initialise(module: nn.Module, method: str) -> None:
 
     ``xavier``: uniform, as the TensorFlow code. ``kaiming``: normal with fan-in, as the PyTorch code.
     """
-    require_choice("init", method, INITS)
+    require("init", method, choice(*INITS))
     for child in module.modules():
         if isinstance(child, nn.Linear):
             if method == "xavier":

@@ -1,4 +1,4 @@
-"""Checkpoints of the official PyTorch code (deep_gcns_torch, sem_seg_dense) as our models."""
+"""Load checkpoints of the official PyTorch code (deep_gcns_torch, sem_seg_dense) as models of this package."""
 
 import re
 from collections.abc import Mapping
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from .building import fit_weights
+from .connection import Dense, Plain, Residual
 from .convolution import EdgeConv, MRConv
 from .deepgcn import DeepGCN
-from .description import fit_weights
 from .layers import BatchNorm
 from .tensor_file import read_tensor_file
 
@@ -23,7 +24,7 @@ _CONVS = {"edge": EdgeConv, "mr": MRConv}
 
 
 def conv_name(config: Mapping[str, Any]) -> str:
-    """``edge`` or ``mr`` of a config that builds such a convolution; else its ``_target_``."""
+    """Return ``edge`` or ``mr`` if a config builds such a convolution, and otherwise its ``_target_``."""
     target = str(config["_target_"])
     return next((name for name, conv in _CONVS.items() if target.endswith(f".{conv.__name__}")), target)
 
@@ -45,13 +46,13 @@ def load_official(
     connection: str | None = None,
     conv: str | None = None,
 ) -> DeepGCN:
-    """A DeepGCN that computes what the official PyTorch model does, in eval mode.
+    """Return a DeepGCN, in eval mode, that computes what the official PyTorch model does.
 
     Depth, width, classes, norm, bias and the dense connection follow from the tensors' shapes. plain
     and res, and edge and mr, have tensors of the same shapes: unless given, they are
     what reproduces the checkpoint's running statistics best on random points (:func:`guess`). k and act
-    leave no trace and are given. The model expects the port's input: channels 0-2 centred
-    and scaled to -1..1 per block, where its head graph is made too.
+    cannot be seen in a checkpoint and must be given. The model expects the official PyTorch code's input: channels
+    0-2 are coordinates, centred and scaled to -1..1 per block; its head graph is made of them.
 
     Args:
         source: a file, a state dict, or a training checkpoint that holds one as ``state_dict``;
@@ -71,37 +72,38 @@ def convert_official(
     act: str = "relu",
     connection: str | None = None,
     conv: str | None = None,
+    max_guessed: int = MAX_GUESSED,
 ) -> tuple[DeepGCN, dict[str, Any]]:
-    """:func:`load_official`, and the description that builds the model, as our checkpoints hold it."""
+    """Return what :func:`load_official` does, and the description that builds the model, as in our checkpoints."""
     state = _state_dict(source)
     try:
         settings = _settings(state, k, act)
     except (KeyError, IndexError) as error:
         raise ValueError(f"not a sem_seg_dense checkpoint: a tensor is missing or of another shape ({error})") from None
-    if settings["connection"] == "dense":
-        connection = connection or "dense"
-    connections = [connection] if connection else ["res", "plain"]
+    if settings["connection"] == Dense.name:
+        connection = connection or Dense.name
+    connections = [connection] if connection else [Residual.name, Plain.name]
     convs = [conv] if conv else ["edge", "mr"]
-    if len(connections) * len(convs) > 1 and settings["depth"] > MAX_GUESSED:
+    if len(connections) * len(convs) > 1 and settings["depth"] > max_guessed:
         raise ValueError(f"a checkpoint of {settings['depth']} layers: give connection= and conv=")
     candidates = []
     for c in connections:
         for v in convs:
             if v not in _CONVS:
                 raise ValueError(f"conv={v!r}: official models have {' or '.join(_CONVS)}")
-            chosen = {**settings, "connection": c}
-            if c == "plain":
-                chosen |= {"dilation": "none", "stochastic": False}
-            candidates.append((_build(state, {**chosen, "conv": _CONVS[v]}), {**chosen, "conv": {"name": v}}))
+            own = {**settings, "connection": c}
+            if c == Plain.name:
+                own |= {"dilation": "none", "stochastic": False}
+            candidates.append((_build(state, {**own, "conv": _CONVS[v]}), {**own, "conv": {"name": v}}))
     best = 0 if len(candidates) == 1 else guess([model for model, _ in candidates])
     return candidates[best]
 
 
 def guess(candidates: list[DeepGCN], points: int = 512) -> int:
-    """Which candidate's batch statistics on random points come closest to its running ones.
+    """Return which candidate's batch statistics on random points come closest to its running ones.
 
-    Random points are not the training data, but a wrong skip or operator drives the statistics
-    apart, layer by layer, by far more than that.
+    Random points are not the training data, but a wrong connection or convolution changes the statistics
+    from layer to layer by far more than that.
 
     Args:
         candidates: models of the same tensors, in eval mode. points: at least that many are used.
@@ -124,8 +126,11 @@ def guess(candidates: list[DeepGCN], points: int = 512) -> int:
 
 @torch.no_grad()
 def _statistics_gap(model: DeepGCN, cloud: Tensor) -> float:
-    """Distance of batch statistics from running ones: log ratio of variances plus difference of
-    means in standard deviations, averaged over the backbone's and the fusion block's channels."""
+    """Return the distance of batch statistics from running ones.
+
+    It is the log ratio of variances plus the difference of means in standard deviations, averaged over the channels of
+    the backbone and the fusion block.
+    """
     norms = [m for part in (model.backbone, model.fusion) for m in part.modules() if isinstance(m, BatchNorm)]
     if not norms or not norms[0].num_batches_tracked:
         return torch.nan
@@ -135,7 +140,7 @@ def _statistics_gap(model: DeepGCN, cloud: Tensor) -> float:
         norm.momentum = 1.0
     for graph in trial.backbone.graphs:
         graph.stochastic = False
-    trial.fusion(trial.backbone.joint(cloud))
+    trial.fusion(trial.backbone.concatenate(trial.backbone(cloud)))
     gaps = []
     for norm, measured in zip(norms, trial_norms):
         # Undo what is left of the initial mean 0 and variance 1 after few batches.
@@ -170,14 +175,14 @@ def _state_dict(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _settings(state: Mapping[str, Tensor], k: int, act: str) -> dict[str, Any]:
-    """:class:`DeepGCN` settings that the shapes of an official state dict imply."""
+    """Return the settings of :class:`DeepGCN` that the shapes of an official state dict imply."""
     head = state["head.gconv.nn.0.weight"]
     layers = {int(m[1]) for name in state if (m := re.match(r"backbone\.(\d+)\.", name))}
     if layers != set(range(len(layers))):
         raise ValueError(f"backbone layers are missing: found {sorted(layers)}")
     depth, channels = len(layers) + 1, head.shape[0]
-    # Where the second layer reads: the first's C channels, or 2 C of a growing concatenation. A
-    # backbone of one block shows it only in the fusion block's input, C + C or C + 2 C.
+    # The second block takes the first's C channels, or the 2 C of a dense connection. A backbone of
+    # one block shows the connection only in the fusion block's input, which has C + C or C + 2 C channels.
     second = state.get("backbone.1.body.gconv.nn.0.weight")
     if second is not None:
         dense = second.shape[1] == 4 * channels
@@ -189,7 +194,7 @@ def _settings(state: Mapping[str, Tensor], k: int, act: str) -> dict[str, Any]:
     return {
         "in_channels": head.shape[1] // 2,
         "num_classes": state["prediction.3.0.weight"].shape[0],
-        "connection": "dense" if dense else "res",
+        "connection": Dense.name if dense else Residual.name,
         "depth": depth,
         "channels": channels,
         "k": k,
@@ -203,7 +208,7 @@ def _settings(state: Mapping[str, Tensor], k: int, act: str) -> dict[str, Any]:
 
 
 def _build(state: Mapping[str, Tensor], settings: dict[str, Any]) -> DeepGCN:
-    # Shapes are compared without memory: one wide tensor must not ask for a network of that width.
+    # Shapes are compared on the meta device, without memory: one wide tensor must not ask for a network of that width.
     with torch.device("meta"):
         own = DeepGCN(**settings).state_dict()
     renamed = {}
@@ -234,7 +239,7 @@ def _build(state: Mapping[str, Tensor], settings: dict[str, Any]) -> DeepGCN:
 
 
 def _our_name(name: str) -> str:
-    """Our name of an official tensor."""
+    """Return our name of an official tensor."""
     if match := re.fullmatch(r"prediction\.3\.0\.(\w+)", name):
         return f"head.classifier.{match[1]}"
     for pattern, ours in _PARTS:

@@ -1,6 +1,6 @@
 """Reversible connections (RevGNN, 2106.07476, section 3.1): activations are recomputed, not kept.
 
-The channels fall into groups x_1 .. x_G. With y_0 = x_2 + ... + x_G, a block computes
+The channels are split into groups x_1 .. x_G. With y_0 = x_2 + ... + x_G, a block computes
 y_i = f_i(y_{i-1}) + x_i, which can be undone from the outputs: x_i = y_i - f_i(y_{i-1}).
 
 Undoing amplifies rounding, layer by layer. So reversible blocks run in float32 even under autocast (from bfloat16
@@ -9,11 +9,12 @@ eighth block is kept.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .block import Block, frozen_statistics
+from .recompute import frozen_statistics
 
 # Every how many blocks the input is kept. Gradients of 112 layers are then within 3e-6 of autograd's; with none kept
 # they were off by up to a third in networks of few channels.
@@ -21,30 +22,32 @@ KEPT_EVERY = 8
 
 
 class ReversibleBlock(nn.Module):
-    """G grouped residual functions, each norm, act, dropout and convolution (res+ without its sum).
+    """y_i = x_i + f_i(y_{i-1}) for G groups of channels, f being norm, activation, dropout and convolution.
 
     Args:
-        branches: G blocks of the res+ connection over C / G channels. Their own dropout is unused: one mask over all
-            C channels is drawn per forward pass and shared by all blocks, each branch taking its group's channels
-            of it.
+        branches: one pre-activated :class:`.Block` for each group, of C / G channels. Their own dropout is unused:
+            one mask over all C channels is drawn per forward pass and shared by all blocks, and each branch takes the
+            channels of its group.
+
+    Shape: x (B, N, C), index (B, N, k) -> (B, N, C).
     """
 
-    def __init__(self, branches: Sequence[Block]):
+    def __init__(self, branches: Sequence[nn.Module]):
         super().__init__()
         if len(branches) < 2:
             raise ValueError(f"a reversible block needs at least 2 groups, got {len(branches)}")
         self.branches = nn.ModuleList(branches)
 
-    def _residual(self, branch: Block, x: Tensor, index: Tensor, mask: Tensor | None, drop: Tensor | None):
-        h = branch._activate(x, mask)
+    def _residual(self, branch: Any, x: Tensor, index: Tensor, mask: Tensor | None, drop: Tensor | None) -> Tensor:
+        h = branch.activate(x, mask)
         return branch.conv(h if drop is None else h * drop, index, mask)
 
     def _drops(self, drop: Tensor | None) -> Sequence[Tensor | None]:
-        """Each branch's part of the dropout mask."""
+        """Return each branch's part of the dropout mask."""
         return [None] * len(self.branches) if drop is None else drop.chunk(len(self.branches), -1)
 
     def forward(self, x: Tensor, index: Tensor, mask: Tensor | None = None, drop: Tensor | None = None) -> Tensor:
-        """x: (B, N, C), drop: (B, N, C) scaled dropout mask or None -> (B, N, C)."""
+        """Return y (B, N, C); ``drop`` is a scaled dropout mask (B, N, C) or None."""
         groups = x.chunk(len(self.branches), -1)
         y = sum(groups[1:-1], groups[-1])
         outputs = []
@@ -54,7 +57,7 @@ class ReversibleBlock(nn.Module):
         return torch.cat(outputs, -1)
 
     def inverse(self, y: Tensor, index: Tensor, mask: Tensor | None = None, drop: Tensor | None = None) -> Tensor:
-        """The x that gave y, up to rounding."""
+        """Return the x that gave y, up to rounding."""
         outputs, parts = y.chunk(len(self.branches), -1), self._drops(drop)
         groups = list(outputs)
         for i in reversed(range(1, len(outputs))):
@@ -65,7 +68,7 @@ class ReversibleBlock(nn.Module):
 
 
 class _Reverse(torch.autograd.Function):
-    """Run blocks keeping the graphs, the last output and some inputs; invert block by block in backward."""
+    """Run the blocks and keep the graphs, the last output and some inputs; invert block by block in backward."""
 
     @staticmethod
     def forward(ctx, blocks, graph, mask, drop, x, *parameters):
@@ -108,15 +111,17 @@ class _Reverse(torch.autograd.Function):
 
 
 def _random_states(device: torch.device) -> list[Tensor]:
-    """States of the random number generators a convolution may draw from; none while something compiles."""
+    """Return the states of the random number generators that a convolution draws from; none while compiling."""
     if torch.compiler.is_compiling():
         return []
     return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
 
 
 class ReversibleSequence(nn.ModuleList):
-    """Reversible blocks in a row. Memory for training grows by the graphs (2 or 4 bytes an edge) and an
-    eighth of the features."""
+    """Reversible blocks in a row.
+
+    Each needs memory for its graph in training (2 or 4 bytes an edge), and one block in eight for its input.
+    """
 
     def forward(
         self,

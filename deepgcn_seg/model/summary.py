@@ -1,4 +1,4 @@
-"""What a model is made of: layers, parameters, FLOPs and graph size, for a block of N points."""
+"""Count a model's layers, parameters, FLOPs and edges, for a block of N points."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from .fusion import JointPointwise
 
 @dataclass(frozen=True)
 class Part:
-    """A row: layers and parameters of a part, and the FLOPs of its linear maps on one block."""
+    """A part of a model: its layers and parameters, and the FLOPs of its linear maps on one block."""
 
     name: str
     layers: int
@@ -33,16 +33,16 @@ class Summary:
 
     @property
     def parameters(self) -> int:
-        """Of the whole model."""
+        """Parameters of the whole model."""
         return sum(part.parameters for part in self.parts)
 
     @property
     def flops(self) -> int:
-        """Of one block's forward pass."""
+        """FLOPs of one block's forward pass."""
         return sum(part.flops for part in self.parts)
 
     def table(self) -> Table:
-        """For the terminal."""
+        """Return the summary as a table for the terminal."""
         table = Table(
             title=f"Model, for a block of {self.points} points", caption=f"{self.edges:,} edges in all graphs"
         )
@@ -56,7 +56,7 @@ class Summary:
 
 
 def summarize(model: DeepGCN, points: int = 4096) -> Summary:
-    """Count a model's parts; nothing is run."""
+    """Return the summary of a model, which is not run."""
     backbone = model.backbone
     last = nn.ModuleList(m for m in (backbone.last_norm, backbone.last_act) if m is not None)
     parts = [
@@ -66,7 +66,7 @@ def summarize(model: DeepGCN, points: int = 4096) -> Summary:
         _part("fusion block", 1, [model.fusion], points),
         _part("prediction head", len(model.head.rest) + 2, [model.head], points),
     ]
-    return Summary(parts, points, sum(points * graph.k for graph in backbone.graphs))
+    return Summary(parts, points, points * backbone.graph.k * len(backbone.graphs))
 
 
 def _part(name: str, layers: int, modules: list[nn.Module], points: int) -> Part:
@@ -89,10 +89,7 @@ def _linear_flops(linear: nn.Module, joint: JointPointwise | None, points: int) 
 
 
 def _search_flops(model: DeepGCN, points: int) -> int:
-    """Products of all pairs of points, once per graph that is searched."""
+    """Return the FLOPs of the products of all pairs of points, in every search of a pass."""
     backbone = model.backbone
-    if not backbone.dynamic:
-        return 2 * 2 * points**2 * len(backbone.positions)
-    dense = backbone.connection == "dense"
-    widths = [backbone.channels * (i + 1 if dense else 1) for i in range(len(backbone.graphs) - 1)]
-    return 2 * points**2 * (len(backbone.positions) + sum(widths))
+    widths = [backbone.connection.width(i, backbone.channels) for i in range(len(backbone.graphs) - 1)]
+    return 2 * points**2 * sum(backbone.graph.search_widths(widths))

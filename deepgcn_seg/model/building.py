@@ -1,0 +1,149 @@
+"""Build the network that a description stands for, and see that a file's tensors fit it.
+
+Nothing else calls what a checkpoint names. Networks of this package are built from values with ranges; a user's own
+parts only if the caller trusts their module, and then by a class or function of that module alone.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError, first_line
+from ..escaping import one_line
+from .convolution import CONVOLUTIONS
+from .deepgcn import DeepGCN
+from .description import Network, OwnPart
+from .message_passing import OPERATORS, MessagePassing
+
+
+def build_network(description: Network | OwnPart, trusted: Sequence[str] = ()) -> nn.Module:
+    """Build the network that a description stands for, with fresh weights.
+
+    Args:
+        trusted: modules whose classes and functions may be called.
+
+    Raises:
+        UserError: a part of a module that is not trusted, or that is not there.
+        ValueError: arguments that do not fit one another.
+    """
+    if isinstance(description, OwnPart):
+        _require_trust(description, trusted)
+        return _build_own(description.target, description.options, trusted)
+    settings = {name: getattr(description, name) for name in Network.model_fields if name != "conv"}
+    if isinstance(settings["dilation"], tuple):
+        settings["dilation"] = list(settings["dilation"])
+    return DeepGCN(**settings, conv=_build_conv(description.conv, trusted))
+
+
+def _build_conv(conv: Any, trusted: Sequence[str]) -> Callable[..., nn.Module]:
+    if isinstance(conv, OwnPart):
+        _require_trust(conv, trusted)
+        return _build_own(conv.target, {**conv.options, "_partial_": True}, trusted)
+    options = {name: getattr(conv, name) for name in type(conv).model_fields if name != "name"}
+    if conv.name in CONVOLUTIONS:
+        return partial(CONVOLUTIONS[conv.name], **options)
+    # Imported when one is wanted: it takes seconds.
+    import torch_geometric.nn
+
+    operator, _ = OPERATORS[conv.name]
+    return partial(MessagePassing, operator=partial(getattr(torch_geometric.nn, operator), **options))
+
+
+def _require_trust(part: OwnPart, trusted: Sequence[str]) -> None:
+    """Refuse an own part whose class is not of a trusted module.
+
+    Of :class:`MessagePassing` it is the operator that must be. Other classes of this package are never own parts: they
+    are described with ranges.
+
+    Raises:
+        UserError: names the setting that would allow it.
+    """
+    target = part.target
+    if target == "deepgcn_seg.model.MessagePassing":
+        operator = part.options.get("operator")
+        target = str(operator.get("_target_")) if isinstance(operator, Mapping) else target
+    if not _is_trusted(target.rpartition(".")[0], trusted):
+        raise UserError(f"it uses {one_line(target, 100)}; {_advice(target)}")
+
+
+def _advice(target: str) -> str:
+    if target.startswith("deepgcn_seg."):
+        return "no part of a user's own is called so"
+    return f"if you trust that code, set trusted=[{one_line(target.split('.')[0], 50)}]"
+
+
+def _is_trusted(module: str, trusted: Sequence[str]) -> bool:
+    modules = [each.rstrip(".") for each in ([trusted] if isinstance(trusted, str) else trusted)]
+    return any(module == each or module.startswith(f"{each}.") for each in modules)
+
+
+def _build_own(target: str, options: Mapping[str, Any], trusted: Sequence[str]) -> Any:
+    """Call what ``target`` names with its options, or with ``_partial_`` among them return it with the options set."""
+
+    def part(value: Any) -> Any:
+        if isinstance(value, Mapping) and "_target_" in value:
+            return _build_own(str(value["_target_"]), {k: v for k, v in value.items() if k != "_target_"}, trusted)
+        if isinstance(value, Mapping):
+            return {name: part(each) for name, each in value.items()}
+        return [part(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+    arguments = {name: part(value) for name, value in options.items() if name not in ("_partial_", "_convert_")}
+    called = _find_own(target, trusted)
+    return partial(called, **arguments) if options.get("_partial_") else called(**arguments)
+
+
+def _find_own(target: str, trusted: Sequence[str]) -> Callable[..., Any]:
+    """Return the class or function of a trusted module, or a network part of this package, that a name stands for.
+
+    Raises:
+        UserError: it is of another module, or not there.
+    """
+    module, _, name = target.rpartition(".")
+    ours: list[type[nn.Module]] = [DeepGCN, *CONVOLUTIONS.values(), MessagePassing]
+    if module in ("deepgcn_seg", "deepgcn_seg.model") and name in [part.__name__ for part in ours]:
+        return getattr(importlib.import_module("deepgcn_seg.model"), name)
+    refused = UserError(f"it uses {one_line(target, 100)}; {_advice(target)}")
+    if not _is_trusted(module, trusted):
+        raise refused
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"it uses {target}, which cannot be found ({first_line(error)}); is it on PYTHONPATH?"
+        ) from None
+    # The name alone says nothing: a trusted module's imports are not of the trusted module.
+    if not callable(found) or not _is_trusted(str(getattr(found, "__module__", "")), trusted):
+        raise refused
+    return found
+
+
+def fit_weights(model: nn.Module, tensors: Any, where: str) -> None:
+    """Refuse tensors that do not fit the model: other names, shapes or dtypes, or values that are not finite.
+
+    Args:
+        model: on any device, ``meta`` too. tensors: a state dict as a file gave it. where: what messages begin with.
+
+    Raises:
+        UserError: names the first tensor that does not fit.
+    """
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise UserError(f"{where}: its weights are not tensors by name")
+    own = model.state_dict()
+    if missing := sorted(own.keys() - tensors.keys()):
+        raise UserError(f"{where}: {len(missing)} tensors that its network needs are missing: {missing[0]}, ...")
+    if unknown := sorted(map(str, tensors.keys() - own.keys())):
+        raise UserError(f"{where}: {len(unknown)} tensors are not of its network: {one_line(unknown[0], 100)}, ...")
+    for name, expected in own.items():
+        tensor = tensors[name]
+        if tensor.shape != expected.shape:
+            raise UserError(f"{where}: tensor {name} is {tuple(tensor.shape)}, its network has {tuple(expected.shape)}")
+        if tensor.is_floating_point() != expected.is_floating_point() or tensor.is_complex():
+            raise UserError(f"{where}: tensor {name} is {tensor.dtype}, its network has {expected.dtype}")
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise UserError(f"{where}: tensor {name} has NaN or infinite values; the training that wrote it failed")
+        if name.endswith("running_var") and (tensor < 0).any():
+            raise UserError(f"{where}: tensor {name} has negative variances")

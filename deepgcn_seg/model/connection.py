@@ -1,0 +1,173 @@
+"""Connections between graph convolutions: plain, res, dense, res+ and rev.
+
+A connection is an object that says how a layer's input x and its convolution's output h make the layer's output, how
+wide that is, and what of it the fusion block sees. :data:`CONNECTIONS` has those of this package by name. One of your
+own is a subclass of :class:`Connection`, given as ``DeepGCN(connection=MyConnection())``.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from .lean import with_room
+from .reversible import ReversibleBlock, ReversibleSequence
+
+Combine = Callable[[Tensor, Tensor], Tensor]
+MakeBlock = Callable[[int, int], nn.Module]
+
+
+class Connection:
+    """How the layers of a backbone are connected.
+
+    Attributes:
+        name: what prints and messages call it.
+        pre_activated: whether norm and activation stand in front of each convolution, and once more after the last.
+        nested: whether the first channels of a layer's output are the output of the layer before.
+        keeps_layers: whether the fusion block sees the output of every layer, or of the last one alone.
+    """
+
+    name = "own"
+    pre_activated = False
+    nested = False
+    keeps_layers = True
+
+    def combine(self, x: Tensor, h: Tensor) -> Tensor:
+        """Return a layer's output from its input x (B, N, C) and the features h (B, N, channels) computed from it."""
+        raise NotImplementedError
+
+    def width(self, layer: int, channels: int) -> int:
+        """Return the number of channels that a layer puts out, layer 0 being the head graph convolution."""
+        return channels
+
+    def check(self, channels: int) -> None:
+        """Raise a ValueError if layers of so many channels cannot be connected."""
+
+    def start(self, x: Tensor, channels: int) -> tuple[Tensor, Combine]:
+        """Begin a pass: return the head's features x, and what combines in this pass.
+
+        Args:
+            channels: of the last layer's output.
+        """
+        return x, self.combine
+
+    def blocks(self, make: MakeBlock, depth: int, channels: int) -> nn.ModuleList:
+        """Return the blocks behind the head; ``make(width, out)`` gives one with such channels of x and h."""
+        return nn.ModuleList(make(self.width(i, channels), channels) for i in range(depth - 1))
+
+    def convolutions(self, depth: int) -> int:
+        """Return the number of graph convolutions of a backbone."""
+        return depth
+
+    def fused_widths(self, depth: int, channels: int) -> list[int]:
+        """Return the channels of each layer's output that the fusion block sees."""
+        layers = range(depth) if self.keeps_layers else [depth - 1]
+        return [self.width(i, channels) for i in layers]
+
+    def concatenated_width(self, depth: int, channels: int) -> int:
+        """Return the channels of these outputs side by side, those that a nested output repeats counted once."""
+        widths = self.fused_widths(depth, channels)
+        return widths[-1] if self.nested else sum(widths)
+
+
+class Plain(Connection):
+    """h: no connection (PlainGCN)."""
+
+    name = "plain"
+
+    def combine(self, x: Tensor, h: Tensor) -> Tensor:
+        """Return h."""
+        return h
+
+
+class Residual(Connection):
+    """x + h: residual graph connections (ResGCN; DeepGCNs, section 3.2, equation 3)."""
+
+    name = "res"
+
+    def combine(self, x: Tensor, h: Tensor) -> Tensor:
+        """Return the sum."""
+        return x + h
+
+
+class Dense(Connection):
+    """[x ; h]: dense graph connections (DenseGCN; DeepGCNs, section 3.2, equation 5).
+
+    ``channels`` is the growth rate.
+    """
+
+    name = "dense"
+    nested = True
+
+    def combine(self, x: Tensor, h: Tensor) -> Tensor:
+        """Return the concatenation."""
+        return torch.cat([x, h], -1)
+
+    def width(self, layer: int, channels: int) -> int:
+        """Return the width that has grown by ``channels`` in each layer."""
+        return channels * (layer + 1)
+
+    def start(self, x: Tensor, channels: int) -> tuple[Tensor, Combine]:
+        """Move x into a tensor that has room for all layers, so that appending to it copies nothing."""
+        # A compiler does not see what is written behind autograd's back.
+        return super().start(x, channels) if torch.compiler.is_compiling() else with_room(x, channels)
+
+
+class PreActivatedResidual(Residual):
+    """x + h, where norm and activation come before the convolution (ResGCN+; DeeperGCN, section 3.2)."""
+
+    name = "res+"
+    pre_activated = True
+
+
+class Reversible(PreActivatedResidual):
+    """x + h between groups of channels, which can be undone (RevGCN; RevGNN, section 3.1).
+
+    Only the last layer is fused: keeping the others would undo what reversibility saves.
+
+    Args:
+        groups: number of groups, which must divide the channels.
+    """
+
+    name = "rev"
+    keeps_layers = False
+
+    def __init__(self, groups: int = 2):
+        self.groups = groups
+
+    def check(self, channels: int) -> None:
+        """Require channels that the groups can share equally."""
+        if self.groups < 2 or channels % self.groups:
+            raise ValueError(f"groups={self.groups} must divide the channels of {self.name}, {channels}")
+
+    def blocks(self, make: MakeBlock, depth: int, channels: int) -> nn.ModuleList:
+        """Return reversible blocks, whose branches take one group each."""
+        width = channels // self.groups
+        branches = lambda: [make(width, width) for _ in range(self.groups)]
+        return ReversibleSequence(ReversibleBlock(branches()) for _ in range(depth - 1))
+
+    def convolutions(self, depth: int) -> int:
+        """Return the head's, and one for each group of each block."""
+        return 1 + (depth - 1) * self.groups
+
+
+CONNECTIONS: dict[str, type[Connection]] = {
+    kind.name: kind for kind in (Plain, Residual, Dense, PreActivatedResidual, Reversible)
+}
+
+
+def find_connection(connection: str | Connection, groups: int = 2) -> Connection:
+    """Return a connection by its name, or one of a user's own as it is.
+
+    Args:
+        groups: of a reversible connection.
+
+    Raises:
+        ValueError: no such name.
+    """
+    if isinstance(connection, Connection):
+        return connection
+    if not isinstance(connection, str) or connection not in CONNECTIONS:
+        raise ValueError(f"unknown connection {connection!r}: choose one of {', '.join(CONNECTIONS)}")
+    kind = CONNECTIONS[connection]
+    return kind(groups) if issubclass(kind, Reversible) else kind()

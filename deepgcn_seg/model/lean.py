@@ -1,0 +1,181 @@
+"""What inference does to need little memory and time; the logits are those of :meth:`.DeepGCN.forward`.
+
+- Blocks of points go through the network one after another: no more features exist at once than one block has. On a
+  CPU as many go side by side as there are threads, so that no thread waits for another at every operation.
+- Each layer's features are written directly into the concatenated tensor, so that they are never held twice.
+- The fusion block and the prediction head, whose layers are several times wider than the backbone's, take some hundred
+  points at a time: their features never exist for a whole block of points. This needs layers in which a point's result
+  depends on that point alone (not instance norm).
+
+:meth:`.DeepGCN.forward` comes here if nothing but the logits is wanted (:func:`applies`). One thing serves training
+too: a dense backbone appends each layer's features to those of the layers before, without copying these
+(:func:`with_room`).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..ops.calls import Differentiable
+from ..ops.cpu.threads import each_alone
+from .fusion import FusionBlock
+from .head import PredictionHead
+from .layers import hide_absent
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many points inference takes at a time.
+
+    Attributes:
+        together: through the network: a larger number takes more memory and is not faster.
+        slice: through the wide layers of fusion block and head: enough for matrix products at full speed.
+    """
+
+    together: int
+    slice: int
+
+
+CPU, GPU = Sizes(4096, 512), Sizes(32768, 16384)
+
+
+def applies(model: nn.Module) -> bool:
+    """Return whether a call of the model is for its logits alone.
+
+    That is: no gradient is wanted, nothing compiles, no norm or dropout is in training mode, and neither a hook nor a
+    part of a user's own is to see the features of the whole batch.
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    if type(model.fusion) is not FusionBlock or type(model.head) is not PredictionHead:
+        return False
+    parts = list(model.modules())[1:]
+    return not any(part.training or part._forward_hooks or part._forward_pre_hooks for part in parts)
+
+
+def infer(model: nn.Module, points: Tensor, mask: Tensor | None, sizes: Sizes | None = None) -> Tensor:
+    """Return the logits of a batch of blocks, as :meth:`.DeepGCN.forward`.
+
+    Args:
+        points: (B, N, in_channels). mask: (B, N) or None. sizes: None for those of the device.
+    """
+    sizes = sizes or (GPU if points.is_cuda else CPU)
+    together = max(sizes.together // points.shape[1], 1)
+    masks = [None] * len(points) if mask is None else mask.split(together)
+    parts = [(model, *part, sizes.slice) for part in zip(points.split(together), masks)]
+    if len(parts) == 1:
+        return _logits(*parts[0])
+    if points.is_cuda:
+        return torch.cat([_logits(*part) for part in parts])
+    return torch.cat(each_alone(_logits, parts))
+
+
+def _logits(model: Any, points: Tensor, mask: Tensor | None, size: int) -> Tensor:
+    """Return the logits of some blocks: backbone, fusion block and head as in :meth:`.DeepGCN.forward`."""
+    large = points.shape[0] * points.shape[1] > size
+    features = _concatenate(model.backbone, points, mask, large)
+    if large and model.fusion.layer.sliceable:
+        fused = _fuse(model.fusion, features, mask, size)
+    else:
+        fused = model.fusion(features, mask)
+    if large and all(layer.sliceable for layer in (model.head.first, *model.head.rest)):
+        logits = _predict(model.head, features, fused, mask, size)
+    else:
+        logits = model.head(features, fused, mask)
+    return hide_absent(logits, mask, 0)
+
+
+def _concatenate(backbone: Any, points: Tensor, mask: Tensor | None, large: bool) -> Tensor:
+    """Return the features of all layers, each written into its place as soon as it is there."""
+    if not large or backbone.connection.nested or not backbone.connection.keeps_layers:
+        return backbone.concatenate(backbone(points, mask))
+    features, start = points.new_empty(0), 0
+    for x in backbone.layers(points, mask):
+        if not start:
+            features = x.new_empty(*x.shape[:2], sum(backbone.layer_widths()))
+        stop = start + x.shape[-1]
+        features[..., start:stop] = x
+        start = stop
+    return features
+
+
+def _fuse(fusion: FusionBlock, features: Tensor, mask: Tensor | None, size: int) -> Tensor:
+    """Fuse some points at a time, norm and activation applied to the maximum alone where they keep its order."""
+    layer = fusion.layer
+    weight, bias = layer.weights(features)[1], layer.linear.bias
+    sign = layer.monotone_sign()
+    fused = torch.empty(0)
+    for blocks, points in _slices(features, size):
+        product = F.linear(features[blocks, points], weight, bias)
+        # Where norm's scale is negative the maximum comes from the least product: that of the negative is taken.
+        product = layer.finish(product) if sign is None else product.mul_(sign)
+        product = hide_absent(product, None if mask is None else mask[blocks, points], -torch.inf)
+        if not len(fused):
+            fused = product.new_full((len(features), product.shape[-1]), -torch.inf)
+        fused[blocks] = torch.maximum(fused[blocks], product.amax(1))
+    if sign is None:
+        return fused
+    return layer.finish((sign * fused)[:, None])[:, 0]
+
+
+def _predict(head: PredictionHead, features: Tensor, fused: Tensor, mask: Tensor | None, size: int) -> Tensor:
+    """Classify some points at a time; what the global vector contributes is computed once per block."""
+    front, weight = head.first.weights(features)
+    shared = F.linear(fused, front, head.first.linear.bias)
+    logits = torch.empty(0)
+    for blocks, points in _slices(features, size):
+        part, present = features[blocks, points], None if mask is None else mask[blocks, points]
+        if len(part) == 1:
+            product = F.linear(part, weight, shared[blocks][0])
+        else:
+            product = F.linear(part, weight) + shared[blocks, None]
+        scores = head.classify(head.first.finish(product, present), present)
+        if not len(logits):
+            logits = scores.new_empty(*features.shape[:2], scores.shape[-1])
+        logits[blocks, points] = scores
+    return logits
+
+
+def _slices(x: Tensor, size: int) -> Iterator[tuple[slice, slice]]:
+    """Yield blocks and points of x (B, N, C), in contiguous pieces of at most ``size`` points."""
+    batch, count = x.shape[:2]
+    together = max(size // count, 1)
+    for block in range(0, batch, together):
+        for point in range(0, count, size):
+            yield slice(block, block + together), slice(point, point + size)
+
+
+def with_room(x: Tensor, channels: int) -> tuple[Tensor, Callable[[Tensor, Tensor], Tensor]]:
+    """Copy x (B, N, C) to the front of a new tensor (B, N, channels), and return it with a function that appends.
+
+    ``append(x, h)`` is [x ; h] without copying x, if x is the front of that tensor: so a dense backbone holds each
+    layer's features once, and not again in the input of every later layer.
+    """
+    buffer = x.new_empty(*x.shape[:2], channels)
+    return _Append.of(x.detach()[..., :0], x, buffer), lambda x, h: _append(x, h, buffer)
+
+
+def _append(x: Tensor, h: Tensor, buffer: Tensor) -> Tensor:
+    fits = buffer.data_ptr() == x.data_ptr() and buffer.stride() == x.stride()
+    fits = fits and buffer.dtype == h.dtype and x.shape[-1] + h.shape[-1] <= buffer.shape[-1]
+    return _Append.of(x, h, buffer) if fits else torch.cat([x, h], -1)
+
+
+class _Append(Differentiable):
+    """Write h behind the channels of x in the buffer whose front x is; the result is the front that has both."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, h: Tensor, buffer: Tensor) -> Tensor:
+        ctx.width = x.shape[-1]
+        both = ctx.width + h.shape[-1]
+        # Past autograd: no value that it saved is overwritten, only channels that nothing has read so far.
+        buffer.data[..., ctx.width : both] = h
+        return buffer.data[..., :both]
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        return grad[..., : ctx.width], grad[..., ctx.width :], None
