@@ -12,8 +12,8 @@ be among the wanted ones are written to memory::
                 bitmask = distances <= threshold of the row
                 append the distances and the numbers of these candidates to the row's list       simd.append
         for each row:
-            if its list is shorter than wanted: make it again without a threshold
             find the wanted ranks in its list, by bins                                           ranks.select
+        for each row whose list was shorter than wanted: again, without a threshold
 
 What is called a distance here is ``|y|^2 / 2 - x.y``: half the squared distance, less ``|x|^2 / 2``, which all
 candidates y of a query point x share. Points are centred first, because far from the origin the difference would lose
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ...kernel_cache import kernel
 from .edges import present_points
-from .ranks import remove, scratch_for, select, threshold_of
+from .ranks import remove, scratch_for, select, shorten, threshold_of
 from .simd import LANES, append, at_most, load, numbered, splat, store
 from .threads import run_sliced
 from .tiles import write_tile
@@ -148,12 +148,12 @@ def _search_strips(start, stop, cloud, sample, step, ranks, loop, out):
     strips = -(-groups // STRIP)
     wanted = ranks[-1] + (1 if loop else 2)
     # Lists have room for a vector more than there are points: `append` writes whole vectors.
-    rows, longest = STRIP * LANES, (groups + 1) * LANES
-    keys, columns = np.empty((rows, longest), cloud.tiles.dtype), np.empty((rows, longest), np.uint32)
-    lists, scratch = Lists(keys, columns, np.empty(rows, np.int64)), scratch_for(longest, cloud.half_norms)
+    height, longest = STRIP * LANES, (groups + 1) * LANES
+    keys, columns = np.empty((height, longest), cloud.tiles.dtype), np.empty((height, longest), np.uint32)
+    lists, scratch = Lists(keys, columns, np.empty(height, np.int64)), scratch_for(longest, cloud.half_norms)
     # Infinite distances, those to absent points, do not pass the largest finite threshold.
     largest = np.finfo(cloud.tiles.dtype).max
-    everything, thresholds = np.full(rows, largest), np.full(rows, largest)
+    everything, thresholds = np.full(height, largest), np.full(height, largest)
     for strip in range(start, stop):
         b, first = strip // strips, strip % strips * STRIP
         points, sampled = Cloud(cloud.tiles[b], cloud.half_norms[b]), Cloud(sample.tiles[b], sample.half_norms[b])
@@ -162,17 +162,31 @@ def _search_strips(start, stop, cloud, sample, step, ranks, loop, out):
         for r in range(len(queries) * LANES):
             thresholds[r] = min(threshold_of(keys[r], lists.counts[r], wanted / step), largest)
         _fill_lists(queries, points, thresholds, lists)
-        for r in range(min(len(queries) * LANES, count - first * LANES)):
-            if lists.counts[r] < wanted:
-                # The sample was not like the whole. Its group's rows share a tile, so they are all done again.
-                group = r // LANES
-                own = slice(group * LANES, (group + 1) * LANES)
-                again = Lists(keys[own], columns[own], lists.counts[own])
-                _fill_lists(queries[group : group + 1], points, everything, again)
-            point, kept = first * LANES + r, lists.counts[r]
-            if not loop:
-                kept = remove(point, keys[r], columns[r], kept)
-            select(keys[r], columns[r], kept, ranks, out[b, point], scratch)
+        rows, missing = min(len(queries) * LANES, count - first * LANES), 0
+        for r in range(rows):
+            if lists.counts[r] >= wanted:
+                _select_row(lists, r, first * LANES + r, ranks, loop, out[b], scratch)
+                thresholds[r] = -largest
+            else:
+                thresholds[r] = largest
+                missing += 1
+        if missing:
+            # For a few rows in a thousand the sample was not like the whole. Now all points are their candidates, and
+            # rows that are done have none.
+            _fill_lists(queries, points, thresholds, lists)
+            for r in range(rows):
+                if thresholds[r] > 0:
+                    lists.counts[r] = shorten(keys[r], columns[r], lists.counts[r], wanted)
+                    _select_row(lists, r, first * LANES + r, ranks, loop, out[b], scratch)
+
+
+@kernel()
+def _select_row(lists, row, point, ranks, loop, out, scratch):
+    """Write ``out[point]`` from the list of the row that belongs to this query point."""
+    count = lists.counts[row]
+    if not loop:
+        count = remove(point, lists.keys[row], lists.columns[row], count)
+    select(lists.keys[row], lists.columns[row], count, ranks, out[point], scratch)
 
 
 @kernel()
