@@ -238,6 +238,8 @@ def test_columns_that_are_given_count_more_than_those_of_the_file(tmp_path):
         ("1.5 2,500 3\n", "no points"),
         ("1;2,5;3\n1.5;2,5;3\n", "line 1, column 2 is no number: 2,5; write all numbers with decimal points"),
         ("x,y,z,label\n1,2,3,\n", r"line 2, column 4 \(label\) is empty; write NaN"),
+        ("x\ty\tz\ti\n1\t2\t3\t\n4\t5\t6\t7\n", r"line 2, column 4 \(i\) is empty"),
+        ("x\ty\tz\ti\n1\t\t3\t4\n", r"line 2, column 2 \(y\) is empty"),
         ("x,y,z,i\n1,2,3,\n4,5,6,7\n", r"line 2, column 4 \(i\) is empty"),
         ("x,y,z,label\n1,2,3,4\n\n# a\n1,2,3,\n", r"line 5, column 4 \(label\) is empty"),
         ("1 2 3 chair\n1 2 3 4\n", "line 1, column 4 is no number: chair; write a number, write NaN"),
@@ -266,7 +268,7 @@ def test_text_that_cannot_be_told_is_an_error(tmp_path, text, message):
 
 
 def test_missing_and_infinite_numbers_of_other_programs(tmp_path):
-    text = "x y z a b\n1 2 3 NA 1.#INF\n1 2 3 null -1.#INF\n1 2 3 N/A -1.#IND\n1 \u22122 3 1.#QNAN 1.5D+01\n"
+    text = "x y z a b\n1 2 3 NA 1.#INF\n1 2 3 null -1.#INF\n1 2 3 N/A -nan(ind)\n1 \u22122 3 1.#QNAN 1.5D+01\n"
     found = read_scan(write(tmp_path / "a.txt", text))
     assert found.fields["y"].tolist() == [2, 2, 2, -2]
     assert np.isnan(found.fields["a"]).all()

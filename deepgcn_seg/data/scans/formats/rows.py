@@ -22,7 +22,7 @@ from .token_kernel import split_lines
 # Integers of up to so many digits are exact in float64.
 _EXACT_DIGITS = 15
 # Missing and infinite numbers as R, databases and Microsoft's C library write them.
-_SPELLINGS = dict.fromkeys(("na", "n/a", "null", "#n/a"), "nan") | {
+_SPELLINGS = dict.fromkeys(("na", "n/a", "null", "nan(ind)", "-nan(ind)"), "nan") | {
     f"{sign}1.#{name}": value
     for sign in ("", "-")
     for name, value in {"qnan": "nan", "snan": "nan", "ind": "nan", "inf": f"{sign}inf"}.items()
@@ -75,7 +75,7 @@ def read_rows(
             parts = _numbers(bounds.path, piece, columns, delimiter, line, more)
         except _NotANumber as error:
             name = names[error.column] if error.column < len(names) else None
-            raise UserError(f"{bounds.path}: {error.message(name)}") from None
+            raise not_a_number(bounds.path, error.line, error.column, error.text, name) from None
         for column, values in zip(found, parts):
             column.append(values)
         bounds.check_points(found[0].count)
@@ -89,21 +89,25 @@ class _NotANumber(Exception):
     def __init__(self, line: int, column: int, text: str):
         self.line, self.column, self.text = line, column, text
 
-    def message(self, name: str | None) -> str:
-        """Return where the cell is, what it holds and what the user can do about it."""
-        named = f" ({one_line(name, 40)})" if name else ""
-        if not self.text:
-            holds, help = "is empty", "write NaN where a number is missing"
-        else:
-            holds = f"is no number: {one_line(self.text, 40)}"
-            help = "write a number, write NaN where it is missing, or remove the column"
-        if "," in self.text:
-            help = "write all numbers with decimal points or all with decimal commas, without thousands separators"
-        elif _HEXADECIMAL.fullmatch(self.text):
-            help = "write colours as three columns of numbers, r, g and b"
-        elif self.column == 0 and self.text in ("v", "vn", "vt", "o", "g"):
-            help = "the file looks like Wavefront OBJ; save it as PLY"
-        return f"line {self.line:,}, column {self.column + 1}{named} {holds}; {help}"
+
+def not_a_number(path: Path, line: int, column: int, text: str, name: str | None) -> UserError:
+    """Return the error that says where a cell is, what it holds, and what the user can do about it.
+
+    Args:
+        line: from 1. column: from 0. text: the cell. name: of the column, if it has one.
+    """
+    named = f" ({one_line(name, 40)})" if name else ""
+    holds = f"is no number: {one_line(text, 40)}"
+    help = "write a number, write NaN where it is missing, or remove the column"
+    if not text:
+        holds, help = "is empty", "write NaN where a number is missing"
+    elif "," in text:
+        help = "write all numbers with decimal points or all with decimal commas, without thousands separators"
+    elif _HEXADECIMAL.fullmatch(text):
+        help = "write colours as three columns of numbers, r, g and b"
+    elif column == 0 and text in ("v", "vn", "vt", "o", "g"):
+        help = "the file looks like Wavefront OBJ; save it as PLY"
+    return UserError(f"{path}: line {line:,}, column {column + 1}{named} {holds}; {help}")
 
 
 class _Column:

@@ -12,7 +12,7 @@ from ....errors import UserError
 from ....escaping import one_line
 from ..scan import Scan
 from .bounds import Bounds, clean_names, pieces_of_lines, renamed
-from .rows import read_rows, write_rows
+from .rows import not_a_number, read_rows, write_rows
 from .text_header import Columns, Top, find_columns, read_top, shown, with_newlines
 
 log = logging.getLogger(__name__)
@@ -90,6 +90,8 @@ def read_text(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
         top = read_top(path, file)
         found = find_columns(top, columns)
         names = found.names if columns is None else list(columns)
+        if found.names is None and (empty := top.empty_cell) is not None:
+            raise not_a_number(path, top.number, empty[0], "", empty[1])
         file.seek(-top.size, os.SEEK_CUR)
         pieces = pieces_of_lines(path, file, bounds.piece_bytes)
         if columns is not None and found.names is None and top.may_be_decimals and found.count == 2 * len(columns):
@@ -103,15 +105,21 @@ def read_text(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
     if found.more:
         log.warning("%s: the lists of numbers behind column %d are left out", path, found.count)
     if columns is None and names is not None:
-        if top.names_rows and not names[0] and np.array_equal(values[0], np.arange(1, len(values[0]) + 1)):
-            log.warning("%s: its first column, the numbers of the rows without a name, is left out", path)
-            names, values = names[1:], values[1:]
-        fields = dict(zip(clean_names(names), values))
-    else:
-        if columns is None:
-            _check_certain(path, top, values)
-        fields = named_columns(path, values, columns, shown(top.first, 100), leica=path.suffix.lower() == ".pts")
+        return Scan(path, _without_row_numbers(path, top, names, values), top.delimiter)
+    if columns is None:
+        _check_certain(path, top, values)
+    fields = named_columns(path, values, columns, shown(top.first, 100), leica=path.suffix.lower() == ".pts")
     return Scan(path, fields, top.delimiter)
+
+
+def _without_row_numbers(
+    path: Path, top: Top, names: Sequence[str], values: Sequence[np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Return the columns by name, without a first one that R wrote: no name, and 1, 2, 3, ... in quotes."""
+    if top.names_rows and not names[0] and np.array_equal(values[0], np.arange(1, len(values[0]) + 1)):
+        log.warning("%s: its first column, the numbers of the rows without a name, is left out", path)
+        names, values = names[1:], values[1:]
+    return dict(zip(clean_names(names), values))
 
 
 def _check_count(path: Path, top: Top, count: int) -> None:

@@ -90,6 +90,19 @@ class Top:
         """Whether the first word of the first row, and no other, stands in quotes, as R writes the names of rows."""
         return self.first.lstrip().startswith(b'"') and self.first.count(b'"') == 2
 
+    @property
+    def empty_cell(self) -> tuple[int, str] | None:
+        """Return the first empty cell of the first row, as its column from 0 and the name, or None.
+
+        Tabs are read like other blanks, so a cell between tabs is known as empty only by a line of as many names.
+        """
+        cells = split(self.first, "\t")
+        for line in self.titles:
+            names = split(line, "\t")
+            if self.delimiter == " " and "" in cells and len(names) == len(cells) and all(names):
+                return cells.index(""), names[cells.index("")]
+        return None
+
 
 @dataclass(frozen=True)
 class Columns:
