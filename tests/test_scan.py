@@ -7,6 +7,7 @@ import sys
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +151,24 @@ def test_pcd_of_every_encoding(tmp_path, encoding):
         ("1 2 3\n# another part\n// and more\n4 5 6\n", ["x", "y", "z"]),
         ("% x y z\n1 2 3\n4 5 6\n", ["x", "y", "z"]),
         ("\ufeff1 2 3\n4 5 6\n", ["x", "y", "z"]),
+        ('"x","y","z"\n"1.0","2.0","3.0"\n"4","+5"," 6 "\n', ["x", "y", "z"]),
+        ('x;y;z\n"1,0";"2,0";"3,0"\n4;5;6\n', ["x", "y", "z"]),
+        ('"x" "y" "z"\n"1" "2" "3"\n"4"  5\t"6"\n', ["x", "y", "z"]),
+        ('"X","Y","Z","my, field"\n1,2,3,0\n4,5,6,0\n', ["X", "Y", "Z", "my, field"]),
+        ('"","x","y","z"\n"1",1,2,3\n"2",4,5,6\n', ["x", "y", "z"]),
+        ('"x" "y" "z"\n"1" 1 2 3\n"2" 4 5 6\n', ["x", "y", "z"]),
+        ('"","x","y","z"\n"7",1,2,3\n"8",4,5,6\n', ["unnamed", "x", "y", "z"]),
+        ("1|2|3\n4|5|6\n", ["x", "y", "z"]),
+        ("x|y|z|my label\n1|2|3|0\n4|5|6|0\n", ["x", "y", "z", "my label"]),
+        ("1 2 3 # first\n4 5 6 // second, 2; 3|4\n", ["x", "y", "z"]),
+        ("1,2,3 # first; point\n4,5,6, # second\n", ["x", "y", "z"]),
+        ("1\u00a02\u00a03\n4 5 6\n", ["x", "y", "z"]),
+        ("1.0D+00 20d-1 .3D1\n4 5 6\n", ["x", "y", "z"]),
+        (
+            "#  POINT3D_ID, X, Y, Z, R, ERROR, TRACK[] as (IMAGE_ID, POINT2D_IDX)\n7 1 2 3 0 0.5 9 9 9 9\n8 4 5 6 0 0.5\n",
+            ["POINT3D_ID", "X", "Y", "Z", "R", "ERROR"],
+        ),
+        ("# x, y, z, i\n1 2 3 4\n4 5 6 7\n", ["x", "y", "z", "i"]),
     ],
 )
 def test_text_as_people_write_it(tmp_path, text, names):
@@ -217,10 +236,28 @@ def test_columns_that_are_given_count_more_than_those_of_the_file(tmp_path):
     ("text", "message"),
     [
         ("1.5 2,500 3\n", "no points"),
-        ("1;2,5;3\n1.5;2,5;3\n", "column 2 is not all numbers"),
-        ("x,y,z,label\n1,2,3,\n", "do not name its 3 columns"),
-        ("x,y,z,label\n1,2,3,4\n1,2,3,\n", "column 4 is not all numbers"),
-        ("1 2 3 chair\n1 2 3 4\n", "column 4 is not all numbers"),
+        ("1;2,5;3\n1.5;2,5;3\n", "line 1, column 2 is no number: 2,5; write all numbers with decimal points"),
+        ("x,y,z,label\n1,2,3,\n", r"line 2, column 4 \(label\) is empty; write NaN"),
+        ("x\ty\tz\ti\n1\t2\t3\t\n4\t5\t6\t7\n", r"line 2, column 4 \(i\) is empty"),
+        ("x\ty\tz\ti\n1\t\t3\t4\n", r"line 2, column 2 \(y\) is empty"),
+        ("x,y,z,i\n1,2,3,\n4,5,6,7\n", r"line 2, column 4 \(i\) is empty"),
+        ("x,y,z,label\n1,2,3,4\n\n# a\n1,2,3,\n", r"line 5, column 4 \(label\) is empty"),
+        ("1 2 3 chair\n1 2 3 4\n", "line 1, column 4 is no number: chair; write a number, write NaN"),
+        ("x,y,z,color\n1,2,3,#ff0000\n", r"column 4 \(color\) is no number: #ff0000; write colours as three columns"),
+        ("1 2 3 #ff0000\n", "line 1, column 4 is no number: #ff0000; write colours"),
+        ("1 2 3\n1 \x1b[2J 3\n", r"line 2, column 2 is no number: \?\[2J; "),
+        (f"1 2 3\n1 {'a' * 900} 3\n", r"line 2, column 2 is no number: a{40}\.\.\.; "),
+        ("1 2 3\n1 2 1_000\n", "line 2, column 3 is no number: 1_000"),
+        ("1 2 3\n1 2 -\n", "line 2, column 3 is no number: -;"),
+        ('1;2;"3\n', 'line 1, column 3 is no number: "3;'),
+        ("v 1 2 3\nv 4 5 6\n", "line 1, column 1 is no number: v; the file looks like Wavefront OBJ"),
+        ("2\nwater\nC 1 2 3\nH 4 5 6\n", "line 3, column 1 is no number: C"),
+        ("1\t2;3\n", r"no points; its first line is: 1\\t2;3; numbers are read with blanks, tabs, commas"),
+        ("(1, 2, 3)\n", "no points; its first line is: .1, 2, 3.; .* without brackets"),
+        ("1.234,56;2.345,67;10,0\n", "no points; .* without separators of thousands"),
+        ('"1,234.56","2.5","3.5"\n', r"line 1, column 1 is no number: 1,234\.56; .* without thousands separators"),
+        ("2\n1\n0 0 0\n1 0 0\n0 1 0\n0 0 1\n1 0 0 0\n", "looks like PTX"),
+        ('"","x","y","z"\n"a",1,2,3\n', "line 2, column 1 is no number: a"),
         ("no\n" * 30, "no numbers in its first 21 lines; the first is: no"),
         ("x y z\n".encode("utf-16"), "not text in UTF-8"),
     ],
@@ -228,6 +265,122 @@ def test_columns_that_are_given_count_more_than_those_of_the_file(tmp_path):
 def test_text_that_cannot_be_told_is_an_error(tmp_path, text, message):
     with pytest.raises(UserError, match=message):
         read_scan(write(tmp_path / "a.txt", text))
+
+
+def test_missing_and_infinite_numbers_of_other_programs(tmp_path):
+    text = "x y z a b\n1 2 3 NA 1.#INF\n1 2 3 null -1.#INF\n1 2 3 N/A -nan(ind)\n1 \u22122 3 1.#QNAN 1.5D+01\n"
+    found = read_scan(write(tmp_path / "a.txt", text))
+    assert found.fields["y"].tolist() == [2, 2, 2, -2]
+    assert np.isnan(found.fields["a"]).all()
+    assert np.array_equal(found.fields["b"], [np.inf, -np.inf, np.nan, 15], equal_nan=True)
+
+
+def test_columns_that_are_left_out_are_said(tmp_path, caplog):
+    read_scan(write(tmp_path / "a.csv", '"","x","y","z"\n"1",1,2,3\n'))
+    assert "its first column, the numbers of the rows without a name, is left out" in caplog.text
+    read_scan(write(tmp_path / "a.txt", "# ID, X, Y, Z, TRACK[] as (A, B)\n7 1 2 3 0 0\n"))
+    assert "the lists of numbers behind column 4 are left out" in caplog.text
+
+
+def test_names_that_are_not_utf_8_are_those_of_windows(tmp_path, caplog):
+    found = read_scan(write(tmp_path / "a.txt", "x y z Höhe\n1\u00a02\u00a03 4\n".encode("cp1252")))
+    assert found.fields["Höhe"].tolist() == [4] and found.xyz.tolist() == [[1, 2, 3]]
+    assert "line 1 is not UTF-8; it is read as cp1252" in caplog.text
+
+
+@pytest.mark.parametrize("head", ["", "x,y,z\n", "a title\n"])
+def test_commas_that_may_be_decimal_are_asked_for(tmp_path, head):
+    path = write(tmp_path / "a.csv", head + "1,05,2,5,3,5\n4,5,2,0,1,0\n2,5,2,5,1,0\n")
+    with pytest.raises(UserError) as raised:
+        read_scan(path)
+    message = str(raised.value)
+    assert "columns=[x,y,z,r,g,b] (6 names) for 1 05 2 5 3 5 or columns=[x,y,z] (3 names) for 1.05 2.5 3.5" in message
+    assert read_scan(path, ["x", "y", "z"]).xyz.tolist() == [[1.05, 2.5, 3.5], [4.5, 2, 1], [2.5, 2.5, 1]]
+    whole = read_scan(path, ["x", "y", "z", "r", "g", "b"])
+    assert whole.xyz.tolist() == [[1, 5, 2], [4, 5, 2], [2, 5, 2]]
+    assert whole.rgb.tolist() == [[5, 3, 5], [0, 1, 0], [5, 1, 0]]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x,y,z,r,g,b\n1,2,3,10,20,30\n",
+        "1, 2, 3, 10, 20, 30\n",
+        "1,-2,3,10,20,30\n",
+        "1,2,3,10,20,30\n1,-2,3,10,20,30\n",
+        "1,2,3,10,20,30\n1.5,2,3,10,20,30\n",
+    ],
+)
+def test_commas_that_cannot_be_decimal_separate(tmp_path, text):
+    assert read_scan(write(tmp_path / "a.csv", text)).rgb[0].tolist() == [10, 20, 30]
+
+
+def test_columns_do_not_join_what_the_file_names(tmp_path):
+    with pytest.raises(UserError, match="6 columns, but columns names 3"):
+        read_scan(write(tmp_path / "a.csv", "x,y,z,r,g,b\n1,2,3,10,20,30\n"), ["x", "y", "z"])
+
+
+@pytest.mark.parametrize("rows", ["1 2 3 NA\n", '"1" 2 3 4\n', "1 2 3 4 # a\n", "1 2 3 1d0\n", "1 2 3 \u22124\n"])
+def test_unusual_text_in_pieces_is_text_as_a_whole(tmp_path, rows):
+    path = write(tmp_path / "a.txt", rows * 50 + "1 2 3 x\n" + rows)
+    with pytest.raises(UserError, match="line 51, column 4 .d. is no number: x"):
+        read_text(Bounds(path, piece_bytes=100), list("xyzd"))
+    found = read_text(Bounds(write(path, rows * 50), piece_bytes=100), list("xyzd"))
+    assert found.xyz.tolist() == [[1, 2, 3]] * 50
+    assert np.array_equal(found.fields["d"], read_scan(path, list("xyzd")).fields["d"], equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1 2 " + '"' * 500_000 + "\n",
+        "1 2 " + '"a ' * 300_000 + "\n",
+        "1 2 " + "1" * 500_000 + "x\n",
+        "1 2 3 " + "#abc " * 200_000 + "\n",
+        "1 2 3" + " " * 900_000 + "#\n",
+        "1 2 3\n" + "1 2 NA\n" * 300_000 + "1 2 x\n",
+        "1 2 3\n" + '"1" 2 ' + '"' + " " * 900_000 + "\n",
+        "x,y," + '"' * 300_000 + "\n1,2,3\n",
+        "1,2," + "1" * 500_000 + "," + "5,5,5\n",
+    ],
+)
+def test_unusual_text_costs_linear_time(tmp_path, text):
+    begun = time.process_time()
+    for names in (None, ["x", "y", "z"]):
+        with suppress(UserError):
+            read_scan(write(tmp_path / "a.txt", text), names)
+    assert time.process_time() - begun < 10
+
+
+@pytest.mark.parametrize("name", ["rgb", "RGB", "rgba"])
+def test_three_colours_packed_into_one_number(tmp_path, name):
+    text = f"x y z {name}\n1 2 3 16711680\n1 2 3 255\n1 2 3 {0xFF010203}\n1 2 3 {0xFF010203 - 2**32}\n"
+    found = read_scan(write(tmp_path / "a.txt", text))
+    assert found.rgb.tolist() == [[255, 0, 0], [0, 0, 255], [1, 2, 3], [1, 2, 3]]
+    assert found.fields[name].tolist()[:2] == [16711680, 255]
+    for suffix in (".ply", ".npz", ".las", ".csv", ".pcd"):
+        write_scan(tmp_path / f"b{suffix}", found, {})
+        assert np.array_equal(read_scan(tmp_path / f"b{suffix}").rgb, found.rgb)
+
+
+def test_packed_colours_may_be_the_bits_of_a_float():
+    bits = np.array([0xFF0000, 0xFF, 0xFFFFFFFF, 0x4A808080], np.uint32)
+    coordinates = dict.fromkeys("xyz", np.arange(4.0))
+    found = Scan(Path("x"), {**coordinates, "rgb": bits.view(np.float32)})
+    assert found.rgb.tolist() == [[255, 0, 0], [0, 0, 255], [255] * 3, [128] * 3]
+    with pytest.raises(UserError, match="field rgb has numbers that are not three colours packed into one"):
+        Scan(Path("x"), {**coordinates, "rgb": np.full(4, 0.5)}).rgb  # noqa: B018
+    with pytest.raises(UserError, match="not three colours packed"):
+        Scan(Path("x"), {**coordinates, "rgb": np.full(4, 2**32)}).rgb  # noqa: B018
+    assert Scan(Path("x"), {**coordinates, "rgb": np.arange(4, dtype=np.uint8)}).rgb is None
+    missing = np.array([np.nan, 255, 256, 65536])
+    assert Scan(Path("x"), {**coordinates, "rgb": missing}).rgb.tolist() == [[0] * 3, [0, 0, 255], [0, 1, 0], [1, 0, 0]]
+
+
+def test_colours_of_paraview(tmp_path):
+    names = '"Points:0","Points:1","Points:2","RGB:0","RGB:1","RGB:2"'
+    found = read_scan(write(tmp_path / "a.csv", f"{names}\n1,2,3,10,20,30\n"))
+    assert found.xyz.tolist() == [[1, 2, 3]] and found.rgb.tolist() == [[10, 20, 30]]
 
 
 def test_a_count_that_is_not_that_of_the_points_is_said(tmp_path, caplog):
@@ -266,7 +419,8 @@ PCD = "VERSION .7\nFIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nCOUNT 1 1 1\nWIDTH {0}\
         ("a.ply", PLY.format("binary_little_endian", 4_000_000_000) + "x" * 100, "4,000,000,000 points, more than max_points=200,000,000"),
         ("a.ply", PLY.format("ascii", 100_000_000) + "1 2 3\n", "claims 100,000,000 points and at least"),
         ("a.ply", PLY.format("ascii", 2) + "1 2 3.000000\n", "claims 1 lines more"),
-        ("a.ply", PLY.format("ascii", 1) + "1 2 three\n", "column 3 is not all numbers"),
+        ("a.ply", PLY.format("ascii", 1) + "1 2 three\n", "line 8, column 3 (z) is no number: three"),
+        ("a.pcd", PCD.format(1, "ascii") + "1 2 three\n", "line 10, column 3 (z) is no number: three"),
         ("a.ply", PLY.format("ascii", 0), "no points"),
         ("a.ply", PLY.format("ascii", 1) + "1 2 nan\n", "no points with coordinates"),
         ("a.ply", "hello", "not a PLY file"),
@@ -282,7 +436,7 @@ PCD = "VERSION .7\nFIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nCOUNT 1 1 1\nWIDTH {0}\
         ("a.las", b"LASF" + b"\x00" * 96 + b"\xff" * 200, "claims 4,294,967,295 records"),
         ("a.txt", "", "no points"),
         ("a.txt", "1 2 3\n4 5\n", "line 2 has 2 columns, not 3"),
-        ("a.txt", "1 2 3\n4 5 x\n", "column 3 is not all numbers"),
+        ("a.txt", "1 2 3\n4 5 x\n", "line 2, column 3 is no number: x"),
         ("a.txt", "1 2\n", "2 columns without names"),
         ("a.txt", "1 2 3\n\x00\n", "NUL"),
         ("a.csv", "a,b,c\n1,2,3\n", "no fields x, y, z"),
@@ -386,7 +540,7 @@ def npy(description, shape, content=b""):
         ("a.txt", b"#" * 1_200_000 + b"\n1 2 3\n", "a line longer than"),
         ("a.txt", b"1 " * 3000 + b"\n", "3,000 fields"),
         ("a.txt", b"1 2 1e999\n", "no points with coordinates"),
-        ("a.csv", "x,y,z\n1,2,3\n1,,3\n", "column 2 is not all numbers"),
+        ("a.csv", "x,y,z\n1,2,3\n1,,3\n", "line 3, column 2 (y) is empty"),
         # Other names than the file's would be guessed.
         ("a.csv", "x,y,z,x\n1,2,3,4\n", "(x,y,z,x) do not name its 4 columns"),
         ("a.csv", "x,y,z,r,g,b\n1,2,3,4,5,6,7\n", "(x,y,z,r,g,b) do not name its 7 columns"),

@@ -25,7 +25,11 @@ COLORS = (
     ("r", "g", "b"),
     ("diffuse_red", "diffuse_green", "diffuse_blue"),
     ("rf", "gf", "bf"),
+    # ParaView's names of the components of an array.
+    *(tuple(f"{name}{mark}{n}" for n in range(3)) for name in ("rgb", "rgba") for mark in ":_"),
 )
+# Names of fields that hold the bytes of three colours, or of these and a transparency, in one number.
+PACKED = ("rgb", "rgba")
 # Names of x, y and z; ParaView and old versions of CloudCompare write the longer ones.
 AXES = tuple((axis, f"points:{n}", f"points_{n}", f"coord. {axis}", f"coord_{axis}") for n, axis in enumerate("xyz"))
 # CloudCompare's Rf, Gf, Bf are fractions of 1, whatever their type.
@@ -89,6 +93,8 @@ class Scan:
     def rgb(self) -> np.ndarray | None:
         """Colours (N, 3) uint8, or None without; colours of 16 bits or in 0..1 are scaled to 0..255.
 
+        The bytes of all three may be packed into one field ``rgb`` or ``rgba`` (:func:`unpacked`).
+
         A point without coordinates may have no colour either: NaN becomes black there.
 
         Raises:
@@ -99,7 +105,9 @@ class Scan:
             if len(found) == len(names):
                 break
         else:
-            return None
+            packed = self.field(*PACKED)
+            bands = None if packed is None else unpacked(self.path, packed, self.fields[packed])
+            return None if bands is None else np.stack(bands[:3], 1)
         rgb = np.stack([self.fields[name] for name in found], 1)
         if rgb.dtype == np.uint8:
             return rgb
@@ -118,6 +126,32 @@ class Scan:
         if rgb.max(initial=0) >= 256:
             raise UserError(f"{self.path}: colours up to {largest:g}, which are neither 8 nor 16 bits")
         return np.minimum(np.rint(rgb), 255).astype(np.uint8)
+
+
+def unpacked(path: Path, name: str, values: np.ndarray) -> list[np.ndarray] | None:
+    """Return the bytes red, green, blue and alpha (N,) uint8 that a field packs into one number, or None if it cannot.
+
+    The number is alpha * 2^24 + red * 2^16 + green * 2^8 + blue, as an integer of at least 32 bits (negative if it was
+    written as a signed one), as a float64 with this value, or as a float32 with these bits, as PCL stores it. Missing
+    numbers become black.
+
+    Raises:
+        UserError: numbers beyond 32 bits, or with fractions in float64.
+    """
+    if values.dtype.itemsize < 4 or values.dtype.kind not in "iuf":
+        return None
+    if values.dtype == np.float32:
+        bits = np.ascontiguousarray(values).view(np.uint32)
+    else:
+        known = np.where(np.isfinite(values), values, 0)
+        whole = known.dtype.kind != "f" or np.array_equal(known, np.rint(known))
+        if len(known) and not (whole and -(2**31) <= known.min() <= known.max() < 2**32):
+            raise UserError(
+                f"{path}: field {name} has numbers that are not three colours packed into one; give it another name, "
+                "or give the colours as red, green and blue"
+            )
+        bits = known.astype(np.uint32 if known.dtype.kind == "u" else np.int64).astype(np.uint32)
+    return [(bits >> shift & 255).astype(np.uint8) for shift in (16, 8, 0, 24)]
 
 
 def _without_unit(name: str) -> str:

@@ -147,6 +147,15 @@ def pieces_of_lines(path: Path, file: BinaryIO, piece_bytes: int = PIECE_BYTES) 
         yield piece
 
 
+def line_number(file: BinaryIO) -> int:
+    """Return the number, from 1, of the line at the file's position."""
+    position, number = file.tell(), 1
+    file.seek(0)
+    while file.tell() < position:
+        number += file.read(min(PIECE_BYTES, position - file.tell())).count(b"\n")
+    return number
+
+
 def first_lines(path: Path, file: BinaryIO, count: int) -> Iterator[bytes]:
     """Yield the next ``count`` lines in pieces of whole lines; afterwards the file's position is behind them.
 

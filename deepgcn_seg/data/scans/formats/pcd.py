@@ -13,8 +13,8 @@ from typing import BinaryIO
 import numpy as np
 
 from ....errors import UserError
-from ..scan import COLORS, Scan
-from .bounds import MAX_HEADER, Bounds, clean_names, pieces_of_lines, renamed
+from ..scan import COLORS, PACKED, Scan, unpacked
+from .bounds import MAX_HEADER, Bounds, clean_names, line_number, pieces_of_lines, renamed
 from .rows import read_rows
 from .typed import as_declared, structured
 
@@ -70,13 +70,10 @@ def read_pcd(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
         file.seek(header.start)
         values = _READERS[header.encoding](bounds, file, header)
     fields = {name: of for name, of in zip(header.names, values) if name is not None}
-    packed = next((name for name in ("rgb", "rgba") if name in fields), None)
-    # Three colours are the bytes of one float or integer.
-    if packed and fields[packed].dtype.itemsize == 4:
-        colors = np.ascontiguousarray(fields.pop(packed)).view(np.uint32)
-        fields |= {name: (colors >> shift & 255).astype(np.uint8) for name, shift in zip(_COLOR_NAMES, (16, 8, 0))}
-        if packed == "rgba":
-            fields["alpha"] = (colors >> 24).astype(np.uint8)
+    packed = next((name for name in PACKED if name in fields), None)
+    if packed and (bands := unpacked(bounds.path, packed, fields[packed])):
+        del fields[packed]
+        fields |= dict(zip((*_COLOR_NAMES, "alpha") if packed == "rgba" else _COLOR_NAMES, bands))
     return Scan(bounds.path, fields, header.layout)
 
 
@@ -138,7 +135,8 @@ def _integers(words: Sequence[str]) -> list[int]:
 
 
 def _read_ascii(bounds: Bounds, file: BinaryIO, header: Header) -> list[np.ndarray]:
-    values = read_rows(bounds, pieces_of_lines(bounds.path, file, bounds.piece_bytes), len(header.names), " ", 1)
+    pieces = pieces_of_lines(bounds.path, file, bounds.piece_bytes)
+    values = read_rows(bounds, pieces, len(header.names), " ", line_number(file), header.names)
     if len(values[0]) != header.points:
         raise UserError(f"{bounds.path}: its header claims {header.points:,} points, it has {len(values[0]):,}")
     names = (name or "_" for name in header.names)

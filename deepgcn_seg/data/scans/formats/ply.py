@@ -18,7 +18,7 @@ from ....errors import UserError
 from ....escaping import one_line
 from ....files import Identity, identify, open_file
 from ..scan import Scan
-from .bounds import MAX_HEADER, MAX_LINE, Bounds, clean_names, clean_word, first_lines, renamed
+from .bounds import MAX_HEADER, MAX_LINE, Bounds, clean_names, clean_word, first_lines, line_number, renamed
 from .rows import read_rows, write_rows
 from .typed import as_declared, structured
 
@@ -176,7 +176,7 @@ def _binary_rows(file: BinaryIO, vertex: Element, order: str) -> dict[str, np.nd
 
 def _text_rows(bounds: Bounds, file: BinaryIO, vertex: Element) -> dict[str, np.ndarray]:
     pieces = first_lines(bounds.path, file, vertex.count)
-    values = read_rows(bounds, pieces, len(vertex.types), " ", 1)
+    values = read_rows(bounds, pieces, len(vertex.types), " ", line_number(file), list(vertex.types))
     if len(values[0]) != vertex.count:
         raise UserError(f"{bounds.path}: its header claims {vertex.count:,} points, it has {len(values[0]):,}")
     return {name: as_declared(bounds.path, name, of, kind) for (name, kind), of in zip(vertex.types.items(), values)}

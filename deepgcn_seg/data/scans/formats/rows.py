@@ -4,7 +4,9 @@ Arrow converts words to numbers, to the nearest float64. Its CSV reader is not u
 of its own: one that still holds a Python object when the interpreter ends aborts the process.
 """
 
+import re
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,18 +15,53 @@ import pyarrow as pa
 import pyarrow.csv as csv
 
 from ....errors import UserError
+from ....escaping import one_line
 from .bounds import Bounds
 from .token_kernel import split_lines
 
 # Integers of up to so many digits are exact in float64.
 _EXACT_DIGITS = 15
+# Missing and infinite numbers as R, databases and Microsoft's C library write them.
+_SPELLINGS = dict.fromkeys(("na", "n/a", "null", "nan(ind)", "-nan(ind)"), "nan") | {
+    f"{sign}1.#{name}": value
+    for sign in ("", "-")
+    for name, value in {"qnan": "nan", "snan": "nan", "ind": "nan", "inf": f"{sign}inf"}.items()
+}
+# Fortran writes the exponents of double precision with D.
+_FORTRAN = re.compile(r"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+))[dD]([+-]?[0-9]+)")
+# Longer words are looked at by Arrow alone.
+_LONGEST_NUMBER = 400
+_HEXADECIMAL = re.compile(r"#[0-9a-fA-F]+")
 
 
-def read_rows(bounds: Bounds, pieces: Iterable[bytes], columns: int, delimiter: str, line: int) -> list[np.ndarray]:
+def plain(text: bytes) -> bytes:
+    """Return text in UTF-8, with spaces for no-break spaces and hyphens for Unicode's minus signs.
+
+    Text that is not UTF-8 is taken as cp1252, the encoding of Western Windows.
+    """
+    if text.isascii():
+        return text
+    try:
+        decoded = text.decode()
+    except UnicodeDecodeError:
+        decoded = text.decode("cp1252", "replace")
+    return decoded.replace("\u00a0", " ").replace("\u2212", "-").encode()
+
+
+def read_rows(
+    bounds: Bounds,
+    pieces: Iterable[bytes],
+    columns: int,
+    delimiter: str,
+    line: int,
+    names: Sequence[str | None] = (),
+    more: bool = False,
+) -> list[np.ndarray]:
     """Read rows of numbers.
 
     Args:
         pieces: of whole lines of text. columns: words of each line. line: number of the first line.
+        names: of the columns, for messages. more: whether lines may have further words, which are skipped.
 
     Returns:
         An array (N,) for each column: int64 if all its words are integers, else float64.
@@ -34,11 +71,43 @@ def read_rows(bounds: Bounds, pieces: Iterable[bytes], columns: int, delimiter: 
     """
     found = [_Column() for _ in range(columns)]
     for piece in pieces:
-        for column, values in zip(found, _numbers(bounds.path, piece, columns, delimiter, line)):
+        try:
+            parts = _numbers(bounds.path, piece, columns, delimiter, line, more)
+        except _NotANumber as error:
+            name = names[error.column] if error.column < len(names) else None
+            raise not_a_number(bounds.path, error.line, error.column, error.text, name) from None
+        for column, values in zip(found, parts):
             column.append(values)
         bounds.check_points(found[0].count)
         line += piece.count(b"\n")
     return [column.all() for column in found]
+
+
+class _NotANumber(Exception):
+    """A cell of text that is no number. line, column: its place, the column from 0. text: what the cell holds."""
+
+    def __init__(self, line: int, column: int, text: str):
+        self.line, self.column, self.text = line, column, text
+
+
+def not_a_number(path: Path, line: int, column: int, text: str, name: str | None) -> UserError:
+    """Return the error that says where a cell is, what it holds, and what the user can do about it.
+
+    Args:
+        line: from 1. column: from 0. text: the cell. name: of the column, if it has one.
+    """
+    named = f" ({one_line(name, 40)})" if name else ""
+    holds = f"is no number: {one_line(text, 40)}"
+    help = "write a number, write NaN where it is missing, or remove the column"
+    if not text:
+        holds, help = "is empty", "write NaN where a number is missing"
+    elif "," in text:
+        help = "write all numbers with decimal points or all with decimal commas, without thousands separators"
+    elif _HEXADECIMAL.fullmatch(text):
+        help = "write colours as three columns of numbers, r, g and b"
+    elif column == 0 and text in ("v", "vn", "vt", "o", "g"):
+        help = "the file looks like Wavefront OBJ; save it as PLY"
+    return UserError(f"{path}: line {line:,}, column {column + 1}{named} {holds}; {help}")
 
 
 class _Column:
@@ -61,9 +130,10 @@ class _Column:
         return self.values
 
 
-def _numbers(path: Path, piece: bytes, columns: int, delimiter: str, line: int) -> list[np.ndarray]:
+def _numbers(path: Path, piece: bytes, columns: int, delimiter: str, line: int, more: bool) -> list[np.ndarray]:
     if b"\x00" in piece:
         raise UserError(f"{path}: not text in UTF-8 (it holds NUL bytes)")
+    piece = plain(piece)
     if b"\r" in piece:
         piece = piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if delimiter != "," and b"," in piece and b"." not in piece:
@@ -73,14 +143,18 @@ def _numbers(path: Path, piece: bytes, columns: int, delimiter: str, line: int) 
     words = np.empty(len(text), np.uint8)
     ends = np.empty(min(lines * columns, len(text) + columns) + 1, np.int32)
     digits = np.zeros(columns, np.int64)
-    rows, wrong, length = split_lines(text, ord(delimiter), columns, words, ends, digits)
+    rows, wrong, length = split_lines(text, ord(delimiter), columns, words, ends, digits, more)
     if wrong:
-        more = "more than " if length > columns else ""
+        above = "more than " if length > columns else ""
         raise UserError(
-            f"{path}: line {line + wrong - 1:,} has {more}{min(length, columns)} columns, not {columns} as the first"
+            f"{path}: line {line + wrong - 1:,} has {above}{min(length, columns)} columns, not {columns} as the first"
         )
     strings = pa.Array.from_buffers(pa.string(), rows * columns, [None, pa.py_buffer(ends), pa.py_buffer(words)])
-    values = _cast(path, strings, columns)
+    values, odd = _cast(strings)
+    if odd is not None:
+        row, column = divmod(odd, columns)
+        raise _NotANumber(line + _line_of(piece, row), column, strings[odd].as_py())
+    values = values.reshape(-1, columns)
     found: list[np.ndarray] = []
     for column in range(columns):
         of_column = values[:, column]
@@ -93,17 +167,60 @@ def _numbers(path: Path, piece: bytes, columns: int, delimiter: str, line: int) 
     return found
 
 
-def _cast(path: Path, strings: pa.Array, columns: int) -> np.ndarray:
+def _cast(strings: pa.Array) -> tuple[np.ndarray, int | None]:
+    """Return words as float64, and the position of the first that is no number, or None."""
     try:
-        return strings.cast(pa.float64()).to_numpy(zero_copy_only=False).reshape(-1, columns)
+        return strings.cast(pa.float64()).to_numpy(zero_copy_only=False), None
     except pa.ArrowInvalid:
         pass
-    for column in range(columns):
-        try:
-            _column(strings, columns, column).cast(pa.float64())
-        except pa.ArrowInvalid:
-            raise UserError(f"{path}: column {column + 1} is not all numbers") from None
-    raise UserError(f"{path}: not all numbers")
+    # Different words are listed in the order in which they appear, so the first odd one is the first of the piece.
+    encoded = strings.dictionary_encode()
+    indices = encoded.indices.to_numpy(zero_copy_only=False)
+    words = pa.array([_spelled(word) for word in encoded.dictionary.to_pylist()], pa.string())
+    if _are_numbers(words):
+        return words.cast(pa.float64()).to_numpy(zero_copy_only=False)[indices], None
+    return np.empty(0), int(np.argmax(indices == _first_odd(words)))
+
+
+def _spelled(word: str) -> str:
+    """Return a word as Arrow reads numbers, if it is a number in another spelling."""
+    if len(word) > _LONGEST_NUMBER:
+        return word
+    fortran = _FORTRAN.fullmatch(word)
+    return f"{fortran[1]}e{fortran[2]}" if fortran else _SPELLINGS.get(word.lower(), word)
+
+
+def is_number(word: str) -> bool:
+    """Return whether a word is a number in any spelling that is read."""
+    try:
+        float(_spelled(word))
+    except ValueError:
+        return False
+    return True
+
+
+def _are_numbers(words: pa.Array) -> bool:
+    try:
+        words.cast(pa.float64())
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _first_odd(words: pa.Array) -> int:
+    """Return the position of the first word that is no number, by halving the part that holds it."""
+    low, high = 0, len(words)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _are_numbers(words[low:middle]) else (low, middle)
+    return low
+
+
+def _line_of(piece: bytes, row: int) -> int:
+    """Return the number, from 0, of the line with a row of numbers; blank lines and comments are no rows."""
+    lines = (line.strip() for line in piece.split(b"\n"))
+    rows = (number for number, line in enumerate(lines) if line and not line.startswith((b"#", b"//")))
+    return next(islice(rows, row, None))
 
 
 def _column(strings: pa.Array, columns: int, column: int) -> pa.Array:

@@ -1,31 +1,26 @@
 """Text with a point in each line: TXT, XYZ, ASC, PTS, CSV."""
 
-import io
 import logging
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
 
 from ....errors import UserError
 from ....escaping import one_line
 from ..scan import Scan
-from .bounds import MAX_HEADER, MAX_LINE, Bounds, clean_names, pieces_of_lines, renamed
-from .rows import read_rows, write_rows
+from .bounds import Bounds, clean_names, pieces_of_lines, renamed
+from .rows import not_a_number, read_rows, write_rows
+from .text_header import Columns, Top, find_columns, read_top, shown, with_newlines
 
 log = logging.getLogger(__name__)
 
-# Most digits of a count of points.
-_COUNT_DIGITS = 15
-_COMMENTS = (b"#", b"//", b"%")
-_DELIMITERS = (",", ";", "\t", " ")
-_DECIMAL_COMMA = re.compile(rb"[+-]?[0-9]+,[0-9]+([eE][+-]?[0-9]+)?")
-# Most lines above the rows that are neither comments nor numbers.
-_MOST_TITLES = 20
+# Names of columns to show in messages, by the number of columns.
+_EXAMPLES = {2: "x,y,z", 3: "x,y,z", 4: "x,y,z,intensity", 6: "x,y,z,r,g,b", 7: "x,y,z,intensity,r,g,b"}
+# A pair of whole numbers, as which a number with a decimal comma is split at commas.
+_PAIR = re.compile(rb"([0-9]{1,40}),([0-9]{1,40})")
 
 
 def named_columns(
@@ -65,7 +60,7 @@ def named_columns(
 
 def ambiguous(path: Path, what: str, first: str, count: int) -> UserError:
     """Return the error that shows the first row and asks for the names of the columns."""
-    example = {2: "x,y,z", 6: "x,y,z,r,g,b] or [x,y,z,nx,ny,nz", 7: "x,y,z,intensity,r,g,b"}.get(count, "x,y,z,...")
+    example = "x,y,z,r,g,b] or [x,y,z,nx,ny,nz" if count == 6 else _EXAMPLES.get(count, "x,y,z,...")
     return UserError(
         f"{path}: {what}, which may mean different things; its first line is: {one_line(first.strip(), 100)}; say "
         f"which columns these are, e.g. columns=[{example}]"
@@ -84,184 +79,87 @@ def _are_colors(values: Sequence[np.ndarray] | np.ndarray) -> bool:
 
 
 def read_text(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
-    """Read rows of text, which may follow comments, titles, a line of names and a count of points."""
+    """Read rows of text, which may follow comments, titles, a line of names and a count of points.
+
+    If ``columns`` names half as many columns as the first row has whole numbers between commas, the numbers have
+    decimal commas.
+    """
     path = bounds.path
     with open(path, "rb") as opened:
-        file = _with_newlines(opened)
-        top = _read_top(path, file)
-        count = len(_words(top.first, top.delimiter))
-        bounds.check_fields(count)
-        file.seek(-len(top.first), os.SEEK_CUR)
-        values = read_rows(bounds, pieces_of_lines(path, file, bounds.piece_bytes), count, top.delimiter, top.number)
-    if top.claimed is not None and top.claimed > len(values[0]):
-        raise UserError(
-            f"{path}: says that it has {top.claimed:,} points, but has {len(values[0]):,}: it is cut off, or its first "
-            "line is no count of points and must go"
-        )
-    if top.claimed not in (None, len(values[0])):
-        log.warning("%s: says that it has %s points, but has %s", path, f"{top.claimed:,}", f"{len(values[0]):,}")
-    first = top.first.decode("utf-8", "replace")
-    names = None if columns is not None else _names(path, top, count)
-    if names is not None:
-        fields = dict(zip(clean_names(names), values))
-    else:
-        fields = named_columns(path, values, columns, first, leica=path.suffix.lower() == ".pts")
+        file = with_newlines(opened)
+        top = read_top(path, file)
+        found = find_columns(top, columns)
+        names = found.names if columns is None else list(columns)
+        if found.names is None and (empty := top.empty_cell) is not None:
+            raise not_a_number(path, top.number, empty[0], "", empty[1])
+        file.seek(-top.size, os.SEEK_CUR)
+        pieces = pieces_of_lines(path, file, bounds.piece_bytes)
+        if columns is not None and found.names is None and top.may_be_decimals and found.count == 2 * len(columns):
+            found = Columns(None, len(columns))
+            pieces = (_PAIR.sub(rb"\1.\2", piece) for piece in pieces)
+        bounds.check_fields(found.count)
+        values = read_rows(bounds, pieces, found.count, top.delimiter, top.number, names or (), found.more)
+    _check_count(path, top, len(values[0]))
+    if top.recoded is not None:
+        log.warning("%s: line %d is not UTF-8; it is read as cp1252, the encoding of Windows", path, top.recoded)
+    if found.more:
+        log.warning("%s: the lists of numbers behind column %d are left out", path, found.count)
+    if columns is None and names is not None:
+        return Scan(path, _without_row_numbers(path, top, names, values), top.delimiter)
+    if columns is None:
+        _check_certain(path, top, values)
+    fields = named_columns(path, values, columns, shown(top.first, 100), leica=path.suffix.lower() == ".pts")
     return Scan(path, fields, top.delimiter)
 
 
-class _CarriageReturns(io.RawIOBase):
-    """A file with LF in place of CR, for lines that end with CR alone, as classic Macs wrote them."""
-
-    def __init__(self, file: BinaryIO):
-        self._file = file
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        piece = self._file.read(len(buffer)).replace(b"\r", b"\n")
-        buffer[: len(piece)] = piece
-        return len(piece)
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
+def _without_row_numbers(
+    path: Path, top: Top, names: Sequence[str], values: Sequence[np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Return the columns by name, without a first one that R wrote: no name, and 1, 2, 3, ... in quotes."""
+    if top.names_rows and not names[0] and np.array_equal(values[0], np.arange(1, len(values[0]) + 1)):
+        log.warning("%s: its first column, the numbers of the rows without a name, is left out", path)
+        names, values = names[1:], values[1:]
+    return dict(zip(clean_names(names), values))
 
 
-def _with_newlines(file: BinaryIO) -> BinaryIO:
-    """Return the file, or a view of it whose lines end with LF."""
-    head = file.read(MAX_HEADER)
-    file.seek(0)
-    return io.BufferedReader(_CarriageReturns(file)) if b"\r" in head and b"\n" not in head else file
+def _check_count(path: Path, top: Top, count: int) -> None:
+    """Compare the number of points with the number in the file, if there is one."""
+    if top.claimed is not None and top.claimed > count:
+        raise UserError(
+            f"{path}: says that it has {top.claimed:,} points, but has {count:,}: it is cut off, or its first "
+            "line is no count of points and must go"
+        )
+    if top.claimed not in (None, count):
+        log.warning("%s: says that it has %s points, but has %s", path, f"{top.claimed:,}", f"{count:,}")
 
 
-@dataclass
-class _Top:
-    """The lines above the rows of a text file.
-
-    Attributes:
-        first, number: the first row and the number of its line. delimiter: between its words.
-        claimed: a count of points on a line of its own, or None.
-        titles: lines that are neither comments nor numbers. comment: the last comment that names x, y and z, or None.
-    """
-
-    first: bytes = b""
-    number: int = 0
-    delimiter: str = " "
-    claimed: int | None = None
-    titles: list[bytes] = field(default_factory=list)
-    comment: bytes | None = None
-
-
-def _read_top(path: Path, file: BinaryIO) -> _Top:
-    lines, top = _Lines(path, file), _Top()
-    while line := lines.next():
-        words = line.strip()
-        if not words:
-            continue
-        if words.startswith(_COMMENTS):
-            comment = words.lstrip(b"#/% \t")
-            if any({"x", "y", "z"} <= set(_split(comment.lower(), mark)) for mark in _DELIMITERS):
-                top.comment = comment
-        elif top.claimed is None and words.isdigit() and len(words) <= _COUNT_DIGITS:
-            top.claimed = int(words)
-        elif _is_row(line):
-            top.first, top.number, top.delimiter = line, lines.number, _delimiter(line)
-            return top
-        elif len(top.titles) == _MOST_TITLES:
-            raise UserError(
-                f"{path}: no numbers in its first {lines.number:,} lines; the first is: {_shown(top.titles[0])}"
-            )
-        else:
-            top.titles.append(line)
-    if top.titles:
-        raise UserError(f"{path}: no points; its first line is: {_shown(top.titles[0])}")
-    raise UserError(f"{path}: no points")
-
-
-class _Lines:
-    """The lines of a text file, one by one. number: of the last line that was read, from 1."""
-
-    def __init__(self, path: Path, file: BinaryIO):
-        self.path, self.file, self.number = path, file, 0
-
-    def next(self) -> bytes:
-        line = self.file.readline(MAX_LINE + 1)
-        self.number += 1
-        if len(line) > MAX_LINE:
-            raise UserError(f"{self.path}: a line longer than {MAX_LINE:,} bytes")
-        if b"\x00" in line:
-            raise UserError(f"{self.path}: not text in UTF-8 (it holds NUL bytes)")
-        return line.removeprefix(b"\xef\xbb\xbf") if self.number == 1 else line
-
-
-def _names(path: Path, top: _Top, count: int) -> list[str] | None:
-    """Return the names of the columns, or None if the file has no names.
+def _check_certain(path: Path, top: Top, values: Sequence[np.ndarray]) -> None:
+    """Check that a file without readable names of its columns has nothing that may mean something else.
 
     Raises:
-        UserError: there are lines above the rows, but none with as many names as there are columns.
+        UserError: whole numbers between commas may be numbers with decimal commas; or there are lines above the rows,
+            but none with as many names as there are columns.
     """
-    for line in [*reversed(top.titles), *([top.comment] if top.comment else [])]:
-        for mark in (top.delimiter, *_DELIMITERS):
-            every = _split(line, mark)
-            for names in (every, _without_empty_end(every)):
-                filled = [name for name in names if name]
-                if len(names) == count and filled and len(set(filled)) == len(filled):
-                    return names
-    first = top.first.decode("utf-8", "replace")
+    count, first = len(values), shown(top.first, 100)
+    decimals = top.may_be_decimals and all(of.dtype.kind == "i" for of in values)
+    decimals = decimals and all(of.min() >= 0 for of in values[1::2])
+    if decimals:
+        numbers = top.first.decode().strip().split(",")
+        pairs = [f"{whole}.{part}" for whole, part in zip(numbers[::2], numbers[1::2])]
+        settings = " or ".join(
+            f"columns=[{_EXAMPLES.get(len(read), 'x,y,z,...')}] ({len(read)} names) for {one_line(' '.join(read), 60)}"
+            for read in (numbers, pairs)
+        )
+        raise UserError(
+            f"{path}: its columns have no names that fit, and its commas may separate {count} whole numbers or be "
+            f"decimal commas of {len(pairs)} numbers; its first line is: {first}; say which: {settings}"
+        )
     if top.titles:
         raise ambiguous(
-            path, f"its lines on top ({_shown(top.titles[-1])}) do not name its {count} columns", first, count
+            path, f"its lines on top ({shown(top.titles[-1])}) do not name its {count} columns", first, count
         )
     if top.comment and count > 3:
-        raise ambiguous(path, f"its comment ({_shown(top.comment)}) does not name its {count} columns", first, count)
-    return None
-
-
-def _delimiter(line: bytes) -> str:
-    """Return the delimiter of a row's words. A comma within words is a decimal comma."""
-    if b";" in line:
-        return ";"
-    words = line.split()
-    decimal = b"." not in line and len(words) > 1 and all(_DECIMAL_COMMA.fullmatch(w) for w in words if b"," in w)
-    return "," if b"," in line and not decimal else " "
-
-
-def _split(line: bytes, delimiter: str) -> list[str]:
-    text = line.decode("utf-8", "replace").strip("\r\n " if delimiter == "\t" else None)
-    return [word.strip().strip('"') for word in (text.split() if delimiter == " " else text.split(delimiter))]
-
-
-def _without_empty_end(words: list[str]) -> list[str]:
-    while words and not words[-1]:
-        words = words[:-1]
-    return words
-
-
-def _words(line: bytes, delimiter: str) -> list[str]:
-    """Return the words of a row; delimiters at its end make no further words."""
-    return _without_empty_end(_split(line, delimiter))
-
-
-def _is_row(line: bytes) -> bool:
-    """Return whether more than half of a line's words are numbers. Other words are then errors of the file."""
-    delimiter = _delimiter(line)
-    words = _words(line, delimiter)
-    return 2 * sum(_is_number(word if delimiter == "," else word.replace(",", ".")) for word in words) > len(words)
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
-
-
-def _shown(line: bytes) -> str:
-    return one_line(line.decode("utf-8", "replace").strip(), 60)
+        raise ambiguous(path, f"its comment ({shown(top.comment)}) does not name its {count} columns", first, count)
 
 
 def write_text(path: Path, scan: Scan, notes: list[str], delimiter: str = " ", comments: bool = True) -> list[str]:

@@ -10,17 +10,46 @@ def _begins_comment(text: np.ndarray, position: int) -> bool:
 
 
 @njit(cache=True, nogil=True)
+def _is_blank(byte: int) -> bool:
+    return byte == 32 or byte == 9 or byte == 13
+
+
+@njit(cache=True, nogil=True)
+def _closing_quote(text: np.ndarray, position: int, delimiter: int) -> int:
+    """Return where the quote at ``position`` is closed if the word ends there, else -1."""
+    end = position + 1
+    while end < text.size and text[end] != 34 and text[end] != 10:
+        end += 1
+    if end == text.size or text[end] == 10:
+        return -1
+    after = end + 1
+    while after < text.size and _is_blank(text[after]):
+        after += 1
+    ends = after == text.size or text[after] == 10 or text[after] == delimiter or (delimiter == 32 and after > end + 1)
+    return end if ends else -1
+
+
+@njit(cache=True, nogil=True)
 def split_lines(
-    text: np.ndarray, delimiter: int, columns: int, words: np.ndarray, ends: np.ndarray, digits: np.ndarray
+    text: np.ndarray,
+    delimiter: int,
+    columns: int,
+    words: np.ndarray,
+    ends: np.ndarray,
+    digits: np.ndarray,
+    more: bool = False,
 ) -> tuple[int, int, int]:
-    """Copy the words of all lines one after the other, without blank lines and comments (``#``, ``//``).
+    """Copy the words of all lines one after the other, without blank lines, comments (``#``, ``//``) and quotes.
+
+    A comment is a line of its own or follows the last word of a line after a blank.
 
     Args:
         text: (bytes,) uint8. delimiter: the character between words. A space stands for any number of spaces and tabs.
             Around another character, spaces and tabs are skipped, and it may be repeated at the end of a line.
-        columns: number of words in each line.
+        columns: number of words to copy from each line.
         words: (bytes,) uint8, filled with the words. ends: (words + 1,) int32, filled with 0 and where each word ends.
         digits: (columns,) int64, updated with the most digits of a word in the column, or -1 if one is no integer.
+        more: whether lines may have further words, which are skipped.
 
     Returns:
         The number of lines; the number, from 1, of the first line with another number of words, or 0; and the number
@@ -33,12 +62,13 @@ def split_lines(
         number += 1
         column, after_delimiter = 0, False
         while True:
-            while position < size and (text[position] == 32 or text[position] == 9 or text[position] == 13):
+            while position < size and _is_blank(text[position]):
                 position += 1
             ended = position == size or text[position] == 10
             if ended and (not after_delimiter or column == columns):
                 break
-            if column == 0 and not after_delimiter and _begins_comment(text, position):
+            outside = column == columns or (column == 0 and not after_delimiter)
+            if (outside and not ended and _begins_comment(text, position)) or (more and column == columns):
                 while position < size and text[position] != 10:
                     position += 1
                 break
@@ -47,22 +77,35 @@ def split_lines(
                     position += 1
                     continue
                 return lines, number, column + 1
+            quote = _closing_quote(text, position, delimiter) if not ended and text[position] == 34 else -1
+            if quote >= 0:
+                position += 1
+                while _is_blank(text[position]):
+                    position += 1
             # Arrow refuses a plus sign in front of a number.
             if position + 1 < size and text[position] == 43 and text[position + 1] != 45:
                 position += 1
             start, most, whole = copied, 0, True
-            while position < size:
+            while position < size and position != quote:
                 byte = text[position]
-                if byte == 10 or byte == delimiter or (blanks and (byte == 9 or byte == 13)):
-                    break
+                if quote < 0:
+                    if byte == 10 or byte == delimiter or (blanks and (byte == 9 or byte == 13)):
+                        break
+                    after_blank = copied > start and _is_blank(words[copied - 1])
+                    if column == columns - 1 and after_blank and _begins_comment(text, position):
+                        break
                 words[copied] = byte
                 copied += 1
                 position += 1
                 if 48 <= byte <= 57:
                     most += 1
-                elif not (byte == 45 and copied == start + 1) and byte != 32 and byte != 9 and byte != 13:
+                elif not (byte == 45 and copied == start + 1) and not _is_blank(byte):
                     whole = False
-            while copied > start and (words[copied - 1] == 32 or words[copied - 1] == 9 or words[copied - 1] == 13):
+            if quote >= 0:
+                position += 1
+                while position < size and _is_blank(text[position]):
+                    position += 1
+            while copied > start and _is_blank(words[copied - 1]):
                 copied -= 1
             if not whole or most == 0 or most + (words[start] == 45) != copied - start:
                 digits[column] = -1
