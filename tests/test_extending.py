@@ -88,7 +88,7 @@ def mine(monkeypatch):
         {"dynamic": RandomGraph},
         {"connection": Growing(), "conv": MeanConv, "dynamic": RandomGraph},
     ],
-    ids=str,
+    ids=["residual connection", "growing connection", "convolution", "graph", "all three"],
 )
 def test_a_part_of_ones_own_trains_and_evaluates(own):
     model = DeepGCN(**SMALL, **own)
