@@ -109,7 +109,7 @@ class _Locator(InTreeCacheLocator):
 class _Implementation(CompileResultCacheImpl):
     """Kernels with a checksum: changed machine code would end the process, or compute something else."""
 
-    _locator_classes = (_Locator,)
+    _locator_classes = [_Locator]  # noqa: RUF012 - as numba has it
 
     def reduce(self, cres: Any) -> tuple[bytes, bytes]:
         """Return what is kept of a kernel."""

@@ -15,7 +15,7 @@ height  metres above the lowest point of the room
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import PlainValidator
@@ -28,7 +28,7 @@ from .stored_room import RoomSource, SortedRoom
 # Number of channels in each group.
 CHANNELS = {"block": 3, "color": 3, "room": 3, "height": 1}
 # The nine channels of PointNet and both official codes, in their order.
-NINE = ("block", "color", "room")
+NINE: tuple[Literal["block", "color", "room", "height"], ...] = ("block", "color", "room")
 VARIANTS = ("paper", "port")
 
 

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -159,7 +159,7 @@ def build_model(
     except Exception as error:
         raise UserError(f"{where}: its network cannot be built ({first_line(error)})") from None
     model.load_state_dict(tensors)
-    model.classes = description.class_list
+    cast(Any, model).classes = description.class_list
     return model.eval()
 
 

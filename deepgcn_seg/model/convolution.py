@@ -60,7 +60,9 @@ class EdgeConv(nn.Module):
             return None
         return negative_slope(None if layer.order == "norm-act" else layer.act, layer.linear.weight[:, 0])
 
-    def _norm(self, mean: Tensor, var: Tensor, index: Tensor, mask: Tensor | None) -> Callable[[Tensor], Tensor]:
+    def _norm(
+        self, mean: Tensor | None, var: Tensor | None, index: Tensor, mask: Tensor | None
+    ) -> Callable[[Tensor], Tensor]:
         """Return the norm with the statistics of the edges."""
         norm: Any = self.layer.norm
         if norm is None:

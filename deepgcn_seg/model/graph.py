@@ -5,6 +5,7 @@ A graph of your own is a subclass of :class:`DynamicGraph`, given as ``DeepGCN(d
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ def dilation_schedule(dilation: str | int | Sequence[int], depth: int, period: i
         raise ValueError(f"unknown dilation {dilation!r}: linear, none, an integer or a list of integers")
     if isinstance(dilation, Sequence):
         require("dilation", dilation, listed(integer(1), 1, depth))
-        return [dilation[i % len(dilation)] for i in range(depth)]
+        return [int(dilation[i % len(dilation)]) for i in range(depth)]
     require("dilation", dilation, integer(1))
     return [1] + [dilation] * (depth - 1)
 
@@ -132,7 +133,7 @@ class FixedGraph(DynamicGraph):
     def neighbors(self, layers: nn.ModuleList, positions: Tensor, mask: Tensor | None) -> Neighbors:
         """Search once, as far as the largest dilation needs, and select each layer's ranks from the result."""
         ordered = nearest_ranks(positions, torch.arange(self.k * max(self.dilations)), mask, self.loop)
-        selected = lambda i: ordered[:, :, layers[i].ranks().to(ordered.device)]
+        selected = lambda i: ordered[:, :, cast(DilatedKnnGraph, layers[i]).ranks().to(ordered.device)]
         return lambda i, x: selected(i) if i else layers[0](x, mask)
 
     def search_widths(self, widths: Sequence[int]) -> list[int]:

@@ -4,7 +4,7 @@ All tensors are channels-last, (B, N, C); an optional ``mask`` (B, N) is True wh
 """
 
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,11 @@ class BatchNorm(nn.BatchNorm1d):
     """
 
     synced = False
+    # PyTorch's class allows None for each of these, which norms of a network never have.
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
 
     def forward(self, x: Tensor, mask: Tensor | None = None, counts: Tensor | None = None) -> Tensor:
         """Normalise x (B, N, C).
@@ -263,7 +268,7 @@ class Pointwise(nn.Module):
         ones = weight.new_ones(len(weight))
         return ones.copysign_(self.norm.weight.detach()) if isinstance(self.norm, BatchNorm) else ones
 
-    def finish(self, x: Tensor, mask: Tensor | None = None, counts: Tensor | None = None) -> Tensor:
+    def finish(self: Any, x: Tensor, mask: Tensor | None = None, counts: Tensor | None = None) -> Tensor:
         """Apply norm and activation to the result of the linear map, computed elsewhere."""
         if self.order == "act-norm" and self.act is not None:
             x = self.act(x)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from .building import fit_weights
 from .connection import Dense, Plain, Residual
 from .convolution import EdgeConv, MRConv
 from .deepgcn import DeepGCN
+from .graph import DilatedKnnGraph
 from .layers import BatchNorm
 from .tensor_file import read_tensor_file
 
@@ -139,7 +140,7 @@ def _statistics_gap(model: DeepGCN, cloud: Tensor) -> float:
     for norm in trial_norms:
         norm.momentum = 1.0
     for graph in trial.backbone.graphs:
-        graph.stochastic = False
+        cast(DilatedKnnGraph, graph).stochastic = False
     trial.fusion(trial.backbone.concatenate(trial.backbone(cloud)))
     gaps = []
     for norm, measured in zip(norms, trial_norms):
@@ -244,6 +245,7 @@ def _our_name(name: str) -> str:
         return f"head.classifier.{match[1]}"
     for pattern, ours in _PARTS:
         if match := re.fullmatch(pattern + r"\.([012])\.(\w+)", name):
-            place = {"0": "linear", "1": "act", "2": "norm"}[match[match.lastindex - 1]]
-            return f"{match.expand(ours)}.{place}.{match[match.lastindex]}"
+            *_, place, tensor = match.groups()
+            part = {"0": "linear", "1": "act", "2": "norm"}[place]
+            return f"{match.expand(ours)}.{part}.{tensor}"
     return name

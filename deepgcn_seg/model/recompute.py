@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import cast
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -14,7 +15,7 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
     A second forward pass over the same batch, made to save memory, must not count twice.
     """
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    before = [(norm.momentum, cast(Tensor, norm.num_batches_tracked).clone()) for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
     try:
@@ -22,7 +23,7 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
     finally:
         for norm, (momentum, batches) in zip(norms, before):
             norm.momentum = momentum
-            norm.num_batches_tracked.copy_(batches)
+            cast(Tensor, norm.num_batches_tracked).copy_(batches)
 
 
 def recomputed(module: nn.Module, *inputs: Tensor | None) -> Tensor:

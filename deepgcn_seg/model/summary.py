@@ -1,9 +1,11 @@
 """Count a model's layers, parameters, FLOPs and edges, for a block of N points."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 
 from .deepgcn import DeepGCN
 from .fusion import JointPointwise
@@ -69,19 +71,16 @@ def summarize(model: DeepGCN, points: int = 4096) -> Summary:
     return Summary(parts, points, points * backbone.graph.k * len(backbone.graphs))
 
 
-def _part(name: str, layers: int, modules: list[nn.Module], points: int) -> Part:
+def _part(name: str, layers: int, modules: Iterable[nn.Module], points: int) -> Part:
     parameters = sum(p.numel() for module in modules for p in module.parameters())
-    joint: dict[nn.Module, JointPointwise] = {
-        m.linear: m for module in modules for m in module.modules() if isinstance(m, JointPointwise)
-    }
-    linear = [
-        m for module in modules for m in module.modules() if hasattr(m, "weight") and m.__class__.__name__ == "Linear"
-    ]
+    inside = [m for module in modules for m in module.modules()]
+    joint: dict[nn.Module, JointPointwise] = {m.linear: m for m in inside if isinstance(m, JointPointwise)}
+    linear = [m for m in inside if isinstance(m, nn.Linear) or m.__class__.__name__ == "Linear"]
     return Part(name, layers, parameters, sum(_linear_flops(m, joint.get(m), points) for m in linear))
 
 
 def _linear_flops(linear: nn.Module, joint: JointPointwise | None, points: int) -> int:
-    outputs, inputs = linear.weight.shape
+    outputs, inputs = cast(Tensor, linear.weight).shape
     if joint is None:
         return 2 * points * inputs * outputs
     width = joint.widths[-1] if joint.nested else sum(joint.widths)

@@ -45,7 +45,7 @@ class Differentiable(torch.autograd.Function):
         return cls.apply(*arguments) if torch.is_grad_enabled() else cls.forward(_NoContext(), *arguments)
 
 
-def as_autocast(*operands: Tensor | None) -> tuple[Tensor | None, ...]:
+def as_autocast(*operands: Tensor | None) -> tuple[Any, ...]:
     """Return tensors in the type that autocast gives matrix products; inside autograd functions it does not act."""
     device = next(operand.device.type for operand in operands if operand is not None)
     if not torch.is_autocast_enabled(device):

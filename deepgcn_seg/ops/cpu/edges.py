@@ -39,7 +39,7 @@ class Edges(NamedTuple):
     center: np.ndarray
     neighbor: np.ndarray
     # (B, N, k): the numbers j.
-    index: np.ndarray
+    indices: np.ndarray
     # (B, N) bool: points that are not present have no edges.
     present: np.ndarray
     # (C,).
@@ -110,7 +110,7 @@ def _moments(start, stop, edges, shift, total, square):
         total, square: (B, groups, C) float64, written.
     """
     count, channels = edges.center.shape[1], edges.center.shape[2]
-    k, groups = edges.index.shape[2], total.shape[1]
+    k, groups = edges.indices.shape[2], total.shape[1]
     own, values = edges.center.reshape(-1), edges.neighbor.reshape(-1)
     totals, squares = total.reshape(-1), square.reshape(-1)
     zero = splat(edges.center.dtype.type(0))
@@ -125,7 +125,7 @@ def _moments(start, stop, edges, shift, total, square):
                 center = load(own, (b * count + i) * channels + first)
                 row_sum, row_square = zero, zero
                 for n in range(k):
-                    e = center + load(values, (b * count + edges.index[b, i, n]) * channels + first)
+                    e = center + load(values, (b * count + edges.indices[b, i, n]) * channels + first)
                     phi = where_greater(e, zero, e, slope * e) - shifts
                     row_sum = row_sum + phi
                     row_square = row_square + phi * phi
@@ -158,7 +158,7 @@ def _finish_moments(total, square, edges, shift, mean, var):
     """Write mean and variance, (B, C), from the sums of :func:`_moments`; NaN for a block without points."""
     batch, groups, channels = total.shape
     for b in range(batch):
-        number = edges.present[b].sum() * edges.index.shape[2]
+        number = edges.present[b].sum() * edges.indices.shape[2]
         for c in range(channels):
             sum_of_block, square_of_block = 0.0, 0.0
             for group in range(groups):
@@ -183,7 +183,7 @@ def _moments_backward(start, stop, edges, offset, factor, grad_center, grad_neig
         offset, factor: (B, C). grad_center, grad_neighbor: (B, N, C), and grad_slope: (B, C), added to.
     """
     count, channels = edges.center.shape[1], edges.center.shape[2]
-    k, groups = edges.index.shape[2], channels // LANES
+    k, groups = edges.indices.shape[2], channels // LANES
     own, values = edges.center.reshape(-1), edges.neighbor.reshape(-1)
     own_grads, grads = grad_center.reshape(-1), grad_neighbor.reshape(-1)
     zero, one = splat(edges.center.dtype.type(0)), splat(edges.center.dtype.type(1))
@@ -199,7 +199,7 @@ def _moments_backward(start, stop, edges, offset, factor, grad_center, grad_neig
             at = (b * count + i) * channels + first
             center, own_grad = load(own, at), zero
             for n in range(k):
-                other = (b * count + edges.index[b, i, n]) * channels + first
+                other = (b * count + edges.indices[b, i, n]) * channels + first
                 e = center + load(values, other)
                 # phi(e) = steepness * e, and phi'(e) = steepness.
                 steepness = where_greater(e, zero, one, slope)

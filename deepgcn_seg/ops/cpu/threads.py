@@ -104,11 +104,11 @@ def each_alone(function: Callable[..., Tensor], arguments: Sequence[tuple]) -> l
     alone = 0 if threads <= 1 or _bound_to_this_thread() else len(arguments) // threads * threads
     results: list[Any] = [None] * len(arguments)
     inference = torch.is_inference_mode_enabled()
-    autocast = {"dtype": torch.get_autocast_dtype("cpu"), "enabled": torch.is_autocast_enabled("cpu")}
+    autocast_dtype, autocast = torch.get_autocast_dtype("cpu"), torch.is_autocast_enabled("cpu")
 
     def work(i: int) -> None:
         # These modes are each thread's own: set those of the caller.
-        with torch.no_grad(), torch.inference_mode(inference), torch.autocast("cpu", **autocast):
+        with torch.no_grad(), torch.inference_mode(inference), torch.autocast("cpu", autocast_dtype, autocast):
             results[i] = function(*arguments[i])
 
     run_each(work, range(alone))
