@@ -353,3 +353,98 @@ def test_coordinates_that_float32_has_rounded_are_said():
     # The same numbers in millimetres are exact to half a millimetre; whole metres of a grid are no loss.
     assert lost_digits(rounded, 0.001) is None
     assert lost_digits(np.floor(xyz)) is None
+
+
+# -- names and notes of other scripts ---------------------------------------------------------------
+
+# Name -> what it is in formats whose names are ASCII without blanks.
+SCRIPTS = {
+    "Größe": "Grosse",
+    "класс": "klass",
+    "Уровень 2": "Uroven_2",
+    "🙂": "u1f642",
+    "class name": "class_name",
+    "Grosse": "Grosse_2",
+    "面积": "u9762u79ef",
+}
+NOTES = ["label 0 Möbel", "label 1 класс 🙂", "label 2 a wall"]
+NOTES_IN_ASCII = [
+    r"label 0 M\u00f6bel",
+    r"label 1 \u043a\u043b\u0430\u0441\u0441 \U0001f642",
+    "label 2 a wall",
+]
+
+
+def write_scripts(path):
+    write_scan(path, scan(20), {name: np.full(20, n, np.float32) for n, name in enumerate(SCRIPTS)}, NOTES)
+
+
+def read_with_plyfile(path):
+    from plyfile import PlyData
+
+    content = PlyData.read(str(path))
+    return {name: content["vertex"][name] for name in content["vertex"].data.dtype.names}, content.comments
+
+
+def read_with_pypcd4(path):
+    from pypcd4 import PointCloud
+
+    content = PointCloud.from_path(path)
+    comments = [line[2:].decode() for line in path.read_bytes().split(b"\n") if line.startswith(b"# label")]
+    return {name: content.pc_data[name] for name in content.fields}, comments
+
+
+@pytest.mark.parametrize(("suffix", "reader"), [(".ply", read_with_plyfile), (".pcd", read_with_pypcd4)])
+def test_other_programs_read_names_and_notes_of_any_script(tmp_path, suffix, reader, caplog):
+    path = tmp_path / f"a{suffix}"
+    write_scripts(path)
+    assert path.read_bytes().split(b"POINTS" if suffix == ".pcd" else b"end_header")[0].isascii()
+    fields, comments = reader(path)
+    for number, (name, written) in enumerate(SCRIPTS.items()):
+        assert fields[written].tolist() == [number] * 20
+        assert name == written or f"field {name} is written as {written}" in caplog.text
+    assert comments == NOTES_IN_ASCII
+    assert set(SCRIPTS.values()) < set(read_scan(path).fields)
+
+
+@pytest.mark.parametrize("suffix", [".las", ".laz"])
+def test_laspy_reads_names_of_any_script(tmp_path, suffix, caplog):
+    import laspy
+
+    write_scripts(tmp_path / f"a{suffix}")
+    found = laspy.read(tmp_path / f"a{suffix}")
+    for number, (name, written) in enumerate(SCRIPTS.items()):
+        # LAS holds blanks.
+        written = written.replace("_", " ") if " " in name else written
+        assert np.asarray(found[written]).tolist() == [number] * 20
+        assert name == written or f"field {name} is written as {written}" in caplog.text
+
+
+def test_notes_of_text_are_ascii_and_its_names_are_not_changed(tmp_path):
+    write_scripts(tmp_path / "a.txt")
+    lines = (tmp_path / "a.txt").read_text("utf-8").splitlines()
+    assert lines[:3] == [f"# {note}" for note in NOTES_IN_ASCII]
+    assert set(SCRIPTS) - set(read_scan(tmp_path / "a.txt").fields) == {"class name", "Уровень 2"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_headers_that_are_not_ascii_are_read_and_become_ascii(tmp_path, encoding):
+    head = PLY.format("ascii", 1).replace("element v", "comment Büro à Köln\nelement v")
+    head = head.replace("end_header", "property float Größe_à\nelement extra 1\nproperty int Fläche\nend_header")
+    found = read_scan(write(tmp_path / "a.ply", (head + "1 2 3 4\n7\n").encode(encoding)))
+    assert found.fields["Größe_à"].tolist() == [4]
+    write_scan(tmp_path / "b.ply", found, {})
+    fields, comments = read_with_plyfile(tmp_path / "b.ply")
+    assert fields["Grosse_a"].tolist() == [4] and comments == [r"B\u00fcro \u00e0 K\u00f6ln"]
+    pcd = (
+        PCD.format(1, "ascii").replace("x y z", "x y z Größe_à").replace("4 4 4", "4 4 4 4").replace("F F F", "F F F F")
+    )
+    pcd = pcd.replace("1 1 1", "1 1 1 1") + "1 2 3 4\n"
+    assert read_scan(write(tmp_path / "a.pcd", pcd.encode(encoding))).fields["Größe_à"].tolist() == [4]
+
+
+@pytest.mark.parametrize("suffix", [".ply", ".pcd", ".txt"])
+def test_very_many_notes_leave_a_header_that_is_read(tmp_path, suffix):
+    write_scan(tmp_path / f"a{suffix}", scan(20), {}, [f"label {n} " + "🙂" * 100 for n in range(300)])
+    assert np.array_equal(read_scan(tmp_path / f"a{suffix}").rgb, scan(20).rgb)
+    assert b"label 20 " in (tmp_path / f"a{suffix}").read_bytes()

@@ -14,7 +14,7 @@ import numpy as np
 
 from ....errors import UserError
 from ..scan import COLORS, PACKED, Scan, unpacked
-from .bounds import MAX_HEADER, Bounds, clean_names, line_number, pieces_of_lines, renamed
+from .bounds import MAX_HEADER, Bounds, clean_names, decoded, line_number, pieces_of_lines, renamed
 from .rows import read_rows
 from .typed import as_declared, structured
 
@@ -84,7 +84,7 @@ def _read_header(bounds: Bounds, file: BinaryIO) -> Header:
     try:
         if end is None:
             raise ValueError
-        lines = [line.split() for line in head[: end.start()].decode("ascii", "replace").splitlines()]
+        lines = [[decoded(word) for word in line.split()] for line in head[: end.start()].splitlines()]
         known = {line[0].upper(): line[1:] for line in lines if line and not line[0].startswith("#")}
         # Version 0.5 has COLUMNS for FIELDS, and its values are floats of 4 bytes by default.
         names = known["FIELDS" if "FIELDS" in known else "COLUMNS"]
@@ -195,6 +195,6 @@ def write_pcd(path: Path, scan: Scan, notes: list[str]) -> list[str]:
         "DATA binary",
     ]
     with open(path, "wb") as file:
-        file.write("".join(f"{line}\n" for line in lines).encode("ascii", "replace"))
+        file.write("".join(f"{line}\n" for line in lines).encode("ascii"))
         structured(fields).tofile(file)
     return renamed(scan.fields, names)

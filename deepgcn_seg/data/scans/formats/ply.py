@@ -15,10 +15,10 @@ from typing import BinaryIO, Literal
 import numpy as np
 
 from ....errors import UserError
-from ....escaping import one_line
+from ....escaping import ascii_escaped, one_line
 from ....files import Identity, identify, open_file
 from ..scan import Scan
-from .bounds import MAX_HEADER, MAX_LINE, Bounds, clean_names, clean_word, first_lines, line_number, renamed
+from .bounds import MAX_HEADER, MAX_LINE, Bounds, clean_names, clean_word, decoded, first_lines, line_number, renamed
 from .rows import read_rows, write_rows
 from .typed import as_declared, structured
 
@@ -135,12 +135,12 @@ def _read_header(path: Path, file: BinaryIO) -> Header:
     header = Header("", [], [], start)
     form = None
     for number, line in enumerate(head[:end].split(newline)[1:], 2):
-        words = line.decode("latin-1").split()
+        words = [decoded(word) for word in line.split()]
         match words:
             case []:
                 pass
             case ["comment" | "obj_info", *_]:
-                header.comments.append(clean_word(line.decode("latin-1").strip()))
+                header.comments.append(clean_word(decoded(line.strip())))
             case ["format", name, "1.0"] if form is None and name in _ORDERS:
                 form = header.order = _ORDERS[name]
             case ["element", name, count] if form is not None and count.isascii() and count.isdigit():
@@ -151,9 +151,7 @@ def _read_header(path: Path, file: BinaryIO) -> Header:
             case ["property", kind, name] if header.elements and kind in _TYPES:
                 _add_property(path, header.elements[-1], name, _TYPES[kind], words)
             case _:
-                raise UserError(
-                    f"{path}: line {number} of its header is not understood: {one_line(line.decode('latin-1'), 60)}"
-                )
+                raise UserError(f"{path}: line {number} of its header is not understood: {one_line(decoded(line), 60)}")
     if form is None:
         raise UserError(f"{path}: not a PLY file (no format)")
     if len({element.name for element in header.elements}) < len(header.elements):
@@ -216,7 +214,8 @@ def write_ply(path: Path, scan: Scan, notes: list[str]) -> list[str]:
     lines += [f"property {_WRITTEN[values.dtype.str[1:]]} {name}" for name, values in fields.items()]
     lines += [*rest.lines, "end_header"]
     with open(path, "wb") as file:
-        file.write("".join(f"{line}\n" for line in lines).encode("latin-1", "replace"))
+        # plyfile and other readers refuse a header that is not ASCII.
+        file.write("".join(f"{ascii_escaped(line)}\n" for line in lines).encode("ascii"))
         if rest.order:
             rows = structured(fields)
             rows.astype(rows.dtype.newbyteorder(rest.order), copy=False).tofile(file)
