@@ -448,3 +448,126 @@ def test_very_many_notes_leave_a_header_that_is_read(tmp_path, suffix):
     write_scan(tmp_path / f"a{suffix}", scan(20), {}, [f"label {n} " + "🙂" * 100 for n in range(300)])
     assert np.array_equal(read_scan(tmp_path / f"a{suffix}").rgb, scan(20).rgb)
     assert b"label 20 " in (tmp_path / f"a{suffix}").read_bytes()
+
+
+# -- arrays that do not fit each other, and arrays that are no fields --------------------------------
+
+
+def error_of(make, folder):
+    with pytest.raises(UserError) as raised:
+        read_scan(make(folder)).xyz  # noqa: B018
+    assert str(raised.value).isprintable() and str(folder) in str(raised.value)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("labels", LABEL[:19]),
+        ("Label", LABEL[:1]),
+        ("colors", RGB[:19]),
+        ("rgb", RGB.T),
+        ("intensity", np.zeros(21)),
+        ("normals", XYZ[:7]),
+        ("rgba", np.zeros((9, 4))),
+        ("red", RGB[:19, 0]),
+    ],
+)
+def test_arrays_of_another_length_than_the_points_are_errors(tmp_path, name, values):
+    message = error_of(arrays(points=XYZ, **{name: values}), tmp_path)
+    assert f"array {name} has {len(values)} rows" in message and "points has 20 points" in message
+    assert f"array {name} has" in error_of(arrays(x=XYZ[:, 0], y=XYZ[:, 1], z=XYZ[:, 2], **{name: values}), tmp_path)
+
+
+def test_two_arrays_of_different_coordinates_are_an_error(tmp_path):
+    x, y, z = XYZ.T
+    for more in ({"xyz": XYZ + 1}, {"xyz": XYZ[:9]}, {"coord": XYZ[::-1]}, {"x": y, "y": y, "z": z}, {"pc": ROWS + 1}):
+        message = error_of(arrays(points=XYZ, **more), tmp_path)
+        named = "x, y, z" if "x" in more else next(iter(more))
+        assert "points" in message and named in message and "remove the one that is not meant" in message
+
+
+def test_two_arrays_of_the_same_coordinates_are_one(tmp_path, caplog):
+    holes = np.where(np.arange(20)[:, None] == 3, np.nan, XYZ)
+    found = read_scan(arrays(points=holes, xyz=holes, x=holes[:, 0], y=holes[:, 1], z=holes[:, 2])(tmp_path))
+    assert np.array_equal(found.xyz, holes, equal_nan=True)
+    assert "arrays xyz and points have the same coordinates; xyz is used" in caplog.text
+    assert "arrays xyz and x, y, z have the same" in caplog.text
+
+
+def test_what_another_format_does_not_keep_is_said(tmp_path, caplog):
+    found = read_scan(arrays(points=ROWS, title=np.array("Büro"), camera=np.eye(4), label=np.array(3))(tmp_path))
+    write_scan(tmp_path / "b.npz", found, {})
+    assert "not kept" not in caplog.text
+    assert np.load(tmp_path / "b.npz")["title"] == "Büro"
+    write_scan(tmp_path / "b.ply", found, {})
+    for name in ("title", "camera", "label"):
+        assert f"array {name} of {tmp_path}/a.npz is not kept" in caplog.text
+    assert "array points" not in caplog.text
+    caplog.clear()
+    faces = PLY.format("ascii", 1).replace("end_header\n", FACES) + "1 2 3\n3 0 0 0 255 0.5\n"
+    found = read_scan(write(tmp_path / "c.ply", faces))
+    write_scan(tmp_path / "d.ply", found, {})
+    assert "not kept" not in caplog.text
+    write_scan(tmp_path / "d.las", found, {})
+    assert f"element face of {tmp_path}/c.ply is not kept" in caplog.text
+
+
+# -- arrays of other shapes and types ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", [("xyz", "rgb"), ("Points", "Color"), ("coord", "colors"), ("position", "rgba")])
+def test_named_fields_of_several_numbers_are_fields(tmp_path, names):
+    width = 4 if names[1] == "rgba" else 3
+    rows = np.zeros(20, [(names[0], "f4", 3), (names[1], "u1", width), ("label", "i4")])
+    rows[names[0]], rows[names[1]][:, :3], rows["label"] = XYZ, RGB, LABEL
+    for path in (array(rows)(tmp_path), arrays(points=rows)(tmp_path)):
+        found = read_scan(path)
+        assert np.array_equal(found.xyz, XYZ.astype("f4")) and np.array_equal(found.rgb, RGB)
+        assert found.fields["label"].tolist() == LABEL.tolist()
+        assert list(found.fields) == ["x", "y", "z", "red", "green", "blue", *["alpha"] * (width == 4), "label"]
+
+
+def test_named_fields_whose_numbers_have_no_names_are_errors(tmp_path):
+    message = error_of(array(np.zeros(5, [("xyz", "f4", 3), ("feature", "f4", 9)])), tmp_path)
+    assert "field feature has 9 numbers for each point" in message and "feature_0" in message
+    assert "field xyz has 2 numbers" in error_of(array(np.zeros(5, [("xyz", "f4", 2)])), tmp_path)
+    message = error_of(array(np.zeros(5, [("pos", [("x", "f4"), ("y", "f4"), ("z", "f4")])])), tmp_path)
+    assert (
+        "field pos of the array holds something else than numbers" in message and "a field for each number" in message
+    )
+    assert "5,000 fields" in error_of(array(np.zeros(5, [("xyz", "f4", 5000)])), tmp_path)
+
+
+def test_long_floats_become_floats_of_64_bits(tmp_path):
+    for path in (array(XYZ.astype(np.longdouble))(tmp_path), arrays(points=XYZ.astype(np.longdouble))(tmp_path)):
+        found = read_scan(path)
+        assert np.array_equal(found.xyz, XYZ) and found.fields["x"].dtype == np.float64
+        write_scan(tmp_path / "b.ply", found, {})
+        assert np.array_equal(read_scan(tmp_path / "b.ply").xyz, XYZ)
+
+
+@pytest.mark.parametrize("shape", [(1, 20, 3), (4, 5, 3), (2, 5, 6)])
+def test_arrays_of_clouds_and_images_say_how_to_make_rows(tmp_path, shape):
+    values = np.zeros(shape)
+    for make in (array(values), arrays(points=values), arrays(points=values, labels=LABEL)):
+        message = error_of(make, tmp_path)
+        assert str(shape) in message and f"array.reshape(-1, {shape[-1]})" in message
+    assert "reshape(-1, 3)" in error_of(array(np.zeros((1, 5000, 3))), tmp_path)
+
+
+# -- the property or field that a message is about ----------------------------------------------------
+
+
+def test_the_list_that_is_not_read_is_named(tmp_path):
+    listed = PLY.format("ascii", 1).replace("end_h", "property list uchar int neighbours\nend_h") + "1 2 3 0\n"
+    assert "property neighbours of element vertex is a list" in error_of(text("a.ply", listed), tmp_path)
+    face = "element face 1\nproperty list uchar int corners\nelement vertex"
+    before = PLY.format("binary_little_endian", 1).replace("element vertex", face) + "0" * 13
+    message = error_of(text("a.ply", before), tmp_path)
+    assert "property corners of element face is a list" in message and "put vertex first" in message
+
+
+def test_the_field_that_is_there_twice_is_named(tmp_path):
+    twice = PCD.format(1, "ascii").replace("x y z", "x z z") + "1 2 3\n"
+    assert "two fields of the same name, z" in error_of(text("a.pcd", twice), tmp_path)

@@ -77,7 +77,8 @@ def _checked(scan: Scan) -> Scan:
 def write_scan(path: str | Path, scan: Scan, more: Mapping[str, np.ndarray], notes: Sequence[str] = ()) -> None:
     """Write a scan with further fields, in the format of ``path``'s suffix. The file is written whole or not at all.
 
-    A warning lists the fields that get another name or lose digits because of the format.
+    A warning lists the fields that get another name or lose digits because of the format, and what else of the scan's
+    file another format cannot hold (elements of PLY besides the points, further arrays of NPZ).
 
     Args:
         more: name -> (N,) values, which replace fields of that name. notes: comment lines, if the format has them;
@@ -102,6 +103,8 @@ def write_scan(path: str | Path, scan: Scan, more: Mapping[str, np.ndarray], not
     # Libraries raise errors of many types when they cannot write.
     except Exception as error:
         raise UserError(f"{path}: cannot be written ({first_line(error)})") from None
+    others = () if scan.template is None or template is not None else getattr(scan.template, "others", ())
+    changes += [f"{other} of {scan.path} is not kept" for other in others]
     if changes:
         log.warning("%s: %s", path, "; ".join(changes))
 

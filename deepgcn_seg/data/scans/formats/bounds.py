@@ -28,14 +28,13 @@ MAX_HEADER, MAX_LINE, MAX_DIRECTORY = 1 << 16, 1 << 20, 1 << 20
 PIECE_BYTES = 1 << 20
 
 # Latin letters for those that Unicode does not decompose into a letter and an accent, and for Cyrillic ones.
-_LATIN = dict(zip("ßæøœđðłþı", "ss ae o oe d d l th i".split()))
-_LATIN |= dict(
-    zip(
-        "абвгдежзийклмнопрстуфхцчшщыэюяіїєґ",
-        "a b v g d e zh z i y k l m n o p r s t u f kh ts ch sh shch y e yu ya i yi ye g".split(),
-    )
-)
-_LATIN |= dict.fromkeys("ъь", "")
+_LATIN = {
+    "ß": "ss", "æ": "ae", "ø": "o", "œ": "oe", "đ": "d", "ð": "d", "ł": "l", "þ": "th", "ı": "i", "а": "a", "б": "b",  # noqa: RUF001
+    "в": "v", "г": "g", "д": "d", "е": "e", "ж": "zh", "з": "z", "и": "i", "й": "y", "к": "k", "л": "l", "м": "m",  # noqa: RUF001
+    "н": "n", "о": "o", "п": "p", "р": "r", "с": "s", "т": "t", "у": "u", "ф": "f", "х": "kh", "ц": "ts", "ч": "ch",  # noqa: RUF001
+    "ш": "sh", "щ": "shch", "ы": "y", "э": "e", "ю": "yu", "я": "ya", "і": "i", "ї": "yi", "є": "ye", "ґ": "g",  # noqa: RUF001
+    "ъ": "", "ь": "",
+}  # fmt: skip
 
 # Characters of a field's name, and of other texts from a header that are written again.
 _MAX_NAME, _MAX_TEXT = 64, 1000

@@ -5,6 +5,7 @@ pypcd4 is not used, because it trusts the header: a COUNT of a billion makes as 
 
 import re
 import struct
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import BinaryIO
 import numpy as np
 
 from ....errors import UserError
+from ....escaping import one_line
 from ..scan import COLORS, PACKED, Scan, unpacked
 from .bounds import MAX_HEADER, Bounds, clean_names, decoded, line_number, pieces_of_lines, renamed
 from .rows import read_rows
@@ -112,8 +114,8 @@ def _read_header(bounds: Bounds, file: BinaryIO) -> Header:
         # PCL names padding "_".
         every += [None if name == "_" else one for one in several]
         types += [_TYPES[kind, size]] * count
-    if len({name for name in every if name}) < len(every) - every.count(None):
-        raise UserError(f"{path}: two fields of the same name")
+    if twice := [name for name, times in Counter(every).items() if name is not None and times > 1]:
+        raise UserError(f"{path}: two fields of the same name, {one_line(twice[0], 60)}")
     layout = Layout(width, height, viewpoint if _SEVEN_NUMBERS.fullmatch(viewpoint) else _VIEWPOINT)
     header = Header(every, types, points, end[1].decode().lower(), end.end(), layout)
     min_row = {"ascii": 2 * len(types), "binary": header.row, "binary_compressed": header.row / _LZF_RATIO}
