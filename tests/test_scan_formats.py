@@ -571,3 +571,42 @@ def test_the_list_that_is_not_read_is_named(tmp_path):
 def test_the_field_that_is_there_twice_is_named(tmp_path):
     twice = PCD.format(1, "ascii").replace("x y z", "x z z") + "1 2 3\n"
     assert "two fields of the same name, z" in error_of(text("a.pcd", twice), tmp_path)
+
+
+# -- digits that LAS does not hold --------------------------------------------------------------------
+
+
+def coordinates_to_las(xyz, folder, caplog):
+    """Write coordinates as LAS and return the largest difference of what is read, and the warning."""
+    caplog.clear()
+    write_scan(folder / "b.las", Scan(Path("x"), dict(zip("xyz", xyz.T.copy()))), {})
+    return np.abs(read_scan(folder / "b.las").xyz - xyz).max(), caplog.text
+
+
+def test_las_says_by_how_much_it_rounds(tmp_path, caplog):
+    wide = RNG.random((1000, 3)) * 1e7
+    error, said = coordinates_to_las(wide, tmp_path, caplog)
+    assert 0.004 < error <= 0.005 + 1e-9 and "coordinates are rounded by up to 0.005, because LAS" in said
+    stray = np.r_[RNG.random((1000, 3)), [[5e8, 0, 0]]]
+    error, said = coordinates_to_las(stray, tmp_path, caplog)
+    assert 0.4 < error <= 0.5 and "rounded by up to 0.5, " in said and "the points extend over 500,000,000" in said
+    # A scan in its own file's scale is not rounded again.
+    found = read_scan(tmp_path / "b.las")
+    caplog.clear()
+    write_scan(tmp_path / "c.laz", found, {})
+    assert np.array_equal(read_scan(tmp_path / "c.laz").xyz, found.xyz) and not caplog.text
+
+
+@pytest.mark.parametrize("digits", [3, 4])
+def test_las_says_that_it_has_fewer_decimals_than_the_scan(tmp_path, caplog, digits):
+    # Over 1,000 km LAS has millimetres.
+    error, said = coordinates_to_las(np.round(RNG.random((1000, 3)) * 1e6, digits), tmp_path, caplog)
+    assert (error > 1e-4) == ("rounded by up to 0.0005" in said) == (digits == 4)
+
+
+@pytest.mark.parametrize("extent", [1.0, 30.0, 4000.0, 1e6])
+def test_las_says_nothing_about_rounding_that_nobody_sees(tmp_path, caplog, extent):
+    for digits in (3, 17):
+        for origin in ([0, 0, 0], [5e5, 5.4e6, 100]):
+            error, said = coordinates_to_las(np.round(RNG.random((500, 3)) * extent, digits) + origin, tmp_path, caplog)
+            assert error <= 0.0005 and not said
