@@ -479,6 +479,11 @@ def test_arrays_of_another_length_than_the_points_are_errors(tmp_path, name, val
     assert f"array {name} has" in error_of(arrays(x=XYZ[:, 0], y=XYZ[:, 1], z=XYZ[:, 2], **{name: values}), tmp_path)
 
 
+def test_odd_names_of_arrays_are_printable_in_the_message(tmp_path):
+    message = error_of(arrays(**{"\x1b[2Jodd": XYZ, "labels": LABEL[:19]}), tmp_path)
+    assert "array labels has 19 rows (shape (19,)), but ?[2Jodd has 20 points" in message
+
+
 def test_two_arrays_of_different_coordinates_are_an_error(tmp_path):
     x, y, z = XYZ.T
     for more in ({"xyz": XYZ + 1}, {"xyz": XYZ[:9]}, {"coord": XYZ[::-1]}, {"x": y, "y": y, "z": z}, {"pc": ROWS + 1}):

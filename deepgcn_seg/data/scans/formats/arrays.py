@@ -213,7 +213,8 @@ def _parts(
     for name, values in arrays.items():
         if name.lower() in _PER_POINT and values.ndim and len(values) != count:
             raise UserError(
-                f"{path}: array {name} has {len(values):,} rows (shape {values.shape}), but {used} has {count:,} points"
+                f"{path}: array {name} has {len(values):,} rows (shape {values.shape}), but "
+                f"{one_line(used, 60)} has {count:,} points"
             )
     found: dict[str, dict[str, np.ndarray]] = {}
     taken: set[str] = set()
