@@ -32,6 +32,12 @@ def one_line(value: object, most: int | None = None) -> str:
     return "".join(" " if c.isspace() else c if c.isprintable() else "?" for c in text)
 
 
+def ascii_escaped(text: str) -> str:
+    """Return text for a header in ASCII: each other character is written as ``\\uXXXX``, or ``\\UXXXXXXXX`` beyond."""
+    codes = ((character, ord(character)) for character in text)
+    return "".join(c if n < 0x80 else f"\\u{n:04x}" if n <= 0xFFFF else f"\\U{n:08x}" for c, n in codes)
+
+
 def terminal(value: object, style: str = "") -> Text:
     """Return text for rich, in which brackets are no markup."""
     return Text(one_line(value), style)

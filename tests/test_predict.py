@@ -306,6 +306,7 @@ def test_a_scan_in_a_scan_out(checkpoint, tmp_path):
         f"view={tmp_path}/b.html", f"picture={tmp_path}/b.png", f"hydra.run.dir={tmp_path}/log",
     )  # fmt: skip
     assert "a.ply: 3,000 points" in done.stderr
+    assert "b.las: the scan's own label is kept as label_input" in done.stderr
     before, after = read_scan(tmp_path / "a.ply"), read_scan(tmp_path / "b.las")
     assert np.abs(before.xyz - after.xyz).max() < 1e-6
     assert np.array_equal(before.rgb, after.rgb)
@@ -566,6 +567,23 @@ def test_labels_are_the_classification_of_las_if_asked_for(tmp_path):
     again = read_scan(tmp_path / "b.laz")
     assert again.fields["classification"].tolist() == again.fields["label"].tolist() == known.label.tolist()
     assert again.fields["classification_input"].tolist() == [0] * 4
+
+
+def test_fields_of_the_scan_that_are_named_as_the_results_are_kept_and_said(tmp_path, caplog):
+    caplog.set_level("INFO")
+    before = Scan(Path("x"), {axis: np.arange(4.0) for axis in "xyz"})
+    write_labelled(tmp_path / "0.ply", before, LABELS, S3DIS, False)
+    assert "is kept as" not in caplog.text
+    for number in range(3):
+        scan = read_scan(tmp_path / f"{number}.ply")
+        known = Prediction(np.full(4, number + 1, np.uint8), LABELS.confidence)
+        write_labelled(tmp_path / f"{number + 1}.ply", scan, known, S3DIS, False)
+    said = "1.ply: the scan's own label is kept as label_input, confidence is kept as confidence_input"
+    assert said in caplog.text and "2.ply: the scan's own label is kept as label_input_2, " in caplog.text
+    found = read_scan(tmp_path / "3.ply").fields
+    assert found["label_input"].tolist() == LABELS.label.tolist()
+    assert [found[name][0] for name in ("label_input_2", "label_input_3", "label")] == [1, 2, 3]
+    assert list(found).count("confidence") == 1 and len(found) == 3 + 2 * 4
 
 
 def test_points_without_a_label_are_black_and_the_page_says_what_their_label_is(tmp_path):

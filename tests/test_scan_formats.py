@@ -353,3 +353,265 @@ def test_coordinates_that_float32_has_rounded_are_said():
     # The same numbers in millimetres are exact to half a millimetre; whole metres of a grid are no loss.
     assert lost_digits(rounded, 0.001) is None
     assert lost_digits(np.floor(xyz)) is None
+
+
+# -- names and notes of other scripts ---------------------------------------------------------------
+
+# Name -> what it is in formats whose names are ASCII without blanks.
+SCRIPTS = {
+    "Größe": "Grosse",
+    "класс": "klass",
+    "Уровень 2": "Uroven_2",
+    "🙂": "u1f642",
+    "class name": "class_name",
+    "Grosse": "Grosse_2",
+    "面积": "u9762u79ef",
+}
+NOTES = ["label 0 Möbel", "label 1 класс 🙂", "label 2 a wall"]
+NOTES_IN_ASCII = [
+    r"label 0 M\u00f6bel",
+    r"label 1 \u043a\u043b\u0430\u0441\u0441 \U0001f642",
+    "label 2 a wall",
+]
+
+
+def write_scripts(path):
+    write_scan(path, scan(20), {name: np.full(20, n, np.float32) for n, name in enumerate(SCRIPTS)}, NOTES)
+
+
+def read_with_plyfile(path):
+    from plyfile import PlyData
+
+    content = PlyData.read(str(path))
+    return {name: content["vertex"][name] for name in content["vertex"].data.dtype.names}, content.comments
+
+
+def read_with_pypcd4(path):
+    from pypcd4 import PointCloud
+
+    content = PointCloud.from_path(path)
+    comments = [line[2:].decode() for line in path.read_bytes().split(b"\n") if line.startswith(b"# label")]
+    return {name: content.pc_data[name] for name in content.fields}, comments
+
+
+@pytest.mark.parametrize(("suffix", "reader"), [(".ply", read_with_plyfile), (".pcd", read_with_pypcd4)])
+def test_other_programs_read_names_and_notes_of_any_script(tmp_path, suffix, reader, caplog):
+    path = tmp_path / f"a{suffix}"
+    write_scripts(path)
+    assert path.read_bytes().split(b"POINTS" if suffix == ".pcd" else b"end_header")[0].isascii()
+    fields, comments = reader(path)
+    for number, (name, written) in enumerate(SCRIPTS.items()):
+        assert fields[written].tolist() == [number] * 20
+        assert name == written or f"field {name} is written as {written}" in caplog.text
+    assert comments == NOTES_IN_ASCII
+    assert set(SCRIPTS.values()) < set(read_scan(path).fields)
+
+
+@pytest.mark.parametrize("suffix", [".las", ".laz"])
+def test_laspy_reads_names_of_any_script(tmp_path, suffix, caplog):
+    import laspy
+
+    write_scripts(tmp_path / f"a{suffix}")
+    found = laspy.read(tmp_path / f"a{suffix}")
+    for number, (name, written) in enumerate(SCRIPTS.items()):
+        # LAS holds blanks.
+        written = written.replace("_", " ") if " " in name else written
+        assert np.asarray(found[written]).tolist() == [number] * 20
+        assert name == written or f"field {name} is written as {written}" in caplog.text
+
+
+def test_notes_of_text_are_ascii_and_its_names_are_not_changed(tmp_path):
+    write_scripts(tmp_path / "a.txt")
+    lines = (tmp_path / "a.txt").read_text("utf-8").splitlines()
+    assert lines[:3] == [f"# {note}" for note in NOTES_IN_ASCII]
+    assert set(SCRIPTS) - set(read_scan(tmp_path / "a.txt").fields) == {"class name", "Уровень 2"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_headers_that_are_not_ascii_are_read_and_become_ascii(tmp_path, encoding):
+    head = PLY.format("ascii", 1).replace("element v", "comment Büro à Köln\nelement v")
+    head = head.replace("end_header", "property float Größe_à\nelement extra 1\nproperty int Fläche\nend_header")
+    found = read_scan(write(tmp_path / "a.ply", (head + "1 2 3 4\n7\n").encode(encoding)))
+    assert found.fields["Größe_à"].tolist() == [4]
+    write_scan(tmp_path / "b.ply", found, {})
+    fields, comments = read_with_plyfile(tmp_path / "b.ply")
+    assert fields["Grosse_a"].tolist() == [4] and comments == [r"B\u00fcro \u00e0 K\u00f6ln"]
+    pcd = (
+        PCD.format(1, "ascii").replace("x y z", "x y z Größe_à").replace("4 4 4", "4 4 4 4").replace("F F F", "F F F F")
+    )
+    pcd = pcd.replace("1 1 1", "1 1 1 1") + "1 2 3 4\n"
+    assert read_scan(write(tmp_path / "a.pcd", pcd.encode(encoding))).fields["Größe_à"].tolist() == [4]
+
+
+@pytest.mark.parametrize("suffix", [".ply", ".pcd", ".txt"])
+def test_very_many_notes_leave_a_header_that_is_read(tmp_path, suffix):
+    write_scan(tmp_path / f"a{suffix}", scan(20), {}, [f"label {n} " + "🙂" * 100 for n in range(300)])
+    assert np.array_equal(read_scan(tmp_path / f"a{suffix}").rgb, scan(20).rgb)
+    assert b"label 20 " in (tmp_path / f"a{suffix}").read_bytes()
+
+
+# -- arrays that do not fit each other, and arrays that are no fields --------------------------------
+
+
+def error_of(make, folder):
+    with pytest.raises(UserError) as raised:
+        read_scan(make(folder)).xyz  # noqa: B018
+    assert str(raised.value).isprintable() and str(folder) in str(raised.value)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("labels", LABEL[:19]),
+        ("Label", LABEL[:1]),
+        ("colors", RGB[:19]),
+        ("rgb", RGB.T),
+        ("intensity", np.zeros(21)),
+        ("normals", XYZ[:7]),
+        ("rgba", np.zeros((9, 4))),
+        ("red", RGB[:19, 0]),
+    ],
+)
+def test_arrays_of_another_length_than_the_points_are_errors(tmp_path, name, values):
+    message = error_of(arrays(points=XYZ, **{name: values}), tmp_path)
+    assert f"array {name} has {len(values)} rows" in message and "points has 20 points" in message
+    assert f"array {name} has" in error_of(arrays(x=XYZ[:, 0], y=XYZ[:, 1], z=XYZ[:, 2], **{name: values}), tmp_path)
+
+
+def test_odd_names_of_arrays_are_printable_in_the_message(tmp_path):
+    message = error_of(arrays(**{"\x1b[2Jodd": XYZ, "labels": LABEL[:19]}), tmp_path)
+    assert "array labels has 19 rows (shape (19,)), but ?[2Jodd has 20 points" in message
+
+
+def test_two_arrays_of_different_coordinates_are_an_error(tmp_path):
+    x, y, z = XYZ.T
+    for more in ({"xyz": XYZ + 1}, {"xyz": XYZ[:9]}, {"coord": XYZ[::-1]}, {"x": y, "y": y, "z": z}, {"pc": ROWS + 1}):
+        message = error_of(arrays(points=XYZ, **more), tmp_path)
+        named = "x, y, z" if "x" in more else next(iter(more))
+        assert "points" in message and named in message and "remove the one that is not meant" in message
+
+
+def test_two_arrays_of_the_same_coordinates_are_one(tmp_path, caplog):
+    holes = np.where(np.arange(20)[:, None] == 3, np.nan, XYZ)
+    found = read_scan(arrays(points=holes, xyz=holes, x=holes[:, 0], y=holes[:, 1], z=holes[:, 2])(tmp_path))
+    assert np.array_equal(found.xyz, holes, equal_nan=True)
+    assert "arrays xyz and points have the same coordinates; xyz is used" in caplog.text
+    assert "arrays xyz and x, y, z have the same" in caplog.text
+
+
+def test_what_another_format_does_not_keep_is_said(tmp_path, caplog):
+    found = read_scan(arrays(points=ROWS, title=np.array("Büro"), camera=np.eye(4), label=np.array(3))(tmp_path))
+    write_scan(tmp_path / "b.npz", found, {})
+    assert "not kept" not in caplog.text
+    assert np.load(tmp_path / "b.npz")["title"] == "Büro"
+    write_scan(tmp_path / "b.ply", found, {})
+    for name in ("title", "camera", "label"):
+        assert f"array {name} of {tmp_path}/a.npz is not kept" in caplog.text
+    assert "array points" not in caplog.text
+    caplog.clear()
+    faces = PLY.format("ascii", 1).replace("end_header\n", FACES) + "1 2 3\n3 0 0 0 255 0.5\n"
+    found = read_scan(write(tmp_path / "c.ply", faces))
+    write_scan(tmp_path / "d.ply", found, {})
+    assert "not kept" not in caplog.text
+    write_scan(tmp_path / "d.las", found, {})
+    assert f"element face of {tmp_path}/c.ply is not kept" in caplog.text
+
+
+# -- arrays of other shapes and types ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", [("xyz", "rgb"), ("Points", "Color"), ("coord", "colors"), ("position", "rgba")])
+def test_named_fields_of_several_numbers_are_fields(tmp_path, names):
+    width = 4 if names[1] == "rgba" else 3
+    rows = np.zeros(20, [(names[0], "f4", 3), (names[1], "u1", width), ("label", "i4")])
+    rows[names[0]], rows[names[1]][:, :3], rows["label"] = XYZ, RGB, LABEL
+    for path in (array(rows)(tmp_path), arrays(points=rows)(tmp_path)):
+        found = read_scan(path)
+        assert np.array_equal(found.xyz, XYZ.astype("f4")) and np.array_equal(found.rgb, RGB)
+        assert found.fields["label"].tolist() == LABEL.tolist()
+        assert list(found.fields) == ["x", "y", "z", "red", "green", "blue", *["alpha"] * (width == 4), "label"]
+
+
+def test_named_fields_whose_numbers_have_no_names_are_errors(tmp_path):
+    message = error_of(array(np.zeros(5, [("xyz", "f4", 3), ("feature", "f4", 9)])), tmp_path)
+    assert "field feature has 9 numbers for each point" in message and "feature_0" in message
+    assert "field xyz has 2 numbers" in error_of(array(np.zeros(5, [("xyz", "f4", 2)])), tmp_path)
+    message = error_of(array(np.zeros(5, [("pos", [("x", "f4"), ("y", "f4"), ("z", "f4")])])), tmp_path)
+    assert (
+        "field pos of the array holds something else than numbers" in message and "a field for each number" in message
+    )
+    assert "5,000 fields" in error_of(array(np.zeros(5, [("xyz", "f4", 5000)])), tmp_path)
+
+
+def test_long_floats_become_floats_of_64_bits(tmp_path):
+    for path in (array(XYZ.astype(np.longdouble))(tmp_path), arrays(points=XYZ.astype(np.longdouble))(tmp_path)):
+        found = read_scan(path)
+        assert np.array_equal(found.xyz, XYZ) and found.fields["x"].dtype == np.float64
+        write_scan(tmp_path / "b.ply", found, {})
+        assert np.array_equal(read_scan(tmp_path / "b.ply").xyz, XYZ)
+
+
+@pytest.mark.parametrize("shape", [(1, 20, 3), (4, 5, 3), (2, 5, 6)])
+def test_arrays_of_clouds_and_images_say_how_to_make_rows(tmp_path, shape):
+    values = np.zeros(shape)
+    for make in (array(values), arrays(points=values), arrays(points=values, labels=LABEL)):
+        message = error_of(make, tmp_path)
+        assert str(shape) in message and f"array.reshape(-1, {shape[-1]})" in message
+    assert "reshape(-1, 3)" in error_of(array(np.zeros((1, 5000, 3))), tmp_path)
+
+
+# -- the property or field that a message is about ----------------------------------------------------
+
+
+def test_the_list_that_is_not_read_is_named(tmp_path):
+    listed = PLY.format("ascii", 1).replace("end_h", "property list uchar int neighbours\nend_h") + "1 2 3 0\n"
+    assert "property neighbours of element vertex is a list" in error_of(text("a.ply", listed), tmp_path)
+    face = "element face 1\nproperty list uchar int corners\nelement vertex"
+    before = PLY.format("binary_little_endian", 1).replace("element vertex", face) + "0" * 13
+    message = error_of(text("a.ply", before), tmp_path)
+    assert "property corners of element face is a list" in message and "put vertex first" in message
+
+
+def test_the_field_that_is_there_twice_is_named(tmp_path):
+    twice = PCD.format(1, "ascii").replace("x y z", "x z z") + "1 2 3\n"
+    assert "two fields of the same name, z" in error_of(text("a.pcd", twice), tmp_path)
+
+
+# -- digits that LAS does not hold --------------------------------------------------------------------
+
+
+def coordinates_to_las(xyz, folder, caplog):
+    """Write coordinates as LAS and return the largest difference of what is read, and the warning."""
+    caplog.clear()
+    write_scan(folder / "b.las", Scan(Path("x"), dict(zip("xyz", xyz.T.copy()))), {})
+    return np.abs(read_scan(folder / "b.las").xyz - xyz).max(), caplog.text
+
+
+def test_las_says_by_how_much_it_rounds(tmp_path, caplog):
+    wide = RNG.random((1000, 3)) * 1e7
+    error, said = coordinates_to_las(wide, tmp_path, caplog)
+    assert 0.004 < error <= 0.005 + 1e-9 and "coordinates are rounded by up to 0.005, because LAS" in said
+    stray = np.r_[RNG.random((1000, 3)), [[5e8, 0, 0]]]
+    error, said = coordinates_to_las(stray, tmp_path, caplog)
+    assert 0.4 < error <= 0.5 and "rounded by up to 0.5, " in said and "the points extend over 500,000,000" in said
+    # A scan in its own file's scale is not rounded again.
+    found = read_scan(tmp_path / "b.las")
+    caplog.clear()
+    write_scan(tmp_path / "c.laz", found, {})
+    assert np.array_equal(read_scan(tmp_path / "c.laz").xyz, found.xyz) and not caplog.text
+
+
+@pytest.mark.parametrize("digits", [3, 4])
+def test_las_says_that_it_has_fewer_decimals_than_the_scan(tmp_path, caplog, digits):
+    # Over 1,000 km LAS has millimetres.
+    error, said = coordinates_to_las(np.round(RNG.random((1000, 3)) * 1e6, digits), tmp_path, caplog)
+    assert (error > 1e-4) == ("rounded by up to 0.0005" in said) == (digits == 4)
+
+
+@pytest.mark.parametrize("extent", [1.0, 30.0, 4000.0, 1e6])
+def test_las_says_nothing_about_rounding_that_nobody_sees(tmp_path, caplog, extent):
+    for digits in (3, 17):
+        for origin in ([0, 0, 0], [5e5, 5.4e6, 100]):
+            error, said = coordinates_to_las(np.round(RNG.random((500, 3)) * extent, digits) + origin, tmp_path, caplog)
+            assert error <= 0.0005 and not said

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -198,7 +198,7 @@ def write_labelled(
 ) -> None:
     """Write a scan with ``label`` and ``confidence``, and the class names in a JSON beside it.
 
-    Fields of those names that the scan has are kept as ``label_input`` and so on.
+    Fields of those names that the scan has are kept as ``label_input`` and so on, which the log says.
 
     Args:
         colors: replace the scan's colours by those of the classes; points without a label become black.
@@ -207,7 +207,10 @@ def write_labelled(
     more = {"label": found.label, "confidence": found.confidence}
     if classification and path.suffix.lower() in (".las", ".laz"):
         more["classification"] = found.label
-    fields = {f"{name}_input" if name in more else name: values for name, values in scan.fields.items()}
+    names = _names_beside(list(scan.fields), more)
+    fields = dict(zip(names, scan.fields.values()))
+    if moved := [(name, kept) for name, kept in zip(scan.fields, names) if name != kept]:
+        log.info("%s: the scan's own %s", path, ", ".join(f"{name} is kept as {kept}" for name, kept in moved))
     if colors:
         names = [scan.field(name) or name for name in ("red", "green", "blue")]
         labelled = found.label < len(classes)
@@ -223,6 +226,19 @@ def write_labelled(
             "no_label": int(no_label(classes)),
         }
         temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _names_beside(names: Sequence[str], taken: Collection[str]) -> list[str]:
+    """Return names of fields, of which those that are taken end in ``_input``, or ``_input_2`` and so on if need be."""
+    used = {*names, *taken}
+    found = []
+    for name in names:
+        kept, number = name, 1
+        while name in taken and kept in used:
+            kept, number = f"{name}_input" + (f"_{number}" if number > 1 else ""), number + 1
+        used.add(kept)
+        found.append(kept)
+    return found
 
 
 def truth_of(scan: Scan, classes: ClassList) -> np.ndarray | None:

@@ -3,15 +3,16 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 
 from ...errors import UserError, first_line
-from ...escaping import one_line
+from ...escaping import ascii_escaped, one_line
 from ...files import replacing
 from .format_table import FORMATS
-from .formats.bounds import MAX_POINTS, Bounds, clean_names
+from .formats.bounds import MAX_HEADER, MAX_POINTS, Bounds, clean_names
 from .formats.scene import is_scene, read_scene
 from .formats.typed import LazyFields, number_column
 from .scan import Scan
@@ -76,10 +77,12 @@ def _checked(scan: Scan) -> Scan:
 def write_scan(path: str | Path, scan: Scan, more: Mapping[str, np.ndarray], notes: Sequence[str] = ()) -> None:
     """Write a scan with further fields, in the format of ``path``'s suffix. The file is written whole or not at all.
 
-    A warning lists the fields that get another name or lose digits because of the format.
+    A warning lists the fields that get another name or lose digits because of the format, and what else of the scan's
+    file another format cannot hold (elements of PLY besides the points, further arrays of NPZ).
 
     Args:
-        more: name -> (N,) values, which replace fields of that name. notes: comment lines, if the format has them.
+        more: name -> (N,) values, which replace fields of that name. notes: comment lines, if the format has them;
+            they are written in ASCII (:func:`~deepgcn_seg.escaping.ascii_escaped`).
 
     Raises:
         UserError: an unknown format, or the file cannot be written.
@@ -94,11 +97,20 @@ def write_scan(path: str | Path, scan: Scan, more: Mapping[str, np.ndarray], not
     full = _checked(Scan(scan.path, {**kept, **more}, template))
     try:
         with replacing(path) as temporary:
-            changes = FORMATS[path.suffix.lower()].write(temporary, full, [one_line(note, 1000) for note in notes])
+            changes = FORMATS[path.suffix.lower()].write(temporary, full, _ascii_notes(notes))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     # Libraries raise errors of many types when they cannot write.
     except Exception as error:
         raise UserError(f"{path}: cannot be written ({first_line(error)})") from None
+    others = () if scan.template is None or template is not None else getattr(scan.template, "others", ())
+    changes += [f"{other} of {scan.path} is not kept" for other in others]
     if changes:
         log.warning("%s: %s", path, "; ".join(changes))
+
+
+def _ascii_notes(notes: Sequence[str]) -> list[str]:
+    """Return notes as lines of ASCII, as many as fit into half of the longest header that is read."""
+    lines = [ascii_escaped(one_line(note, 1000)) for note in notes]
+    ends = accumulate(len(f"comment {line}\n") for line in lines)
+    return [line for line, end in zip(lines, ends) if end <= MAX_HEADER // 2]

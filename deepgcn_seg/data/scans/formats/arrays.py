@@ -1,6 +1,7 @@
 """NumPy's NPY and NPZ. Nothing is unpickled, and no array is read before its header has been compared with the file."""
 
 import io
+import logging
 import math
 import zipfile
 from collections.abc import Sequence
@@ -12,26 +13,76 @@ import numpy as np
 
 from ....errors import UserError
 from ....escaping import one_line
-from ..scan import COLORS, Scan
+from ..scan import COLORS, LABELS, Scan
 from .bounds import MAX_DIRECTORY, MAX_FIELDS, MAX_HEADER, Bounds, clean_names, renamed
 from .text import named_columns
 from .typed import structured
 
+log = logging.getLogger(__name__)
+
 # Names of arrays with coordinates, in order of preference, and the fields of arrays with several columns; all compared
 # without case.
-_POINTS = ("xyz", "points", "point", "pos", "coord", "coords", "pc", "point_cloud", "pointcloud", "arr_0")
-_VECTORS: dict[str, Sequence[str]] = dict.fromkeys(("xyz", "points", "point", "pos", "coord", "coords"), "xyz")
+_XYZ = ("xyz", "points", "point", "pos", "position", "positions", "coord", "coords")
+_POINTS = (*_XYZ, "pc", "point_cloud", "pointcloud", "arr_0")
+_VECTORS: dict[str, Sequence[str]] = dict.fromkeys(_XYZ, "xyz")
 _VECTORS |= dict.fromkeys(("rgb", "color", "colors", "colour", "colours"), COLORS[0])
 _VECTORS |= dict.fromkeys(("normal", "normals"), ("nx", "ny", "nz"))
+_RGBA = ("rgba", "color", "colors", "colour", "colours")
+# Names of arrays that have a value for each point. With another length they are a mistake, and no further array.
+_PER_POINT = {
+    *_VECTORS, *_RGBA, *LABELS, *(name for names in COLORS for name in names),
+    "alpha", "nx", "ny", "nz", "intensity", "intensities", "reflectance", "strength", "confidence",
+    "segment", "segment20", "segment200", "segmentation", "semantics", "instance", "instances",
+}  # fmt: skip
 
 
 def _array_fields(path: Path, rows: np.ndarray, columns: Sequence[str] | None) -> dict[str, np.ndarray]:
     if rows.dtype.names:
-        return {name: rows[name] for name in rows.dtype.names}
+        parts = (_named_fields(path, name, rows[name]) for name in rows.dtype.names)
+        return {name: values for part in parts for name, values in part.items()}
     if rows.ndim != 2 or rows.dtype.kind not in "fiub":
         raise UserError(f"{path}: must be (N, columns) numbers or have named fields, is {rows.dtype} {rows.shape}")
     first = " ".join(map(str, rows[0].tolist())) if len(rows) else ""
     return named_columns(path, rows.T, columns, first)
+
+
+def _named_fields(path: Path, name: str, values: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the fields that a named field of an array is: itself, or several if it has several numbers for each point.
+
+    Raises:
+        UserError: it has several numbers whose meaning its name does not say.
+    """
+    if values.ndim == 1:
+        return {name: values}
+    parts = _vector_fields(name, values) if values.ndim == 2 else {}
+    if not parts:
+        shown = one_line(name, 60)
+        raise UserError(
+            f"{path}: field {shown} has {math.prod(values.shape[1:])} numbers for each point; name it xyz, rgb or "
+            f"normals if it has three of these, or write a field for each number ({shown}_0, {shown}_1, ...)"
+        )
+    return parts
+
+
+def _vector_fields(name: str, values: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the fields of (N, columns) values whose name says what they are (``rgb``), or nothing."""
+    names: Sequence[str] = _VECTORS.get(name.lower(), ())
+    if name.lower() in _RGBA and values.shape[1] == 4:
+        names = (*COLORS[0], "alpha")
+    return dict(zip(names, values.T)) if len(names) == values.shape[1] else {}
+
+
+def _require_table(path: Path, name: str, shape: tuple[int, ...]) -> None:
+    """Refuse an array of several clouds or of an image of points, and say how to make rows of it.
+
+    Raises:
+        UserError: more than two dimensions, such as (1, N, 3) or (H, W, 3).
+    """
+    if len(shape) > 2:
+        raise UserError(
+            f"{path}: {name} has the shape {shape}, but a row for each point is needed: save "
+            f"array.reshape(-1, {shape[-1]}) if it is one cloud"
+        )
 
 
 def _claimed(bounds: Bounds, file: IO[bytes], name: str) -> tuple[tuple[int, ...], int]:
@@ -44,13 +95,18 @@ def _claimed(bounds: Bounds, file: IO[bytes], name: str) -> tuple[tuple[int, ...
     version = np.lib.format.read_magic(head)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, kind = read(head)
-    kinds = [kind[field] for field in kind.names] if kind.names else [kind]
-    for one in kinds:
-        if one.kind not in "fiubSU" or not one.itemsize:
-            raise UserError(f"{bounds.path}: {name} holds something else than numbers ({one_line(str(one), 60)})")
+    kinds = (
+        {f"field {one_line(field, 60)} of {name}": kind[field] for field in kind.names} if kind.names else {name: kind}
+    )
+    for what, one in kinds.items():
+        if one.base.kind not in "fiubSU" or not one.itemsize:
+            raise UserError(
+                f"{bounds.path}: {what} holds something else than numbers ({one_line(str(one), 60)}); write "
+                "numbers, or a field for each number"
+            )
     for length in shape[:1]:
         bounds.check_points(length)
-    bounds.check_fields(len(kinds))
+    bounds.check_fields(sum(math.prod(one.shape) for one in kinds.values()))
     if min(shape, default=0) < 0:
         raise UserError(f"{bounds.path}: {name} claims the shape {shape}")
     return shape, math.prod(shape) * kind.itemsize
@@ -66,6 +122,7 @@ def read_array(bounds: Bounds) -> np.ndarray:
     """Read the array of an NPY file, after comparing what its header claims with the file."""
     with open(bounds.path, "rb") as file:
         shape, claimed = _claimed(bounds, file, "the array")
+        _require_table(bounds.path, "the array", shape)
         bounds.check_fields(math.prod(shape[1:]))
         bounds.check_size(f"an array of {claimed:,} bytes", claimed)
         file.seek(0)
@@ -125,6 +182,11 @@ class Arrays:
     arrays: dict[str, np.ndarray]
     parts: dict[str, tuple[str, ...]]
 
+    @property
+    def others(self) -> list[str]:
+        """What only this format keeps: the arrays of which no fields were made."""
+        return [f"array {one_line(name, 60)}" for name in self.arrays if name not in self.parts]
+
 
 def _parts(
     path: Path, arrays: dict[str, np.ndarray], columns: Sequence[str] | None
@@ -132,7 +194,8 @@ def _parts(
     """Return the fields of each array that has a row for each point.
 
     Raises:
-        UserError: no array has coordinates, or columns without a certain meaning.
+        UserError: no array has coordinates, or two have different ones; an array of values for each point has another
+            length; or columns have no certain meaning.
     """
     points = _points_of(arrays)
     if points is not None:
@@ -140,12 +203,23 @@ def _parts(
     else:
         first = {name: {name: values} for name, values in arrays.items() if values.ndim == 1 and name.lower() in "xyz"}
     if not first:
+        for name, values in arrays.items():
+            if name.lower() in _POINTS:
+                _require_table(path, f"array {one_line(name, 60)}", values.shape)
         raise UserError(f"{path}: no array x, xyz or points; it has {one_line(', '.join(arrays), 1000) or 'none'}")
-    count = len(arrays[next(iter(first))])
+    used = next(iter(first))
+    count = len(arrays[used])
+    _check_other_points(path, arrays, points)
+    for name, values in arrays.items():
+        if name.lower() in _PER_POINT and values.ndim and len(values) != count:
+            raise UserError(
+                f"{path}: array {name} has {len(values):,} rows (shape {values.shape}), but "
+                f"{one_line(used, 60)} has {count:,} points"
+            )
     found: dict[str, dict[str, np.ndarray]] = {}
     taken: set[str] = set()
     for name, values in arrays.items():
-        part = first.get(name) or _fields_of(name, values, count)
+        part = first.get(name) or _fields_of(path, name, values, count)
         # If two arrays give the same field, the first counts. The other is kept for writing, as a camera's array is.
         if part and not taken & set(part):
             found[name] = part
@@ -165,23 +239,54 @@ def _points_of(arrays: dict[str, np.ndarray]) -> str | None:
     return next(iter(tables)) if len(tables) == 1 else None
 
 
-def _fields_of(name: str, values: np.ndarray, count: int) -> dict[str, np.ndarray]:
+def _check_other_points(path: Path, arrays: dict[str, np.ndarray], points: str | None) -> None:
+    """Compare the coordinates of an archive that has more than one array of them.
+
+    Raises:
+        UserError: they are different.
+    """
+    known = {name: xyz for name, of in arrays.items() if (xyz := _coordinates(name, of)) is not None}
+    axes = {name.lower(): of for name, of in arrays.items() if name.lower() in ("x", "y", "z") and of.ndim == 1}
+    if len(axes) == 3 and len({len(of) for of in axes.values()}) == 1:
+        known["x, y, z"] = np.stack([axes[axis] for axis in "xyz"], 1)
+    if points is None or points not in known:
+        return
+    for name, xyz in known.items():
+        if name == points:
+            continue
+        if not np.array_equal(xyz, known[points], equal_nan=xyz.dtype.kind == "f" == known[points].dtype.kind):
+            raise UserError(
+                f"{path}: arrays {points} and {name} have different coordinates, {known[points].shape} and "
+                f"{xyz.shape}; remove the one that is not meant"
+            )
+        log.warning("%s: arrays %s and %s have the same coordinates; %s is used", path, points, name, points)
+
+
+def _coordinates(name: str, values: np.ndarray) -> np.ndarray | None:
+    """Return the coordinates (N, 3) of an array that is named as one with coordinates, or None."""
+    # NumPy gives the name arr_0 to any array without one.
+    if name.lower() not in _POINTS[:-1]:
+        return None
+    if values.dtype.names:
+        axes = {one.lower(): one for one in values.dtype.names}
+        return np.stack([values[axes[axis]] for axis in "xyz"], 1) if {"x", "y", "z"} <= set(axes) else None
+    return values[:, :3] if values.ndim == 2 and values.shape[1] >= 3 and values.dtype.kind in "fiub" else None
+
+
+def _fields_of(path: Path, name: str, values: np.ndarray, count: int) -> dict[str, np.ndarray]:
     """Return the fields of an array besides the coordinates: none unless it has ``count`` rows of numbers."""
     if len(values.shape) not in (1, 2) or len(values) != count:
         return {}
     if values.dtype.names:
-        return {one: values[one] for one in values.dtype.names} if values.ndim == 1 else {}
+        return _array_fields(path, values, None) if values.ndim == 1 else {}
     if values.dtype.kind not in "fiub":
         return {}
     if values.ndim == 1:
         return {name: values}
-    several = _VECTORS.get(name.lower(), ())
     if values.shape[1] == 1:
         return {name: values[:, 0]}
-    if len(several) == values.shape[1]:
-        return dict(zip(several, values.T))
-    if name.lower() in ("rgba", "color", "colors", "colour", "colours") and values.shape[1] == 4:
-        return dict(zip((*COLORS[0], "alpha"), values.T))
+    if several := _vector_fields(name, values):
+        return several
     return (
         {f"{name}_{number}": column for number, column in enumerate(values.T)} if values.shape[1] <= MAX_FIELDS else {}
     )

@@ -6,6 +6,7 @@ pages and other files, so they are cleaned here, once.
 """
 
 import os
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,15 @@ POINT_BYTES = 64
 MAX_HEADER, MAX_LINE, MAX_DIRECTORY = 1 << 16, 1 << 20, 1 << 20
 # Text is read in pieces of about this size. Each ends with a whole line.
 PIECE_BYTES = 1 << 20
+
+# Latin letters for those that Unicode does not decompose into a letter and an accent, and for Cyrillic ones.
+_LATIN = {
+    "ß": "ss", "æ": "ae", "ø": "o", "œ": "oe", "đ": "d", "ð": "d", "ł": "l", "þ": "th", "ı": "i", "а": "a", "б": "b",  # noqa: RUF001
+    "в": "v", "г": "g", "д": "d", "е": "e", "ж": "zh", "з": "z", "и": "i", "й": "y", "к": "k", "л": "l", "м": "m",  # noqa: RUF001
+    "н": "n", "о": "o", "п": "p", "р": "r", "с": "s", "т": "t", "у": "u", "ф": "f", "х": "kh", "ц": "ts", "ч": "ch",  # noqa: RUF001
+    "ш": "sh", "щ": "shch", "ы": "y", "э": "e", "ю": "yu", "я": "ya", "і": "i", "ї": "yi", "є": "ye", "ґ": "g",  # noqa: RUF001
+    "ъ": "", "ь": "",
+}  # fmt: skip
 
 # Characters of a field's name, and of other texts from a header that are written again.
 _MAX_NAME, _MAX_TEXT = 64, 1000
@@ -108,15 +118,16 @@ def clean_names(
 
     Args:
         forbidden: characters that mean something else in the format to be written. most: characters of a name, or
-            bytes if it is ASCII only. ascii_only: other characters than ASCII become ``_``.
+            bytes if it is ASCII only. ascii_only: write other characters than ASCII with Latin letters (``Höhe`` as
+            ``Hohe``), or by their number in Unicode.
     """
     found: dict[str, None] = {}
     for name in names:
         clean = clean_word(name, most)
         if ascii_only:
-            clean = clean.encode("ascii", "replace").decode().replace("?", "_")
+            clean = "".join(map(_latin, unicodedata.normalize("NFC", clean)))[:most]
         clean = "".join("_" if character in forbidden else character for character in clean)
-        if not any(map(str.isalnum, clean)):
+        if not any(c.isalnum() or not c.isascii() for c in clean):
             clean = "unnamed"
         number = 2
         unique = clean
@@ -125,6 +136,24 @@ def clean_names(
             unique, number = clean[: most - len(ending)] + ending, number + 1
         found[unique] = None
     return list(found)
+
+
+def _latin(character: str) -> str:
+    """Return ASCII characters for one character: Latin letters without accents, or else ``u`` and its number."""
+    if character.isascii():
+        return character
+    if (latin := _LATIN.get(character.lower())) is not None:
+        return latin if character.islower() else latin.capitalize()
+    plain = "".join(c for c in unicodedata.normalize("NFKD", character) if c.isascii() and c.isprintable())
+    return plain or f"u{ord(character):04x}"
+
+
+def decoded(text: bytes) -> str:
+    """Return text of a header, which is UTF-8 in new files and Latin-1 in old ones."""
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        return text.decode("latin-1")
 
 
 def renamed(names: Iterable[str], written: Iterable[str]) -> list[str]:

@@ -23,6 +23,8 @@ from .typed import LazyFields
 _MAX_RECORDS = 1000
 # Bytes to take from the decoding process at a time.
 _PIECE = 1 << 24
+# The largest rounding of coordinates that is not worth a warning: half a millimetre, if their unit is the metre.
+_ROUNDING = 0.0005
 
 
 def _fields(record: Any) -> LazyFields:
@@ -162,7 +164,7 @@ def write_las(path: Path, scan: Scan, notes: list[str], compress: bool = False) 
     done = {"x", "y", "z"} | (set(COLORS[0]) if scan.template is None and scan.rgb is not None else set())
     standard = set(las.point_format.dimension_names)
     added: dict[str, np.ndarray] = {}
-    changes: list[str] = []
+    changes = [] if scan.template is not None else _rounded(las, scan.xyz)
     for name, values in scan.fields.items():
         if name.lower() in done or (name in standard and _fits(las, name, values)):
             continue
@@ -198,6 +200,32 @@ def _new_las(scan: Scan) -> Any:
     if colors is not None:
         las.red, las.green, las.blue = colors.T
     return las
+
+
+def _rounded(las: Any, xyz: np.ndarray) -> list[str]:
+    """Return a line if LAS rounds coordinates by more than ``_ROUNDING``, or to fewer decimals than they have."""
+    step = float(las.header.scales[0])
+    error = max(float(np.abs(np.asarray(las[axis]) - of).max()) for axis, of in zip("xyz", xyz.T))
+    if round(error, 6) <= _ROUNDING and not (error > step / 2000 and _has_finer_step(xyz, step)):
+        return []
+    extent = float(np.ptp(xyz, axis=0).max())
+    return [
+        f"coordinates are rounded by up to {error:.1g}, because LAS has integers of 32 bits and the points extend over "
+        f"{extent:,.0f}; leave out stray points far away, or write another format"
+    ]
+
+
+def _has_finer_step(xyz: np.ndarray, step: float) -> bool:
+    """Return whether all coordinates are decimal numbers with up to three digits more than ``step``, a power of ten."""
+    for more in (10, 100, 1000):
+        scaled = xyz * round(more / step) if step < more else xyz / (step / more)
+        noise = 4 * np.finfo(np.float64).eps * float(np.abs(scaled).max())
+        # Beyond this, float64 cannot tell whole numbers from others.
+        if noise > 0.01:
+            return False
+        if (np.abs(scaled - np.rint(scaled)) <= noise).all():
+            return True
+    return False
 
 
 def _colors_of_16_bits(scan: Scan) -> np.ndarray | None:

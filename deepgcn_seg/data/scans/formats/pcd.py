@@ -5,6 +5,7 @@ pypcd4 is not used, because it trusts the header: a COUNT of a billion makes as 
 
 import re
 import struct
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import BinaryIO
 import numpy as np
 
 from ....errors import UserError
+from ....escaping import one_line
 from ..scan import COLORS, PACKED, Scan, unpacked
-from .bounds import MAX_HEADER, Bounds, clean_names, line_number, pieces_of_lines, renamed
+from .bounds import MAX_HEADER, Bounds, clean_names, decoded, line_number, pieces_of_lines, renamed
 from .rows import read_rows
 from .typed import as_declared, structured
 
@@ -84,7 +86,7 @@ def _read_header(bounds: Bounds, file: BinaryIO) -> Header:
     try:
         if end is None:
             raise ValueError
-        lines = [line.split() for line in head[: end.start()].decode("ascii", "replace").splitlines()]
+        lines = [[decoded(word) for word in line.split()] for line in head[: end.start()].splitlines()]
         known = {line[0].upper(): line[1:] for line in lines if line and not line[0].startswith("#")}
         # Version 0.5 has COLUMNS for FIELDS, and its values are floats of 4 bytes by default.
         names = known["FIELDS" if "FIELDS" in known else "COLUMNS"]
@@ -112,8 +114,8 @@ def _read_header(bounds: Bounds, file: BinaryIO) -> Header:
         # PCL names padding "_".
         every += [None if name == "_" else one for one in several]
         types += [_TYPES[kind, size]] * count
-    if len({name for name in every if name}) < len(every) - every.count(None):
-        raise UserError(f"{path}: two fields of the same name")
+    if twice := [name for name, times in Counter(every).items() if name is not None and times > 1]:
+        raise UserError(f"{path}: two fields of the same name, {one_line(twice[0], 60)}")
     layout = Layout(width, height, viewpoint if _SEVEN_NUMBERS.fullmatch(viewpoint) else _VIEWPOINT)
     header = Header(every, types, points, end[1].decode().lower(), end.end(), layout)
     min_row = {"ascii": 2 * len(types), "binary": header.row, "binary_compressed": header.row / _LZF_RATIO}
@@ -195,6 +197,6 @@ def write_pcd(path: Path, scan: Scan, notes: list[str]) -> list[str]:
         "DATA binary",
     ]
     with open(path, "wb") as file:
-        file.write("".join(f"{line}\n" for line in lines).encode("ascii", "replace"))
+        file.write("".join(f"{line}\n" for line in lines).encode("ascii"))
         structured(fields).tofile(file)
     return renamed(scan.fields, names)

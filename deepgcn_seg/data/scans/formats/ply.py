@@ -15,10 +15,10 @@ from typing import BinaryIO, Literal
 import numpy as np
 
 from ....errors import UserError
-from ....escaping import one_line
+from ....escaping import ascii_escaped, one_line
 from ....files import Identity, identify, open_file
 from ..scan import Scan
-from .bounds import MAX_HEADER, MAX_LINE, Bounds, clean_names, clean_word, first_lines, line_number, renamed
+from .bounds import MAX_HEADER, MAX_LINE, Bounds, clean_names, clean_word, decoded, first_lines, line_number, renamed
 from .rows import read_rows, write_rows
 from .typed import as_declared, structured
 
@@ -46,14 +46,14 @@ class Element:
 
     Attributes:
         lines: of the header. types: name -> NumPy type of each property; of a list property, the type of its length.
-        lists: whether there are list properties.
+        lists: names of the list properties.
     """
 
     name: str
     count: int
     lines: list[str]
     types: dict[str, str] = field(default_factory=dict)
-    lists: bool = False
+    lists: list[str] = field(default_factory=list)
 
     def min_bytes(self, order: str) -> int:
         """Return the fewest bytes that the rows take in the file: lists may be empty."""
@@ -88,6 +88,11 @@ class Rest:
     parts: tuple[tuple[int, int], ...] = ()
     identity: Identity | None = None
 
+    @property
+    def others(self) -> list[str]:
+        """What only this format keeps: the elements besides the points."""
+        return [" ".join(line.split()[:2]) for line in self.lines if line.startswith("element ")]
+
 
 def read_ply(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
     """Read the element ``vertex`` of a PLY file."""
@@ -104,8 +109,7 @@ def read_ply(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
         # The last line of text may end without a newline.
         minimum = sum(element.min_bytes(header.order) for element in header.elements) - (not header.order)
         bounds.check_size(f"{vertex.count:,} points and at least {minimum:,} bytes", header.start + max(minimum, 0))
-        if vertex.lists or (header.order and any(element.lists for element in before)):
-            raise UserError(f"{path}: lists in or before the element vertex are not read; put vertex first")
+        _refuse_lists(path, header, vertex, before)
         file.seek(header.start)
         if header.order:
             file.seek(sum(element.min_bytes(header.order) for element in before), os.SEEK_CUR)
@@ -125,6 +129,25 @@ def read_ply(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
     return Scan(path, fields, rest)
 
 
+def _refuse_lists(path: Path, header: Header, vertex: Element, before: list[Element]) -> None:
+    """Refuse lists in the points, and lists before them in binary files, whose length is not known.
+
+    Raises:
+        UserError: names the property and its element.
+    """
+    if vertex.lists:
+        raise UserError(
+            f"{path}: property {one_line(vertex.lists[0], 60)} of element vertex is a list, which is not read; write "
+            "the file without it"
+        )
+    for element in before if header.order else ():
+        if element.lists:
+            raise UserError(
+                f"{path}: property {one_line(element.lists[0], 60)} of element {one_line(element.name, 60)} is a list; "
+                "lists before the element vertex are not read from binary files: put vertex first"
+            )
+
+
 def _read_header(path: Path, file: BinaryIO) -> Header:
     head = file.read(MAX_HEADER)
     first = re.match(rb"ply[ \t]*(\r\n|\n|\r)", head)
@@ -135,25 +158,23 @@ def _read_header(path: Path, file: BinaryIO) -> Header:
     header = Header("", [], [], start)
     form = None
     for number, line in enumerate(head[:end].split(newline)[1:], 2):
-        words = line.decode("latin-1").split()
+        words = [decoded(word) for word in line.split()]
         match words:
             case []:
                 pass
             case ["comment" | "obj_info", *_]:
-                header.comments.append(clean_word(line.decode("latin-1").strip()))
+                header.comments.append(clean_word(decoded(line.strip())))
             case ["format", name, "1.0"] if form is None and name in _ORDERS:
                 form = header.order = _ORDERS[name]
             case ["element", name, count] if form is not None and count.isascii() and count.isdigit():
                 header.elements.append(Element(name, int(count), [f"element {name} {count}"]))
             case ["property", "list", size, kind, name] if header.elements and {size, kind} <= set(_TYPES):
                 _add_property(path, header.elements[-1], name, _TYPES[size], words)
-                header.elements[-1].lists = True
+                header.elements[-1].lists.append(name)
             case ["property", kind, name] if header.elements and kind in _TYPES:
                 _add_property(path, header.elements[-1], name, _TYPES[kind], words)
             case _:
-                raise UserError(
-                    f"{path}: line {number} of its header is not understood: {one_line(line.decode('latin-1'), 60)}"
-                )
+                raise UserError(f"{path}: line {number} of its header is not understood: {one_line(decoded(line), 60)}")
     if form is None:
         raise UserError(f"{path}: not a PLY file (no format)")
     if len({element.name for element in header.elements}) < len(header.elements):
@@ -216,7 +237,8 @@ def write_ply(path: Path, scan: Scan, notes: list[str]) -> list[str]:
     lines += [f"property {_WRITTEN[values.dtype.str[1:]]} {name}" for name, values in fields.items()]
     lines += [*rest.lines, "end_header"]
     with open(path, "wb") as file:
-        file.write("".join(f"{line}\n" for line in lines).encode("latin-1", "replace"))
+        # plyfile and other readers refuse a header that is not ASCII.
+        file.write("".join(f"{ascii_escaped(line)}\n" for line in lines).encode("ascii"))
         if rest.order:
             rows = structured(fields)
             rows.astype(rows.dtype.newbyteorder(rest.order), copy=False).tofile(file)

@@ -32,7 +32,8 @@ def number_column(path: Path, name: str, values: np.ndarray, count: int | None =
     """Return a field as (N,) integers or floats of at most 64 bits in this machine's byte order.
 
     Args:
-        path, name: for messages. values: truth values become 0 and 1, and floats of 16 bits become floats of 32.
+        path, name: for messages. values: truth values become 0 and 1, floats of 16 bits become floats of 32,
+            and longer ones floats of 64.
         count: N, if known.
 
     Raises:
@@ -40,7 +41,7 @@ def number_column(path: Path, name: str, values: np.ndarray, count: int | None =
     """
     values = np.asarray(values)
     kind = values.dtype
-    if values.ndim != 1 or kind.kind not in "fiub" or kind.itemsize > 8:
+    if values.ndim != 1 or kind.kind not in "fiub":
         raise UserError(f"{path}: field {name} is not one number for each point, but {kind} of shape {values.shape}")
     if count is not None and len(values) != count:
         raise UserError(f"{path}: fields of different lengths: {name} has {len(values):,}, others {count:,}")
@@ -48,6 +49,8 @@ def number_column(path: Path, name: str, values: np.ndarray, count: int | None =
         return values.view(np.uint8)
     if kind == np.float16:
         return values.astype(np.float32)
+    if kind.itemsize > 8:
+        return values.astype(np.float64)
     return values.astype(kind.newbyteorder("="), copy=False)
 
 
