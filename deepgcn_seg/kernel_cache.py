@@ -50,7 +50,7 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 @lru_cache(maxsize=1)
 def kernel_folder() -> Path | None:
-    """Folder of the kernels of these sources on this processor, or None where none can be kept.
+    """Return the folder for kernels compiled from these sources, or None if none can be kept.
 
     It is below NUMBA_CACHE_DIR if that is set: whoever sets it vouches for who can write there.
     """
