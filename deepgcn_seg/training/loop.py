@@ -36,7 +36,7 @@ LAYERS_EVERY = 20
 
 @dataclass
 class TrainingSettings:
-    """How to train; names as on the command line.
+    """The settings of a training, named as on the command line.
 
     batch_size: blocks of one optimiser step, over all processes and passes. accumulate: passes a step.
     schedule: factor of the learning rate. norm_momentum: schedule of the batch norms' momentum, or None.
@@ -63,7 +63,7 @@ class TrainingSettings:
 
 
 class Trainer:
-    """Trains a model on blocks and keeps ``last.ckpt`` and ``best.ckpt``.
+    """The training of a model on blocks of points, which keeps ``last.ckpt`` and ``best.ckpt``.
 
     Args:
         model: (B, N, 9) -> logits (B, N, C). optimizer: over its parameters.

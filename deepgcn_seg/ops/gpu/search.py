@@ -396,12 +396,12 @@ def _select_listed(
 class Lists(NamedTuple):
     """Scratch for the queries that are searched at a time."""
 
-    # Of each query, Plan.capacity entries (distance << 32) | column; and places in the list, in order of distance.
+    # For each query, its candidates as (distance << 32) | column, and their places in the list in order of distance.
     entries: Tensor
     order: Tensor
     # (B, N) int32: how many candidates each query has.
     found: Tensor
-    # Which queries of B * N are to be searched whole, and how many they are, (1,), both int32.
+    # int32: the queries, of B * N, whose whole row is to be searched; and how many they are, (1,).
     missed: Tensor
     misses: Tensor
 
