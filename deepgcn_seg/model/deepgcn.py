@@ -55,7 +55,7 @@ class DeepGCN(nn.Module):
         positions: input channels that are coordinates for the head's graph.
         fusion_channels, head_channels, dropout: fusion block and prediction head.
         block_dropout: dropout inside the blocks.
-        checkpoint: recompute convolutions in the backward pass, which saves memory.
+        checkpoint: recompute convolutions in the backward pass to save memory (gradient checkpointing).
         groups: channel groups of ``rev``.
         init: xavier (TensorFlow) or kaiming (PyTorch).
 
