@@ -2,9 +2,10 @@
 
 import os
 
-# Idle OpenMP threads would spin on the cores that the compiled kernels' threads need next: a third of the time of
-# a neighbour search on two cores. Put to sleep at once they must be woken for every operation, half the time of a
-# training step on a hundred points; so GNU's spin for some microseconds first. Read once, when torch loads.
+# By default, idle OpenMP threads spin, and so take cores from the threads of the compiled kernels: on two cores this
+# costs a third of a neighbour search. With "passive" they sleep at once and must be woken for every operation, which
+# costs half of a training step on a hundred points. The spin count lets GNU's threads spin for some microseconds before
+# they sleep. OpenMP reads these variables once, when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 

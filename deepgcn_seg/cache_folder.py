@@ -42,7 +42,7 @@ def is_private(folder: Path) -> bool:
 
 
 def remove_unused(used: Path) -> None:
-    """Note that ``used`` is used, and remove the folders beside it that nothing used in :data:`UNUSED_DAYS`."""
+    """Mark ``used`` as used now, and remove the folders beside it that were not used in :data:`UNUSED_DAYS`."""
     with suppress(OSError):
         os.utime(used)
         for folder in used.parent.iterdir():
@@ -51,7 +51,7 @@ def remove_unused(used: Path) -> None:
 
 
 def _roots() -> Iterator[Path]:
-    """Directories of this package, in order of preference; their parents exist."""
+    """Yield cache directories for this package, in order of preference; their parents exist."""
     if base := _user_cache():
         yield base / "deepgcn_seg"
     with suppress(OSError):

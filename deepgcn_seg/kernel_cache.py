@@ -40,7 +40,7 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     def compiled(function: Callable[..., Any]) -> Any:
         dispatcher = numba.njit(nogil=True, **options)(function)
         if not config.DISABLE_JIT and kernel_folder():
-            # As `cache=True` does. RuntimeError: no source file, as in a zip archive.
+            # Set the cache, as `cache=True` does. It raises RuntimeError without a source file, as in a zip archive.
             with suppress(RuntimeError):
                 dispatcher._cache = _Cache(function)
         return dispatcher
@@ -50,7 +50,7 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 @lru_cache(maxsize=1)
 def kernel_folder() -> Path | None:
-    """Folder of the kernels of these sources on this processor, or None where none can be kept.
+    """Return the folder for kernels compiled from these sources, or None if none can be kept.
 
     It is below NUMBA_CACHE_DIR if that is set: whoever sets it vouches for who can write there.
     """
@@ -91,7 +91,7 @@ def compiled_features() -> str:
 
 
 class _Locator(InTreeCacheLocator):
-    """Finds a function's kernels in :func:`kernel_folder`."""
+    """A locator that has numba keep a function's kernels in :func:`kernel_folder`."""
 
     def __init__(self, py_func: Callable[..., Any], py_file: str):
         super().__init__(py_func, py_file)
@@ -107,7 +107,7 @@ class _Locator(InTreeCacheLocator):
 
 
 class _Implementation(CompileResultCacheImpl):
-    """Kernels with a checksum: changed machine code would end the process, or compute something else."""
+    """A store of kernels with checksums, because damaged machine code could crash or compute something else."""
 
     _locator_classes = [_Locator]  # noqa: RUF012 - as numba has it
 
@@ -117,7 +117,7 @@ class _Implementation(CompileResultCacheImpl):
         return hashlib.sha256(content).digest(), content
 
     def rebuild(self, target_context: Any, kept: tuple[bytes, bytes]) -> Any:
-        """Return the kernel of which that was kept."""
+        """Return the kernel, given what :meth:`reduce` returned for it."""
         checksum, content = kept
         if hashlib.sha256(content).digest() != checksum:
             raise ValueError("a kept kernel was changed")
@@ -125,7 +125,7 @@ class _Implementation(CompileResultCacheImpl):
 
 
 class _Cache(FunctionCache):
-    """numba's cache of one function, which goes on whatever happens to the disk."""
+    """numba's cache of one function, except that errors of the disk do not end the process."""
 
     _impl_class = _Implementation
 
@@ -136,12 +136,12 @@ class _Cache(FunctionCache):
             found = super().load_overload(sig, target_context)
         except OSError:
             return None
-        # Whatever a damaged pickle leads to: begin anew.
+        # A damaged pickle can raise any error. Then compile the kernel again.
         except Exception:
             with suppress(OSError):
                 self.flush()
             return None
-        # Where two processes keep kernels at once, one's index can come to name the other's file.
+        # If two processes save kernels at once, the index of one can name a file of the other.
         same = found is not None and tuple(found.signature.args) == tuple(sigutils.normalize_signature(sig)[0])
         return found if same else None
 

@@ -104,7 +104,7 @@ def _shown(value: Any) -> str:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Reads YAML without aliases, with which a few lines can fill the memory, and without repeated keys."""
+    """A YAML loader that refuses repeated keys, and aliases, with which a few lines could fill the memory."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         mapping = super().construct_mapping(node, deep=deep)

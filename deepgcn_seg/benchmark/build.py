@@ -11,7 +11,7 @@ from ..model import DeepGCN, EdgeConv, MRConv
 from ..model.official import conv_name
 from .reference import ReferenceDeepGCN
 
-# Of the official code.
+# Connections and convolutions that the official formulation has.
 CONNECTIONS, CONVS = ("plain", "res", "dense"), ("edge", "mr")
 NETWORKS = ("reference", "assembly", "ours")
 

@@ -14,7 +14,7 @@ from .build import described, network_settings
 from .output import machine, publish, spread
 from .timing import TASKS, alone
 
-# The official formulation is measured up to so many entries of a distance matrix: three matrices of them are 3 GB.
+# The largest distance matrix, in entries, for which the official formulation is measured. Three of them are 3 GB.
 MOST_PAIRS = 1 << 28
 
 

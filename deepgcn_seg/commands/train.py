@@ -58,7 +58,7 @@ def _train(config: DictConfig, folder: Path, device: torch.device, world: World)
     step = first_step(folder, resuming)
     if world.first:
         keep_config(config, folder)
-    # As they were given: opening the data sets those that depend on the data.
+    # Record the settings as they were given, before opening the data changes those that depend on the data.
     facts = {**provenance(device, world.size), "settings": run_settings(config)}
 
     data = _open_data(config, world)
@@ -99,7 +99,7 @@ def _join_processes(config: DictConfig) -> tuple[torch.device, World]:
 
 
 def _open_data(config: DictConfig, world: World) -> TrainingData:
-    """Return the data of a config, and set what of the config depends on them (:func:`fit_to_data`).
+    """Return the data of a config, and set the settings that depend on the data (:func:`fit_to_data`).
 
     The first process opens the data before the others: it makes the synthetic rooms, for instance.
     """

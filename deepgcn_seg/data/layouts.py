@@ -28,7 +28,7 @@ LOOKED_FOR = {
 
 @dataclass(frozen=True)
 class Layout:
-    """What a folder is.
+    """A folder that was recognised as data of some kind.
 
     Attributes:
         kind: one of the constants above. root: the folder, or the only folder in it.

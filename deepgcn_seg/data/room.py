@@ -45,7 +45,7 @@ class RoomEntry:
         return f"{self.area}/{self.name}"
 
 
-# What points that are left out lack.
+# Reasons to leave a point out.
 NO_COORDINATES, NO_LABEL = "NaN or infinite coordinates", "no label"
 
 

@@ -125,7 +125,7 @@ class RoomStore:
         self.rooms = [RoomEntry(path.parent.name, path.stem, path) for path in found.values()]
 
     def _compare(self, found: dict[str, Path]) -> None:
-        """Compare the files there are with those that the manifest lists; their content is compared when opened."""
+        """Compare names and sizes of the files with the manifest. :meth:`open` compares their content."""
         for key, record in self._records.items():
             path = self.root / f"{key}.h5"
             if key not in found:
@@ -141,7 +141,7 @@ class RoomStore:
         return sorted({room.area for room in self.rooms})
 
     def open(self, room: RoomEntry) -> StoredRoom:
-        """Open a room for reading; it is kept and reused.
+        """Open a room for reading, or return it if it is open already.
 
         Raises:
             UserError: the file is missing, changed or another room's.

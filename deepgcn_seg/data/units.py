@@ -9,8 +9,8 @@ from ..errors import UserError
 # The axis that points up -> the scan's axes in an order in which the last one points up.
 UP = {"z": (0, 1, 2), "y": (0, 2, 1), "x": (1, 2, 0)}
 
-# Metres: no building is higher. A scan that is wider shows a landscape, and has at least so many points per square
-# metre.
+# No building is higher than MAX_HEIGHT metres. A scan wider than MAX_WIDTH metres shows a landscape, which has at least
+# MIN_DENSITY points per square metre.
 MAX_HEIGHT, MAX_WIDTH, MIN_DENSITY = 1000.0, 100.0, 1.0
 # Metres per millimetre and per centimetre.
 _UNITS = (0.001, 0.01)

@@ -68,7 +68,7 @@ Counts = tuple[Tensor, dict[str, np.ndarray]]
 
 @dataclass(frozen=True)
 class Protocol:
-    """A way to measure, with its settings.
+    """A rule for which points are scored, and its settings.
 
     Attributes:
         name: one of :data:`PROTOCOLS`. points: per block. variant: of the channels (paper, port).

@@ -40,7 +40,7 @@ class _Sample:
 
 @dataclass(frozen=True)
 class Voting:
-    """How every point of a room is covered by samples.
+    """A way to cover every point of a room by samples, and to add up their class probabilities.
 
     Attributes:
         points: per sample. variant: of the channels (paper, port). batch_size: samples per forward pass.

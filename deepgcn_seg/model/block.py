@@ -1,4 +1,4 @@
-"""The GCN backbone block: one graph convolution, its norm and activation, and its connection."""
+"""A layer of the backbone: one graph convolution, its norm and activation, and its connection."""
 
 import torch
 from torch import Tensor, nn

@@ -21,7 +21,7 @@ class Connection:
     """How the layers of a backbone are connected.
 
     Attributes:
-        name: what prints and messages call it.
+        name: its name in printed models and in messages.
         pre_activated: whether norm and activation stand in front of each convolution, and once more after the last.
         nested: whether the first channels of a layer's output are the output of the layer before.
         keeps_layers: whether the fusion block sees the output of every layer, or of the last one alone.
@@ -41,18 +41,22 @@ class Connection:
         return channels
 
     def check(self, channels: int) -> None:
-        """Raise a ValueError if layers of so many channels cannot be connected."""
+        """Raise a ValueError if layers with this number of channels cannot be connected."""
 
     def start(self, x: Tensor, channels: int) -> tuple[Tensor, Combine]:
-        """Begin a pass: return the head's features x, and what combines in this pass.
+        """Return the head's features and the function that combines x and h, both for one forward pass.
 
         Args:
-            channels: of the last layer's output.
+            x: the head's features. channels: number of channels of the last layer's output.
         """
         return x, self.combine
 
     def blocks(self, make: MakeBlock, depth: int, channels: int) -> nn.ModuleList:
-        """Return the blocks behind the head; ``make(width, out)`` gives one with such channels of x and h."""
+        """Return the blocks after the head.
+
+        Args:
+            make: ``make(width, out)`` returns a block whose x has ``width`` channels and whose h has ``out``.
+        """
         return nn.ModuleList(make(self.width(i, channels), channels) for i in range(depth - 1))
 
     def convolutions(self, depth: int) -> int:
@@ -65,7 +69,7 @@ class Connection:
         return [self.width(i, channels) for i in layers]
 
     def concatenated_width(self, depth: int, channels: int) -> int:
-        """Return the channels of these outputs side by side, those that a nested output repeats counted once."""
+        """Return the number of channels that the fusion block sees, counting once those that nested outputs repeat."""
         widths = self.fused_widths(depth, channels)
         return widths[-1] if self.nested else sum(widths)
 
@@ -104,12 +108,12 @@ class Dense(Connection):
         return torch.cat([x, h], -1)
 
     def width(self, layer: int, channels: int) -> int:
-        """Return the width that has grown by ``channels`` in each layer."""
+        """Return a width that grows by ``channels`` in each layer."""
         return channels * (layer + 1)
 
     def start(self, x: Tensor, channels: int) -> tuple[Tensor, Combine]:
-        """Move x into a tensor that has room for all layers, so that appending to it copies nothing."""
-        # A compiler does not see what is written behind autograd's back.
+        """Copy x into a tensor that has room for all layers, so that each layer is appended without a copy."""
+        # torch.compile would miss the writes to that tensor, which bypass autograd.
         return super().start(x, channels) if torch.compiler.is_compiling() else with_room(x, channels)
 
 
@@ -147,7 +151,7 @@ class Reversible(PreActivatedResidual):
         return ReversibleSequence(ReversibleBlock(branches()) for _ in range(depth - 1))
 
     def convolutions(self, depth: int) -> int:
-        """Return the head's, and one for each group of each block."""
+        """Return 1 for the head and one for each group of each block."""
         return 1 + (depth - 1) * self.groups
 
 

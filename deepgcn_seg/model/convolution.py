@@ -3,7 +3,7 @@
 Each takes features x (B, N, C_in), neighbours index (B, N, k) and an optional mask (B, N) of
 the points present, and returns (B, N, C_out). Each is built as ``Conv(in_channels,
 out_channels, spec)``; :class:`LayerSpec` says which norm and activation follow its linear map: "layer" in the formulas.
-Behind each stand the options that a checkpoint may give it, with their ranges; at the end, the table of all by name.
+After each class come its options, with the ranges that a checkpoint may give. The table of all by name is at the end.
 """
 
 import math
@@ -26,7 +26,7 @@ POWER_RANGE = (1e-7, 1e1)
 
 
 class EdgeConv(nn.Module):
-    """EdgeConv (DGCNN, 1801.07829, section 3.1; DeepGCNs, equation 4), its norm's statistics over all edges.
+    """EdgeConv (DGCNN, 1801.07829, section 3.1; DeepGCNs, equation 4); its norm takes statistics over all edges.
 
     h_i = max_j layer(W [x_i ; x_j - x_i] + b)
 
@@ -132,7 +132,7 @@ class GraphSAGE(nn.Module):
     h_i = layer(W [x_i ; max_j layer(W' x_j + b')] + b)
 
     There the inner layer comes after the gather, so that its norm takes its statistics over edges: a point counts
-    once for each of the points whose neighbour it is. Here it is computed once per point, and counted as often.
+    once for each of the points whose neighbour it is. Here it is computed once per point and weighted by that number.
 
     Args:
         normalize: divide each output by its L2 norm (``--normalize_sage``, off there too).

@@ -44,7 +44,7 @@ class DeepGCN(nn.Module):
     Args:
         in_channels: features per point. num_classes: classes.
         connection: plain, res, dense, res+ or rev, or a :class:`.Connection` of your own.
-        depth: graph convolutions, the head included. channels: their width (growth rate if dense).
+        depth: graph convolutions, the head included. channels: width of each (growth rate if dense).
         k: neighbours per point. conv: builds a graph convolution, ``conv(c_in, c_out, spec)``.
         order, norm, norm_eps, act, bias: what follows linear maps (:class:`.LayerSpec`).
         dynamic: neighbours in each layer's feature space (True) or at fixed positions (False), or a graph of
@@ -55,7 +55,7 @@ class DeepGCN(nn.Module):
         positions: input channels that are coordinates for the head's graph.
         fusion_channels, head_channels, dropout: fusion block and prediction head.
         block_dropout: dropout inside the blocks.
-        checkpoint: recompute convolutions in the backward pass, which saves memory.
+        checkpoint: recompute convolutions in the backward pass to save memory (gradient checkpointing).
         groups: channel groups of ``rev``.
         init: xavier (TensorFlow) or kaiming (PyTorch).
 
@@ -119,7 +119,7 @@ class DeepGCN(nn.Module):
     @classmethod
     @_shows_settings_of(__init__)
     def plaingcn(cls, depth: int = 28, *, dilation: Any = "none", stochastic: bool = False, **settings) -> "DeepGCN":
-        """Build PlainGCN: no connections, no dilation (section 5.2)."""
+        """Build PlainGCN: no connections, no dilation."""
         own = {"dilation": dilation, "stochastic": stochastic}
         return cls(connection=Plain.name, depth=depth, **own, **settings)
 
@@ -149,7 +149,7 @@ class DeepGCN(nn.Module):
 
     @property
     def min_points(self) -> int:
-        """Fewest points a block may have, that every point has all its neighbours."""
+        """The fewest points that a block may have; with fewer, a point would lack neighbours."""
         return self.backbone.graph.min_points
 
     def forward(self, points: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -194,7 +194,7 @@ class DeepGCN(nn.Module):
                 f"a block has {fewest} points, but k x dilation needs {self.min_points}: "
                 "use more points, a smaller k or a smaller dilation"
             )
-        # A finite sum has only finite terms, so that points are looked at one by one only if it is not.
+        # If the sum is finite, so are all its terms. Only otherwise is each point examined.
         if not math.isfinite(points.sum()):
             bad = int((~torch.isfinite(points)).any(-1).sum())
             if bad:

@@ -104,7 +104,7 @@ class _JointLinear(Differentiable):
 
 
 class FusionBlock(nn.Module):
-    """max over points of layer(W F): DeepGCNs, section 4.1 (1024 channels there).
+    """The fusion block, max over points of layer(W F): DeepGCNs, section 4.1 (1024 channels there).
 
     Args:
         widths, nested: of the features F, as for :class:`JointPointwise`. channels: width of the global vector.
@@ -117,5 +117,5 @@ class FusionBlock(nn.Module):
         self.layer = JointPointwise(widths, channels, spec, nested)
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Fuse; absent points are never the maximum."""
+        """Return the global vector (B, channels): the maximum over the points that are present."""
         return hide_absent(self.layer(features, mask), mask, -torch.inf).amax(1)

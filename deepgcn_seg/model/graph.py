@@ -1,4 +1,4 @@
-"""The graphs of all layers: dilated k-NN (DeepGCNs, section 3.3), dynamic or fixed, and its schedule over depth.
+"""The graphs of all layers: dilated k-NN (DeepGCNs, section 3.3), dynamic or fixed, and the schedule of dilations.
 
 A graph of your own is a subclass of :class:`DynamicGraph`, given as ``DeepGCN(dynamic=MyGraph)``.
 """
@@ -49,8 +49,8 @@ def dilation_schedule(dilation: str | int | Sequence[int], depth: int, period: i
 class DilatedKnnGraph(nn.Module):
     """The graph of one layer: neighbours at ranks 0, d, 2d, ..., (k-1)d of distance (dilated k-NN).
 
-    In training, with probability ``epsilon``, one coin and one draw per call replace these ranks by k of the k*d,
-    uniformly and without replacement (stochastic dilation). Evaluation always takes the regular ranks.
+    Stochastic dilation, in training only: each call uses, with probability ``epsilon``, k ranks drawn uniformly without
+    replacement from the k*d nearest instead. The draw is the same for all points. Evaluation uses the regular ranks.
 
     Args:
         k: neighbours per point, the point itself among them if ``loop``.
@@ -110,15 +110,15 @@ class DynamicGraph:
         )
 
     def neighbors(self, layers: nn.ModuleList, positions: Tensor, mask: Tensor | None) -> Neighbors:
-        """Begin a pass: return what gives layer i the neighbours of its points.
+        """Return, for one forward pass, the function that gives layer i the neighbours of its points.
 
         Args:
-            layers: what :meth:`layers` returned. positions: (B, N, len(self.positions)), the head's x too.
+            layers: what :meth:`layers` returned. positions: (B, N, len(self.positions)); the head's x is the same.
         """
         return lambda i, x: layers[i](x, mask)
 
     def search_widths(self, widths: Sequence[int]) -> list[int]:
-        """Return the channels of each neighbour search of a pass, given the input widths of the layers but the head."""
+        """Return the number of channels of each search in a pass, given the input widths of layers after the head."""
         return [len(self.positions), *widths]
 
     @property
@@ -128,16 +128,16 @@ class DynamicGraph:
 
 
 class FixedGraph(DynamicGraph):
-    """Neighbours at the input positions in every layer, from one search for all of them but the head's."""
+    """A graph of neighbours by position in every layer: one search for the head, and one for all other layers."""
 
     def neighbors(self, layers: nn.ModuleList, positions: Tensor, mask: Tensor | None) -> Neighbors:
-        """Search once, as far as the largest dilation needs, and select each layer's ranks from the result."""
+        """Search once, up to the largest rank of any layer, and select each layer's ranks from the result."""
         ordered = nearest_ranks(positions, torch.arange(self.k * max(self.dilations)), mask, self.loop)
         selected = lambda i: ordered[:, :, cast(DilatedKnnGraph, layers[i]).ranks().to(ordered.device)]
         return lambda i, x: selected(i) if i else layers[0](x, mask)
 
     def search_widths(self, widths: Sequence[int]) -> list[int]:
-        """Return the channels of the head's search, and of the one for all other layers."""
+        """Return the number of channels of the head's search, and of the search for all other layers."""
         return [len(self.positions)] * 2
 
 

@@ -69,7 +69,7 @@ class BatchNorm(nn.BatchNorm1d):
             ValueError: one value in all, which has no variance (as PyTorch's own layer).
         """
         summed = SummedOverAll.apply if self.synced else lambda values: values
-        # A plain number above one needs no look at what the other processes have, nor at a GPU's memory.
+        # If this process alone has several values, there is no need to wait for the sum over processes or for the GPU.
         several = not isinstance(counts, Tensor) and counts * len(mean) > 1
         if self.synced or isinstance(counts, Tensor):
             counts = torch.as_tensor(counts, dtype=mean.dtype, device=mean.device).expand(len(mean))
@@ -222,7 +222,7 @@ class LayerSpec:
         validate(self)
 
     def linear_only(self) -> "LayerSpec":
-        """Return the same without norm and activation, for a convolution that they come before."""
+        """Return this spec without norm and activation, for a convolution that has them in front of it."""
         return replace(self, norm="none", act="none")
 
     def make_norm(self, channels: int) -> nn.Module | None:
@@ -253,7 +253,7 @@ class Pointwise(nn.Module):
 
     @property
     def sliceable(self) -> bool:
-        """Whether a point's result depends on its own features alone, so that any slice of points may go by itself."""
+        """Whether each point's result depends on its own features alone, so that points can be computed in slices."""
         norm = self.norm
         return norm is None or isinstance(norm, LayerNorm) or (isinstance(norm, BatchNorm) and not norm.training)
 

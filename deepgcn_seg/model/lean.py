@@ -32,8 +32,9 @@ class Sizes:
     """How many points inference takes at a time.
 
     Attributes:
-        together: through the network: a larger number takes more memory and is not faster.
-        slice: through the wide layers of fusion block and head: enough for matrix products at full speed.
+        together: points that go through the network at a time. A larger number takes more memory and is not faster.
+        slice: points that go through the wide layers of fusion block and head at a time. It is large enough for matrix
+            products at full speed.
     """
 
     together: int
@@ -46,8 +47,8 @@ CPU, GPU = Sizes(4096, 512), Sizes(32768, 16384)
 def applies(model: nn.Module) -> bool:
     """Return whether a call of the model is for its logits alone.
 
-    That is: no gradient is wanted, nothing compiles, no norm or dropout is in training mode, and neither a hook nor a
-    part of a user's own is to see the features of the whole batch.
+    It is if no gradient is wanted, nothing compiles and no part is in training mode. A hook, or a fusion block or head
+    of a user's own, must see the features of the whole batch, so with one of them the answer is False.
     """
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
@@ -104,14 +105,14 @@ def _concatenate(backbone: Any, points: Tensor, mask: Tensor | None, large: bool
 
 
 def _fuse(fusion: FusionBlock, features: Tensor, mask: Tensor | None, size: int) -> Tensor:
-    """Fuse some points at a time, norm and activation applied to the maximum alone where they keep its order."""
+    """Fuse some points at a time. If norm and activation are monotone, apply them to the maximum alone."""
     layer = fusion.layer
     weight, bias = layer.weights(features)[1], layer.linear.bias
     sign = layer.monotone_sign()
     fused = torch.empty(0)
     for blocks, points in _slices(features, size):
         product = F.linear(features[blocks, points], weight, bias)
-        # Where norm's scale is negative the maximum comes from the least product: that of the negative is taken.
+        # If the norm's scale is negative, the smallest product gives the maximum. So change its sign.
         product = layer.finish(product) if sign is None else product.mul_(sign)
         product = hide_absent(product, None if mask is None else mask[blocks, points], -torch.inf)
         if not len(fused):

@@ -68,7 +68,7 @@ class ReversibleBlock(nn.Module):
 
 
 class _Reverse(torch.autograd.Function):
-    """Run the blocks and keep the graphs, the last output and some inputs; invert block by block in backward."""
+    """The pass through all blocks, which keeps graphs, the last output and some inputs; backward inverts each block."""
 
     @staticmethod
     def forward(ctx, blocks, graph, mask, drop, x, *parameters):

@@ -147,7 +147,7 @@ def _check_pickle(pickle: IO[bytes]) -> None:
         elif name in ("EMPTY_TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "TUPLE"):
             count = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}.get(name)
             parts = from_mark() if count is None else [stack.pop() for _ in range(count)][::-1]
-            # Of tuples inside it only says that they are: their hash, which takes for ever, is never wanted.
+            # An inner tuple is recorded as the word "tuple", because hashing deeply nested ones could take for ever.
             stack.append(tuple(part if isinstance(part, str) else "tuple" for part in parts))
         elif name in ("BINPUT", "LONG_BINPUT", "PUT"):
             memo[argument] = stack[-1]

@@ -1,8 +1,8 @@
 """The operations in which a dynamic graph network spends its time.
 
-Two kinds: neighbour search (:mod:`.neighbors`) and edge aggregation (:mod:`.edges`). Each has a plain PyTorch
-formulation (:mod:`.reference`) and compiled kernels that compute the same, for CPUs (``cpu/``, numba) and for GPUs
-(``gpu/``, Triton); :mod:`.backend` says which runs.
+There are two kinds: neighbour search (:mod:`.neighbors`) and edge aggregation (:mod:`.edges`). Each has a plain PyTorch
+formulation (:mod:`.reference`), which is the place to see what it computes, and compiled kernels that compute the same
+faster, for CPUs (``cpu/``, numba) and for GPUs (``gpu/``, Triton). :mod:`.backend` chooses which of them runs.
 """
 
 from .backend import BACKENDS, backend, set_backend

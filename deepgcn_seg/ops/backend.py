@@ -1,4 +1,4 @@
-"""Which implementation of the operations runs.
+"""The choice of the implementation that runs the operations.
 
 ========  =====================================  =============================  ==========================
 backend   for tensors                            neighbour search               edge aggregation
@@ -39,7 +39,7 @@ def numba_available() -> bool:
     """Return whether the compiled CPU kernels can run; says so once in the log when they cannot."""
     try:
         from ..kernel_cache import config
-    # ValueError: what its settings in the environment cannot be.
+    # numba raises ValueError if its environment variables have invalid values.
     except (ImportError, ValueError) as error:
         log.warning("compiled CPU kernels unavailable (%s): using PyTorch, slower", error)
         return False
@@ -51,7 +51,7 @@ def numba_available() -> bool:
 @lru_cache(maxsize=1)
 def triton_available() -> bool:
     """Return whether the GPU kernels can run, tried once with a small one; says so in the log when they cannot."""
-    # Triton alone would keep kernels below HOME, and fail where it cannot.
+    # By default Triton keeps kernels below HOME, and fails if it cannot write there.
     if "TRITON_HOME" not in os.environ and (folder := cache_folder("triton")):
         os.environ.setdefault("TRITON_CACHE_DIR", str(folder))
     try:
@@ -61,7 +61,7 @@ def triton_available() -> bool:
         ones = torch.ones(1, 2, 1, device=device)
         index = torch.zeros(1, 2, 1, dtype=torch.int64, device=device)
         neighbor_extremum(ones, index, None, ones[0, 0])
-    # Whatever its compiler, the driver or the host's C compiler lacks: PyTorch computes the same.
+    # Anything may fail: Triton's compiler, the driver, a missing C compiler. PyTorch computes the same without them.
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         log.warning("GPU kernels unavailable (%s): using PyTorch, slower", reason)
@@ -83,7 +83,7 @@ def cluster_available() -> bool:
 def set_backend(name: str) -> None:
     """Force the implementation of every operation in this process.
 
-    Tensors that it is not for (those on a GPU under ``numba``) are left to PyTorch.
+    PyTorch runs the operation for tensors that the backend cannot take (those on a GPU under ``numba``).
 
     Raises:
         ValueError: unknown name, or one that cannot run here.
@@ -120,7 +120,7 @@ def implementation(tensor: Tensor) -> str:
 
 
 class Operations(NamedTuple):
-    """One implementation of every operation. What each computes says :mod:`.reference`."""
+    """One implementation of every operation; :mod:`.reference` says what each computes."""
 
     search: Callable[..., None]
     neighbor_extremum: Callable[..., tuple[Tensor, Tensor]]

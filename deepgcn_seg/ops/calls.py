@@ -1,4 +1,4 @@
-"""How PyTorch sees our operations: as custom operators when it compiles or profiles, as autograd functions else.
+"""How PyTorch sees our operations: as custom operators when it compiles or profiles, otherwise as autograd functions.
 
 Both cost some ten microseconds a call, which on a hundred points is longer than the operation takes. So the plain
 function is called where nothing compiles, profiles or differentiates.
@@ -41,7 +41,7 @@ class Differentiable(torch.autograd.Function):
 
     @classmethod
     def of(cls, *arguments: Any) -> Any:
-        """Return its result, as ``apply`` does."""
+        """Return the result of the function, as ``apply`` does."""
         return cls.apply(*arguments) if torch.is_grad_enabled() else cls.forward(_NoContext(), *arguments)
 
 

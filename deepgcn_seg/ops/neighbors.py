@@ -1,8 +1,8 @@
 """Neighbour search: the k-NN graph of points, dilated or not, regular or stochastic.
 
 A k-NN graph takes the points at ranks 0 .. k-1 of distance; a dilated one those at 0, d, 2d, ..., (k-1)d (DeepGCNs,
-section 3.3); a stochastic one k random ranks below k*d. All are one question: which points have these ranks? No answer
-needs all distances stored or sorted.
+section 3.3); a stochastic one k random ranks below k*d. All three ask one question: which points have these ranks? It
+can be answered without storing or sorting all distances.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from .calls import operation
 
 # From this many points in three dimensions on, torch-cluster's search tree is quicker than measuring all pairs.
 TREE_POINTS = 8192
-# torch-cluster's CUDA search takes no more neighbours.
+# The most neighbours that torch-cluster's CUDA search accepts.
 TREE_NEIGHBORS = 100
 
 
@@ -30,8 +30,8 @@ def nearest_ranks(points: Tensor, ranks: Tensor, mask: Tensor | None = None, loo
     Args:
         points: (B, N, C) coordinates or features.
         ranks: (k,) integers; 0 is the nearest. Their order is kept in the result.
-        mask: (B, N) bool, False where a point is absent. An absent point is nobody's neighbour.
-        loop: whether a point counts itself, at rank 0 but for ties.
+        mask: (B, N) bool, False where a point is absent. An absent point is never a neighbour.
+        loop: whether a point is its own neighbour. It then has rank 0, unless another point is as near.
 
     Returns:
         (B, N, k) int64 indices into 0..N-1. Rows of absent points hold the point itself.

@@ -8,9 +8,9 @@ they cannot, and where backward passes must be deterministic on a GPU. Its edge 
 import torch
 from torch import Tensor
 
-# Distances held at a time: 16 MiB in float32, so that memory does not grow with the square of the points.
+# The most distances held at a time (16 MiB in float32), so that memory does not grow with the square of the points.
 TILE_ENTRIES = 1 << 22
-# Queries of a tile at least, however many points there are: a product of fewer rows is slow.
+# The fewest queries of a tile, however many points there are: a matrix product with fewer rows is slow.
 LEAST_QUERIES = 32
 
 # -- neighbour search -------------------------------------------------------------------------

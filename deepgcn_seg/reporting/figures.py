@@ -95,5 +95,5 @@ def draw_scores(runs: Sequence[Run], path: Path) -> None:
         axis.set_xlabel(escaped(f"mIoU (%), {protocol}"))
         axis.set_title(escaped(data), fontsize=10)
     with replacing(path) as temporary:
-        # Of thousands of runs, no taller than the library can draw.
+        # Lower the resolution for thousands of runs, because Matplotlib cannot draw a taller picture.
         figure.savefig(temporary, format="png", dpi=min(110, 2**15 / figure.get_figheight()))

@@ -78,6 +78,6 @@ def varied(runs: Sequence[Run]) -> list[str]:
     for key in keys:
         values = tuple(str(run.settings.get(key, "-")) for run in runs)
         if len(set(values)) > 1:
-            # Of settings that change together, the first stands for all.
+            # If several settings change together, show only the first of them.
             columns.setdefault(tuple(values.index(value) for value in values), key)
     return list(columns.values())

@@ -72,8 +72,7 @@ def advice_on_memory(model: nn.Module, step: int, blocks: int, points: int, accu
 def activation_bytes(model: nn.Module, points: int) -> int:
     """Return roughly the memory that a training pass keeps for backward, for one block.
 
-    Counted is the output of every linear map, in float32, three times: itself, normalised, and as the input of the
-    next one.
+    It counts the float32 output of every linear map three times: as it is, normalised, and as the next map's input.
     """
     widths = sum(module.out_features for module in model.modules() if isinstance(module, nn.Linear))
     return 3 * 4 * points * widths

@@ -36,7 +36,7 @@ LAYERS_EVERY = 20
 
 @dataclass
 class TrainingSettings:
-    """How to train; names as on the command line.
+    """The settings of a training, named as on the command line.
 
     batch_size: blocks of one optimiser step, over all processes and passes. accumulate: passes a step.
     schedule: factor of the learning rate. norm_momentum: schedule of the batch norms' momentum, or None.
@@ -63,7 +63,7 @@ class TrainingSettings:
 
 
 class Trainer:
-    """Trains a model on blocks and keeps ``last.ckpt`` and ``best.ckpt``.
+    """The training of a model on blocks of points, which keeps ``last.ckpt`` and ``best.ckpt``.
 
     Args:
         model: (B, N, 9) -> logits (B, N, C). optimizer: over its parameters.
@@ -144,7 +144,7 @@ class Trainer:
         batches = self._batches()
         for _ in range(state.step % self.steps_per_epoch, self.steps_per_epoch):
             started = time.perf_counter()
-            # Waiting for data counts: a loader that cannot keep up must show.
+            # The time includes waiting for data, so that a loader that cannot keep up is seen.
             passes = [next(batches) for _ in range(settings.accumulate)]
             loss, stopping = self._train_step(passes, stop)
             state.step += 1
@@ -165,7 +165,7 @@ class Trainer:
         self.save("last.ckpt")
 
     def _batches(self) -> Iterator[Batch]:
-        """Return the batches of this epoch that are still to come."""
+        """Return an iterator over the batches of this epoch that have not been used yet."""
         self.sampler.epoch, self.sampler.start = self.epoch, self.state.step % self.steps_per_epoch
         pin_memory = self.settings.device.type == "cuda"
         return iter(

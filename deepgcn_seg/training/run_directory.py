@@ -71,7 +71,7 @@ def _lock(path: Path) -> tuple[int | None, str | None]:
 def keep_config(config: DictConfig, folder: Path) -> None:
     """Write the composed config into ``.hydra`` of a run's directory.
 
-    Hydra itself would write it before the run can look whether the directory holds another run already.
+    Hydra would write it itself, but before the run has checked that the directory does not hold another run.
     """
     hydra = HydraConfig.instance().cfg
     for name, part in (("config", config), ("hydra", hydra), ("overrides", HydraConfig.get().overrides.task)):

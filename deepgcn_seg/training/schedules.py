@@ -11,7 +11,7 @@ from ..settings import Count, Share, integer, number, validate
 
 @dataclass(frozen=True)
 class Clock:
-    """How far a training is. step: optimiser steps done. total_steps: of the whole training."""
+    """The progress of a training. step: optimiser steps done. total_steps: steps of the whole training."""
 
     step: int
     steps_per_epoch: int
@@ -20,7 +20,10 @@ class Clock:
 
 @dataclass(frozen=True)
 class HalveBySamples:
-    """Halves ``start`` after every ``samples`` blocks, of which a step has ``samples_per_step``, until ``floor``."""
+    """A value that begins at ``start`` and is halved after every ``samples`` blocks, but is at least ``floor``.
+
+    A step has ``samples_per_step`` blocks.
+    """
 
     samples: Annotated[int, integer(1)]
     samples_per_step: Count
@@ -37,7 +40,7 @@ class HalveBySamples:
 
 @dataclass(frozen=True)
 class HalveByEpochs:
-    """Halves 1 after every ``epochs`` epochs."""
+    """A factor that begins at 1 and is halved after every ``epochs`` epochs."""
 
     epochs: Count
 
@@ -51,7 +54,7 @@ class HalveByEpochs:
 
 @dataclass(frozen=True)
 class WarmupCosine:
-    """Rises from 0 to 1 over the first share ``warmup`` of all steps, then falls as a cosine to ``floor``."""
+    """A factor that rises to 1 over the first share ``warmup`` of all steps, then falls as a cosine to ``floor``."""
 
     warmup: Share = 0.1
     floor: Share = 0.0

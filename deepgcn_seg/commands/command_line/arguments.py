@@ -59,7 +59,7 @@ def assigned(key: str, text: str) -> str:
 
 
 def _parts(argument: str) -> tuple[str, str | None]:
-    """Key without Hydra's ``+`` and ``++``, and value of an argument."""
+    """Return an argument's key, without Hydra's ``+`` and ``++``, and its value."""
     name, equals, value = argument.partition("=")
     return name.lstrip("+"), value if equals else None
 

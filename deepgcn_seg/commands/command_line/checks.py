@@ -39,7 +39,7 @@ def check(config: DictConfig, command: str = "train") -> None:
         if command == "train":
             _check_training(config)
         elif command == "evaluate":
-            # On the blocks of the checkpoint, with which the protocol is built later.
+            # Settings that are null are left out: they come from the checkpoint, later.
             values = {key: value for key, value in _given(config.protocol).items() if value is not None}
             _check_protocol(values)
     except ValidationError as error:
@@ -93,7 +93,7 @@ def _check_training(config: DictConfig) -> None:
         )
     protocol = config.protocol
     if config.data.features is None and "groups" in protocol:
-        # Known once the data are open: those of them that there are.
+        # Which of the nine channels there are is known once the data are open. Assume all of them.
         protocol = OmegaConf.merge(protocol, {"groups": list(NINE)})
     for key in ("recipe.schedule", "recipe.norm_momentum"):
         _build(key, OmegaConf.select(config, key))

@@ -1,0 +1,6 @@
+"""Kernels for CPUs, compiled by numba.
+
+To read the neighbour search, begin with :mod:`.search`, which has the whole algorithm. Then read :mod:`.tiles`
+(distances of a tile), :mod:`.ranks` (thresholds, and ranks from a list of candidates), :mod:`.simd` (vectors in
+compiled code) and :mod:`.threads`. :mod:`.edges` is the edge aggregation.
+"""

@@ -27,8 +27,8 @@ from ...kernel_cache import kernel
 from .simd import LANES, load, splat, store, where_greater, widened
 from .threads import run_sliced
 
-# Moments are summed up over so many points each in float64, and then over these groups: the order of the sum must not
-# depend on the number of threads. 256 make 16 groups of 4096 points, enough for that many threads.
+# Points in a group. Moments are summed in float64 over each group, and then over the groups, so that the order of the
+# sum does not depend on the number of threads. 4096 points make 16 groups, which keep up to 16 threads busy.
 ROWS = 256
 
 
@@ -57,7 +57,7 @@ def _extremum(start, stop, neighbor, index, present, sign, extreme, place):
     """
     count, channels = neighbor.shape[1], neighbor.shape[2]
     k = index.shape[2]
-    # Flat arrays: `load` and `store` take the place of a vector's first number.
+    # `load` and `store` need flat arrays, and the index of a vector's first number.
     values, extremes, places = neighbor.reshape(-1), extreme.reshape(-1), place.reshape(-1)
     for point in range(start, stop):
         b, i = point // count, point % count
@@ -66,7 +66,7 @@ def _extremum(start, stop, neighbor, index, present, sign, extreme, place):
             place[b, i] = 0
             continue
         for first in range(0, channels, LANES):
-            # The smallest is the largest of the negative.
+            # The smallest value is found as the largest of the negated ones.
             signs = load(sign, first)
             best = signs * load(values, (b * count + index[b, i, 0]) * channels + first)
             at = splat(np.int16(0))
@@ -93,7 +93,7 @@ def _extremum_backward(start, stop, grad, index, present, place, grad_neighbor):
         b, first = group // groups, group % groups * LANES
         for i in range(count):
             if present[b, i]:
-                # Each channel of a point has its extreme from another neighbour: single numbers, no vectors.
+                # Each channel of a point may have its extreme from another neighbour, so vectors do not help here.
                 for c in range(first, first + LANES):
                     grad_neighbor[b, index[b, i, place[b, i, c]], c] += grad[b, i, c]
 
@@ -129,7 +129,7 @@ def _moments(start, stop, edges, shift, total, square):
                     phi = where_greater(e, zero, e, slope * e) - shifts
                     row_sum = row_sum + phi
                     row_square = row_square + phi * phi
-                # k numbers of like size lose no digits in float32, those of all points would.
+                # A sum of k numbers of similar size keeps its digits in float32. A sum over all points would not.
                 all_sum = all_sum + widened(row_sum)
                 all_square = all_square + widened(row_square)
             store(totals, group * channels + first, all_sum)
@@ -138,10 +138,13 @@ def _moments(start, stop, edges, shift, total, square):
 
 @kernel()
 def _estimated_mean(edges, shift):
-    """Write about the mean of phi(e), (C,), from center_i + neighbor_i of up to twice :data:`ROWS` points i."""
+    """Write an estimate, (C,), of the mean of phi(e): phi of the mean of center_i + neighbor_i over sampled points i.
+
+    At most twice :data:`ROWS` points are sampled.
+    """
     points, channels = edges.center.shape[0] * edges.center.shape[1], edges.center.shape[2]
     own, values = edges.center.reshape(-1), edges.neighbor.reshape(-1)
-    # One edge of so many points, each with itself: any value near the mean will do.
+    # Each sampled point stands for its edge to itself. Any value near the mean will do.
     step = max(points // ROWS, 1)
     share = splat(edges.center.dtype.type(1 / ((points - 1) // step + 1)))
     zero = splat(edges.center.dtype.type(0))
@@ -227,7 +230,7 @@ def neighbor_extremum_backward(grad: Tensor, index: Tensor, mask: Tensor | None,
     padded, places = _padded(grad, place)
     out = torch.zeros_like(padded)
     arrays = *_arrays(padded, index), present_points(grad, mask), *_arrays(places, out)
-    # Single numbers, not vectors of LANES: as many steps as LANES times so many.
+    # The kernel adds single numbers, not vectors, which takes about LANES times as long.
     run_sliced(_extremum_backward, _channel_groups(padded), LANES * padded.numel(), *arrays)
     return _without_padding(grad, out)[0].to(grad.dtype)
 
@@ -266,7 +269,7 @@ def edge_moments_backward(
     padded = _padded(center, neighbor, slope)
     edges = _edges(padded[0], padded[1], index, padded[2], mask)
     offset, factor = _padded(offset.to(padded[0].dtype), factor.to(padded[0].dtype))
-    # The slope's gradient is one for each block, as blocks are on different threads; they are added up below.
+    # Threads work on different blocks, so each block has its own gradient of the slope; they are added up below.
     grads = torch.zeros_like(padded[0]), torch.zeros_like(padded[1]), torch.zeros_like(offset)
     steps = index.numel() * padded[0].shape[2]
     run_sliced(_moments_backward, _channel_groups(padded[0]), steps, edges, *_arrays(offset, factor, *grads))
@@ -280,14 +283,14 @@ def _edges(center: Tensor, neighbor: Tensor, index: Tensor, slope: Tensor, mask:
 
 
 def _padded(*tensors: Tensor) -> list[Tensor]:
-    """Return contiguous tensors with channels, their last dimension, filled up to whole vectors, halves as float32."""
+    """Return contiguous tensors whose channels, the last dimension, fill whole vectors; half precision as float32."""
     missing = -tensors[0].shape[-1] % LANES
     wide = (tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor for tensor in tensors)
     return [(F.pad(tensor, (0, missing)) if missing else tensor).contiguous() for tensor in wide]
 
 
 def _without_padding(like: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-    """Return tensors without what :func:`_padded` added to one ``like`` them."""
+    """Return tensors with as many channels as ``like``: without those that :func:`_padded` added."""
     channels = like.shape[-1]
     return tuple(t if t.shape[-1] == channels else t[..., :channels].contiguous() for t in tensors)
 

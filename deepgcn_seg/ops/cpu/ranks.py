@@ -47,12 +47,16 @@ BISECTIONS = 18
 
 
 class Scratch(NamedTuple):
-    """Memory that :func:`select` works in."""
+    """Memory that :func:`select` works in, allocated once for many rows."""
 
+    # The gathered candidates, behind LARGEST_COUNTED entries whose keys are -inf. The last entry takes what is dropped.
     few_keys: np.ndarray
     few_columns: np.ndarray
+    # The bin of each candidate of the list.
     bin_of: np.ndarray
+    # The columns of the gathered candidates, in order.
     ordered: np.ndarray
+    # Of each bin: its number of candidates; that of all bins up to it; and where its next candidate is gathered.
     sizes: np.ndarray
     ends: np.ndarray
     starts: np.ndarray
@@ -76,19 +80,19 @@ def threshold_of(sample, count, expected):
     """Return a key that lets enough of a row through, estimated from the keys ``sample[:count]`` of some of its points.
 
     Args:
-        sample: has room for one vector more, which is overwritten.
+        sample: must have room for LANES more entries after the first ``count``; they are overwritten.
         expected: how many of the sample are expected among the wanted points of the row.
 
     Returns:
         The key, or infinity if the sample is too small.
     """
-    # The number of sampled points among the wanted ones varies by sqrt(expected): 2.5 of these deviations and 2 points
-    # more leave too few candidates for fewer than one row in a hundred. Such a row is searched again.
+    # The number of sampled points among the wanted ones has a standard deviation of sqrt(expected). With a margin of
+    # 2.5 deviations and 2 points, fewer than one row in a hundred gets too few candidates; it is searched again.
     rank = int(expected + 2.5 * np.sqrt(expected) + 2.0)
     if rank >= count:
         return sample.dtype.type(np.inf)
     low, high = _range_of(sample, count)
-    # By bisection: counting has no branches that a processor could mispredict, selecting would have.
+    # Bisection only counts, without branches. Selecting the key would take branches, which processors mispredict.
     for _ in range(BISECTIONS):
         middle = low + (high - low) * sample.dtype.type(0.5)
         below = _count(sample[:count], middle)
@@ -103,10 +107,10 @@ def threshold_of(sample, count, expected):
 
 @kernel()
 def shorten(keys, columns, count, wanted):
-    """Drop candidates that are certainly not among the ``wanted`` nearest of so many, and return how many are left.
+    """Drop candidates that are certainly not among the ``wanted`` nearest, and return how many are left.
 
     Args:
-        keys, columns: the list. There is room for a vector more, which is overwritten.
+        keys, columns: the list is their first ``count`` entries. LANES more must exist; they are overwritten.
     """
     threshold = splat(threshold_of(keys, count, wanted))
     store(keys, count, splat(keys.dtype.type(np.inf)))
@@ -121,7 +125,7 @@ def shorten(keys, columns, count, wanted):
 
 @kernel()
 def remove(column, keys, columns, count):
-    """Remove the candidate ``column``, if it is in the list of so many, and return how many are left."""
+    """Remove the candidate ``column`` if it is in the list of ``count`` candidates, and return how many are left."""
     for j in range(count):
         if columns[j] == column:
             keys[j] = keys[count - 1]
@@ -135,12 +139,12 @@ def select(keys, columns, count, ranks, out, scratch):
     """Write into ``out[m]`` the candidate of rank ``ranks[m]``.
 
     Args:
-        keys, columns: the list is their first ``count`` entries; keys are finite. There is room for a vector more; all
+        keys, columns: the list is their first ``count`` entries; keys are finite. LANES more entries must exist. All
             are overwritten.
         ranks: (m,) ascending. out: (m,) int64. scratch: of :func:`scratch_for`.
     """
     if count <= ranks[-1]:
-        # A row whose distances are NaN has no ranks. Any answer will do that is inside the array.
+        # A row whose distances are NaN has no ranks. Any index of a point will do as an answer.
         for m in range(len(ranks)):
             out[m] = ranks[m]
         return
@@ -154,7 +158,8 @@ def select(keys, columns, count, ranks, out, scratch):
         below += sizes[b]
         ends[b] = below
 
-    # Candidates of bins that nobody wants are gathered too, which needs no branch: all to the last place.
+    # Candidates of bins without a wanted rank are gathered too, because skipping them would need a branch. Each is
+    # written to the last place, where the next one overwrites it.
     starts[:] = len(few_keys) - 1
     end, fullest, last, shift = LARGEST_COUNTED, 0, -1, 0
     for m in range(len(ranks)):
@@ -164,7 +169,7 @@ def select(keys, columns, count, ranks, out, scratch):
             starts[b] = end
             end += np.int64(sizes[b])
             fullest = max(fullest, np.int64(sizes[b]))
-            # From a rank in the list to a place among the gathered.
+            # Added to a rank in the whole list, this gives the place among the gathered candidates.
             shift = end - np.int64(ends[b])
         out[m] = ranks[m] + shift
     gather(keys, columns, bin_of, count, starts, few_keys, few_columns)
@@ -177,12 +182,12 @@ def select(keys, columns, count, ranks, out, scratch):
 def _write_bins(keys, count, bin_of):
     """Write the bin of each key.
 
-    Bins are equally wide in the square root of the number of the bin: the further out, the narrower, because candidates
-    lie denser there (in d dimensions their number grows as distance^d).
+    The bin is (BINS - 1) * t^2, rounded down, where t grows from 0 at the second smallest key to 1 at the largest. So
+    bins are narrower further out, where candidates lie denser (in d dimensions their number grows as distance^d).
     """
     low, high = _range_of(keys, count)
     scale = np.sqrt(np.float64(BINS - 1)) / (high - low) if high > low else 0.0
-    # Keys whose difference is next to nothing, or all equal: all go to the first bin.
+    # If all keys are equal, or so close that the scale overflows, all go to the first bin.
     if not scale < np.finfo(keys.dtype).max:
         scale = 0.0
     lows, scales, zero = splat(low), splat(keys.dtype.type(scale)), splat(keys.dtype.type(0))
@@ -194,10 +199,11 @@ def _write_bins(keys, count, bin_of):
 
 @kernel()
 def gather(keys, columns, bin_of, count, starts, few_keys, few_columns):
-    """Write the candidates of each wanted bin b one behind another from ``starts[b]`` on, which becomes their end.
+    """Write the candidates of each wanted bin b one after another, beginning at ``starts[b]``.
 
     Args:
-        starts: for other bins the last place of few_keys, which takes what nobody wants.
+        starts: where the next candidate of each bin goes; advanced by each one. For bins without a wanted rank it is
+            the last place of few_keys, and stays there.
     """
     nowhere = len(few_keys) - 1
     for j in range(count):
@@ -209,7 +215,7 @@ def gather(keys, columns, bin_of, count, starts, few_keys, few_columns):
 
 @kernel()
 def _first_beyond(ends, rank):
-    """Return the first place of BINS ascending numbers, the last of them larger than ``rank``, where one is larger."""
+    """Return the index of the first of BINS ascending numbers that is larger than ``rank``; the last one must be."""
     b = 0
     step = BINS // 2
     while step:
@@ -223,7 +229,8 @@ def _order(keys, columns, end, fullest, ordered):
     """Write ``columns[LARGEST_COUNTED:end]`` into ``ordered``, by key and then by column.
 
     Args:
-        keys: bin after bin, of which the fullest holds so many. Before them are :data:`LARGEST_COUNTED` keys of -inf.
+        keys: bin after bin. Before them are :data:`LARGEST_COUNTED` keys of -inf.
+        fullest: number of candidates in the fullest bin.
     """
     start = LARGEST_COUNTED
     if fullest > LARGEST_COUNTED:
@@ -231,7 +238,8 @@ def _order(keys, columns, end, fullest, ordered):
         order = order[np.argsort(keys[start:end][order], kind="mergesort")]
         ordered[start:end] = columns[start:end][order]
         return
-    # A key that is ``fullest`` or more places away is of another bin: all before are smaller, all behind are larger.
+    # Keys that are ``fullest`` or more places away are in other bins: those before are smaller, those after are larger.
+    # So a key need only be compared with those in between.
     keys[end : end + fullest + LANES] = np.inf
     for i in range(start, end):
         key, column = splat(keys[i]), splat(columns[i])
@@ -243,7 +251,10 @@ def _order(keys, columns, end, fullest, ordered):
 
 @kernel(fastmath={"reassoc", "nsz"})
 def _count(sample, key):
-    """Return how many do not exceed ``key``, of at most 2^24: counted in float32, of which LLVM makes vectors."""
+    """Return how many entries of the sample, at most 2^24, do not exceed ``key``.
+
+    They are counted in float32, because LLVM then works on whole vectors.
+    """
     count = np.float32(0)
     for s in range(len(sample)):
         count += np.float32(1) if sample[s] <= key else np.float32(0)
@@ -252,10 +263,10 @@ def _count(sample, key):
 
 @kernel()
 def _range_of(keys, count):
-    """Return the second smallest (or smallest, if few are) and the largest of the first ``count`` keys, none NaN.
+    """Return about the second smallest, and the largest, of the first ``count`` keys, none of which is NaN.
 
-    A vector behind them is overwritten. The smallest is often the point itself, far from all others: bins from there on
-    would be wide.
+    The LANES entries after them are overwritten. The smallest key is left out because it is often that of the query
+    point itself, far below all others: with it the bins would be wide.
     """
     store(keys, count, splat(keys[0]))
     low = high = load(keys, 0)
@@ -264,7 +275,7 @@ def _range_of(keys, count):
         low = where_greater(low, some, some, low)
         high = where_greater(some, high, some, high)
     least, top = lowest(low), highest(high)
-    # Without the lane that holds the smallest. It may hold the second smallest too: then a larger one is found, and
-    # what lies below goes to the first bin.
+    # Leave out the lane that holds the smallest key. If the same lane held the second smallest too, a larger key is
+    # found, and all keys below it go to the first bin.
     second = lowest(where_greater(low, splat(least), low, splat(top)))
     return least if second == top else second, top

@@ -32,11 +32,13 @@ from .simd import LANES, append, at_most, load, numbered, splat, store
 from .threads import run_sliced
 from .tiles import write_tile
 
-# Points of the sample, one of so many; clouds of fewer than four times as many have no sample and no thresholds. More
-# points cost more, fewer let more candidates through. Measured: 128, 256 and 512 differ by less than 7 % of a search.
+# Number of points in the sample: every (N // SAMPLE)-th point of a cloud. A cloud of fewer than 4 * SAMPLE points has
+# no sample, and all of its points are candidates. A larger sample costs more; a smaller one gives looser thresholds,
+# which more candidates pass. Measured: 128, 256 and 512 differ by less than 7 % of a search.
 SAMPLE = 256
-# Groups of rows in a strip. Its 32 rows of 64 channels (8 KiB) stay in the first cache while all columns, which may be
-# in memory, are read once. Measured: at 4096 points, which fit the second cache, 16, 32 and 64 rows are as fast.
+# Groups of rows in a strip, which has 32 rows. With 64 channels they take 8 KiB and stay in the L1 cache while all
+# columns are read once, from memory if need be. Measured: 16, 32 and 64 rows are equally fast at 4096 points, whose
+# columns fit the L2 cache.
 STRIP = 32 // LANES
 
 
@@ -45,7 +47,7 @@ class Cloud(NamedTuple):
 
     # (B, G, C, LANES).
     tiles: np.ndarray
-    # (B, G * LANES), half of the squared norms; infinite for points that are nobody's neighbour.
+    # (B, G * LANES), half of the squared norms; infinite for absent points, which are never neighbours.
     half_norms: np.ndarray
 
 
@@ -73,16 +75,21 @@ def search(
     batch, count, _ = points.shape
     prepared = _prepared(points.contiguous().numpy(), present_points(points, mask), sample_size)
     strips = -(-count // (STRIP * LANES))
-    # Steps as of `run_sliced`: up to 362 points, which take 0.4 ms, one thread is as quick as several.
+    # The amount of work, as `run_sliced` counts it. With the factor 4, up to 362 points are searched on one thread:
+    # they take 0.4 ms, and several threads are no quicker.
     steps = 4 * batch * count * count
     run_sliced(_search_strips, batch * strips, steps, *prepared, ranks.numpy(), loop, out.numpy())
 
 
 @kernel()
 def _prepared(points, present, sample_size):
-    """Return the cloud of points (B, N, C), present (B, N), that of every so manyth of them, and this step."""
+    """Return the cloud of all points, the cloud of the sample, and the step between sampled points.
+
+    Args:
+        points: (B, N, C). present: (B, N) bool. sample_size: about how many points to sample.
+    """
     batch, count, _ = points.shape
-    # Few points have an empty sample: thresholds are infinite, and all points are candidates.
+    # With few points the sample is empty. Then thresholds are infinite, and all points are candidates.
     step = count // sample_size if count >= 4 * sample_size else count + 1
     cloud, sample = _empty_cloud(points, count), _empty_cloud(points, count // step)
     for b in range(batch):
@@ -94,7 +101,7 @@ def _prepared(points, present, sample_size):
 
 @kernel()
 def _empty_cloud(points, count):
-    """Return memory for the cloud of so many points of each block."""
+    """Return memory, not yet written, for the cloud of ``count`` points of each block."""
     batch, _, channels = points.shape
     groups = -(-count // LANES)
     tiles = np.empty((batch, groups, channels, LANES), points.dtype)
@@ -103,7 +110,7 @@ def _empty_cloud(points, count):
 
 @kernel()
 def _mean(points, present):
-    """Return the mean (C,) of those of points (N, C) that are present."""
+    """Return the mean (C,) of the points (N, C) that are present."""
     # Summed up in float64, on one thread: the mean must not depend on the number of threads.
     total, count = np.zeros(points.shape[1]), 0
     for point in range(len(points)):
@@ -116,9 +123,14 @@ def _mean(points, present):
 
 @kernel()
 def _fill(points, present, mean, step, tiles, half_norms):
-    """Write every so manyth of the points of one block, centred: tiles (G, C, LANES) and half_norms (G * LANES,)."""
+    """Write the cloud of every ``step``-th point of one block, centred.
+
+    Args:
+        points: (N, C). present: (N,) bool. mean: (C,), subtracted from the points.
+        tiles: (G, C, LANES), written. half_norms: (G * LANES,), written.
+    """
     count = len(points) // step
-    # Of the last group, which may have fewer points.
+    # The last group may have fewer points than lanes.
     tiles[-1:] = 0
     zero, half = splat(points.dtype.type(0)), splat(points.dtype.type(0.5))
     for group in range(len(tiles)):
@@ -128,7 +140,7 @@ def _fill(points, present, mean, step, tiles, half_norms):
             for channel in range(len(mean)):
                 tiles[group, channel, lane] = points[point, channel] - mean[channel] if present[point] else 0
         flat, squares = tiles[group].reshape(-1), zero
-        # From the centred coordinates, as the products are.
+        # Norms, like the products, are of the centred coordinates.
         for channel in range(0, len(flat), LANES):
             squares = squares + load(flat, channel) * load(flat, channel)
         store(half_norms, first, half * squares)
@@ -171,8 +183,8 @@ def _search_strips(start, stop, cloud, sample, step, ranks, loop, out):
                 thresholds[r] = largest
                 missing += 1
         if missing:
-            # For a few rows in a thousand the sample was not like the whole. Now all points are their candidates, and
-            # rows that are done have none.
+            # For a few rows in a thousand the sample was misleading, and the list is too short. Their threshold is now
+            # so high that all points are candidates, and that of finished rows so low that none is.
             _fill_lists(queries, points, thresholds, lists)
             for r in range(rows):
                 if thresholds[r] > 0:
@@ -194,14 +206,16 @@ def _fill_lists(rows, points, thresholds, lists):
     """Write the lists of some rows: the points whose distance does not exceed the row's threshold.
 
     Args:
-        rows: (g, C, LANES). points: the Cloud of one block of points. thresholds: (g * LANES,) or more.
+        rows: (g, C, LANES). points: the Cloud of one block of points.
+        thresholds: one for each row; further entries are ignored.
         lists: written. A row whose distances are NaN has no candidates.
     """
     tile = np.empty(LANES * LANES, rows.dtype)
     lists.counts[:] = 0
     longest = lists.keys.shape[1]
     keys, columns = lists.keys.reshape(-1), lists.columns.reshape(-1)
-    # Columns outside, rows inside: the rows of a strip stay in the first cache, and meet each column while it is there.
+    # The outer loop goes over columns and the inner one over rows: the rows of a strip stay in the L1 cache, and each
+    # column is used by all of them while it is there too.
     for column in range(len(points.tiles)):
         numbers = numbered(np.uint32(column * LANES))
         for group in range(len(rows)):

@@ -37,8 +37,8 @@ def _compiled_for(*wanted: str) -> bool:
     return all(f"+{name}" in features for name in wanted) and not taken & {*wanted, *below}
 
 
-# Numbers in a vector: a register of float32 with AVX-512, or with AVX2. AVX-512 counts only where LLVM, since its
-# version 19, can pack such a vector by one instruction (see `_packed`).
+# Numbers in a vector: as many float32 as a register has, 16 with AVX-512 and 8 with AVX2 (8 elsewhere too). AVX-512 is
+# used only with LLVM 19 or newer, which can pack such a vector by one instruction (see `_packed`).
 AVX512 = llvm.llvm_version_info[0] >= 19 and _compiled_for("avx2", "fma", "avx512f", "avx512bw")
 LANES = 16 if AVX512 else 8
 # A bitmask has a bit for each lane.
@@ -59,7 +59,7 @@ class Vector(types.Type):
 
 @register_model(Vector)
 class _VectorModel(models.PrimitiveModel):
-    """How a Vector is held: as LLVM's vector."""
+    """numba's data model of a Vector, which is LLVM's vector type."""
 
     def __init__(self, manager: Any, kind: Vector):
         scalar = manager.lookup(kind.dtype).get_value_type()
@@ -67,11 +67,12 @@ class _VectorModel(models.PrimitiveModel):
 
 
 def vector_function(result: Callable[..., types.Type]) -> Callable[[Callable], Any]:
-    """Return a decorator that makes a function for compiled code of one that emits LLVM instructions.
+    """Return a decorator that lets compiled code call a function which emits LLVM instructions.
+
+    The decorated function gets LLVM's builder and the arguments as LLVM values, and returns an LLVM value.
 
     Args:
-        result: from numba's types of the arguments to that of the result. The decorated function gets LLVM's builder
-            and the arguments as LLVM values.
+        result: returns numba's type of the result, given numba's types of the arguments.
     """
 
     def decorated(emit: Callable) -> Any:
@@ -82,7 +83,7 @@ def vector_function(result: Callable[..., types.Type]) -> Callable[[Callable], A
             return result(*kinds)(*kinds), codegen
 
         define.__name__, define.__doc__ = emit.__name__, emit.__doc__
-        # numba asks how many arguments there are, one in front of them included.
+        # numba counts the arguments by this signature, and leaves out the first one, here the builder.
         vars(define)["__signature__"] = inspect.signature(emit)
         return intrinsic(define)
 
@@ -95,14 +96,14 @@ def _data_of(context: Any, builder: ir.IRBuilder, kind: types.Type, array: ir.Va
 
 
 def load_lanes(builder: ir.IRBuilder, data: ir.Value, place: ir.Value) -> ir.Value:
-    """Return the vector that begins ``place`` elements behind a pointer."""
+    """Return the vector that begins ``place`` elements after a pointer."""
     vector = ir.VectorType(data.type.pointee, LANES)
     pointer = builder.bitcast(builder.gep(data, [place]), vector.as_pointer())
     return builder.load(pointer, align=_alignment(data))
 
 
 def store_lanes(builder: ir.IRBuilder, vector: ir.Value, data: ir.Value, place: ir.Value) -> None:
-    """Write a vector from ``place`` elements behind a pointer on."""
+    """Write a vector so that it begins ``place`` elements after a pointer."""
     pointer = builder.bitcast(builder.gep(data, [place]), vector.type.as_pointer())
     builder.store(vector, pointer, align=_alignment(data))
 
@@ -150,7 +151,7 @@ def splat(builder, value):
 
 @vector_function(Vector)
 def numbered(builder, first):
-    """Return ``first``, ``first + 1`` and so on, of a uint32."""
+    """Return the vector ``first``, ``first + 1``, ``first + 2`` and so on, in uint32."""
     return builder.add(same_in_all_lanes(builder, first), ir.Constant(_int32_lanes, list(range(LANES))))
 
 
@@ -182,7 +183,7 @@ def count_bits(builder, bits):
 
 @vector_function(lambda values: Vector(types.uint32))
 def truncated(builder, values):
-    """Return the integers of numbers from 0 to 2^31."""
+    """Return numbers from 0 to 2^31 as uint32, rounded down."""
     return builder.fptosi(values, _int32_lanes)
 
 
@@ -207,7 +208,7 @@ def highest(builder, values):
 
 def _reduced(builder: ir.IRBuilder, name: str, values: ir.Value) -> ir.Value:
     function = _llvm_function(builder, f"llvm.vector.reduce.{name}", values.type.element, values.type)
-    # Without NaN and signs of zero a vector is halved four times; otherwise it would go lane by lane.
+    # If NaN and the sign of zero need no care, LLVM halves the vector repeatedly. Otherwise it goes lane by lane.
     return builder.call(function, [values], fastmath=("nnan", "nsz"))
 
 
@@ -220,9 +221,9 @@ def _llvm_function(builder: ir.IRBuilder, name: str, result: ir.Type, vector: ir
 
 @intrinsic
 def append(typingctx, array, place, values, bits):
-    """Write the lanes whose bit is set one behind another from ``array[place]`` on, and return the place behind them.
+    """Write the lanes whose bit is set one after another from ``array[place]`` on; return the place after the last.
 
-    What is there of the array after them, up to LANES numbers from ``place`` on, is overwritten.
+    The array must have LANES entries from ``place`` on. Those after the written lanes get arbitrary values.
     """
     # As many lanes at a time as one register has with AVX-512. (LLVM 22 packs a wider vector wrongly.)
     lanes = min(64 * 8 // array.dtype.bitwidth, LANES)
@@ -232,7 +233,7 @@ def append(typingctx, array, place, values, bits):
         data = _data_of(context, builder, array, arguments[0])
         for first in range(0, LANES, lanes):
             part = ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(range(first, first + lanes)))
-            # Each part overwrites what the one before left behind its last lane.
+            # Each part overwrites the arbitrary values after the last lane of the part before.
             some = builder.shuffle_vector(values, values, part)
             their_bits = builder.trunc(builder.lshr(bits, bits.type(first)), ir.IntType(lanes))
             store_lanes(builder, _packed(builder, some, their_bits), data, place)
@@ -243,12 +244,12 @@ def append(typingctx, array, place, values, bits):
 
 
 def _packed(builder: ir.IRBuilder, values: ir.Value, bits: ir.Value) -> ir.Value:
-    """Return the lanes whose bit is set, moved to the front; what is behind them is undefined.
+    """Return the lanes whose bit is set, moved to the front; the lanes after them are undefined.
 
-    With AVX-512 this is LLVM's ``compress``, one instruction. With 8 lanes LLVM would make of that a chain of 8 stores,
-    each where the one before ends. Instead a table of 256 rows (2 KiB) says which lanes to take, and LLVM makes one
-    instruction of AVX2 of the inserts and extracts. Measured with AVX2: a search takes 26 ms instead of 47 at dilation
-    1, 29 instead of 50 at dilation 27 (4096 points, 64 channels, 16 neighbours, one thread).
+    With AVX-512 this is LLVM's ``compress``, one instruction. With 8 lanes LLVM would translate ``compress`` to a chain
+    of 8 stores, each of which waits for the one before. Instead a table of 256 rows (2 KiB) says which lanes to take,
+    and LLVM combines the inserts and extracts into one AVX2 instruction. Measured with AVX2: a search takes 26 ms
+    instead of 47 at dilation 1, 29 instead of 50 at dilation 27 (4096 points, 64 channels, 16 neighbours, one thread).
     """
     undefined = ir.Constant(values.type, ir.Undefined)
     if AVX512:
@@ -274,7 +275,7 @@ def _lanes_of_bitmasks(module: ir.Module) -> ir.GlobalVariable:
         numbers = ([lane for lane in range(LANES) if bits >> lane & 1] for bits in range(1 << LANES))
         rows = [ir.Constant(kind, row + [0] * (LANES - len(row))) for row in numbers]
         table = cgutils.add_global_variable(module, ir.ArrayType(kind, len(rows)), name)
-        # Each compiled module has its own, so that a kernel that is kept on disk needs no other.
+        # Each compiled module has its own table, so that a kernel loaded from the disk cache needs no other module.
         table.linkage, table.global_constant = "internal", True
         table.initializer = ir.Constant(table.type.pointee, rows)
     return module.globals[name]

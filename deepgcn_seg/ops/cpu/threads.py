@@ -1,8 +1,8 @@
 """Threads of this package: they run compiled kernels, and in inference whole networks, side by side.
 
-PyTorch's own threads cannot be used for that: they take only PyTorch's operations. The pool here has as many threads as
-PyTorch would use (:func:`torch.get_num_threads`), and inside each of them PyTorch uses one thread, so that there are
-never more threads than processors. :func:`run_each` hands out pieces of work; the others are built on it:
+PyTorch's own threads cannot be used for that, because they run only PyTorch's operations. The pool here has as many
+threads as PyTorch would use (:func:`torch.get_num_threads`), and inside each of them PyTorch uses one thread, so that
+there are never more threads than processors. :func:`run_each` hands out pieces of work; the others are built on it:
 
 - :func:`run_sliced` for a kernel that works on ``start <= i < stop`` of something,
 - :func:`each_alone` for a function of tensors, called once for each block of points.
@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Fewer steps than these are made before another thread has woken up (some 20 microseconds, 16 steps at a time).
+# Work of fewer steps than these runs on the calling thread: it is done before another thread has woken up, which takes
+# about 20 microseconds (a thread does 16 steps at a time).
 SMALL = 1 << 19
 # Slices for each thread. One slow thread, or one that another program holds up, then delays the others by a quarter at
 # most; a slice costs about 10 microseconds.
@@ -27,12 +28,12 @@ SLICES = 4
 
 @lru_cache(maxsize=1)
 def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """Return the pool of so many threads. It is made anew in a forked process, which does not inherit threads."""
+    """Return the pool of threads of a process. A forked process makes its own, because it does not inherit threads."""
     pool = ThreadPoolExecutor(threads, thread_name_prefix="deepgcn_seg")
     all_started = threading.Barrier(threads)
 
     def start() -> None:
-        # PyTorch in this thread uses no others. The first question about the number resets it, so ask before.
+        # Let PyTorch use only this thread here. The first call of get_num_threads resets the number, so make it before.
         torch.get_num_threads()
         torch.set_num_threads(1)
         # Otherwise one thread could start twice and another not at all.
@@ -83,7 +84,7 @@ def run_sliced(kernel: Callable[..., None], size: int, steps: int, *arguments: A
     depend on where slices begin and end: then no result depends on the number of threads.
 
     Args:
-        steps: about how many numbers the whole computes. Few are computed on this thread alone.
+        steps: about how many numbers are computed in all. Below :data:`SMALL` this thread computes them alone.
     """
     threads = torch.get_num_threads()
     if threads <= 1 or steps < SMALL:

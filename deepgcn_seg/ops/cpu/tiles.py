@@ -11,8 +11,9 @@ a register of sums over the channels, whose lane j belongs to candidate j::
     write sums
 
 This loop takes most of the time of a search. It is written in LLVM's language because neither numba nor LLVM keeps an
-array of sums in registers from one channel to the next. There are 16 sums with AVX-512, 8 with AVX2, enough for the two
-multiply-adds that are begun in each cycle and take four (measured: 8 rows by 2 groups, 4 by 4 and this are as fast).
+array of sums in registers from one channel to the next. There are 16 sums with AVX-512 and 8 with AVX2. 8 are enough
+to keep the processor busy: it begins two multiply-adds in each cycle, and each takes four cycles. Measured: tiles of
+8 rows by 2 groups, or of 4 rows by 4 groups, are equally fast.
 """
 
 from llvmlite import ir
@@ -37,13 +38,13 @@ def write_tile(typingctx, rows, row, candidates, column, half_norms, tile):
         x, y, norms, out = (
             cgutils.create_struct_proxy(signature.args[i])(context, builder, arguments[i]) for i in (0, 2, 4, 5)
         )
-        # Pointers go by elements: a group has channels * LANES of them.
+        # Offsets are counted in elements, of which a group has channels * LANES.
         row, column = arguments[1], arguments[3]
         lanes = ir.IntType(64)(LANES)
         group_size = builder.mul(cgutils.unpack_tuple(builder, x.shape)[1], lanes)
         first_x, first_y = builder.mul(row, group_size), builder.mul(column, group_size)
         start = load_lanes(builder, norms.data, builder.mul(column, lanes))
-        # Variables, of which LLVM makes registers.
+        # LLVM keeps these variables in registers.
         sums = [cgutils.alloca_once_value(builder, start) for _ in range(LANES)]
         with cgutils.for_range_slice(builder, lanes.type(0), group_size, lanes) as (channel, _):
             # One load for the candidates, and one number of each query point.

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .launch import power_of_two
 
-# Of a tile: its values are 8 registers of each of 128 threads, and a row of 64 float32 is read in two cache lines.
+# Size of a tile. Its values take 8 registers in each of 128 threads, and a row of 64 float32 is two cache lines.
 POINTS = 16
 CHANNELS = 64
 
@@ -153,7 +153,7 @@ def edge_moments(
 ) -> tuple[Tensor, Tensor]:
     """Return what :func:`deepgcn_seg.ops.reference.edge_moments` does."""
     center, neighbor, wide = center.contiguous(), neighbor.contiguous(), _sum_dtype(center)
-    # Sums of phi - shift, with a shift near the mean: so a mean far from zero costs no digits of the variance.
+    # Sum phi - shift, with a shift near the mean. Otherwise the variance would lose digits if the mean is far from 0.
     typical = center.to(wide).mean((0, 1)) + neighbor.to(wide).mean((0, 1))
     shift = torch.where(typical > 0, typical, slope * typical)
     batch, count, channels = center.shape

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .launch import power_of_two
 
-# Steps of a bisection that halve an interval of distances; the others halve one of bit patterns, of which there are 32.
+# A bisection halves an interval of distances in this many steps, and then one of bit patterns in at most 32 more.
 STEPS_BY_VALUE = tl.constexpr(12)
 # Columns for which _make_distances makes distances at a time.
 COLUMNS = 64
@@ -33,7 +33,7 @@ class SplitPoints(NamedTuple):
     # (B, N, C) float16 each, C a multiple of 16.
     high: Tensor
     low: Tensor
-    # (B, N) float32: powers of two; and squared lengths, infinite where a point may not be a neighbour.
+    # (B, N) float32 each: units are powers of two, and norms are squared lengths, infinite for absent points.
     units: Tensor
     norms: Tensor
 
@@ -148,7 +148,7 @@ def _select_ranks(
         lowest = tl.minimum(lowest, tl.min(value, 0))
         highest = tl.maximum(highest, tl.max(tl.where(value < float("inf"), value, -float("inf")), 0))
 
-    # At all times at least ``wanted`` distances are at most high, and fewer are below low.
+    # Invariant: at least ``wanted`` distances are at most high, and fewer than ``wanted`` are below low.
     low = key_of(lowest)
     high = key_of(highest)
     within = columns
@@ -161,7 +161,7 @@ def _select_ranks(
         within = tl.where(found >= wanted, found, within)
         step += 1
 
-    # All below the limit; of those equal to it the first, as many as there is room for.
+    # Keep all distances below the limit, and as many of those equal to it, from the first on, as there is room for.
     limit = value_of(high)
     ties = _count(first, limit, row, columns, True, BLOCK)
     below = 0
@@ -169,7 +169,7 @@ def _select_ranks(
     for start in range(0, columns, PIECE):
         place = start + tl.arange(0, PIECE)
         value = tl.load(row + place, mask=place < columns, other=float("inf"))
-        # Two counts in one sum, those of equals in its upper half.
+        # One running sum has two counts: distances below the limit in its lower 16 bits, equal ones in its upper 16.
         kinds = (value < limit).to(tl.int32) + ((value == limit).to(tl.int32) << 16)
         sums = tl.cumsum(kinds, 0)
         to = tl.where(value < limit, below + (sums & 0xFFFF), ties + equal + (sums >> 16)) - 1
@@ -182,7 +182,7 @@ def _select_ranks(
     kept = tl.minimum(below + equal, KEEP)
     tl.debug_barrier()
 
-    # Places among the kept break ties as columns do.
+    # Ties go to the smaller place among the kept, which is the smaller column.
     place = tl.arange(0, KEEP)
     value = tl.load(values + place, mask=place < kept, other=float("inf"))
     pairs = tl.where(place < kept, (key_of(value).to(tl.int64) << 32) | place, 0x7FFFFFFFFFFFFFFF)
@@ -190,7 +190,7 @@ def _select_ranks(
     tl.debug_barrier()
     which = tl.arange(0, RANKS)
     rank = tl.load(ranks + which, mask=which < number, other=0)
-    # Distances that are no numbers have no order: what is found must be a column all the same.
+    # If distances are NaN there are too few candidates. The result must still be a column: it is 0.
     chosen = tl.load(order + rank, mask=(which < number) & (rank < kept), other=0)
     chosen = tl.load(places + chosen, mask=(which < number) & (rank < kept), other=0)
     tl.store(out + which, chosen, mask=which < number)

@@ -14,7 +14,7 @@ No matrix of distances is stored. Each line is a kernel::
 
 Distances are compared as ``|y|^2 - 2 x.y``: the ``|x|^2`` of a query changes no rank. Products run on tensor cores,
 which multiply float16: three products of high and low parts are as exact as one of float32.
-Times of each kernel on an H100 are in docs/performance.md.
+docs/performance.md says where the time of an inference on an H100 goes.
 """
 
 import logging
@@ -32,11 +32,11 @@ from .. import reference
 from .launch import interpreted, power_of_two
 from .rows import WHOLE_ROWS, RowSizes, SplitPoints, key_of, middle_key, search_missed, value_of
 
-# Standard deviations of the sampling error. A threshold lies so many above what the sample says: 6 in 1000 rows of
-# independent distances have fewer candidates than wanted.
+# A threshold lies this many standard deviations of the sampling error above what the sample says. Then 6 in 1000 rows
+# of independent distances have fewer candidates than wanted.
 MARGIN = 2.5
-# And a list has room for so many more than are expected: a network's features are less even than random points, and
-# 3 in 1000 of its rows have more.
+# A list has room for this many standard deviations more candidates than are expected. A network's features are less
+# evenly spread than random points, and 3 in 1000 of its rows have more candidates than that.
 ROOM = 4.0
 # Halvings of the interval of a row's sampled distances: 2^-12 of it is less than the sampling error.
 STEPS = tl.constexpr(12)
@@ -74,7 +74,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Plan:
-    """How rows of so many distances are searched.
+    """How rows of distances are searched, given their length and the number of candidates needed.
 
     Attributes:
         wanted: candidates needed. sample: points sampled, every ``stride``-th.
@@ -97,7 +97,7 @@ LIMITS = Limits()
 def plan(wanted: int, count: int, limits: Limits = LIMITS) -> Plan:
     """Return a plan by which few rows have fewer candidates than wanted, or more than there is room for."""
     sample = min(max(power_of_two(count) // 8, limits.least_sample), limits.most_sample)
-    # Of a sample without replacement the error is smaller: by the share that is not sampled.
+    # The sample is drawn without replacement. Its variance is smaller by the factor 1 - sample / count.
     expected, spread = wanted * sample / count, math.sqrt(max(1 - sample / count, 0))
     if count <= sample:
         # The sample is everything, but its distances are rounded to float16's three digits.
@@ -253,7 +253,7 @@ def _candidates(
     threshold = tl.load(thresholds + block * count + row, mask=here, other=-float("inf"))
     row_units = tl.load(units + row, mask=here, other=0.0)
     channel = tl.arange(0, CHANNELS)
-    # Of few channels the rows' part is loaded once.
+    # If all channels fit into one step, the rows are loaded once for all columns.
     if not WIDE:
         left_high = _operand(high, row, here, channel, width)
         left_low = _operand(low, row, here, channel, width)
@@ -356,7 +356,7 @@ def _select_listed(
             place = tl.arange(0, WIDTH)
             value = _distance_of(tl.load(lists + place, mask=place < count, other=0))
             count = _keep_nearest(lists, value, place, count, threshold, wanted, KEEP)
-            # Not if too many are of the same distance.
+            # More than KEEP are left if too many distances are equal.
             listed = count <= KEEP
     if not listed:
         tl.store(missed + tl.atomic_add(misses, 1), row)
@@ -396,12 +396,12 @@ def _select_listed(
 class Lists(NamedTuple):
     """Scratch for the queries that are searched at a time."""
 
-    # Of each query, Plan.capacity entries (distance << 32) | column; and places in the list, in order of distance.
+    # For each query, its candidates as (distance << 32) | column, and their places in the list in order of distance.
     entries: Tensor
     order: Tensor
     # (B, N) int32: how many candidates each query has.
     found: Tensor
-    # Which queries of B * N are to be searched whole, and how many they are, (1,), both int32.
+    # int32: the queries, of B * N, whose whole row is to be searched; and how many they are, (1,).
     missed: Tensor
     misses: Tensor
 
@@ -435,7 +435,7 @@ def search(
     thresholds = _sampled_thresholds(split, how, loop, step)
     # Only kernels read the ranks: the host need not wait for the copy.
     ranks = ranks.to(points.device, non_blocking=True)
-    # As many blocks of points at a time as the lists have room for, or of a large block some rows.
+    # Search as many blocks at a time as the lists have room for, or a part of the rows if a block is too large.
     most = limits.list_bytes // (8 * how.capacity + 2 * how.keep)
     together, chunk = min(max(most // count, 1), batch), min(count, max(most // ROWS, 1) * ROWS)
     lists = Lists(
@@ -499,7 +499,7 @@ def _list_candidates(
     blocks: tuple[int, int],
     rows: tuple[int, int],
 ) -> None:
-    """Fill the lists of some blocks' rows; both given as the first and how many."""
+    """Fill the lists of some rows of some blocks; ``blocks`` and ``rows`` are each (first, number)."""
     _, count, width = split.high.shape
     wide = width > step
     _candidates[(-(-rows[1] // ROWS), blocks[1])](

@@ -177,7 +177,7 @@ def read_npz(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
 
 @dataclass(frozen=True)
 class Arrays:
-    """The arrays of an archive, from which it is written again. parts: array -> the fields that were made of it."""
+    """The arrays of an archive, kept to write it again. ``parts`` maps each array to the fields made from it."""
 
     arrays: dict[str, np.ndarray]
     parts: dict[str, tuple[str, ...]]

@@ -19,7 +19,7 @@ from ....escaping import one_line
 from .bounds import Bounds
 from .token_kernel import split_lines
 
-# Integers of up to so many digits are exact in float64.
+# Integers of up to this many digits are exact in float64.
 _EXACT_DIGITS = 15
 # Missing and infinite numbers as R, databases and Microsoft's C library write them.
 _SPELLINGS = dict.fromkeys(("na", "n/a", "null", "nan(ind)", "-nan(ind)"), "nan") | {
@@ -29,7 +29,7 @@ _SPELLINGS = dict.fromkeys(("na", "n/a", "null", "nan(ind)", "-nan(ind)"), "nan"
 }
 # Fortran writes the exponents of double precision with D.
 _FORTRAN = re.compile(r"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+))[dD]([+-]?[0-9]+)")
-# Longer words are looked at by Arrow alone.
+# Only Arrow looks at longer words.
 _LONGEST_NUMBER = 400
 _HEXADECIMAL = re.compile(r"#[0-9a-fA-F]+")
 
