@@ -14,7 +14,7 @@ ConvFactory = Callable[[int, int, LayerSpec], nn.Module]
 
 
 class Backbone(nn.Module):
-    """The GCN backbone block: layers 0 (the head) to depth - 1 (DeepGCNs, section 3).
+    """The GCN backbone block: layers 0 (the head) to depth - 1 (DeepGCNs, "Methodology").
 
     Args:
         in_channels, channels: features per point, and of every layer; for a dense connection the growth rate.

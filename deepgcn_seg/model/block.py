@@ -13,9 +13,9 @@ class Block(nn.Module):
 
     ====== =====================================================================================
     plain  dropout(act(norm(conv(x))))
-    res    dropout(x + act(norm(conv(x)))) (DeepGCNs, equation 3)
-    dense  dropout([x ; act(norm(conv(x)))]) (equation 5)
-    res+   x + conv(dropout(act(norm(x)))) (DeeperGCN, section 3.2)
+    res    dropout(x + act(norm(conv(x)))) (ResGCN)
+    dense  dropout([x ; act(norm(conv(x)))]) (DenseGCN)
+    res+   x + conv(dropout(act(norm(x)))) (DeeperGCN)
     ====== =====================================================================================
 
     The official models' convolutions hold norm and activation themselves (they act on edges),

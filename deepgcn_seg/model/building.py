@@ -103,9 +103,10 @@ def _find_own(target: str, trusted: Sequence[str]) -> Callable[..., Any]:
         UserError: it is of another module, or not there.
     """
     module, _, name = target.rpartition(".")
-    ours: list[type[nn.Module]] = [DeepGCN, *CONVOLUTIONS.values(), MessagePassing]
-    if module in ("deepgcn_seg", "deepgcn_seg.model") and name in [part.__name__ for part in ours]:
-        return getattr(importlib.import_module("deepgcn_seg.model"), name)
+    parts: list[type[nn.Module]] = [DeepGCN, *CONVOLUTIONS.values(), MessagePassing]
+    ours = {part.__name__: part for part in parts}
+    if module in ("deepgcn_seg", "deepgcn_seg.model") and name in ours:
+        return ours[name]
     refused = UserError(f"it uses {one_line(target, 100)}; {_advice(target)}")
     if not _is_trusted(module, trusted):
         raise refused

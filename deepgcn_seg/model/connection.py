@@ -85,7 +85,7 @@ class Plain(Connection):
 
 
 class Residual(Connection):
-    """x + h: residual graph connections (ResGCN; DeepGCNs, section 3.2, equation 3)."""
+    """x + h: residual graph connections (ResGCN; DeepGCNs, "Residual Learning for GCNs")."""
 
     name = "res"
 
@@ -95,7 +95,7 @@ class Residual(Connection):
 
 
 class Dense(Connection):
-    """[x ; h]: dense graph connections (DenseGCN; DeepGCNs, section 3.2, equation 5).
+    """[x ; h]: dense graph connections (DenseGCN; DeepGCNs, "Dense Connections in GCNs").
 
     ``channels`` is the growth rate.
     """
@@ -118,7 +118,7 @@ class Dense(Connection):
 
 
 class PreActivatedResidual(Residual):
-    """x + h, where norm and activation come before the convolution (ResGCN+; DeeperGCN, section 3.2)."""
+    """x + h, where norm and activation come before the convolution (ResGCN+, DeeperGCN's pre-activation)."""
 
     name = "res+"
     pre_activated = True

@@ -26,7 +26,7 @@ POWER_RANGE = (1e-7, 1e1)
 
 
 class EdgeConv(nn.Module):
-    """EdgeConv (DGCNN, 1801.07829, section 3.1; DeepGCNs, equation 4); its norm takes statistics over all edges.
+    """EdgeConv (DGCNN, 1801.07829, section 3.1), the paper's main one; its norm takes statistics over all edges.
 
     h_i = max_j layer(W [x_i ; x_j - x_i] + b)
 
@@ -100,7 +100,7 @@ def _fixed(norm: nn.Module) -> bool:
 
 
 class MRConv(nn.Module):
-    """Max-relative graph convolution, MRGCN (DeepGCNs, journal version, equation 6): one product per point.
+    """Max-relative graph convolution, MRGCN (DeepGCNs, journal version): one product per point.
 
     h_i = layer(W [x_i ; max_j (x_j - x_i)] + b)
 

@@ -104,7 +104,7 @@ class _JointLinear(Differentiable):
 
 
 class FusionBlock(nn.Module):
-    """The fusion block, max over points of layer(W F): DeepGCNs, section 4.1 (1024 channels there).
+    """The fusion block, max over points of layer(W F), of 1024 channels in the paper (its figure 2).
 
     Args:
         widths, nested: of the features F, as for :class:`JointPointwise`. channels: width of the global vector.

@@ -1,4 +1,6 @@
-"""The graphs of all layers: dilated k-NN (DeepGCNs, section 3.3), dynamic or fixed, and the schedule of dilations.
+"""The graphs of all layers: dilated k-NN, dynamic or fixed, and the schedule of dilations.
+
+Source: DeepGCNs, "Representation Learning on Graphs" (dynamic edges) and "Dilated Aggregation in GCNs".
 
 A graph of your own is a subclass of :class:`DynamicGraph`, given as ``DeepGCN(dynamic=MyGraph)``.
 """
@@ -88,7 +90,7 @@ class DilatedKnnGraph(nn.Module):
 
 @dataclass(frozen=True)
 class DynamicGraph:
-    """The graphs of a backbone: neighbours in each layer's own feature space (dynamic edges, section 3.2).
+    """The graphs of a backbone: neighbours in each layer's own feature space (dynamic edges).
 
     Attributes:
         k: neighbours per point. dilations: one per layer.

@@ -9,7 +9,7 @@ from .layers import LayerSpec, Pointwise
 
 
 class PredictionHead(nn.Module):
-    """The MLP prediction block, W dropout(layer(...layer([g ; F_i]))) for each point i: DeepGCNs, section 4.1.
+    """The MLP prediction block, W dropout(layer(...layer([g ; F_i]))) for each point i (DeepGCNs, figure 2).
 
     g is the fusion block's global vector, F_i the features of point i in every layer.
 

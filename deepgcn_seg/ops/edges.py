@@ -1,7 +1,7 @@
 """Edge aggregation: what EdgeConv and the other convolutions need of their edges, without storing any edge.
 
-EdgeConv (DeepGCNs, section 3.2; DGCNN, equation 8) takes ``max_j phi(norm(W [x_i ; x_j - x_i]))``. Two identities make
-that cheap:
+EdgeConv (DGCNN, section 3.1), the paper's main convolution, takes ``max_j phi(norm(W [x_i ; x_j - x_i]))``. Two
+identities make that cheap:
 
 - The linear part splits into ``W [x_i ; x_j - x_i] = (W1 - W2) x_i + W2 x_j = a_i + b_j``: two linear maps of points.
 - Norm and activation are monotone in each channel, so the maximum of their output needs only ``max_j b_j``

@@ -1,8 +1,8 @@
 """Neighbour search: the k-NN graph of points, dilated or not, regular or stochastic.
 
 A k-NN graph takes the points at ranks 0 .. k-1 of distance; a dilated one those at 0, d, 2d, ..., (k-1)d (DeepGCNs,
-section 3.3); a stochastic one k random ranks below k*d. All three ask one question: which points have these ranks? It
-can be answered without storing or sorting all distances.
+"Dilated Aggregation in GCNs"); a stochastic one k random ranks below k*d. All three ask one question: which points have
+these ranks? To answer it, not all distances need be stored or sorted.
 """
 
 from collections.abc import Iterator

@@ -65,18 +65,6 @@ def run_each(work: Callable[[Any], None], pieces: Iterable[Any]) -> None:
         finished.result()
 
 
-def for_each_thread(make: Callable[[], Any]) -> Callable[[], Any]:
-    """Return a function that gives each thread an object of its own, made by ``make`` when it first asks."""
-    own = threading.local()
-
-    def of_this_thread() -> Any:
-        if not hasattr(own, "value"):
-            own.value = make()
-        return own.value
-
-    return of_this_thread
-
-
 def run_sliced(kernel: Callable[..., None], size: int, steps: int, *arguments: Any) -> None:
     """Call ``kernel(start, stop, *arguments)`` for slices that cover ``range(size)``, on all threads.
 
