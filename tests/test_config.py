@@ -304,6 +304,30 @@ def test_wrong_settings_of_other_commands(name, override):
     assert str(raised.value).startswith(f"{override.split('=')[0]}=")
 
 
+@pytest.mark.parametrize(
+    ("name", "override", "message"),
+    [
+        ("predict", "view=v.pdf", "must be null or a file whose name ends in .html"),
+        ("predict", "view=v", "ends in .html"),
+        ("predict", "picture=v.jpg", "must be null or a file whose name ends in .png"),
+        ("convert", "output=o.pdf", "must be a file whose name ends in .ckpt or .pt or .pth"),
+        ("prepare", "export=blocks.h5", "must be null or a folder"),
+        ("report", "output=report.html", "must be null or a folder"),
+    ],
+)
+def test_an_ending_that_is_not_that_of_what_is_written_is_an_error(name, override, message):
+    with pytest.raises(UserError) as raised:
+        check(composed(override, name=name), name)
+    assert str(raised.value).startswith(f"{override}: ") and message in str(raised.value)
+
+
+def test_endings_of_what_is_written(tmp_path):
+    (tmp_path / "a.html").mkdir()
+    check(composed("view=a/V.HTML", "picture=b.png", name="predict"), "predict")
+    check(composed(f"output={tmp_path}/a.html", name="report"), "report")
+    check(composed("export=blocks.v2", name="prepare"), "prepare")
+
+
 @pytest.mark.parametrize("override", ["trusted=null", "checkpoint=null"])
 def test_a_setting_that_must_be_there_is_not_null(override):
     with pytest.raises(UserError, match=f"{override.split('=')[0]} is not set: must be"):

@@ -411,11 +411,12 @@ def test_nothing_that_is_written_is_overwritten(tmp_path, first):
 def test_the_scan_survives_its_own_name(checkpoint, tmp_path, key):
     path = scan_file(tmp_path / "a.ply")
     before = path.read_bytes()
+    other = link(tmp_path / {"view": "a.html", "picture": "a.png"}[key], path)
     done = run(
-        "predict", f"checkpoint={checkpoint}", f"input={path}", f"output={tmp_path}/o.ply", f"{key}={path}",
+        "predict", f"checkpoint={checkpoint}", f"input={path}", f"output={tmp_path}/o.ply", f"{key}={other}",
         f"hydra.run.dir={tmp_path}/log", "device=cpu", check=False,
     )  # fmt: skip
-    assert done.returncode == 2 and f"{key}={path} would overwrite the scan" in done.stderr
+    assert done.returncode == 2 and f"{key}={other} would overwrite the scan" in done.stderr
     assert path.read_bytes() == before and not (tmp_path / "o.ply").exists()
 
 
