@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .errors import UserError, first_line
 from .escaping import one_line
+from .files import why_no_file
 
 # Bytes. Our own files are far smaller; a larger one is refused before it is read.
 MAX_JSON, MAX_YAML = 64 * 2**20, 2**20
@@ -190,7 +191,7 @@ def _read_text(path: Path, most: int) -> str:
     try:
         # A pipe or a device may never end.
         if not path.is_file():
-            raise UserError(f"{path}: no such file")
+            raise UserError(f"{path}: {why_no_file(path)}")
         with open(path, "rb") as file:
             raw = file.read(most + 1)
         if len(raw) > most:

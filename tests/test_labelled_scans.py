@@ -333,7 +333,7 @@ def test_coordinates_that_cannot_be_metres_end_with_the_scale_to_give(tmp_path, 
 def test_what_can_be_metres_is_taken_for_metres(extent):
     points = np.random.default_rng(0).random((100_000, 3)) * extent
     points[:50] = 1e6
-    require_metres(points, "a scan")
+    require_metres(points)
 
 
 @pytest.mark.parametrize("layout", ["Area_1/office_1", "points/Area_1_office_1.bin", "north/office_1"])

@@ -523,6 +523,52 @@ def test_a_text_without_rows_is_no_scan(tmp_path, name, content, is_scan):
     assert (tmp_path / name in find_scans(tmp_path)) == is_scan
 
 
+def test_a_pattern_does_not_follow_links_in_a_circle_and_leaves_out_the_output(tmp_path):
+    for name in ("a.ply", "sub/b.ply", "out/a.ply", "out/sub/b.ply"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        scan_file(tmp_path / name)
+    (tmp_path / "sub" / "loop").symlink_to("..")
+    (tmp_path / "other").symlink_to("sub")
+    both = [tmp_path / "a.ply", tmp_path / "sub" / "b.ply"]
+    for pattern in (tmp_path, f"{tmp_path}/**/*.ply", f"{tmp_path}/**", f"{tmp_path}/**/?.ply"):
+        assert find_scans(pattern, besides=tmp_path / "out") == both
+    assert find_scans(f"{tmp_path}/**.ply") == both[:1]
+    # A link to another folder, at a place that the pattern names.
+    assert find_scans(f"{tmp_path}/*/*.ply", besides=tmp_path / "out") == [tmp_path / "other" / "b.ply", both[1]]
+    with pytest.raises(UserError, match="no point-cloud files here"):
+        find_scans(f"{tmp_path}/*/*/*.ply", besides=tmp_path / "out")
+
+
+def test_a_pipe_is_no_scan(checkpoint, tmp_path):
+    os.mkfifo(tmp_path / "a.ply")
+    (tmp_path / "log").mkdir()
+    for source in (tmp_path / "a.ply", tmp_path, f"{tmp_path}/*.ply"):
+        done = run(
+            "predict", f"checkpoint={checkpoint}", f"input={source}", f"output={tmp_path}/out/", "device=cpu",
+            f"hydra.run.dir={tmp_path}/log", check=False,
+        )  # fmt: skip
+        assert done.returncode == 2
+        assert (
+            done.stderr
+            == f"error: {tmp_path}/a.ply: not a regular file but a pipe or device; save it as a file first\n"
+        )
+
+
+def test_millimetres_are_one_line_that_names_the_file(checkpoint, tmp_path):
+    xyz, rgb = office()
+    fields = dict(zip("xyz", xyz.T * 1000)) | dict(zip(("red", "green", "blue"), rgb.T))
+    write_scan(tmp_path / "a.ply", Scan(Path("x"), fields), {})
+    done = run(
+        "predict", f"checkpoint={checkpoint}", f"input={tmp_path}/a.ply", f"output={tmp_path}/o.ply", "device=cpu",
+        f"hydra.run.dir={tmp_path}/log", check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if "are no building" in line]
+    assert lines == [line for line in done.stderr.splitlines() if line.startswith("error: ")] and len(lines) == 1
+    assert lines[0].startswith(f"error: {tmp_path}/a.ply: 3,000 points over 2,3") and "scale=0.001" in lines[0]
+    assert "does not look like metres" not in done.stderr
+
+
 def test_brackets_of_a_folder_that_is_there_are_no_pattern(tmp_path):
     path = tmp_path / "[a]" / "hall [1].ply"
     path.parent.mkdir()
