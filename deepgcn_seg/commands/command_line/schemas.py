@@ -195,9 +195,9 @@ class Evaluate(Settings):
 class Predict(Settings):
     """``tools/predict.py``."""
 
-    checkpoint: Text = ""
-    input: Text = ""
-    output: Text = ""
+    checkpoint: Annotated[str, text("a file or run directory")] = ""
+    input: Annotated[str, text("a file or folder")] = ""
+    output: Annotated[str, text("a file or folder")] = ""
     view: Annotated[str | None, _file(".html")]
     picture: Annotated[str | None, _file(".png")]
     colors: Flag
