@@ -28,6 +28,13 @@ def _identity_of(found: os.stat_result) -> Identity:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
+def why_no_file(path: Path) -> str:
+    """Return why there is no file to read at ``path``: a folder is there, a pipe or device, or nothing."""
+    if path.is_dir():
+        return "is a folder, not a file"
+    return "not a regular file but a pipe or device; save it as a file first" if path.exists() else "no such file"
+
+
 @contextmanager
 def open_file(path: Path) -> Iterator[tuple[BinaryIO, Identity]]:
     """Open a file for reading, and yield it with its identity.

@@ -6,15 +6,17 @@ the file, the field, its value and what is allowed.
 """
 
 import json
+import re
 import reprlib
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .errors import UserError, first_line
 from .escaping import one_line
+from .files import why_no_file
 
 # Bytes. Our own files are far smaller; a larger one is refused before it is read.
 MAX_JSON, MAX_YAML = 64 * 2**20, 2**20
@@ -118,17 +120,49 @@ class _PlainLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def read_yaml(path: str | Path) -> Any:
+class _WordLoader(_PlainLoader):
+    """Reads every word as the text that was typed: yes, no, on, off, true, null, ~ and dates too, but not numbers."""
+
+    # PyYAML's own rules, which are those of YAML 1.1, are left out.
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+
+_NUMBERS = {
+    "int": r"[-+]?(0|[1-9][0-9]*)",
+    "float": r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+}
+for _kind, _pattern in _NUMBERS.items():
+    _WordLoader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_kind}", re.compile(rf"(?:{_pattern})\Z"), list("-+.0123456789")
+    )
+# A key without a value.
+_WordLoader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"\Z"), [""])
+
+
+def read_yaml(path: str | Path, words_as_typed: bool = False) -> Any:
     """Return the plain values of a YAML file from anywhere; aliases and tags are not read.
+
+    Args:
+        words_as_typed: read yes, no, on, off, true, false, null, ~ and dates as text. Numbers stay numbers, and a key
+            without a value stays None.
 
     Raises:
         UserError: cannot be read, too large, not YAML, or nested too deeply.
     """
     text = _read_text(Path(path), MAX_YAML)
     try:
-        return yaml.load(text, Loader=_PlainLoader)
+        return yaml.load(text, Loader=_WordLoader if words_as_typed else _PlainLoader)
+    except yaml.MarkedYAMLError as error:
+        raise UserError(f"{path}: not a readable YAML file ({_yaml_problem(error)})") from None
     except (yaml.YAMLError, ValueError, RecursionError, MemoryError) as error:
         raise UserError(f"{path}: not a readable YAML file ({first_line(error)})") from None
+
+
+def _yaml_problem(error: yaml.MarkedYAMLError) -> str:
+    """Return the line of a mistake, and what it is."""
+    where = "" if error.problem_mark is None else f"line {error.problem_mark.line + 1}: "
+    problem = (error.problem or first_line(error)).splitlines()[0][:150]
+    return where + ("a tab; indent with spaces" if r"'\t'" in problem else problem)
 
 
 def read_json(path: str | Path) -> Any:
@@ -157,11 +191,13 @@ def _read_text(path: Path, most: int) -> str:
     try:
         # A pipe or a device may never end.
         if not path.is_file():
-            raise UserError(f"{path}: no such file")
+            raise UserError(f"{path}: {why_no_file(path)}")
         with open(path, "rb") as file:
             raw = file.read(most + 1)
         if len(raw) > most:
             raise UserError(f"{path}: larger than {most >> 20} MiB, which no settings file is")
         return raw.decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not UTF-8 text; save it as UTF-8") from None
+    except OSError as error:
         raise UserError(f"{path}: cannot be read ({first_line(error)})") from None

@@ -186,7 +186,8 @@ def problem(error: ValidationError, errors: Sequence[Any] = ()) -> str:
     if first["type"] == "missing":
         return f"{name} is not set"
     message = "must be a group of settings" if first["type"] == "model_type" else first["msg"]
-    value = " is not set" if first["input"] is None else f"={shown(first['input'])}"
+    empty = {None: " is not set", "": " is empty"}
+    value = empty[first["input"]] if first["input"] in (None, "") else f"={shown(first['input'])}"
     return f"{name}{value}: {message.removeprefix('Value error, ')}"
 
 

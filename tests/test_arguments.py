@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from test_commands import ROOT
 
-from deepgcn_seg.commands.command_line.arguments import FOLD, PATHS, TEMPLATES, assigned, for_hydra
+from deepgcn_seg.commands.command_line.arguments import FOLD, PATHS, TEMPLATES, assigned, for_hydra, require_settings
 from deepgcn_seg.commands.command_line.arguments import given as given_value
 from deepgcn_seg.errors import UserError
 
@@ -147,3 +147,18 @@ def test_other_settings_are_hydras():
         "+recipe.optimizer.eps=1",
     ]
     assert for_hydra(arguments) == arguments
+
+
+@pytest.mark.parametrize("value", ["null", "", "???", "'???'", '"???"'])
+@pytest.mark.parametrize("key", ["hydra.run.dir", "hydra.sweep.dir"])
+def test_a_run_directory_must_be_a_folder(key, value):
+    with pytest.raises(UserError) as raised:
+        for_hydra([f"{key}={value}"])
+    assert str(raised.value) == f"{key}={value}: must be a folder"
+
+
+def test_what_is_no_setting_says_what_to_write():
+    require_settings(["--cfg", "job", "-m", "a=1", "~b", "--config-dir", "x", "input=a b"], "input")
+    for arguments in (["a=1", "scan.ply"], ["--help", "scan.ply"]):
+        with pytest.raises(UserError, match=r"^scan\.ply is no setting: write input=scan\.ply$"):
+            require_settings(arguments, "input")

@@ -471,6 +471,12 @@ def test_a_failed_job_does_not_end_a_multirun(data_root, tmp_path):
         ("prepare", ["source=/nowhere", "data.root=/tmp/x", "shard=a/b"], "shard=a/b: must be I/N"),
         ("convert", ["checkpoint=/nowhere.pth", "output=/tmp/x.ckpt", "conv=edge", "act=foo"], "act=foo: must be one of"),
         ("predict", ["checkpoint=5", "input=README.md", "output=/tmp/x/"], "checkpoint 5: no such file"),
+        ("predict", ["checkpoint=x", "a b.ply"], "error: a b.ply is no setting: write input=a b.ply"),
+        ("train", ["quickstart"], "error: quickstart is no setting: settings are KEY=VALUE"),
+        ("predict", ["checkpoint=x", "input=", "output=y"], "error: input is empty: must be a file or folder"),
+        ("train", ["+recipe.optimizer.weightdecay=1"], "weightdecay: no such setting; did you mean recipe.optimizer.weight_decay?"),
+        ("train", ["+recipe.optimizer.foo=1"], "error: recipe.optimizer.foo: no such setting; known are lr, betas"),
+        ("convert", ["checkpoint=/nope.pth", "output=/tmp/x.ckpt"], "error: checkpoint /nope.pth: no such file"),
         ("convert", ["checkpoint=README.md", "output=/tmp/x.ckpt"], "README.md"),
     ],
 )  # fmt: skip

@@ -111,6 +111,13 @@ def test_more_than_256_classes(tmp_path):
         ("classes: [a, b]\nignore: b\nother: b", "other: b is ignored"),
         ("classes: [a]\nup: w", "up='w': input should be 'z', 'y' or 'x'"),
         ("classes: [a]\nscale: 0", "scale=0"),
+        ("classes: [a]\nscale: mm", "scale='mm': must be the metres per unit as a number: write 0.001"),
+        ("classes: [a]\nscale: 5 mm", "as a number: 0.001 for millimetres"),
+        ("classes: {0: 1, 1: 0}", """name: label or label: name; put the names in quotes, as {"0": 1} or {0: "1"}"""),
+        ("classes:\n- 0: a\n- 1: b", "a list of names, or name: label for each class, or label: name for each label"),
+        ("classes:", "a list of names, or name: label for each class, or label: name for each label"),
+        ("classes:\n\t- a", "line 2: a tab; indent with spaces"),
+        ("classes: {a: 0, b: 0x10}", "b: 0x10 is no label"),
     ],
 )
 def test_classes_without_sense(tmp_path, content, message):
@@ -118,6 +125,35 @@ def test_classes_without_sense(tmp_path, content, message):
     with pytest.raises(UserError) as raised:
         read_labelling(tmp_path / "classes.yaml")
     assert message in str(raised.value) and "classes.yaml" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "numbers"),
+    [
+        ("{yes: 1, no: 0}", {"yes": [1], "no": [0]}),
+        ("{no: 0, yes: 1, off: 2}", {"no": [0], "yes": [1], "off": [2]}),
+        ("{0: no, 1: null, 2: ~, 3: No}", {"no": [0], "null": [1], "~": [2], "No": [3]}),
+        ("[true, 2024-01-02, 1:30, 007, NULL]", {"true": [0], "2024-01-02": [1], "1:30": [2], "007": [3], "NULL": [4]}),
+        ('{"0": 1, "1": 0}', {"0": [1], "1": [0]}),
+        ('{0: "1", 1: "0"}', {"1": [0], "0": [1]}),
+        ("{010: on, 9: off}", {"off": [9], "on": [10]}),
+        ("{on: [1, 2], off: -3}\nother: on\nignore: [off]\ncolors: {on: [1, 2, 3]}\nscale: 1e-3", {"on": [1, 2]}),
+        ("[a]\nscale: null\ncolors: ~\nother:\nignore:\nskip: null\nlabel: null", {"a": [0]}),
+    ],
+)
+def test_names_of_classes_are_the_words_as_typed(tmp_path, content, numbers):
+    (tmp_path / "classes.yaml").write_text(f"classes: {content}\n")
+    found = read_labelling(tmp_path / "classes.yaml")
+    by_name = {name: [n for n, c in found.numbers.items() if c == number] for number, name in enumerate(found.classes)}
+    assert by_name == numbers and list(found.classes) == list(numbers)
+    if "scale: 1e-3" in content:
+        assert (found.scale, found.other, found.ignore, found.classes.palette) == (0.001, 0, (-3,), ((1, 2, 3),))
+
+
+def test_a_list_of_classes_in_another_encoding_says_what_to_do(tmp_path):
+    (tmp_path / "classes.yaml").write_bytes("classes: [Möbel]".encode("latin-1"))
+    with pytest.raises(UserError, match=r"classes\.yaml: is not UTF-8 text; save it as UTF-8"):
+        read_labelling(tmp_path / "classes.yaml")
 
 
 def test_layouts_are_recognised_and_named(tmp_path, raw_rooms, store):
@@ -297,7 +333,7 @@ def test_coordinates_that_cannot_be_metres_end_with_the_scale_to_give(tmp_path, 
 def test_what_can_be_metres_is_taken_for_metres(extent):
     points = np.random.default_rng(0).random((100_000, 3)) * extent
     points[:50] = 1e6
-    require_metres(points, "a scan")
+    require_metres(points)
 
 
 @pytest.mark.parametrize("layout", ["Area_1/office_1", "points/Area_1_office_1.bin", "north/office_1"])

@@ -412,11 +412,12 @@ def test_nothing_that_is_written_is_overwritten(tmp_path, first):
 def test_the_scan_survives_its_own_name(checkpoint, tmp_path, key):
     path = scan_file(tmp_path / "a.ply")
     before = path.read_bytes()
+    other = link(tmp_path / {"view": "a.html", "picture": "a.png"}[key], path)
     done = run(
-        "predict", f"checkpoint={checkpoint}", f"input={path}", f"output={tmp_path}/o.ply", f"{key}={path}",
+        "predict", f"checkpoint={checkpoint}", f"input={path}", f"output={tmp_path}/o.ply", f"{key}={other}",
         f"hydra.run.dir={tmp_path}/log", "device=cpu", check=False,
     )  # fmt: skip
-    assert done.returncode == 2 and f"{key}={path} would overwrite the scan" in done.stderr
+    assert done.returncode == 2 and f"{key}={other} would overwrite the scan" in done.stderr
     assert path.read_bytes() == before and not (tmp_path / "o.ply").exists()
 
 
@@ -521,6 +522,50 @@ def test_a_text_without_rows_is_no_scan(tmp_path, name, content, is_scan):
     (tmp_path / name).write_bytes(content.encode("utf-16") if "\0" in content else content.encode())
     scan_file(tmp_path / "b.ply")
     assert (tmp_path / name in find_scans(tmp_path)) == is_scan
+
+
+def test_a_pattern_does_not_follow_links_in_a_circle_and_leaves_out_the_output(tmp_path):
+    for name in ("a.ply", "sub/b.ply", "out/a.ply", "out/sub/b.ply"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        scan_file(tmp_path / name)
+    (tmp_path / "sub" / "loop").symlink_to("..")
+    (tmp_path / "other").symlink_to("sub")
+    both = [tmp_path / "a.ply", tmp_path / "sub" / "b.ply"]
+    for pattern in (tmp_path, f"{tmp_path}/**/*.ply", f"{tmp_path}/**", f"{tmp_path}/**/?.ply"):
+        assert find_scans(pattern, besides=tmp_path / "out") == both
+    assert find_scans(f"{tmp_path}/**.ply") == both[:1]
+    # A link to another folder, at a place that the pattern names.
+    assert find_scans(f"{tmp_path}/*/*.ply", besides=tmp_path / "out") == [tmp_path / "other" / "b.ply", both[1]]
+    with pytest.raises(UserError, match="no point-cloud files here"):
+        find_scans(f"{tmp_path}/*/*/*.ply", besides=tmp_path / "out")
+
+
+def test_a_pipe_is_no_scan(checkpoint, tmp_path):
+    os.mkfifo(tmp_path / "a.ply")
+    (tmp_path / "log").mkdir()
+    for source in (tmp_path / "a.ply", tmp_path, f"{tmp_path}/*.ply"):
+        done = run(
+            "predict", f"checkpoint={checkpoint}", f"input={source}", f"output={tmp_path}/out/", "device=cpu",
+            f"hydra.run.dir={tmp_path}/log", check=False,
+        )  # fmt: skip
+        assert done.returncode == 2
+        said = f"error: {tmp_path}/a.ply: not a regular file but a pipe or device; save it as a file first\n"
+        assert said in done.stderr and "going on" not in done.stderr and "could not be labelled" not in done.stderr
+
+
+def test_millimetres_are_one_line_that_names_the_file(checkpoint, tmp_path):
+    xyz, rgb = office()
+    fields = dict(zip("xyz", xyz.T * 1000)) | dict(zip(("red", "green", "blue"), rgb.T))
+    write_scan(tmp_path / "a.ply", Scan(Path("x"), fields), {})
+    done = run(
+        "predict", f"checkpoint={checkpoint}", f"input={tmp_path}/a.ply", f"output={tmp_path}/o.ply", "device=cpu",
+        f"hydra.run.dir={tmp_path}/log", check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if "are no building" in line]
+    assert lines == [line for line in done.stderr.splitlines() if line.startswith("error: ")] and len(lines) == 1
+    assert lines[0].startswith(f"error: {tmp_path}/a.ply: 3,000 points over 2,3") and "scale=0.001" in lines[0]
+    assert "does not look like metres" not in done.stderr
 
 
 def test_brackets_of_a_folder_that_is_there_are_no_pattern(tmp_path):

@@ -624,8 +624,9 @@ def test_what_is_no_file_is_one_line(tmp_path, kind):
         os.mkfifo(path)
     elif kind == "loop":
         path.symlink_to(path)
+    said = {"folder": "is a folder", "pipe": "not a regular file but a pipe"}.get(kind, "no such file")
     for read in (read_scan, lambda name: read_points(name, [])):
-        with pytest.raises(UserError, match="no such file"):
+        with pytest.raises(UserError, match=f"{path}: {said}"):
             read(path)
 
 

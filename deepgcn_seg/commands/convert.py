@@ -27,7 +27,8 @@ def convert(config: DictConfig) -> None:
     try:
         model, network = convert_official(config.checkpoint, config.k, config.act, config.connection, conv)
     except ValueError as error:
-        raise UserError(f"checkpoint {config.checkpoint}: {error}") from None
+        prefix = f"checkpoint {config.checkpoint}: "
+        raise UserError(prefix + str(error).removeprefix(prefix)) from None
     if model.num_classes != len(S3DIS):
         raise UserError(f"checkpoint {config.checkpoint} has {model.num_classes} classes, S3DIS has {len(S3DIS)}")
     trained_on = {

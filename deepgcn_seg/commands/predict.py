@@ -63,7 +63,7 @@ def predict(config: DictConfig) -> None:
         try:
             _label(path, output, segmenter, config)
         except (UserError, OSError) as error:
-            if single:
+            if len(scans) == 1:
                 raise
             whose = getattr(error, "filename", None) or path
             failed.append(str(error) if isinstance(error, UserError) else f"{whose}: {error.strerror}")
@@ -79,7 +79,10 @@ def _label(path: Path, output: Path, segmenter: Segmenter, config: DictConfig) -
     xyz, rgb = scan.xyz, scan.rgb
     _require_writable_points(output, xyz)
     log.info("%s: %s points, fields %s", path, f"{len(scan):,}", ", ".join(scan.fields))
-    found = segmenter.predict(xyz, rgb, config.scale, config.up)
+    try:
+        found = segmenter.predict(xyz, rgb, config.scale, config.up)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     write_labelled(output, scan, found, segmenter.classes, config.colors, config.classification)
     labelled = found.label < len(segmenter.classes)
     shares = np.bincount(found.label[labelled], minlength=len(segmenter.classes)) / labelled.sum()

@@ -255,7 +255,7 @@ def read_source(
     path = layout.rooms[key]
     room, repairs = _read_layout(layout, key, labelling, max_points)
     if room is not None and labelling.scale is None:
-        require_metres(room.xyz, str(path))
+        require_metres(room.xyz, f"{path}: ")
     if room is not None and room.rgb is not None and not room.rgb.any():
         repairs = [*repairs, Repair(str(path), None, "every colour is 0", "taken as a room without colours")]
         room.rgb = None

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
+from ..files import why_no_file
 from .classes import S3DIS, ClassList
 from .layouts import natural
 from .room import NO_COORDINATES, Repair, Room
@@ -148,7 +149,7 @@ def read_points(file: str | Path, repairs: list[Repair], piece_bytes: int = PIEC
     try:
         # A pipe or device may never end.
         if not file.is_file():
-            raise UserError(f"{file}: no such file")
+            raise UserError(f"{file}: {why_no_file(file)}")
         with open(file, "rb") as content:
             for piece in pieces_of_lines(file, content, piece_bytes):
                 parts.append(_points_of(file, piece, lines, bad, lost))

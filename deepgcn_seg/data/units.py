@@ -20,14 +20,14 @@ _HEIGHT, _WIDTH = 3.0, 6.0
 _STRAY, _SAMPLED = 0.05, 100_000
 
 
-def require_metres(xyz: np.ndarray, where: str) -> None:
+def require_metres(xyz: np.ndarray, where: str = "") -> None:
     """Refuse coordinates that cannot be metres, which would be cut into very many blocks of hardly any points.
 
     They cannot be metres if nine tenths of the points extend over more than :data:`MAX_HEIGHT` in height, or over more
     than :data:`MAX_WIDTH` along the floor with fewer than :data:`MIN_DENSITY` points per square metre.
 
     Args:
-        xyz: (N, 3), the third axis up. where: what the message begins with.
+        xyz: (N, 3), the third axis up. where: what the message begins with, such as "FILE: ".
 
     Raises:
         UserError: gives the scale that would make a room of them.
@@ -42,6 +42,6 @@ def require_metres(xyz: np.ndarray, where: str) -> None:
     scale = min(_UNITS, key=lambda unit: abs(math.log(size * unit / usual)))
     unit = {0.001: "millimetres", 0.01: "centimetres"}[scale]
     raise UserError(
-        f"{where}: {len(xyz):,} points over {extent[0]:,.0f} x {extent[1]:,.0f} x {extent[2]:,.0f} m are no building; "
+        f"{where}{len(xyz):,} points over {extent[0]:,.0f} x {extent[1]:,.0f} x {extent[2]:,.0f} m are no building; "
         f"are they in {unit}? Give scale={scale:g} (metres per unit), or scale=1 if they are in metres"
     )

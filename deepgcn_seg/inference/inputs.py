@@ -122,7 +122,7 @@ def colors_of(rgb: Any, count: int) -> np.ndarray | None:
 def warn_of_extent(size: np.ndarray) -> None:
     """Log a warning if an extent (3,) does not look like metres of a building."""
     if size.max() > 1000 or size.max() < 0.5:
-        shown = " x ".join(f"{side:.3g}" for side in size)
+        shown = " x ".join(f"{side:,.0f}" if side >= 100 else f"{side:.3g}" for side in size)
         log.warning(
             "The scan is %s m, which does not look like metres: set scale to metres per unit, or remove stray points",
             shown,

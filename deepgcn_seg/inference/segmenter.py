@@ -139,9 +139,9 @@ class Segmenter:
         if lost := lost_digits(xyz, scale or 1.0):
             log.warning("%s", lost)
         metres = to_metres(xyz, scale or 1.0)[:, axes]
-        warn_of_extent(np.ptp(metres, axis=0))
         if scale is None:
-            require_metres(metres, "the scan")
+            require_metres(metres)
+        warn_of_extent(np.ptp(metres, axis=0))
         tiles = Tiles(metres, self._colors(rgb, len(metres)), self.tile)
         tiles.warn_of_strays()
         label = np.empty(len(metres), self.classes.dtype)

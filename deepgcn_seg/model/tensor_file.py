@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError, first_line
+from ..files import why_no_file
 
 # All that a pickle of state dicts needs to name: what it may call, and kinds of storage.
 _CALLED = {
@@ -57,7 +58,7 @@ def read_tensor_file(path: str | Path, legacy: bool = False) -> Any:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"checkpoint {path}: no such file")
+        raise UserError(f"checkpoint {path}: {why_no_file(path)}")
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size

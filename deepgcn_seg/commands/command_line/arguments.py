@@ -31,6 +31,11 @@ FOLD = "data.fold"
 # Settings in which ${...} is filled in a second time, when Hydra builds an object or its own folders from them.
 _FILLED_IN_TWICE = ("data.root", "resume")
 
+# Options of Hydra whose value is the next argument.
+_WITH_VALUE = (
+    "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
+    "--info", "-i", "--experimental-rerun",
+)  # fmt: skip
 # An interpolation with the backslashes before it.
 _ESCAPED = re.compile(r"(\\*)\$\{")
 _WHOLE_NUMBER = re.compile(r"0|[1-9]\d*")
@@ -45,6 +50,22 @@ def for_hydra(arguments: Sequence[str]) -> list[str]:
     """
     sweeping = bool({"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments))
     return [_quoted(argument, sweeping) for argument in arguments]
+
+
+def require_settings(arguments: Sequence[str], main: str | None) -> None:
+    """Refuse an argument that is neither an option nor ``KEY=VALUE``, such as a file whose setting was forgotten.
+
+    Args:
+        main: the setting that such a file is probably meant for.
+
+    Raises:
+        UserError: says what to write.
+    """
+    for before, argument in zip(["", *arguments], arguments):
+        if "=" in argument or argument.startswith(("-", "~")) or before in _WITH_VALUE:
+            continue
+        remedy = f"write {main}={argument}" if main else "settings are KEY=VALUE"
+        raise UserError(f"{argument} is no setting: {remedy}")
 
 
 def given(arguments: Sequence[str], key: str) -> str | None:
@@ -66,6 +87,8 @@ def _parts(argument: str) -> tuple[str, str | None]:
 
 def _quoted(argument: str, sweeping: bool) -> str:
     key, value = _parts(argument)
+    if key in TEMPLATES and value is not None and (value in ("", "null") or _unquoted(value) == "???"):
+        raise UserError(f"{argument}: must be a folder")
     if value in (None, "", "null") or key not in (*PATHS, *TEMPLATES, FOLD):
         return argument
     assert value is not None

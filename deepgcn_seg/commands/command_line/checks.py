@@ -1,5 +1,6 @@
 """Checks of a composed config before any work: each setting by itself, and settings against one another."""
 
+import inspect
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 from pydantic import ValidationError
@@ -24,6 +25,14 @@ from ...model.graph import dilation_schedule
 from ...settings import SettingError, problem, shown, validate_given
 from .help import suggestion
 from .schemas import COMMANDS
+
+# Argument of the network -> the setting that it follows in conf/model/deepgcn.yaml.
+_FOLLOWS = {
+    **{name: name for name in ("depth", "channels", "k", "conv")},
+    **{name: f"graph.{name}" for name in ("dynamic", "dilation", "stochastic", "epsilon", "loop")},
+    "dilation_period": "graph.period",
+    "connection": "backbone.connection",
+}
 
 
 def check(config: DictConfig, command: str = "train") -> None:
@@ -105,7 +114,8 @@ def _check_training(config: DictConfig) -> None:
             optimizer([torch.zeros(2, 2, requires_grad=True)])
         # An optimiser raises all kinds of errors for values that it does not expect.
         except Exception as error:
-            raise UserError(f"recipe.optimizer: {first_line(error)}") from None
+            unknown = _unknown_argument("recipe.optimizer", error, config.recipe.optimizer)
+            raise UserError(unknown or f"recipe.optimizer: {first_line(error)}") from None
     least = _check_network(config) if config.model._target_ in NETWORK else 1
     side = config.data.grid.get("side", protocol.get("side"))
     protocol_as_trained(config, protocol, config.data.variant, config.data.features, side, least)
@@ -163,15 +173,19 @@ def _plain(value: Any) -> Any:
 def _check_network(config: DictConfig) -> int:
     """Refuse a network that cannot be built or does not fit the blocks; return the fewest points that it takes."""
     network: Any = OmegaConf.to_container(config.model, resolve=True)
+    for name, source in _FOLLOWS.items():
+        # The run directory, titles and tables name the setting that the network's argument follows.
+        wanted = OmegaConf.select(config, source)
+        if network.get(name) != (OmegaConf.to_container(wanted) if OmegaConf.is_config(wanted) else wanted):
+            raise UserError(f"model.{name}={shown(network.get(name))}: follows {source}; set {source} instead")
     k, depth, points = network["k"], network["depth"], config.points
-    name = "k" if k == config.k else "model.k"
     if k > points:
-        raise UserError(f"{name}={k}: must be at most points={points}")
+        raise UserError(f"k={k}: must be at most points={points}")
     largest = max(dilation_schedule(network["dilation"], depth, network["dilation_period"]))
     needed = k * largest + (not network["loop"])
     if needed > points:
         raise UserError(
-            f"{name}={k} with dilation up to {largest} (depth={depth}) needs blocks of {needed} points, "
+            f"k={k} with dilation up to {largest} (depth={depth}) needs blocks of {needed} points, "
             f"but points={points}: raise points, lower k or depth, or set graph.dilation or graph.period"
         )
     if config.data.features is not None:
@@ -205,9 +219,21 @@ def _build(key: str, part: Any) -> Any:
     try:
         return instantiate(part)
     except InstantiationException as error:
-        if refused := refusal(error, key):
+        if refused := _unknown_argument(key, error.__cause__, part) or refusal(error, key):
             raise UserError(refused) from None
         raise
+
+
+def _unknown_argument(key: str, error: BaseException | None, part: Any) -> str | None:
+    """Return in one line that a part has no setting of some name, with those it has, or None for another error."""
+    found = re.search(r"unexpected keyword argument '(\w+)'", str(error)) if isinstance(error, TypeError) else None
+    if found is None:
+        return None
+    names = [
+        name for name in inspect.signature(get_object(part["_target_"])).parameters if name not in ("self", "params")
+    ]
+    hint = suggestion(found[1], [f"{key}.{name}" for name in names])
+    return f"{key}.{found[1]}: no such setting; " + (hint if "mean" in hint else f"known are {', '.join(names)}")
 
 
 def refusal(error: InstantiationException, key: str) -> str | None:

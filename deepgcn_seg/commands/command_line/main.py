@@ -23,12 +23,15 @@ from omegaconf.errors import OmegaConfBaseException
 from ...distributed import MAX_DEVICES, declared, leave, torchrun
 from ...errors import Interrupted, OccupiedError, UserError
 from . import help
-from .arguments import assigned, for_hydra, given
+from .arguments import assigned, for_hydra, given, require_settings
 from .checks import check, require_choices, require_read
 from .failures import SweepSummary, error_line, forget_failure, note_failure
 
 # Exit statuses: a user's error; work that was stopped but saved and can be resumed; output that nobody reads any more.
 USER_ERROR, INTERRUPTED, UNREAD = 2, 75, 141
+
+# Command -> the setting that a file or folder without a key is probably meant for.
+_MAIN = {"predict": "input", "evaluate": "checkpoint", "convert": "checkpoint", "prepare": "source", "report": "runs"}
 
 
 def command(task: Callable[[DictConfig], Any], conf: Path, config_name: str) -> None:
@@ -91,6 +94,7 @@ def _command(task: Callable[[DictConfig], Any], conf: Path, config_name: str) ->
         print(f"error: {where}{error_line(error, conf, config_name)}", file=sys.stderr)
 
     try:
+        require_settings(sys.argv[1:], _MAIN.get(config_name))
         require_choices(sys.argv[1:], conf)
         if {"-h", "--help"} & set(sys.argv[1:]):
             overrides = [argument for argument in for_hydra(sys.argv[1:]) if not argument.startswith("-")]

@@ -5,7 +5,9 @@ command. What a ``_target_`` builds validates itself, by its constructor. The va
 validated here.
 """
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, WrapValidator
@@ -40,6 +42,22 @@ def _of(*targets: str) -> WrapValidator:
         return value if foreign else handler(value)
 
     return WrapValidator(check)
+
+
+def _file(*endings: str, null: bool = True) -> Any:
+    """Return a validator of files to write, whose ending says what is written into them."""
+    fits = lambda value: isinstance(value, str) and Path(value).suffix.lower() in endings
+    return rule(f"a file whose name ends in {' or '.join(endings)}", fits, null)
+
+
+def _folder(*endings: str) -> Any:
+    """Return a validator of folders to write, refusing new ones whose names end as that of a file in them would."""
+    fits = lambda value: (
+        isinstance(value, str) and (os.path.isdir(value) or (bool(value) and Path(value).suffix.lower() not in endings))
+    )
+    return rule(
+        f"a folder: several files are written into it, and its name cannot end in {' or '.join(endings)}", fits, True
+    )
 
 
 Points = Annotated[int, integer(1, description.MAX_POINTS)]
@@ -177,11 +195,11 @@ class Evaluate(Settings):
 class Predict(Settings):
     """``tools/predict.py``."""
 
-    checkpoint: Text = ""
-    input: Text = ""
-    output: Text = ""
-    view: MaybeText
-    picture: MaybeText
+    checkpoint: Annotated[str, text("a file or run directory")] = ""
+    input: Annotated[str, text("a file or folder")] = ""
+    output: Annotated[str, text("a file or folder")] = ""
+    view: Annotated[str | None, _file(".html")]
+    picture: Annotated[str | None, _file(".png")]
     colors: Flag
     classification: Flag
     max_points: MaxPoints
@@ -204,14 +222,14 @@ class Prepare(Settings):
     max_points: MaxPoints
     scale: Annotated[float | None, number(0, 1e6, above=True, null=True)]
     check: Flag
-    export: MaybeText
+    export: Annotated[str | None, _folder(".h5", ".hdf5", ".zip")]
 
 
 class Convert(Settings):
     """``tools/convert.py``."""
 
     checkpoint: Text = ""
-    output: Text = ""
+    output: Annotated[str, _file(".ckpt", ".pt", ".pth", null=False)] = ""
     k: Count
     act: Annotated[str, choice("relu", "leakyrelu", "prelu")]
     connection: Annotated[str | None, choice("plain", "res", "dense", null=True)]
@@ -224,7 +242,7 @@ class Report(Settings):
     """``tools/report.py``."""
 
     runs: MaybeText
-    output: MaybeText
+    output: Annotated[str | None, _folder(".html", ".md", ".tex", ".csv", ".png", ".pdf")]
 
 
 class Axes(Settings):

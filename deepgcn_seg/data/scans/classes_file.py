@@ -25,7 +25,7 @@ from ..classes import ClassList
 
 
 def _text(value: Any) -> Any:
-    """Return text for a number or truth value, which YAML makes of some names."""
+    """Return text for a number, which YAML makes of some names."""
     return str(value) if isinstance(value, (int, float)) else value
 
 
@@ -51,6 +51,33 @@ def _labels_or_names(values: Any) -> Any:
     return kept
 
 
+def _metres(value: Any) -> Any:
+    """Return a scale as a number; YAML reads ``1e-3`` as text.
+
+    Raises:
+        ValueError: gives the number to write for the name of a unit.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        written = _UNITS.get(value.strip().lower())
+        remedy = f"write {written:g}" if written else "0.001 for millimetres, 0.01 for centimetres"
+        raise ValueError(f"must be the metres per unit as a number: {remedy}") from None
+
+
+# Name of a unit, as it may be written for ``scale`` -> metres.
+_UNITS = {
+    **dict.fromkeys(("mm", "millimetre", "millimetres", "millimeter", "millimeters"), 0.001),
+    **dict.fromkeys(("cm", "centimetre", "centimetres", "centimeter", "centimeters"), 0.01),
+    **dict.fromkeys(("m", "metre", "metres", "meter", "meters"), 1.0),
+    **dict.fromkeys(("in", "inch", "inches"), 0.0254),
+    **dict.fromkeys(("ft", "foot", "feet"), 0.3048),
+}
+# The forms of ``classes`` that are read.
+FORMS = "a list of names, or name: label for each class, or label: name for each label"
+
 Name = Annotated[str, BeforeValidator(_text)]
 Label = Annotated[int, Field(gt=-MAX_LABEL, lt=MAX_LABEL)]
 Color = tuple[int, int, int]
@@ -66,8 +93,19 @@ class ClassesFile(Schema):
     other: Name | None = None
     ignore: Annotated[tuple[int | str, ...], BeforeValidator(_labels_or_names)] = ()
     skip: Annotated[tuple[Label, ...], BeforeValidator(_without_nan)] = ()
-    scale: Annotated[float, Field(ge=1e-9, le=1e9)] | None = None
+    scale: Annotated[float | None, Field(ge=1e-9, le=1e9), BeforeValidator(_metres)] = None
     up: Literal["z", "y", "x"] = "z"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _that_are_set(cls, content: Any) -> Any:
+        """Return the settings without those that are null, unless that is the name of a class."""
+        if not isinstance(content, dict):
+            return content
+        named = content.get("classes")
+        classes = [*named, *named.values()] if isinstance(named, dict) else named if isinstance(named, tuple) else ()
+        unset = [word for word in (None, "null", "~") if word is None or word not in classes]
+        return {key: value for key, value in content.items() if key == "classes" or value not in unset}
 
     @field_validator("classes", mode="before")
     @classmethod
@@ -75,10 +113,12 @@ class ClassesFile(Schema):
         """Return a mapping of names to labels. Names in a list are numbered from 0; ``label: name`` is turned round."""
         if isinstance(named, tuple):
             if not all(isinstance(name, (str, int, float)) for name in named):
-                raise ValueError("must be a list of names, or name: label")
+                raise ValueError(f"must be {FORMS}")
             names = _distinct(named)
             return {name: number for number, name in enumerate(names)}
-        return _of_text(_by_name(named)) if isinstance(named, dict) else named
+        if not isinstance(named, dict):
+            raise ValueError(f"must be {FORMS}")
+        return _of_text(_by_name(named))
 
     @field_validator("colors", mode="before")
     @classmethod
@@ -151,9 +191,15 @@ def _by_name(named: dict[Any, Any]) -> dict[Any, Any]:
     """Return classes as ``name: labels``. Other programs write ``label: name``, which is turned round.
 
     Raises:
-        ValueError: some classes are written in one way and some in the other.
+        ValueError: some classes are written in one way and some in the other, or all of them may be either.
     """
-    turned = [isinstance(name, (str, bool)) for name in named.values()]
+    if named and all(type(value) is int for pair in named.items() for value in pair):
+        key, value = next(iter(named.items()))
+        raise ValueError(
+            f"{one_line(key, _SHOWN)}: {one_line(value, _SHOWN)} may be name: label or label: name; put the names in "
+            f'quotes, as {{"{key}": {value}}} or {{{key}: "{value}"}}'
+        )
+    turned = [isinstance(name, str) for name in named.values()]
     if not any(turned):
         return named
     labels = {label: name for key, name in named.items() if (label := _label_of(key)) is not None}

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...errors import UserError, first_line
 from ...escaping import ascii_escaped, one_line
-from ...files import replacing
+from ...files import replacing, why_no_file
 from .format_table import FORMATS
 from .formats.bounds import MAX_HEADER, MAX_POINTS, Bounds, clean_names
 from .formats.scene import is_scene, read_scene
@@ -43,7 +43,7 @@ def read_scan(path: str | Path, columns: Sequence[str] | None = None, max_points
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({first_line(error)})") from None
     if not found:
-        raise UserError(f"{path}: no such file")
+        raise UserError(f"{path}: {why_no_file(path)}")
     if not scene and path.suffix.lower() not in FORMATS:
         raise UserError(f"{path}: unknown format; known are {', '.join(FORMATS)}")
     try:

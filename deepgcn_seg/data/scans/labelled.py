@@ -11,7 +11,7 @@ from ...schema import read_yaml
 from ..classes import ClassList
 from ..room import NO_COORDINATES, NO_LABEL, Repair, Room
 from ..units import UP
-from .classes_file import MAX_LABEL, ClassesFile
+from .classes_file import FORMS, MAX_LABEL, ClassesFile
 from .files import read_scan
 from .formats.bounds import MAX_POINTS
 from .scan import AXES, LABELS, Scan
@@ -80,9 +80,9 @@ def read_labelling(path: str | Path) -> Labelling:
     Raises:
         UserError: missing, damaged, or with unknown keys or values.
     """
-    content = read_yaml(path)
+    content = read_yaml(path, words_as_typed=True)
     if not isinstance(content, dict) or "classes" not in content:
-        raise UserError(f"{path}: must have classes: a list of names, or name: label")
+        raise UserError(f"{path}: must have classes: {FORMS}")
     known = ClassesFile.model_fields
     if unknown := sorted(set(map(str, content)) - set(known)):
         raise UserError(f"{path}: unknown key {unknown[0]:.40}; known are {', '.join(sorted(known))}")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import UserError
+from ...files import why_no_file
 from .format_table import FORMATS
 from .formats.scene import is_scene
 
@@ -28,10 +29,12 @@ def find_scans(pattern: str | Path, besides: Path | None = None) -> list[Path]:
         besides: a folder whose files are skipped too: the output, which may lie in the input.
 
     Raises:
-        UserError: there are none.
+        UserError: there are none, or it is a pipe or device.
     """
     if os.path.isfile(pattern) or is_scene(Path(pattern)):
         return [Path(pattern)]
+    if os.path.exists(pattern) and not os.path.isdir(pattern):
+        raise UserError(f"{pattern}: {why_no_file(Path(pattern))}")
     root = scans_root(pattern)
     found: list[Path] = []
     prose: list[Path] = []
@@ -63,7 +66,20 @@ def scans_root(pattern: str | Path) -> Path:
 def _matches(path: Path, root: Path) -> Iterator[Path]:
     if path == root:
         return path.rglob("*")
-    return (root / name for name in glob.iglob(str(path.relative_to(root)), root_dir=root, recursive=True))
+    # pathlib's ** does not go into links to folders, unlike glob's. It must be a whole part, and matches folders only.
+    parts = [part if part == "**" else re.sub(r"\*\*+", "*", part) for part in path.relative_to(root).parts]
+    found = root.glob(os.path.join(*parts, *(["*"] if parts[-1] == "**" else [])))
+    return (match for match in found if not any(_leads_back(root / place) for place in _folders(match, root)))
+
+
+def _folders(path: Path, root: Path) -> list[Path]:
+    """Return the folders between ``root`` and a path, relative to ``root``."""
+    return list(path.relative_to(root).parents)[:-1]
+
+
+def _leads_back(folder: Path) -> bool:
+    """Return whether a folder is a link to one that it lies in, below which the same files are found without end."""
+    return folder.is_symlink() and _lies_in(folder.parent, folder)
 
 
 def _is_hidden(path: Path, root: Path) -> bool:
