@@ -35,7 +35,7 @@ def search(points: Tensor, mask: Tensor | None, ranks: Tensor, loop: bool, out: 
         for first in range(0, count, queries):
             tile = points[block, first : first + queries]
             # |x - y|^2 less |x|^2, which all candidates y of a query x share.
-            distances = norms[block] - 2 * tile @ points[block].t()
+            distances = torch.addmm(norms[block], tile, points[block].t(), alpha=-2)
             if not loop:
                 distances.diagonal(first).fill_(torch.inf)
             nearest = distances.topk(furthest, largest=False, sorted=True).indices

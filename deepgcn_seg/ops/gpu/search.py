@@ -426,8 +426,9 @@ def search(
     """
     batch, count, channels = points.shape
     how = how or plan(int(ranks[-1]) + 1, count, limits)
+    if points.dtype != torch.float32:
+        _log_unsuited(count, str(points.dtype))
     if points.dtype != torch.float32 or how.keep > MOST_KEPT:
-        _log_unsuited(str(points.dtype), int(ranks[-1]), count)
         reference.search(points, mask, ranks, loop, out)
         return
     step = min(CHANNELS, max(power_of_two(channels), 16))
@@ -455,11 +456,8 @@ def search(
 
 
 @lru_cache(maxsize=8)
-def _log_unsuited(dtype: str, furthest: int, count: int) -> None:
-    log.info(
-        "no compiled kernel selects neighbours of rank %d among %d points in %s: using PyTorch's topk",
-        furthest, count, dtype,
-    )  # fmt: skip
+def _log_unsuited(count: int, dtype: str) -> None:
+    log.info("no compiled kernel selects neighbours among %d points in %s: using PyTorch's topk", count, dtype)
 
 
 def _split_points(points: Tensor, mask: Tensor | None, width: int) -> SplitPoints:
