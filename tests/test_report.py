@@ -168,11 +168,11 @@ WHOLE = [
     ("config.yaml: not a readable YAML file", written(".hydra/config.yaml", b"recipe: {name: paper}\ndata: {fold")),
     ("config.yaml: must be a mapping", written(".hydra/config.yaml", b"[1, 2]")),
     (
-        "config.yaml: not a readable YAML file (could not det",
+        "config.yaml: not a readable YAML file (line 1: could not det",
         written(".hydra/config.yaml", b"recipe: !!python/name:os.system {}"),
     ),
     ("aliases", written(".hydra/config.yaml", b"recipe: &a {name: 1}\ndata: *a")),
-    ("config.yaml: cannot be read", written(".hydra/config.yaml", b"recipe: \xff")),
+    ("config.yaml: is not UTF-8 text; save it as UTF-8", written(".hydra/config.yaml", b"recipe: \xff")),
     ("2001 settings", written(".hydra/config.yaml", b"recipe: 1\n" + b"".join(b"a%d: 1\n" % i for i in range(2000)))),
     ("config.yaml: is a link", linked(".hydra/config.yaml")),
     ("metrics.json: not a readable JSON file", written("metrics.json", b"{")),
