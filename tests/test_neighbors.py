@@ -291,3 +291,17 @@ def test_searching_leaves_pytorchs_threads_as_they_are(set_threads):
     thread.join()
     assert seen == [3]
     assert found.shape == (2, 700, 5)
+
+
+@pytest.mark.parametrize("loop", [True, False])
+def test_a_row_that_wants_nearly_all_present_points_gets_no_others(loop):
+    """The sample is present whole and hardly anyone else is, so that it promises more candidates than there are."""
+    points = torch.randn(1, 1027, 5)
+    mask = torch.zeros(1, 1027, dtype=torch.bool)
+    mask[0, ::4] = mask[0, 1:12:4] = True
+    present = mask[0].nonzero()[:, 0]
+    ranks = torch.arange(0, 250, 3)
+    with ops.backend("numba"):
+        found = ops.nearest_ranks(points, ranks, mask, loop)[0, present]
+    expected = present[sorted_neighbors(points[:, present].double(), ranks, loop)[0]]
+    assert torch.equal(found, expected)

@@ -84,13 +84,13 @@ def threshold_of(sample, count, expected):
         expected: how many of the sample are expected among the wanted points of the row.
 
     Returns:
-        The key, or infinity if the sample is too small.
+        The key, or the largest finite one if the sample is too small: infinite keys, which are no points, never pass.
     """
     # The number of sampled points among the wanted ones has a standard deviation of sqrt(expected). With a margin of
     # 2.5 deviations and 2 points, fewer than one row in a hundred gets too few candidates; it is searched again.
     rank = int(expected + 2.5 * np.sqrt(expected) + 2.0)
     if rank >= count:
-        return sample.dtype.type(np.inf)
+        return np.finfo(sample.dtype).max
     low, high = _range_of(sample, count)
     # Bisection only counts, without branches. Selecting the key would take branches, which processors mispredict.
     for _ in range(BISECTIONS):

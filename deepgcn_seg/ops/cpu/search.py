@@ -172,7 +172,7 @@ def _search_strips(start, stop, cloud, sample, step, ranks, loop, out):
         queries = points.tiles[first : first + STRIP]
         _fill_lists(queries, sampled, everything, lists)
         for r in range(len(queries) * LANES):
-            thresholds[r] = min(threshold_of(keys[r], lists.counts[r], wanted / step), largest)
+            thresholds[r] = threshold_of(keys[r], lists.counts[r], wanted / step)
         _fill_lists(queries, points, thresholds, lists)
         rows, missing = min(len(queries) * LANES, count - first * LANES), 0
         for r in range(rows):
