@@ -96,7 +96,7 @@ def test_training_on_a_padded_block_is_training_on_the_block(connection):
 @pytest.mark.parametrize("connection", ["res", "dense", "res+"])
 def test_gradient_checkpointing_changes_nothing(connection):
     settings = {"connection": connection, **SMALL}
-    plain, saving = DeepGCN(**settings), DeepGCN(checkpoint=True, **settings)
+    plain, saving = DeepGCN(**settings), DeepGCN(recompute=True, **settings)
     saving.load_state_dict(plain.state_dict())
     points = torch.rand(2, 40, 9)
     grads = []

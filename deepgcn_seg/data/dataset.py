@@ -78,7 +78,7 @@ class BlockDataset(Dataset):
     Args:
         store, rooms: where the points are. grid: how rooms are cut.
         points: points per block. variant: of the channels, paper or port (:mod:`deepgcn_seg.data.blocks`).
-        seed: of the sampling. groups: of channels. augment: applied in order to each block.
+        seed: of the sampling. features: of a point, by name. augment: applied in order to each block.
 
     Item: points (N, channels) float32, label (N,) int64.
 
@@ -94,11 +94,11 @@ class BlockDataset(Dataset):
         grid: BlockGrid = BlockGrid(),
         variant: str = "paper",
         seed: int = 0,
-        groups: Sequence[str] = NINE,
+        features: Sequence[str] = NINE,
         augment: Sequence[Augmentation] = (),
     ):
         self.store, self.grid, self.points, self.variant, self.seed = store, grid, points, variant, seed
-        self.groups, self.augment = tuple(groups), tuple(augment)
+        self.features, self.augment = tuple(features), tuple(augment)
         self.blocks = [block for room in rooms for block in grid.cut(store, room)]
         self.room_of = [block.room for block in self.blocks]
         if not self.blocks:
@@ -125,7 +125,7 @@ class BlockDataset(Dataset):
         for augment in self.augment:
             block_points = augment(block_points, rng)
         features = block_features(
-            block_points.xyz, block_points.rgb, block_points.room_size, self.variant, self.grid.side, self.groups
+            block_points.xyz, block_points.rgb, block_points.room_size, self.variant, self.grid.side, self.features
         )
         return torch.from_numpy(features), torch.from_numpy(label[sample].astype(np.int64))
 
@@ -137,7 +137,7 @@ def block_dataset(
 
     Args:
         grid: how rooms are cut; official files hold blocks that are cut already.
-        settings: further arguments of the datasets: variant, seed, groups, augment.
+        settings: further arguments of the datasets: variant, seed, features, augment.
     """
     if isinstance(store, OfficialBlocks):
         return store.blocks(rooms, points, **settings)

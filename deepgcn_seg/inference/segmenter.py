@@ -84,13 +84,13 @@ class Segmenter:
         self.classes = cast(ClassList, self.model.classes)
         try:
             self._voting = Voting(
-                trained.points,
-                trained.variant,
-                batch_size or trained.batch_size,
-                trained.side,
+                points=trained.points,
+                variant=trained.variant,
+                batch_size=batch_size or trained.batch_size,
+                side=trained.side,
                 stride=trained.side if stride is None else stride,
                 votes=votes,
-                groups=trained.features,
+                features=trained.features,
             )
         except SettingError as error:
             raise UserError(f"{error} (checkpoint {checkpoint} has blocks of {trained.side:g} m)") from None

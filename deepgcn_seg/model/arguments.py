@@ -67,7 +67,7 @@ class Arguments(Schema):
     head_channels: Annotated[Sequence[int], listed(integer(1, 65_536), 1, 64)] = (512, 256)
     dropout: Part = 0.3
     block_dropout: Part = 0.0
-    checkpoint: Flag = False
+    recompute: Flag = False
     groups: Annotated[int, integer(2, 65_536)] = 2
     init: Annotated[str, choice(*INITS)] = "xavier"
 

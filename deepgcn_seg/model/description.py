@@ -14,6 +14,7 @@ from pydantic import Discriminator, Field, StringConstraints, Tag, model_validat
 
 from ..data.blocks import NINE, count_channels
 from ..data.classes import ClassList
+from ..old_names import renamed
 from ..schema import Schema
 from ..settings import Metres, Part, Seed, integer, number
 from .arguments import Arguments, Depth, Dilation, Width
@@ -54,6 +55,11 @@ class Network(Arguments):
     """All arguments of :class:`~deepgcn_seg.model.DeepGCN`, and how they fit one another."""
 
     conv: Conv = EdgeConvOptions(name="edge")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _present_names(cls, content: Any) -> Any:
+        return renamed(content, "model") if isinstance(content, dict) else content
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "Network":

@@ -101,9 +101,9 @@ def _check_training(config: DictConfig) -> None:
             f"({processes} processes x accumulate={config.accumulate})"
         )
     protocol = config.protocol
-    if config.data.features is None and "groups" in protocol:
+    if config.data.features is None and "features" in protocol:
         # Which of the nine channels there are is known once the data are open. Assume all of them.
-        protocol = OmegaConf.merge(protocol, {"groups": list(NINE)})
+        protocol = OmegaConf.merge(protocol, {"features": list(NINE)})
     for key in ("recipe.schedule", "recipe.norm_momentum"):
         _build(key, OmegaConf.select(config, key))
     for i, part in enumerate(config.recipe.augmentation):
@@ -125,7 +125,7 @@ def protocol_as_trained(
     config: DictConfig,
     part: DictConfig,
     variant: str,
-    groups: Sequence[str] | None,
+    features: Sequence[str] | None,
     side: float | None,
     least: int = 1,
 ) -> Any:
@@ -133,7 +133,7 @@ def protocol_as_trained(
 
     Args:
         part: the settings of the protocol. A user's own protocol is built unchecked.
-        variant, groups, side: of the training; None if not known yet.
+        variant, features, side: of the training; None if not known yet.
         least: fewest points of a block that the network takes.
 
     Raises:
@@ -141,7 +141,7 @@ def protocol_as_trained(
     """
     if not str(part.get("_target_")).startswith("deepgcn_seg.evaluation."):
         return _build("protocol", part)
-    for key, trained in (("variant", variant), ("groups", groups), ("side", side)):
+    for key, trained in (("variant", variant), ("features", features), ("side", side)):
         asked = part.get(key, getattr(Protocol, key))
         asked, trained = _plain(asked), _plain(trained)
         if trained is not None and asked != trained:
@@ -233,7 +233,7 @@ def _unknown_argument(key: str, error: BaseException | None, part: Any) -> str |
         name for name in inspect.signature(get_object(part["_target_"])).parameters if name not in ("self", "params")
     ]
     hint = suggestion(found[1], [f"{key}.{name}" for name in names])
-    return f"{key}.{found[1]}: no such setting; " + (hint if "mean" in hint else f"known are {', '.join(names)}")
+    return f"{key}.{found[1]}: no such setting; " + (f"known are {', '.join(names)}" if "--help" in hint else hint)
 
 
 def refusal(error: InstantiationException, key: str) -> str | None:
