@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from deepgcn_seg import DeepGCN
 from deepgcn_seg.commands.command_line import help
 from deepgcn_seg.commands.command_line.checks import check
-from deepgcn_seg.commands.command_line.schemas import COMMANDS
+from deepgcn_seg.commands.command_line.command_settings import COMMANDS
 from deepgcn_seg.data.augmentation import Jitter, Mirror
 from deepgcn_seg.data.blocks import BlockGrid
 from deepgcn_seg.errors import UserError

@@ -1,10 +1,10 @@
 """The network: graph, convolutions, connections, blocks, backbone, fusion block, prediction head."""
 
-from .block import Block
 from .checkpoint import load_model
 from .connection import CONNECTIONS, Connection
 from .convolution import GIN, EdgeConv, GENConv, GraphSAGE, MRConv
 from .deepgcn import DeepGCN
+from .gcn_block import Block
 from .graph import DilatedKnnGraph, DynamicGraph, FixedGraph, dilation_schedule
 from .layers import ACTS, NORMS, ORDERS, LayerSpec, Pointwise
 from .message_passing import MessagePassing, edge_index

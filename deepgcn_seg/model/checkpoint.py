@@ -13,8 +13,8 @@ from ..errors import UserError, first_line
 from ..files import replacing
 from ..provenance import versions
 from ..settings import are_modules, shown
-from .building import build_network, fit_weights
 from .description import Description, Network
+from .from_description import build_network, fit_weights
 from .tensor_file import read_tensor_file
 
 log = logging.getLogger(__name__)
@@ -164,6 +164,6 @@ def build_model(
 
 
 def load_weights(model: nn.Module, tensors: Any, where: str) -> None:
-    """Load the tensors of a checkpoint into a model, if they fit it (:func:`~.building.fit_weights`)."""
+    """Load the tensors of a checkpoint into a model, if they fit it (:func:`~.from_description.fit_weights`)."""
     fit_weights(model, tensors, where)
     model.load_state_dict(tensors)

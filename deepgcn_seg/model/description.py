@@ -1,4 +1,4 @@
-"""What a checkpoint says of its network: typed values, from which :mod:`.building`, and nothing else, builds it.
+"""What a checkpoint says of its network: typed values, of which :mod:`.from_description`, and nothing else, builds it.
 
 A file that travels must not carry a program. So a checkpoint names no function and no class: its description holds
 the arguments of :class:`~deepgcn_seg.model.DeepGCN` as numbers and text, a convolution by its name in a table, the

@@ -23,8 +23,8 @@ from ...model import description
 from ...model.description import NETWORK
 from ...model.graph import dilation_schedule
 from ...settings import SettingError, problem, shown, validate_given
+from .command_settings import COMMANDS
 from .help import suggestion
-from .schemas import COMMANDS
 
 # Argument of the network -> the setting that it follows in conf/model/deepgcn.yaml.
 _FOLLOWS = {

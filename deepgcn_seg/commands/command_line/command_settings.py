@@ -15,6 +15,7 @@ from pydantic import ConfigDict, WrapValidator
 from ...data.blocks import VARIANTS, channels
 from ...distributed import MAX_DEVICES
 from ...model import description
+from ...model.connection import PAPER_CONNECTIONS
 from ...model.description import NETWORK, Depth, Dilation, Width
 from ...settings import (
     Count,
@@ -232,7 +233,7 @@ class Convert(Settings):
     output: Annotated[str, _file(".ckpt", ".pt", ".pth", null=False)] = ""
     k: Count
     act: Annotated[str, choice("relu", "leakyrelu", "prelu")]
-    connection: Annotated[str | None, choice("plain", "res", "dense", null=True)]
+    connection: Annotated[str | None, choice(*PAPER_CONNECTIONS, null=True)]
     points: Points
     batch_size: Blocks
     seed: Seed
