@@ -234,6 +234,8 @@ def test_a_wrong_setting_is_one_line_that_begins_with_its_key(override, message)
         (["+recipe.optimizer.betas=[2,1]"], "recipe.optimizer: Invalid beta"),
         (["+recipe.optimizer.betas=[0.9]"], "recipe.optimizer: "),
         (["+recipe.optimizer.speed=1"], "recipe.optimizer.speed: no such setting; known are lr, betas"),
+        (["+model.dropuot=1"], "model.dropuot: no such setting; did you mean model.dropout?"),
+        (["+model.checkpoint=true"], "model.checkpoint: no such setting; it is now model.recompute"),
         (["backbone=revgcn", "model.groups=7"], "groups=7 must divide the channels of rev, 64"),
         (["conv=gen", "conv.aggregation=most"], "aggregation"),
         (["conv=gatv2", "conv.operator.heads=0"], "heads=0"),
@@ -342,6 +344,14 @@ def test_endings_of_what_is_written(tmp_path):
     check(composed("view=a/V.HTML", "picture=b.png", name="predict"), "predict")
     check(composed(f"output={tmp_path}/a.html", name="report"), "report")
     check(composed("export=blocks.v2", name="prepare"), "prepare")
+
+
+@pytest.mark.parametrize("name", ["there", "there/further", "there/further/still"])
+def test_a_file_is_no_folder_to_write_into(tmp_path, name):
+    (tmp_path / "there").write_text("mine")
+    with pytest.raises(UserError, match="output=.*must be null or a folder that can be written"):
+        check(composed(f"output={tmp_path}/{name}", name="report"), "report")
+    check(composed(f"output={tmp_path}/new/further", name="report"), "report")
 
 
 @pytest.mark.parametrize("override", ["trusted=null", "checkpoint=null"])

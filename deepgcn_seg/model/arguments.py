@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import PlainValidator, ValidationError
 
 from ..schema import Schema
-from ..settings import Flag, Part, SettingError, Share, choice, integer, listed, number, problem, rule
+from ..settings import Flag, Part, SettingError, Share, choice, integer, listed, number, rule, setting_problem
 from .connection import CONNECTIONS
 from .graph import SCHEDULES
 from .layers import ACTS, INITS, NORMS, ORDERS
@@ -77,4 +77,4 @@ def check_arguments(values: dict[str, Any]) -> None:
     try:
         Arguments.model_validate(values)
     except ValidationError as error:
-        raise SettingError(problem(error)) from None
+        raise SettingError(setting_problem(error)) from None

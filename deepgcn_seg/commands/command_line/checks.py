@@ -22,7 +22,7 @@ from ...evaluation.protocols import Protocol
 from ...model import description
 from ...model.description import NETWORK
 from ...model.graph import dilation_schedule
-from ...settings import SettingError, problem, shown, validate_given
+from ...settings import SettingError, setting_problem, shown, validate_given
 from .command_settings import COMMANDS
 from .help import suggestion
 
@@ -52,7 +52,7 @@ def check(config: DictConfig, command: str = "train") -> None:
             values = {key: value for key, value in _given(config.protocol).items() if value is not None}
             _check_protocol(values)
     except ValidationError as error:
-        raise UserError(problem(error)) from None
+        raise UserError(setting_problem(error)) from None
     if "device" in config:
         device_of(config.device)
 
@@ -197,6 +197,9 @@ def _check_network(config: DictConfig) -> int:
             place_of_channels(network["positions"], config.data.features)
         except ValueError as error:
             raise UserError(f"data.features={shown(list(config.data.features))}: {error}") from None
+    known = list(description.Network.model_fields)
+    if unknown := [name for name in network if name not in known and not name.startswith("_")]:
+        raise UserError(_no_such_setting("model", unknown[0], known))
     # A network that a checkpoint could not describe must not be trained.
     description.Network.of(description.describe_network(network), "model")
     try:
@@ -232,8 +235,13 @@ def _unknown_argument(key: str, error: BaseException | None, part: Any) -> str |
     names = [
         name for name in inspect.signature(get_object(part["_target_"])).parameters if name not in ("self", "params")
     ]
-    hint = suggestion(found[1], [f"{key}.{name}" for name in names])
-    return f"{key}.{found[1]}: no such setting; " + (f"known are {', '.join(names)}" if "--help" in hint else hint)
+    return _no_such_setting(key, found[1], names)
+
+
+def _no_such_setting(key: str, name: str, known: Sequence[str]) -> str:
+    """Return in one line that a part has no setting of this name, with one that may have been meant or all of them."""
+    hint = suggestion(f"{key}.{name}", [f"{key}.{other}" for other in known])
+    return f"{key}.{name}: no such setting; " + (f"known are {', '.join(known)}" if "--help" in hint else hint)
 
 
 def refusal(error: InstantiationException, key: str) -> str | None:

@@ -52,12 +52,22 @@ def _file(*endings: str, null: bool = True) -> Any:
 
 
 def _folder(*endings: str) -> Any:
-    """Return a validator of folders to write, refusing new ones whose names end as that of a file in them would."""
-    fits = lambda value: (
-        isinstance(value, str) and (os.path.isdir(value) or (bool(value) and Path(value).suffix.lower() not in endings))
-    )
+    """Return a validator of folders to write: they are there, or can be made and do not end as a file in them would."""
+
+    def fits(value: Any) -> bool:
+        if not isinstance(value, str) or not value:
+            return False
+        path = Path(value)
+        if path.suffix.lower() in endings and not path.is_dir():
+            return False
+        existing = next(part for part in (path, *path.parents) if os.path.lexists(part))
+        return existing.is_dir() and os.access(existing, os.W_OK)
+
     return rule(
-        f"a folder: several files are written into it, and its name cannot end in {' or '.join(endings)}", fits, True
+        "a folder that can be written: several files are written into it, and its name cannot end in "
+        f"{' or '.join(endings)}",
+        fits,
+        True,
     )
 
 
