@@ -73,7 +73,7 @@ class Protocol(Sampling):
 
     Attributes:
         name: one of :data:`PROTOCOLS`. The others are those of :class:`~deepgcn_seg.inference.sampling.Sampling`, of
-            which stride and votes are for ``rooms`` only.
+            which the stride, and votes with their copies, are for ``rooms`` only.
 
     Raises:
         SettingError: a setting out of range.
@@ -98,7 +98,7 @@ class Protocol(Sampling):
     def describe(self) -> str:
         """Return the protocol in one line, for tables and files."""
         if self.name == "rooms":
-            votes = f"votes {self.votes}" + (", turned" if self.turn else "")
+            votes = self.describe_votes()
             return f"rooms (every point once; stride {self.stride:g} m, {votes}, {self.points} points a pass)"
         return f"{self.name} (stride {self.grid().stride:g} m, {self.points} sampled points a block)"
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data.augmentation import BlockPoints, turned
+from ..data.augmentation import BlockPoints
 from ..data.blocks import BlockGrid, PointBlock, block_features, points_inside
 from ..data.room import RoomEntry
 from ..data.stored_room import RoomSource
@@ -101,9 +101,7 @@ class Voting(Sampling):
             rng = np.random.default_rng([self.seed, number])
             for vote in range(self.votes):
                 for sample in cover(len(rows), self.points, rng):
-                    points = BlockPoints(xyz[sample], rgb[sample], room.size)
-                    if self.turn and vote % 4:
-                        points = turned(points, vote % 4 * np.pi / 2)
+                    points = self.copy(BlockPoints(xyz[sample], rgb[sample], room.size), vote)
                     features = block_features(
                         points.xyz, points.rgb, points.room_size, self.variant, self.side, self.features
                     )

@@ -111,30 +111,20 @@ def describe(content: Mapping[str, Any], path: str | Path) -> Description:
     return Description.of(fields, f"checkpoint {path}")
 
 
-def load_model(path: str | Path, trusted: Sequence[str] = ()) -> nn.Module:
-    """Return the trained model of a checkpoint, in eval mode, with its ``classes`` (:class:`ClassList`).
-
-    Args:
-        path: the file, or a run directory. trusted: modules of your own whose classes may be built, for a network
-            with parts of your own, e.g. ``["mypackage"]``.
-
-    Raises:
-        UserError: unreadable, damaged, or it needs a module that is not trusted.
-    """
-    path = find_checkpoint(path)
-    return build_model(read_checkpoint(path), path, trusted)
-
-
 def build_model(
     content: Mapping[str, Any],
     path: str | Path,
     trusted: Sequence[str] = (),
     description: Description | None = None,
 ) -> nn.Module:
-    """Build the model of :func:`load_model` from the content that :func:`read_checkpoint` returned.
+    """Return the trained model, in eval mode with its ``classes``, of what :func:`read_checkpoint` returned.
 
     Args:
-        description: what :func:`describe` returned of the content, if it was called before.
+        content: of which ``model`` alone is needed with a description. trusted: modules of your own whose classes may
+            be built. description: what :func:`describe` returned of the content, if it was called before.
+
+    Raises:
+        UserError: damaged, or it needs a module that is not trusted.
     """
     where = f"checkpoint {path}"
     if not are_modules(trusted):

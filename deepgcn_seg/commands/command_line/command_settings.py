@@ -192,10 +192,18 @@ class GivenData(Settings):
     store: Annotated[SyntheticRooms | None, _of("deepgcn_seg.data.sources.synthetic")] = None
 
 
+def _are_checkpoints(value: Any) -> bool:
+    several = value if isinstance(value, (list, tuple)) and value else [value]
+    return all(isinstance(path, str) and path for path in several)
+
+
+_CHECKPOINTS = rule("a file or run directory, or a list of them to average: [A,B]", _are_checkpoints)
+
+
 class Evaluate(Settings):
     """``tools/evaluate.py``."""
 
-    checkpoint: Text = ""
+    checkpoint: Annotated[Any, _CHECKPOINTS] = ""
     points: MaybePoints
     batch_size: MaybeBlocks
     device: Text
@@ -206,7 +214,7 @@ class Evaluate(Settings):
 class Predict(Settings):
     """``tools/predict.py``."""
 
-    checkpoint: Annotated[str, text("a file or run directory")] = ""
+    checkpoint: Annotated[Any, _CHECKPOINTS] = ""
     input: Annotated[str, text("a file or folder")] = ""
     output: Annotated[str, text("a file or folder")] = ""
     view: Annotated[str | None, _file(".html")]
@@ -218,7 +226,8 @@ class Predict(Settings):
     scale: Annotated[float | None, number(0, 1e6, above=True, null=True)]
     up: Annotated[str, choice("z", "y", "x")]
     stride: Annotated[float | None, number(0, 1e6, above=True, null=True)]
-    votes: Annotated[int, integer(1, 1000)]
+    votes: Annotated[int | None, integer(1, 1000, null=True)]
+    tta: Flag
     tile: Annotated[float, number(0, 1000, above=True)]
     batch_size: MaybeBlocks
     device: Text
