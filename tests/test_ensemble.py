@@ -20,7 +20,7 @@ from deepgcn_seg.inference import Voting
 from deepgcn_seg.inference.sampling import TTA, Sampling
 from deepgcn_seg.inference.tiles import Tiles
 from deepgcn_seg.model import Ensemble
-from deepgcn_seg.model.checkpoint import save_checkpoint
+from deepgcn_seg.model.checkpoint import read_checkpoint, save_checkpoint
 from deepgcn_seg.model.description import Network
 from deepgcn_seg.model.from_description import build_network
 
@@ -28,19 +28,19 @@ CPU = torch.device("cpu")
 DEEPER = {**NETWORK, "depth": 3, "connection": "dense", "conv": {"name": "edge"}}
 
 
-def save(path, network=NETWORK, classes=S3DIS, seed=0, **trained_on):
+def save(path, network=NETWORK, classes=S3DIS, weights_seed=0, **trained_on):
     """A checkpoint of a network with random weights."""
-    torch.manual_seed(seed)
+    torch.manual_seed(weights_seed)
     network = {**network, "num_classes": len(classes)}
     model = build_network(Network.of(network, "test"))
-    save_checkpoint(path, model, network, classes, {**TRAINED_ON, **trained_on}, step=seed)
+    save_checkpoint(path, model, network, classes, {**TRAINED_ON, **trained_on}, step=weights_seed)
     return path
 
 
 @pytest.fixture
 def pair(tmp_path):
     """Two checkpoints whose networks are built in different ways."""
-    return [save(tmp_path / "a.ckpt"), save(tmp_path / "b.ckpt", DEEPER, seed=1)]
+    return [save(tmp_path / "a.ckpt"), save(tmp_path / "b.ckpt", DEEPER, weights_seed=1)]
 
 
 def scan(count=400):
@@ -187,11 +187,13 @@ def test_labels_of_copies(pair):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Two runs on the same data, of other seeds and connections, and one with another area held out."""
+    """A run, and other networks as if trained on the same data: from another seed, and with another area held out."""
     root = tmp_path_factory.mktemp("several")
-    for name, settings in {"a": [], "b,b": ["seed=1", "backbone=densegcn"], "other": ["data.fold=2"]}.items():
-        common = [*TINY, f"data.root={root}/data", "max_steps=1", f"hydra.run.dir={root}/{name}"]
-        run("train", *common, *settings)
+    run("train", *TINY, f"data.root={root}/data", "max_steps=1", f"hydra.run.dir={root}/a")
+    trained_on = read_checkpoint(root / "a" / "checkpoints" / "best.ckpt")["trained_on"]
+    for name, settings in {"b,b": {"seed": 1}, "other": {"fold": 2}}.items():
+        (root / name / "checkpoints").mkdir(parents=True)
+        save(root / name / "checkpoints" / "best.ckpt", DEEPER, **{**trained_on, **settings}, weights_seed=1)
     return root
 
 
