@@ -52,7 +52,7 @@ class JointPointwise(Pointwise):
     def forward(self, x: Tensor, mask: Tensor | None = None, shared: Tensor | None = None) -> Tensor:
         """Apply the layer to [shared ; x], or to x alone; x is what :meth:`~.backbone.Backbone.concatenate` returns."""
         if shared is None:
-            shared = x.new_empty(len(x), 0)
+            shared = x.new_empty(x.shape[0], 0)
         operands = as_autocast(x, shared, self.linear.weight, self.linear.bias)
         return self.finish(_JointLinear.of(*operands, self.parts(x)), mask)
 

@@ -150,4 +150,8 @@ class ReversibleSequence(nn.ModuleList):
         drop = torch.nn.functional.dropout(torch.ones_like(x), dropout) if self.training and dropout > 0 else None
         parameters = [p for p in self.parameters() if p.requires_grad]
         with torch.autocast(device, enabled=False):
+            if not torch.is_grad_enabled():
+                for i, block in enumerate(self):
+                    x = block(x, graph(i, x), mask, drop)
+                return x
             return _Reverse.apply(list(self), graph, mask, drop, x, *parameters)
