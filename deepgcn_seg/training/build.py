@@ -162,7 +162,7 @@ def _blocks_to_show(
 
 
 def announce(config: DictConfig, trainer: Trainer, data: TrainingData) -> None:
-    """Log the data and what a step is, and warn of what will make a poor training."""
+    """Log the data, the loss and what a step is, and warn of what will make a poor training."""
     store, split = data.store, data.split
     log.info(
         "Training on %d blocks of %d rooms for %d steps; validation on %d rooms, test on %d of %s",
@@ -173,6 +173,7 @@ def announce(config: DictConfig, trainer: Trainer, data: TrainingData) -> None:
         len(split.test),
         area_name(store, config.data.fold),
     )
+    log.info("Loss: %s", trainer.settings.objective.loss)
     if not split.validation and config.select == "validation":
         log.warning(
             "No room is left for validation (data.validation=%g, %d rooms to train on), so that nothing chooses a "

@@ -125,12 +125,15 @@ def _check_training(config: DictConfig) -> None:
 def _check_loss(recipe: DictConfig) -> None:
     """Refuse a loss that cannot be built, and class weights that it would not use."""
     loss = recipe.get("loss")
-    if isinstance(loss, DictConfig) and "_target_" in loss:
-        _build("recipe.loss", loss)
+    if isinstance(loss, DictConfig) and "_target_" in loss and not callable(_build("recipe.loss", loss)):
+        raise UserError(
+            f"recipe.loss: {loss._target_} must be called with logits, labels and class weights, and cannot"
+        )
     weights = _plain(recipe.get("class_weights", "none"))
     if weights != "none" and (loss == "lovasz" or (isinstance(loss, DictConfig) and set(loss) == {"lovasz"})):
         raise UserError(
-            f"recipe.class_weights={shown(weights)}: lovasz has none, every class counts the same in it; leave them out"
+            f"recipe.class_weights={shown(weights)}: lovasz takes none, every class counts the same in it; "
+            "leave them out, or add cross_entropy or focal to the loss"
         )
 
 
