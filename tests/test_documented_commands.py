@@ -58,7 +58,7 @@ def place(tmp_path_factory, store, raw_rooms):
     )
     run("train", *TINY, f"data.root={root}/tiny", f"hydra.run.dir={root}/RUN_DIR", "max_steps=1")
     shutil.copy(root / "RUN_DIR" / "checkpoints" / "best.ckpt", root / "FILE")
-    for name in ("connection", "folds", "mean", "recipes", "depth"):
+    for name in ("connection", "folds", "mean", "recipes", "losses", "depth"):
         shutil.copytree(root / "RUN_DIR", root / "outputs" / name / "0_resgcn2")
     official = torch.load(next((ROOT / "tests" / "fixtures").glob("*.pt")), weights_only=True)
     torch.save({"state_dict": official["state_dict"]}, root / "ckpt_best.pth")

@@ -73,9 +73,20 @@ class OfficialBlocks:
 
     def blocks(self, rooms: Sequence[RoomEntry], points: int, **settings: Any) -> "OfficialBlockDataset":
         """Return the blocks of some rooms as training examples, of ``points`` points each."""
-        found = [(room, self._rows[i]) for room in rooms for i in self._blocks[f"{room.area}_{room.name}"]]
-        rows = [BlockRow(self._files[file], self._arrays[file], row) for _, (file, row) in found]
-        return OfficialBlockDataset(rows, [room for room, _ in found], points, **settings)
+        found = [(room, row) for room in rooms for row in self._rows_of(room)]
+        return OfficialBlockDataset([row for _, row in found], [room for room, _ in found], points, **settings)
+
+    def labels(self, room: RoomEntry) -> np.ndarray:
+        """Return the labels of the points of all of a room's blocks, one block after the other.
+
+        Raises:
+            UserError: there are labels of no class.
+        """
+        return np.concatenate([row.labels() for row in self._rows_of(room)])
+
+    def _rows_of(self, room: RoomEntry) -> list["BlockRow"]:
+        places = [self._rows[i] for i in self._blocks[f"{room.area}_{room.name}"]]
+        return [BlockRow(self._files[file], self._arrays[file], row) for file, row in places]
 
     def _inside(self, line: str) -> Path:
         """Return the file in this folder that a line of ``all_files.txt`` names; a folder in the line is ignored."""
@@ -102,6 +113,17 @@ class BlockRow(NamedTuple):
     path: Path
     arrays: dict[str, StoredArray]
     number: int
+
+    def labels(self) -> np.ndarray:
+        """Return the labels of the block's points.
+
+        Raises:
+            UserError: there are labels of no class.
+        """
+        labels = self.arrays["label"].row(self.path, self.number)
+        if labels.min() < 0 or labels.max() >= len(S3DIS):
+            raise UserError(f"{self.path}: labels of no class in row {self.number}")
+        return labels
 
 
 class OfficialBlockDataset(Dataset):
@@ -142,11 +164,9 @@ class OfficialBlockDataset(Dataset):
     def __getitem__(self, item: tuple[int, int] | int) -> tuple[torch.Tensor, torch.Tensor]:
         epoch, i = item if isinstance(item, tuple) else (0, item)
         path, arrays, row = self.rows[i]
-        data, label = arrays["data"].row(path, row).astype(np.float32, copy=False), arrays["label"].row(path, row)
+        data, label = arrays["data"].row(path, row).astype(np.float32, copy=False), self.rows[i].labels()
         if not np.isfinite(data).all():
             raise UserError(f"{path}: NaN or infinite values in row {row}")
-        if label.min() < 0 or label.max() >= len(S3DIS):
-            raise UserError(f"{path}: labels of no class in row {row}")
         if self.points > len(data):
             raise UserError(f"points={self.points}, but the blocks of {path.parent} have {len(data)}")
         rng = np.random.default_rng([self.seed, epoch, i])

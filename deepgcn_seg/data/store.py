@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
+import numpy as np
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from ..errors import UserError
@@ -149,3 +150,11 @@ class RoomStore:
         if room.key not in self._records:
             raise UserError(f"{self.root}: no room {room.key}")
         return _open(room.path, identify(room.path), self._records[room.key].sha256, len(self.classes))
+
+    def labels(self, room: RoomEntry) -> np.ndarray:
+        """Return the labels (N,) of a room's points.
+
+        Raises:
+            UserError: as :meth:`open`, or there are labels of no class.
+        """
+        return self.open(room).labels()

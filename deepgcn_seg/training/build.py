@@ -24,8 +24,10 @@ from ..model import DeepGCN
 from ..model.description import Description, describe_network
 from ..model.layers import sync_norms
 from ..model.summary import summarize
+from .class_weights import class_weights
 from .guards import Batch
 from .loop import Trainer, TrainingSettings
+from .losses import Objective, build_loss
 from .tensorboard import RunLog
 
 log = logging.getLogger(__name__)
@@ -69,7 +71,7 @@ def build_trainer(
         instantiate(config.recipe.optimizer)(model.parameters()),
         blocks,
         validate if rooms else None,
-        _settings(config, device),
+        _settings(config, device, _objective(config.recipe, data, device, world)),
         folder / "checkpoints",
         {**checkpoint_description(config, store.classes), "classes": store.classes},
         run_log,
@@ -101,13 +103,20 @@ def _build_model(config: DictConfig, device: torch.device, world: World) -> nn.M
     return model
 
 
-def _settings(config: DictConfig, device: torch.device) -> TrainingSettings:
+def _objective(recipe: DictConfig, data: TrainingData, device: torch.device, world: World) -> Objective:
+    """Return the loss of a recipe, with the class weights of the rooms to train on."""
+    loss = build_loss(recipe.loss, recipe.label_smoothing, recipe.focal_gamma)
+    weights = class_weights(recipe.class_weights, data.store, data.split.train, recipe.effective_beta, world)
+    return Objective(loss, None if weights is None else torch.tensor(weights, dtype=torch.float32, device=device))
+
+
+def _settings(config: DictConfig, device: torch.device, objective: Objective) -> TrainingSettings:
     recipe = config.recipe
     same = ("epochs", "batch_size", "accumulate", "max_steps", "seed", "precision", "workers", "points")
     return TrainingSettings(
         **{key: config[key] for key in (*same, "validate_every", "save_every")},
         device=device,
-        label_smoothing=recipe.label_smoothing,
+        objective=objective,
         ema=recipe.ema,
         schedule=instantiate(recipe.schedule),
         norm_momentum=instantiate(recipe.norm_momentum),
@@ -153,7 +162,7 @@ def _blocks_to_show(
 
 
 def announce(config: DictConfig, trainer: Trainer, data: TrainingData) -> None:
-    """Log the data and the size of a step, and warn of data that will make training worse."""
+    """Log the data, the loss and the size of a step, and warn of data that will make training worse."""
     store, split = data.store, data.split
     log.info(
         "Training on %d blocks of %d rooms for %d steps; validation on %d rooms, test on %d of %s",
@@ -164,6 +173,7 @@ def announce(config: DictConfig, trainer: Trainer, data: TrainingData) -> None:
         len(split.test),
         area_name(store, config.data.fold),
     )
+    log.info("Loss: %s", trainer.settings.objective.loss)
     if not split.validation and config.select == "validation":
         log.warning(
             "No room is left for validation (data.validation=%g, %d rooms to train on), so that nothing chooses a "

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from ..data.dataset import area_name
@@ -17,6 +17,7 @@ from ..evaluation.protocols import Protocol
 from ..evaluation.scores import write_json
 from ..model.checkpoint import load_weights, read_checkpoint
 from ..provenance import versions
+from ..settings import shown
 from .build import TrainingData
 from .tensorboard import RunLog
 
@@ -84,10 +85,13 @@ def score_run(
 
 def _settings_to_compare(config: DictConfig, protocol: Protocol) -> dict[str, Any]:
     """Return the settings that TensorBoard's table of runs shows."""
+    plain: Any = OmegaConf.to_container(config.recipe)
     return {
         "backbone": config.backbone.name,
         "conv": str(config.conv._target_).rsplit(".", 1)[-1],
         "recipe": config.recipe.name,
+        "loss": shown(plain["loss"]),
+        "class_weights": shown(plain["class_weights"]),
         **{key: config[key] for key in ("depth", "channels", "k", "points", "batch_size", "epochs", "seed")},
         "dilation": str(config.model.dilation),
         "stochastic": config.model.stochastic,

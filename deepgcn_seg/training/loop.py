@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from ..data.dataset import BlockDataset, EpochSampler, make_loader
 from ..data.official_hdf5 import OfficialBlockDataset
@@ -24,6 +23,7 @@ from ..memory import peak_memory_mb
 from ..progress import Meter
 from .guards import Batch, RunningStatistics, advice_on_memory, save_bad_batch, stop_requested
 from .inspection import gradient_norms, neighbor_distances, predicted_labels
+from .losses import Objective
 from .schedules import Clock, set_norm_momentum
 from .state import TrainingState
 from .tensorboard import RunLog
@@ -39,9 +39,9 @@ class TrainingSettings:
     """The settings of a training, named as on the command line.
 
     batch_size: blocks of one optimiser step, over all processes and passes. accumulate: passes per step.
-    schedule: returns the factor of the learning rate. norm_momentum: returns batch norms' momentum; None keeps it.
-    ema: decay of the averaged weights; None for no average. max_bad_steps: number of successive steps that may be
-    skipped because their loss or gradients are not finite.
+    objective: the loss. schedule: returns the factor of the learning rate. norm_momentum: returns batch norms'
+    momentum; None keeps it. ema: decay of the averaged weights; None for no average. max_bad_steps: number of
+    successive steps that may be skipped because their loss or gradients are not finite.
     """
 
     epochs: int
@@ -55,7 +55,7 @@ class TrainingSettings:
     points: int = 4096
     validate_every: int = 1
     save_every: int = 500
-    label_smoothing: float = 0.0
+    objective: Objective = field(default_factory=Objective)
     ema: float | None = None
     schedule: Callable[[Clock], float] = field(default=lambda clock: 1.0)
     norm_momentum: Callable[[Clock], float] | None = None
@@ -221,7 +221,7 @@ class Trainer:
         labels = labels.to(settings.device, non_blocking=True)
         with torch.autocast(settings.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             logits = self.state.model(points)
-        loss = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), label_smoothing=settings.label_smoothing)
+        loss = settings.objective(logits, labels)
         (loss / settings.accumulate).backward()
         return loss.item()
 

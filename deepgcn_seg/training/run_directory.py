@@ -20,6 +20,14 @@ from ..schema import read_json
 
 LOCK = ".lock"
 
+# Settings that runs had not from the beginning, with the values of runs before.
+ADDED = {
+    "recipe.loss": "cross_entropy",
+    "recipe.focal_gamma": 2.0,
+    "recipe.class_weights": "none",
+    "recipe.effective_beta": None,
+}
+
 log = logging.getLogger(__name__)
 
 
@@ -79,6 +87,13 @@ def keep_config(config: DictConfig, folder: Path) -> None:
             temporary.write_text(OmegaConf.to_yaml(part))
 
 
+def complete(config: DictConfig) -> None:
+    """Give a config that an older version stored the settings that it lacks."""
+    for key, value in ADDED.items():
+        if OmegaConf.select(config, key, default=ADDED) is ADDED:
+            OmegaConf.update(config, key, value, force_add=True)
+
+
 def first_step(folder: Path, resuming: bool) -> int:
     """Return the first step whose events are new: 0 in a new run, else the one after the last checkpoint.
 
@@ -107,7 +122,8 @@ def finished_miou(config: DictConfig, folder: Path) -> float | None:
         before, now = dict(read_json(folder / "run.json")["settings"]), run_settings(config)
     except (ValueError, TypeError, KeyError):
         raise UserError(f"{folder / 'run.json'}: says nothing of the run's settings") from None
-    changed = [key for key in now if before.get(key) != now[key]]
+    before = {**{key: str(value) for key, value in ADDED.items() if key in now}, **before}
+    changed = [key for key in {**now, **before} if before.get(key) != now.get(key)]
     if changed:
         raise OccupiedError(
             f"{folder} holds a run of other settings ({', '.join(changed[:5])}); choose another hydra.sweep.dir"
