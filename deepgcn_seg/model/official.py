@@ -24,6 +24,10 @@ MARGIN, MAX_GUESSED = 1.3, 112
 _CONVS = {"edge": EdgeConv, "mr": MRConv}
 
 
+class UndecidedError(ValueError):
+    """An official checkpoint whose connection or convolution must be given, as neither shapes nor statistics tell."""
+
+
 def conv_name(config: Mapping[str, Any]) -> str:
     """Return ``edge`` or ``mr`` if a config builds such a convolution, and otherwise its ``_target_``."""
     target = str(config["_target_"])
@@ -86,7 +90,7 @@ def convert_official(
     connections = [connection] if connection else [Residual.name, Plain.name]
     convs = [conv] if conv else ["edge", "mr"]
     if len(connections) * len(convs) > 1 and settings["depth"] > max_guessed:
-        raise ValueError(f"a checkpoint of {settings['depth']} layers: give connection= and conv=")
+        raise UndecidedError(f"a checkpoint of {settings['depth']} layers: give connection= and conv=")
     candidates = []
     for c in connections:
         for v in convs:
@@ -110,7 +114,7 @@ def guess(candidates: list[DeepGCN], points: int = 512) -> int:
         candidates: models of the same tensors, in eval mode. points: at least that many are used.
 
     Raises:
-        ValueError: the statistics decide nothing (an untrained model, or two candidates as close).
+        UndecidedError: the statistics decide nothing (an untrained model, or two candidates as close).
     """
     generator = torch.Generator().manual_seed(0)
     count = max(points, 2 * candidates[0].min_points)
@@ -119,7 +123,7 @@ def guess(candidates: list[DeepGCN], points: int = 512) -> int:
     gaps = torch.tensor([_statistics_gap(model, cloud) for model in candidates])
     (best, second), order = gaps.sort()[0][:2], gaps.argsort()
     if not best * MARGIN < second:
-        raise ValueError(
+        raise UndecidedError(
             "plain or res, edge or mr? The checkpoint's running statistics do not tell: give connection= and conv="
         )
     return int(order[0])

@@ -18,6 +18,7 @@ from ..evaluation.scores import write_json
 from ..model.checkpoint import load_weights, read_checkpoint
 from ..provenance import versions
 from .build import TrainingData
+from .run_directory import recorded_weights
 from .tensorboard import RunLog
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,8 @@ def score_run(
         return entry["mIoU"]
     parameters = sum(parameter.numel() for parameter in model.parameters())
     metrics = {"test": entry, "parameters": parameters, "training": cost, "versions": versions()}
+    if (weights := recorded_weights(folder)) is not None:
+        metrics["weights"] = weights
     write_json(folder / "metrics.json", metrics)
     confusion = torch.tensor(entry["confusion"])
     # One step after the last: a run that is killed while it scores replaces these events when it scores again.

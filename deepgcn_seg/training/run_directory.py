@@ -19,6 +19,8 @@ from ..model.checkpoint import read_checkpoint
 from ..schema import read_json
 
 LOCK = ".lock"
+# Settings that runs of earlier versions do not have, and what they were then.
+_SINCE = {"weights": "None", "freeze": "[]"}
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +109,7 @@ def finished_miou(config: DictConfig, folder: Path) -> float | None:
         before, now = dict(read_json(folder / "run.json")["settings"]), run_settings(config)
     except (ValueError, TypeError, KeyError):
         raise UserError(f"{folder / 'run.json'}: says nothing of the run's settings") from None
-    changed = [key for key in now if before.get(key) != now[key]]
+    changed = [key for key in now if before.get(key, _SINCE.get(key)) != now[key]]
     if changed:
         raise OccupiedError(
             f"{folder} holds a run of other settings ({', '.join(changed[:5])}); choose another hydra.sweep.dir"
@@ -117,6 +119,14 @@ def finished_miou(config: DictConfig, folder: Path) -> float | None:
     except (UserError, TypeError, KeyError, IndexError):
         return None
     return miou if isinstance(miou, (int, float)) else None
+
+
+def recorded_weights(folder: Path) -> Any:
+    """Return where a run's first weights came from, as its ``run.json`` has it; None if it began with random ones."""
+    try:
+        return read_json(folder / "run.json").get("weights")
+    except (UserError, AttributeError):
+        return None
 
 
 def run_settings(config: DictConfig) -> dict[str, str]:
