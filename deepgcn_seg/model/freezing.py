@@ -67,5 +67,5 @@ def _modules(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
 def _suggestion(name: str, known: Collection[str]) -> str:
     """Return what may have been meant, or the parts at the top."""
     if close := get_close_matches(name, known, 3):
-        return f"did you mean {' or '.join(close)}?"
+        return f"did you mean {' or '.join(sorted(close))}?"
     return f"choose from {', '.join(other for other in known if other and '.' not in other)} and the parts in them"

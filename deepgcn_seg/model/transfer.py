@@ -82,13 +82,14 @@ class Fit:
 
 
 def read_source(path: str | Path, network: Mapping[str, Any]) -> Source:
-    """Read the weights of a checkpoint, a run directory (:func:`.find_checkpoint`) or an official checkpoint.
+    """Read the weights of a checkpoint, of a run directory or of an official checkpoint.
 
-    Nothing is built from a checkpoint of this project, so that one with parts of a user's own needs no trust.
+    A run directory stands for the file that :func:`.checkpoint.find_checkpoint` returns. Nothing is built from a
+    checkpoint of this project, so that one with parts of a user's own needs no trust.
 
     Args:
-        network: the description of the network that will take them (:func:`.describe_network`). What an official
-            checkpoint does not say, k and the activation, is taken from it.
+        network: what :func:`.description.describe_network` returned of the network that will take the weights. An
+            official checkpoint does not say k and the activation, which are taken from it.
 
     Raises:
         UserError: no such file, a directory without checkpoints, damaged, or of another program.
