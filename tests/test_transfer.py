@@ -188,6 +188,13 @@ def test_an_untrained_official_checkpoint_is_taken_as_the_network_is(tmp_path, c
     assert "does not show whether it is plain or res, edge or mr; taken as plain and mr" in caplog.text
 
 
+def test_an_official_checkpoint_of_another_activation_says_so():
+    with pytest.raises(
+        UserError, match="as an official checkpoint: act='prelu', but the checkpoint has no PReLU slopes"
+    ):
+        read_source(FIXTURES[-1], {"k": 9, "act": "prelu"})
+
+
 class Foreign:
     """A class that a pickle must not name."""
 
@@ -197,8 +204,8 @@ class Foreign:
     [
         (None, "no such file"),
         (Foreign(), "it names test_transfer Foreign"),
-        ({"a": torch.ones(2)}, "neither of deepgcn_seg nor of deep_gcns_torch"),
-        ([1], "neither of deepgcn_seg nor of deep_gcns_torch"),
+        ({"a": torch.ones(2)}, "not of deepgcn_seg; as an official checkpoint: "),
+        ([1], "not of deepgcn_seg; as an official checkpoint: "),
     ],
     ids=str,
 )

@@ -123,7 +123,7 @@ def _official(content: Any, path: Path, network: Mapping[str, Any]) -> tuple[dic
             )
             model, described = convert_official(content, k, act, connection, conv)
     except ValueError as error:
-        raise UserError(f"checkpoint {path}: neither of deepgcn_seg nor of deep_gcns_torch ({error})") from None
+        raise UserError(f"checkpoint {path}: not of deepgcn_seg; as an official checkpoint: {error}") from None
     count = model.num_classes
     unknown = ClassList.of([f"unknown class {i}" for i in range(count)], [(0, 0, 0)] * count)
     classes = S3DIS if count == len(S3DIS) else unknown

@@ -115,7 +115,7 @@ def _build_model(
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if frozen:
         trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-        if not config.weights:
+        if not config.get("weights"):
             log.warning("freeze=%s without weights: these parts keep their random first weights", shown(frozen))
         log.info("Frozen: %s; %s of %s parameters are trained", ", ".join(frozen), f"{trained:,}", f"{parameters:,}")
     log.info(
