@@ -132,8 +132,7 @@ def fit_weights(model: nn.Module, tensors: Any, where: str) -> None:
     Raises:
         UserError: names the first tensor that does not fit.
     """
-    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise UserError(f"{where}: its weights are not tensors by name")
+    require_tensors(tensors, where)
     own = model.state_dict()
     if missing := sorted(own.keys() - tensors.keys()):
         raise UserError(f"{where}: {len(missing)} tensors that its network needs are missing: {missing[0]}, ...")
@@ -143,9 +142,28 @@ def fit_weights(model: nn.Module, tensors: Any, where: str) -> None:
         tensor = tensors[name]
         if tensor.shape != expected.shape:
             raise UserError(f"{where}: tensor {name} is {tuple(tensor.shape)}, its network has {tuple(expected.shape)}")
-        if tensor.is_floating_point() != expected.is_floating_point() or tensor.is_complex():
-            raise UserError(f"{where}: tensor {name} is {tensor.dtype}, its network has {expected.dtype}")
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise UserError(f"{where}: tensor {name} has NaN or infinite values; the training that wrote it failed")
-        if name.endswith("running_var") and (tensor < 0).any():
-            raise UserError(f"{where}: tensor {name} has negative variances")
+        require_values(name, tensor, expected, where)
+
+
+def require_tensors(tensors: Any, where: str) -> None:
+    """Refuse what is not a mapping of names to tensors.
+
+    Raises:
+        UserError: begins with ``where``.
+    """
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise UserError(f"{where}: its weights are not tensors by name")
+
+
+def require_values(name: str, tensor: Tensor, expected: Tensor, where: str) -> None:
+    """Refuse a tensor of another kind of number than expected, or whose values no training leaves.
+
+    Raises:
+        UserError: names the tensor; begins with ``where``.
+    """
+    if tensor.is_floating_point() != expected.is_floating_point() or tensor.is_complex():
+        raise UserError(f"{where}: tensor {name} is {tensor.dtype}, its network has {expected.dtype}")
+    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        raise UserError(f"{where}: tensor {name} has NaN or infinite values; the training that wrote it failed")
+    if name.endswith("running_var") and (tensor < 0).any():
+        raise UserError(f"{where}: tensor {name} has negative variances")

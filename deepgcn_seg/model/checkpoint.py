@@ -63,26 +63,29 @@ def save_checkpoint(
         torch.load(temporary, map_location="meta", weights_only=True)
 
 
-def find_checkpoint(path: str | Path) -> Path:
+def find_checkpoint(path: str | Path, key: str = "checkpoint") -> Path:
     """Return the checkpoint that a path stands for: the file itself, or a run directory's best, else last checkpoint.
 
     For a ``best.ckpt`` that does not exist, it is the ``last.ckpt`` beside it, because a run without rooms for
     validation writes no best one.
+
+    Args:
+        key: the setting that gave the path, for messages.
 
     Raises:
         UserError: the directory has no checkpoint.
     """
     path = Path(path)
     if path.name == "best.ckpt" and not path.exists() and (last := path.with_name("last.ckpt")).is_file():
-        log.warning("checkpoint=%s: not there, as no validation chose a best one; last.ckpt is taken", path)
+        log.warning("%s=%s: not there, as no validation chose a best one; last.ckpt is taken", key, path)
         return last
     if not path.is_dir():
         return path
     for name in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "best.ckpt", "last.ckpt"):
         if (path / name).is_file():
-            log.info("checkpoint=%s: its %s", path, name)
+            log.info("%s=%s: its %s", key, path, name)
             return path / name
-    raise UserError(f"checkpoint {path}: a directory without checkpoints/best.ckpt or last.ckpt; give a file")
+    raise UserError(f"{key} {path}: a directory without checkpoints/best.ckpt or last.ckpt; give a file")
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -92,16 +95,30 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         UserError: the file is missing, damaged, or not a checkpoint of this package.
     """
     content = read_tensor_file(path)
-    needed = {"format", "model", "model_config", "classes", "palette"}
-    if not isinstance(content, dict) or not needed <= content.keys():
+    if not is_checkpoint(content):
         raise UserError(f"checkpoint {path}: not written by deepgcn_seg (official ones: tools/convert.py)")
+    require_format(content, path)
+    return content
+
+
+def is_checkpoint(content: Any) -> bool:
+    """Return whether the content of a file has the fields of a checkpoint of this project."""
+    needed = {"format", "model", "model_config", "classes", "palette"}
+    return isinstance(content, dict) and needed <= content.keys()
+
+
+def require_format(content: Mapping[str, Any], path: str | Path) -> None:
+    """Refuse a checkpoint of another format than this version reads, or without a number of steps.
+
+    Raises:
+        UserError: names the file.
+    """
     if type(content["format"]) is not int or content["format"] != FORMAT:
         number = content["format"] if type(content["format"]) is int and abs(content["format"]) < 1000 else "unknown"
         raise UserError(f"checkpoint {path}: format {number}, but this version reads {FORMAT}; train it again")
     step = content.get("step")
     if step is not None and (type(step) is not int or not 0 <= step < 2**63):
         raise UserError(f"checkpoint {path}: step must be a number of steps")
-    return content
 
 
 def describe(content: Mapping[str, Any], path: str | Path) -> Description:

@@ -25,6 +25,10 @@ MARGIN, MAX_GUESSED = 1.3, 112
 _CONVS = {"edge": EdgeConv, "mr": MRConv}
 
 
+class UndecidedError(ValueError):
+    """An official checkpoint whose connection or convolution must be given, as neither shapes nor statistics tell."""
+
+
 def conv_name(config: Mapping[str, Any]) -> str:
     """Return ``edge`` or ``mr`` if a config builds such a convolution, and otherwise its ``_target_``."""
     target = str(config["_target_"])
@@ -87,7 +91,7 @@ def convert_official(
     connections = [connection] if connection else [Residual.name, Plain.name]
     convs = [conv] if conv else ["edge", "mr"]
     if len(connections) * len(convs) > 1 and settings["depth"] > max_guessed:
-        raise ValueError(f"a checkpoint of {settings['depth']} layers: give connection= and conv=")
+        raise UndecidedError(f"a checkpoint of {settings['depth']} layers: give connection= and conv=")
     candidates = []
     for c in connections:
         for v in convs:
@@ -111,7 +115,7 @@ def guess(candidates: list[DeepGCN], points: int = 512) -> int:
         candidates: models of the same tensors, in eval mode. points: least number of random points.
 
     Raises:
-        ValueError: the model is not trained, or two candidates are about equally close.
+        UndecidedError: the model is not trained, or two candidates are about equally close.
     """
     generator = torch.Generator().manual_seed(0)
     count = max(points, 2 * candidates[0].min_points)
@@ -120,7 +124,7 @@ def guess(candidates: list[DeepGCN], points: int = 512) -> int:
     gaps = torch.tensor([_statistics_gap(model, cloud) for model in candidates])
     (best, second), order = gaps.sort()[0][:2], gaps.argsort()
     if not best * MARGIN < second:
-        raise ValueError(
+        raise UndecidedError(
             "plain or res, edge or mr? The checkpoint's running statistics do not tell: give connection= and conv="
         )
     return int(order[0])

@@ -22,8 +22,11 @@ from ..distributed import World
 from ..evaluation.protocols import Protocol
 from ..model import DeepGCN
 from ..model.description import Description, describe_network
+from ..model.freezing import freeze, require_not_anew
 from ..model.layers import sync_norms
 from ..model.summary import summarize
+from ..model.transfer import Source, take_weights
+from ..settings import shown
 from .class_weights import class_weights
 from .guards import Batch
 from .loop import Trainer, TrainingSettings
@@ -46,15 +49,25 @@ class TrainingData:
 
 
 def build_trainer(
-    config: DictConfig, folder: Path, data: TrainingData, device: torch.device, world: World, run_log: RunLog
+    config: DictConfig,
+    folder: Path,
+    data: TrainingData,
+    device: torch.device,
+    world: World,
+    run_log: RunLog,
+    source: Source | None = None,
 ) -> Trainer:
     """Return the trainer of a config, whose model has the channels and classes of the data.
 
     Args:
-        folder: the run directory.
+        folder: the run directory. source: weights to begin with, as far as they fit; None for random ones.
+
+    Raises:
+        UserError: nothing of the source fits, or a part to be frozen is not there or begins anew.
     """
-    model = _build_model(config, device, world)
     store, split, grid = data.store, data.split, data.grid
+    description = checkpoint_description(config, store.classes)
+    model = _build_model(config, device, world, description, store.classes, source)
     channels = {"variant": config.data.variant, "groups": tuple(config.data.features)}
     augment = [instantiate(part) for part in config.recipe.augmentation]
     blocks = block_dataset(store, split.train, config.points, grid, seed=config.seed, augment=augment, **channels)
@@ -73,22 +86,40 @@ def build_trainer(
         validate if rooms else None,
         _settings(config, device, _objective(config.recipe, data, device, world)),
         folder / "checkpoints",
-        {**checkpoint_description(config, store.classes), "classes": store.classes},
+        {**description, "classes": store.classes},
         run_log,
         world,
         _blocks_to_show(data, split.validation or split.test, config, channels),
     )
 
 
-def _build_model(config: DictConfig, device: torch.device, world: World) -> nn.Module:
-    """Return the model with its first weights, and print a summary of it."""
+def _build_model(
+    config: DictConfig,
+    device: torch.device,
+    world: World,
+    description: dict[str, Any],
+    classes: ClassList,
+    source: Source | None,
+) -> nn.Module:
+    """Return the model with its first weights and its frozen parts, and print a summary of it."""
     torch.manual_seed(config.seed)
-    model: nn.Module = instantiate(config.model).to(device)
+    model: nn.Module = instantiate(config.model)
+    frozen = list(config.get("freeze") or [])
+    freeze(model, frozen)
+    if source is not None:
+        fit = take_weights(model, _described(description, classes), source)
+        require_not_anew(frozen, fit.anew)
+    model = model.to(device)
     # All processes begin with the same weights, but draw dropout and stochastic dilation differently.
     torch.manual_seed(config.seed + world.rank)
     if config.sync_norms and world.size > 1:
         sync_norms(model)
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    if frozen:
+        trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        if not config.get("weights"):
+            log.warning("freeze=%s without weights: these parts keep their random first weights", shown(frozen))
+        log.info("Frozen: %s; %s of %s parameters are trained", ", ".join(frozen), f"{trained:,}", f"{parameters:,}")
     log.info(
         "Model: %s-%d, %d channels, k %d, %s parameters, %s",
         config.backbone.name,
@@ -115,6 +146,7 @@ def _settings(config: DictConfig, device: torch.device, objective: Objective) ->
     same = ("epochs", "batch_size", "accumulate", "max_steps", "seed", "precision", "workers", "points")
     return TrainingSettings(
         **{key: config[key] for key in (*same, "validate_every", "save_every")},
+        freeze=list(config.get("freeze") or []),
         device=device,
         objective=objective,
         ema=recipe.ema,
@@ -144,10 +176,16 @@ def checkpoint_description(config: DictConfig, classes: ClassList) -> dict[str, 
     if source == "synthetic":
         trained_on["synthetic"] = {key: store[key] for key in ("rooms_per_area", "density", "seed")}
     network = describe_network(plain["model"])
-    described = {"model_config": network, "classes": classes.names, "palette": classes.palette}
-    Description.of({**described, "trained_on": trained_on}, "settings")
     # The full config is written for people to read. No program reads it.
-    return {"network": network, "trained_on": trained_on, "config": plain}
+    description = {"network": network, "trained_on": trained_on, "config": plain}
+    _described(description, classes)
+    return description
+
+
+def _described(description: dict[str, Any], classes: ClassList) -> Description:
+    """Return what :func:`checkpoint_description` returned, with the classes, as a reader of the checkpoint sees it."""
+    fields = {"model_config": description["network"], "trained_on": description["trained_on"]}
+    return Description.of({**fields, "classes": classes.names, "palette": classes.palette}, "settings")
 
 
 def _blocks_to_show(

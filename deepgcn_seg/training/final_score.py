@@ -19,6 +19,7 @@ from ..model.checkpoint import load_weights, read_checkpoint
 from ..provenance import versions
 from ..settings import shown
 from .build import TrainingData
+from .run_directory import recorded_weights
 from .tensorboard import RunLog
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,8 @@ def score_run(
         return entry["mIoU"]
     parameters = sum(parameter.numel() for parameter in model.parameters())
     metrics = {"test": entry, "parameters": parameters, "training": cost, "versions": versions()}
+    if (weights := recorded_weights(folder)) is not None:
+        metrics["weights"] = weights
     write_json(folder / "metrics.json", metrics)
     confusion = torch.tensor(entry["confusion"])
     # These events belong to the step after the last. If a run is killed while it scores, the resumed run replaces them.

@@ -20,6 +20,7 @@ from ..distributed import World
 from ..errors import Interrupted, UserError
 from ..evaluation.metrics import Scores
 from ..memory import peak_memory_mb
+from ..model.freezing import set_training_mode
 from ..progress import Meter
 from .guards import Batch, RunningStatistics, advice_on_memory, save_bad_batch, stop_requested
 from .inspection import gradient_norms, neighbor_distances, predicted_labels
@@ -41,7 +42,8 @@ class TrainingSettings:
     batch_size: blocks of one optimiser step, over all processes and passes. accumulate: passes per step.
     objective: the loss. schedule: returns the factor of the learning rate. norm_momentum: returns batch norms'
     momentum; None keeps it. ema: decay of the averaged weights; None for no average. max_bad_steps: number of
-    successive steps that may be skipped because their loss or gradients are not finite.
+    successive steps that may be skipped because their loss or gradients are not finite. freeze: modules that stay
+    in eval mode (:func:`~deepgcn_seg.model.freezing.set_training_mode`).
     """
 
     epochs: int
@@ -60,6 +62,7 @@ class TrainingSettings:
     schedule: Callable[[Clock], float] = field(default=lambda clock: 1.0)
     norm_momentum: Callable[[Clock], float] | None = None
     max_bad_steps: int = 10
+    freeze: Sequence[str] = ()
 
 
 class Trainer:
@@ -140,7 +143,7 @@ class Trainer:
     def _epoch(self, meter: Meter, stop: Callable[[], bool]) -> None:
         """Train to the end of the epoch, or of all steps, and validate if a validation is due."""
         state, settings = self.state, self.settings
-        state.model.train()
+        set_training_mode(state.model, settings.freeze)
         batches = self._batches()
         for _ in range(state.step % self.steps_per_epoch, self.steps_per_epoch):
             started = time.perf_counter()

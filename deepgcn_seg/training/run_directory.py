@@ -19,9 +19,10 @@ from ..model.checkpoint import read_checkpoint
 from ..schema import read_json
 
 LOCK = ".lock"
-
 # Settings that runs had not from the beginning, with the values of runs before.
-ADDED = {
+ADDED: dict[str, Any] = {
+    "weights": None,
+    "freeze": [],
     "recipe.loss": "cross_entropy",
     "recipe.focal_gamma": 2.0,
     "recipe.class_weights": "none",
@@ -133,6 +134,14 @@ def finished_miou(config: DictConfig, folder: Path) -> float | None:
     except (UserError, TypeError, KeyError, IndexError):
         return None
     return miou if isinstance(miou, (int, float)) else None
+
+
+def recorded_weights(folder: Path) -> Any:
+    """Return where a run's first weights came from, as its ``run.json`` has it; None if it began with random ones."""
+    try:
+        return read_json(folder / "run.json").get("weights")
+    except (UserError, AttributeError):
+        return None
 
 
 def run_settings(config: DictConfig) -> dict[str, str]:

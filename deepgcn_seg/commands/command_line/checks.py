@@ -21,6 +21,7 @@ from ...errors import UserError, first_line
 from ...evaluation.protocols import Protocol
 from ...model import description
 from ...model.description import NETWORK
+from ...model.freezing import freeze
 from ...model.graph import dilation_schedule
 from ...settings import SettingError, problem, shown, validate_given
 from .help import suggestion
@@ -218,7 +219,7 @@ def _check_network(config: DictConfig) -> int:
     try:
         # On the meta device, which has no memory, this finds in no time what does not fit together.
         with torch.device("meta"):
-            _build("model", config.model)
+            freeze(_build("model", config.model), list(config.get("freeze") or []))
     except InstantiationException as error:
         # A user's own convolution may need values of tensors to be built; training has them.
         if not isinstance(error.__cause__, RuntimeError):

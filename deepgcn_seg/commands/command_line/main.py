@@ -220,7 +220,7 @@ def _resumed(arguments: list[str], conf: Path) -> list[str]:
     rest = [argument for argument in rest if not argument.startswith("hydra.run.dir=")]
     for argument in rest:
         key, equals, _ = argument.partition("=")
-        if key and equals and (conf / key).is_dir():
+        if key and equals and (key == "weights" or (conf / key).is_dir()):
             raise UserError(f"{argument}: a resumed run keeps its own {key}")
     return [
         f"--config-path={stored.parent.resolve()}",

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, WrapValidator
+from pydantic import ConfigDict, Field, WrapValidator
 
 from ...data.blocks import VARIANTS, channels
 from ...distributed import MAX_DEVICES
@@ -119,6 +119,10 @@ ClassWeights = Annotated[
 ]
 
 
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(part, str) for part in value)
+
+
 class Graph(Settings):
     """``graph``: neighbours of every layer."""
 
@@ -203,6 +207,10 @@ class Train(Settings):
     select: Annotated[str, choice("validation", "test", "last")]
     save_every: Count
     resume: MaybeText
+    weights: MaybeText = None
+    freeze: Annotated[list[str], rule("a list of names of parts, as [backbone]", _are_texts)] = Field(
+        default_factory=list
+    )
     graph: Graph
     data: Data
     recipe: Recipe
