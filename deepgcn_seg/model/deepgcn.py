@@ -195,7 +195,7 @@ class DeepGCN(nn.Module):
                 "use more points, a smaller k or a smaller dilation"
             )
         # If the sum is finite, so are all its terms. Only otherwise is each point examined.
-        if not math.isfinite(points.sum()):
+        if not math.isfinite(points.detach().sum()):
             bad = int((~torch.isfinite(points)).any(-1).sum())
             if bad:
                 raise ValueError(f"{bad} points have NaN or infinite values")
