@@ -41,9 +41,7 @@ def build_operator(
     """
     _require_own_settings(operator)
     if not isinstance(networks, Mapping):
-        raise SettingError(
-            f"networks={shown(networks)}: must be a mapping, as {{nn: [in, out]}}"
-        )
+        raise SettingError(f"networks={shown(networks)}: must be a mapping, as {{nn: [in, out]}}")
     parameters = inspect.signature(operator).parameters
     made: dict[str, Any] = {
         name: make_network(f"networks.{name}", network, in_channels, out_channels) for name, network in networks.items()

@@ -86,7 +86,8 @@ def _settings_to_compare(config: DictConfig, protocol: Protocol) -> dict[str, An
     """Return the settings that TensorBoard's table of runs shows."""
     return {
         "backbone": config.backbone.name,
-        "conv": str(config.conv._target_).rsplit(".", 1)[-1],
+        # An operator of torch_geometric is told by its own name.
+        "conv": str(config.conv.get("operator", config.conv)._target_).rsplit(".", 1)[-1],
         "recipe": config.recipe.name,
         **{key: config[key] for key in ("depth", "channels", "k", "points", "batch_size", "epochs", "seed")},
         "dilation": str(config.model.dilation),
