@@ -53,7 +53,7 @@ def test_what_does_not_fit_is_one_line_before_any_work(settings, message):
     assert "\n" not in str(raised.value)
 
 
-def test_a_run_with_an_operator_of_normals_is_scored_where_its_library_is_trusted(tmp_path, data_root):
+def test_a_run_with_an_operator_of_normals_is_scored_where_its_library_is_trusted(tmp_path, data_root):  # noqa: F811
     parts = ["conv=pyg", f"{PYG}PPFConv", "conv.networks={local_nn:[in+4,out]}", "model.positions=[0,1,2]", SILU]
     run("train", *TINY, *parts, f"data.root={data_root}", f"hydra.run.dir={tmp_path}/run", "max_steps=2")
     score = ["evaluate", f"checkpoint={tmp_path}/run", f"hydra.run.dir={tmp_path}/scores", "device=cpu"]
@@ -74,6 +74,6 @@ def test_a_run_with_an_operator_of_normals_is_scored_where_its_library_is_truste
     ],
     ids=str,
 )
-def test_a_short_training_with_other_parts(parts, tmp_path, data_root):
+def test_a_short_training_with_other_parts(parts, tmp_path, data_root):  # noqa: F811
     run("train", *TINY, *parts, f"data.root={data_root}", f"hydra.run.dir={tmp_path}/run", "max_steps=2")
     assert (tmp_path / "run" / "metrics.json").is_file()
