@@ -32,7 +32,8 @@ class MessagePassing(nn.Module):
 
     Args:
         operator: builds the operator, for example ``functools.partial(torch_geometric.nn.GATv2Conv, heads=4,
-            concat=False)``; called as :func:`~.operators.build_operator` says. It must return out_channels features per point.
+            concat=False)``; called as :func:`~.operators.build_operator` says. It must return out_channels features
+            per point.
         networks: for each argument of the operator that is a network, the widths of its linear maps, as
             ``{"nn": ["2*in", 64, "out"]}``, or a function that builds it (:func:`~.operators.make_network`).
         edge_positions: whether the operator gets ``edge_attr``.

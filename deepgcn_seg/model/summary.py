@@ -26,7 +26,8 @@ class Summary:
     """A model's parts, for blocks of ``points`` points.
 
     FLOPs count two per multiplication in linear maps and in the distance products of neighbour
-    search; element-wise work is not counted. ``edges`` are those of all layers' graphs.
+    search; element-wise work is not counted. A linear map inside an operator of torch_geometric counts once per point,
+    although some operators apply it to every edge. ``edges`` are those of all layers' graphs.
     """
 
     parts: list[Part]
