@@ -17,7 +17,7 @@ from .operators import BuildOperator, Network, build_operator, name_of, operate,
 
 
 class MessagePassing(nn.Module):
-    """A message-passing operator of torch_geometric, over the same neighbours as all convolutions here.
+    """A message-passing operator of torch_geometric, applied to the neighbours that the layer's graph found.
 
     It works on one flat graph of the M points that are present in the blocks of a batch. Of the following tensors, its
     ``forward`` gets those that it has an argument for:
@@ -63,7 +63,7 @@ class MessagePassing(nn.Module):
         self.norm, self.act, self.order = make_norm(spec.norm, out_channels, spec.eps), spec.make_act(), spec.order
 
     def forward(self, x: Tensor, index: Tensor, mask: Tensor | None = None, geometry: Geometry | None = None) -> Tensor:
-        """Return what operator, norm and activation make of x."""
+        """Return the operator's output after norm and activation, in the order of the spec."""
         # Absent points are not in the graph, so that they count in no degree and in no norm of the operator.
         flat: Callable[[Tensor], Tensor] = lambda values: values.flatten(0, 1) if mask is None else values[mask]
         edges = edge_index(index, mask)
@@ -106,7 +106,7 @@ def edge_index(index: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 class GATv2Options(Schema):
-    """Options of torch_geometric's ``GATv2Conv``, its heads averaged."""
+    """Options of torch_geometric's ``GATv2Conv``, whose heads are averaged."""
 
     name: Literal["gatv2"]
     heads: Width = 1
@@ -119,7 +119,7 @@ class GATv2Options(Schema):
 
 
 class TransformerOptions(Schema):
-    """Options of torch_geometric's ``TransformerConv``, its heads averaged."""
+    """Options of torch_geometric's ``TransformerConv``, whose heads are averaged."""
 
     name: Literal["transformer"]
     heads: Width = 1
@@ -130,7 +130,7 @@ class TransformerOptions(Schema):
     root_weight: bool = True
 
 
-# Name in a description -> the operator's name in torch_geometric (imported when one is wanted), and its options.
+# For each name in a description, the operator's name in torch_geometric, and its options.
 OPERATORS: dict[str, tuple[str, type[Schema]]] = {
     "gatv2": ("GATv2Conv", GATv2Options),
     "transformer": ("TransformerConv", TransformerOptions),
