@@ -8,6 +8,7 @@ from .deepgcn import DeepGCN
 from .graph import DilatedKnnGraph, DynamicGraph, FixedGraph, dilation_schedule
 from .layers import ACTS, NORMS, ORDERS, LayerSpec, Pointwise
 from .message_passing import MessagePassing, edge_index
+from .neighborhood import Geometry, Neighborhood
 from .official import load_official
 
 __all__ = [
@@ -24,10 +25,12 @@ __all__ = [
     "EdgeConv",
     "FixedGraph",
     "GENConv",
+    "Geometry",
     "GraphSAGE",
     "LayerSpec",
     "MRConv",
     "MessagePassing",
+    "Neighborhood",
     "Pointwise",
     "dilation_schedule",
     "edge_index",

@@ -9,6 +9,7 @@ from .block import Block
 from .connection import Combine, Connection
 from .graph import DynamicGraph
 from .layers import LayerSpec
+from .neighborhood import Geometry, Neighborhood
 
 ConvFactory = Callable[[int, int, LayerSpec], nn.Module]
 
@@ -54,6 +55,8 @@ class Backbone(nn.Module):
         # The last sum of pre-activated layers still needs norm and activation, as in DeeperGCN and RevGNN.
         self.last_norm = spec.make_norm(self.layer_widths()[-1]) if pre_activated else None
         self.last_act = spec.make_act() if pre_activated else None
+        if len(self.positions) != 3 and any(getattr(part, "reads_geometry", False) for part in self.modules()):
+            raise ValueError(f"positions={self.positions}: the graph convolution reads three coordinates")
 
     def layer_widths(self) -> list[int]:
         """Return the channels of each feature map that :meth:`forward` returns."""
@@ -71,16 +74,18 @@ class Backbone(nn.Module):
         """Yield what :meth:`forward` returns, each layer's features as soon as they are computed."""
         positions = points[..., self.positions]
         neighbors = self.graph.neighbors(self.graphs, positions, mask)
-        x = self.head(points, neighbors(0, positions), mask)
+        geometry = Geometry(positions, mask)
+        around = lambda i, x: Neighborhood(neighbors(i, x), mask, geometry)
+        x = self.head(points, *around(0, positions).arguments(self.head))
         if not self.connection.keeps_layers:
-            yield self._finish(self.blocks(x, lambda i, y: neighbors(i + 1, y), mask, self.dropout), mask)
+            yield self._finish(self.blocks(x, lambda i, y: around(i + 1, y), self.dropout), mask)
             return
         combine: Combine = self.connection.combine
         if not self._drops():
             x, combine = self.connection.start(x, self.layer_widths()[-1])
         for i, block in enumerate(self.blocks, 1):
             yield x
-            x = block(x, neighbors(i, x), mask, combine)
+            x = block(x, around(i, x), combine)
         yield self._finish(x, mask)
 
     def concatenate(self, features: list[Tensor]) -> Tensor:

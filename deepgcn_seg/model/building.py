@@ -17,8 +17,12 @@ from ..errors import UserError, first_line
 from ..escaping import one_line
 from .convolution import CONVOLUTIONS
 from .deepgcn import DeepGCN
-from .description import Network, OwnPart
+from .description import Network, OwnPart, TorchLayer
 from .message_passing import OPERATORS, MessagePassing
+from .own_layers import TORCH_ACTS, TORCH_NORMS
+
+# Libraries whose layers a file may need: the rest of them also loads, downloads and deletes files.
+LIBRARIES = ("torch_geometric.nn", "torch.nn")
 
 
 def build_network(description: Network | OwnPart, trusted: Sequence[str] = ()) -> nn.Module:
@@ -34,16 +38,31 @@ def build_network(description: Network | OwnPart, trusted: Sequence[str] = ()) -
     if isinstance(description, OwnPart):
         _require_trust(description, trusted)
         return _build_own(description.target, description.options, trusted)
-    settings = {name: getattr(description, name) for name in Network.model_fields if name != "conv"}
+    settings = {
+        name: getattr(description, name) for name in Network.model_fields if name not in ("conv", "norm", "act")
+    }
     if isinstance(settings["dilation"], tuple):
         settings["dilation"] = list(settings["dilation"])
-    return DeepGCN(**settings, conv=_build_conv(description.conv, trusted))
+    layers = {name: _build_layer(getattr(description, name), trusted) for name in ("norm", "act")}
+    return DeepGCN(**settings, **layers, conv=_build_conv(description.conv, trusted))
+
+
+def _build_layer(layer: Any, trusted: Sequence[str]) -> Any:
+    """Return a norm or activation as :class:`DeepGCN` takes it: a name, or what builds it."""
+    if isinstance(layer, TorchLayer):
+        return partial({**TORCH_NORMS, **TORCH_ACTS}[layer.kind], **layer.options)
+    return _build_later(layer, trusted) if isinstance(layer, OwnPart) else layer
+
+
+def _build_later(part: OwnPart, trusted: Sequence[str]) -> Callable[..., nn.Module]:
+    """Return the class or function of a user's own part, with its options set, if its module is trusted."""
+    _require_trust(part, trusted)
+    return _build_own(part.target, {**part.options, "_partial_": True}, trusted)
 
 
 def _build_conv(conv: Any, trusted: Sequence[str]) -> Callable[..., nn.Module]:
     if isinstance(conv, OwnPart):
-        _require_trust(conv, trusted)
-        return _build_own(conv.target, {**conv.options, "_partial_": True}, trusted)
+        return _build_later(conv, trusted)
     options = {name: getattr(conv, name) for name in type(conv).model_fields if name != "name"}
     if conv.name in CONVOLUTIONS:
         return partial(CONVOLUTIONS[conv.name], **options)
@@ -74,7 +93,8 @@ def _require_trust(part: OwnPart, trusted: Sequence[str]) -> None:
 def _advice(target: str) -> str:
     if target.startswith("deepgcn_seg."):
         return "no part of a user's own is called so"
-    return f"if you trust that code, set trusted=[{one_line(target.split('.')[0], 50)}]"
+    module = next((each for each in LIBRARIES if target.startswith(f"{each}.")), target.split(".")[0])
+    return f"if you trust that code, set trusted=[{one_line(module, 50)}]"
 
 
 def _is_trusted(module: str, trusted: Sequence[str]) -> bool:

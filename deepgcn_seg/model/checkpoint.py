@@ -162,7 +162,7 @@ def build_model(
     description = description or describe(content, path)
     network, tensors = description.network, content["model"]
     try:
-        if isinstance(network, Network) and network.conv.name != "own":
+        if isinstance(network, Network) and not network.has_own_parts:
             # Numbers and shapes are compared first, which takes no memory, because a description may ask for a network
             # that is larger than what the file holds.
             held = len({id(tensor) for tensor in tensors.values()}) if isinstance(tensors, dict) else 0

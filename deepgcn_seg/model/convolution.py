@@ -31,7 +31,8 @@ class EdgeConv(nn.Module):
     h_i = max_j layer(W [x_i ; x_j - x_i] + b)
 
     No edge tensors are needed if norm and activation are monotone per channel (:mod:`deepgcn_seg.ops.edges`). Layer
-    norm, GELU and a PReLU with a negative slope are not monotone, and need a tensor of all edges.
+    norm, GELU and a PReLU with a negative slope are not monotone, and those of torch.nn or a user's own are not known
+    to be: they need a tensor of all edges.
 
     Shape: x (B, N, in_channels), index (B, N, k) -> (B, N, out_channels).
     """
@@ -53,7 +54,7 @@ class EdgeConv(nn.Module):
         layer = self.layer
         linear, sign = layer.linear, layer.monotone_sign()
         if sign is None:
-            return self._over_edges(self._edges(x, index), mask).amax(2)
+            return layer.finish_edges(self._edges(x, index), mask).amax(2)
         extreme, mean, var = edge_extremum(x, linear.weight, linear.bias, index, mask, sign, self._slope())
         norm, act = self._norm(mean, var, index, mask), layer.act or nn.Identity()
         return act(norm(extreme)) if layer.order == "norm-act" else norm(act(extreme))
@@ -87,13 +88,6 @@ class EdgeConv(nn.Module):
         linear = self.layer.linear
         center, neighbor = center_and_neighbor(x, linear.weight, linear.bias)
         return center[:, :, None] + gather_neighbors(neighbor, index)
-
-    def _over_edges(self, edges: Tensor, mask: Tensor | None) -> Tensor:
-        """Apply norm and activation to each of the edges (B, N, k, C)."""
-        batch, count, k, channels = edges.shape
-        if mask is not None:
-            mask = mask.repeat_interleave(k, 1)
-        return self.layer.finish(edges.reshape(batch, count * k, channels), mask).view(edges.shape)
 
 
 class EdgeConvOptions(Schema):
@@ -140,7 +134,8 @@ class GraphSAGE(nn.Module):
     h_i = layer(W [x_i ; max_j layer(W' x_j + b')] + b)
 
     There, the inner layer is computed for every edge, so that its norm has statistics over edges: a point counts as
-    often as it is a neighbour. Here, it is computed once per point, and the statistics are weighted by that number.
+    often as it is a neighbour. Here, it is computed once per point, and the statistics are weighted by that number,
+    unless the norm cannot weight points.
 
     Args:
         normalize: divide each output by its L2 norm (``--normalize_sage``, off there too).
@@ -156,11 +151,16 @@ class GraphSAGE(nn.Module):
 
     def forward(self, x: Tensor, index: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return h."""
-        counts = None if self.pool.sliceable else in_degree(index, mask)
-        pooled = neighbor_max(self.pool(x, mask, counts), index, mask)
-        out = self.layer(torch.cat([x, pooled], -1), mask)
+        out = self.layer(torch.cat([x, self._pooled(x, index, mask)], -1), mask)
         # tf.nn.l2_normalize takes 1e-12 if the square of the norm is smaller.
         return F.normalize(out, dim=-1, eps=1e-6) if self.normalize else out
+
+    def _pooled(self, x: Tensor, index: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the maximum over neighbours of the inner layer's features."""
+        if not self.pool.counts_points:
+            return self.pool.finish_edges(gather_neighbors(self.pool.linear(x), index), mask).amax(2)
+        counts = None if self.pool.sliceable else in_degree(index, mask)
+        return neighbor_max(self.pool(x, mask, counts), index, mask)
 
 
 class GraphSAGEOptions(Schema):

@@ -17,6 +17,7 @@ from .fusion import FusionBlock
 from .graph import DynamicGraph, dilation_schedule, find_graph
 from .head import PredictionHead
 from .layers import LayerSpec, hide_absent, initialise
+from .own_layers import Factory
 
 Constructor = TypeVar("Constructor", bound=Callable[..., Any])
 
@@ -46,7 +47,8 @@ class DeepGCN(nn.Module):
         connection: plain, res, dense, res+ or rev, or a :class:`.Connection` of your own.
         depth: graph convolutions, the head included. channels: width of each (growth rate if dense).
         k: neighbours per point. conv: builds a graph convolution, ``conv(c_in, c_out, spec)``.
-        order, norm, norm_eps, act, bias: what follows linear maps (:class:`.LayerSpec`).
+        order, norm, norm_eps, act, bias: what follows linear maps (:class:`.LayerSpec`); norm and act may be classes
+            of torch.nn or of your own (:mod:`.own_layers`).
         dynamic: neighbours in each layer's feature space (True) or at fixed positions (False), or a graph of
             your own, a subclass of :class:`.DynamicGraph`.
         dilation, dilation_period: schedule over depth (:func:`.dilation_schedule`).
@@ -75,9 +77,9 @@ class DeepGCN(nn.Module):
         k: int = 16,
         conv: ConvFactory = EdgeConv,
         order: str = "norm-act",
-        norm: str = "batch",
+        norm: str | Factory = "batch",
         norm_eps: float = 1e-5,
-        act: str = "relu",
+        act: str | Factory = "relu",
         bias: bool = True,
         dynamic: bool | type[DynamicGraph] = True,
         dilation: str | int | Sequence[int] = "linear",
@@ -95,9 +97,10 @@ class DeepGCN(nn.Module):
         init: str = "xavier",
     ):
         arguments = {name: value for name, value in locals().items() if name in Arguments.model_fields}
-        own = isinstance(connection, Connection), callable(dynamic)
-        for name in [name for name, is_own in zip(("connection", "dynamic"), own) if is_own]:
-            del arguments[name]
+        for name in ("connection", "dynamic", "norm", "act"):
+            # What is a user's own has no list of allowed values.
+            if isinstance(arguments[name], Connection) or callable(arguments[name]):
+                del arguments[name]
         check_arguments(arguments)
         if len(set(positions)) < len(positions) or max(positions) >= in_channels:
             raise ValueError(f"positions must be different channels of the {in_channels}, got {list(positions)}")
@@ -195,7 +198,7 @@ class DeepGCN(nn.Module):
                 "use more points, a smaller k or a smaller dilation"
             )
         # If the sum is finite, so are all its terms. Only otherwise is each point examined.
-        if not math.isfinite(points.sum()):
+        if not math.isfinite(points.detach().sum()):
             bad = int((~torch.isfinite(points)).any(-1).sum())
             if bad:
                 raise ValueError(f"{bad} points have NaN or infinite values")

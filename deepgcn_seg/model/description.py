@@ -1,10 +1,10 @@
 """The description of a network in a checkpoint: typed values, from which :mod:`.building` builds the network.
 
 A checkpoint from somebody else must not decide what code runs. So a checkpoint names no function and no class. Its
-description holds the arguments of :class:`~deepgcn_seg.model.DeepGCN` as numbers and text, a convolution by its name in
-a table, the classes, and what the network was trained on. Every field has a type and a range, and the description is
-compared with the tensors' shapes before anything of that size is built. A user's own parts are the one exception: they
-are named by module, and are built only if the caller says ``trusted=["module"]``.
+description holds the arguments of :class:`~deepgcn_seg.model.DeepGCN` as numbers and text, a convolution, norm or
+activation by its name in a table, the classes, and what the network was trained on. Every field has a type and a range,
+and the description is compared with the tensors' shapes before anything of that size is built. A user's own parts are
+the one exception: they are named by module, and are built only if the caller says ``trusted=["module"]``.
 """
 
 from collections.abc import Mapping
@@ -15,12 +15,14 @@ from pydantic import Discriminator, Field, StringConstraints, Tag, model_validat
 from ..data.blocks import NINE, count_channels
 from ..data.classes import ClassList
 from ..schema import Schema
-from ..settings import Metres, Part, Seed, integer, number
+from ..settings import Metres, Part, Seed, choice, integer, number, rule
 from .arguments import Arguments, Depth, Dilation, Width
 from .connection import Connection, find_connection
 from .convolution import CONVOLUTIONS, EdgeConvOptions, Options
 from .graph import dilation_schedule
+from .layers import ACTS, NORMS
 from .message_passing import OPERATORS, GATv2Options, TransformerOptions
+from .own_layers import TORCH_ACTS, TORCH_NORMS, options_of
 
 __all__ = ["Arguments", "Depth", "Description", "Dilation", "Network", "OwnPart", "TrainedOn", "Width"]
 
@@ -47,6 +49,48 @@ class OwnPart(Schema):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+def _is_option(value: Any) -> bool:
+    if isinstance(value, str):
+        return value.isidentifier() and len(value) <= 20
+    return value is None or (isinstance(value, (bool, int, float)) and abs(value) <= 1e6)
+
+
+Option = Annotated[Any, rule("true, false, null, a word or a number of at most 1e6", _is_option)]
+
+
+class TorchLayer(Schema):
+    """A norm or activation of torch.nn, by the name of its class in a table.
+
+    Attributes:
+        kind: the name. options: the arguments of the class, but for the number of channels.
+    """
+
+    name: Literal["torch"] = "torch"
+    kind: Annotated[str, choice(*TORCH_NORMS, *TORCH_ACTS)]
+    options: dict[str, Option] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _options_exist(self) -> "TorchLayer":
+        if unknown := sorted(self.options.keys() - options_of({**TORCH_NORMS, **TORCH_ACTS}[self.kind])):
+            raise ValueError(f"torch.nn.{self.kind} has no option {unknown[0]}")
+        return self
+
+
+def _kind_of_layer(content: Any) -> str:
+    if isinstance(content, (TorchLayer, OwnPart)):
+        return content.name
+    return "" if not isinstance(content, dict) else "torch" if content.get("name") == "torch" else "own"
+
+
+def _layer(*names: str) -> Any:
+    """Return the type of a norm or activation: one of some names, one of torch.nn, or a user's own."""
+    named = Annotated[str, choice(*names), Tag("")]
+    return Annotated[
+        named | Annotated[TorchLayer, Tag("torch")] | Annotated[OwnPart, Tag("own")], Discriminator(_kind_of_layer)
+    ]
+
+
+Norm, Act = _layer(*NORMS), _layer(*ACTS)
 Conv = Annotated[Options | GATv2Options | TransformerOptions | OwnPart, Field(discriminator="name")]
 
 
@@ -54,6 +98,8 @@ class Network(Arguments):
     """All arguments of :class:`~deepgcn_seg.model.DeepGCN`, and how they fit one another."""
 
     conv: Conv = EdgeConvOptions(name="edge")
+    norm: Norm = "batch"  # type: ignore[valid-type]
+    act: Act = "relu"  # type: ignore[valid-type]
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "Network":
@@ -63,6 +109,11 @@ class Network(Arguments):
         if isinstance(self.dilation, (list, tuple)) and len(self.dilation) > self.depth:
             raise ValueError(f"{len(self.dilation)} dilations, but {self.depth} layers")
         return self
+
+    @property
+    def has_own_parts(self) -> bool:
+        """Whether a part is a user's own."""
+        return any(isinstance(part, OwnPart) for part in (self.conv, self.norm, self.act))
 
     @property
     def _connected(self) -> Connection:
@@ -189,7 +240,21 @@ def describe_network(config: Mapping[str, Any]) -> dict[str, Any]:
     options = {name: value for name, value in config.items() if name not in ("_target_", "_convert_", "_partial_")}
     if target not in NETWORK:
         return {"name": "own", "target": target, "options": options}
-    return {**options, "conv": _describe_conv(options["conv"])} if "conv" in options else options
+    described = {
+        name: _describe_layer(options[name]) for name in ("norm", "act") if isinstance(options.get(name), Mapping)
+    }
+    if "conv" in options:
+        described["conv"] = _describe_conv(options["conv"])
+    return {**options, **described}
+
+
+def _describe_layer(config: Mapping[str, Any]) -> dict[str, Any]:
+    target = str(config["_target_"])
+    options = {name: value for name, value in config.items() if name not in ("_target_", "_partial_")}
+    kind = target.removeprefix("torch.nn.")
+    if kind != target and kind in {**TORCH_NORMS, **TORCH_ACTS}:
+        return {"name": "torch", "kind": kind, "options": options}
+    return {"name": "own", "target": target, "options": options}
 
 
 def _describe_conv(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -201,8 +266,10 @@ def _describe_conv(config: Mapping[str, Any]) -> dict[str, Any]:
     if target == "deepgcn_seg.model.MessagePassing":
         operator = options["operator"]
         inner = {name: value for name, value in operator.items() if name not in ("_target_", "_partial_")}
+        # With networks or relative positions it is not the operator that the table describes.
+        alone = not any(value for name, value in options.items() if name != "operator")
         for name, (kind, known) in OPERATORS.items():
-            fits = set(inner) <= set(known.model_fields) and inner.get("concat") is False
+            fits = alone and set(inner) <= set(known.model_fields) and inner.get("concat") is False
             if operator["_target_"] == f"torch_geometric.nn.{kind}" and fits:
                 return {"name": name, **inner}
     return {"name": "own", "target": target, "options": options}

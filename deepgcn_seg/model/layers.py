@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..distributed import SummedOverAll
 from ..settings import choice, number, require, validate
+from .own_layers import Factory, TorchNorm, build_act, build_norm, is_torch_act, name_or_factory
 
 NORMS = ("batch", "instance", "layer", "none")
 ACTS = ("relu", "leakyrelu", "prelu", "gelu", "none")
@@ -155,8 +156,10 @@ def moments(x: Tensor, counts: Tensor | None = None) -> tuple[Tensor, Tensor]:
     return mean, ((x - mean[:, None]).square() * share).sum(1)
 
 
-def make_norm(name: str, channels: int, eps: float = 1e-5) -> nn.Module | None:
-    """Return a norm layer by its name in :data:`NORMS`; None for ``none``."""
+def make_norm(name: str | Factory, channels: int, eps: float = 1e-5) -> nn.Module | None:
+    """Return a norm layer by its name in :data:`NORMS`, or what builds it (:mod:`.own_layers`); None for ``none``."""
+    if not isinstance(name, str):
+        return build_norm(name, channels, eps)
     if name == "batch":
         return BatchNorm(channels, eps=eps)
     if name == "instance":
@@ -168,8 +171,13 @@ def make_norm(name: str, channels: int, eps: float = 1e-5) -> nn.Module | None:
     raise ValueError(f"unknown norm {name!r}: choose one of {', '.join(NORMS)}")
 
 
-def make_act(name: str) -> nn.Module | None:
-    """Return an activation by its name in :data:`ACTS`; None for ``none``. Negative slopes are 0.2 (official code)."""
+def make_act(name: str | Factory) -> nn.Module | None:
+    """Return an activation by its name in :data:`ACTS`, or what builds it (:mod:`.own_layers`); None for ``none``.
+
+    The negative slopes of ``leakyrelu`` and ``prelu`` are 0.2 (official code).
+    """
+    if not isinstance(name, str):
+        return build_act(name)
     if name == "relu":
         return nn.ReLU()
     if name == "leakyrelu":
@@ -184,10 +192,15 @@ def make_act(name: str) -> nn.Module | None:
 
 
 def is_nondecreasing(act: nn.Module | None) -> bool:
-    """Return whether an activation is nondecreasing; only GELU and a PReLU with a negative slope are not."""
-    if isinstance(act, nn.PReLU):
+    """Return whether an activation is known to be nondecreasing: none, ReLU, and leaky ones without a negative slope.
+
+    A class derived from these is not known.
+    """
+    if type(act) is nn.PReLU:
         return not bool((act.weight < 0).any())
-    return act is None or isinstance(act, nn.ReLU | nn.LeakyReLU)
+    if type(act) is nn.LeakyReLU:
+        return act.negative_slope >= 0
+    return act is None or type(act) is nn.ReLU
 
 
 def negative_slope(act: nn.Module | None, like: Tensor) -> Tensor:
@@ -209,13 +222,13 @@ class LayerSpec:
 
     Attributes:
         order: ``norm-act`` (TensorFlow, sparse PyTorch) or ``act-norm`` (dense PyTorch).
-        norm: one of :data:`NORMS`. act: one of :data:`ACTS`.
+        norm: one of :data:`NORMS`. act: one of :data:`ACTS`. Or what builds them (:mod:`.own_layers`).
         bias: whether linear maps have a bias. eps: the norm's epsilon.
     """
 
     order: Annotated[str, choice(*ORDERS)] = "norm-act"
-    norm: Annotated[str, choice(*NORMS)] = "batch"
-    act: Annotated[str, choice(*ACTS)] = "relu"
+    norm: Annotated[str | Factory, name_or_factory(choice(*NORMS))] = "batch"
+    act: Annotated[str | Factory, name_or_factory(choice(*ACTS))] = "relu"
     bias: bool = True
     eps: Annotated[float, number(0, above=True)] = 1e-5
 
@@ -264,15 +277,24 @@ class Pointwise(nn.Module):
     def sliceable(self) -> bool:
         """Whether each point's result depends on its own features alone, so that points can be computed in slices."""
         norm = self.norm
-        return norm is None or isinstance(norm, LayerNorm) or (isinstance(norm, BatchNorm) and not norm.training)
+        fixed = norm is None or isinstance(norm, LayerNorm) or (isinstance(norm, BatchNorm) and not norm.training)
+        return fixed and self.separates_blocks
+
+    @property
+    def separates_blocks(self) -> bool:
+        """Whether in evaluation no block's result depends on another block; of a user's own parts, that is unknown."""
+        known = self.norm is None or isinstance(self.norm, BatchNorm | InstanceNorm | LayerNorm | TorchNorm)
+        return known and (self.act is None or is_torch_act(self.act))
 
     def monotone_sign(self) -> Tensor | None:
         """Return (C,) with +1 for channels whose order norm and activation keep, and -1 for those they reverse.
 
-        Returns None if they do neither, so that they cannot be applied to the maximum of values alone.
+        Returns None if they do neither, or if that is not known, so that they cannot be applied to the maximum of
+        values alone.
         """
         weight = self.linear.weight
-        if not is_nondecreasing(self.act) or isinstance(self.norm, LayerNorm):
+        known = self.norm is None or isinstance(self.norm, BatchNorm | InstanceNorm)
+        if not known or not is_nondecreasing(self.act):
             return None
         ones = weight.new_ones(len(weight))
         return ones.copysign_(self.norm.weight.detach()) if isinstance(self.norm, BatchNorm) else ones
@@ -282,10 +304,22 @@ class Pointwise(nn.Module):
         if self.order == "act-norm" and self.act is not None:
             x = self.act(x)
         if self.norm is not None:
-            x = self.norm(x, mask, counts)
+            x = self.norm(x, mask) if counts is None else self.norm(x, mask, counts)
         if self.order == "norm-act" and self.act is not None:
             x = self.act(x)
         return x
+
+    @property
+    def counts_points(self) -> bool:
+        """Whether the norm can count points several times, or needs no counts."""
+        return self.norm is None or isinstance(self.norm, BatchNorm | InstanceNorm | LayerNorm)
+
+    def finish_edges(self, edges: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Apply norm and activation to each of the edges (B, N, k, C), of the points that are present."""
+        batch, count, k, channels = edges.shape
+        if mask is not None:
+            mask = mask.repeat_interleave(k, 1)
+        return self.finish(edges.reshape(batch, count * k, channels), mask).view(edges.shape)
 
 
 def hide_absent(x: Tensor, mask: Tensor | None, value: float) -> Tensor:

@@ -47,11 +47,14 @@ def applies(model: nn.Module) -> bool:
     """Return whether a call of the model needs nothing but its logits.
 
     This is so if no gradient is needed, the model is not being compiled and no part is in training mode. A hook, or a
-    fusion block or head of a user's own, must see the features of the whole batch, so the answer is then False.
+    fusion block, head, norm or activation of a user's own, must see the features of the whole batch, so the answer is
+    then False.
     """
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
     if type(model.fusion) is not FusionBlock or type(model.head) is not PredictionHead:
+        return False
+    if not model.fusion.layer.separates_blocks:
         return False
     parts = list(model.modules())[1:]
     return not any(part.training or part._forward_hooks or part._forward_pre_hooks for part in parts)

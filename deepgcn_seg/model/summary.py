@@ -26,7 +26,8 @@ class Summary:
     """A model's parts, for blocks of ``points`` points.
 
     FLOPs are two for each multiplication in linear maps and in the distance products of the neighbour search.
-    Element-wise operations are not counted. ``edges`` is the number of edges in the graphs of all layers.
+    Element-wise operations are not counted. A linear map inside an operator of torch_geometric counts once per point,
+    although some operators apply it to every edge. ``edges`` is the number of edges in the graphs of all layers.
     """
 
     parts: list[Part]

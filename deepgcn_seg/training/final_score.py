@@ -91,7 +91,8 @@ def _settings_to_compare(config: DictConfig, protocol: Protocol) -> dict[str, An
     plain: Any = OmegaConf.to_container(config.recipe)
     return {
         "backbone": config.backbone.name,
-        "conv": str(config.conv._target_).rsplit(".", 1)[-1],
+        # An operator of torch_geometric is told by its own name.
+        "conv": str(config.conv.get("operator", config.conv)._target_).rsplit(".", 1)[-1],
         "recipe": config.recipe.name,
         "loss": shown(plain["loss"]),
         "class_weights": shown(plain["class_weights"]),

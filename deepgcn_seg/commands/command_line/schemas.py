@@ -16,6 +16,7 @@ from ...data.blocks import VARIANTS, channels
 from ...distributed import MAX_DEVICES
 from ...model import description
 from ...model.description import NETWORK, Depth, Dilation, Width
+from ...model.layers import ACTS, NORMS
 from ...settings import (
     Count,
     Flag,
@@ -86,6 +87,16 @@ def _built(null: bool = False) -> Any:
 Built = Annotated[Any, _built()]
 
 
+def _named_or_built(*names: str) -> Any:
+    """Return a validator of some names, and of settings that each layer builds its own part from."""
+    fits = lambda value: value in names if isinstance(value, str) else _builds_later(value)
+    return rule(f"one of {', '.join(names)}, or settings with a _target_ and _partial_: true", fits)
+
+
+def _builds_later(value: Any) -> bool:
+    return isinstance(value, dict) and "_target_" in value and value.get("_partial_") is True
+
+
 # Of a class or a loss in a sum: larger ones make steps that are not finite.
 MAX_WEIGHT = 1e6
 
@@ -139,6 +150,8 @@ class Network(description.Arguments):
 
     model_config = ConfigDict(extra="ignore")
     conv: Built
+    norm: Annotated[Any, _named_or_built(*NORMS)]
+    act: Annotated[Any, _named_or_built(*ACTS)]
     # Among the nine channels, even if the data have fewer.
     positions: Annotated[list[int], listed(integer(0, 8), 1, 9)]
 
