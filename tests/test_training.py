@@ -17,6 +17,7 @@ from deepgcn_seg.evaluation.metrics import confusion_matrix
 from deepgcn_seg.model.layers import BatchNorm, LayerNorm
 from deepgcn_seg.training import loop, state, tensorboard
 from deepgcn_seg.training.loop import Trainer, TrainingSettings
+from deepgcn_seg.training.losses import CrossEntropy, Objective
 from deepgcn_seg.training.run_directory import finished_miou
 from deepgcn_seg.training.schedules import HalveByEpochs
 from deepgcn_seg.training.state import average_of
@@ -232,7 +233,7 @@ def test_averaged_weights_and_counts():
 @pytest.mark.parametrize("accumulate", [1, 2, 3])
 def test_a_step_in_passes_has_the_gradient_of_the_whole_batch(tmp_path, accumulate):
     """Without batch norm, whose statistics are those of a pass."""
-    run = trainer(tmp_path, batch_size=6, accumulate=accumulate, label_smoothing=0.1, ema=None)
+    run = trainer(tmp_path, batch_size=6, accumulate=accumulate, objective=Objective(CrossEntropy(0.1)), ema=None)
     run.state.model = Small(LayerNorm, dropout=0.0)
     run.state.optimizer = torch.optim.SGD(run.state.model.parameters(), 0.0)
     points, labels = map(torch.stack, zip(*(Blocks()[0, i] for i in run.sampler.steps()[0])))

@@ -24,7 +24,14 @@ from ..model.transfer import Source, read_source
 from ..provenance import provenance
 from ..training.build import TrainingData, announce, build_trainer
 from ..training.final_score import score_run
-from ..training.run_directory import finished_miou, first_step, keep_config, run_settings, sole_training
+from ..training.run_directory import (
+    complete,
+    finished_miou,
+    first_step,
+    keep_config,
+    run_settings,
+    sole_training,
+)
 from ..training.tensorboard import RunLog
 from .command_line.checks import protocol_as_trained
 
@@ -51,6 +58,7 @@ def train(config: DictConfig) -> float:
 
 
 def _train(config: DictConfig, folder: Path, device: torch.device, world: World) -> float:
+    complete(config)
     resuming = bool(config.resume)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         finished = finished_miou(config, folder)
@@ -75,6 +83,9 @@ def _train(config: DictConfig, folder: Path, device: torch.device, world: World)
     else:
         run_log.config(OmegaConf.to_yaml(config, resolve=True))
         if world.first:
+            weights = trainer.settings.objective.class_weights
+            if weights is not None:
+                facts["class_weights"] = {n: round(w, 6) for n, w in zip(data.store.classes, weights.tolist())}
             write_json(folder / "run.json", facts)
     announce(config, trainer, data)
     trainer.fit()

@@ -27,19 +27,21 @@ from ..model.layers import sync_norms
 from ..model.summary import summarize
 from ..model.transfer import Source, take_weights
 from ..settings import shown
+from .class_weights import class_weights
 from .guards import Batch
 from .loop import Trainer, TrainingSettings
+from .losses import Objective, build_loss
 from .tensorboard import RunLog
 
 log = logging.getLogger(__name__)
 
-# A warning tells if less than this share of the points to train on lies in blocks that are large enough.
+# If less than this share of the training points lies in blocks with enough points, a warning says so.
 FEW = 0.5
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The data of a training: rooms, how they are split, and how they are cut into blocks of points."""
+    """The data to train on: rooms, how they are split, and how they are cut into blocks of points."""
 
     store: RoomStore | OfficialBlocks
     split: Split
@@ -82,7 +84,7 @@ def build_trainer(
         instantiate(config.recipe.optimizer)(model.parameters()),
         blocks,
         validate if rooms else None,
-        _settings(config, device),
+        _settings(config, device, _objective(config.recipe, data, device, world)),
         folder / "checkpoints",
         {**description, "classes": store.classes},
         run_log,
@@ -102,20 +104,20 @@ def _build_model(
     """Return the model with its first weights and its frozen parts, and print a summary of it."""
     torch.manual_seed(config.seed)
     model: nn.Module = instantiate(config.model)
-    frozen = list(config.get("freeze") or [])
+    frozen = list(config.freeze)
     freeze(model, frozen)
     if source is not None:
         fit = take_weights(model, _described(description, classes), source)
         require_not_anew(frozen, fit.anew)
     model = model.to(device)
-    # Processes agree on the weights, and differ in dropout and stochastic dilation.
+    # All processes begin with the same weights, but draw dropout and stochastic dilation differently.
     torch.manual_seed(config.seed + world.rank)
     if config.sync_norms and world.size > 1:
         sync_norms(model)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if frozen:
         trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-        if not config.get("weights"):
+        if not config.weights:
             log.warning("freeze=%s without weights: these parts keep their random first weights", shown(frozen))
         log.info("Frozen: %s; %s of %s parameters are trained", ", ".join(frozen), f"{trained:,}", f"{parameters:,}")
     log.info(
@@ -132,14 +134,21 @@ def _build_model(
     return model
 
 
-def _settings(config: DictConfig, device: torch.device) -> TrainingSettings:
+def _objective(recipe: DictConfig, data: TrainingData, device: torch.device, world: World) -> Objective:
+    """Return the loss of a recipe, with the class weights of the rooms to train on."""
+    loss = build_loss(recipe.loss, recipe.label_smoothing, recipe.focal_gamma)
+    weights = class_weights(recipe.class_weights, data.store, data.split.train, recipe.effective_beta, world)
+    return Objective(loss, None if weights is None else torch.tensor(weights, dtype=torch.float32, device=device))
+
+
+def _settings(config: DictConfig, device: torch.device, objective: Objective) -> TrainingSettings:
     recipe = config.recipe
     same = ("epochs", "batch_size", "accumulate", "max_steps", "seed", "precision", "workers", "points")
     return TrainingSettings(
         **{key: config[key] for key in (*same, "validate_every", "save_every")},
-        freeze=list(config.get("freeze") or []),
+        freeze=list(config.freeze),
         device=device,
-        label_smoothing=recipe.label_smoothing,
+        objective=objective,
         ema=recipe.ema,
         schedule=instantiate(recipe.schedule),
         norm_momentum=instantiate(recipe.norm_momentum),
@@ -147,10 +156,10 @@ def _settings(config: DictConfig, device: torch.device) -> TrainingSettings:
 
 
 def checkpoint_description(config: DictConfig, classes: ClassList) -> dict[str, Any]:
-    """Return what a run's checkpoints say of their network and data, as ``save_checkpoint`` takes it.
+    """Return what a run's checkpoints say about their network and data, as ``save_checkpoint`` takes it.
 
     Raises:
-        UserError: a setting that a checkpoint cannot describe; better now than after the training.
+        UserError: a checkpoint cannot describe a setting. This is found before the training, and not after it.
     """
     plain: Any = OmegaConf.to_container(config, resolve=True)
     data, store = plain["data"], plain["data"]["store"]
@@ -167,7 +176,7 @@ def checkpoint_description(config: DictConfig, classes: ClassList) -> dict[str, 
     if source == "synthetic":
         trained_on["synthetic"] = {key: store[key] for key in ("rooms_per_area", "density", "seed")}
     network = describe_network(plain["model"])
-    # The composed config is for people; nothing reads it.
+    # The full config is written for people to read. No program reads it.
     description = {"network": network, "trained_on": trained_on, "config": plain}
     _described(description, classes)
     return description
@@ -182,7 +191,7 @@ def _described(description: dict[str, Any], classes: ClassList) -> Description:
 def _blocks_to_show(
     data: TrainingData, rooms: Sequence[RoomEntry], config: DictConfig, channels: dict[str, Any]
 ) -> Batch | None:
-    """Return two held-out blocks of points, the same at every validation; None without positions in the block."""
+    """Return two held-out blocks of points, the same at every validation; None if the input lacks block positions."""
     if channels["groups"][0] != "block":
         return None
     blocks = block_dataset(data.store, rooms, config.points, data.grid, seed=config.seed, **channels)
@@ -191,7 +200,7 @@ def _blocks_to_show(
 
 
 def announce(config: DictConfig, trainer: Trainer, data: TrainingData) -> None:
-    """Log the data and what a step is, and warn of what will make a poor training."""
+    """Log the data, the loss and the size of a step, and warn of data that will make training worse."""
     store, split = data.store, data.split
     log.info(
         "Training on %d blocks of %d rooms for %d steps; validation on %d rooms, test on %d of %s",
@@ -202,6 +211,7 @@ def announce(config: DictConfig, trainer: Trainer, data: TrainingData) -> None:
         len(split.test),
         area_name(store, config.data.fold),
     )
+    log.info("Loss: %s", trainer.settings.objective.loss)
     if not split.validation and config.select == "validation":
         log.warning(
             "No room is left for validation (data.validation=%g, %d rooms to train on), so that nothing chooses a "

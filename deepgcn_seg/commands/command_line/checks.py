@@ -109,6 +109,7 @@ def _check_training(config: DictConfig) -> None:
         _build(key, OmegaConf.select(config, key))
     for i, part in enumerate(config.recipe.augmentation):
         _build(f"recipe.augmentation.{i}", part)
+    _check_loss(config.recipe)
     optimizer = _build("recipe.optimizer", config.recipe.optimizer)
     if config.recipe.optimizer._target_.startswith("torch.optim."):
         try:
@@ -120,6 +121,21 @@ def _check_training(config: DictConfig) -> None:
     least = _check_network(config) if config.model._target_ in NETWORK else 1
     side = config.data.grid.get("side", protocol.get("side"))
     protocol_as_trained(config, protocol, config.data.variant, config.data.features, side, least)
+
+
+def _check_loss(recipe: DictConfig) -> None:
+    """Refuse a loss that cannot be built, and class weights that it would not use."""
+    loss = recipe.get("loss")
+    if isinstance(loss, DictConfig) and "_target_" in loss and not callable(_build("recipe.loss", loss)):
+        raise UserError(
+            f"recipe.loss: {loss._target_} must be called with logits, labels and class weights, and cannot"
+        )
+    weights = _plain(recipe.get("class_weights", "none"))
+    if weights != "none" and (loss == "lovasz" or (isinstance(loss, DictConfig) and set(loss) == {"lovasz"})):
+        raise UserError(
+            f"recipe.class_weights={shown(weights)}: lovasz takes none, every class counts the same in it; "
+            "leave them out, or add cross_entropy or focal to the loss"
+        )
 
 
 def protocol_as_trained(

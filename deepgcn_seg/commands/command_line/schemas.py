@@ -27,11 +27,14 @@ from ...settings import (
     Text,
     choice,
     integer,
+    is_number,
     listed,
     number,
     rule,
     text,
 )
+from ...training.class_weights import RULES
+from ...training.losses import NAMES
 
 
 def _of(*targets: str) -> WrapValidator:
@@ -85,6 +88,39 @@ Built = Annotated[Any, _built()]
 
 def _are_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(part, str) for part in value)
+
+
+# Of a class or a loss in a sum: larger ones make steps that are not finite.
+MAX_WEIGHT = 1e6
+
+
+def _is_loss(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return value in NAMES
+    weights = [weight for weight in value.values() if is_number(weight) and 0 < weight <= MAX_WEIGHT]
+    return "_target_" in value or (len(weights) == len(value) > 0 and all(name in NAMES for name in value))
+
+
+def _are_class_weights(value: Any) -> bool:
+    if not isinstance(value, list):
+        return value in RULES
+    return all(is_number(weight) and 0 <= weight <= MAX_WEIGHT for weight in value) and any(value)
+
+
+LossTerms = Annotated[
+    Any,
+    rule(
+        f"one of {', '.join(NAMES)}, a weighted sum as {{cross_entropy:1,lovasz:0.5}}, or settings with a _target_",
+        _is_loss,
+    ),
+]
+ClassWeights = Annotated[
+    Any,
+    rule(
+        f"one of {', '.join(RULES)}, or a list with a number from 0 to 1e6 for each class, not all 0",
+        _are_class_weights,
+    ),
+]
 
 
 class Graph(Settings):
@@ -142,7 +178,11 @@ class Recipe(Settings):
     schedule: Built
     norm_momentum: Annotated[Any, _built(null=True)]
     augmentation: Annotated[list[Any], listed(_built())]
+    loss: LossTerms = "cross_entropy"
     label_smoothing: Part
+    focal_gamma: Annotated[float, number(0, 100)] = 2.0
+    class_weights: ClassWeights = "none"
+    effective_beta: Annotated[float | None, number(0, 1, below=True, null=True)] = None
     ema: Annotated[float | None, number(0, 1, below=True, null=True)]
 
 
@@ -246,6 +286,15 @@ class Convert(Settings):
     seed: Seed
 
 
+class Export(Settings):
+    """``tools/export.py``."""
+
+    checkpoint: Text = ""
+    output: Annotated[str, _file(".onnx", ".pt2", null=False)] = ""
+    check: Flag
+    trusted: Modules
+
+
 class Report(Settings):
     """``tools/report.py``."""
 
@@ -287,6 +336,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "predict": Predict,
     "prepare": Prepare,
     "convert": Convert,
+    "export": Export,
     "report": Report,
     "benchmark": Benchmark,
 }
