@@ -104,7 +104,7 @@ def _build_model(
     """Return the model with its first weights and its frozen parts, and print a summary of it."""
     torch.manual_seed(config.seed)
     model: nn.Module = instantiate(config.model)
-    frozen = list(config.get("freeze") or [])
+    frozen = list(config.freeze)
     freeze(model, frozen)
     if source is not None:
         fit = take_weights(model, _described(description, classes), source)
@@ -117,7 +117,7 @@ def _build_model(
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if frozen:
         trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-        if not config.get("weights"):
+        if not config.weights:
             log.warning("freeze=%s without weights: these parts keep their random first weights", shown(frozen))
         log.info("Frozen: %s; %s of %s parameters are trained", ", ".join(frozen), f"{trained:,}", f"{parameters:,}")
     log.info(
@@ -146,7 +146,7 @@ def _settings(config: DictConfig, device: torch.device, objective: Objective) ->
     same = ("epochs", "batch_size", "accumulate", "max_steps", "seed", "precision", "workers", "points")
     return TrainingSettings(
         **{key: config[key] for key in (*same, "validate_every", "save_every")},
-        freeze=list(config.get("freeze") or []),
+        freeze=list(config.freeze),
         device=device,
         objective=objective,
         ema=recipe.ema,

@@ -27,6 +27,8 @@ ADDED: dict[str, Any] = {
     "recipe.focal_gamma": 2.0,
     "recipe.class_weights": "none",
     "recipe.effective_beta": None,
+    "weights": None,
+    "freeze": [],
 }
 
 log = logging.getLogger(__name__)
