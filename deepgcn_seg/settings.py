@@ -66,7 +66,7 @@ def number(
 
     def fits(value: Any) -> bool:
         return (
-            _is_number(value)
+            is_number(value)
             and (least < value if above else least <= value)
             and (value < most if below else value <= most)
         )
@@ -74,7 +74,8 @@ def number(
     return rule(allowed, fits, null)
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Return whether a value is a finite number."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -191,6 +192,8 @@ def shown(value: Any) -> str:
         typed = "null" if value is None else str(value).lower()
     elif isinstance(value, (list, tuple)):
         typed = f"[{','.join(shown(part) for part in value[:_SHOWN])}]"
+    elif isinstance(value, dict):
+        typed = f"{{{','.join(f'{shown(key)}:{shown(value[key])}' for key in list(value)[:_SHOWN])}}}"
     else:
         typed = " ".join(one_line(value).split())
     return typed if len(typed) <= _SHOWN else f"{typed[:_SHOWN]}..."

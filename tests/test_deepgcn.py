@@ -11,6 +11,7 @@ from deepgcn_seg.model import EdgeConv, GENConv, MessagePassing, MRConv, lean
 from deepgcn_seg.model.connection import Connection, Dense
 from deepgcn_seg.model.fusion import JointPointwise
 from deepgcn_seg.model.layers import BatchNorm, LayerSpec
+from deepgcn_seg.model.neighborhood import Neighborhood
 from deepgcn_seg.model.reversible import ReversibleBlock
 
 SMALL = {"depth": 4, "channels": 8, "k": 4, "fusion_channels": 16, "head_channels": (16, 8)}
@@ -155,7 +156,7 @@ def plain_run(model, points, mask=None):
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     with torch.autocast("cpu", enabled=False):
         for i, block in enumerate(b.blocks):
-            x = block(x, neighbors(i + 1, x), mask)
+            x = block(x, Neighborhood(neighbors(i + 1, x), mask))
     return b._finish(x, mask)
 
 
@@ -179,8 +180,8 @@ def test_reversible_gradients_are_exact_with_batch_norm_in_training(conv, groups
 def test_reversible_inverse():
     model = DeepGCN.revgcn(**SMALL).eval().double()
     block = model.backbone.blocks[0]
-    x, index = torch.rand(2, 40, 8, dtype=torch.float64), torch.randint(0, 40, (2, 40, 4))
-    assert torch.allclose(block.inverse(block(x, index), index), x, atol=1e-12)
+    x, around = torch.rand(2, 40, 8, dtype=torch.float64), Neighborhood(torch.randint(0, 40, (2, 40, 4)))
+    assert torch.allclose(block.inverse(block(x, around), around), x, atol=1e-12)
 
 
 def test_reversible_memory_does_not_grow_with_depth_but_for_graphs():
@@ -199,7 +200,7 @@ def test_reversible_memory_does_not_grow_with_depth_but_for_graphs():
 def test_reversible_blocks_keep_every_eighth_input():
     blocks = DeepGCN.revgcn(**{**SMALL, "depth": 41, "dilation": "none"}).backbone.blocks
     x, index = torch.rand(1, 40, 8, requires_grad=True), torch.randint(0, 40, (1, 40, 4))
-    kept = blocks(x, lambda i, y: index).grad_fn
+    kept = blocks(x, lambda i, y: Neighborhood(index)).grad_fn
     assert (len(kept.graphs), len(kept.inputs)) == (40, 5)
 
 
@@ -240,8 +241,9 @@ def test_reversible_groups_start_from_the_sum_of_the_others():
     for branch, group in zip(block.branches, (one, two, three)):
         y = group + branch.conv(branch.act(branch.norm(y)), index)
         expected.append(y)
-    assert torch.allclose(block(x, index), torch.cat(expected, -1))
-    assert torch.allclose(block.inverse(block(x, index), index), x)
+    around = Neighborhood(index)
+    assert torch.allclose(block(x, around), torch.cat(expected, -1))
+    assert torch.allclose(block.inverse(block(x, around), around), x)
 
 
 @pytest.mark.parametrize("depth", [14, 28, pytest.param(112, marks=pytest.mark.slow)])

@@ -49,6 +49,17 @@ def test_two_processes_give_the_same_curve(alone, data_root, tmp_path):  # noqa:
     assert not list(ROOT.glob("train.log"))
 
 
+def test_two_processes_weigh_classes_as_one(data_root, tmp_path):  # noqa: F811
+    given = [*EXACT, "recipe.loss=focal", "recipe.class_weights=inverse", "max_steps=3", f"data.root={data_root}"]
+    for devices in (1, 2):
+        done = run("train", *given, f"devices={devices}", f"hydra.run.dir={tmp_path}/{devices}")
+        assert done.stderr.count("Class weights (inverse, from ") == 1
+    one, two = (list(losses(tmp_path / name).values()) for name in "12")
+    assert len(one) == 3 and np.allclose(one, two, rtol=1e-4)
+    recorded = [json.loads((tmp_path / name / "run.json").read_text())["class_weights"] for name in "12"]
+    assert recorded[0] == recorded[1]
+
+
 def test_two_processes_score_a_checkpoint_exactly_as_one(alone):
     """Trained to the end before: the second start only scores."""
     first = entry(alone)["confusion"]

@@ -52,6 +52,18 @@ class MeanConv(nn.Module):
         return self.layer(torch.cat([x, gather_neighbors(x, index).mean(2) - x], -1), mask)
 
 
+class FarMeanConv(MeanConv):
+    """layer(W [x_i ; mean_j |p_j - p_i| (x_j - x_i)]), with positions p."""
+
+    reads_geometry = True
+
+    def forward(self, x, index, mask=None, geometry=None):
+        positions = geometry.positions
+        distance = (gather_neighbors(positions, index) - positions[:, :, None]).norm(dim=-1, keepdim=True)
+        relative = gather_neighbors(x, index) - x[:, :, None]
+        return self.layer(torch.cat([x, (distance * relative).mean(2)], -1), mask)
+
+
 class RandomGraph(DynamicGraph):
     """Any k points are neighbours: the same for all layers of a pass."""
 
@@ -85,10 +97,11 @@ def mine(monkeypatch):
         {"connection": Halved()},
         {"connection": Growing()},
         {"conv": MeanConv},
+        {"conv": FarMeanConv},
         {"dynamic": RandomGraph},
         {"connection": Growing(), "conv": MeanConv, "dynamic": RandomGraph},
     ],
-    ids=["residual connection", "growing connection", "convolution", "graph", "all three"],
+    ids=["residual connection", "growing connection", "convolution", "convolution of positions", "graph", "all three"],
 )
 def test_a_part_of_ones_own_trains_and_evaluates(own):
     model = DeepGCN(**SMALL, **own)

@@ -1,4 +1,4 @@
-"""A newcomer's day: the commands of docs/data.md for scans of one's own, as they are written, on tiny data."""
+"""A newcomer's days: commands for scans of one's own in docs/data.md and docs/tutorial.md, run in order on tiny data."""
 
 import json
 import re
@@ -7,16 +7,20 @@ import shutil
 
 import numpy as np
 import pytest
-from test_commands import ROOT, TINY, run
+import torch
+from test_commands import ROOT, TINY, data_root, run, trained  # noqa: F401
 from test_labelled_scans import classes
 
+from deepgcn_seg import load_model
 from deepgcn_seg.data.scans.files import read_scan, write_scan
 from deepgcn_seg.data.scans.scan import Scan
 from deepgcn_seg.data.store import RoomStore
 
 SMALL = [*(t for t in TINY if not t.startswith("data.store")), "data.grid.min_points=20", "max_steps=2"]
 SECTION = re.search(r"## Your own rooms\n(.*?)\n## ", (ROOT / "docs" / "data.md").read_text(), re.S)[1]
-COMMANDS = re.findall(r"^    python tools/(\w+)\.py (.*)$", SECTION, re.M)
+COMMAND = re.compile(r"^    python tools/(\w+)\.py (.*)$", re.M)
+COMMANDS = COMMAND.findall(SECTION)
+TUNING = (ROOT / "docs" / "tutorial.md").read_text().partition("## 6. Fine-tune on three classes of your own\n")[2]
 
 
 def write_hall(path, seed, unit=1000.0, count=3000):
@@ -56,7 +60,7 @@ def test_a_newcomers_day(place):
         small = SMALL if tool == "train" else []
         given = [*shlex.split(arguments), *small, *([] if tool == "train" else [f"hydra.run.dir={place}/log"])]
         done.append(run(tool, *given, check=False, folder=place))
-    prepared, trained, labelled, shown = done
+    prepared, training, labelled, shown = done
     assert prepared.returncode == 0, prepared.stderr
     assert "120 points with NaN or infinite coordinates were left out" in prepared.stderr
     assert "240 points with no label were left out" in prepared.stderr
@@ -64,7 +68,7 @@ def test_a_newcomers_day(place):
     assert store.classes.names == ("Boden", "Wand", "Möbel")
     assert [store.open(room).count for room in store.rooms] == [3000 - 40 - 80] * 3
     assert store.open(store.rooms[0]).size == pytest.approx([4, 3, 2.6], abs=0.02)
-    assert trained.returncode == 0, trained.stderr
+    assert training.returncode == 0, training.stderr
     assert (place / "outputs" / "scans" / "checkpoints" / "best.ckpt").is_file()
     assert labelled.returncode == 2
     assert "Eingang (kaputt).ply" in labelled.stderr
@@ -118,3 +122,28 @@ def test_sparse_scans_end_with_settings_that_train(tmp_path):
     assert done.returncode == 2
     advised = re.search(r"(data\.grid\.side=\S+) (data\.grid\.stride=[^,]+),", done.stderr.splitlines()[-1])
     run("train", *common, *advised.groups())
+
+
+def test_fine_tuning_onto_three_classes_of_ones_own(trained, tmp_path):  # noqa: F811
+    """The commands of the tutorial, after a training on the thirteen classes of the synthetic rooms."""
+    for name in ("tools", "conf"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copytree(trained[0], tmp_path / "RUN_DIR")
+    for seed, room in enumerate(("north/hall", "north/office", "south/office")):
+        write_hall(tmp_path / "scans" / f"{room}.ply", seed, unit=1.0)
+    (tmp_path / "scans" / "classes.yaml").write_text(re.search(r"```yaml\n(.*?)```", TUNING, re.S)[1])
+    label = write_hall(tmp_path / "scan.ply", 9, unit=1.0)
+    done = []
+    for tool, arguments in COMMAND.findall(TUNING):
+        small = [*SMALL, "recipe=modern"] if tool == "train" else [f"hydra.run.dir={tmp_path}/log"]
+        done.append((tool, run(tool, *shlex.split(arguments), *small, folder=tmp_path)))
+    assert [tool for tool, _ in done] == ["prepare", "train", "train", "predict"]
+    reason = "classes ceiling, floor, wall and 10 more there, floor, wall, furniture here"
+    for _, training in done[1:3]:
+        assert f"Begin anew: head.classifier ({reason})\n" in training.stderr
+    source, frozen = (load_model(tmp_path / name).state_dict() for name in ("RUN_DIR", "outputs/frozen"))
+    assert all(torch.equal(tensor, frozen[name]) for name, tensor in source.items() if name.startswith("backbone."))
+    assert load_model(tmp_path / "outputs" / "tuned").classes.names == ("floor", "wall", "furniture")
+    found = read_scan(tmp_path / "tuned.ply").fields["label"]
+    assert len(found) == len(label) and (found[40:] < 3).all()
+    assert "<html" in (tmp_path / "tuned.html").read_text()

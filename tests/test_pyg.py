@@ -7,6 +7,7 @@ from torch import nn
 
 from deepgcn_seg.model import GIN, Block, EdgeConv, GENConv, LayerSpec, edge_index
 from deepgcn_seg.model.layers import BatchNorm, LayerNorm
+from deepgcn_seg.model.neighborhood import Neighborhood
 
 LINEAR = LayerSpec(norm="none", act="none")
 
@@ -106,7 +107,7 @@ def test_block_is_deep_gcn_layer(connection, training, checkpoint):
     x, index = graph()
     a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
     torch.manual_seed(5)
-    out_a = ours(a, index)
+    out_a = ours(a, Neighborhood(index))
     torch.manual_seed(5)
     out_b = theirs(b.flatten(0, 1), edge_index(index)).view_as(out_a)
     assert torch.allclose(out_a, out_b, atol=1e-9)
@@ -124,7 +125,7 @@ def test_a_users_own_conv_norm_and_act_drop_in():
 
     block = Block(Mean(), LayerNorm(8), nn.Tanh(), "res+")
     x, index = graph()
-    assert block(x.float(), index).shape == x.shape
+    assert block(x.float(), Neighborhood(index)).shape == x.shape
 
 
 def test_checkpointed_statistics_count_once():
@@ -133,6 +134,6 @@ def test_checkpointed_statistics_count_once():
     checkpointed.load_state_dict(plain.state_dict())
     x, index = graph()
     for block in (plain, checkpointed):
-        block(x.clone().requires_grad_(), index).sum().backward()
+        block(x.clone().requires_grad_(), Neighborhood(index)).sum().backward()
     for (name, a), b in zip(plain.state_dict().items(), checkpointed.state_dict().values()):
         assert torch.equal(a, b), name

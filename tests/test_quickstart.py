@@ -11,6 +11,7 @@ from deepgcn_seg.data.dataset import BlockDataset, split_by_area
 from deepgcn_seg.evaluation import Scores
 from deepgcn_seg.model import Pointwise
 from deepgcn_seg.training.loop import Trainer, TrainingSettings
+from deepgcn_seg.training.losses import CrossEntropy, Objective
 from deepgcn_seg.training.tensorboard import RunLog
 
 
@@ -40,7 +41,7 @@ def rooms_miou(model, folder, data_root):
         config.epochs,
         config.batch_size,
         schedule=instantiate(config.recipe.schedule),
-        label_smoothing=config.recipe.label_smoothing,
+        objective=Objective(CrossEntropy(config.recipe.label_smoothing)),
         ema=config.recipe.ema,
     )
     optimizer = instantiate(config.recipe.optimizer)(model.parameters())

@@ -12,11 +12,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from deepgcn_seg.data.classes import ClassList
-from deepgcn_seg.errors import Interrupted, UserError
+from deepgcn_seg.errors import Interrupted, OccupiedError, UserError
 from deepgcn_seg.evaluation.metrics import confusion_matrix
 from deepgcn_seg.model.layers import BatchNorm, LayerNorm
 from deepgcn_seg.training import loop, state, tensorboard
 from deepgcn_seg.training.loop import Trainer, TrainingSettings
+from deepgcn_seg.training.losses import CrossEntropy, Objective
 from deepgcn_seg.training.run_directory import finished_miou
 from deepgcn_seg.training.schedules import HalveByEpochs
 from deepgcn_seg.training.state import average_of
@@ -232,7 +233,7 @@ def test_averaged_weights_and_counts():
 @pytest.mark.parametrize("accumulate", [1, 2, 3])
 def test_a_step_in_passes_has_the_gradient_of_the_whole_batch(tmp_path, accumulate):
     """Without batch norm, whose statistics are those of a pass."""
-    run = trainer(tmp_path, batch_size=6, accumulate=accumulate, label_smoothing=0.1, ema=None)
+    run = trainer(tmp_path, batch_size=6, accumulate=accumulate, objective=Objective(CrossEntropy(0.1)), ema=None)
     run.state.model = Small(LayerNorm, dropout=0.0)
     run.state.optimizer = torch.optim.SGD(run.state.model.parameters(), 0.0)
     points, labels = map(torch.stack, zip(*(Blocks()[0, i] for i in run.sampler.steps()[0])))
@@ -309,6 +310,17 @@ def test_a_damaged_run_json_is_one_line(content, tmp_path):
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(UserError, match=r"run\.json"):
         finished_miou(OmegaConf.create({"k": 4}), tmp_path)
+
+
+def test_a_run_from_before_there_were_weights_is_this_run_without_them(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    (tmp_path / "run.json").write_text('{"settings": {"k": "4"}}')
+    (tmp_path / "metrics.json").write_text('{"test": {"mIoU": 0.5}}')
+    assert finished_miou(OmegaConf.create({"k": 4, "weights": None, "freeze": []}), tmp_path) == 0.5
+    for other in ({"weights": "a.ckpt", "freeze": []}, {"weights": None, "freeze": ["head"]}):
+        with pytest.raises(OccupiedError, match="a run of other settings"):
+            finished_miou(OmegaConf.create({"k": 4, **other}), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -18,10 +19,19 @@ from ..distributed import World, join
 from ..errors import UserError
 from ..evaluation.scores import write_json
 from ..memory import peak_memory_mb
+from ..model.description import describe_network
+from ..model.transfer import Source, read_source
 from ..provenance import provenance
 from ..training.build import TrainingData, announce, build_trainer
 from ..training.final_score import score_run
-from ..training.run_directory import finished_miou, first_step, keep_config, run_settings, sole_training
+from ..training.run_directory import (
+    complete,
+    finished_miou,
+    first_step,
+    keep_config,
+    run_settings,
+    sole_training,
+)
 from ..training.tensorboard import RunLog
 from .command_line.checks import protocol_as_trained
 
@@ -48,6 +58,7 @@ def train(config: DictConfig) -> float:
 
 
 def _train(config: DictConfig, folder: Path, device: torch.device, world: World) -> float:
+    complete(config)
     resuming = bool(config.resume)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         finished = finished_miou(config, folder)
@@ -56,19 +67,25 @@ def _train(config: DictConfig, folder: Path, device: torch.device, world: World)
             return finished
         resuming = (folder / "checkpoints" / "last.ckpt").is_file()
     step = first_step(folder, resuming)
+    source = None if resuming else _read_weights(config)
     if world.first:
         keep_config(config, folder)
     # Record the settings as they were given, before opening the data changes those that depend on the data.
     facts = {**provenance(device, world.size), "settings": run_settings(config)}
+    if source is not None:
+        facts["weights"] = source.record()
 
     data = _open_data(config, world)
     run_log = RunLog(folder if world.first else None, step)
-    trainer = build_trainer(config, folder, data, device, world, run_log)
+    trainer = build_trainer(config, folder, data, device, world, run_log, source)
     if resuming:
         trainer.resume()
     else:
         run_log.config(OmegaConf.to_yaml(config, resolve=True))
         if world.first:
+            weights = trainer.settings.objective.class_weights
+            if weights is not None:
+                facts["class_weights"] = {n: round(w, 6) for n, w in zip(data.store.classes, weights.tolist())}
             write_json(folder / "run.json", facts)
     announce(config, trainer, data)
     trainer.fit()
@@ -96,6 +113,17 @@ def _join_processes(config: DictConfig) -> tuple[torch.device, World]:
         device = torch.device("cuda", world.local % torch.cuda.device_count())
         torch.cuda.set_device(device)
     return device, world
+
+
+def _read_weights(config: DictConfig) -> Source | None:
+    """Return the weights to begin with, read before any work; None if the run begins with random ones.
+
+    A resumed run does not come here: its checkpoint has all weights, and the file may be gone.
+    """
+    if config.weights is None:
+        return None
+    model: Any = OmegaConf.to_container(config.model, resolve=True)
+    return read_source(config.weights, describe_network(model))
 
 
 def _open_data(config: DictConfig, world: World) -> TrainingData:

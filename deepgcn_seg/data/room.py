@@ -1,4 +1,4 @@
-"""A room: labelled points of one scan, where it lies in a store, and what was wrong with its files."""
+"""Classes for a room: its labelled points, its entry in a store, and a repair of its raw files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ class Room:
     """Points of one room.
 
     Attributes:
-        area, name: for example ``Area_5`` and ``office_1``.
+        area, name: names, for example ``Area_5`` and ``office_1``.
         xyz: (N, 3) float64 metres. rgb: (N, 3) uint8, or None without colours.
         label: (N,) unsigned integers.
     """
@@ -45,16 +45,16 @@ class RoomEntry:
         return f"{self.area}/{self.name}"
 
 
-# Reasons to leave a point out.
+# The reasons for leaving a point out.
 NO_COORDINATES, NO_LABEL = "NaN or infinite coordinates", "no label"
 
 
 @dataclass(frozen=True)
 class Repair:
-    """Something wrong in a raw file, and what was done about it.
+    """A problem in a raw file, and what was done about it.
 
     Attributes:
-        points: how many points it is about, where they are counted and not named line by line.
+        points: number of affected points, if they are counted instead of listed line by line.
     """
 
     file: str

@@ -8,6 +8,7 @@ from .gcn_block import Block
 from .graph import DilatedKnnGraph, DynamicGraph, FixedGraph, dilation_schedule
 from .layers import ACTS, NORMS, ORDERS, LayerSpec, Pointwise
 from .message_passing import MessagePassing, edge_index
+from .neighborhood import Geometry, Neighborhood
 from .official import load_official
 from .trained import load_model
 
@@ -26,10 +27,12 @@ __all__ = [
     "Ensemble",
     "FixedGraph",
     "GENConv",
+    "Geometry",
     "GraphSAGE",
     "LayerSpec",
     "MRConv",
     "MessagePassing",
+    "Neighborhood",
     "Pointwise",
     "dilation_schedule",
     "edge_index",

@@ -9,6 +9,7 @@ from .connection import Combine, Connection
 from .gcn_block import Block
 from .graph import DynamicGraph
 from .layers import LayerSpec
+from .neighborhood import Geometry, Neighborhood
 
 ConvFactory = Callable[[int, int, LayerSpec], nn.Module]
 
@@ -17,10 +18,10 @@ class Backbone(nn.Module):
     """The GCN backbone block: layers 0 (the head) to depth - 1 (DeepGCNs, "Methodology").
 
     Args:
-        in_channels, channels: features per point, and of every layer; for a dense connection the growth rate.
+        in_channels: channels of the points. channels: channels that each layer computes; the growth rate if dense.
         conv: called as ``conv(in_channels, out_channels, spec)`` for each graph convolution.
-        spec: what follows their linear maps.
-        graph: the neighbours in each layer, and by its dilations the number of layers.
+        spec: norm and activation after their linear maps.
+        graph: finds the neighbours in each layer; it has one dilation for each layer.
         connection: how layers are connected.
         dropout: probability inside the blocks. recompute: recompute convolutions in the backward pass.
 
@@ -51,9 +52,11 @@ class Backbone(nn.Module):
 
         self.head = conv(in_channels, channels, inner)
         self.blocks = connection.blocks(block, len(self.graphs), channels)
-        # Pre-activated sums end raw: one last norm and activation, as DeeperGCN and RevGNN.
+        # The last sum of pre-activated layers still needs norm and activation, as in DeeperGCN and RevGNN.
         self.last_norm = spec.make_norm(self.layer_widths()[-1]) if pre_activated else None
         self.last_act = spec.make_act() if pre_activated else None
+        if len(self.positions) != 3 and any(getattr(part, "reads_geometry", False) for part in self.modules()):
+            raise ValueError(f"positions={self.positions}: the graph convolution reads three coordinates")
 
     def layer_widths(self) -> list[int]:
         """Return the channels of each feature map that :meth:`forward` returns."""
@@ -71,23 +74,25 @@ class Backbone(nn.Module):
         """Yield what :meth:`forward` returns, each layer's features as soon as they are computed."""
         positions = points[..., self.positions]
         neighbors = self.graph.neighbors(self.graphs, positions, mask)
-        x = self.head(points, neighbors(0, positions), mask)
+        geometry = Geometry(positions, mask)
+        around = lambda i, x: Neighborhood(neighbors(i, x), mask, geometry)
+        x = self.head(points, *around(0, positions).arguments(self.head))
         if not self.connection.keeps_layers:
-            yield self._finish(self.blocks(x, lambda i, y: neighbors(i + 1, y), mask, self.dropout), mask)
+            yield self._finish(self.blocks(x, lambda i, y: around(i + 1, y), self.dropout), mask)
             return
         combine: Combine = self.connection.combine
         if not self._drops():
             x, combine = self.connection.start(x, self.layer_widths()[-1])
         for i, block in enumerate(self.blocks, 1):
             yield x
-            x = block(x, neighbors(i, x), mask, combine)
+            x = block(x, around(i, x), combine)
         yield self._finish(x, mask)
 
     def concatenate(self, features: list[Tensor]) -> Tensor:
         """Return the layers' features side by side, (B, N, sum of their channels).
 
         In a dense backbone the last layer's output contains those of all earlier ones, so that it alone is returned.
-        Not so with dropout in training, which changes what a layer repeats of earlier ones.
+        With dropout in training it does not contain them, because each layer also drops features of earlier ones.
         """
         if len(features) == 1 or (self.connection.nested and not self._drops()):
             return features[-1]

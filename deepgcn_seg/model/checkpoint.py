@@ -1,4 +1,7 @@
-"""Checkpoint files: written whole, complete in themselves, and with data only (:mod:`.description`)."""
+"""Read and write checkpoint files, which are written whole, need no other file, and hold only data.
+
+How a checkpoint describes its network is in :mod:`.description`.
+"""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -19,7 +22,7 @@ from .tensor_file import read_tensor_file
 
 log = logging.getLogger(__name__)
 
-# 2: a description in the place of a Hydra config.
+# Format 2 describes the network by typed values; format 1 had a Hydra config.
 FORMAT = 2
 
 
@@ -31,16 +34,16 @@ def save_checkpoint(
     trained_on: Mapping[str, Any] | None = None,
     **state: Any,
 ) -> None:
-    """Write a checkpoint; an older file of the name stays until the new one is complete.
+    """Write a checkpoint; an older file of that name stays until the new one is complete.
 
     Args:
         network: the description that builds the model (:func:`~.description.describe_network`).
         trained_on: fields of :class:`~.description.TrainedOn`.
-        state: further content, plain values and tensors only (optimiser, epoch, random state, ...). Of these, a reader
-            of weights uses ``step`` alone.
+        state: further plain values and tensors (optimiser, epoch, random state, ...). Whoever loads only the weights
+            uses none of them but ``step``.
 
     Raises:
-        UserError: a field of the description is out of range or at odds with another.
+        UserError: a field of the description is out of range or contradicts another.
         OSError, RuntimeError: the file cannot be written.
     """
     fields = {
@@ -49,63 +52,80 @@ def save_checkpoint(
         "palette": [list(rgb) for rgb in classes.palette],
         "trained_on": None if trained_on is None else dict(trained_on),
     }
-    # Nothing is written that could not be read again.
+    # A checkpoint with a description that could not be read again is never written.
     Description.of(fields, f"checkpoint {path}")
     content = {"format": FORMAT, "model": model.state_dict(), **fields, "versions": versions(), **state}
     with replacing(path) as temporary:
-        # Written through Python's own file, whose errors say that the disk is full.
+        # torch.save writes through a Python file, whose errors say if the disk is full.
         with open(temporary, "wb") as file:
             torch.save(content, file)
-        # Nothing replaces a good file before it has been read back.
+        # The new file is read back before it replaces a good one.
         torch.load(temporary, map_location="meta", weights_only=True)
 
 
-def find_checkpoint(path: str | Path) -> Path:
-    """Return the checkpoint that a path stands for: itself, or of a run directory the best one, else the last.
+def find_checkpoint(path: str | Path, key: str = "checkpoint") -> Path:
+    """Return the checkpoint that a path stands for: the file itself, or a run directory's best, else last checkpoint.
 
-    If ``best.ckpt`` is asked for and does not exist, this is the ``last.ckpt`` beside it: without rooms for validation
-    there is no best one.
+    For a ``best.ckpt`` that does not exist, it is the ``last.ckpt`` beside it, because a run without rooms for
+    validation writes no best one.
+
+    Args:
+        key: the setting that gave the path, for messages.
 
     Raises:
-        UserError: a directory without either.
+        UserError: the directory has no checkpoint.
     """
     path = Path(path)
     if path.name == "best.ckpt" and not path.exists() and (last := path.with_name("last.ckpt")).is_file():
-        log.warning("checkpoint=%s: not there, as no validation chose a best one; last.ckpt is taken", path)
+        log.warning("%s=%s: not there, as no validation chose a best one; last.ckpt is taken", key, path)
         return last
     if not path.is_dir():
         return path
     for name in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "best.ckpt", "last.ckpt"):
         if (path / name).is_file():
-            log.info("checkpoint=%s: its %s", path, name)
+            log.info("%s=%s: its %s", key, path, name)
             return path / name
-    raise UserError(f"checkpoint {path}: a directory without checkpoints/best.ckpt or last.ckpt; give a file")
+    raise UserError(f"{key} {path}: a directory without checkpoints/best.ckpt or last.ckpt; give a file")
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Return the content of a checkpoint of this project, on the CPU; :func:`describe` validates its description.
+    """Return the content of a checkpoint of this package, on the CPU; :func:`describe` validates its description.
 
     Raises:
-        UserError: missing, truncated, not a checkpoint, or not of this project.
+        UserError: the file is missing, damaged, or not a checkpoint of this package.
     """
     content = read_tensor_file(path)
-    needed = {"format", "model", "model_config", "classes", "palette"}
-    if not isinstance(content, dict) or not needed <= content.keys():
+    if not is_checkpoint(content):
         raise UserError(f"checkpoint {path}: not written by deepgcn_seg (official ones: tools/convert.py)")
+    require_format(content, path)
+    return content
+
+
+def is_checkpoint(content: Any) -> bool:
+    """Return whether the content of a file has the fields of a checkpoint of this project."""
+    needed = {"format", "model", "model_config", "classes", "palette"}
+    return isinstance(content, dict) and needed <= content.keys()
+
+
+def require_format(content: Mapping[str, Any], path: str | Path) -> None:
+    """Refuse a checkpoint of another format than this version reads, or without a number of steps.
+
+    Raises:
+        UserError: names the file.
+    """
     if type(content["format"]) is not int or content["format"] != FORMAT:
         number = content["format"] if type(content["format"]) is int and abs(content["format"]) < 1000 else "unknown"
         raise UserError(f"checkpoint {path}: format {number}, but this version reads {FORMAT}; train it again")
     step = content.get("step")
     if step is not None and (type(step) is not int or not 0 <= step < 2**63):
         raise UserError(f"checkpoint {path}: step must be a number of steps")
-    return content
 
 
 def describe(content: Mapping[str, Any], path: str | Path) -> Description:
-    """Return the validated description that :func:`read_checkpoint`'s content holds.
+    """Return the validated description that is part of the content from :func:`read_checkpoint`.
 
     Raises:
-        UserError: a field is missing, of another type, out of range or at odds with another.
+        UserError: a field is missing, of another type, out of range, or contradicts another.
     """
     fields = {name: content[name] for name in ("model_config", "classes", "palette", "trained_on") if name in content}
     return Description.of(fields, f"checkpoint {path}")
@@ -132,9 +152,9 @@ def build_model(
     description = description or describe(content, path)
     network, tensors = description.network, content["model"]
     try:
-        if isinstance(network, Network) and network.conv.name != "own":
-            # Numbers and shapes are compared first, which takes no memory: the network that a description asks for must
-            # not be larger than what the file holds.
+        if isinstance(network, Network) and not network.has_own_parts:
+            # Numbers and shapes are compared first, which takes no memory, because a description may ask for a network
+            # that is larger than what the file holds.
             held = len({id(tensor) for tensor in tensors.values()}) if isinstance(tensors, dict) else 0
             if network.convolutions > held:
                 raise UserError(f"{where}: {network.convolutions} convolutions cannot have {held} tensors in all")

@@ -17,6 +17,7 @@ from .fusion import FusionBlock
 from .graph import DynamicGraph, dilation_schedule, find_graph
 from .head import PredictionHead
 from .layers import LayerSpec, hide_absent, initialise
+from .own_layers import Factory
 
 Constructor = TypeVar("Constructor", bound=Callable[..., Any])
 
@@ -46,7 +47,8 @@ class DeepGCN(nn.Module):
         connection: plain, res, dense, res+ or rev, or a :class:`.Connection` of your own.
         depth: graph convolutions, the head included. channels: width of each (growth rate if dense).
         k: neighbours per point. conv: builds a graph convolution, ``conv(c_in, c_out, spec)``.
-        order, norm, norm_eps, act, bias: what follows linear maps (:class:`.LayerSpec`).
+        order, norm, norm_eps, act, bias: what follows linear maps (:class:`.LayerSpec`); norm and act may be classes
+            of torch.nn or of your own (:mod:`.own_layers`).
         dynamic: neighbours in each layer's feature space (True) or at fixed positions (False), or a graph of
             your own, a subclass of :class:`.DynamicGraph`.
         dilation, dilation_period: schedule over depth (:func:`.dilation_schedule`).
@@ -62,7 +64,7 @@ class DeepGCN(nn.Module):
     Shape: points (B, N, in_channels), mask (B, N) -> (B, N, num_classes).
 
     Raises:
-        ValueError: a setting of another type, out of range or unknown; the message names it.
+        ValueError: a setting is unknown, of another type or out of range; the message names it.
     """
 
     def __init__(
@@ -75,9 +77,9 @@ class DeepGCN(nn.Module):
         k: int = 16,
         conv: ConvFactory = EdgeConv,
         order: str = "norm-act",
-        norm: str = "batch",
+        norm: str | Factory = "batch",
         norm_eps: float = 1e-5,
-        act: str = "relu",
+        act: str | Factory = "relu",
         bias: bool = True,
         dynamic: bool | type[DynamicGraph] = True,
         dilation: str | int | Sequence[int] = "linear",
@@ -95,9 +97,10 @@ class DeepGCN(nn.Module):
         init: str = "xavier",
     ):
         arguments = {name: value for name, value in locals().items() if name in Arguments.model_fields}
-        own = isinstance(connection, Connection), callable(dynamic)
-        for name in [name for name, is_own in zip(("connection", "dynamic"), own) if is_own]:
-            del arguments[name]
+        for name in ("connection", "dynamic", "norm", "act"):
+            # What is a user's own has no list of allowed values.
+            if isinstance(arguments[name], Connection) or callable(arguments[name]):
+                del arguments[name]
         check_arguments(arguments)
         if len(set(positions)) < len(positions) or max(positions) >= in_channels:
             raise ValueError(f"positions must be different channels of the {in_channels}, got {list(positions)}")
@@ -119,14 +122,14 @@ class DeepGCN(nn.Module):
     @classmethod
     @_shows_settings_of(__init__)
     def plaingcn(cls, depth: int = 28, *, dilation: Any = "none", stochastic: bool = False, **settings) -> "DeepGCN":
-        """Build PlainGCN: no connections, no dilation."""
+        """Build PlainGCN, which has no connections and no dilation."""
         own = {"dilation": dilation, "stochastic": stochastic}
         return cls(connection=Plain.name, depth=depth, **own, **settings)
 
     @classmethod
     @_shows_settings_of(__init__)
     def resgcn(cls, depth: int = 28, **settings) -> "DeepGCN":
-        """Build ResGCN, the paper's reference at depth 28."""
+        """Build ResGCN; at depth 28 it is the paper's reference model."""
         return cls(connection=Residual.name, depth=depth, **settings)
 
     @classmethod
@@ -138,13 +141,13 @@ class DeepGCN(nn.Module):
     @classmethod
     @_shows_settings_of(__init__)
     def resgcnplus(cls, depth: int = 28, **settings) -> "DeepGCN":
-        """Build ResGCN+ (DeeperGCN): norm and activation in front of each convolution."""
+        """Build ResGCN+ (DeeperGCN), which has norm and activation before each convolution."""
         return cls(connection=PreActivatedResidual.name, depth=depth, **settings)
 
     @classmethod
     @_shows_settings_of(__init__)
     def revgcn(cls, depth: int = 112, **settings) -> "DeepGCN":
-        """Build RevGCN (RevGNN): reversible grouped blocks."""
+        """Build RevGCN (RevGNN), whose grouped blocks are reversible."""
         return cls(connection=Reversible.name, depth=depth, **settings)
 
     @property
@@ -157,13 +160,13 @@ class DeepGCN(nn.Module):
 
         Args:
             points: (B, N, in_channels) floating point.
-            mask: (B, N) bool, False where a point is absent: blocks of unequal size in one batch.
+            mask: (B, N) bool, False where a point is absent, for blocks of unequal size in one batch.
 
         Returns:
             (B, N, num_classes) logits; zero at absent points.
 
         Raises:
-            ValueError: wrong shape, too few points, NaN or infinite values.
+            ValueError: the points have another shape, are too few, or have NaN or infinite values.
         """
         points = self._checked(points, mask)
         if lean.applies(self):
@@ -195,7 +198,7 @@ class DeepGCN(nn.Module):
                 "use more points, a smaller k or a smaller dilation"
             )
         # If the sum is finite, so are all its terms. Only otherwise is each point examined.
-        if not math.isfinite(points.sum()):
+        if not math.isfinite(points.detach().sum()):
             bad = int((~torch.isfinite(points)).any(-1).sum())
             if bad:
                 raise ValueError(f"{bad} points have NaN or infinite values")

@@ -1,7 +1,8 @@
-"""Build the network that a description stands for, and see that a file's tensors fit it.
+"""Build the network that a description stands for, and check that a file's tensors fit it.
 
-Nothing else calls what a checkpoint names. Networks of this package are built from values with ranges; a user's own
-parts only if the caller trusts their module, and then by a class or function of that module alone.
+This is the only module that calls something a checkpoint names. Networks of this package are built from values with
+ranges. A user's own parts are built only if the caller trusts their module, and only by a class or function that this
+module defines.
 """
 
 import importlib
@@ -17,8 +18,12 @@ from ..escaping import one_line
 from ..old_names import renamed
 from .convolution import CONVOLUTIONS
 from .deepgcn import DeepGCN
-from .description import Network, OwnPart
+from .description import Network, OwnPart, TorchLayer
 from .message_passing import OPERATORS, MessagePassing
+from .own_layers import TORCH_ACTS, TORCH_NORMS
+
+# Libraries whose layers a file may need: the rest of them also loads, downloads and deletes files.
+LIBRARIES = ("torch_geometric.nn", "torch.nn")
 
 
 def build_network(description: Network | OwnPart, trusted: Sequence[str] = ()) -> nn.Module:
@@ -28,26 +33,41 @@ def build_network(description: Network | OwnPart, trusted: Sequence[str] = ()) -
         trusted: modules whose classes and functions may be called.
 
     Raises:
-        UserError: a part of a module that is not trusted, or that is not there.
-        ValueError: arguments that do not fit one another.
+        UserError: a part is of a module that is not trusted, or does not exist.
+        ValueError: the arguments do not fit one another.
     """
     if isinstance(description, OwnPart):
         _require_trust(description, trusted)
         return _build_own(description.target, description.options, trusted)
-    settings = {name: getattr(description, name) for name in Network.model_fields if name != "conv"}
+    settings = {
+        name: getattr(description, name) for name in Network.model_fields if name not in ("conv", "norm", "act")
+    }
     if isinstance(settings["dilation"], tuple):
         settings["dilation"] = list(settings["dilation"])
-    return DeepGCN(**settings, conv=_build_conv(description.conv, trusted))
+    layers = {name: _build_layer(getattr(description, name), trusted) for name in ("norm", "act")}
+    return DeepGCN(**settings, **layers, conv=_build_conv(description.conv, trusted))
+
+
+def _build_layer(layer: Any, trusted: Sequence[str]) -> Any:
+    """Return a norm or activation as :class:`DeepGCN` takes it: a name, or what builds it."""
+    if isinstance(layer, TorchLayer):
+        return partial({**TORCH_NORMS, **TORCH_ACTS}[layer.kind], **layer.options)
+    return _build_later(layer, trusted) if isinstance(layer, OwnPart) else layer
+
+
+def _build_later(part: OwnPart, trusted: Sequence[str]) -> Callable[..., nn.Module]:
+    """Return the class or function of a user's own part, with its options set, if its module is trusted."""
+    _require_trust(part, trusted)
+    return _build_own(part.target, {**part.options, "_partial_": True}, trusted)
 
 
 def _build_conv(conv: Any, trusted: Sequence[str]) -> Callable[..., nn.Module]:
     if isinstance(conv, OwnPart):
-        _require_trust(conv, trusted)
-        return _build_own(conv.target, {**conv.options, "_partial_": True}, trusted)
+        return _build_later(conv, trusted)
     options = {name: getattr(conv, name) for name in type(conv).model_fields if name != "name"}
     if conv.name in CONVOLUTIONS:
         return partial(CONVOLUTIONS[conv.name], **options)
-    # Imported when one is wanted: it takes seconds.
+    # Importing torch_geometric takes seconds, so it is imported only when one of its operators is used.
     import torch_geometric.nn
 
     operator, _ = OPERATORS[conv.name]
@@ -55,10 +75,10 @@ def _build_conv(conv: Any, trusted: Sequence[str]) -> Callable[..., nn.Module]:
 
 
 def _require_trust(part: OwnPart, trusted: Sequence[str]) -> None:
-    """Refuse an own part whose class is not of a trusted module.
+    """Raise an error if the class of a user's own part is not of a trusted module.
 
-    Of :class:`MessagePassing` it is the operator that must be. Other classes of this package are never own parts: they
-    are described with ranges.
+    For a :class:`MessagePassing`, the class of its operator must be of a trusted module. Other classes of this package
+    are never a user's own parts, because a checkpoint describes them by values with ranges.
 
     Raises:
         UserError: names the setting that would allow it.
@@ -74,7 +94,8 @@ def _require_trust(part: OwnPart, trusted: Sequence[str]) -> None:
 def _advice(target: str) -> str:
     if target.startswith("deepgcn_seg."):
         return "no part of a user's own is called so"
-    return f"if you trust that code, set trusted=[{one_line(target.split('.')[0], 50)}]"
+    module = next((each for each in LIBRARIES if target.startswith(f"{each}.")), target.split(".")[0])
+    return f"if you trust that code, set trusted=[{one_line(module, 50)}]"
 
 
 def _is_trusted(module: str, trusted: Sequence[str]) -> bool:
@@ -83,7 +104,7 @@ def _is_trusted(module: str, trusted: Sequence[str]) -> bool:
 
 
 def _build_own(target: str, options: Mapping[str, Any], trusted: Sequence[str]) -> Any:
-    """Call what ``target`` names with its options, or with ``_partial_`` among them return it with the options set."""
+    """Call what ``target`` names with its options; with ``_partial_`` among them, return it with the options bound."""
 
     def part(value: Any) -> Any:
         if isinstance(value, Mapping) and "_target_" in value:
@@ -100,10 +121,10 @@ def _build_own(target: str, options: Mapping[str, Any], trusted: Sequence[str]) 
 
 
 def _find_own(target: str, trusted: Sequence[str]) -> Callable[..., Any]:
-    """Return the class or function of a trusted module, or a network part of this package, that a name stands for.
+    """Return what a name stands for: a class or function of a trusted module, or a network part of this package.
 
     Raises:
-        UserError: it is of another module, or not there.
+        UserError: it is of a module that is not trusted, or does not exist.
     """
     module, _, name = target.rpartition(".")
     parts: list[type[nn.Module]] = [DeepGCN, *CONVOLUTIONS.values(), MessagePassing]
@@ -119,23 +140,22 @@ def _find_own(target: str, trusted: Sequence[str]) -> Callable[..., Any]:
         raise UserError(
             f"it uses {target}, which cannot be found ({first_line(error)}); is it on PYTHONPATH?"
         ) from None
-    # The name alone says nothing: a trusted module's imports are not of the trusted module.
+    # What a trusted module has imported from other modules is not trusted.
     if not callable(found) or not _is_trusted(str(getattr(found, "__module__", "")), trusted):
         raise refused
     return found
 
 
 def fit_weights(model: nn.Module, tensors: Any, where: str) -> None:
-    """Refuse tensors that do not fit the model: other names, shapes or dtypes, or values that are not finite.
+    """Raise an error if tensors do not fit the model: other names, shapes or dtypes, or values that are not finite.
 
     Args:
-        model: on any device, ``meta`` too. tensors: a state dict as a file gave it. where: what messages begin with.
+        model: on any device, even ``meta``. tensors: a state dict read from a file. where: what messages begin with.
 
     Raises:
         UserError: names the first tensor that does not fit.
     """
-    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise UserError(f"{where}: its weights are not tensors by name")
+    require_tensors(tensors, where)
     own = model.state_dict()
     if missing := sorted(own.keys() - tensors.keys()):
         raise UserError(f"{where}: {len(missing)} tensors that its network needs are missing: {missing[0]}, ...")
@@ -145,9 +165,28 @@ def fit_weights(model: nn.Module, tensors: Any, where: str) -> None:
         tensor = tensors[name]
         if tensor.shape != expected.shape:
             raise UserError(f"{where}: tensor {name} is {tuple(tensor.shape)}, its network has {tuple(expected.shape)}")
-        if tensor.is_floating_point() != expected.is_floating_point() or tensor.is_complex():
-            raise UserError(f"{where}: tensor {name} is {tensor.dtype}, its network has {expected.dtype}")
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise UserError(f"{where}: tensor {name} has NaN or infinite values; the training that wrote it failed")
-        if name.endswith("running_var") and (tensor < 0).any():
-            raise UserError(f"{where}: tensor {name} has negative variances")
+        require_values(name, tensor, expected, where)
+
+
+def require_tensors(tensors: Any, where: str) -> None:
+    """Refuse what is not a mapping of names to tensors.
+
+    Raises:
+        UserError: begins with ``where``.
+    """
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise UserError(f"{where}: its weights are not tensors by name")
+
+
+def require_values(name: str, tensor: Tensor, expected: Tensor, where: str) -> None:
+    """Refuse a tensor of another kind of number than expected, or whose values no training leaves.
+
+    Raises:
+        UserError: names the tensor; begins with ``where``.
+    """
+    if tensor.is_floating_point() != expected.is_floating_point() or tensor.is_complex():
+        raise UserError(f"{where}: tensor {name} is {tensor.dtype}, its network has {expected.dtype}")
+    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        raise UserError(f"{where}: tensor {name} has NaN or infinite values; the training that wrote it failed")
+    if name.endswith("running_var") and (tensor < 0).any():
+        raise UserError(f"{where}: tensor {name} has negative variances")

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .connection import Combine, Connection, find_connection
+from .neighborhood import Neighborhood
 from .recompute import recomputed
 
 
@@ -22,12 +23,13 @@ class Block(nn.Module):
     so their blocks have none here.
 
     Args:
-        conv: called as ``conv(x, index, mask)``. norm: called as ``norm(x, mask)``. act: ``act(x)``.
-        connection: a name of the table above, or a :class:`.Connection`.
-        dropout: probability.
+        conv: called as ``conv(x, index, mask)``, and with the geometry if it reads that (:class:`.Neighborhood`).
+        norm: called as ``norm(x, mask)``. act: ``act(x)``.
+        connection: a name in the table above, or a :class:`.Connection`.
+        dropout: probability of dropping a feature.
         recompute: recompute the convolution in the backward pass instead of keeping what it needs.
 
-    Shape: x (B, N, C), index (B, N, k) -> (B, N, C), or (B, N, C + C_out) for dense.
+    Shape: x (B, N, C) -> (B, N, C), or (B, N, C + C_out) for dense.
     """
 
     def __init__(
@@ -43,25 +45,26 @@ class Block(nn.Module):
         self.conv, self.norm, self.act = conv, norm, act
         self.connection, self.dropout, self.recompute = find_connection(connection), dropout, recompute
 
-    def forward(self, x: Tensor, index: Tensor, mask: Tensor | None = None, combine: Combine | None = None) -> Tensor:
-        """Convolve and connect; ``combine`` takes the place of the connection's own (:meth:`.Connection.start`)."""
+    def forward(self, x: Tensor, neighborhood: Neighborhood, combine: Combine | None = None) -> Tensor:
+        """Return the layer's output; ``combine`` replaces that of the connection (:meth:`.Connection.start`)."""
         combine = combine or self.connection.combine
         if self.connection.pre_activated:
-            h = F.dropout(self.activate(x, mask), self.dropout, self.training)
-            return combine(x, self._convolve(h, index, mask))
-        h = self.activate(self._convolve(x, index, mask), mask)
+            h = F.dropout(self.activate(x, neighborhood.mask), self.dropout, self.training)
+            return combine(x, self._convolve(h, neighborhood))
+        h = self.activate(self._convolve(x, neighborhood), neighborhood.mask)
         return F.dropout(combine(x, h), self.dropout, self.training)
 
     def activate(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Return act(norm(x)), without those of the two that the block does not have."""
+        """Return act(norm(x)), leaving out norm or activation if the block has none."""
         if self.norm is not None:
             x = self.norm(x, mask)
         return x if self.act is None else self.act(x)
 
-    def _convolve(self, x: Tensor, index: Tensor, mask: Tensor | None) -> Tensor:
+    def _convolve(self, x: Tensor, neighborhood: Neighborhood) -> Tensor:
+        arguments = neighborhood.arguments(self.conv)
         if self.recompute and self.training and torch.is_grad_enabled():
-            return recomputed(self.conv, x, index, mask)
-        return self.conv(x, index, mask)
+            return recomputed(self.conv, x, *arguments)
+        return self.conv(x, *arguments)
 
     def extra_repr(self) -> str:
         """Return the settings for print."""

@@ -22,21 +22,26 @@ from ..distributed import World
 from ..evaluation.protocols import Protocol
 from ..model import DeepGCN
 from ..model.description import Description, describe_network
+from ..model.freezing import freeze, require_not_anew
 from ..model.layers import sync_norms
 from ..model.summary import summarize
+from ..model.transfer import Source, take_weights
+from ..settings import shown
+from .class_weights import class_weights
 from .guards import Batch
 from .loop import Trainer, TrainingSettings
+from .losses import Objective, build_loss
 from .tensorboard import RunLog
 
 log = logging.getLogger(__name__)
 
-# A warning tells if less than this share of the points to train on lies in blocks that are large enough.
+# If less than this share of the training points lies in blocks with enough points, a warning says so.
 FEW = 0.5
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The data of a training: rooms, how they are split, and how they are cut into blocks of points."""
+    """The data to train on: rooms, how they are split, and how they are cut into blocks of points."""
 
     store: RoomStore | OfficialBlocks
     split: Split
@@ -44,15 +49,25 @@ class TrainingData:
 
 
 def build_trainer(
-    config: DictConfig, folder: Path, data: TrainingData, device: torch.device, world: World, run_log: RunLog
+    config: DictConfig,
+    folder: Path,
+    data: TrainingData,
+    device: torch.device,
+    world: World,
+    run_log: RunLog,
+    source: Source | None = None,
 ) -> Trainer:
     """Return the trainer of a config, whose model has the channels and classes of the data.
 
     Args:
-        folder: the run directory.
+        folder: the run directory. source: weights to begin with, as far as they fit; None for random ones.
+
+    Raises:
+        UserError: nothing of the source fits, or a part to be frozen is not there or begins anew.
     """
-    model = _build_model(config, device, world)
     store, split, grid = data.store, data.split, data.grid
+    description = checkpoint_description(config, store.classes)
+    model = _build_model(config, device, world, description, store.classes, source)
     channels = {"variant": config.data.variant, "features": tuple(config.data.features)}
     augment = [instantiate(part) for part in config.recipe.augmentation]
     blocks = block_dataset(store, split.train, config.points, grid, seed=config.seed, augment=augment, **channels)
@@ -69,24 +84,42 @@ def build_trainer(
         instantiate(config.recipe.optimizer)(model.parameters()),
         blocks,
         validate if rooms else None,
-        _settings(config, device),
+        _settings(config, device, _objective(config.recipe, data, device, world)),
         folder / "checkpoints",
-        {**checkpoint_description(config, store.classes), "classes": store.classes},
+        {**description, "classes": store.classes},
         run_log,
         world,
         _blocks_to_show(data, split.validation or split.test, config, channels),
     )
 
 
-def _build_model(config: DictConfig, device: torch.device, world: World) -> nn.Module:
-    """Return the model with its first weights, and print a summary of it."""
+def _build_model(
+    config: DictConfig,
+    device: torch.device,
+    world: World,
+    description: dict[str, Any],
+    classes: ClassList,
+    source: Source | None,
+) -> nn.Module:
+    """Return the model with its first weights and its frozen parts, and print a summary of it."""
     torch.manual_seed(config.seed)
-    model: nn.Module = instantiate(config.model).to(device)
-    # Processes agree on the weights, and differ in dropout and stochastic dilation.
+    model: nn.Module = instantiate(config.model)
+    frozen = list(config.freeze)
+    freeze(model, frozen)
+    if source is not None:
+        fit = take_weights(model, _described(description, classes), source)
+        require_not_anew(frozen, fit.anew)
+    model = model.to(device)
+    # All processes begin with the same weights, but draw dropout and stochastic dilation differently.
     torch.manual_seed(config.seed + world.rank)
     if config.sync_norms and world.size > 1:
         sync_norms(model)
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    if frozen:
+        trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        if not config.weights:
+            log.warning("freeze=%s without weights: these parts keep their random first weights", shown(frozen))
+        log.info("Frozen: %s; %s of %s parameters are trained", ", ".join(frozen), f"{trained:,}", f"{parameters:,}")
     log.info(
         "Model: %s-%d, %d channels, k %d, %s parameters, %s",
         config.backbone.name,
@@ -101,13 +134,21 @@ def _build_model(config: DictConfig, device: torch.device, world: World) -> nn.M
     return model
 
 
-def _settings(config: DictConfig, device: torch.device) -> TrainingSettings:
+def _objective(recipe: DictConfig, data: TrainingData, device: torch.device, world: World) -> Objective:
+    """Return the loss of a recipe, with the class weights of the rooms to train on."""
+    loss = build_loss(recipe.loss, recipe.label_smoothing, recipe.focal_gamma)
+    weights = class_weights(recipe.class_weights, data.store, data.split.train, recipe.effective_beta, world)
+    return Objective(loss, None if weights is None else torch.tensor(weights, dtype=torch.float32, device=device))
+
+
+def _settings(config: DictConfig, device: torch.device, objective: Objective) -> TrainingSettings:
     recipe = config.recipe
     same = ("epochs", "batch_size", "accumulate", "max_steps", "seed", "precision", "workers", "points")
     return TrainingSettings(
         **{key: config[key] for key in (*same, "validate_every", "save_every")},
+        freeze=list(config.freeze),
         device=device,
-        label_smoothing=recipe.label_smoothing,
+        objective=objective,
         ema=recipe.ema,
         schedule=instantiate(recipe.schedule),
         norm_momentum=instantiate(recipe.norm_momentum),
@@ -115,10 +156,10 @@ def _settings(config: DictConfig, device: torch.device) -> TrainingSettings:
 
 
 def checkpoint_description(config: DictConfig, classes: ClassList) -> dict[str, Any]:
-    """Return what a run's checkpoints say of their network and data, as ``save_checkpoint`` takes it.
+    """Return what a run's checkpoints say about their network and data, as ``save_checkpoint`` takes it.
 
     Raises:
-        UserError: a setting that a checkpoint cannot describe; better now than after the training.
+        UserError: a checkpoint cannot describe a setting. This is found before the training, and not after it.
     """
     plain: Any = OmegaConf.to_container(config, resolve=True)
     data, store = plain["data"], plain["data"]["store"]
@@ -135,16 +176,22 @@ def checkpoint_description(config: DictConfig, classes: ClassList) -> dict[str, 
     if source == "synthetic":
         trained_on["synthetic"] = {key: store[key] for key in ("rooms_per_area", "density", "seed")}
     network = describe_network(plain["model"])
-    described = {"model_config": network, "classes": classes.names, "palette": classes.palette}
-    Description.of({**described, "trained_on": trained_on}, "settings")
-    # The composed config is for people; nothing reads it.
-    return {"network": network, "trained_on": trained_on, "config": plain}
+    # The full config is written for people to read. No program reads it.
+    description = {"network": network, "trained_on": trained_on, "config": plain}
+    _described(description, classes)
+    return description
+
+
+def _described(description: dict[str, Any], classes: ClassList) -> Description:
+    """Return what :func:`checkpoint_description` returned, with the classes, as a reader of the checkpoint sees it."""
+    fields = {"model_config": description["network"], "trained_on": description["trained_on"]}
+    return Description.of({**fields, "classes": classes.names, "palette": classes.palette}, "settings")
 
 
 def _blocks_to_show(
     data: TrainingData, rooms: Sequence[RoomEntry], config: DictConfig, channels: dict[str, Any]
 ) -> Batch | None:
-    """Return two held-out blocks of points, the same at every validation; None without positions in the block."""
+    """Return two held-out blocks of points, the same at every validation; None if the input lacks block positions."""
     if channels["features"][0] != "block":
         return None
     blocks = block_dataset(data.store, rooms, config.points, data.grid, seed=config.seed, **channels)
@@ -153,7 +200,7 @@ def _blocks_to_show(
 
 
 def announce(config: DictConfig, trainer: Trainer, data: TrainingData) -> None:
-    """Log the data and what a step is, and warn of what will make a poor training."""
+    """Log the data, the loss and the size of a step, and warn of data that will make training worse."""
     store, split = data.store, data.split
     log.info(
         "Training on %d blocks of %d rooms for %d steps; validation on %d rooms, test on %d of %s",
@@ -164,6 +211,7 @@ def announce(config: DictConfig, trainer: Trainer, data: TrainingData) -> None:
         len(split.test),
         area_name(store, config.data.fold),
     )
+    log.info("Loss: %s", trainer.settings.objective.loss)
     if not split.validation and config.select == "validation":
         log.warning(
             "No room is left for validation (data.validation=%g, %d rooms to train on), so that nothing chooses a "

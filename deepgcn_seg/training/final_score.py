@@ -1,4 +1,4 @@
-"""The score of a finished training on its test rooms: the table, ``metrics.json``, pictures and TensorBoard's entry."""
+"""Score a finished training on its test rooms: a table, ``metrics.json``, pictures and TensorBoard's entry."""
 
 import logging
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from ..data.dataset import area_name
@@ -17,7 +17,9 @@ from ..evaluation.protocols import Protocol
 from ..evaluation.scores import write_json
 from ..model.checkpoint import load_weights, read_checkpoint
 from ..provenance import versions
+from ..settings import shown
 from .build import TrainingData
+from .run_directory import recorded_weights
 from .tensorboard import RunLog
 
 log = logging.getLogger(__name__)
@@ -32,10 +34,10 @@ def score_run(
     cost: dict[str, float],
     world: World = World(),
 ) -> float:
-    """Score the best checkpoint of a run directory on the test rooms, and write down the result.
+    """Score the best checkpoint of a run directory on the test rooms, and write the result into the directory.
 
     Args:
-        cost: what training took, for ``metrics.json``.
+        cost: time, steps and memory that training took, for ``metrics.json``.
 
     Returns:
         mIoU.
@@ -43,7 +45,7 @@ def score_run(
     store, best = data.store, folder / "checkpoints" / "best.ckpt"
     path = best if config.select != "last" and best.is_file() else folder / "checkpoints" / "last.ckpt"
     content = read_checkpoint(path)
-    # The config of the command line builds the network; the checkpoint gives the weights alone.
+    # The config of the command line builds the network. The checkpoint only gives its weights.
     model: nn.Module = instantiate(config.model)
     load_weights(model, content["model"], f"checkpoint {path}")
     model.eval()
@@ -67,9 +69,11 @@ def score_run(
         return entry["mIoU"]
     parameters = sum(parameter.numel() for parameter in model.parameters())
     metrics = {"test": entry, "parameters": parameters, "training": cost, "versions": versions()}
+    if (weights := recorded_weights(folder)) is not None:
+        metrics["weights"] = weights
     write_json(folder / "metrics.json", metrics)
     confusion = torch.tensor(entry["confusion"])
-    # One step after the last: a run that is killed while it scores replaces these events when it scores again.
+    # These events belong to the step after the last. If a run is killed while it scores, the resumed run replaces them.
     after = int(cost["steps"]) + 1
     run_log.scores(after, "test", confusion, store.classes)
     if (folder / "room.png").is_file():
@@ -84,10 +88,14 @@ def score_run(
 
 def _settings_to_compare(config: DictConfig, protocol: Protocol) -> dict[str, Any]:
     """Return the settings that TensorBoard's table of runs shows."""
+    plain: Any = OmegaConf.to_container(config.recipe)
     return {
         "backbone": config.backbone.name,
-        "conv": str(config.conv._target_).rsplit(".", 1)[-1],
+        # An operator of torch_geometric is told by its own name.
+        "conv": str(config.conv.get("operator", config.conv)._target_).rsplit(".", 1)[-1],
         "recipe": config.recipe.name,
+        "loss": shown(plain["loss"]),
+        "class_weights": shown(plain["class_weights"]),
         **{key: config[key] for key in ("depth", "channels", "k", "points", "batch_size", "epochs", "seed")},
         "dilation": str(config.model.dilation),
         "stochastic": config.model.stochastic,

@@ -21,6 +21,7 @@ from ...errors import UserError, first_line
 from ...evaluation.protocols import Protocol
 from ...model import description
 from ...model.description import NETWORK
+from ...model.freezing import freeze
 from ...model.graph import dilation_schedule
 from ...settings import SettingError, setting_problem, shown, validate_given
 from .command_settings import COMMANDS
@@ -108,6 +109,7 @@ def _check_training(config: DictConfig) -> None:
         _build(key, OmegaConf.select(config, key))
     for i, part in enumerate(config.recipe.augmentation):
         _build(f"recipe.augmentation.{i}", part)
+    _check_loss(config.recipe)
     optimizer = _build("recipe.optimizer", config.recipe.optimizer)
     if config.recipe.optimizer._target_.startswith("torch.optim."):
         try:
@@ -119,6 +121,21 @@ def _check_training(config: DictConfig) -> None:
     least = _check_network(config) if config.model._target_ in NETWORK else 1
     side = config.data.grid.get("side", protocol.get("side"))
     protocol_as_trained(config, protocol, config.data.variant, config.data.features, side, least)
+
+
+def _check_loss(recipe: DictConfig) -> None:
+    """Refuse a loss that cannot be built, and class weights that it would not use."""
+    loss = recipe.get("loss")
+    if isinstance(loss, DictConfig) and "_target_" in loss and not callable(_build("recipe.loss", loss)):
+        raise UserError(
+            f"recipe.loss: {loss._target_} must be called with logits, labels and class weights, and cannot"
+        )
+    weights = _plain(recipe.get("class_weights", "none"))
+    if weights != "none" and (loss == "lovasz" or (isinstance(loss, DictConfig) and set(loss) == {"lovasz"})):
+        raise UserError(
+            f"recipe.class_weights={shown(weights)}: lovasz takes none, every class counts the same in it; "
+            "leave them out, or add cross_entropy or focal to the loss"
+        )
 
 
 def protocol_as_trained(
@@ -205,7 +222,7 @@ def _check_network(config: DictConfig) -> int:
     try:
         # On the meta device, which has no memory, this finds in no time what does not fit together.
         with torch.device("meta"):
-            _build("model", config.model)
+            freeze(_build("model", config.model), list(config.get("freeze") or []))
     except InstantiationException as error:
         # A user's own convolution may need values of tensors to be built; training has them.
         if not isinstance(error.__cause__, RuntimeError):

@@ -10,13 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, WrapValidator
+from pydantic import ConfigDict, Field, WrapValidator
 
 from ...data.blocks import VARIANTS, channels
 from ...distributed import MAX_DEVICES
 from ...model import description
 from ...model.connection import PAPER_CONNECTIONS
 from ...model.description import NETWORK, Depth, Dilation, Width
+from ...model.layers import ACTS, NORMS
 from ...settings import (
     Count,
     Flag,
@@ -28,11 +29,14 @@ from ...settings import (
     Text,
     choice,
     integer,
+    is_number,
     listed,
     number,
     rule,
     text,
 )
+from ...training.class_weights import RULES
+from ...training.losses import NAMES
 
 
 def _of(*targets: str) -> WrapValidator:
@@ -94,6 +98,53 @@ def _built(null: bool = False) -> Any:
 Built = Annotated[Any, _built()]
 
 
+def _named_or_built(*names: str) -> Any:
+    """Return a validator of some names, and of settings that each layer builds its own part from."""
+    fits = lambda value: value in names if isinstance(value, str) else _builds_later(value)
+    return rule(f"one of {', '.join(names)}, or settings with a _target_ and _partial_: true", fits)
+
+
+def _builds_later(value: Any) -> bool:
+    return isinstance(value, dict) and "_target_" in value and value.get("_partial_") is True
+
+
+# Of a class or a loss in a sum: larger ones make steps that are not finite.
+MAX_WEIGHT = 1e6
+
+
+def _is_loss(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return value in NAMES
+    weights = [weight for weight in value.values() if is_number(weight) and 0 < weight <= MAX_WEIGHT]
+    return "_target_" in value or (len(weights) == len(value) > 0 and all(name in NAMES for name in value))
+
+
+def _are_class_weights(value: Any) -> bool:
+    if not isinstance(value, list):
+        return value in RULES
+    return all(is_number(weight) and 0 <= weight <= MAX_WEIGHT for weight in value) and any(value)
+
+
+LossTerms = Annotated[
+    Any,
+    rule(
+        f"one of {', '.join(NAMES)}, a weighted sum as {{cross_entropy:1,lovasz:0.5}}, or settings with a _target_",
+        _is_loss,
+    ),
+]
+ClassWeights = Annotated[
+    Any,
+    rule(
+        f"one of {', '.join(RULES)}, or a list with a number from 0 to 1e6 for each class, not all 0",
+        _are_class_weights,
+    ),
+]
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(part, str) for part in value)
+
+
 class Graph(Settings):
     """``graph``: neighbours of every layer."""
 
@@ -110,6 +161,8 @@ class Network(description.Arguments):
 
     model_config = ConfigDict(extra="ignore")
     conv: Built
+    norm: Annotated[Any, _named_or_built(*NORMS)]
+    act: Annotated[Any, _named_or_built(*ACTS)]
     # Among the nine channels, even if the data have fewer.
     positions: Annotated[list[int], listed(integer(0, 8), 1, 9)]
 
@@ -149,7 +202,11 @@ class Recipe(Settings):
     schedule: Built
     norm_momentum: Annotated[Any, _built(null=True)]
     augmentation: Annotated[list[Any], listed(_built())]
+    loss: LossTerms = "cross_entropy"
     label_smoothing: Part
+    focal_gamma: Annotated[float, number(0, 100)] = 2.0
+    class_weights: ClassWeights = "none"
+    effective_beta: Annotated[float | None, number(0, 1, below=True, null=True)] = None
     ema: Annotated[float | None, number(0, 1, below=True, null=True)]
 
 
@@ -174,6 +231,10 @@ class Train(Settings):
     select: Annotated[str, choice("validation", "test", "last")]
     save_every: Count
     resume: MaybeText
+    weights: MaybeText = None
+    freeze: Annotated[list[str], rule("a list of names of parts, as [backbone]", _are_texts)] = Field(
+        default_factory=list
+    )
     graph: Graph
     data: Data
     recipe: Recipe
@@ -258,6 +319,15 @@ class Convert(Settings):
     seed: Seed
 
 
+class Export(Settings):
+    """``tools/export.py``."""
+
+    checkpoint: Text = ""
+    output: Annotated[str, _file(".onnx", ".pt2", null=False)] = ""
+    check: Flag
+    trusted: Modules
+
+
 class Report(Settings):
     """``tools/report.py``."""
 
@@ -299,6 +369,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "predict": Predict,
     "prepare": Prepare,
     "convert": Convert,
+    "export": Export,
     "report": Report,
     "benchmark": Benchmark,
 }

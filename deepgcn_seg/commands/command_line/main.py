@@ -36,7 +36,14 @@ from .failures import SweepSummary, error_line, forget_failure, note_failure
 USER_ERROR, INTERRUPTED, UNREAD = 2, 75, 141
 
 # Command -> the setting that a file or folder without a key is probably meant for.
-_MAIN = {"predict": "input", "evaluate": "checkpoint", "convert": "checkpoint", "prepare": "source", "report": "runs"}
+_MAIN = {
+    "predict": "input",
+    "evaluate": "checkpoint",
+    "convert": "checkpoint",
+    "export": "checkpoint",
+    "prepare": "source",
+    "report": "runs",
+}
 
 
 def command(task: Callable[[DictConfig], Any], conf: Path, config_name: str) -> None:
@@ -218,7 +225,7 @@ def _resumed(arguments: list[str], conf: Path) -> list[str]:
     rest = [argument for argument in rest if not argument.startswith("hydra.run.dir=")]
     for argument in rest:
         key, equals, _ = argument.partition("=")
-        if key and equals and (conf / key).is_dir():
+        if key and equals and (key == "weights" or (conf / key).is_dir()):
             raise UserError(f"{argument}: a resumed run keeps its own {key}")
     return [
         f"--config-path={stored.parent.resolve()}",

@@ -1,0 +1,150 @@
+"""Norms and activations that are not this package's: those of torch.nn, and a user's own.
+
+A norm is given as what builds it: ``functools.partial(torch.nn.GroupNorm, num_groups=4)``, or a class of a user's own,
+called as ``Norm(channels)``, whose layers are called as ``norm(x, mask)`` with x (B, M, C) of points or edges. An
+activation is given as its class or a partial of it; its layers are called with one tensor, and treat each value by
+itself.
+"""
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from pydantic import PlainValidator
+from torch import Tensor, nn
+
+Factory = Callable[..., nn.Module]
+
+# Norm of torch.nn -> its argument for the number of channels. Its batch norms are left out: ``batch`` is batch norm
+# that knows absent points and other processes.
+_CHANNELS: dict[Any, str] = {
+    nn.GroupNorm: "num_channels",
+    nn.InstanceNorm1d: "num_features",
+    nn.LayerNorm: "normalized_shape",
+    nn.RMSNorm: "normalized_shape",
+}
+TORCH_NORMS: dict[str, type[nn.Module]] = {kind.__name__: kind for kind in _CHANNELS}
+# Those that treat each value by itself.
+TORCH_ACTS: dict[str, type[nn.Module]] = {
+    kind.__name__: kind
+    for kind in (
+        nn.CELU,
+        nn.ELU,
+        nn.GELU,
+        nn.Hardshrink,
+        nn.Hardsigmoid,
+        nn.Hardswish,
+        nn.Hardtanh,
+        nn.LeakyReLU,
+        nn.LogSigmoid,
+        nn.Mish,
+        nn.PReLU,
+        nn.ReLU,
+        nn.ReLU6,
+        nn.RReLU,
+        nn.SELU,
+        nn.SiLU,
+        nn.Sigmoid,
+        nn.Softplus,
+        nn.Softshrink,
+        nn.Softsign,
+        nn.Tanh,
+        nn.Tanhshrink,
+        nn.Threshold,
+    )
+}
+
+
+class TorchNorm(nn.Module):
+    """A norm of torch.nn over blocks of points, channels last.
+
+    GroupNorm and InstanceNorm1d take the statistics of each block over its present points; LayerNorm and RMSNorm those
+    of each point over its channels.
+
+    Shape: x (B, N, C), points or edges -> (B, N, C).
+    """
+
+    def __init__(self, norm: nn.Module):
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalise x; mask (B, N) is False where a point is absent."""
+        if isinstance(self.norm, nn.LayerNorm | nn.RMSNorm):
+            return self.norm(x).to(x.dtype)
+        # torch.nn has the channels before the points.
+        normalised: Callable[[Tensor], Tensor] = lambda values: self.norm(values.mT).mT.to(x.dtype)
+        if mask is None:
+            return normalised(x).contiguous()
+        out = torch.zeros_like(x)
+        for block, present in enumerate(mask):
+            out[block, present] = normalised(x[block, present][None])[0]
+        return out
+
+
+def is_torch_act(act: nn.Module | None) -> bool:
+    """Return whether a layer is an activation of torch.nn, which treats each value by itself."""
+    return type(act) in TORCH_ACTS.values()
+
+
+def build_norm(factory: Factory, channels: int, eps: float) -> nn.Module:
+    """Return a norm layer.
+
+    Args:
+        eps: of a norm of torch.nn that does not say its own.
+
+    Raises:
+        ValueError: a norm of torch.nn that cannot stand here, or not with these settings.
+    """
+    kind = _kind(factory)
+    _require_known(kind, TORCH_NORMS, "norm")
+    if kind not in _CHANNELS:
+        return factory(channels)
+    given = factory.keywords if isinstance(factory, partial) else {}
+    norm = factory(**{"eps": eps, **given, _CHANNELS[kind]: channels})
+    if getattr(norm, "track_running_stats", False):
+        raise ValueError("norm: track_running_stats=true cannot be used: blocks are normalised one by one")
+    return TorchNorm(norm)
+
+
+def build_act(factory: Factory) -> nn.Module:
+    """Return an activation.
+
+    Raises:
+        ValueError: one of torch.nn that does not treat each value by itself, or works in place.
+    """
+    _require_known(_kind(factory), TORCH_ACTS, "act")
+    act = factory()
+    if getattr(act, "inplace", False):
+        raise ValueError("act: inplace=true would overwrite features that other parts still read; leave it out")
+    if isinstance(act, nn.PReLU) and act.num_parameters != 1:
+        raise ValueError(f"act: num_parameters={act.num_parameters}: a PReLU has one slope here; leave it out")
+    return act
+
+
+def _kind(factory: Factory) -> Any:
+    return factory.func if isinstance(factory, partial) else factory
+
+
+def _require_known(kind: Any, known: dict[str, type[nn.Module]], setting: str) -> None:
+    """Refuse classes of torch.nn that are not among those known."""
+    if str(getattr(kind, "__module__", "")).startswith("torch.nn.") and kind not in known.values():
+        raise ValueError(f"{setting}: torch.nn.{kind.__name__} cannot stand here; known are {', '.join(known)}")
+
+
+def options_of(kind: type[nn.Module]) -> set[str]:
+    """Return the names of the options that a class of torch.nn has here; each layer sets its channels itself."""
+    return set(inspect.signature(kind).parameters) - {_CHANNELS.get(kind), "device", "dtype"}
+
+
+def name_or_factory(names: PlainValidator) -> PlainValidator:
+    """Return a validator of some names, and of what builds a layer: a class, a partial or a function."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, nn.Module):
+            raise ValueError(f"is one layer for all places; give what builds one: {type(value).__name__}, without ()")
+        return value if callable(value) else names.func(value)  # type: ignore[call-arg]
+
+    return PlainValidator(check)

@@ -1,0 +1,230 @@
+"""Norms and activations of torch.nn and of a user's own, in the place of those of this package."""
+
+import sys
+from functools import partial
+from types import ModuleType
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from deepgcn_seg import DeepGCN, load_model
+from deepgcn_seg.data.classes import S3DIS
+from deepgcn_seg.errors import UserError
+from deepgcn_seg.model import ORDERS, EdgeConv, GENConv, GraphSAGE, LayerSpec, MRConv, lean
+from deepgcn_seg.model.checkpoint import save_checkpoint
+from deepgcn_seg.model.description import describe_network
+from deepgcn_seg.model.own_layers import TORCH_ACTS, TORCH_NORMS, TorchNorm
+
+SMALL = {"depth": 3, "channels": 8, "k": 4, "fusion_channels": 16, "head_channels": (16, 8)}
+CONVS = {"edge": EdgeConv, "mr": MRConv, "sage": GraphSAGE, "gen": partial(GENConv, mlp_layers=2)}
+GROUPS = partial(nn.GroupNorm, num_groups=4)
+
+
+class OwnReLU(nn.ReLU):
+    """A ReLU of which nothing is known, as it may be anything."""
+
+
+class OwnBatchNorm(nn.BatchNorm1d):
+    """Batch norm by the protocol of a user's own norm: Norm(channels), norm(x, mask)."""
+
+    def forward(self, x, mask=None):
+        out = torch.zeros_like(x)
+        present = torch.ones(x.shape[:2], dtype=torch.bool) if mask is None else mask
+        out[present] = super().forward(x[present])
+        return out
+
+
+# What the fused or weighted path knows -> the same function, which takes the plain path over edges or whole blocks.
+SAME = {
+    "instance norm": ({"norm": "instance"}, {"norm": nn.InstanceNorm1d}),
+    "layer norm": ({"norm": "layer"}, {"norm": nn.LayerNorm}),
+    "batch norm": ({"norm": "batch"}, {"norm": OwnBatchNorm}),
+    "one group for each channel": (
+        {"norm": "instance"},
+        {"norm": lambda c: TorchNorm(nn.GroupNorm(c, c, 1e-5, False))},
+    ),
+    "relu": ({"act": "relu"}, {"act": OwnReLU}),
+    "relu of torch.nn": ({"act": "relu"}, {"act": nn.ReLU}),
+    "leaky relu": ({"act": "leakyrelu"}, {"act": partial(nn.LeakyReLU, 0.2)}),
+    "gelu": ({"act": "gelu"}, {"act": nn.GELU}),
+    "both": ({"norm": "instance", "act": "relu"}, {"norm": nn.InstanceNorm1d, "act": OwnReLU}),
+}
+
+
+def loaded(other, module):
+    """The other module with the parameters and statistics of a module, whatever their names."""
+    values = list(module.state_dict().values())
+    for own, value in zip(other.state_dict().values(), values, strict=True):
+        own.copy_(value)
+    return other
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("same", SAME)
+@pytest.mark.parametrize("name", CONVS)
+def test_the_plain_path_computes_what_the_fused_path_does(name, same, order, masked, training):
+    fused, plain = (CONVS[name](6, 5, LayerSpec(order, **settings)).double().train(training) for settings in SAME[same])
+    loaded(plain, fused)
+    x = torch.randn(2, 20, 6, dtype=torch.float64, requires_grad=True)
+    index = torch.randint(0, 15 if masked else 20, (2, 20, 4))
+    mask = torch.arange(20) < torch.tensor([[20], [15]]) if masked else None
+    there = torch.ones(2, 20, dtype=torch.bool) if mask is None else mask
+    upstream, found = torch.randn(2, 20, 5, dtype=torch.float64)[there], []
+    for conv in (fused, plain):
+        out = conv(x, index, mask)[there]
+        parameters = [parameter for parameter in conv.parameters() if parameter.requires_grad]
+        found.append([out, *torch.autograd.grad((out * upstream).sum(), [x, *parameters]), *conv.buffers()])
+    for ours, other in zip(*found, strict=True):
+        assert torch.allclose(ours.double(), other.double(), atol=1e-9)
+
+
+@pytest.mark.parametrize("connection", ["res", "dense", "res+", "rev"])
+@pytest.mark.parametrize("same", SAME)
+def test_a_network_computes_the_same_with_either_in_training_and_lean_inference(same, connection):
+    settings = {**SMALL, "connection": connection, "stochastic": False, "dropout": 0.0, "norm": "instance"}
+    ours, other = (DeepGCN(**{**settings, **given}).double() for given in SAME[same])
+    loaded(other, ours)
+    points = torch.rand(2, 40, 9, dtype=torch.float64)
+    mask = torch.arange(40) < torch.tensor([[40], [30]])
+    assert torch.allclose(ours(points, mask), other(points, mask), atol=1e-9)
+    ours.eval(), other.eval()
+    with torch.no_grad():
+        small = lean.Sizes(together=40, slice=16)
+        expected = lean.infer(ours, points, mask, small)
+        assert torch.allclose(expected, lean.infer(other, points, mask, small), atol=1e-9)
+        assert torch.allclose(expected, other(points, mask), atol=1e-9)
+
+
+def test_lean_inference_leaves_whole_batches_to_own_parts():
+    for settings, applies in (({}, True), ({"norm": GROUPS}, True), ({"act": nn.SiLU}, True),
+                              ({"norm": OwnBatchNorm}, False), ({"act": OwnReLU}, False)):  # fmt: skip
+        with torch.no_grad():
+            assert lean.applies(DeepGCN(**SMALL, **settings).eval()) == applies, settings
+
+
+@pytest.mark.parametrize("act", TORCH_ACTS)
+@pytest.mark.parametrize("order", ORDERS)
+def test_every_activation_of_torch_trains(act, order):
+    options = {"Threshold": {"threshold": 0.1, "value": 0.0}}.get(act, {})
+    model = DeepGCN(**SMALL, order=order, act=partial(TORCH_ACTS[act], **options))
+    points = torch.rand(2, 40, 9)
+    F.cross_entropy(model(points).flatten(0, 1), torch.randint(13, (80,))).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    model.eval()
+    with torch.no_grad():
+        together = model(points)
+        assert torch.allclose(together[1], model(points[1:])[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("norm", TORCH_NORMS)
+def test_a_norm_of_torch_on_a_block_is_that_norm(norm):
+    options = {"GroupNorm": {"num_groups": 4}, "InstanceNorm1d": {"affine": True}}.get(norm, {})
+    layer = LayerSpec(norm=partial(TORCH_NORMS[norm], **options), eps=1e-3).make_norm(8).double()
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter)
+    assert layer.norm.eps == 1e-3
+    x, mask = torch.randn(2, 20, 8, dtype=torch.float64), torch.arange(20) < torch.tensor([[20], [12]])
+    found = layer(x, mask)
+    for block, present in zip(range(2), mask):
+        alone = x[block, present]
+        by_channel = norm in ("GroupNorm", "InstanceNorm1d")
+        expected = layer.norm(alone.T[None])[0].T if by_channel else layer.norm(alone)
+        assert torch.allclose(found[block, present], expected)
+        assert torch.allclose(layer(alone[None])[0], expected)
+
+
+def test_the_epsilon_that_a_norm_says_counts():
+    assert LayerSpec(norm=partial(nn.GroupNorm, 4, eps=0.5), eps=1e-3).make_norm(8).norm.eps == 0.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"norm": nn.BatchNorm1d}, "norm: torch.nn.BatchNorm1d cannot stand here; known are GroupNorm, Inst"),
+        ({"norm": partial(nn.GroupNorm, num_groups=3)}, "must be divisible by num_groups"),
+        ({"norm": partial(nn.InstanceNorm1d, track_running_stats=True)}, "track_running_stats=true cannot be used"),
+        ({"norm": nn.LayerNorm(8)}, "norm=.*: is one layer for all places; give what builds one: LayerNorm"),
+        ({"norm": "group"}, "norm=group: must be one of batch, instance, layer, none"),
+        ({"act": nn.Softmax}, "act: torch.nn.Softmax cannot stand here; known are CELU"),
+        ({"act": nn.SiLU()}, "act=.*: is one layer for all places; give what builds one: SiLU"),
+        ({"act": partial(nn.ReLU, inplace=True)}, "act: inplace=true would overwrite"),
+        ({"act": partial(nn.PReLU, num_parameters=8)}, "act: num_parameters=8: a PReLU has one slope"),
+    ],
+)
+def test_what_cannot_stand_in_the_place_of_a_norm_or_activation(settings, message):
+    with pytest.raises(ValueError, match=message):
+        DeepGCN(**SMALL, **settings)
+
+
+@pytest.fixture
+def mine(monkeypatch):
+    module = ModuleType("mine_of_layers")
+    for part in (OwnReLU, OwnBatchNorm):
+        setattr(module, part.__name__, type(part.__name__, (part,), {"__module__": module.__name__}))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return module
+
+
+def saved(path, given, config):
+    """A checkpoint of a network with these parts, and its logits of some points."""
+    torch.manual_seed(1)
+    model = DeepGCN(**SMALL, **given).eval()
+    save_checkpoint(path, model, describe_network({"_target_": "deepgcn_seg.DeepGCN", **SMALL, **config}), S3DIS)
+    points = torch.rand(1, 40, 9)
+    return points, model(points)
+
+
+def target(name, **options):
+    return {"_target_": name, "_partial_": True, **options}
+
+
+def test_a_checkpoint_with_layers_of_torch_needs_no_trust(tmp_path):
+    given = {"norm": GROUPS, "act": partial(nn.ELU, alpha=0.5)}
+    config = {"norm": target("torch.nn.GroupNorm", num_groups=4), "act": target("torch.nn.ELU", alpha=0.5)}
+    points, logits = saved(tmp_path / "a.ckpt", given, config)
+    assert torch.equal(load_model(tmp_path / "a.ckpt")(points), logits)
+
+
+def test_a_checkpoint_with_layers_of_ones_own_loads_where_they_are_trusted(tmp_path, mine):
+    config = {"norm": target("mine_of_layers.OwnBatchNorm"), "act": target("mine_of_layers.OwnReLU")}
+    points, logits = saved(tmp_path / "a.ckpt", {"norm": mine.OwnBatchNorm, "act": mine.OwnReLU}, config)
+    with pytest.raises(UserError, match=r"uses mine_of_layers\.Own\w+; .* set trusted=\[mine_of_layers\]"):
+        load_model(tmp_path / "a.ckpt")
+    assert torch.equal(load_model(tmp_path / "a.ckpt", trusted=["mine_of_layers"])(points), logits)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("norm", {"name": "torch", "kind": "Linear"}, "kind='Linear': must be one of GroupNorm"),
+        ("norm", {"name": "torch", "kind": "GroupNorm", "options": {"device": "cpu"}}, "has no option device"),
+        ("norm", {"name": "torch", "kind": "GroupNorm", "options": {"num_channels": 8}}, "has no option num_channels"),
+        ("norm", {"name": "torch", "kind": "GroupNorm", "options": {"num_groups": 10**9}}, "a number of at most 1e6"),
+        (
+            "norm",
+            {"name": "torch", "kind": "GroupNorm", "options": {"num_groups": float("nan")}},
+            "a number of at most",
+        ),
+        ("norm", {"name": "torch", "kind": "GroupNorm", "options": {"num_groups": [4]}}, "a number of at most 1e6"),
+        ("norm", {"name": "torch", "kind": "GroupNorm"}, "cannot be built .*num_groups"),
+        ("norm", {"name": "torch", "kind": "SiLU"}, "norm.*SiLU"),
+        ("act", {"name": "torch", "kind": "LayerNorm"}, "act.*LayerNorm"),
+        ("norm", {"_target_": "os.system", "command": "false"}, "norm"),
+        ("act", {"name": "own", "target": "os.system", "options": {}}, r"uses os\.system; .*trusted=\[os\]"),
+        ("norm", 5, "norm=5: must be one of batch"),
+        ("norm", "group", "norm='group': must be one of batch"),
+    ],
+    ids=str,
+)
+def test_a_checkpoint_names_layers_of_the_table_with_plain_options_only(tmp_path, field, value, message):
+    path = tmp_path / "a.ckpt"
+    saved(path, {"norm": GROUPS}, {"norm": target("torch.nn.GroupNorm", num_groups=4)})
+    content = torch.load(path, weights_only=True)
+    content["model_config"][field] = value
+    torch.save(content, path)
+    with pytest.raises(UserError, match=message):
+        load_model(path)
