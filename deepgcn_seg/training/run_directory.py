@@ -21,8 +21,6 @@ from ..schema import read_json
 LOCK = ".lock"
 # Settings that runs had not from the beginning, with the values of runs before.
 ADDED: dict[str, Any] = {
-    "weights": None,
-    "freeze": [],
     "recipe.loss": "cross_entropy",
     "recipe.focal_gamma": 2.0,
     "recipe.class_weights": "none",
