@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .. import reference
 from .launch import power_of_two
 
 # Size of a tile. Its values take 8 registers in each of 128 threads, and a row of 64 float32 is two cache lines.
@@ -153,18 +154,13 @@ def edge_moments(
 ) -> tuple[Tensor, Tensor]:
     """Return what :func:`deepgcn_seg.ops.reference.edge_moments` does."""
     center, neighbor, wide = center.contiguous(), neighbor.contiguous(), _sum_dtype(center)
-    # Sum phi - shift, with a shift near the mean. Otherwise the variance would lose digits if the mean is far from 0.
-    typical = center.to(wide).mean((0, 1)) + neighbor.to(wide).mean((0, 1))
-    shift = torch.where(typical > 0, typical, slope * typical)
+    shift = reference.typical_activation(center.to(wide), neighbor.to(wide), slope)
     batch, count, channels = center.shape
     sums = torch.empty(batch, -(-count // POINTS), channels, dtype=wide, device=center.device)
     squares = torch.empty_like(sums)
     arguments = center, neighbor, index.contiguous(), mask, slope.contiguous(), shift, sums, squares
     _launch(_moments, center, index, *arguments)
-    points = count if mask is None else mask.sum(1, keepdim=True)
-    mean = sums.double().sum(1) / (points * index.shape[2])
-    var = squares.double().sum(1) / (points * index.shape[2]) - mean.square()
-    return (mean + shift).to(wide), var.clamp(min=0).to(wide)
+    return reference.moments_of_sums(sums, squares, shift, index, mask)
 
 
 def edge_moments_backward(
