@@ -24,6 +24,7 @@ from deepgcn_seg.ops.cpu.simd import (
     numbered,
     splat,
     store,
+    truncated,
     where_greater,
     widened,
 )
@@ -64,16 +65,18 @@ def bitmask(lanes):
 @njit
 def _reduced(a, integers):
     x = load(a, 2)
-    store(integers, 0, numbered(np.uint32(7)))
+    store(integers, 0, truncated(x))
+    store(integers, LANES, numbered(np.uint32(7)))
     return lowest(x), highest(x)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_lowest_highest_and_integers(dtype):
     a = np.random.default_rng(0).uniform(0, 500, LANES + 2).astype(dtype)
-    integers = np.empty(LANES, np.uint32)
+    integers = np.empty(2 * LANES, np.uint32)
     assert _reduced(a, integers) == (a[2:].min(), a[2:].max())
-    np.testing.assert_array_equal(integers, np.arange(7, 7 + LANES))
+    np.testing.assert_array_equal(integers[:LANES], a[2:].astype(np.uint32))
+    np.testing.assert_array_equal(integers[LANES:], np.arange(7, 7 + LANES))
 
 
 @njit

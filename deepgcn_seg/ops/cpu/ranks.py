@@ -22,6 +22,8 @@ import numpy as np
 from ...kernel_cache import kernel
 from .simd import (
     LANES,
+    append,
+    at_most,
     comes_before,
     count_bits,
     highest,
@@ -29,6 +31,7 @@ from .simd import (
     lowest,
     splat,
     store,
+    truncated,
     where_greater,
 )
 
@@ -109,12 +112,14 @@ def shorten(keys, columns, count, wanted):
     Args:
         keys, columns: the list is their first ``count`` entries. LANES more must exist; they are overwritten.
     """
-    threshold = threshold_of(keys, count, wanted)
+    threshold = splat(threshold_of(keys, count, wanted))
+    store(keys, count, splat(keys.dtype.type(np.inf)))
     end = 0
-    for j in range(count):
-        # The next candidate overwrites one that is not kept: this needs no branch.
-        keys[end], columns[end] = keys[j], columns[j]
-        end += keys[j] <= threshold
+    for j in range(0, count, LANES):
+        some, numbers = load(keys, j), load(columns, j)
+        near = at_most(some, threshold)
+        append(keys, end, some, near)
+        end = append(columns, end, numbers, near)
     return end
 
 
@@ -185,10 +190,11 @@ def _write_bins(keys, count, bin_of):
     # If all keys are equal, or so close that the scale overflows, all go to the first bin.
     if not scale < np.finfo(keys.dtype).max:
         scale = 0.0
-    low, scale = keys.dtype.type(low), keys.dtype.type(scale)
-    for j in range(count):
-        along = max((keys[j] - low) * scale, keys.dtype.type(0))
-        bin_of[j] = np.uint32(np.int32(along * along))
+    lows, scales, zero = splat(low), splat(keys.dtype.type(scale)), splat(keys.dtype.type(0))
+    for j in range(0, count, LANES):
+        along = (load(keys, j) - lows) * scales
+        along = where_greater(along, zero, along, zero)
+        store(bin_of, j, truncated(along * along))
 
 
 @kernel()

@@ -91,15 +91,17 @@ def _cloud(points, present, step):
     """Return the cloud of every ``step``-th of the centred points (B, N, C), of which some are present (B, N)."""
     batch, count, channels = points.shape
     groups = -(-(count // step) // LANES)
-    tiles = np.zeros((batch, groups, channels, LANES), points.dtype)
+    tiles = np.empty((batch, groups, channels, LANES), points.dtype)
     half_norms = np.full((batch, groups * LANES), np.inf, points.dtype)
+    # The last group may have fewer points than lanes.
+    tiles[:, -1:] = 0
     for b in range(batch):
         for i in range(count // step):
+            square = points.dtype.type(0)
+            for c in range(channels):
+                square += points[b, i * step, c] * points[b, i * step, c]
+                tiles[b, i // LANES, c, i % LANES] = points[b, i * step, c]
             if present[b, i * step]:
-                square = points.dtype.type(0)
-                for c in range(channels):
-                    square += points[b, i * step, c] * points[b, i * step, c]
-                    tiles[b, i // LANES, c, i % LANES] = points[b, i * step, c]
                 half_norms[b, i] = square * points.dtype.type(0.5)
     return Cloud(tiles, half_norms)
 

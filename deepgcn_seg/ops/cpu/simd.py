@@ -157,6 +157,12 @@ def count_bits(builder, bits):
     return builder.zext(builder.ctpop(bits), _int64)
 
 
+@vector_function(lambda values: Vector(types.uint32)(values))
+def truncated(builder, values):
+    """Return numbers from 0 to 2^31 as uint32, rounded down."""
+    return builder.fptosi(values, _int32_lanes)
+
+
 @vector_function(lambda values: Vector(types.float64)(values))
 def widened(builder, values):
     """Return the same numbers in float64."""
