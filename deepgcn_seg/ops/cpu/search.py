@@ -4,7 +4,7 @@ The distances of all pairs are computed, a tile at a time, and compared while th
 be among the wanted ones are written to memory::
 
     for each strip of 32 query points (rows):                       threads take strips in turn
-        distances of the rows to a sample of 256 points
+        distances of the rows to a sample of 256 points, all of which are listed
         threshold of a row = a distance that lets through a few points more than are wanted      ranks.threshold_of
         for each group of LANES candidate points (columns):
             tile = distances of the rows to the group                                            tiles.write_tile
@@ -14,6 +14,8 @@ be among the wanted ones are written to memory::
         for each row:
             find the wanted ranks in its list, by bins                                           ranks.select
         for each row whose list was shorter than wanted: again, without a threshold
+
+Rows are those of the distance matrix, which is never stored: a row belongs to a query point, a column to a candidate.
 
 What is called a distance here is ``|y|^2 / 2 - x.y``: half the squared distance, less ``|x|^2 / 2``, which all
 candidates y of a query point x share. Points are centred first, because far from the origin the difference would lose
@@ -68,9 +70,9 @@ def search(
     """Write the points at the given ranks of distance to each point.
 
     Args:
-        points: (B, N, C) float32 or float64. mask: (B, N) bool, False where a point may not be chosen.
-        ranks: (m,) ascending, each below the number of points that may be chosen.
-        loop: whether a point may be chosen for itself. out: (B, N, m) int64, written. Ties go to the smaller index.
+        points: (B, N, C) float32 or float64. mask: (B, N) bool, False where a point may not be a neighbour.
+        ranks: (m,) ascending, each below the number of points that may be neighbours.
+        loop: whether a point may be its own neighbour. out: (B, N, m) int64, written. Ties go to the smaller index.
         sample_size: points that thresholds are estimated from. The result does not depend on it.
     """
     batch, count, _ = points.shape
@@ -80,7 +82,7 @@ def search(
     cloud, sample = _cloud(centred, present, 1), _cloud(centred, present, step)
     strips = -(-count // (STRIP * LANES))
     # The amount of work, as `run_sliced` counts it. With the factor 4, up to 362 points are searched on one thread:
-    # they take 0.4 ms, and several threads are no quicker.
+    # 12 strips, which take 0.4 ms. Measured: two threads are no quicker.
     steps = 4 * batch * count * count
     run_sliced(_search_strips, batch * strips, steps, cloud, sample, step, ranks.numpy(), loop, out.numpy())
 
@@ -111,10 +113,11 @@ def _search_strips(start, stop, cloud, sample, step, ranks, loop, out):
     """Write ``out`` for strips from ``start`` to ``stop``, counted through all blocks of points.
 
     Args:
-        cloud, sample, step: of :func:`_prepared`. The others as in :func:`search`.
+        cloud, sample: of all points, and of every ``step``-th. The others as in :func:`search`.
     """
     count, groups = out.shape[1], cloud.tiles.shape[1]
     strips = -(-groups // STRIP)
+    # Without loops the query point itself is in the list too, until `_select_row` removes it.
     wanted = ranks[-1] + (1 if loop else 2)
     # Lists have room for a vector more than there are points: `append` writes whole vectors.
     height, longest = STRIP * LANES, (groups + 1) * LANES
@@ -127,8 +130,10 @@ def _search_strips(start, stop, cloud, sample, step, ranks, loop, out):
         b, first = strip // strips, strip % strips * STRIP
         points, sampled = Cloud(cloud.tiles[b], cloud.half_norms[b]), Cloud(sample.tiles[b], sample.half_norms[b])
         queries = points.tiles[first : first + STRIP]
+        # The lists hold the distances to the sample first. An empty sample leaves them empty, and thresholds infinite.
         _fill_lists(queries, sampled, everything, lists)
         for r in range(len(queries) * LANES):
+            # Of every step-th point, a step-th of the wanted ones is expected.
             thresholds[r] = threshold_of(keys[r], lists.counts[r], wanted / step)
         _fill_lists(queries, points, thresholds, lists)
         rows, missing = min(len(queries) * LANES, count - first * LANES), 0
@@ -145,6 +150,7 @@ def _search_strips(start, stop, cloud, sample, step, ranks, loop, out):
             _fill_lists(queries, points, thresholds, lists)
             for r in range(rows):
                 if thresholds[r] > 0:
+                    # All points of the cloud are listed. To put so many in order would take a hundred times as long.
                     lists.counts[r] = shorten(keys[r], columns[r], lists.counts[r], wanted)
                     _select_row(lists, r, first * LANES + r, ranks, loop, out[b], scratch)
 

@@ -131,12 +131,14 @@ def numbered(builder, first):
     return builder.add(same_in_all_lanes(builder, first), ir.Constant(_int32_lanes, list(range(LANES))))
 
 
+# A choice without a branch: `if` would be mispredicted for half of the numbers, and chooses for one number only.
 @vector_function(lambda a, b, x, y: x(a, b, x, y))
 def where_greater(builder, a, b, x, y):
     """Return ``a > b ? x : y`` of each lane."""
     return builder.select(builder.fcmp_ordered(">", a, b), x, y)
 
 
+# One comparison for all lanes. A bitmask can be counted and can steer `append`, a vector of truth values cannot.
 @vector_function(lambda values, limits: _bits(values, limits))
 def at_most(builder, values, limits):
     """Return the bitmask of ``values <= limits``."""
@@ -160,6 +162,7 @@ def count_bits(builder, bits):
 @vector_function(lambda values: Vector(types.uint32)(values))
 def truncated(builder, values):
     """Return numbers from 0 to 2^31 as uint32, rounded down."""
+    # A conversion to signed integers is one instruction everywhere, one to unsigned integers is not before AVX-512.
     return builder.fptosi(values, _int32_lanes)
 
 
