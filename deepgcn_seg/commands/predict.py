@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from ..data.classes import ClassList
+from ..data.classes import ClassList, no_label
 from ..data.scans.files import read_scan, write_scan
 from ..data.scans.format_table import FORMATS
 from ..data.scans.formats.scene import is_scene
@@ -21,7 +21,7 @@ from ..errors import UserError
 from ..escaping import one_line
 from ..files import replacing
 from ..inference.picture import scan_picture
-from ..inference.segmenter import Prediction, Segmenter, no_label
+from ..inference.segmenter import Prediction, Segmenter
 from ..inference.viewer import write_viewer
 from ..model.checkpoint import find_checkpoint
 
@@ -245,12 +245,19 @@ def _names_beside(names: Sequence[str], taken: Collection[str]) -> list[str]:
 
 
 def truth_of(scan: Scan, classes: ClassList) -> np.ndarray | None:
-    """Return the labels that a scan came with if they can be of these classes, else None."""
+    """Return the labels that a scan came with if they can be of these classes, else None.
+
+    NaN and :func:`~deepgcn_seg.data.classes.no_label` mean "unlabelled". Labels are returned with the latter.
+    """
     name = scan.field(*LABELS)
     if name is None or scan.fields[name].dtype.kind not in "iuf":
         return None
     values = scan.fields[name]
-    whole = np.isfinite(values).all() and (values == np.rint(values)).all()
-    if not whole or values.min() < 0 or values.max() >= len(classes) or not values.any():
+    labelled = ~(np.isnan(values) | (values == no_label(classes)))
+    known = values[labelled]
+    # Infinity is refused by the comparison with the number of classes.
+    if not known.any() or known.min() < 0 or known.max() >= len(classes) or (known != np.rint(known)).any():
         return None
-    return values.astype(classes.dtype)
+    truth = np.full(len(values), no_label(classes))
+    truth[labelled] = known
+    return truth

@@ -21,9 +21,9 @@ from ..files import replacing
 from ..processes import end_with_parent
 from ..progress import track
 from ..schema import read_json
-from .classes import S3DIS
+from .classes import S3DIS, no_label
 from .layouts import HDF5, SCANS, STANFORD, STORE, Layout, recognise
-from .room import Repair, Room
+from .room import KEPT, Repair, Room
 from .room_file import MadeFrom, read_header, write_room
 from .scans.formats.arrays import read_shape
 from .scans.formats.bounds import MAX_POINTS, Bounds
@@ -123,6 +123,9 @@ def _prepare_rooms(jobs: list[_Job], workers: int) -> list[Repair]:
 def _describe_source(layout: Layout, key: str, labelling: Labelling) -> MadeFrom:
     """Return what a room is made from: checksums of the settings that change its points or labels, and of its files."""
     settings = {"layout": layout.kind, **asdict(labelling), "classes": labelling.classes.names}
+    if layout.kind != STANFORD:
+        # Earlier versions left these points out.
+        settings["unlabelled"] = KEPT
     path = layout.rooms[key]
     if path.suffix.lower() == ".bin":
         # The labels of a .bin file are in a file of the same name, in another folder.
@@ -217,13 +220,13 @@ def _report(path: Path, repairs: list[Repair], prepared: list[Path]) -> None:
     lines = dict.fromkeys([*known, *map(str, repairs)])
     with replacing(path) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in lines), **text)
-    if repairs:
-        log.warning("%d places of the raw files were repaired or skipped: see %s", len(repairs), path)
-    counts: Counter[str] = Counter()
+    if damaged := sum(repair.action != KEPT for repair in repairs):
+        log.warning("%d places of the raw files were repaired or skipped: see %s", damaged, path)
+    counts: Counter[tuple[str, str]] = Counter()
     for repair in repairs:
-        counts[repair.problem] += repair.points or 0
-    for problem, count in (+counts).items():
-        log.warning("%s points with %s were left out", f"{count:,}", problem)
+        counts[repair.problem, repair.action] += repair.points or 0
+    for (problem, action), count in (+counts).items():
+        log.warning("%s points with %s were %s", f"{count:,}", problem, action)
     return None
 
 
@@ -273,7 +276,7 @@ def _read_layout(layout: Layout, key: str, labelling: Labelling, max_points: int
     if path.suffix == ".npy" and layout.kind != SCANS:
         labelling = replace(labelling, columns=_COLUMNS[: _width(path)])
     room, repairs = read_labelled_room(path, area, name, labelling, max_points)
-    if not len(room):
+    if not (room.label != no_label(labelling.classes)).any():
         return None, [*repairs, Repair(str(path), None, "no points of any class", "room skipped")]
     return room, repairs
 

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from ..errors import UserError
 from .augmentation import Augmentation, BlockPoints
 from .blocks import NINE, block_features, sample_indices, scaled_positions
-from .classes import S3DIS
+from .classes import S3DIS, no_label
 from .hdf5_arrays import StoredArray, find_arrays
 from .room import RoomEntry
 
@@ -143,7 +143,7 @@ class OfficialBlockDataset(Dataset):
         data, label = arrays["data"].row(path, row).astype(np.float32, copy=False), arrays["label"].row(path, row)
         if not np.isfinite(data).all():
             raise UserError(f"{path}: NaN or infinite values in row {row}")
-        if label.min() < 0 or label.max() >= len(S3DIS):
+        if not (((label >= 0) & (label < len(S3DIS))) | (label == no_label(S3DIS))).all():
             raise UserError(f"{path}: labels of no class in row {row}")
         if self.points > len(data):
             raise UserError(f"points={self.points}, but the blocks of {path.parent} have {len(data)}")

@@ -13,7 +13,7 @@ class Room:
     Attributes:
         area, name: for example ``Area_5`` and ``office_1``.
         xyz: (N, 3) float64 metres. rgb: (N, 3) uint8, or None without colours.
-        label: (N,) unsigned integers.
+        label: (N,) unsigned integers; :func:`~deepgcn_seg.data.classes.no_label` for points that nobody has labelled.
     """
 
     area: str
@@ -45,8 +45,9 @@ class RoomEntry:
         return f"{self.area}/{self.name}"
 
 
-# Reasons to leave a point out.
+# What can be wrong with points, and what is done with those that nobody has labelled.
 NO_COORDINATES, NO_LABEL = "NaN or infinite coordinates", "no label"
+KEPT = "kept, but neither trained on nor scored"
 
 
 @dataclass(frozen=True)

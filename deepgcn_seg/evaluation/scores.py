@@ -52,6 +52,7 @@ def summary(
         **Scores.of(result.confusion).as_dict(classes.names),
         "rooms": by_room,
         "points": result.points,
+        "unlabelled": result.unlabelled,
         "seconds": round(result.seconds, 2),
         "points_per_second": round(result.points / max(result.seconds, 1e-9)),
         "classes": list(classes.names),

@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import nn
 
 from ..data.blocks import BlockGrid, advise, share_held
-from ..data.classes import ClassList
+from ..data.classes import ClassList, no_label
 from ..data.dataset import Split, area_name, block_dataset
 from ..data.official_hdf5 import OfficialBlocks
 from ..data.room import RoomEntry
@@ -69,7 +69,7 @@ def build_trainer(
         instantiate(config.recipe.optimizer)(model.parameters()),
         blocks,
         validate if rooms else None,
-        _settings(config, device),
+        _settings(config, device, store.classes),
         folder / "checkpoints",
         {**checkpoint_description(config, store.classes), "classes": store.classes},
         run_log,
@@ -101,13 +101,14 @@ def _build_model(config: DictConfig, device: torch.device, world: World) -> nn.M
     return model
 
 
-def _settings(config: DictConfig, device: torch.device) -> TrainingSettings:
+def _settings(config: DictConfig, device: torch.device, classes: ClassList) -> TrainingSettings:
     recipe = config.recipe
     same = ("epochs", "batch_size", "accumulate", "max_steps", "seed", "precision", "workers", "points")
     return TrainingSettings(
         **{key: config[key] for key in (*same, "validate_every", "save_every")},
         device=device,
         label_smoothing=recipe.label_smoothing,
+        ignore=int(no_label(classes)),
         ema=recipe.ema,
         schedule=instantiate(recipe.schedule),
         norm_momentum=instantiate(recipe.norm_momentum),

@@ -40,8 +40,8 @@ class TrainingSettings:
 
     batch_size: blocks of one optimiser step, over all processes and passes. accumulate: passes a step.
     schedule: factor of the learning rate. norm_momentum: schedule of the batch norms' momentum, or None.
-    ema: decay of the averaged weights, or None for none. max_bad_steps: steps in a row that may be skipped because
-    their loss or gradients are not finite.
+    ignore: the label of points that are not trained on. ema: decay of the averaged weights, or None for none.
+    max_bad_steps: steps in a row that may be skipped because their loss or gradients are not finite.
     """
 
     epochs: int
@@ -56,10 +56,22 @@ class TrainingSettings:
     validate_every: int = 1
     save_every: int = 500
     label_smoothing: float = 0.0
+    ignore: int = -100
     ema: float | None = None
     schedule: Callable[[Clock], float] = field(default=lambda clock: 1.0)
     norm_momentum: Callable[[Clock], float] | None = None
     max_bad_steps: int = 10
+
+
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float, ignore: int) -> torch.Tensor:
+    """Return the mean cross-entropy over the points that have a label; 0 if none has.
+
+    Args:
+        logits: (B, N, C). labels: (B, N). ignore: the label of points that are left out.
+    """
+    logits, labels = logits.flatten(0, 1), labels.flatten()
+    total = F.cross_entropy(logits, labels, ignore_index=ignore, label_smoothing=label_smoothing, reduction="sum")
+    return total / (labels != ignore).sum().clamp(min=1)
 
 
 class Trainer:
@@ -221,7 +233,7 @@ class Trainer:
         labels = labels.to(settings.device, non_blocking=True)
         with torch.autocast(settings.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             logits = self.state.model(points)
-        loss = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), label_smoothing=settings.label_smoothing)
+        loss = cross_entropy(logits.float(), labels, settings.label_smoothing, settings.ignore)
         (loss / settings.accumulate).backward()
         return loss.item()
 
