@@ -26,8 +26,11 @@ SMALL = {
 
 
 def commands():
-    """(tool, arguments) of every command of the pages, once each; a newcomer's day is run in order by its own test."""
-    texts = [re.sub(r"## Your own rooms\n.*?\n## ", "", (ROOT / page).read_text(), flags=re.S) for page in PAGES]
+    """(tool, arguments) of every command of the pages, once each; two sections are run in order by tests of their own."""
+    texts = [
+        re.sub(r"## (?:Your own rooms|ScanNet)\n.*?(?=\n## )", "", (ROOT / page).read_text(), flags=re.S)
+        for page in PAGES
+    ]
     found = [(match[1], match[2].strip()) for text in texts for match in COMMAND.finditer(text)]
     # "..." stands for any settings: that line is about how processes are started.
     return sorted({(tool, arguments) for tool, arguments in found if "..." not in arguments})

@@ -22,9 +22,10 @@ from ..processes import end_with_parent
 from ..progress import track
 from ..schema import read_json
 from .classes import S3DIS, no_label
-from .layouts import HDF5, SCANS, STANFORD, STORE, Layout, recognise
+from .layouts import HDF5, SCANNET, SCANS, STANFORD, STORE, Layout, recognise
 from .room import KEPT, Repair, Room
 from .room_file import MadeFrom, read_header, write_room
+from .scannet import LABELLING, missing_scenes, read_scannet_room, scene_files
 from .scans.formats.arrays import read_shape
 from .scans.formats.bounds import MAX_POINTS, Bounds
 from .scans.labelled import Labelling, read_labelled_room, read_labelling
@@ -81,10 +82,12 @@ def prepare(
     log.info("%s", layout)
     if layout.kind in (STORE, HDF5):
         raise UserError(f"source={source} is {layout.kind}, ready as it is: give it as data.root")
-    labelling = read_labelling(layout.root / "classes.yaml") if layout.kind == SCANS else Labelling.of(S3DIS)
+    labelling = _labelling_of(layout)
     if scale is not None:
         labelling = replace(labelling, scale=scale)
     wanted = {key: _describe_source(layout, key, labelling) for key in layout.rooms}
+    if layout.kind == SCANNET and (missing := missing_scenes(layout.root, layout.rooms)):
+        log.warning("%s: %d scenes of the official lists are missing, such as %s", root, len(missing), missing[0])
     of_shard = list(layout.rooms)[shard[0] :: shard[1]]
     _remove_others(root, wanted)
     todo = {key: reason for key in of_shard if (reason := _outdated(root, key, wanted[key]))}
@@ -101,6 +104,12 @@ def prepare(
         raise UserError(f"{source}: no room has points")
     write_manifest(root, labelling.classes, described or str(source))
     return RoomStore(root)
+
+
+def _labelling_of(layout: Layout) -> Labelling:
+    if layout.kind == SCANS:
+        return read_labelling(layout.root / "classes.yaml")
+    return LABELLING if layout.kind == SCANNET else Labelling.of(S3DIS)
 
 
 def _prepare_rooms(jobs: list[_Job], workers: int) -> list[Repair]:
@@ -127,7 +136,10 @@ def _describe_source(layout: Layout, key: str, labelling: Labelling) -> MadeFrom
         # Earlier versions left these points out.
         settings["unlabelled"] = KEPT
     path = layout.rooms[key]
-    if path.suffix.lower() == ".bin":
+    if layout.kind == SCANNET:
+        # A folder of the release also has videos, which are not read.
+        beside = scene_files(path)
+    elif path.suffix.lower() == ".bin":
         # The labels of a .bin file are in a file of the same name, in another folder.
         beside = [folder / path.name for folder in path.parent.parent.iterdir()]
     else:
@@ -273,9 +285,12 @@ def _read_layout(layout: Layout, key: str, labelling: Labelling, max_points: int
             room.xyz *= labelling.scale or 1.0
         return room, repairs
     area, name = key.split("/")
-    if path.suffix == ".npy" and layout.kind != SCANS:
-        labelling = replace(labelling, columns=_COLUMNS[: _width(path)])
-    room, repairs = read_labelled_room(path, area, name, labelling, max_points)
+    if layout.kind == SCANNET:
+        room, repairs = read_scannet_room(path, area, labelling, max_points)
+    else:
+        if path.suffix == ".npy" and layout.kind != SCANS:
+            labelling = replace(labelling, columns=_COLUMNS[: _width(path)])
+        room, repairs = read_labelled_room(path, area, name, labelling, max_points)
     if not (room.label != no_label(labelling.classes)).any():
         return None, [*repairs, Repair(str(path), None, "no points of any class", "room skipped")]
     return room, repairs

@@ -1,5 +1,6 @@
 """A room: labelled points of one scan, where it lies in a store, and what was wrong with its files."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,16 @@ class Room:
         return f"{self.area}/{self.name}"
 
 
+# The name of a scan of ScanNet: number of the place, number of the scan.
+SCENE = re.compile(r"(scene[0-9]{4})_[0-9]{2}")
+
+
+def place_of(name: str) -> str:
+    """Return the place that a room is a scan of: ``scene0000`` for ``scene0000_01``, else the room's own name."""
+    found = SCENE.fullmatch(name)
+    return found[1] if found else name
+
+
 @dataclass(frozen=True)
 class RoomEntry:
     """A room of a store: its names and its file."""
@@ -38,6 +49,11 @@ class RoomEntry:
     area: str
     name: str
     path: Path
+
+    @property
+    def place(self) -> str:
+        """The area and the place in it, which several rooms of ScanNet may be scans of (:func:`place_of`)."""
+        return f"{self.area}/{place_of(self.name)}"
 
     @property
     def key(self) -> str:

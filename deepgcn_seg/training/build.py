@@ -124,7 +124,7 @@ def checkpoint_description(config: DictConfig, classes: ClassList) -> dict[str, 
     plain: Any = OmegaConf.to_container(config, resolve=True)
     data, store = plain["data"], plain["data"]["store"]
     source = str(store["_target_"]).removeprefix("deepgcn_seg.data.sources.")
-    known = source in ("synthetic", "s3dis", "s3dis_hdf5", "folder")
+    known = source in ("synthetic", "s3dis", "s3dis_hdf5", "scannet", "folder")
     trained_on = {
         "features": data["features"],
         "variant": data["variant"],
