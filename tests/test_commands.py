@@ -237,6 +237,25 @@ def test_benchmark_of_small_networks(tmp_path):
     assert set(content["least_times_faster"]) == {"step", "inference"}
 
 
+def test_benchmark_of_torch_geometrics_convolution(tmp_path):
+    pytest.importorskip("torch_cluster", reason="torch-cluster is not built (make cluster)")
+    content = benchmark(tmp_path, "measure=pyg", "depth=2", "points=64")
+    assert [(row["layers"], row["task"]) for row in content["rows"]] == [
+        (1, "step"), (1, "inference"), (2, "step"), (2, "inference")
+    ]  # fmt: skip
+    assert all(set(row["seconds"]) == {"torch_geometric", "ours"} for row in content["rows"])
+
+
+def test_networks_with_torch_geometrics_convolution_and_ours_are_the_same():
+    pytest.importorskip("torch_cluster", reason="torch-cluster is not built (make cluster)")
+    from deepgcn_seg.benchmark.dgcnn import DGCNN
+
+    theirs, ours = (DGCNN(name, depth=2, channels=8, k=5, layers=1).eval() for name in ("torch_geometric", "ours"))
+    ours.load_state_dict(theirs.state_dict())
+    points = torch.rand(2, 64, 9)
+    torch.testing.assert_close(ours(points), theirs(points))
+
+
 def test_benchmark_of_data(tmp_path, data_root):
     store = ["data.store.rooms_per_area=1", "data.store.density=60"]
     content = benchmark(tmp_path, "measure=data", "depth=2", "points=64", f"data.root={data_root}", *store)

@@ -27,6 +27,13 @@ def test_code_of_the_model_page(code):
     exec(compile(code, "docs/model.md", "exec"), {})
 
 
+@pytest.mark.parametrize("code", blocks("docs/pyg.md"), ids=["network", "block"])
+def test_code_of_the_page_for_torch_geometric(code):
+    names = {}
+    exec(compile(code, "docs/pyg.md", "exec"), names)
+    assert names["logits" if "logits" in names else "out"].shape in {(500, 13), (100, 64)}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_and_pictures_exist(page):
     for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):

@@ -108,7 +108,11 @@ def test_the_terminal_shows_brackets(capsys):
     assert ODD in printed(rooms_table([f"Area_1/{ODD}"], ODD))
     console = Console(width=200)
     print_scores(
-        Scores([0.5], [0.5], 0.5, 0.5, 0.5), ClassList((ODD,), ((0, 0, 0),)), f"title {ODD}", f"caption {ODD}", console
+        Scores([0.5], [0.5], 0.5, 0.5, 0.5),
+        ClassList((ODD,), ((0, 0, 0),)),
+        f"title {ODD}",
+        f"caption {ODD}",
+        console=console,
     )
     assert capsys.readouterr().out.count(ODD) == 3
 

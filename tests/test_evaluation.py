@@ -17,6 +17,7 @@ from deepgcn_seg.data.store import RoomStore, write_manifest
 from deepgcn_seg.errors import UserError
 from deepgcn_seg.evaluation import Protocol, Scores, confusion_matrix
 from deepgcn_seg.evaluation.evaluate import evaluate_rooms
+from deepgcn_seg.evaluation.metrics import miou_interval, points_by_class
 from deepgcn_seg.inference.picture import close_together, draw_points, plain, room_picture
 from deepgcn_seg.inference.voting import cover
 
@@ -71,6 +72,38 @@ def test_scores_by_hand():
     assert scores.macc == pytest.approx((6 / 8 + 3 / 4) / 2)
     assert scores.oa == pytest.approx(9 / 12)
     assert scores.as_dict(["a", "b", "c"])["IoU"]["c"] is None
+
+
+def test_points_by_class_are_those_of_the_iou():
+    by_room = torch.randint(0, 50, (4, 3, 3), generator=torch.Generator().manual_seed(0))
+    hits, truth, predicted = points_by_class(by_room).sum(0)
+    expected = Scores.of(by_room.sum(0)).iou
+    torch.testing.assert_close(hits / (truth + predicted - hits), torch.tensor(expected))
+
+
+def test_an_interval_of_two_rooms_is_of_three_possible_scores():
+    # One class, 80 and 20 of 100 points right. Both rooms, or either twice: IoU 80/100, 100/200, 20/100; the wrong points
+    # are predicted as a second class, which has an IoU of 0 and none of the truth.
+    rooms = torch.tensor([[[80, 20], [0, 0]], [[20, 80], [0, 0]]])
+    assert miou_interval(points_by_class(rooms)) == (0.1, 0.4)
+    assert miou_interval(points_by_class(rooms), level=0.4) == (0.25, 0.25)
+
+
+def test_an_interval_covers_the_score_of_all_rooms_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    right = rng.binomial(1000, rng.beta(8, 2, size=5000))
+    population = torch.from_numpy(np.stack([np.stack([right, 1000 - right], 1), np.zeros((5000, 2), int)], 1))
+    truth = Scores.of(population.sum(0)).miou
+    covered = 0
+    for _ in range(100):
+        low, high = miou_interval(points_by_class(population[rng.integers(5000, size=30)]))
+        covered += low <= truth <= high
+    assert 88 <= covered <= 99
+
+
+@pytest.mark.parametrize("rooms", [torch.ones(1, 2, 2, dtype=torch.int64), torch.zeros(3, 2, 2, dtype=torch.int64)])
+def test_no_interval_of_one_room_or_no_points(rooms):
+    assert miou_interval(points_by_class(rooms)) is None
 
 
 def test_a_class_only_predicted_counts_as_zero():

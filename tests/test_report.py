@@ -64,6 +64,30 @@ def test_six_folds_are_pooled_by_one_matrix(tmp_path):
     assert len(columns) == 9
 
 
+def test_intervals_stand_beside_the_scores(tmp_path):
+    folders = [make_run(tmp_path, f"f{fold}", [[100, 100], [0, 0]], fold) for fold in range(1, 7)]
+    runs = lambda: find_runs(tmp_path, LeftOut())[0]
+    assert "95 %" not in comparisons(runs())[0].header
+    for folder in folders:
+        # Two rooms of 100 points of the first class, of which 80 and 20 are right: mIoU 40, 10 or 25 (both).
+        rooms = {
+            f"room_{right}": {"points": 100, "mIoU": 0.5, "OA": 0.5}
+            | {"hits": [right, 0], "truth": [100, 0], "predicted": [right, 100 - right]}
+            for right in (80, 20)
+        }
+        changed(rooms=rooms, mIoU_interval=[0.1, 0.4])(folder)
+    (table,) = comparisons(runs())
+    columns = dict(zip(table.header, zip(*table.rows)))
+    assert columns["95 %"] == ("10.00 to 40.00",) * 6
+    (folds,) = six_folds(runs())
+    # Twelve rooms: the mIoU of the bootstrap is 10 + 30 X / 12, X binomial with 12 draws of 1/2, whose 2.5 and 97.5 %
+    # quantiles are 3 and 9.
+    assert "95 % interval of the pooled mIoU, by bootstrap over all rooms: 17.50 to 32.50." in folds.notes
+    changed(rooms={"room_80": {"points": 100, "mIoU": 0.5, "OA": 0.5}})(folders[0])
+    (folds,) = six_folds(runs())
+    assert not any("interval" in note for note in folds.notes)
+
+
 def test_without_all_six_nothing_is_pooled_and_the_missing_are_named(tmp_path):
     for fold in (1, 2, 4, 5):
         make_run(tmp_path, f"f{fold}", SQUARE, fold)
@@ -189,6 +213,16 @@ WHOLE = [
     ("more than 9007199254740992 points", changed(confusion=[[2**53, 2**53], [1, 1]])),
     ("test.classes", changed(classes=[])),
     ("test.rooms.x.points", changed(rooms={"x": {"points": True, "mIoU": None, "OA": None}})),
+    ("test.mIoU_interval", changed(mIoU_interval=[0.5])),
+    ("must be of each of 2 classes", changed(rooms={"x": {"points": 1, "mIoU": None, "OA": None, "hits": [1, 0]}})),
+    (
+        "more hits than true or predicted",
+        changed(
+            rooms={
+                "x": {"points": 1, "mIoU": None, "OA": None, "hits": [9, 0], "truth": [9, 0], "predicted": [8, 1]},
+            }
+        ),
+    ),
     ("test.points_per_second", changed(points_per_second=-3)),
     ("metrics.json: is a link", linked("metrics.json")),
 ]

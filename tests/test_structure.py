@@ -13,7 +13,7 @@ FLOORS = (
     ("commands",),
     ("training", "benchmark", "reporting"),
     ("evaluation",),
-    ("inference",),
+    ("inference", "pyg"),
     ("model",),
     ("data",),
     ("ops",),

@@ -40,7 +40,10 @@ def described(settings: dict[str, Any]) -> str:
 
 
 def build(name: str, settings: dict[str, Any], device: torch.device) -> nn.Module:
-    """Return one of :data:`NETWORKS`, all of which compute the same function; with bf16 under autocast."""
+    """Return one of :data:`NETWORKS`, all of which compute the same function; with bf16 under autocast.
+
+    With ``conv`` "dynamic-edge" it is one of :data:`deepgcn_seg.benchmark.dgcnn.NETWORKS`.
+    """
     # All are measured in float32. Without this, cuDNN would use TF32 in the reference's convolutions.
     torch.backends.cudnn.allow_tf32 = False
     network = _network(name, settings).to(device)
@@ -50,8 +53,12 @@ def build(name: str, settings: dict[str, Any], device: torch.device) -> nn.Modul
 
 
 def _network(name: str, settings: dict[str, Any]) -> nn.Module:
-    conv, connection = settings["conv"], settings["connection"]
     common = {key: settings[key] for key in ("depth", "channels", "k")}
+    if settings["conv"] == "dynamic-edge":
+        from .dgcnn import DGCNN
+
+        return DGCNN(name, layers=settings["layers"], **common)
+    conv, connection = settings["conv"], settings["connection"]
     if name == "reference":
         return ReferenceDeepGCN(connection, conv, order="act-norm", **common)
     if name == "assembly":

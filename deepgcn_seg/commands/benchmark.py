@@ -8,6 +8,7 @@ from ..benchmark.data import measure_data
 from ..benchmark.network import measure_network
 from ..benchmark.parser import measure_parser
 from ..benchmark.parts import measure_parts
+from ..benchmark.pyg import measure_pyg
 from ..benchmark.scaling import measure_scaling
 from ..benchmark.small import measure_small
 from ..errors import UserError
@@ -17,6 +18,7 @@ MEASURES: dict[str, Callable[[DictConfig], None]] = {
     "parts": measure_parts,
     "scaling": measure_scaling,
     "small": measure_small,
+    "pyg": measure_pyg,
     "data": measure_data,
     "parser": measure_parser,
 }

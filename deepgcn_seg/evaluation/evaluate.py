@@ -60,7 +60,8 @@ def evaluate_rooms(
     cost = f"{result.points:,} points in {result.seconds:.1f} s"
     if result.unlabelled:
         cost += f"; {result.unlabelled:,} unlabelled points were left out"
-    print_scores(scores, store.classes, title, f"protocol {protocol.describe()}; {cost}")
+    caption = f"protocol {protocol.describe()}; {cost}"
+    print_scores(scores, store.classes, title, caption, entry["mIoU_interval"])
     entry["pictures"] = {}
     for name, room in _rooms_to_draw(result, rooms, entry).items():
         xyz, rgb, label = cast(RoomStore, store).open(room).all()

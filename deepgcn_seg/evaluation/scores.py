@@ -12,12 +12,23 @@ from ..data.classes import ClassList
 from ..data.room import RoomEntry
 from ..escaping import terminal
 from ..files import replacing
-from .metrics import Scores
+from .metrics import Scores, miou_interval, points_by_class
 from .protocols import Protocol, Result
 
 
-def print_scores(scores: Scores, classes: ClassList, title: str, caption: str, console: Console | None = None) -> None:
-    """Print a table of IoU and accuracy of each class, and their means; a dash stands for NaN."""
+def print_scores(
+    scores: Scores,
+    classes: ClassList,
+    title: str,
+    caption: str,
+    interval: tuple[float, float] | None = None,
+    console: Console | None = None,
+) -> None:
+    """Print a table of IoU and accuracy of each class, and their means; a dash stands for NaN.
+
+    Args:
+        interval: of the mIoU, 95 % over rooms.
+    """
     table = Table(title=terminal(title, "table.title"), caption=terminal(caption, "table.caption"), min_width=44)
     table.add_column("class")
     table.add_column("IoU", justify="right")
@@ -27,6 +38,8 @@ def print_scores(scores: Scores, classes: ClassList, title: str, caption: str, c
     table.add_section()
     table.add_row("mean (mIoU, mAcc)", _shown(scores.miou), _shown(scores.macc), style="bold")
     table.add_row("all points (OA)", "", _shown(scores.oa), style="bold")
+    if interval is not None:
+        table.add_row("mIoU, 95 % over rooms", " to ".join(map(_shown, interval)), "")
     (console or Console()).print(table)
 
 
@@ -39,17 +52,26 @@ def summary(
 ) -> dict[str, Any]:
     """Return the entry of a protocol in ``metrics.json``: scores, also of each room, and how they were measured.
 
+    ``mIoU_interval`` is the 95 % interval over rooms (:func:`~deepgcn_seg.evaluation.metrics.miou_interval`). Each room
+    has the points of every class that are right (``hits``), true and predicted, from which the interval of several
+    runs together follows.
+
     Args:
         rooms: those of ``result``. about: further facts that the entry names: checkpoint, data, test areas.
     """
     by_room = {}
-    for room, confusion in zip(rooms, result.by_room):
+    points = points_by_class(result.by_room)
+    for room, confusion, counts in zip(rooms, result.by_room, points):
         scores = Scores.of(confusion).as_dict(classes.names)
-        by_room[room.key] = {"points": int(confusion.sum()), "mIoU": scores["mIoU"], "OA": scores["OA"]}
+        by_room[room.key] = {
+            **{"points": int(confusion.sum()), "mIoU": scores["mIoU"], "OA": scores["OA"]},
+            **dict(zip(("hits", "truth", "predicted"), counts.tolist())),
+        }
     return {
         "protocol": protocol.describe(),
         **about,
         **Scores.of(result.confusion).as_dict(classes.names),
+        "mIoU_interval": miou_interval(points),
         "rooms": by_room,
         "points": result.points,
         "unlabelled": result.unlabelled,

@@ -40,6 +40,14 @@ class EdgeConv(nn.Module):
         super().__init__()
         self.layer = Pointwise(2 * in_channels, out_channels, spec)
 
+    @classmethod
+    def of(cls, layer: Pointwise) -> "EdgeConv":
+        """Return the convolution of this very layer, which maps from 2 C channels."""
+        conv = cls.__new__(cls)
+        nn.Module.__init__(conv)
+        conv.layer = layer
+        return conv
+
     def forward(self, x: Tensor, index: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return h."""
         layer = self.layer

@@ -4,7 +4,7 @@ All tensors are channels-last, (B, N, C); an optional ``mask`` (B, N) is True wh
 """
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -246,6 +246,14 @@ class Pointwise(nn.Module):
         self.norm = spec.make_norm(out_channels)
         self.act = spec.make_act()
         self.order = spec.order
+
+    @classmethod
+    def of(cls, linear: nn.Module, norm: nn.Module | None, act: nn.Module | None, order: str) -> "Pointwise":
+        """Return the layer of these very modules, without weights of its own."""
+        layer = cls.__new__(cls)
+        nn.Module.__init__(layer)
+        layer.linear, layer.norm, layer.act, layer.order = cast(nn.Linear, linear), norm, act, order
+        return layer
 
     def forward(self, x: Tensor, mask: Tensor | None = None, counts: Tensor | None = None) -> Tensor:
         """Apply the layer; counts as in :meth:`BatchNorm.forward`."""

@@ -34,6 +34,7 @@ _NOT_SETTINGS = ("resume", "data.root", "data.store.root", "device", "workers")
 
 Share = Annotated[float, Field(ge=0, le=1)] | None
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+Counts = Annotated[tuple[Count, ...], Field(max_length=MAX_CLASSES)]
 Cost = Annotated[float, Field(ge=0, le=1e12)]
 # Text is made printable.
 Name = Annotated[str, Field(max_length=1000), AfterValidator(lambda text: one_line(text, MAX_SHOWN))]
@@ -47,11 +48,19 @@ class _Written(Schema):
 
 
 class RoomScores(_Written):
-    """Scores of one room."""
+    """Scores of one room. hits, truth, predicted: points of each class (C,); empty in files of older versions."""
 
     points: Count
     mIoU: Share
     OA: Share
+    hits: Counts = ()
+    truth: Counts = ()
+    predicted: Counts = ()
+
+    @property
+    def counts(self) -> tuple[Counts, Counts, Counts]:
+        """The points of each class that are right, true and predicted."""
+        return self.hits, self.truth, self.predicted
 
 
 class Tested(_Written):
@@ -62,6 +71,7 @@ class Tested(_Written):
     dataset: Name = ""
     selection: Name = ""
     mIoU: Share
+    mIoU_interval: tuple[Share, Share] | None = None
     mAcc: Share
     OA: Share
     areas: Annotated[tuple[Name | int, ...], Field(max_length=MAX_CLASSES)]
@@ -78,6 +88,13 @@ class Tested(_Written):
             raise ValueError(f"confusion must have a row and a column for each of {len(self.classes)} classes")
         if sum(map(sum, self.confusion)) > MAX_COUNT:
             raise ValueError(f"confusion has more than {MAX_COUNT} points")
+        for key, room in self.rooms.items():
+            if {len(counts) for counts in room.counts} not in ({0}, {len(self.classes)}):
+                raise ValueError(
+                    f"room {key}: hits, truth and predicted must be of each of {len(self.classes)} classes"
+                )
+            if any(hits > min(truth, predicted) for hits, truth, predicted in zip(*room.counts)):
+                raise ValueError(f"room {key}: a class has more hits than true or predicted points")
         return self
 
 

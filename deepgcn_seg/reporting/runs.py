@@ -40,6 +40,15 @@ class Run:
         """Its confusion matrix (C, C) on the test rooms, rows truth."""
         return torch.tensor(self.test.confusion)
 
+    @property
+    def points_by_room(self) -> torch.Tensor | None:
+        """Points (R, 3, C) of its test rooms, as :func:`~deepgcn_seg.evaluation.metrics.points_by_class` has them.
+
+        None if the run was scored by a version that did not keep them.
+        """
+        rooms = [room.counts for room in self.test.rooms.values()]
+        return torch.tensor(rooms) if rooms and all(map(all, rooms)) else None
+
 
 def find_runs(root: str | Path, left_out: LeftOut) -> tuple[list[Run], list[Path]]:
     """Return the finished runs below ``root`` and the folders of unfinished ones.

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from ..data.layouts import natural
 from ..escaping import csv_cell, latex, markdown, terminal
-from ..evaluation.metrics import Scores
+from ..evaluation.metrics import Scores, miou_interval
 from .published import Published
 from .runs import Run, varied
 
@@ -72,14 +72,17 @@ def comparisons(runs: Sequence[Run]) -> list[ResultTable]:
 
 def _comparison(runs: list[Run], data: str, protocol: str) -> ResultTable:
     keys = varied(runs)
-    header = [*keys, "mIoU", "mAcc", "OA", "parameters", "minutes", "peak MB", "points/s", "run"]
+    intervals = any(run.test.mIoU_interval for run in runs)
+    header = [*keys, "mIoU", *["95 %"] * intervals, "mAcc", "OA", "parameters", "minutes", "peak MB", "points/s", "run"]
     rows = []
     for run in sorted(runs, key=lambda run: [_sortable(run.settings.get(key)) for key in keys]):
         training = run.metrics.training
         rows.append(
             [
                 *(str(run.settings.get(key, "-")) for key in keys),
-                *map(_percent, (run.test.mIoU, run.test.mAcc, run.test.OA)),
+                _percent(run.test.mIoU),
+                *[_interval(run.test.mIoU_interval)] * intervals,
+                *map(_percent, (run.test.mAcc, run.test.OA)),
                 f"{run.metrics.parameters:,}",
                 "-" if training.seconds is None else f"{training.seconds / 60:.1f}",
                 "-" if training.peak_memory_mb is None else f"{training.peak_memory_mb:,.0f}",
@@ -93,6 +96,7 @@ def _comparison(runs: list[Run], data: str, protocol: str) -> ResultTable:
         f"Data: {data}. Protocol: {protocol}. Test areas: {', '.join(areas)}.",
         "Minutes and peak MB are of training, points/s of scoring."
         + (f" Checkpoint: {', '.join(selections)}." if selections else ""),
+        *["95 %: interval of the mIoU, by bootstrap over the test rooms."] * intervals,
     ]
     return ResultTable("Runs", header, rows, notes)
 
@@ -119,6 +123,10 @@ def _sortable(value: Any) -> tuple:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f}"
+
+
+def _interval(ends: tuple[float | None, float | None] | None) -> str:
+    return "-" if ends is None else f"{_percent(ends[0])} to {_percent(ends[1])}"
 
 
 def six_folds(runs: Sequence[Run]) -> list[ResultTable]:
@@ -155,6 +163,9 @@ def _folds(folds: dict[int | str, Run]) -> ResultTable:
         rows.append(["mean of areas", *map(_percent, means), *[""] * len(first.test.classes)])
         rows.append(_score_row(f"{count}-fold, pooled", pooled))
         notes.append(f"Pooled: one confusion matrix summed over the {count} areas.")
+        rooms = [points for run in folds.values() if (points := run.points_by_room) is not None]
+        if len(rooms) == len(folds) and (interval := miou_interval(torch.cat(rooms))):
+            notes.append(f"95 % interval of the pooled mIoU, by bootstrap over all rooms: {_interval(interval)}.")
     name = f"{first.settings.get('backbone.name', '-')}-{first.settings.get('depth', '-')}, folds"
     # Areas side by side: thirteen classes would make the lines too long.
     head, *body = (list(column) for column in zip(header, *rows))
