@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_commands import ROOT, TINY, run
+from test_commands import ROOT, TINY, data_root, run, trained  # noqa: F401
 
 from deepgcn_seg.data.build_store import prepare
 from deepgcn_seg.data.dataset import split_by_area
@@ -297,6 +297,17 @@ def test_a_submission_has_an_id_for_each_vertex(tmp_path):
     for name in ("scene0707_00.ply", "scene0707_00_vh_clean.ply", "scene0707_00_vh_clean_2.labels.ply", "room.ply"):
         with pytest.raises(UserError, match=rf"{re.escape(name)} is no scene0000_00_vh_clean_2\.ply"):
             submission_paths(tmp_path, [Path(name)])
+
+
+def test_a_checkpoint_of_other_classes_writes_no_submission(trained, tmp_path):  # noqa: F811
+    write_scene(tmp_path, "scene0707_00", None)
+    done = run(
+        "predict", f"checkpoint={trained[0]}", f"input={tmp_path}/scans/*/*_vh_clean_2.ply", f"output={tmp_path}/out",
+        f"submission={tmp_path}/submission", f"hydra.run.dir={tmp_path}/log", check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "best.ckpt does not have ScanNet's 20 classes" in done.stderr.splitlines()[-1]
+    assert not list(tmp_path.rglob("*.txt"))
 
 
 def test_the_documented_commands_go_from_the_release_to_a_submission(tmp_path):
