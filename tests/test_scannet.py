@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from test_commands import ROOT, TINY, data_root, run, trained  # noqa: F401
 
+from deepgcn_seg.commands.prepare import prepare_configured
 from deepgcn_seg.data.build_store import prepare
 from deepgcn_seg.data.dataset import split_by_area
 from deepgcn_seg.data.layouts import recognise
@@ -183,8 +185,11 @@ def test_missing_scenes_are_told_and_scenes_of_no_list_left_out(release, tmp_pat
     store = prepare(release, tmp_path / "store")
     assert [room.name for room in store.rooms] == ["scene0000_01", "scene0001_00"]
     assert "1 scenes of the official lists are missing, such as train/scene0000_00" in caplog.text
-    done = run("prepare", f"source={release}", "check=true", f"hydra.run.dir={tmp_path}/log", check=False)
-    assert done.returncode == 2 and "1 scenes of the official lists are missing: train/scene0000_00" in done.stderr
+    config = OmegaConf.create({"shard": None, "check": True, "source": str(release), "data": {"root": None}})
+    with pytest.raises(UserError, match="1 scenes of the official lists are missing: train/scene0000_00"):
+        prepare_configured(config)
+    write_scene(release, "scene0000_00", "ply")
+    prepare_configured(config)
 
 
 # -- rescans ------------------------------------------------------------------------------------
