@@ -1,7 +1,11 @@
 # Two commands do everything on a fresh machine:
-#   make train    set up .venv, then train the quickstart model on synthetic rooms
-#   make test     set up .venv with the test tools, then run the tests
-# Others: make cluster (build torch-cluster), make lint, make clean.
+#   make train    install into .venv, then train a small network on synthetic rooms and score it
+#   make test     add the test tools to .venv, then run the tests
+# ARGS passes settings on: make train ARGS="epochs=4", make test ARGS="-k graph".
+# Other commands:
+#   make cluster  build and install torch-cluster, which is optional
+#   make lint     check style, types and Dockerfiles
+#   make clean    remove .venv and caches; data/ and outputs/ stay
 
 PYTHON ?= python3
 VENV := .venv
@@ -29,7 +33,7 @@ $(VENV)/.created:
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; install Python 3.11 or newer, or set PYTHON=..."; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is $$($(PYTHON) -V), but 3.11 or newer is needed; set PYTHON=..."; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "error: $(PYTHON) has no venv module; install it (Debian: apt-get install python3-venv)"; exit 1; }
-	@test "$$(df -Pk . | awk 'NR==2 {print $$4}')" -gt 3000000 || { echo "error: less than 3 GB free on this disk"; exit 1; }
+	@test "$$(df -Pk . | awk 'NR==2 {print $$4}')" -gt 3000000 || { echo "error: less than 3 GB are free on this disk"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
@@ -43,9 +47,9 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP) install -c constraints.txt -e '.[test,lint]'
 	@touch $@
 
-# torch-cluster has no wheel on PyPI and takes minutes to build; the wheel is kept for next time.
+# PyPI has no wheel of torch-cluster, and building one takes minutes. So the wheel is kept in .wheels/ for next time.
 cluster: $(VENV)/.installed
-	@$(BIN)/python -c 'import torch_cluster' 2>/dev/null && echo "torch-cluster is installed" || $(MAKE) --no-print-directory install-cluster
+	@$(BIN)/python -c 'import torch_cluster' 2>/dev/null && echo "torch-cluster is already installed" || $(MAKE) --no-print-directory install-cluster
 
 install-cluster:
 	@command -v c++ >/dev/null || { echo "error: no C++ compiler; install one (Debian: apt-get install g++)"; exit 1; }
@@ -57,7 +61,7 @@ install-cluster:
 	  DIST_EXTRA_CONFIG=$(abspath $(WHEELS)/build.cfg) $(PIP) wheel -c constraints.txt --no-build-isolation --no-deps -w $(WHEELS) torch-cluster; }
 	$(PIP) install -c constraints.txt $(WHEELS)/torch_cluster-*.whl
 	@$(BIN)/python -c 'import torch_cluster' || { rm -f $(WHEELS)/torch_cluster-*.whl; \
-	  echo "error: the kept wheel does not fit this torch; run make cluster again"; exit 1; }
+	  echo "error: the wheel in $(WHEELS) was built for another torch and has been removed; run make cluster again"; exit 1; }
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build *.egg-info

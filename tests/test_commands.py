@@ -580,7 +580,7 @@ def test_a_directory_has_one_training_at_a_time(data_root, tmp_path):
     run("train", f"resume={tmp_path}", "max_steps=2", "epochs=1")
 
 
-@pytest.mark.parametrize("tool", ["train", "evaluate", "prepare", "convert", "report", "benchmark"])
+@pytest.mark.parametrize("tool", ["train", "evaluate", "prepare", "convert", "export", "report", "benchmark"])
 def test_help(tool):
     assert f"tools/{tool}.py" in run(tool, "--help").stdout
 

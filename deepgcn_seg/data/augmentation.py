@@ -1,8 +1,8 @@
-"""Augmentation of blocks of points in training, before their channels are computed. The official recipes use none.
+"""Augmentations of blocks of points for training. The official recipes use none.
 
-Each augmentation is a callable on a block's sampled points: ``augment(points, rng) -> points``. Rotations turn the room
-together with the block, so that the position in the room stays valid. Default ranges follow PointNeXt (Qian et al.,
-2022, section 3.1). A value out of range is a ``SettingError``.
+An augmentation is a callable on a block's sampled points, ``augment(points, rng) -> points``. It is applied before the
+channels are computed. Rotations turn the whole room together with the block, so that the position in the room stays
+valid. Default ranges follow PointNeXt (Qian et al., 2022, section 3.1). A value out of range is a ``SettingError``.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import numpy as np
 
 from ..settings import SettingError, Share, number, validate
 
-# Metres to move points by, and factors to scale rooms by.
+# The type of distances by which points are moved, in metres, and of factors by which rooms are scaled.
 Small = Annotated[float, number(0, 10)]
 Factor = Annotated[float, number(0, 100, above=True)]
 
@@ -48,9 +48,9 @@ def turned(points: BlockPoints, angle: float) -> BlockPoints:
 
 @dataclass(frozen=True)
 class Turn:
-    """Rotation about the vertical by a random multiple of ``step`` degrees; any angle if 0.
+    """Rotation about the vertical by a random multiple of ``step`` degrees, or by any angle if ``step`` is 0.
 
-    With steps of 90 degrees, the sides of a block stay along the axes, as they are in every block that is scored.
+    With steps of 90 degrees the sides of a block stay parallel to the axes, as in the blocks that are scored.
     """
 
     step: Annotated[float, number(0, 360)] = 90.0

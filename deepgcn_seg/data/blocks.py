@@ -1,6 +1,6 @@
-"""Blocks of points: 1 m x 1 m columns of a room, sampled to N points of nine channels.
+"""Blocks of points: N points sampled from a column of 1 m x 1 m of a room, with nine channels.
 
-Channels come in groups (:data:`CHANNELS`). A dataset may do without some of the groups:
+The channels are in groups (:data:`CHANNELS`), of which a dataset may leave out some:
 
 ======  ====================================================================================
 block   position in the block, in one of two variants
@@ -36,7 +36,7 @@ def count_channels(groups: Sequence[str]) -> int:
     """Return the number of channels in some groups.
 
     Raises:
-        ValueError: an unknown group, or one named twice.
+        ValueError: a group is unknown, or named twice.
     """
     if unknown := [group for group in groups if group not in CHANNELS]:
         raise ValueError(f"unknown channels {unknown[0]!r}: choose from {', '.join(CHANNELS)}")
@@ -59,10 +59,10 @@ def channels(null: bool = False) -> PlainValidator:
 
 
 def place_of_channels(standard: Sequence[int], groups: Sequence[str]) -> list[int]:
-    """Return where some of the nine channels are, if a network's input is made of other groups.
+    """Return the positions of some of the nine channels in an input that is made of other groups.
 
     Args:
-        standard: numbers of the channels, counted in the groups of :data:`NINE`. groups: those of the input.
+        standard: numbers of channels among the nine (:data:`NINE`). groups: groups of channels in the input.
 
     Raises:
         ValueError: the input lacks the group of a channel.
@@ -76,13 +76,13 @@ def place_of_channels(standard: Sequence[int], groups: Sequence[str]) -> list[in
 
 @dataclass(frozen=True)
 class PointBlock:
-    """A block of points: a column of a room, before points are sampled from it.
+    """A column of a room, from which the points of a block are sampled.
 
     Attributes:
         room: the room's entry.
         low, high: (x, y) of its lower and upper edges, metres from the room's minimum; the upper edge is infinite
             where the room ends.
-        count: number of points in it.
+        count: number of points in the column.
     """
 
     room: RoomEntry
@@ -100,11 +100,12 @@ class BlockGrid:
     """How rooms are cut into blocks of points.
 
     Attributes:
-        side: of a block, metres. stride: metres between blocks; below ``side`` they overlap, above it they leave gaps.
+        side: side of a block in metres. stride: metres from a block to the next. If it is smaller than ``side``, blocks
+            overlap; if it is larger, there are gaps.
         min_points: blocks with fewer points are left out (100 in the official code).
 
     Raises:
-        SettingError: a setting out of range.
+        SettingError: a setting is out of range.
     """
 
     side: Metres = 1.0
@@ -119,24 +120,23 @@ class BlockGrid:
     def count(self, extent: float) -> int:
         """Return the number of blocks along an axis on which a room reaches from 0 to ``extent`` (PointNet's grid).
 
-        An extent that is larger by less than a millionth of the stride, which float32 may round to, takes no
-        further block.
+        If float32 rounding makes the extent larger by less than a millionth of the stride, no further block is counted.
         """
         return max(math.ceil((extent - self.side) / self.stride - 1e-6) + 1, 1)
 
     def edges(self, index: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the lower and upper edges of some of the ``count`` blocks along an axis.
 
-        Together, the blocks of a grid without gaps hold every coordinate from 0 on, however numbers are rounded: the
-        first begins at 0, each ends where the next one begins or later, and the last has no end.
+        The blocks of a grid without gaps contain every coordinate from 0 on, however numbers are rounded. The first
+        begins at 0, each ends where the next one begins or later, and the last has no end.
         """
         low, following = index * self.stride, (index + 1) * self.stride
-        # Not low + side, because that may round to a number below the next block's lower edge.
+        # low + side could be rounded to a number below the next block's lower edge.
         high = following + (self.side - self.stride)
         return low, np.where(index == count - 1, np.inf, high)
 
     def cut(self, store: RoomSource, room: RoomEntry) -> list[PointBlock]:
-        """Return the room's blocks of at least ``min_points`` points, and at least one point, row by row."""
+        """Return the room's blocks that have at least ``min_points`` points (and at least one), row by row."""
         stored = store.open(room)
         counts = [self.count(float(extent)) for extent in stored.size[:2]]
         places = self._places(stored, counts)
@@ -160,14 +160,14 @@ class BlockGrid:
     def _places(self, stored: SortedRoom, counts: Sequence[int]) -> np.ndarray:
         """Return the numbers along x and y (n, 2) of all blocks that may have points, row by row.
 
-        Empty ones are never listed: a room with a stray point far away would have more blocks than memory holds.
+        Empty blocks are not listed, because with a stray point far away they would be more than memory holds.
         """
         if self.side < CELL:
             # Blocks are smaller than a cell of the store, so most blocks in an occupied cell are empty.
             low, width = stored.all()[0][:, :2].astype(np.float64), 0.0
         else:
             low, width = stored.cells.occupied() * CELL, CELL
-        # One block more on either side, because the division rounds.
+        # One more block is taken on either side, because the division rounds.
         first = np.floor((low - self.side) / self.stride).astype(np.int64)
         last = np.floor((low + width) / self.stride).astype(np.int64) + 1
         highest = np.array(counts) - 1
@@ -177,9 +177,9 @@ class BlockGrid:
         return np.unique(places[:, :2], axis=0)
 
 
-# Advice aims at blocks that hold this share of the points: the rest are in blocks at the rooms' edges.
+# The advice aims at blocks that hold this share of the points. The other points lie in blocks at the rooms' edges.
 _ENOUGH_POINTS = 0.9
-# Sides to try, in metres: 0.1, 0.2, 0.5, 1, ... 5000.
+# Sides in metres that the advice tries: 0.1, 0.2, 0.5, 1, ... 5000.
 _SIDES = tuple(digit * 10.0**power for power in range(-1, 4) for digit in (1, 2, 5))
 
 
@@ -217,7 +217,7 @@ def points_inside(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return the points of the block from ``low`` to ``high``: xyz, rgb, label, and their rows in the store (n,) int64.
 
-    A block holds its lower edges and not its upper ones.
+    Lower edges belong to the block, and upper edges do not.
     """
     ranges, exact = room.cells.ranges(low, high)
     xyz, rgb, label = room.read(ranges)
@@ -231,8 +231,8 @@ def points_inside(
 def sample_indices(count: int, points: int, rng: np.random.Generator) -> np.ndarray:
     """Return random indices (points,) of a block that has ``count`` points.
 
-    They are drawn without replacement if there are enough points; otherwise each point is taken once, and the rest
-    are random repeats.
+    They are drawn without replacement if there are enough points. Otherwise each point is taken once, and the others
+    are drawn at random among them.
     """
     if count >= points:
         return rng.choice(count, points, replace=False, shuffle=False)
@@ -240,7 +240,7 @@ def sample_indices(count: int, points: int, rng: np.random.Generator) -> np.ndar
 
 
 def scaled_positions(xyz: np.ndarray) -> np.ndarray:
-    """Return positions (n, 3) centred on their mean and divided by the largest coordinate, just inside -1..1.
+    """Return positions (n, 3) centred on their mean and divided by their largest coordinate, so that they lie in -1..1.
 
     This is torch_geometric's ``NormalizeScale``, which the official PyTorch code applies.
     """
@@ -260,8 +260,8 @@ def block_features(
 
     Args:
         xyz: (n, 3) metres from the room's minimum. rgb: (n, 3) in 0..255.
-        room_size: (3,) the room's extent in metres. variant: of the position in the block, paper or port.
-        side: the block's side, metres. groups: of channels, in order.
+        room_size: (3,) the room's extent in metres. variant: variant of the position in the block, paper or port.
+        side: the block's side in metres. groups: groups of channels, in order.
     """
     if variant not in VARIANTS:
         raise ValueError(f"unknown variant {variant!r}: choose one of {', '.join(VARIANTS)}")

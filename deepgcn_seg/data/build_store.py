@@ -1,7 +1,7 @@
-"""A room store built from raw rooms, several at a time; a stopped build goes on where it was.
+"""Build a room store from raw rooms, several at a time. If a build is stopped, the next one continues it.
 
 Each room's file says what it was made from (:class:`~deepgcn_seg.data.room_file.MadeFrom`), and so does the marker file
-of a room without points. After a change of the source or its settings, only the rooms that it concerns are built again.
+of a room without points. After a change of the source or its settings, only the affected rooms are built again.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Job:
-    """A room to prepare: that of a layout with this key, to be written into the store at ``root``."""
+    """A room to prepare: it has this key in a layout, and is written into the store at ``root``."""
 
     layout: Layout
     key: str
@@ -65,17 +65,17 @@ def prepare(
     ``ROOT/repairs.txt`` and counted in the log.
 
     Args:
-        workers: number of processes. described: the source in words, as results name it; default its path.
+        workers: number of processes. described: the source in words, as results name it; by default its path.
         shard: (i, n) prepares every n-th room, beginning with number i, for n machines that share a disk.
         max_points: a scan with more is refused.
-        scale: metres per unit of the source, instead of the scale in ``classes.yaml``. Without either, units are taken
-            for metres, and a room that cannot be in metres is refused.
+        scale: metres per unit of the source, which replaces the scale in ``classes.yaml``. Without both, units are
+            taken for metres, and a room that cannot be in metres is an error.
 
     Returns:
         The store, or None while rooms of other shards are missing.
 
     Raises:
-        UserError: no rooms, a room that cannot be read, none with points, or ``root`` is a store of other rooms.
+        UserError: there are no rooms or none has points, a room cannot be read, or ``root`` is a store of other rooms.
     """
     root = Path(root)
     layout = recognise(source)
@@ -93,7 +93,7 @@ def prepare(
     todo = {key: reason for key in of_shard if (reason := _outdated(root, key, wanted[key]))}
     _log_reasons(root, todo)
     if todo:
-        # Without its manifest the store is unfinished, until all rooms are prepared.
+        # A store without its manifest counts as unfinished. The manifest comes back when all rooms are prepared.
         (root / "store.json").unlink(missing_ok=True)
     repairs = _prepare_rooms([_Job(layout, key, root, labelling, wanted[key], max_points) for key in todo], workers)
     report = root / ("repairs.txt" if shard == (0, 1) else f"repairs-{shard[0] + 1}-of-{shard[1]}.txt")
@@ -115,7 +115,7 @@ def _labelling_of(layout: Layout) -> Labelling:
 def _prepare_rooms(jobs: list[_Job], workers: int) -> list[Repair]:
     repairs: list[Repair] = []
     workers = min(workers, len(jobs))
-    # Processes are not forked, because the parent may have threads.
+    # Processes are spawned and not forked, because this process may have threads.
     with ProcessPoolExecutor(workers, get_context("spawn"), end_with_parent) if workers > 1 else nullcontext() as pool:
         results: Iterable[list[Repair]] = pool.map(_prepare_room, jobs) if pool else map(_prepare_room, jobs)
         try:
@@ -155,7 +155,7 @@ def _checksum(content: object) -> str:
 
 
 def _recorded_source(root: Path, key: str) -> MadeFrom | None:
-    """Return what a room's file, or the marker of a room without points, says that it was made from."""
+    """Return what a room was made from, as its file or the marker of a room without points says."""
     try:
         if (path := root / f"{key}.h5").is_file():
             return read_header(path)[1].made_from
@@ -194,8 +194,8 @@ def _remove_others(root: Path, wanted: dict[str, MadeFrom]) -> None:
     """Remove rooms of the store that are no longer in its source.
 
     Raises:
-        UserError: none of the store's rooms is in the source, so that it is another source's store; or a file to remove
-            was not made by a preparation.
+        UserError: none of the store's rooms is in the source, so that it must be the store of another source; or a
+            file to be removed was not made by a preparation.
     """
     found = find_rooms(root)
     others = [key for key in found if key not in wanted]
@@ -222,8 +222,8 @@ def _marker(root: Path, key: str) -> Path:
 
 
 def _report(path: Path, repairs: list[Repair], prepared: list[Path]) -> None:
-    """Replace the lines about the rooms that were just prepared; those about rooms of earlier runs stay."""
-    # Names of files may be other bytes than UTF-8.
+    """Replace the lines about the rooms that were just prepared, and keep those about other rooms."""
+    # Names of files need not be UTF-8.
     text = {"encoding": "utf-8", "errors": "surrogateescape"}
     known = path.read_text(**text).splitlines() if path.is_file() else []
     known = [line for line in known if not any(line.startswith((f"{p}/", f"{p}:", f"{p},")) for p in prepared)]
@@ -246,7 +246,7 @@ def _prepare_room(job: _Job) -> list[Repair]:
     root, key = job.root, job.key
     room, repairs = read_source(job.layout, key, job.labelling, job.max_points)
     if room is None:
-        # The marker tells all shards that the room is done.
+        # The marker tells all shards that this room has been read.
         with replacing(_marker(root, key)) as temporary:
             temporary.write_text(json.dumps(job.made_from.plain()))
         (root / f"{key}.h5").unlink(missing_ok=True)
@@ -262,10 +262,10 @@ def _prepare_room(job: _Job) -> list[Repair]:
 def read_source(
     layout: Layout, key: str, labelling: Labelling, max_points: int = MAX_POINTS
 ) -> tuple[Room | None, list[Repair]]:
-    """Return a room of a layout, or None if it has no points; and what was repaired or skipped.
+    """Return a room of a layout, or None if it has no points, and a list of what was repaired or skipped.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the room cannot be read.
     """
     path = layout.rooms[key]
     room, repairs = _read_layout(layout, key, labelling, max_points)

@@ -1,4 +1,4 @@
-"""Cells of a floor plan: points sorted by cell, so that the points of any column are a few ranges of rows."""
+"""Sort points by the cells of a floor plan, so that the points of any column lie in a few ranges of rows."""
 
 from collections.abc import Sequence
 
@@ -6,12 +6,12 @@ import numpy as np
 
 from ..errors import UserError
 
-# Side of a cell in metres: the stride of the official blocks, half their side.
+# Side of a cell in metres. It is the stride of the official blocks, which is half their side.
 CELL = 0.5
-# Most cells of a room, 4 km2. One stray point far away can make more cells than there are points.
+# Most cells of a room; they cover 4 km2. One stray point far away can make more cells than there are points.
 MAX_CELLS = 1 << 24
 
-# First row and the row after the last.
+# A range of rows: the first row, and the row after the last.
 RowRange = tuple[int, int]
 
 
@@ -21,7 +21,7 @@ def count_cells(size: np.ndarray) -> np.ndarray:
 
 
 class FloorCells:
-    """The rows of each cell, for points that are sorted by cell, row by row of the floor plan.
+    """The rows of each cell, for points that are sorted by cell.
 
     Attributes:
         starts: (cells + 1,) the first row of each cell, and the number of points.
@@ -36,7 +36,7 @@ class FloorCells:
         """Return the order (N,) that sorts points by cell, and the cells.
 
         Args:
-            xyz: (N, 3) metres from their minimum. where: what an error's message begins with.
+            xyz: (N, 3) metres from their minimum. where: what the message of an error begins with.
 
         Raises:
             UserError: the points lie too far apart.
@@ -70,7 +70,7 @@ class FloorCells:
         """Return the rows of the cells that a column touches, and whether the column is made of whole cells.
 
         Args:
-            low: x and y of the column's lower corner. high: of its upper corner; infinite where the room ends.
+            low: x and y of the column's lower corner. high: those of its upper corner, infinite where the room ends.
         """
         first, last = np.asarray(low, np.float64) / CELL, np.asarray(high, np.float64) / CELL
         whole = (first == np.floor(first)).all() and ((last == np.floor(last)) | np.isinf(last)).all()
@@ -84,7 +84,7 @@ class FloorCells:
         return ranges, bool(whole)
 
     def count_points(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-        """Return the number of points (n,) in the cells that some columns touch, the most that the columns can have.
+        """Return the number of points (n,) in the cells that some columns touch. The columns have at most as many.
 
         Args:
             low, high: (n, 2) corners of the columns, as :meth:`ranges` takes them.

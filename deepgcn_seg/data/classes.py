@@ -32,7 +32,7 @@ class ClassList:
         fallback: the class of unknown names, or None to refuse them.
 
     Raises:
-        ValueError: names or colours are not of this kind.
+        ValueError: names are empty, not unique or not printable, or colours are not three numbers of 0..255.
     """
 
     names: tuple[str, ...]
@@ -72,13 +72,13 @@ class ClassList:
 
     @classmethod
     def of(cls, names: Sequence[str], palette: Sequence[Sequence[int]], fallback: str | None = None) -> "ClassList":
-        """Return a class list from plain lists, as a config or a file holds them."""
+        """Return a class list from plain lists, as they are in a config or a file."""
         colors = tuple(tuple(index(value) for value in color) for color in palette)
         # The constructor checks that each colour has three numbers.
         return cls(tuple(names), cast(tuple[tuple[int, int, int], ...], colors), fallback)
 
 
-# S3DIS: order and colours of the official codes (and of PointNet before them).
+# The classes of S3DIS, in the order and colours of the official codes (and of PointNet before them).
 S3DIS = ClassList.of(
     [
         "ceiling",

@@ -1,4 +1,4 @@
-"""Blocks of points as training examples: splits by area, a dataset, and a sampler that can resume."""
+"""Blocks of points as training examples: splits by area, a dataset, and a sampler that can resume an epoch."""
 
 import errno
 import shutil
@@ -36,12 +36,12 @@ def split_by_area(
     All scans of one place (:attr:`~.room.RoomEntry.place`) are on the same side.
 
     Args:
-        fold: the test area: its number, as in ``Area_5``, or its name.
-        validation: share of the training areas' places; at least one, unless the share is 0.
-        seed: of the random choice of those places.
+        fold: the number of the test area, as in ``Area_5``, or its name.
+        validation: share of the training areas' places; at least one place, unless the share is 0.
+        seed: seed of the random choice of these places.
 
     Raises:
-        UserError: no such area.
+        UserError: there is no such area, or no other one.
     """
     name = area_name(store, fold)
     test = [room for room in store.rooms if room.area == name]
@@ -58,7 +58,7 @@ def area_name(store: RoomStore | OfficialBlocks, fold: int | str | None) -> str:
     """Return the name of the area that a fold holds out.
 
     Raises:
-        UserError: no such area, or no other to train on.
+        UserError: there is no such area, or no other one to train on.
     """
     names = [f"Area_{fold}", str(fold)]
     found = next((name for name in names if name in store.areas), None)
@@ -75,13 +75,13 @@ def area_name(store: RoomStore | OfficialBlocks, fold: int | str | None) -> str:
 class BlockDataset(Dataset):
     """Sampled blocks of points of some rooms.
 
-    An item is asked for as ``(epoch, i)``. It depends on these two numbers and the seed alone, not on worker processes
-    or order, so that a resumed run sees what an uninterrupted one would.
+    The index of an item is ``(epoch, i)``. The item depends on these two numbers and the seed alone, and not on worker
+    processes or order, so that a resumed run sees the same as an uninterrupted one.
 
     Args:
         store, rooms: where the points are. grid: how rooms are cut.
-        points: points per block. variant: of the channels, paper or port (:mod:`deepgcn_seg.data.blocks`).
-        seed: of the sampling. groups: of channels. augment: applied in order to each block.
+        points: points per block. variant: variant of the channels, paper or port (:mod:`deepgcn_seg.data.blocks`).
+        seed: seed of the sampling. groups: groups of channels. augment: augmentations, applied in order to each block.
 
     Item: points (N, channels) float32, label (N,) int64.
 
@@ -139,7 +139,7 @@ def block_dataset(
     """Return the blocks of some rooms as training examples: cut from rooms, or as official HDF5 files hold them.
 
     Args:
-        grid: how rooms are cut; official files hold blocks that are cut already.
+        grid: how rooms are cut; official files are not affected, because they hold blocks already.
         settings: further arguments of the datasets: variant, seed, groups, augment.
     """
     if isinstance(store, OfficialBlocks):
@@ -148,7 +148,7 @@ def block_dataset(
 
 
 class EpochSampler(Sampler):
-    """Every block once per epoch, in an order that depends on the seed and the epoch alone.
+    """A sampler of every block once per epoch, in an order that depends on the seed and the epoch alone.
 
     A step takes the next ``batch_size`` blocks and splits them into parts, one for each forward pass. Several
     processes, and several passes of one process, divide the parts among themselves. So the number of processes and the
@@ -160,7 +160,7 @@ class EpochSampler(Sampler):
         first, stride: this process takes the parts first, first + stride, ... of every step.
 
     Attributes:
-        epoch: to be set before each epoch. start: number of steps to skip, which a resumed epoch has done.
+        epoch: the epoch, to be set before it begins. start: number of steps that a resumed epoch skips.
     """
 
     def __init__(
@@ -202,7 +202,7 @@ def _explain_lack(error: RuntimeError | OSError) -> str | None:
     text = str(error)
     if "Too many open files" in text or "ancdata" in text:
         return "too many open files for processes that load data; raise the limit (ulimit -n)"
-    # Locks are in shared memory as well. They are created before the first process starts.
+    # Locks also need shared memory. They are created before the first process starts.
     if "shared memory" in text or "Bus error" in text or getattr(error, "errno", None) == errno.ENOSPC:
         free = ""
         with suppress(OSError):
@@ -231,6 +231,6 @@ def make_loader(
         num_workers=workers,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
-        # A loader without a generator draws from the global one, which a resumed run would do once more.
+        # Without a generator of its own, a loader draws from the global one, and a resumed run would draw once more.
         generator=torch.Generator(),
     )

@@ -1,4 +1,4 @@
-"""A room store written as official HDF5 blocks of points, for other code to train on."""
+"""Write a room store as official HDF5 blocks of points, which other code can train on."""
 
 import logging
 from pathlib import Path
@@ -16,7 +16,7 @@ from .store import RoomStore
 
 log = logging.getLogger(__name__)
 
-# As in the official files.
+# The official files have these numbers.
 BLOCKS_PER_FILE, POINTS = 1000, 4096
 
 
@@ -45,7 +45,7 @@ def export_blocks(store: RoomStore, folder: str | Path, grid: BlockGrid = BlockG
             data = np.stack([points.numpy() for points, _ in items])
             label = np.stack([label.numpy() for _, label in items]).astype(np.uint8)
             unlabelled += int((label == ignore).sum())
-            # One chunk per block: HDF5's own choice spans several blocks, which all must be unpacked to read one.
+            # Each block is a chunk. HDF5's own chunks would hold several blocks, all of which a reader must unpack.
             file.create_dataset("data", data=data, chunks=(1, *data.shape[1:]), compression="gzip", compression_opts=4)
             file.create_dataset("label", data=label, chunks=(1, POINTS), compression="gzip", compression_opts=1)
     rooms = [f"{block.room.area}_{block.room.name}" for block in dataset.blocks]

@@ -1,8 +1,8 @@
-"""Arrays of HDF5 files from elsewhere, read without HDF5 in this process.
+"""Read arrays of HDF5 files from any source without using HDF5 in this process.
 
-HDF5 follows what a file says into other files and plugins, and a damaged file can end the process that reads it. So a
-process of its own (:mod:`.hdf5_probe`) finds out where a file's arrays lie and how they are packed. Its answer is
-compared with the file's size, and then the values are read from there.
+HDF5 may open other files and plugins that a file names, and a damaged file can crash the process that reads it. So
+another process (:mod:`.hdf5_probe`) finds out where a file's arrays are and how they are compressed. Its answer is
+compared with the size of the file, and then this module reads the values.
 """
 
 import json
@@ -24,19 +24,19 @@ from ..files import open_file
 from ..schema import Schema
 from . import hdf5_probe
 
-# Most bytes of memory that are taken to unpack a chunk. One of the official files takes less than 1 MB.
+# Most bytes of an unpacked chunk. A chunk of the official files has less than 1 MB.
 MAX_CHUNK = 256 << 20
-# Time that the probe may take for each file, and once more for its start.
+# Seconds that the probe may take for each file, and once more to start.
 _SECONDS = 30
 
 Count = Annotated[int, Field(ge=0, lt=2**62)]
 Side = Annotated[int, Field(ge=1, lt=2**31)]
-# A chunk's corner in the array, the filters that were left out, its first byte in the file, and its size there.
+# A chunk: its corner in the array, the filters that were left out, its first byte in the file, and its size there.
 Chunk = tuple[tuple[Count, ...], Literal[0], Count, Count]
 
 
 class StoredArray(Schema):
-    """Where an array lies in a file, and how it is packed."""
+    """Where an array is in a file, and how it is compressed."""
 
     dtype: Literal["<f4", ">f4", "<f8", ">f8", "|u1", "|i1", "<u2", "<i2", "<i4", "<u4", "<i8", "<u8"]
     shape: Annotated[tuple[Side, ...], Field(min_length=1, max_length=8)]
@@ -50,7 +50,8 @@ class StoredArray(Schema):
             raise ValueError("chunks of another rank")
         if any(len(corner) != len(self.chunk) for corner, *_ in self.chunks):
             raise ValueError("chunks of another rank")
-        # With as many chunks as the grid has cells, no two at one cell and each at a corner, every cell has its chunk.
+        # Every cell of the grid has its chunk if there are as many chunks as cells, each at a corner of a cell, and no
+        # two at the same cell.
         cells = [-(-side // step) for side, step in zip(self.shape, self.chunk)]
         if len(self.chunks) != math.prod(cells) or len(self._places) != len(self.chunks):
             raise ValueError("some of its chunks are not in the file")
@@ -125,15 +126,15 @@ def _unshuffle(_: Path, content: bytes, expected: int, size: int) -> bytes:
     return np.frombuffer(content, np.uint8).reshape(size, -1).T.tobytes() if len(content) == expected else content
 
 
-# The filters by HDF5's numbers.
+# The filters, by the numbers that HDF5 gives them.
 _FILTERS = {1: _inflate, 2: _unshuffle}
 
 
 def find_arrays(paths: Sequence[Path], names: Sequence[str]) -> list[dict[str, StoredArray]]:
-    """Return where arrays of the given names lie, for each of some HDF5 files.
+    """Return where arrays of the given names are, for each of some HDF5 files.
 
     Raises:
-        UserError: a file is damaged, or its arrays lie in other files or are packed in another way than gzip.
+        UserError: a file is damaged, or its arrays are in other files or compressed in another way than with gzip.
     """
     for path in paths:
         with open_file(path):

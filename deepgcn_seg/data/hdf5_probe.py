@@ -1,10 +1,10 @@
-"""Print where arrays lie in HDF5 files: a script that :mod:`.hdf5_arrays` runs as a process of its own.
+"""Print where arrays are in HDF5 files. :mod:`.hdf5_arrays` runs this script as a process of its own.
 
     python -P hdf5_probe.py NAME,NAME FILE FILE ...
 
-HDF5 may follow a damaged file into memory that is not there, which ends the process. For each file, this script prints
-one line of JSON: a mapping of each name to the fields of a ``StoredArray``, or a text that says what is wrong. It
-imports nothing of this package, so that it starts quickly.
+A damaged file can make HDF5 read invalid memory, which crashes the process. For each file, this script prints one line
+of JSON: a mapping from each name to the fields of a ``StoredArray``, or a text that says what is wrong. It imports
+nothing of this package, so that it starts quickly.
 """
 
 import json
@@ -15,11 +15,11 @@ from typing import Any
 
 import h5py
 
-# Most chunks of an array. The official files have two or three thousand.
+# Most chunks of an array. Arrays of the official files have two or three thousand.
 MAX_CHUNKS = 100_000
 # Memory that this process may take, in bytes.
 _MEMORY = 2 << 30
-# Characters of HDF5's message that are passed on.
+# Number of characters of HDF5's message that are printed.
 _SHOWN = 200
 
 
@@ -47,7 +47,7 @@ def describe(file: h5py.File, name: str) -> dict[str, Any]:
 
 
 def _chunks(array: h5py.Dataset, name: str) -> list[tuple[Sequence[int], int, int, int]]:
-    """Return the chunks of an array; data in one piece is one chunk."""
+    """Return the chunks of an array; an array without chunks counts as one chunk."""
     chunks: list[tuple[Sequence[int], int, int, int]] = []
     if not array.chunks:
         begin = array.id.get_offset()

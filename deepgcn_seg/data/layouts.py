@@ -1,4 +1,4 @@
-"""The layouts of folders of rooms, and how each is recognised."""
+"""Recognise the layout of a folder of rooms."""
 
 import re
 from collections.abc import Callable
@@ -16,7 +16,7 @@ SCENES = "S3DIS rooms of several arrays"
 SCANNET = "scenes of ScanNet"
 SCANS = "labelled scans"
 
-# The files that each layout is recognised by, for messages.
+# The files by which each layout is recognised, for messages.
 LOOKED_FOR = {
     STORE: "store.json",
     HDF5: "all_files.txt and room_filelist.txt",
@@ -51,7 +51,7 @@ def recognise(folder: str | Path) -> Layout:
     """Return the layout of a folder, or of the only folder in it.
 
     Raises:
-        UserError: none of the layouts; says what was looked for.
+        UserError: the folder has none of the layouts; the message says what was looked for.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -85,7 +85,7 @@ def _hdf5(root: Path) -> dict[str, Path] | None:
 
 
 def _stanford(root: Path) -> dict[str, Path] | None:
-    """Return room folders. If any has annotations, those without are listed too, so that they are reported."""
+    """Return room folders. If any has annotations, those without are also listed, so that they are reported."""
     folders = [path for path in root.glob("Area_*/[!.]*") if path.is_dir()]
     if not any((path / "Annotations").is_dir() for path in folders):
         return None

@@ -1,7 +1,9 @@
 """The official HDF5 blocks of points, ``indoor3d_sem_seg_hdf5_data``, as training examples.
 
-all_files.txt        one HDF5 file a line, with or without a path in front
-room_filelist.txt    one line a block, its room as Area_1_conferenceRoom_1, in the files' order
+The folder has these files:
+
+all_files.txt        one HDF5 file per line, with or without a path
+room_filelist.txt    one line per block, in the order of the files: its room, as Area_1_conferenceRoom_1
 ply_data_all_0.h5    data (1000, 4096, 9) float32, label (1000, 4096) uint8; and so on
 """
 
@@ -20,22 +22,22 @@ from .classes import S3DIS, no_label
 from .hdf5_arrays import StoredArray, find_arrays
 from .room import RoomEntry
 
-# Most points of a block that are read. The official files have 4096.
+# Most points of a block. The official files have 4096.
 MAX_POINTS = 1 << 20
-# Columns of each group of channels; column 9, the height, is computed.
+# Columns of each group of channels. Column 9, the height, is not in the files and is computed.
 _COLUMNS = {"block": (0, 1, 2), "color": (3, 4, 5), "room": (6, 7, 8), "height": (9,)}
 
 
 class OfficialBlocks:
-    """An ``indoor3d_sem_seg_hdf5_data`` folder, which serves training in place of a room store.
+    """The folder ``indoor3d_sem_seg_hdf5_data``, which can be used for training instead of a room store.
 
-    It holds sampled blocks and no rooms, so that only the protocol ``blocks`` can be measured.
+    It has sampled blocks and no whole rooms, so that ``blocks`` is the only protocol for it.
 
     Attributes:
         classes, source, colored, rooms, areas: as :class:`~deepgcn_seg.data.store.RoomStore`.
 
     Raises:
-        UserError: a file is missing or damaged, or the lists do not fit the files.
+        UserError: a file is missing or damaged, or the lists of files and rooms do not match the files.
     """
 
     def __init__(self, root: str | Path):
@@ -76,7 +78,7 @@ class OfficialBlocks:
         return OfficialBlockDataset(rows, [room for room, _ in found], points, **settings)
 
     def _inside(self, line: str) -> Path:
-        """Return the file in this folder that a line of ``all_files.txt`` names, whatever folder the line says."""
+        """Return the file in this folder that a line of ``all_files.txt`` names; a folder in the line is ignored."""
         *folders, name = line.split("/")
         outside = ".." in folders or line.startswith("/") or "\\" in line
         if outside or name.startswith(".") or not name.endswith(".h5") or not name.isprintable():
@@ -106,11 +108,11 @@ class OfficialBlockDataset(Dataset):
     """Blocks of official HDF5 files.
 
     Args:
-        rows: where each block is stored. room_of: the room of each.
-        points: per block, at most as many as are stored (4096); fewer are sampled anew each epoch.
+        rows: where each block is stored. room_of: the room of each block.
+        points: points per block, at most as many as are stored (4096). If fewer, they are sampled anew in each epoch.
         variant: ``paper`` for positions as stored, ``port`` for positions scaled to -1..1
             (:func:`~deepgcn_seg.data.blocks.scaled_positions`).
-        seed: of the sampling. groups: of channels. augment: applied to each block.
+        seed: seed of the sampling. groups: groups of channels. augment: augmentations, applied in order to each block.
 
     Item: points (N, channels) float32, label (N,) int64.
     """
@@ -164,10 +166,10 @@ class OfficialBlockDataset(Dataset):
 
 
 def room_points(features: np.ndarray) -> BlockPoints:
-    """Return points in metres of their room, from the nine channels (n, 9).
+    """Return the points of a block in metres of their room, computed from the nine channels (n, 9).
 
-    The position in the room is stored as a share of the room's extent. The extent follows from the position in the
-    block, which is stored in metres: it is the ratio of the two spreads.
+    The position in the room is stored as a share of the room's extent, and the position in the block in metres. So the
+    extent is the spread of the latter, divided by the spread of the former.
     """
     block, share = features[:, :3], features[:, 6:]
     size = np.ptp(block, axis=0) / np.maximum(np.ptp(share, axis=0), 1e-6)

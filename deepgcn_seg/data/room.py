@@ -1,4 +1,4 @@
-"""A room: labelled points of one scan, where it lies in a store, and what was wrong with its files."""
+"""Classes for a room: its labelled points, its entry in a store, and a repair of its raw files."""
 
 import re
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ class Room:
     """Points of one room.
 
     Attributes:
-        area, name: for example ``Area_5`` and ``office_1``.
+        area, name: names, for example ``Area_5`` and ``office_1``.
         xyz: (N, 3) float64 metres. rgb: (N, 3) uint8, or None without colours.
         label: (N,) unsigned integers; :func:`~deepgcn_seg.data.classes.no_label` for points that nobody has labelled.
     """
@@ -68,10 +68,10 @@ KEPT = "kept, but neither trained on nor scored"
 
 @dataclass(frozen=True)
 class Repair:
-    """Something wrong in a raw file, and what was done about it.
+    """A problem in a raw file, and what was done about it.
 
     Attributes:
-        points: how many points it is about, where they are counted and not named line by line.
+        points: number of affected points, if they are counted instead of listed line by line.
     """
 
     file: str

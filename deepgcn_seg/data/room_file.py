@@ -1,7 +1,7 @@
 """The file of a room: a header with a checksum, and arrays that other programs read as HDF5.
 
-The file begins with a header of :data:`HEADER_BYTES`, which HDF5 calls a user block and skips. Behind it lies an HDF5
-file with the arrays
+The file begins with a header of :data:`HEADER_BYTES`, which HDF5 calls a user block and skips. The rest is an HDF5 file
+with the arrays
 
     xyz    (N, 3) float32  metres from the room's minimum
     rgb    (N, 3) uint8    0 where there are no colours
@@ -9,9 +9,9 @@ file with the arrays
     order  (N,)   uint32   each point's place in the source
     cells  (nx * ny + 1,) int64  the first row of each cell (:mod:`.cells`)
 
-The header begins with the SHA-256 checksum of everything behind that checksum. It says what the room is and where
-each array lies. This program reads the file by the header alone, and only after it has compared the checksum: HDF5
-itself follows what a file says into other files, into plugins and into memory that is not there.
+The header begins with the SHA-256 checksum of all bytes after that checksum. It describes the room, and says where each
+array begins. This package verifies the checksum and then reads the arrays by the header, without the HDF5 library. That
+library might open other files or plugins that a file names, or read invalid memory.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ HEADER_BYTES = 4096
 MAGIC = b"deepgcn_seg room %d\n" % FORMAT
 # The checksum, 64 hexadecimal digits and a line break, covers every byte from here on.
 CHECKSUM_END = len(MAGIC) + 65
-# Advice at the end of messages about damaged files.
+# Messages about damaged files end with this advice.
 MAKE_AGAIN = "run the tools/prepare.py command that made it again"
 
 # The arrays and the shape of one row of each.
@@ -45,10 +45,10 @@ _MAX_CHUNK = 1 << 32
 
 
 def check_file_name(name: str) -> str:
-    """Return a name that can be a file's.
+    """Return the name if it is safe as the name of a file.
 
     Raises:
-        ValueError: it could name a file elsewhere, a hidden file, or garble a message.
+        ValueError: it could name a hidden file or one in another folder, or it has characters that are not printable.
     """
     if name.startswith(".") or "/" in name or not name.isprintable():
         raise ValueError("must be printable, without / and a dot in front")
@@ -64,7 +64,7 @@ CellCount = Annotated[int, Field(ge=1, le=MAX_CELLS)]
 
 
 class MadeFrom(Schema):
-    """Checksums of what a room was made from: the settings that apply to it; names, sizes and times of its files."""
+    """Checksums of what a room was made from: one of the settings, one of names, sizes and times of its files."""
 
     settings: Checksum
     files: Checksum
@@ -111,10 +111,10 @@ def write_room(root: str | Path, room: Room, made_from: MadeFrom | None = None, 
     """Write one room, sorted by cell, as ``ROOT/AREA/NAME.h5``, and return that path.
 
     Args:
-        max_chunk: bytes; larger arrays are written as contiguous data, which no filter could pack.
+        max_chunk: bytes; larger arrays are written without chunks.
 
     Raises:
-        UserError: the room has no points, coordinates that are not finite, or an extent that no building has.
+        UserError: the room has no points, coordinates that are not finite, or too large an extent.
     """
     if not len(room):
         raise UserError(f"room {room.key}: no points")
@@ -135,9 +135,9 @@ def write_room(root: str | Path, room: Room, made_from: MadeFrom | None = None, 
     }
     path = Path(root) / room.area / f"{room.name}.h5"
     with replacing(path) as temporary:
-        # HDF5 need not lock the file: temporary files are locked already.
+        # HDF5 does not lock the file, because temporary files are locked already.
         with h5py.File(temporary, "w", userblock_size=HEADER_BYTES, locking=False) as file:
-            # For other programs, which do not read the header.
+            # The attributes are for other programs, which do not read the header.
             file.attrs.update(format=FORMAT, cell=CELL, **header)
             rgb = np.zeros((len(room), 3), np.uint8) if room.rgb is None else room.rgb[order]
             arrays = [xyz[order], rgb, room.label[order], order.astype(np.uint32), cells.starts.astype(np.int64)]
@@ -172,7 +172,7 @@ def _checksum(file: BinaryIO) -> str:
 
 
 def read_header(path: Path) -> tuple[str, RoomHeader]:
-    """Return the checksum that a room's file claims, and its header; the checksum is not compared.
+    """Return the checksum in a room's file, without verifying it, and the header.
 
     Raises:
         UserError: the file is not a room of this format.
@@ -197,11 +197,11 @@ def _parse_header(path: Path, content: bytes) -> tuple[str, RoomHeader]:
 def verify(path: Path, identity: Identity) -> tuple[str, RoomHeader]:
     """Compare a room's file with its checksum, and return the checksum and the header.
 
-    Each file is read once in a process, as long as it stays the same file. Processes that are forked afterwards, such
-    as those that load data, need not read it again.
+    A process reads each file once, as long as the file does not change. Processes that are forked afterwards, such as
+    those that load data, do not read it again.
 
     Raises:
-        UserError: the file is damaged, or is being written.
+        UserError: the file is damaged, or is just being written.
     """
     with open_file(path) as (file, found):
         if found != identity:

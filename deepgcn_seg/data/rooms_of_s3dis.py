@@ -1,4 +1,4 @@
-"""The 272 rooms of S3DIS, and which of them a folder has."""
+"""List the 272 rooms of S3DIS, and find out which of them a folder has."""
 
 from collections import Counter
 from importlib.resources import files

@@ -15,9 +15,9 @@ def parse_rows(text: np.ndarray, powers: np.ndarray, rows: np.ndarray, odd: np.n
     """Parse rows of three finite numbers and three in 0..255, separated by spaces or tabs.
 
     Args:
-        text: (bytes,) uint8. powers: of ten.
+        text: (bytes,) uint8. powers: powers of ten.
         rows: (lines, 6) float64, filled with one row for each line that is not blank.
-        odd: (lines, 4) int64, filled with the lines that are no such row: row, first byte, end, line number.
+        odd: (lines, 4) int64, filled with the lines that are not such a row: row, first byte, end, line number.
 
     Returns:
         The number of rows and the number of odd lines.
@@ -67,9 +67,9 @@ def parse_rows(text: np.ndarray, powers: np.ndarray, rows: np.ndarray, odd: np.n
 
 
 def read_rows(content: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows (N, 6) float64, and (K, 4) lines that are no such row: row to fill, first byte, end, line number."""
+    """Return rows (N, 6) float64, and other lines (K, 4): the row to fill, first byte, end, line number."""
     lines = content.count(b"\n") + 1
     rows, odd = np.empty((lines, 6)), np.empty((lines, 4), np.int64)
     found, count = parse_rows(np.frombuffer(content, np.uint8), _POWERS, rows, odd)
-    # Memory was taken for blank lines too; a copy does not keep it.
+    # Rows were also allocated for blank lines. If these are many, a copy frees their memory.
     return (rows[:found] if 2 * found > lines else rows[:found].copy()), odd[:count].copy()

@@ -14,12 +14,12 @@ from .synthetic import generate
 
 log = logging.getLogger(__name__)
 
-# Must be raised when the generator's rooms change, so that rooms of earlier versions are not reused.
+# Raise this number when the generator's rooms change, so that rooms of earlier versions are not reused.
 SYNTHETIC_VERSION = 1
 
 
 def synthetic(root: str | Path, rooms_per_area: int = 6, density: float = 1000.0, seed: int = 0) -> RoomStore:
-    """Return the embedded synthetic rooms, which are generated and prepared below ``root`` on first use."""
+    """Return the synthetic rooms, which are generated and prepared below ``root`` on first use."""
     described = f"synthetic rooms (6 areas x {rooms_per_area}, density {density:g}, seed {seed})"
     folder = Path(root) / f"v{SYNTHETIC_VERSION}-rooms{rooms_per_area}-density{density:g}-seed{seed}"
     log.info(
@@ -47,7 +47,7 @@ def s3dis(root: str | Path) -> RoomStore | OfficialBlocks:
     """Return S3DIS: a room store made by ``tools/prepare.py``, or the official HDF5 blocks.
 
     Raises:
-        UserError: ``root`` is neither; says what it is, and what to do.
+        UserError: ``root`` is neither. The message says what it is, and what to do.
     """
     store = _open(root)
     if store.classes.names != S3DIS.names:
@@ -71,7 +71,7 @@ def folder(root: str | Path) -> RoomStore | OfficialBlocks:
     """Return a store that ``tools/prepare.py`` made of labelled scans (:mod:`deepgcn_seg.data.scans.labelled`).
 
     Raises:
-        UserError: ``root`` is something else; says what it is, and what to do.
+        UserError: ``root`` is something else. The message says what it is, and what to do.
     """
     return _open(root)
 

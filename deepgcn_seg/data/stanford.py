@@ -1,7 +1,7 @@
-"""Raw S3DIS rooms: ``Area_1/office_1/Annotations/chair_1.txt``, rows ``x y z r g b``.
+"""Read raw S3DIS rooms: ``Area_1/office_1/Annotations/chair_1.txt``, rows ``x y z r g b``.
 
-A compiled loop parses the rows as fast as disks read. Lines that it refuses are parsed one by one: known kinds of
-damage are repaired or skipped, and each is reported. A file with more than a handful of bad lines is an error.
+A compiled loop parses the rows as fast as disks read. Lines that it cannot parse are parsed one by one: known kinds of
+damage are repaired or skipped, and each is reported. More than :data:`MAX_BAD_LINES` bad lines in a file are an error.
 """
 
 import re
@@ -17,9 +17,9 @@ from .room import NO_COORDINATES, Repair, Room
 from .row_kernel import read_rows
 from .scans.formats.bounds import PIECE_BYTES, pieces_of_lines
 
-# A file with more bad lines is not a damaged annotation, but something else.
+# A file with more bad lines is probably not a damaged annotation, but something else.
 MAX_BAD_LINES = 10
-# Bytes of the longest line that may be a row.
+# Most bytes of a line that may be a row.
 _MAX_ROW = 1000
 
 _NUMBER = re.compile(rb"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
@@ -37,14 +37,14 @@ def read_room(folder: str | Path, classes: ClassList = S3DIS) -> tuple[Room | No
 
     The class is the file name up to its number. Unknown names (S3DIS has ``stairs`` and its misspelling) get
     ``classes.fallback``. A copy of an annotation (``wall_3 (1).txt``) is left out. The file of the whole room, if there
-    is one, tells whether annotations are missing.
+    is one, shows whether annotations are missing.
 
     Returns:
-        The room, points in order of file name and line, copies last, or None if it has no points; and what was
-        repaired or skipped.
+        The room, or None if it has no points, and a list of what was repaired or skipped. The points are in the order
+        of file names and lines, with files that are named as copies last.
 
     Raises:
-        UserError: an unknown class without fallback, or a file beyond repair.
+        UserError: a class is unknown and there is no fallback, or a file is too damaged.
     """
     folder = Path(folder)
     annotations = folder / "Annotations"
@@ -77,7 +77,7 @@ def read_room(folder: str | Path, classes: ClassList = S3DIS) -> tuple[Room | No
 
 
 def _original(stem: str) -> str:
-    """Return the name without the signs of a copy: ``wall_3`` for ``wall_3 (1)``, ``wall_3 copy`` and the like."""
+    """Return the name without what marks it as a copy: ``wall_3`` for ``wall_3 (1)``, ``wall_3 copy`` and so on."""
     return _AFTER.sub("", _BEFORE.sub("", stem.strip())) or stem
 
 
@@ -118,7 +118,7 @@ def _class_of(file: Path, classes: ClassList, repairs: list[Repair]) -> str:
 
 
 def _compare_with_whole(whole: Path, count: int, repairs: list[Repair]) -> None:
-    """Report annotations that together have a thousandth more or fewer points than the room's own file."""
+    """Report annotations whose number of points differs by a thousandth from that of the whole room's file."""
     if not whole.is_file():
         return
     lines = 0
@@ -137,10 +137,11 @@ def read_points(file: str | Path, repairs: list[Repair], piece_bytes: int = PIEC
     """Return the rows of an annotation file, (N, 6) float64: metres and 0..255.
 
     Args:
-        repairs: lines that were repaired or skipped are appended. piece_bytes: of the file to read at a time.
+        repairs: a list to which lines that were repaired or skipped are appended.
+        piece_bytes: number of bytes to read at a time.
 
     Raises:
-        UserError: unreadable, or more than a handful of lines are no such rows.
+        UserError: the file cannot be read, or more than :data:`MAX_BAD_LINES` lines are not such rows.
     """
     file = Path(file)
     bad: list[Repair] = []
@@ -190,7 +191,7 @@ def _plausible(row: list[float]) -> bool:
 
 
 def _parse_line(line: bytes) -> tuple[list[float] | None, str, str]:
-    """Return a row or None, what was wrong ('' for nothing), and what was done."""
+    """Return the row or None, what is wrong with the line ('' if nothing), and what is done about it."""
     if len(line) > _MAX_ROW:
         return None, f"not six numbers: {line[:40]!r}...", "line skipped"
     tokens = line.split()

@@ -2,9 +2,9 @@
 
     ROOT/store.json                 format, class names, palette, source, whether the points have colours, and the
                                     checksum, size and number of points of each room
-    ROOT/Area_1/office_1.h5         the points of a room, sorted so that a block of points is a few slices
+    ROOT/Area_1/office_1.h5         the points of a room, sorted so that a block of points is in a few slices
 
-Files are written whole or not at all, and many processes may read them at once.
+Files are written whole or not at all, and many processes may read them at the same time.
 """
 
 import json
@@ -62,7 +62,7 @@ def write_manifest(root: str | Path, classes: ClassList, source: str) -> None:
     """Write ``store.json``, which lists every room below ``root``; a store without it is unfinished.
 
     Raises:
-        UserError: a file that is no room, or there are no rooms.
+        UserError: a file is not a room, or there are no rooms.
     """
     root = Path(root)
     rooms, colored = {}, True
@@ -97,12 +97,12 @@ class RoomStore:
     """A folder of prepared rooms.
 
     Attributes:
-        classes: the labels' :class:`ClassList`. source: where the rooms came from, in words.
+        classes: the :class:`ClassList` of the labels. source: a text that says where the rooms came from.
         colored: whether the points have colours.
         rooms: entries in order of area and name.
 
     Raises:
-        UserError: not a store, or of another format.
+        UserError: the folder is not a store, or a store of another format.
     """
 
     def __init__(self, root: str | Path):
@@ -125,7 +125,7 @@ class RoomStore:
         self.rooms = [RoomEntry(path.parent.name, path.stem, path) for path in found.values()]
 
     def _compare(self, found: dict[str, Path]) -> None:
-        """Compare names and sizes of the files with the manifest. :meth:`open` compares their content."""
+        """Compare names and sizes of the files with the manifest; :meth:`open` verifies their content."""
         for key, record in self._records.items():
             path = self.root / f"{key}.h5"
             if key not in found:
@@ -144,7 +144,7 @@ class RoomStore:
         """Open a room for reading, or return it if it is open already.
 
         Raises:
-            UserError: the file is missing, changed or another room's.
+            UserError: the file is missing, has changed or is that of another room.
         """
         if room.key not in self._records:
             raise UserError(f"{self.root}: no room {room.key}")

@@ -1,4 +1,4 @@
-"""Rooms whose points are sorted by cell, read from a file of the store or held in memory."""
+"""Rooms whose points are sorted by cell, in a file of a store or in memory."""
 
 import math
 from abc import ABC, abstractmethod
@@ -17,11 +17,11 @@ from .room_file import HEADER_BYTES, MAKE_AGAIN, ROWS, verify
 
 
 class SortedRoom(ABC):
-    """A room whose points are sorted by cell: what blocks of points are cut from.
+    """A room whose points are sorted by cell, from which blocks of points are cut.
 
     Attributes:
         cells: which rows lie in which cell. count: number of points.
-        size: (3,) extent in metres, the minimum being 0.
+        size: (3,) extent in metres; the minimum of each coordinate is 0.
     """
 
     cells: FloorCells
@@ -38,7 +38,7 @@ class SortedRoom(ABC):
 
 
 class RoomSource(Protocol):
-    """Whatever opens rooms by their entry: a room store, or a scan that was cut into tiles."""
+    """An object that opens rooms by their entry: a room store, or a scan that was cut into tiles."""
 
     def open(self, room: RoomEntry, /) -> SortedRoom:
         """Open a room for reading."""
@@ -47,17 +47,17 @@ class RoomSource(Protocol):
 class StoredRoom(SortedRoom):
     """A room of a store.
 
-    Its file is open only while it is read, because a store may have more rooms than a process may open files.
+    Its file is open only during reading, because a store may have more rooms than a process may open files.
 
     Args:
-        path: the room's file. sha256: the checksum that it must have. classes: number of classes its labels have.
+        path: the room's file. sha256: the checksum that it must have. classes: number of classes of its labels.
 
     Attributes:
         area, name: names. colored: whether it has colours.
         origin: (3,) what was subtracted from the source's coordinates.
 
     Raises:
-        UserError: the file is missing, damaged, of another format or another room's.
+        UserError: the file is missing, damaged, of another format or that of another room.
     """
 
     def __init__(self, path: str | Path, sha256: str | None = None, classes: int | None = None):
@@ -90,7 +90,7 @@ class StoredRoom(SortedRoom):
         """Return the points of some ranges of rows: xyz (n, 3) float32, rgb (n, 3) uint8, label (n,).
 
         Raises:
-            UserError: the file has changed, or holds points outside of the room or labels of no class.
+            UserError: the file has changed, or has points outside of the room or labels that are not classes.
         """
         xyz, rgb, label = self._read(["xyz", "rgb", "label"], ranges)
         # NaN fails both comparisons.
@@ -151,13 +151,13 @@ class StoredRoom(SortedRoom):
 
 
 class MemoryRoom(SortedRoom):
-    """Points that were never stored, sorted and read in the same way.
+    """A room in memory, whose points are sorted and read as those of a stored room.
 
     Args:
         xyz: (N, 3) metres. rgb: (N, 3) uint8.
 
     Attributes:
-        order: (N,) each point's place in what was given.
+        order: (N,) each point's place among the given points.
     """
 
     def __init__(self, xyz: np.ndarray, rgb: np.ndarray):

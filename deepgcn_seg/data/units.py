@@ -6,7 +6,7 @@ import numpy as np
 
 from ..errors import UserError
 
-# The axis that points up -> the scan's axes in an order in which the last one points up.
+# For each axis that may point up, the order of the scan's axes in which it comes last.
 UP = {"z": (0, 1, 2), "y": (0, 2, 1), "x": (1, 2, 0)}
 
 # No building is higher than MAX_HEIGHT metres. A scan wider than MAX_WIDTH metres shows a landscape, which has at least
@@ -14,14 +14,15 @@ UP = {"z": (0, 1, 2), "y": (0, 2, 1), "x": (1, 2, 0)}
 MAX_HEIGHT, MAX_WIDTH, MIN_DENSITY = 1000.0, 100.0, 1.0
 # Metres per millimetre and per centimetre.
 _UNITS = (0.001, 0.01)
-# Height and width of a usual room in metres, to guess the unit by.
+# Height and width of a usual room in metres, from which the unit is guessed.
 _HEIGHT, _WIDTH = 3.0, 6.0
-# Share of the points at either end of an axis to ignore, because they may be stray; and the number of points to sample.
+# Share of the points that are ignored at either end of an axis, because they may be stray; and the number of points to
+# sample.
 _STRAY, _SAMPLED = 0.05, 100_000
 
 
 def require_metres(xyz: np.ndarray, where: str = "") -> None:
-    """Refuse coordinates that cannot be metres, which would be cut into very many blocks of hardly any points.
+    """Raise an error for coordinates that cannot be metres, which would give very many blocks with hardly any points.
 
     They cannot be metres if nine tenths of the points extend over more than :data:`MAX_HEIGHT` in height, or over more
     than :data:`MAX_WIDTH` along the floor with fewer than :data:`MIN_DENSITY` points per square metre.
@@ -30,7 +31,7 @@ def require_metres(xyz: np.ndarray, where: str = "") -> None:
         xyz: (N, 3), the third axis up. where: what the message begins with, such as "FILE: ".
 
     Raises:
-        UserError: gives the scale that would make a room of them.
+        UserError: they cannot be metres; the message gives the scale that would make a room of usual size.
     """
     sample = xyz[:: max(len(xyz) // _SAMPLED, 1)]
     low, high = np.quantile(sample, [_STRAY, 1 - _STRAY], axis=0)

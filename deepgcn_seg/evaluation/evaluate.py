@@ -1,4 +1,4 @@
-"""A model scored on rooms, with a table, pictures, and the entry of ``metrics.json``."""
+"""Score a model on rooms: print a table, draw pictures, and return the entry of ``metrics.json``."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,18 +35,18 @@ def evaluate_rooms(
 ) -> dict[str, Any]:
     """Run a protocol, print a table of the scores, and draw some rooms.
 
-    The protocol ``rooms`` draws the first room (``room.png``) and those with the lowest mIoU (``worst_room_1.png``,
-    ...).
+    Rooms are drawn with the protocol ``rooms`` only: the first room (``room.png``), and those with the lowest mIoU
+    (``worst_room_1.png``, ...).
 
     Args:
-        folder: for the pictures. title: of the table. world: processes that share the work; the first one prints.
-        about: further facts that the entry names: dataset, areas, checkpoint and its step.
+        folder: where pictures go. title: title of the table. world: processes that share the work; the first prints.
+        about: further facts for the entry: dataset, areas, checkpoint and its step.
 
     Returns:
         The protocol's entry of ``metrics.json``.
 
     Raises:
-        UserError: the network's scores are not finite; names the checkpoint and the block.
+        UserError: the network's scores are not finite; the message names the checkpoint and the block.
     """
     try:
         result = protocol.run(model, store, rooms, device, world)
@@ -73,7 +73,7 @@ def evaluate_rooms(
 
 def _rooms_to_draw(result: Result, rooms: Sequence[RoomEntry], entry: dict[str, Any]) -> dict[str, RoomEntry]:
     """Return file names and rooms to draw: the first room, and those with the lowest mIoU."""
-    # Each of several processes has the predictions of its own rooms only.
+    # If several processes share the work, each has only the predictions of its own rooms.
     predicted = [room for room in rooms if room.key in result.predictions]
     if not predicted:
         return {}

@@ -19,7 +19,7 @@ def confusion_matrix(truth: Any, predicted: Any, num_classes: int, ignore: int |
         ignore: a true label that is no class: its points are counted nowhere.
 
     Raises:
-        ValueError: the labels are not of this kind, or one is outside 0..num_classes-1.
+        ValueError: the labels differ in shape or device, are not integers, or are outside 0..num_classes-1.
     """
     truth, predicted = _labels("truth", truth), _labels("prediction", predicted)
     if truth.shape != predicted.shape or truth.device != predicted.device:
@@ -90,7 +90,7 @@ class Scores:
     Attributes:
         iou: for each class TP / (truth + predicted - TP); NaN if neither truth nor prediction has the class.
         accuracy: for each class the share of its points with the right label; NaN if the truth lacks the class.
-        miou, macc: means of these over the classes that are not NaN. oa: share of all points with the right label.
+        miou, macc: means of iou and accuracy, without NaN. oa: share of all points with the right label.
     """
 
     iou: list[float]

@@ -1,14 +1,14 @@
 """How a number is measured: the protocols ``blocks``, ``recut`` and ``rooms``.
 
 =======  ====================================================================================
-blocks   blocks of points at half their side, 0.5 m, N sampled points each, as the official HDF5 files
-         are cut: points in overlaps count several times, points that are not sampled do not count
-recut    blocks side by side, 1 m, N sampled points each: the paper's
-rooms    every point of every room gets one label, by voting (:mod:`deepgcn_seg.inference.voting`)
+blocks   N sampled points of each block, at a stride of half a block (0.5 m), as in the official HDF5 files.
+         Points in overlaps can count several times, and points that are not sampled do not count.
+recut    N sampled points of each block, blocks side by side (stride 1 m): the paper's protocol.
+rooms    Every point of every room gets one label, by voting (:mod:`deepgcn_seg.inference.voting`).
 =======  ====================================================================================
 
 Points whose true label is :func:`~deepgcn_seg.data.classes.no_label` are context: the network sees them, and they are
-not scored. A network that puts out NaN or infinity is an error, and so is a point without a vote: neither is a class.
+not scored. A network that puts out NaN or infinity is an error, and so is a point without a vote.
 """
 
 import time
@@ -35,18 +35,18 @@ from ..settings import Count, Flag, Metres, Seed, choice, integer, validate
 from .metrics import confusion_matrix
 
 PROTOCOLS = ("blocks", "recut", "rooms")
-# Stride of the sampled protocols as a share of the block's side.
+# Stride of the protocols that sample points, as a share of the block's side.
 _STRIDES = {"blocks": 0.5, "recut": 1.0}
 
 
 @dataclass
 class Result:
-    """What a protocol measured.
+    """The result of a protocol.
 
     Attributes:
         by_room: (R, C, C) int64, a confusion matrix for each room, rows truth.
-        predictions: for each room's key the labels (N,) in the store's order (``rooms`` only).
-        seconds: how long it took. unlabelled: number of points that were not scored, because they have no true label.
+        predictions: the labels (N,) of each room by its key, in the store's order; empty except for ``rooms``.
+        seconds: time that scoring took. unlabelled: number of points that are not scored, as they have no true label.
     """
 
     by_room: Tensor
@@ -61,7 +61,7 @@ class Result:
 
     @property
     def points(self) -> int:
-        """Number of points scored."""
+        """Number of scored points."""
         return int(self.by_room.sum())
 
 
@@ -74,13 +74,13 @@ class Protocol:
     """A rule for which points are scored, and its settings.
 
     Attributes:
-        name: one of :data:`PROTOCOLS`. points: per block. variant: of the channels (paper, port).
-        batch_size: blocks per forward pass. side: of a block, metres. seed: of the sampling.
-        groups: of channels (:data:`deepgcn_seg.data.blocks.CHANNELS`).
-        stride, votes, turn: for ``rooms`` only, as :class:`~deepgcn_seg.inference.voting.Voting` has them.
+        name: one of :data:`PROTOCOLS`. points: points per block. variant: variant of the channels (paper, port).
+        batch_size: blocks per forward pass. side: side of a block in metres. seed: seed of the sampling.
+        groups: groups of channels (:data:`deepgcn_seg.data.blocks.CHANNELS`).
+        stride, votes, turn: used by ``rooms`` only, as :class:`~deepgcn_seg.inference.voting.Voting` has them.
 
     Raises:
-        SettingError: a setting out of range.
+        SettingError: a setting is out of range.
     """
 
     name: Annotated[str, choice(*PROTOCOLS)] = "rooms"
@@ -99,7 +99,7 @@ class Protocol:
         self.grid()
 
     def grid(self) -> BlockGrid:
-        """Return how rooms are cut: for ``rooms`` so that every point is in a block."""
+        """Return how rooms are cut into blocks; with ``rooms``, every point is in a block."""
         if self.name == "rooms":
             return self._voting().grid()
         return BlockGrid(self.side, _STRIDES[self.name] * self.side)
@@ -115,10 +115,10 @@ class Protocol:
         return f"{self.name} (stride {self.grid().stride:g} m, {self.points} sampled points a block)"
 
     def require_rooms(self, store: RoomStore | OfficialBlocks) -> None:
-        """Refuse a store that this protocol cannot measure on.
+        """Raise an error if this protocol cannot be used with a store.
 
         Raises:
-            UserError: official HDF5 blocks, under a protocol that cuts rooms.
+            UserError: the store has the official HDF5 blocks, and the protocol needs whole rooms.
         """
         if isinstance(store, OfficialBlocks) and self.name != "blocks":
             raise UserError(f"protocol={self.name}: {store.root} holds sampled blocks, not rooms; use protocol=blocks")
@@ -134,8 +134,8 @@ class Protocol:
         """Score a model on some rooms; the result depends on the seed alone.
 
         Args:
-            model: (B, N, channels) -> logits (B, N, C). It is put into eval mode, and back afterwards.
-            world: processes that share the work; each gets the matrices of all, and the predictions of its own rooms.
+            model: maps points (B, N, channels) to logits (B, N, C). It is in eval mode while it is scored.
+            world: processes that share the work. Each gets all matrices, but only the predictions of its own rooms.
 
         Raises:
             BadScoresError: the network puts out NaN or infinity, or scores of other classes than the store's.

@@ -1,4 +1,4 @@
-"""Results as tables on the terminal and as ``metrics.json``."""
+"""Print results as a table, and write them as ``metrics.json``."""
 
 import json
 from collections.abc import Sequence
@@ -50,14 +50,14 @@ def _shown(value: float) -> str:
 def summary(
     result: Result, rooms: Sequence[RoomEntry], protocol: Protocol, classes: ClassList, **about: Any
 ) -> dict[str, Any]:
-    """Return the entry of a protocol in ``metrics.json``: scores, also of each room, and how they were measured.
+    """Return the entry of a protocol in ``metrics.json``: scores in all and of each room, and how they were measured.
 
     ``mIoU_interval`` is the 95 % interval over rooms (:func:`~deepgcn_seg.evaluation.metrics.miou_interval`). Each room
     has the points of every class that are right (``hits``), true and predicted, from which the interval of several
     runs together follows.
 
     Args:
-        rooms: those of ``result``. about: further facts that the entry names: checkpoint, data, test areas.
+        rooms: the rooms of ``result``, in its order. about: further facts for the entry: checkpoint, data, test areas.
     """
     by_room = {}
     points = points_by_class(result.by_room)

@@ -29,7 +29,7 @@ Dilation = Annotated[Any, rule("linear, none, an integer of at least 1 or a list
 
 
 def _or_own(plain: PlainValidator, name: str) -> PlainValidator:
-    """Add to the message of a validator how a checkpoint can hold what it refuses if that is a user's own part."""
+    """Add advice to a validator's message: how a checkpoint can describe a network with a user's own part."""
 
     def check(value: Any) -> Any:
         try:

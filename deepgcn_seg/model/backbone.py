@@ -17,10 +17,10 @@ class Backbone(nn.Module):
     """The GCN backbone block: layers 0 (the head) to depth - 1 (DeepGCNs, "Methodology").
 
     Args:
-        in_channels, channels: features per point, and of every layer; for a dense connection the growth rate.
+        in_channels: channels of the points. channels: channels that each layer computes; the growth rate if dense.
         conv: called as ``conv(in_channels, out_channels, spec)`` for each graph convolution.
-        spec: what follows their linear maps.
-        graph: the neighbours in each layer, and by its dilations the number of layers.
+        spec: norm and activation after their linear maps.
+        graph: finds the neighbours in each layer; it has one dilation for each layer.
         connection: how layers are connected.
         dropout: probability inside the blocks. recompute: recompute convolutions in the backward pass.
 
@@ -51,7 +51,7 @@ class Backbone(nn.Module):
 
         self.head = conv(in_channels, channels, inner)
         self.blocks = connection.blocks(block, len(self.graphs), channels)
-        # Pre-activated sums end raw: one last norm and activation, as DeeperGCN and RevGNN.
+        # The last sum of pre-activated layers still needs norm and activation, as in DeeperGCN and RevGNN.
         self.last_norm = spec.make_norm(self.layer_widths()[-1]) if pre_activated else None
         self.last_act = spec.make_act() if pre_activated else None
 
@@ -87,7 +87,7 @@ class Backbone(nn.Module):
         """Return the layers' features side by side, (B, N, sum of their channels).
 
         In a dense backbone the last layer's output contains those of all earlier ones, so that it alone is returned.
-        Not so with dropout in training, which changes what a layer repeats of earlier ones.
+        With dropout in training it does not contain them, because each layer also drops features of earlier ones.
         """
         if len(features) == 1 or (self.connection.nested and not self._drops()):
             return features[-1]

@@ -23,8 +23,8 @@ class Block(nn.Module):
 
     Args:
         conv: called as ``conv(x, index, mask)``. norm: called as ``norm(x, mask)``. act: ``act(x)``.
-        connection: a name of the table above, or a :class:`.Connection`.
-        dropout: probability.
+        connection: a name in the table above, or a :class:`.Connection`.
+        dropout: probability of dropping a feature.
         recompute: recompute the convolution in the backward pass instead of keeping what it needs.
 
     Shape: x (B, N, C), index (B, N, k) -> (B, N, C), or (B, N, C + C_out) for dense.
@@ -44,7 +44,7 @@ class Block(nn.Module):
         self.connection, self.dropout, self.recompute = find_connection(connection), dropout, recompute
 
     def forward(self, x: Tensor, index: Tensor, mask: Tensor | None = None, combine: Combine | None = None) -> Tensor:
-        """Convolve and connect; ``combine`` takes the place of the connection's own (:meth:`.Connection.start`)."""
+        """Return the layer's output; ``combine`` replaces that of the connection (:meth:`.Connection.start`)."""
         combine = combine or self.connection.combine
         if self.connection.pre_activated:
             h = F.dropout(self.activate(x, mask), self.dropout, self.training)
@@ -53,7 +53,7 @@ class Block(nn.Module):
         return F.dropout(combine(x, h), self.dropout, self.training)
 
     def activate(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Return act(norm(x)), without those of the two that the block does not have."""
+        """Return act(norm(x)), leaving out norm or activation if the block has none."""
         if self.norm is not None:
             x = self.norm(x, mask)
         return x if self.act is None else self.act(x)

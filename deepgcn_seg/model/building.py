@@ -1,7 +1,8 @@
-"""Build the network that a description stands for, and see that a file's tensors fit it.
+"""Build the network that a description stands for, and check that a file's tensors fit it.
 
-Nothing else calls what a checkpoint names. Networks of this package are built from values with ranges; a user's own
-parts only if the caller trusts their module, and then by a class or function of that module alone.
+This is the only module that calls something a checkpoint names. Networks of this package are built from values with
+ranges. A user's own parts are built only if the caller trusts their module, and only by a class or function that this
+module defines.
 """
 
 import importlib
@@ -27,8 +28,8 @@ def build_network(description: Network | OwnPart, trusted: Sequence[str] = ()) -
         trusted: modules whose classes and functions may be called.
 
     Raises:
-        UserError: a part of a module that is not trusted, or that is not there.
-        ValueError: arguments that do not fit one another.
+        UserError: a part is of a module that is not trusted, or does not exist.
+        ValueError: the arguments do not fit one another.
     """
     if isinstance(description, OwnPart):
         _require_trust(description, trusted)
@@ -46,7 +47,7 @@ def _build_conv(conv: Any, trusted: Sequence[str]) -> Callable[..., nn.Module]:
     options = {name: getattr(conv, name) for name in type(conv).model_fields if name != "name"}
     if conv.name in CONVOLUTIONS:
         return partial(CONVOLUTIONS[conv.name], **options)
-    # Imported when one is wanted: it takes seconds.
+    # Importing torch_geometric takes seconds, so it is imported only when one of its operators is used.
     import torch_geometric.nn
 
     operator, _ = OPERATORS[conv.name]
@@ -54,10 +55,10 @@ def _build_conv(conv: Any, trusted: Sequence[str]) -> Callable[..., nn.Module]:
 
 
 def _require_trust(part: OwnPart, trusted: Sequence[str]) -> None:
-    """Refuse an own part whose class is not of a trusted module.
+    """Raise an error if the class of a user's own part is not of a trusted module.
 
-    Of :class:`MessagePassing` it is the operator that must be. Other classes of this package are never own parts: they
-    are described with ranges.
+    For a :class:`MessagePassing`, the class of its operator must be of a trusted module. Other classes of this package
+    are never a user's own parts, because a checkpoint describes them by values with ranges.
 
     Raises:
         UserError: names the setting that would allow it.
@@ -82,7 +83,7 @@ def _is_trusted(module: str, trusted: Sequence[str]) -> bool:
 
 
 def _build_own(target: str, options: Mapping[str, Any], trusted: Sequence[str]) -> Any:
-    """Call what ``target`` names with its options, or with ``_partial_`` among them return it with the options set."""
+    """Call what ``target`` names with its options; with ``_partial_`` among them, return it with the options bound."""
 
     def part(value: Any) -> Any:
         if isinstance(value, Mapping) and "_target_" in value:
@@ -97,10 +98,10 @@ def _build_own(target: str, options: Mapping[str, Any], trusted: Sequence[str]) 
 
 
 def _find_own(target: str, trusted: Sequence[str]) -> Callable[..., Any]:
-    """Return the class or function of a trusted module, or a network part of this package, that a name stands for.
+    """Return what a name stands for: a class or function of a trusted module, or a network part of this package.
 
     Raises:
-        UserError: it is of another module, or not there.
+        UserError: it is of a module that is not trusted, or does not exist.
     """
     module, _, name = target.rpartition(".")
     parts: list[type[nn.Module]] = [DeepGCN, *CONVOLUTIONS.values(), MessagePassing]
@@ -116,17 +117,17 @@ def _find_own(target: str, trusted: Sequence[str]) -> Callable[..., Any]:
         raise UserError(
             f"it uses {target}, which cannot be found ({first_line(error)}); is it on PYTHONPATH?"
         ) from None
-    # The name alone says nothing: a trusted module's imports are not of the trusted module.
+    # What a trusted module has imported from other modules is not trusted.
     if not callable(found) or not _is_trusted(str(getattr(found, "__module__", "")), trusted):
         raise refused
     return found
 
 
 def fit_weights(model: nn.Module, tensors: Any, where: str) -> None:
-    """Refuse tensors that do not fit the model: other names, shapes or dtypes, or values that are not finite.
+    """Raise an error if tensors do not fit the model: other names, shapes or dtypes, or values that are not finite.
 
     Args:
-        model: on any device, ``meta`` too. tensors: a state dict as a file gave it. where: what messages begin with.
+        model: on any device, even ``meta``. tensors: a state dict read from a file. where: what messages begin with.
 
     Raises:
         UserError: names the first tensor that does not fit.

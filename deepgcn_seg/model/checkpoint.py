@@ -1,4 +1,7 @@
-"""Checkpoint files: written whole, complete in themselves, and with data only (:mod:`.description`)."""
+"""Read and write checkpoint files, which are written whole, need no other file, and hold only data.
+
+How a checkpoint describes its network is in :mod:`.description`.
+"""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -19,7 +22,7 @@ from .tensor_file import read_tensor_file
 
 log = logging.getLogger(__name__)
 
-# 2: a description in the place of a Hydra config.
+# Format 2 describes the network by typed values; format 1 had a Hydra config.
 FORMAT = 2
 
 
@@ -31,16 +34,16 @@ def save_checkpoint(
     trained_on: Mapping[str, Any] | None = None,
     **state: Any,
 ) -> None:
-    """Write a checkpoint; an older file of the name stays until the new one is complete.
+    """Write a checkpoint; an older file of that name stays until the new one is complete.
 
     Args:
         network: the description that builds the model (:func:`~.description.describe_network`).
         trained_on: fields of :class:`~.description.TrainedOn`.
-        state: further content, plain values and tensors only (optimiser, epoch, random state, ...). Of these, a reader
-            of weights uses ``step`` alone.
+        state: further plain values and tensors (optimiser, epoch, random state, ...). Whoever loads only the weights
+            uses none of them but ``step``.
 
     Raises:
-        UserError: a field of the description is out of range or at odds with another.
+        UserError: a field of the description is out of range or contradicts another.
         OSError, RuntimeError: the file cannot be written.
     """
     fields = {
@@ -49,25 +52,25 @@ def save_checkpoint(
         "palette": [list(rgb) for rgb in classes.palette],
         "trained_on": None if trained_on is None else dict(trained_on),
     }
-    # Nothing is written that could not be read again.
+    # A checkpoint with a description that could not be read again is never written.
     Description.of(fields, f"checkpoint {path}")
     content = {"format": FORMAT, "model": model.state_dict(), **fields, "versions": versions(), **state}
     with replacing(path) as temporary:
-        # Written through Python's own file, whose errors say that the disk is full.
+        # torch.save writes through a Python file, whose errors say if the disk is full.
         with open(temporary, "wb") as file:
             torch.save(content, file)
-        # Nothing replaces a good file before it has been read back.
+        # The new file is read back before it replaces a good one.
         torch.load(temporary, map_location="meta", weights_only=True)
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """Return the checkpoint that a path stands for: itself, or of a run directory the best one, else the last.
+    """Return the checkpoint that a path stands for: the file itself, or a run directory's best, else last checkpoint.
 
-    If ``best.ckpt`` is asked for and does not exist, this is the ``last.ckpt`` beside it: without rooms for validation
-    there is no best one.
+    For a ``best.ckpt`` that does not exist, it is the ``last.ckpt`` beside it, because a run without rooms for
+    validation writes no best one.
 
     Raises:
-        UserError: a directory without either.
+        UserError: the directory has no checkpoint.
     """
     path = Path(path)
     if path.name == "best.ckpt" and not path.exists() and (last := path.with_name("last.ckpt")).is_file():
@@ -83,10 +86,10 @@ def find_checkpoint(path: str | Path) -> Path:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Return the content of a checkpoint of this project, on the CPU; :func:`describe` validates its description.
+    """Return the content of a checkpoint of this package, on the CPU; :func:`describe` validates its description.
 
     Raises:
-        UserError: missing, truncated, not a checkpoint, or not of this project.
+        UserError: the file is missing, damaged, or not a checkpoint of this package.
     """
     content = read_tensor_file(path)
     needed = {"format", "model", "model_config", "classes", "palette"}
@@ -102,10 +105,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def describe(content: Mapping[str, Any], path: str | Path) -> Description:
-    """Return the validated description that :func:`read_checkpoint`'s content holds.
+    """Return the validated description that is part of the content from :func:`read_checkpoint`.
 
     Raises:
-        UserError: a field is missing, of another type, out of range or at odds with another.
+        UserError: a field is missing, of another type, out of range, or contradicts another.
     """
     fields = {name: content[name] for name in ("model_config", "classes", "palette", "trained_on") if name in content}
     return Description.of(fields, f"checkpoint {path}")
@@ -115,11 +118,11 @@ def load_model(path: str | Path, trusted: Sequence[str] = ()) -> nn.Module:
     """Return the trained model of a checkpoint, in eval mode, with its ``classes`` (:class:`ClassList`).
 
     Args:
-        path: the file, or a run directory. trusted: modules of your own whose classes may be built, for a network
-            with parts of your own, e.g. ``["mypackage"]``.
+        path: the file, or a run directory. trusted: modules whose classes may be built, if the network has parts of
+            your own, e.g. ``["mypackage"]``.
 
     Raises:
-        UserError: unreadable, damaged, or it needs a module that is not trusted.
+        UserError: the file cannot be read or is damaged, or the network needs a module that is not trusted.
     """
     path = find_checkpoint(path)
     return build_model(read_checkpoint(path), path, trusted)
@@ -134,7 +137,7 @@ def build_model(
     """Build the model of :func:`load_model` from the content that :func:`read_checkpoint` returned.
 
     Args:
-        description: what :func:`describe` returned of the content, if it was called before.
+        description: the result of :func:`describe` for this content, if there is one already.
     """
     where = f"checkpoint {path}"
     if not are_modules(trusted):
@@ -143,8 +146,8 @@ def build_model(
     network, tensors = description.network, content["model"]
     try:
         if isinstance(network, Network) and network.conv.name != "own":
-            # Numbers and shapes are compared first, which takes no memory: the network that a description asks for must
-            # not be larger than what the file holds.
+            # Numbers and shapes are compared first, which takes no memory, because a description may ask for a network
+            # that is larger than what the file holds.
             held = len({id(tensor) for tensor in tensors.values()}) if isinstance(tensors, dict) else 0
             if network.convolutions > held:
                 raise UserError(f"{where}: {network.convolutions} convolutions cannot have {held} tensors in all")

@@ -21,7 +21,7 @@ class Connection:
     """How the layers of a backbone are connected.
 
     Attributes:
-        name: its name in printed models and in messages.
+        name: the connection's name in printed models and in messages.
         pre_activated: whether norm and activation stand in front of each convolution, and once more after the last.
         nested: whether the first channels of a layer's output are the output of the layer before.
         keeps_layers: whether the fusion block sees the output of every layer, or of the last one alone.
@@ -113,7 +113,7 @@ class Dense(Connection):
 
     def start(self, x: Tensor, channels: int) -> tuple[Tensor, Combine]:
         """Copy x into a tensor that has room for all layers, so that each layer is appended without a copy."""
-        # torch.compile would miss the writes to that tensor, which bypass autograd.
+        # torch.compile does not see the writes to that tensor, because they bypass autograd.
         return super().start(x, channels) if torch.compiler.is_compiling() else with_room(x, channels)
 
 
@@ -161,13 +161,13 @@ CONNECTIONS: dict[str, type[Connection]] = {
 
 
 def find_connection(connection: str | Connection, groups: int = 2) -> Connection:
-    """Return a connection by its name, or one of a user's own as it is.
+    """Return the connection of a name; return a :class:`Connection` object unchanged.
 
     Args:
-        groups: of a reversible connection.
+        groups: number of channel groups of a reversible connection.
 
     Raises:
-        ValueError: no such name.
+        ValueError: there is no connection of that name.
     """
     if isinstance(connection, Connection):
         return connection

@@ -21,7 +21,7 @@ from ..settings import Share, choice, integer, number, require
 from .layers import BatchNorm, LayerSpec, Pointwise, negative_slope
 
 Number = Annotated[float, number(-1e6, 1e6)]
-# GENConv's power mean clamps messages and their mean to this range, as the authors' code.
+# GENConv's power mean clamps messages and their mean to this range, as the authors' code does.
 POWER_RANGE = (1e-7, 1e1)
 
 
@@ -30,8 +30,8 @@ class EdgeConv(nn.Module):
 
     h_i = max_j layer(W [x_i ; x_j - x_i] + b)
 
-    Computed without edge tensors if norm and activation are monotone per channel (:mod:`deepgcn_seg.ops.edges`).
-    Layer norm, GELU and a PReLU of negative slope are not, and need a tensor of all edges.
+    No edge tensors are needed if norm and activation are monotone per channel (:mod:`deepgcn_seg.ops.edges`). Layer
+    norm, GELU and a PReLU with a negative slope are not monotone, and need a tensor of all edges.
 
     Shape: x (B, N, in_channels), index (B, N, k) -> (B, N, out_channels).
     """
@@ -121,7 +121,7 @@ class MRConv(nn.Module):
 
     def forward(self, x: Tensor, index: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return h."""
-        # W [x ; m - x] = (W1 - W2) x + W2 m: neither the difference nor the concatenation is made.
+        # W [x ; m - x] = (W1 - W2) x + W2 m needs neither the difference nor the concatenation.
         linear = self.layer.linear
         own, relative = linear.weight.chunk(2, 1)
         product = F.linear(x, own - relative, linear.bias) + F.linear(neighbor_max(x, index, mask), relative)
@@ -139,8 +139,8 @@ class GraphSAGE(nn.Module):
 
     h_i = layer(W [x_i ; max_j layer(W' x_j + b')] + b)
 
-    There the inner layer comes after the gather, so that its norm takes its statistics over edges: a point counts
-    once for each of the points whose neighbour it is. Here it is computed once per point and weighted by that number.
+    There, the inner layer is computed for every edge, so that its norm has statistics over edges: a point counts as
+    often as it is a neighbour. Here, it is computed once per point, and the statistics are weighted by that number.
 
     Args:
         normalize: divide each output by its L2 norm (``--normalize_sage``, off there too).
@@ -159,7 +159,7 @@ class GraphSAGE(nn.Module):
         counts = None if self.pool.sliceable else in_degree(index, mask)
         pooled = neighbor_max(self.pool(x, mask, counts), index, mask)
         out = self.layer(torch.cat([x, pooled], -1), mask)
-        # tf.nn.l2_normalize: the square of the norm is at least 1e-12.
+        # tf.nn.l2_normalize takes 1e-12 if the square of the norm is smaller.
         return F.normalize(out, dim=-1, eps=1e-6) if self.normalize else out
 
 
@@ -253,7 +253,7 @@ class GENConv(nn.Module):
         self.message_scale = None
         if message_norm:
             self.message_scale = nn.Parameter(torch.ones(()), requires_grad=learn_message_scale)
-        # Residual inside the operator: the point's own features must have the width of the sum.
+        # The point's own features are added to the aggregate, so they must have its width.
         same = in_channels == out_channels
         self.project = None if same else nn.Linear(in_channels, out_channels, spec.bias)
         hidden = LayerSpec(norm=hidden_norm, act="relu", bias=spec.bias, eps=spec.eps)
@@ -294,7 +294,7 @@ class GENConvOptions(Schema):
     eps: Share = 1e-7
 
 
-# Name in a description and on the command line -> the convolution.
+# The convolution of each name in a description and on the command line.
 CONVOLUTIONS: dict[str, type[nn.Module]] = {
     "edge": EdgeConv,
     "mr": MRConv,

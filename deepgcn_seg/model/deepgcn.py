@@ -62,7 +62,7 @@ class DeepGCN(nn.Module):
     Shape: points (B, N, in_channels), mask (B, N) -> (B, N, num_classes).
 
     Raises:
-        ValueError: a setting of another type, out of range or unknown; the message names it.
+        ValueError: a setting is unknown, of another type or out of range; the message names it.
     """
 
     def __init__(
@@ -119,14 +119,14 @@ class DeepGCN(nn.Module):
     @classmethod
     @_shows_settings_of(__init__)
     def plaingcn(cls, depth: int = 28, *, dilation: Any = "none", stochastic: bool = False, **settings) -> "DeepGCN":
-        """Build PlainGCN: no connections, no dilation."""
+        """Build PlainGCN, which has no connections and no dilation."""
         own = {"dilation": dilation, "stochastic": stochastic}
         return cls(connection=Plain.name, depth=depth, **own, **settings)
 
     @classmethod
     @_shows_settings_of(__init__)
     def resgcn(cls, depth: int = 28, **settings) -> "DeepGCN":
-        """Build ResGCN, the paper's reference at depth 28."""
+        """Build ResGCN; at depth 28 it is the paper's reference model."""
         return cls(connection=Residual.name, depth=depth, **settings)
 
     @classmethod
@@ -138,13 +138,13 @@ class DeepGCN(nn.Module):
     @classmethod
     @_shows_settings_of(__init__)
     def resgcnplus(cls, depth: int = 28, **settings) -> "DeepGCN":
-        """Build ResGCN+ (DeeperGCN): norm and activation in front of each convolution."""
+        """Build ResGCN+ (DeeperGCN), which has norm and activation before each convolution."""
         return cls(connection=PreActivatedResidual.name, depth=depth, **settings)
 
     @classmethod
     @_shows_settings_of(__init__)
     def revgcn(cls, depth: int = 112, **settings) -> "DeepGCN":
-        """Build RevGCN (RevGNN): reversible grouped blocks."""
+        """Build RevGCN (RevGNN), whose grouped blocks are reversible."""
         return cls(connection=Reversible.name, depth=depth, **settings)
 
     @property
@@ -157,13 +157,13 @@ class DeepGCN(nn.Module):
 
         Args:
             points: (B, N, in_channels) floating point.
-            mask: (B, N) bool, False where a point is absent: blocks of unequal size in one batch.
+            mask: (B, N) bool, False where a point is absent, for blocks of unequal size in one batch.
 
         Returns:
             (B, N, num_classes) logits; zero at absent points.
 
         Raises:
-            ValueError: wrong shape, too few points, NaN or infinite values.
+            ValueError: the points have another shape, are too few, or have NaN or infinite values.
         """
         points = self._checked(points, mask)
         if lean.applies(self):

@@ -1,10 +1,10 @@
-"""What a checkpoint says of its network: typed values, from which :mod:`.building`, and nothing else, builds it.
+"""The description of a network in a checkpoint: typed values, from which :mod:`.building` builds the network.
 
-A file that travels must not carry a program. So a checkpoint names no function and no class: its description holds
-the arguments of :class:`~deepgcn_seg.model.DeepGCN` as numbers and text, a convolution by its name in a table, the
-classes and what the network was trained on. Every field has a type and a range, and the description is compared
-with the tensors' shapes before anything of that size is built. A user's own parts are the one exception: they are
-named by module and are built only where the caller says ``trusted=["module"]``.
+A checkpoint from somebody else must not decide what code runs. So a checkpoint names no function and no class. Its
+description holds the arguments of :class:`~deepgcn_seg.model.DeepGCN` as numbers and text, a convolution by its name in
+a table, the classes, and what the network was trained on. Every field has a type and a range, and the description is
+compared with the tensors' shapes before anything of that size is built. A user's own parts are the one exception: they
+are named by module, and are built only if the caller says ``trusted=["module"]``.
 """
 
 from collections.abc import Mapping
@@ -24,22 +24,22 @@ from .message_passing import OPERATORS, GATv2Options, TransformerOptions
 
 __all__ = ["Arguments", "Depth", "Description", "Dilation", "Network", "OwnPart", "TrainedOn", "Width"]
 
-# Names under which a composed config builds :class:`~deepgcn_seg.model.DeepGCN`.
+# The values of ``_target_`` in a config that stand for :class:`~deepgcn_seg.model.DeepGCN`.
 NETWORK = ("deepgcn_seg.DeepGCN", "deepgcn_seg.model.DeepGCN")
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
-# Points of a block, and of a batch of blocks: more would take memory that the file's own size does not explain.
+# Most points of a block, and of a batch of blocks. They bound the memory that a small file can ask for.
 MAX_POINTS, MAX_BATCH_POINTS = 2**17, 2**24
-# Neighbours, and values of features, of one block.
+# Most neighbours of all points of a block, and most values of its features.
 MAX_EDGES, MAX_FEATURES = 2**25, 2**31
 
 
 class OwnPart(Schema):
-    """A class or function of a user's own: built only where its module is trusted.
+    """A class or function of a user's own, which is called only if its module is trusted.
 
     Attributes:
-        target: ``module.Name``. options: its arguments as plain values; a mapping with ``_target_`` among them is
-            another such part, and ``_partial_`` means that it is to be called later with further arguments.
+        target: ``module.Name``. options: its arguments as plain values. A mapping with ``_target_`` among them is
+            another such part. ``_partial_`` means that it is called later, with further arguments.
     """
 
     name: Literal["own"] = "own"
@@ -70,19 +70,19 @@ class Network(Arguments):
 
     @property
     def min_points(self) -> int:
-        """Fewest points of a block that have a neighbour of every rank: k x the largest dilation."""
+        """The fewest points that a block may have: k x the largest dilation (plus one without self-loops)."""
         dilation = list(self.dilation) if isinstance(self.dilation, tuple) else self.dilation
         return self.k * max(dilation_schedule(dilation, self.depth, self.dilation_period)) + (not self.loop)
 
     @property
     def features(self) -> int:
-        """Channels that inference holds for each point at once: those of all layers, and of the widest other tensor."""
+        """Number of channels that inference holds per point: those of all layers and of the widest other tensor."""
         layers = self._connected.concatenated_width(self.depth, self.channels)
         return layers + max(self.in_channels, self.channels, *self.head_channels[1:], self.num_classes)
 
     @property
     def convolutions(self) -> int:
-        """Number of linear maps that the backbone has at least: each has a tensor of its own."""
+        """The least number of linear maps in the backbone; each has a tensor of its own."""
         return self._connected.convolutions(self.depth) * getattr(self.conv, "mlp_layers", 1)
 
 
@@ -90,10 +90,11 @@ class TrainedOn(Schema):
     """What a network was trained on and expects: channels, blocks and the split of the data.
 
     Attributes:
-        features, variant: of the channels (:mod:`deepgcn_seg.data.blocks`). side, stride, min_points: of the blocks.
-        points: of a block. batch_size: blocks a pass.
-        source: which of :mod:`deepgcn_seg.data.sources`, None for one of a user's own. name: for tables.
-        fold, validation, seed: of the split (:func:`~deepgcn_seg.data.dataset.split_by_area`).
+        features, variant: groups and variant of the input channels (:mod:`deepgcn_seg.data.blocks`).
+        side, stride, min_points: how rooms are cut (:class:`~deepgcn_seg.data.blocks.BlockGrid`).
+        points: points per block. batch_size: blocks per pass.
+        source: a function of :mod:`deepgcn_seg.data.sources`, or None for a user's own. name: the name in tables.
+        fold, validation, seed: how rooms are split (:func:`~deepgcn_seg.data.dataset.split_by_area`).
         synthetic: arguments of the synthetic source.
     """
 
@@ -122,7 +123,7 @@ class TrainedOn(Schema):
 
 
 class Synthetic(Schema):
-    """Arguments of :func:`deepgcn_seg.data.sources.synthetic`, but for the folder."""
+    """The arguments of :func:`deepgcn_seg.data.sources.synthetic` without the folder."""
 
     rooms_per_area: Annotated[int, integer(1, 1000)] = 6
     density: Annotated[float, number(0, 1e5, above=True)] = 1000.0
@@ -134,11 +135,11 @@ def _kind_of_network(content: Any) -> str:
 
 
 class Description(Schema):
-    """All that a checkpoint says of its network, under the names it has in the file.
+    """All that a checkpoint says about its network, under the names that the fields have in the file.
 
     Attributes:
-        network: how to build it; in the file ``model_config``. classes, palette: of its labels.
-        trained_on: None if it was saved without training.
+        network: how to build it; the file calls it ``model_config``. classes, palette: names and colours of its labels.
+        trained_on: None if the network was saved without training.
     """
 
     network: Annotated[
@@ -150,7 +151,7 @@ class Description(Schema):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "Description":
-        # Refuses names and colours that cannot be.
+        # The constructor of a class list checks names and colours.
         classes = self.class_list
         if isinstance(self.network, OwnPart):
             return self
@@ -179,10 +180,10 @@ class Description(Schema):
 
 
 def describe_network(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the description of the network that a composed config's ``model`` builds, as plain values.
+    """Return the description of the network that the ``model`` of a config builds, as plain values.
 
     Args:
-        config: plain values with ``_target_``, as Hydra builds them.
+        config: plain values with ``_target_``, as Hydra takes them.
     """
     target = str(config["_target_"])
     options = {name: value for name, value in config.items() if name not in ("_target_", "_convert_", "_partial_")}

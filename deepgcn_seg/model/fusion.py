@@ -19,7 +19,7 @@ class JointPointwise(Pointwise):
     once per block.
 
     Args:
-        widths: channels of each layer's output. out_channels: of the result.
+        widths: channels of each layer's output. out_channels: channels of the result.
         nested: whether each output begins with the one before it (dense connection).
         shared: channels of the shared vector, which stands in front of the features; 0 for none.
 
@@ -52,7 +52,7 @@ class JointPointwise(Pointwise):
     def forward(self, x: Tensor, mask: Tensor | None = None, shared: Tensor | None = None) -> Tensor:
         """Apply the layer to [shared ; x], or to x alone; x is what :meth:`~.backbone.Backbone.concatenate` returns."""
         if shared is None:
-            shared = x.new_empty(len(x), 0)
+            shared = x.new_empty(x.shape[0], 0)
         operands = as_autocast(x, shared, self.linear.weight, self.linear.bias)
         return self.finish(_JointLinear.of(*operands, self.parts(x)), mask)
 
@@ -107,7 +107,8 @@ class FusionBlock(nn.Module):
     """The fusion block, max over points of layer(W F), of 1024 channels in the paper (its figure 2).
 
     Args:
-        widths, nested: of the features F, as for :class:`JointPointwise`. channels: width of the global vector.
+        widths, nested: those of the features F, as :class:`JointPointwise` takes them.
+        channels: width of the global vector.
 
     Shape: F as for :class:`JointPointwise` -> (B, channels).
     """

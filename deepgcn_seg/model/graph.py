@@ -16,7 +16,7 @@ from ..ops import nearest_ranks
 from ..settings import integer, listed, number, require
 
 SCHEDULES = ("linear", "none")
-# Gives layer i the neighbours (B, N, k) of its points, from the layer's input features x (B, N, C).
+# A function of the layer's number i and its input features x (B, N, C), which returns the neighbours (B, N, k).
 Neighbors = Callable[[int, Tensor], Tensor]
 
 
@@ -28,10 +28,10 @@ def dilation_schedule(dilation: str | int | Sequence[int], depth: int, period: i
             integer for that dilation in every layer after the head; or an explicit list of at most
             ``depth``, cycled over the layers from the head on, as the TensorFlow code's ``--dilations``.
         depth: number of graph convolutions.
-        period: with ``linear``, start again at 1 after this many layers.
+        period: for ``linear``, the number of layers after which dilations start again at 1.
 
     Raises:
-        ValueError: anything else, or a dilation below 1.
+        ValueError: the dilation is none of these, or below 1.
     """
     require("dilation_period", period, integer(1, null=True))
     if dilation == "linear":
@@ -94,8 +94,9 @@ class DynamicGraph:
 
     Attributes:
         k: neighbours per point. dilations: one per layer.
-        stochastic, epsilon: stochastic dilation. loop: a point may be its own neighbour.
-        positions: input channels that are coordinates, whose distances make the head's graph.
+        stochastic, epsilon: whether stochastic dilation is on, and its probability.
+        loop: whether a point may be its own neighbour.
+        positions: input channels with the coordinates in which the head's neighbours are searched.
     """
 
     k: int = 16
@@ -115,7 +116,7 @@ class DynamicGraph:
         """Return, for one forward pass, the function that gives layer i the neighbours of its points.
 
         Args:
-            layers: what :meth:`layers` returned. positions: (B, N, len(self.positions)); the head's x is the same.
+            layers: what :meth:`layers` returned. positions: (B, N, len(self.positions)), which is also the head's x.
         """
         return lambda i, x: layers[i](x, mask)
 
@@ -125,7 +126,7 @@ class DynamicGraph:
 
     @property
     def min_points(self) -> int:
-        """Fewest points a block may have: the largest k x dilation (plus one without self-loops)."""
+        """The fewest points that a block may have: k x the largest dilation (plus one without self-loops)."""
         return int(self.k) * int(max(self.dilations)) + (not self.loop)
 
 

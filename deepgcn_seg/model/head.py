@@ -14,10 +14,10 @@ class PredictionHead(nn.Module):
     g is the fusion block's global vector, F_i the features of point i in every layer.
 
     Args:
-        widths, nested: of the features F, as for :class:`~.fusion.JointPointwise`.
+        widths, nested: those of the features F, as :class:`~.fusion.JointPointwise` takes them.
         fused: width of the fusion block's vector.
         hidden: widths of the hidden layers (512, 256 in both official codes).
-        dropout: probability, before the last linear map.
+        dropout: probability of dropping a feature before the last linear map.
 
     Shape: F as for :class:`~.fusion.JointPointwise`, g (B, fused) -> (B, N, num_classes).
     """

@@ -1,6 +1,6 @@
-"""Norms, activations and the pointwise layer (a 1x1 convolution) of which every part is made.
+"""Norms, activations and the pointwise layer (a 1x1 convolution), from which all other parts are made.
 
-All tensors are channels-last, (B, N, C); an optional ``mask`` (B, N) is True where a point is present.
+In all tensors (B, N, C) the channels come last. An optional ``mask`` (B, N) is True where a point is present.
 """
 
 from dataclasses import dataclass, replace
@@ -22,11 +22,11 @@ class BatchNorm(nn.BatchNorm1d):
     """Batch normalisation over points (or edges) and blocks; absent points do not count.
 
     Attributes:
-        synced: whether training statistics are those of all processes (:func:`sync_norms`).
+        synced: whether statistics in training are taken over all processes (:func:`sync_norms`).
     """
 
     synced = False
-    # PyTorch's class allows None for each of these, which norms of a network never have.
+    # In PyTorch's class each of these may be None, but here they never are.
     running_mean: Tensor
     running_var: Tensor
     num_batches_tracked: Tensor
@@ -36,8 +36,8 @@ class BatchNorm(nn.BatchNorm1d):
         """Normalise x (B, N, C).
 
         Args:
-            mask: (B, N) points present. counts: (B, N) how often each point counts in the batch statistics, as a
-                neighbour of several points does; None for once.
+            mask: (B, N), True where a point is present. counts: (B, N), how often each point counts in the batch
+                statistics, for example as a neighbour of several points; None if each counts once.
         """
         if not self.training:
             scale, shift = self.fixed_scale_shift()
@@ -55,18 +55,19 @@ class BatchNorm(nn.BatchNorm1d):
         return out
 
     def scale_shift(self, mean: Tensor, var: Tensor, counts: Tensor | int) -> tuple[Tensor, Tensor]:
-        """Return the affine map that the norm is, given the moments of each block.
+        """Return the norm as an affine map, given the mean and variance of each block of points.
 
-        In training it updates the running statistics, as the textbook layer does.
+        In training, also update the running statistics.
 
         Args:
-            mean, var: (B, C), biased variance. counts: (B,) values each block contributed, or a number for all.
+            mean, var: (B, C); the variance is biased. counts: (B,), the number of values in each block, or one number
+                for all blocks.
 
         Returns:
             scale and shift, broadcastable to (B, N, C): ``norm(e) = scale * e + shift``.
 
         Raises:
-            ValueError: one value in all, which has no variance (as PyTorch's own layer).
+            ValueError: there is only one value per channel, which has no variance (PyTorch's layer raises the same).
         """
         summed = SummedOverAll.apply if self.synced else lambda values: values
         # If this process alone has several values, there is no need to wait for the sum over processes or for the GPU.
@@ -93,7 +94,7 @@ class BatchNorm(nn.BatchNorm1d):
         return self._affine(pooled, spread)
 
     def fixed_scale_shift(self) -> tuple[Tensor, Tensor]:
-        """Return scale and shift (C,) of evaluation, from the running statistics."""
+        """Return scale and shift (C,) in evaluation, computed from the running statistics."""
         return self._affine(self.running_mean, self.running_var)
 
     def _affine(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,10 +141,10 @@ class LayerNorm(nn.LayerNorm):
 
 
 def moments(x: Tensor, counts: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return mean and biased variance over the points of each block, (B, C) each in float32 at least.
+    """Return mean and biased variance over the points of each block, each (B, C) and in float32 at least.
 
     Args:
-        x: (B, N, C). counts: (B, N) how often each point counts, or whether it does; None for once each.
+        x: (B, N, C). counts: (B, N), how often each point counts, or a bool mask; None if each counts once.
     """
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     if counts is None:
@@ -168,7 +169,7 @@ def make_norm(name: str, channels: int, eps: float = 1e-5) -> nn.Module | None:
 
 
 def make_act(name: str) -> nn.Module | None:
-    """Return an activation by its name in :data:`ACTS`; None for ``none``. Leaky slopes are 0.2 (official code)."""
+    """Return an activation by its name in :data:`ACTS`; None for ``none``. Negative slopes are 0.2 (official code)."""
     if name == "relu":
         return nn.ReLU()
     if name == "leakyrelu":
@@ -183,7 +184,7 @@ def make_act(name: str) -> nn.Module | None:
 
 
 def is_nondecreasing(act: nn.Module | None) -> bool:
-    """Return whether an activation is nondecreasing: all but GELU, and a PReLU of negative slope."""
+    """Return whether an activation is nondecreasing; only GELU and a PReLU with a negative slope are not."""
     if isinstance(act, nn.PReLU):
         return not bool((act.weight < 0).any())
     return act is None or isinstance(act, nn.ReLU | nn.LeakyReLU)
@@ -193,7 +194,7 @@ def negative_slope(act: nn.Module | None, like: Tensor) -> Tensor:
     """Return the slope (C,) below zero of an activation for which :func:`is_nondecreasing` holds.
 
     Args:
-        like: tensor (..., C) of the dtype and device that the result has.
+        like: a tensor (..., C) with the dtype and device of the result.
     """
     if isinstance(act, nn.PReLU):
         return act.weight.to(like.dtype).expand(like.shape[-1])
@@ -204,12 +205,12 @@ def negative_slope(act: nn.Module | None, like: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """What follows a linear map.
+    """The norm and activation that follow a linear map, and their order.
 
     Attributes:
         order: ``norm-act`` (TensorFlow, sparse PyTorch) or ``act-norm`` (dense PyTorch).
         norm: one of :data:`NORMS`. act: one of :data:`ACTS`.
-        bias: whether linear maps have one. eps: the norm's epsilon.
+        bias: whether linear maps have a bias. eps: the norm's epsilon.
     """
 
     order: Annotated[str, choice(*ORDERS)] = "norm-act"
@@ -222,7 +223,7 @@ class LayerSpec:
         validate(self)
 
     def linear_only(self) -> "LayerSpec":
-        """Return this spec without norm and activation, for a convolution that has them in front of it."""
+        """Return this spec without norm and activation, for a convolution that comes after them."""
         return replace(self, norm="none", act="none")
 
     def make_norm(self, channels: int) -> nn.Module | None:
@@ -266,9 +267,9 @@ class Pointwise(nn.Module):
         return norm is None or isinstance(norm, LayerNorm) or (isinstance(norm, BatchNorm) and not norm.training)
 
     def monotone_sign(self) -> Tensor | None:
-        """Return per channel +1 if norm and activation keep the order of values, -1 if they reverse it.
+        """Return (C,) with +1 for channels whose order norm and activation keep, and -1 for those they reverse.
 
-        Returns None where they do neither, and the maximum of their results is not the result of the maximum.
+        Returns None if they do neither, so that they cannot be applied to the maximum of values alone.
         """
         weight = self.linear.weight
         if not is_nondecreasing(self.act) or isinstance(self.norm, LayerNorm):
@@ -277,7 +278,7 @@ class Pointwise(nn.Module):
         return ones.copysign_(self.norm.weight.detach()) if isinstance(self.norm, BatchNorm) else ones
 
     def finish(self: Any, x: Tensor, mask: Tensor | None = None, counts: Tensor | None = None) -> Tensor:
-        """Apply norm and activation to the result of the linear map, computed elsewhere."""
+        """Apply norm and activation to x, a result of the linear map that was computed elsewhere."""
         if self.order == "act-norm" and self.act is not None:
             x = self.act(x)
         if self.norm is not None:
@@ -295,7 +296,7 @@ def hide_absent(x: Tensor, mask: Tensor | None, value: float) -> Tensor:
 def initialise(module: nn.Module, method: str) -> None:
     """Initialise every linear map below ``module``: biases 0, weights by ``method``.
 
-    ``xavier``: uniform, as the TensorFlow code. ``kaiming``: normal with fan-in, as the PyTorch code.
+    ``xavier`` is uniform, as in the TensorFlow code. ``kaiming`` is normal with fan-in, as in the PyTorch code.
     """
     require("init", method, choice(*INITS))
     for child in module.modules():

@@ -1,15 +1,14 @@
-"""What inference does to need little memory and time; the logits are those of :meth:`.DeepGCN.forward`.
+"""Inference with little memory and time; the logits are those of :meth:`.DeepGCN.forward`.
 
-- Blocks of points go through the network one after another: no more features exist at once than one block has. On a
-  CPU as many go side by side as there are threads, so that no thread waits for another at every operation.
+- Some blocks of points at a time go through the network, so that only their features are in memory. On a CPU each
+  thread takes blocks of its own through all layers, so that threads do not wait for one another at every operation.
 - Each layer's features are written directly into the concatenated tensor, so that they are never held twice.
 - The fusion block and the prediction head, whose layers are several times wider than the backbone's, take some hundred
-  points at a time: their features never exist for a whole block of points. This needs layers in which a point's result
-  depends on that point alone (not instance norm).
+  points at a time, so that their features never exist for a whole block of points. This is possible only in layers
+  that compute a point's result from that point alone, and so not with instance norm.
 
-:meth:`.DeepGCN.forward` comes here if nothing but the logits is wanted (:func:`applies`). One thing serves training
-too: a dense backbone appends each layer's features to those of the layers before, without copying these
-(:func:`with_room`).
+:meth:`.DeepGCN.forward` calls :func:`infer` if nothing but the logits is needed (:func:`applies`). Training also uses
+:func:`with_room`: a dense backbone appends each layer's features to those of the layers before, without copying these.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,12 +28,12 @@ from .layers import hide_absent
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many points inference takes at a time.
+    """The number of points that inference processes at a time.
 
     Attributes:
-        together: points that go through the network at a time. A larger number takes more memory and is not faster.
-        slice: points that go through the wide layers of fusion block and head at a time. It is large enough for matrix
-            products at full speed.
+        together: number of points in the whole network. A larger number takes more memory and is not faster.
+        slice: number of points in the wide layers of fusion block and head. It is large enough for matrix products at
+            full speed.
     """
 
     together: int
@@ -45,10 +44,10 @@ CPU, GPU = Sizes(4096, 512), Sizes(32768, 16384)
 
 
 def applies(model: nn.Module) -> bool:
-    """Return whether a call of the model is for its logits alone.
+    """Return whether a call of the model needs nothing but its logits.
 
-    It is if no gradient is wanted, nothing compiles and no part is in training mode. A hook, or a fusion block or head
-    of a user's own, must see the features of the whole batch, so with one of them the answer is False.
+    This is so if no gradient is needed, the model is not being compiled and no part is in training mode. A hook, or a
+    fusion block or head of a user's own, must see the features of the whole batch, so the answer is then False.
     """
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
@@ -91,7 +90,7 @@ def _logits(model: Any, points: Tensor, mask: Tensor | None, size: int) -> Tenso
 
 
 def _concatenate(backbone: Any, points: Tensor, mask: Tensor | None, large: bool) -> Tensor:
-    """Return the features of all layers, each written into its place as soon as it is there."""
+    """Return the features of all layers, each written into its place as soon as it is computed."""
     if not large or backbone.connection.nested or not backbone.connection.keeps_layers:
         return backbone.concatenate(backbone(points, mask))
     features, start = points.new_empty(0), 0
@@ -105,14 +104,17 @@ def _concatenate(backbone: Any, points: Tensor, mask: Tensor | None, large: bool
 
 
 def _fuse(fusion: FusionBlock, features: Tensor, mask: Tensor | None, size: int) -> Tensor:
-    """Fuse some points at a time. If norm and activation are monotone, apply them to the maximum alone."""
+    """Return the global vector, computed from some points at a time.
+
+    If norm and activation are monotone, they are applied only to the maximum.
+    """
     layer = fusion.layer
     weight, bias = layer.weights(features)[1], layer.linear.bias
     sign = layer.monotone_sign()
     fused = torch.empty(0)
     for blocks, points in _slices(features, size):
         product = F.linear(features[blocks, points], weight, bias)
-        # If the norm's scale is negative, the smallest product gives the maximum. So change its sign.
+        # Where the norm's scale is negative, the smallest product gives the maximum. So the sign is changed there.
         product = layer.finish(product) if sign is None else product.mul_(sign)
         product = hide_absent(product, None if mask is None else mask[blocks, points], -torch.inf)
         if not len(fused):
@@ -124,7 +126,7 @@ def _fuse(fusion: FusionBlock, features: Tensor, mask: Tensor | None, size: int)
 
 
 def _predict(head: PredictionHead, features: Tensor, fused: Tensor, mask: Tensor | None, size: int) -> Tensor:
-    """Classify some points at a time; what the global vector contributes is computed once per block."""
+    """Return the logits, computed for some points at a time; the product with the global vector is computed once."""
     front, weight = head.first.weights(features)
     shared = F.linear(fused, front, head.first.linear.bias)
     logits = torch.empty(0)
@@ -153,8 +155,8 @@ def _slices(x: Tensor, size: int) -> Iterator[tuple[slice, slice]]:
 def with_room(x: Tensor, channels: int) -> tuple[Tensor, Callable[[Tensor, Tensor], Tensor]]:
     """Copy x (B, N, C) to the front of a new tensor (B, N, channels), and return it with a function that appends.
 
-    ``append(x, h)`` is [x ; h] without copying x, if x is the front of that tensor: so a dense backbone holds each
-    layer's features once, and not again in the input of every later layer.
+    ``append(x, h)`` returns [x ; h]. If x is the front of that tensor, x is not copied, so that a dense backbone holds
+    each layer's features once, and not again in the input of every later layer.
     """
     buffer = x.new_empty(*x.shape[:2], channels)
     return _Append.of(x.detach()[..., :0], x, buffer), lambda x, h: _append(x, h, buffer)
@@ -167,13 +169,14 @@ def _append(x: Tensor, h: Tensor, buffer: Tensor) -> Tensor:
 
 
 class _Append(Differentiable):
-    """Write h behind the channels of x in the buffer whose front x is; the result is the front that has both."""
+    """Write h behind x, which is the front of the buffer, and return the front that has both."""
 
     @staticmethod
     def forward(ctx, x: Tensor, h: Tensor, buffer: Tensor) -> Tensor:
         ctx.width = x.shape[-1]
         both = ctx.width + h.shape[-1]
-        # Past autograd: no value that it saved is overwritten, only channels that nothing has read so far.
+        # The write bypasses autograd. It changes no value that autograd has saved, because nothing has read these
+        # channels so far.
         buffer.data[..., ctx.width : both] = h
         return buffer.data[..., :both]
 

@@ -14,7 +14,7 @@ from .layers import LayerSpec, Pointwise, make_norm
 
 
 class MessagePassing(nn.Module):
-    """A message-passing operator of torch_geometric, over the same neighbours as all convolutions here.
+    """A message-passing operator of torch_geometric, applied to the neighbours that the layer's graph found.
 
     Args:
         operator: called as ``operator(in_channels, out_channels)``, for example
@@ -37,7 +37,7 @@ class MessagePassing(nn.Module):
         self.norm, self.act, self.order = make_norm(spec.norm, out_channels, spec.eps), spec.make_act(), spec.order
 
     def forward(self, x: Tensor, index: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return what operator, norm and activation make of x."""
+        """Return the operator's output after norm and activation, in the order of the spec."""
         batch, count, channels = x.shape
         out = self.operator(x.reshape(batch * count, channels), edge_index(index, mask))
         out = out.view(batch, count, -1)
@@ -59,7 +59,7 @@ def edge_index(index: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 class GATv2Options(Schema):
-    """Options of torch_geometric's ``GATv2Conv``, its heads averaged."""
+    """Options of torch_geometric's ``GATv2Conv``, whose heads are averaged."""
 
     name: Literal["gatv2"]
     heads: Width = 1
@@ -72,7 +72,7 @@ class GATv2Options(Schema):
 
 
 class TransformerOptions(Schema):
-    """Options of torch_geometric's ``TransformerConv``, its heads averaged."""
+    """Options of torch_geometric's ``TransformerConv``, whose heads are averaged."""
 
     name: Literal["transformer"]
     heads: Width = 1
@@ -83,7 +83,7 @@ class TransformerOptions(Schema):
     root_weight: bool = True
 
 
-# Name in a description -> the operator's name in torch_geometric (imported when one is wanted), and its options.
+# For each name in a description, the operator's name in torch_geometric, and its options.
 OPERATORS: dict[str, tuple[str, type[Schema]]] = {
     "gatv2": ("GATv2Conv", GATv2Options),
     "transformer": ("TransformerConv", TransformerOptions),

@@ -18,7 +18,8 @@ from .graph import DilatedKnnGraph
 from .layers import BatchNorm
 from .tensor_file import read_tensor_file
 
-# How much closer the best guess must come than the next, and the depth up to which guessing takes less than minutes.
+# The second-best guess must be off by MARGIN times as much as the best one. Connection and convolution of networks with
+# more than MAX_GUESSED layers are not guessed, because that would take minutes.
 MARGIN, MAX_GUESSED = 1.3, 112
 
 _CONVS = {"edge": EdgeConv, "mr": MRConv}
@@ -30,7 +31,7 @@ def conv_name(config: Mapping[str, Any]) -> str:
     return next((name for name, conv in _CONVS.items() if target.endswith(f".{conv.__name__}")), target)
 
 
-# Official name -> ours, without the number in the sequence (0 linear, then act and norm).
+# Patterns of official names and our names for them, without the number in the sequence (0 linear, 1 act, 2 norm).
 _PARTS = [
     (r"head\.gconv\.nn", "backbone.head.layer"),
     (r"backbone\.(\d+)\.body\.gconv\.nn", r"backbone.blocks.\1.conv.layer"),
@@ -49,11 +50,11 @@ def load_official(
 ) -> DeepGCN:
     """Return a DeepGCN, in eval mode, that computes what the official PyTorch model does.
 
-    Depth, width, classes, norm, bias and the dense connection follow from the tensors' shapes. plain
-    and res, and edge and mr, have tensors of the same shapes: unless given, they are
-    what reproduces the checkpoint's running statistics best on random points (:func:`guess`). k and act
-    cannot be seen in a checkpoint and must be given. The model expects the official PyTorch code's input: channels
-    0-2 are coordinates, centred and scaled to -1..1 per block; its head graph is made of them.
+    Depth, width, classes, norm, bias and the dense connection follow from the tensors' shapes. plain and res have
+    tensors of the same shapes, and so have edge and mr. Unless they are given, the choice is the one that reproduces
+    the checkpoint's running statistics best on random points (:func:`guess`). k and act leave no trace in a checkpoint
+    and must be given. The model expects the input of the official PyTorch code: channels 0-2 are coordinates, centred
+    and scaled to -1..1 per block, from which the head's graph is made.
 
     Args:
         source: a file, a state dict, or a training checkpoint that holds one as ``state_dict``;
@@ -62,7 +63,7 @@ def load_official(
         connection: plain, res or dense. conv: edge or mr.
 
     Raises:
-        ValueError: not such a checkpoint, or not of this act, connection or conv.
+        ValueError: it is no such checkpoint, or one with another act, connection or conv.
     """
     return convert_official(source, k, act, connection, conv)[0]
 
@@ -75,7 +76,7 @@ def convert_official(
     conv: str | None = None,
     max_guessed: int = MAX_GUESSED,
 ) -> tuple[DeepGCN, dict[str, Any]]:
-    """Return what :func:`load_official` does, and the description that builds the model, as in our checkpoints."""
+    """Return the model of :func:`load_official`, and the description that builds it, as in our checkpoints."""
     state = _state_dict(source)
     try:
         settings = _settings(state, k, act)
@@ -103,14 +104,14 @@ def convert_official(
 def guess(candidates: list[DeepGCN], points: int = 512) -> int:
     """Return which candidate's batch statistics on random points come closest to its running ones.
 
-    Random points are not the training data, but a wrong connection or convolution changes the statistics
-    from layer to layer by far more than that.
+    Random points have other statistics than the training data. But a wrong connection or convolution changes the
+    statistics far more, and more in every layer.
 
     Args:
-        candidates: models of the same tensors, in eval mode. points: at least that many are used.
+        candidates: models of the same tensors, in eval mode. points: least number of random points.
 
     Raises:
-        ValueError: the statistics decide nothing (an untrained model, or two candidates as close).
+        ValueError: the model is not trained, or two candidates are about equally close.
     """
     generator = torch.Generator().manual_seed(0)
     count = max(points, 2 * candidates[0].min_points)
@@ -144,7 +145,7 @@ def _statistics_gap(model: DeepGCN, cloud: Tensor) -> float:
     trial.fusion(trial.backbone.concatenate(trial.backbone(cloud)))
     gaps = []
     for norm, measured in zip(norms, trial_norms):
-        # Undo what is left of the initial mean 0 and variance 1 after few batches.
+        # After few batches, running statistics still hold a share of the initial mean 0 and variance 1. Remove it.
         left = (1 - norm.momentum) ** int(norm.num_batches_tracked)
         mean = norm.running_mean / (1 - left)
         var = ((norm.running_var - left) / (1 - left)).clamp(min=1e-3)
@@ -182,8 +183,8 @@ def _settings(state: Mapping[str, Tensor], k: int, act: str) -> dict[str, Any]:
     if layers != set(range(len(layers))):
         raise ValueError(f"backbone layers are missing: found {sorted(layers)}")
     depth, channels = len(layers) + 1, head.shape[0]
-    # The second block takes the first's C channels, or the 2 C of a dense connection. A backbone of
-    # one block shows the connection only in the fusion block's input, which has C + C or C + 2 C channels.
+    # The second block's input has C channels, or 2 C with a dense connection. If there is only one block, the
+    # fusion block's input tells the connection: it has C + C or C + 2 C channels.
     second = state.get("backbone.1.body.gconv.nn.0.weight")
     if second is not None:
         dense = second.shape[1] == 4 * channels
@@ -209,7 +210,8 @@ def _settings(state: Mapping[str, Tensor], k: int, act: str) -> dict[str, Any]:
 
 
 def _build(state: Mapping[str, Tensor], settings: dict[str, Any]) -> DeepGCN:
-    # Shapes are compared on the meta device, without memory: one wide tensor must not ask for a network of that width.
+    # Shapes are compared on the meta device, which takes no memory: a file with one wide tensor must not make us build
+    # a network of that width.
     with torch.device("meta"):
         own = DeepGCN(**settings).state_dict()
     renamed = {}
@@ -233,7 +235,7 @@ def _build(state: Mapping[str, Tensor], settings: dict[str, Any]) -> DeepGCN:
         fit_weights(model, renamed, "the official checkpoint")
     except UserError as error:
         raise ValueError(str(error)) from None
-    # Double precision is kept; half precision, which CPUs lack operations for, becomes single.
+    # Double precision stays. Half precision becomes single, because CPUs lack operations for it.
     model = model.to(torch.promote_types(torch.float32, state["head.gconv.nn.0.weight"].dtype))
     model.load_state_dict(renamed)
     return model.eval()

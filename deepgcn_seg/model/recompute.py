@@ -1,4 +1,4 @@
-"""Recomputation in the backward pass (gradient checkpointing): a module's activations are not kept, but made again."""
+"""Gradient checkpointing: the backward pass computes a module's activations again, so that they are not kept."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from .recompute import frozen_statistics
 
-# Every how many blocks the input is kept. Gradients of 112 layers are then within 3e-6 of autograd's; with none kept
-# they were off by up to a third in networks of few channels.
+# The input of every eighth block is kept. Gradients of 112 layers then agree with autograd's to 3e-6. Without any, they
+# were off by up to a third in networks of few channels.
 KEPT_EVERY = 8
 
 
@@ -78,7 +78,7 @@ class _Reverse(torch.autograd.Function):
             if i % KEPT_EVERY == 0:
                 ctx.inputs[i] = x.detach()
             index = graph(i, x)
-            # The graph is kept, not recomputed: rounding in the inverse could swap near-ties.
+            # The graph is kept and not recomputed, because rounding in the inverse could swap nearly equal distances.
             ctx.graphs.append(index.to(smallest))
             before = _random_states(x.device)
             x = block(x, index, mask, drop)
@@ -150,4 +150,8 @@ class ReversibleSequence(nn.ModuleList):
         drop = torch.nn.functional.dropout(torch.ones_like(x), dropout) if self.training and dropout > 0 else None
         parameters = [p for p in self.parameters() if p.requires_grad]
         with torch.autocast(device, enabled=False):
+            if not torch.is_grad_enabled():
+                for i, block in enumerate(self):
+                    x = block(x, graph(i, x), mask, drop)
+                return x
             return _Reverse.apply(list(self), graph, mask, drop, x, *parameters)

@@ -13,7 +13,7 @@ from .fusion import JointPointwise
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a model: its layers and parameters, and the FLOPs of its linear maps on one block."""
+    """A part of a model: its numbers of layers and parameters, and the FLOPs of a forward pass of one block."""
 
     name: str
     layers: int
@@ -25,8 +25,8 @@ class Part:
 class Summary:
     """A model's parts, for blocks of ``points`` points.
 
-    FLOPs count two per multiplication in linear maps and in the distance products of neighbour
-    search; element-wise work is not counted. ``edges`` are those of all layers' graphs.
+    FLOPs are two for each multiplication in linear maps and in the distance products of the neighbour search.
+    Element-wise operations are not counted. ``edges`` is the number of edges in the graphs of all layers.
     """
 
     parts: list[Part]
@@ -35,12 +35,12 @@ class Summary:
 
     @property
     def parameters(self) -> int:
-        """Parameters of the whole model."""
+        """Number of parameters of the whole model."""
         return sum(part.parameters for part in self.parts)
 
     @property
     def flops(self) -> int:
-        """FLOPs of one block's forward pass."""
+        """Number of FLOPs in the forward pass of one block."""
         return sum(part.flops for part in self.parts)
 
     def table(self) -> Table:
@@ -58,7 +58,7 @@ class Summary:
 
 
 def summarize(model: DeepGCN, points: int = 4096) -> Summary:
-    """Return the summary of a model, which is not run."""
+    """Return the summary of a model without running it."""
     backbone = model.backbone
     last = nn.ModuleList(m for m in (backbone.last_norm, backbone.last_act) if m is not None)
     parts = [

@@ -1,10 +1,9 @@
-"""Files of ``torch.save`` that come from anywhere: read as data, within the size they have.
+"""Read files of ``torch.save`` from any source as data, in no more memory than the file's size explains.
 
-``weights_only=True`` keeps a file from running code. What it does not keep a file from, this module does: naming
-further constructors (``bytearray(10**12)``), keys whose hash takes for ever or ends the process (tuples in tuples),
-packing records that inflate, tensors that claim more memory than the file holds (strides of 0, one record under many
-tensors), and kinds of tensors that no state dict of ours has. So the pickle is walked, operation by operation, before
-PyTorch reads it.
+``weights_only=True`` keeps a file from running code. This module refuses what else could do harm: calls of further
+constructors (``bytearray(10**12)``), keys whose hash never ends or crashes the process (tuples in tuples), records that
+inflate, tensors that claim more memory than the file holds (strides of 0, one record under many tensors), and kinds of
+tensors that our state dicts do not have. For this, it checks the pickle operation by operation before PyTorch reads it.
 """
 
 import os
@@ -20,7 +19,7 @@ from torch import Tensor
 from ..errors import UserError, first_line
 from ..files import why_no_file
 
-# All that a pickle of state dicts needs to name: what it may call, and kinds of storage.
+# The only names that a pickle of state dicts needs: functions that it may call, and kinds of storage.
 _CALLED = {
     "collections OrderedDict",
     "torch._utils _rebuild_tensor",
@@ -31,30 +30,30 @@ _STORAGES = {
     *(f"torch {kind}Storage" for kind in ("Float", "Double", "Half", "BFloat16")),
     *(f"torch {kind}Storage" for kind in ("Long", "Int", "Short", "Char", "Byte", "Bool")),
 }
-# Operations that put a plain value on the stack, and what it is.
+# Operations that put a plain value on the stack, and the kind of this value.
 _PLAIN = {
     **dict.fromkeys(("BINUNICODE", "SHORT_BINUNICODE", "UNICODE"), "text"),
     **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "INT", "LONG"), "integer"),
     **dict.fromkeys(("NEWTRUE", "NEWFALSE", "NONE", "BINFLOAT", "FLOAT"), "value"),
     **dict.fromkeys(("EMPTY_LIST", "EMPTY_DICT"), "container"),
 }
-# Values in the lists and mappings of a file; a checkpoint of ours has some thousands.
+# Most values in the lists and mappings of a file. Our checkpoints have some thousands.
 _MAX_VALUES = 1_000_000
-# The format before PyTorch 1.6 has five: magic number, version, byte order, content, keys of the storages.
+# The format before PyTorch 1.6 has five pickles: magic number, version, byte order, content, keys of the storages.
 _LEGACY_PICKLES = 5
 _MAX_OPERATIONS = 20_000_000
-# A zip file's last record; where there are large ones before it, the locator of another, and the bytes of that.
+# The last record of a zip file; the locator of a second such record, which large archives have; and the bytes of that.
 _END_OF_ARCHIVE, _LOCATOR, _LARGE_RECORD = struct.Struct("<4s4H2LH"), struct.Struct("<4sLQL"), 56
 
 
 def read_tensor_file(path: str | Path, legacy: bool = False) -> Any:
-    """Return what a file of ``torch.save`` holds, its tensors on the CPU and in memory of their own.
+    """Return the content of a file of ``torch.save``, with tensors on the CPU that are copies of the file's.
 
     Args:
-        legacy: read the format before PyTorch 1.6 too.
+        legacy: whether to read the format before PyTorch 1.6, too.
 
     Raises:
-        UserError: no such file, damaged, of another format, or it names, claims or holds what no state dict does.
+        UserError: the file is missing, damaged or of another format, or has something that no state dict has.
     """
     path = Path(path)
     if not path.is_file():
@@ -71,7 +70,7 @@ def read_tensor_file(path: str | Path, legacy: bool = False) -> Any:
                     _check_pickle(file)
             else:
                 raise ValueError("not a file of torch.save")
-        # Mapped, not read: a record that claims more than the file holds ends here and takes no memory.
+        # The file is mapped and not read, so that a record that claims more than the file holds takes no memory.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
         return _owned(content, size)
     except UserError:
@@ -84,7 +83,7 @@ def _check_archive(file: IO[bytes], size: int) -> int:
     """Return how many bytes of tensors an archive holds.
 
     Raises:
-        ValueError: its records inflate, overlap or are there twice, or two readers would read it differently.
+        ValueError: its records are compressed, overlap or are there twice, or readers could disagree about them.
     """
     with zipfile.ZipFile(file) as archive:
         records = archive.infolist()
@@ -96,7 +95,7 @@ def _check_archive(file: IO[bytes], size: int) -> int:
             raise ValueError("its records claim more than the file holds")
         names = [record.filename for record in records]
         pickles = [name for name in names if name.lower().endswith("data.pkl")]
-        # PyTorch's reader takes no notice of case.
+        # PyTorch's reader does not distinguish upper and lower case.
         if len({name.lower() for name in names}) < len(names) or len(pickles) != 1:
             raise ValueError("not an archive of torch.save")
         with archive.open(pickles[0]) as pickle:
@@ -105,13 +104,13 @@ def _check_archive(file: IO[bytes], size: int) -> int:
 
 
 def _directory_offset(file: IO[bytes], size: int) -> int:
-    """Return where the end of a zip file says that its directory begins; -1 if readers could take it from elsewhere."""
+    """Return where a zip file's directory begins according to its last record; -1 if readers could disagree."""
     end = size - _END_OF_ARCHIVE.size
     file.seek(max(end - _LOCATOR.size, 0))
     signature, _, place, _ = _LOCATOR.unpack(file.read(_LOCATOR.size))
     if signature != b"PK\x06\x07":
         return _END_OF_ARCHIVE.unpack(file.read())[6]
-    # Some readers take the record that lies before this one, some the one it points to.
+    # Some readers use the record before this one, others the record that this one points to.
     if place != end - _LOCATOR.size - _LARGE_RECORD:
         return -1
     file.seek(place + _LARGE_RECORD - 8)
@@ -119,10 +118,10 @@ def _directory_offset(file: IO[bytes], size: int) -> int:
 
 
 def _check_pickle(pickle: IO[bytes]) -> None:
-    """Refuse a pickle that does anything but put together state dicts: mappings by text or number, lists, tensors.
+    """Raise an error if a pickle does anything but build state dicts: mappings by text or number, lists, tensors.
 
-    Walks the operations with the kind of each value in its place: ``text``, ``integer``, ``value``, ``container``,
-    ``tuple`` (with the kinds of its parts), ``called`` and ``storage kind``.
+    The operations are followed with a stack of kinds in the place of values: ``text``, ``integer``, ``value``,
+    ``container``, ``called``, ``storage kind``, or a tuple of kinds.
     """
     stack: list[Any] = []
     memo: dict[Any, Any] = {}
@@ -179,7 +178,7 @@ def _check_pickle(pickle: IO[bytes]) -> None:
 
 
 def _owned(content: Any, size: int) -> Any:
-    """Return the content with every tensor copied out of the file, each once and within ``size`` bytes together."""
+    """Return the content with a copy of every tensor; all copies together may take ``size`` bytes."""
     taken = values = 0
     copies: dict[Any, Any] = {}
 

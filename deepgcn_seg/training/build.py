@@ -30,13 +30,13 @@ from .tensorboard import RunLog
 
 log = logging.getLogger(__name__)
 
-# A warning tells if less than this share of the points to train on lies in blocks that are large enough.
+# If less than this share of the training points lies in blocks with enough points, a warning says so.
 FEW = 0.5
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The data of a training: rooms, how they are split, and how they are cut into blocks of points."""
+    """The data to train on: rooms, how they are split, and how they are cut into blocks of points."""
 
     store: RoomStore | OfficialBlocks
     split: Split
@@ -82,7 +82,7 @@ def _build_model(config: DictConfig, device: torch.device, world: World) -> nn.M
     """Return the model with its first weights, and print a summary of it."""
     torch.manual_seed(config.seed)
     model: nn.Module = instantiate(config.model).to(device)
-    # Processes agree on the weights, and differ in dropout and stochastic dilation.
+    # All processes begin with the same weights, but draw dropout and stochastic dilation differently.
     torch.manual_seed(config.seed + world.rank)
     if config.sync_norms and world.size > 1:
         sync_norms(model)
@@ -116,10 +116,10 @@ def _settings(config: DictConfig, device: torch.device, classes: ClassList) -> T
 
 
 def checkpoint_description(config: DictConfig, classes: ClassList) -> dict[str, Any]:
-    """Return what a run's checkpoints say of their network and data, as ``save_checkpoint`` takes it.
+    """Return what a run's checkpoints say about their network and data, as ``save_checkpoint`` takes it.
 
     Raises:
-        UserError: a setting that a checkpoint cannot describe; better now than after the training.
+        UserError: a checkpoint cannot describe a setting. This is found before the training, and not after it.
     """
     plain: Any = OmegaConf.to_container(config, resolve=True)
     data, store = plain["data"], plain["data"]["store"]
@@ -138,14 +138,14 @@ def checkpoint_description(config: DictConfig, classes: ClassList) -> dict[str, 
     network = describe_network(plain["model"])
     described = {"model_config": network, "classes": classes.names, "palette": classes.palette}
     Description.of({**described, "trained_on": trained_on}, "settings")
-    # The composed config is for people; nothing reads it.
+    # The full config is written for people to read. No program reads it.
     return {"network": network, "trained_on": trained_on, "config": plain}
 
 
 def _blocks_to_show(
     data: TrainingData, rooms: Sequence[RoomEntry], config: DictConfig, channels: dict[str, Any]
 ) -> Batch | None:
-    """Return two held-out blocks of points, the same at every validation; None without positions in the block."""
+    """Return two held-out blocks of points, the same at every validation; None if the input lacks block positions."""
     if channels["groups"][0] != "block":
         return None
     blocks = block_dataset(data.store, rooms, config.points, data.grid, seed=config.seed, **channels)
@@ -154,7 +154,7 @@ def _blocks_to_show(
 
 
 def announce(config: DictConfig, trainer: Trainer, data: TrainingData) -> None:
-    """Log the data and what a step is, and warn of what will make a poor training."""
+    """Log the data and the size of a step, and warn of data that will make training worse."""
     store, split = data.store, data.split
     log.info(
         "Training on %d blocks of %d rooms for %d steps; validation on %d rooms, test on %d of %s",

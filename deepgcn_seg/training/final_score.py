@@ -1,4 +1,4 @@
-"""The score of a finished training on its test rooms: the table, ``metrics.json``, pictures and TensorBoard's entry."""
+"""Score a finished training on its test rooms: a table, ``metrics.json``, pictures and TensorBoard's entry."""
 
 import logging
 from pathlib import Path
@@ -32,10 +32,10 @@ def score_run(
     cost: dict[str, float],
     world: World = World(),
 ) -> float:
-    """Score the best checkpoint of a run directory on the test rooms, and write down the result.
+    """Score the best checkpoint of a run directory on the test rooms, and write the result into the directory.
 
     Args:
-        cost: what training took, for ``metrics.json``.
+        cost: time, steps and memory that training took, for ``metrics.json``.
 
     Returns:
         mIoU.
@@ -43,7 +43,7 @@ def score_run(
     store, best = data.store, folder / "checkpoints" / "best.ckpt"
     path = best if config.select != "last" and best.is_file() else folder / "checkpoints" / "last.ckpt"
     content = read_checkpoint(path)
-    # The config of the command line builds the network; the checkpoint gives the weights alone.
+    # The config of the command line builds the network. The checkpoint only gives its weights.
     model: nn.Module = instantiate(config.model)
     load_weights(model, content["model"], f"checkpoint {path}")
     model.eval()
@@ -69,7 +69,7 @@ def score_run(
     metrics = {"test": entry, "parameters": parameters, "training": cost, "versions": versions()}
     write_json(folder / "metrics.json", metrics)
     confusion = torch.tensor(entry["confusion"])
-    # One step after the last: a run that is killed while it scores replaces these events when it scores again.
+    # These events belong to the step after the last. If a run is killed while it scores, the resumed run replaces them.
     after = int(cost["steps"]) + 1
     run_log.scores(after, "test", confusion, store.classes)
     if (folder / "room.png").is_file():

@@ -1,4 +1,4 @@
-"""What may stop or skip a training step: signals, too little memory, and values that are not finite."""
+"""Handle what may stop or skip a training step: signals, too little memory, and values that are not finite."""
 
 import logging
 import signal
@@ -15,7 +15,7 @@ from ..memory import is_out_of_memory
 
 log = logging.getLogger(__name__)
 
-# A pass of a step: points (B, N, channels) and labels (B, N).
+# The input of one pass of a step: points (B, N, channels) and labels (B, N).
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -34,7 +34,7 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
     try:
         before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
     except ValueError:
-        # Only the main thread may handle signals, and a launcher of several jobs may run us in another one.
+        # Only the main thread may handle signals, and a launcher of several jobs may run this code in another thread.
         yield lambda: False
         return
     try:
@@ -46,13 +46,13 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def advice_on_memory(model: nn.Module, step: int, blocks: int, points: int, accumulate: int) -> Iterator[None]:
-    """Turn an allocation that fails inside into an error that says which settings save how much.
+    """Turn a failed allocation inside the context into an error that says which settings save how much memory.
 
     Args:
-        blocks, points: of one pass. accumulate: passes a step.
+        blocks: blocks per pass. points: points per block. accumulate: passes per step.
 
     Raises:
-        UserError: out of memory.
+        UserError: memory ran out.
     """
     try:
         yield
@@ -70,29 +70,29 @@ def advice_on_memory(model: nn.Module, step: int, blocks: int, points: int, accu
 
 
 def activation_bytes(model: nn.Module, points: int) -> int:
-    """Return roughly the memory that a training pass keeps for backward, for one block.
+    """Return an estimate of the bytes that a training pass keeps for the backward pass, for one block.
 
-    It counts the float32 output of every linear map three times: as it is, normalised, and as the next map's input.
+    It counts the float32 output of every linear map three times: as computed, normalised, and as the next map's input.
     """
     widths = sum(module.out_features for module in model.modules() if isinstance(module, nn.Linear))
     return 3 * 4 * points * widths
 
 
 class RunningStatistics:
-    """A copy of a model's running statistics, to restore after a forward pass that is not finite."""
+    """A copy of a model's running statistics, to restore them after a forward pass that is not finite."""
 
     def __init__(self, model: nn.Module):
         self._buffers = list(model.buffers())
         self._copies = [buffer.clone() for buffer in self._buffers]
 
     def restore(self) -> None:
-        """Undo what forward passes have done to the statistics since the copy was made."""
+        """Restore the statistics to those at the time of the copy."""
         for buffer, copy in zip(self._buffers, self._copies):
             buffer.copy_(copy)
 
 
 def save_bad_batch(path: Path, step: int, blocks: Sequence[str], passes: Sequence[Batch]) -> None:
-    """Write the batch of a step that is not finite, to be looked at. Where that fails, warn and go on."""
+    """Write the batch of a step that is not finite, for inspection. If it cannot be written, log a warning."""
     content = {"step": step, "blocks": blocks, "points": [p for p, _ in passes], "labels": [y for _, y in passes]}
     try:
         with replacing(path) as temporary:

@@ -27,12 +27,12 @@ def gradient_norms(model: nn.Module) -> dict[int, float]:
 
 
 def neighbor_distances(model: nn.Module, points: Tensor, xyz: Tensor) -> dict[int, float]:
-    """Return how far apart in space the neighbours of each layer's dynamic graph lie, on average.
+    """Return the mean distance in space between points and their neighbours in each layer's dynamic graph.
 
-    Neighbours in feature space may be far away in the room: the distance grows as features turn semantic.
+    Neighbours in feature space may be far away in the room. The distance grows as features become semantic.
 
     Args:
-        model: in eval mode. points: (B, N, channels). xyz: (B, N, 3), the unit of the result.
+        model: in eval mode. points: (B, N, channels). xyz: (B, N, 3), whose unit is that of the result.
     """
     graphs = [module for module in model.modules() if isinstance(module, DilatedKnnGraph)]
     with _outputs(graphs) as found, torch.inference_mode():
@@ -53,7 +53,7 @@ def predicted_labels(model: nn.Module, points: Tensor) -> Tensor:
 
 @contextmanager
 def _outputs(modules: list[DilatedKnnGraph]) -> Iterator[dict[nn.Module, Tensor]]:
-    """Collect what some modules return in the forward passes inside."""
+    """Collect the outputs of some modules in forward passes inside the context."""
     found: dict[nn.Module, Tensor] = {}
 
     def keep(module: nn.Module, _, output: Tensor) -> None:

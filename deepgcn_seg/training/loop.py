@@ -1,6 +1,6 @@
-"""The training loop: :meth:`Trainer.fit` runs epochs, an epoch runs steps, and a step reads top to bottom.
+"""The training loop: :meth:`Trainer.fit` runs epochs, and an epoch runs steps.
 
-What a checkpoint restores is in :mod:`.state`, what may stop or skip a step in :mod:`.guards`.
+The module :mod:`.state` has what a checkpoint restores, and :mod:`.guards` handles what may stop or skip a step.
 """
 
 import logging
@@ -30,7 +30,7 @@ from .tensorboard import RunLog
 
 log = logging.getLogger(__name__)
 
-# Steps between two logs of each layer's gradient norm, which copies a number for each parameter from the GPU.
+# Number of steps between two logs of each layer's gradient norm. A log copies a number per parameter from the GPU.
 LAYERS_EVERY = 20
 
 
@@ -38,10 +38,10 @@ LAYERS_EVERY = 20
 class TrainingSettings:
     """The settings of a training, named as on the command line.
 
-    batch_size: blocks of one optimiser step, over all processes and passes. accumulate: passes a step.
-    schedule: factor of the learning rate. norm_momentum: schedule of the batch norms' momentum, or None.
-    ignore: the label of points that are not trained on. ema: decay of the averaged weights, or None for none.
-    max_bad_steps: steps in a row that may be skipped because their loss or gradients are not finite.
+    batch_size: blocks of one optimiser step, over all processes and passes. accumulate: passes per step.
+    schedule: returns the factor of the learning rate. norm_momentum: returns batch norms' momentum; None keeps it.
+    ignore: the label of points that are not trained on. ema: decay of the averaged weights; None for no average.
+    max_bad_steps: number of successive steps that may be skipped because their loss or gradients are not finite.
     """
 
     epochs: int
@@ -75,15 +75,15 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: f
 
 
 class Trainer:
-    """The training of a model on blocks of points, which keeps ``last.ckpt`` and ``best.ckpt``.
+    """The trainer of a model on blocks of points, which writes ``last.ckpt`` and ``best.ckpt``.
 
     Args:
-        model: (B, N, 9) -> logits (B, N, C). optimizer: over its parameters.
-        blocks: to train on. validate: returns the confusion matrix of a model; None for no validation.
-        folder: of the checkpoints. description: what they say of classes, network and data
+        model: maps points (B, N, channels) to logits (B, N, C). optimizer: updates its parameters.
+        blocks: blocks to train on. validate: returns the confusion matrix of a model; None for no validation.
+        folder: where checkpoints go. description: what they say about classes, network and data
             (:func:`~deepgcn_seg.model.checkpoint.save_checkpoint`).
-        run_log: TensorBoard. world: the processes that train together.
-        shown_blocks: held-out blocks to show at each validation, points (B, N, channels) and labels (B, N).
+        run_log: TensorBoard events. world: the processes that train together.
+        shown_blocks: held-out blocks that TensorBoard shows at each validation: points (B, N, channels), labels (B, N).
 
     Raises:
         UserError: the processes and passes cannot share the batch equally.
@@ -123,12 +123,12 @@ class Trainer:
 
     @property
     def epoch(self) -> int:
-        """Epochs completed."""
+        """Number of completed epochs."""
         return self.state.step // self.steps_per_epoch
 
     @property
     def validation_due(self) -> bool:
-        """Whether a validation belongs to the present step and has not been done."""
+        """Whether the present step needs a validation that has not been done yet."""
         step = self.state.step
         at_end_of_epoch = step % self.steps_per_epoch == 0 and self.epoch % self.settings.validate_every == 0
         return self.state.validated_step < step and (at_end_of_epoch or step >= self.total_steps)
@@ -137,7 +137,7 @@ class Trainer:
         """Train to the end.
 
         Raises:
-            Interrupted: SIGINT or SIGTERM came; ``last.ckpt`` holds the state.
+            Interrupted: SIGINT or SIGTERM was received; ``last.ckpt`` holds the state.
             UserError: the loss stays NaN or infinite.
         """
         with stop_requested() as stop, Meter("Training", self.total_steps, self.state.step) as meter:
@@ -150,13 +150,13 @@ class Trainer:
             self.run_log.flush()
 
     def _epoch(self, meter: Meter, stop: Callable[[], bool]) -> None:
-        """Train to the end of the epoch, or of all steps, and validate if it is time."""
+        """Train to the end of the epoch, or of all steps, and validate if a validation is due."""
         state, settings = self.state, self.settings
         state.model.train()
         batches = self._batches()
         for _ in range(state.step % self.steps_per_epoch, self.steps_per_epoch):
             started = time.perf_counter()
-            # The time includes waiting for data, so that a loader that cannot keep up is seen.
+            # The time includes waiting for data, so that the speed shows if a loader cannot keep up.
             passes = [next(batches) for _ in range(settings.accumulate)]
             loss, stopping = self._train_step(passes, stop)
             state.step += 1
@@ -198,7 +198,7 @@ class Trainer:
         with advice_on_memory(model, state.step + 1, self.sampler.part, settings.points, settings.accumulate):
             losses = [self._backward(points, labels) for points, labels in passes]
 
-        # One sum for both: all processes must learn in the same step that one of them is to stop.
+        # One sum over processes serves both. All must know in the same step that one of them was asked to stop.
         sums = self.world.sum(torch.tensor([sum(losses), float(stop())], dtype=torch.float64, device=settings.device))
         loss, stopping = float(sums[0]) / (self.world.size * len(passes)), bool(sums[1] > 0)
         self.world.average_gradients(model)
@@ -227,7 +227,7 @@ class Trainer:
             set_norm_momentum(self.state.model, self.settings.norm_momentum(clock))
 
     def _backward(self, points: torch.Tensor, labels: torch.Tensor) -> float:
-        """Add the gradients of one pass; return its loss."""
+        """Add the gradients of one pass to the parameters, and return its loss."""
         settings = self.settings
         points = points.to(settings.device, non_blocking=True)
         labels = labels.to(settings.device, non_blocking=True)
@@ -238,7 +238,7 @@ class Trainer:
         return loss.item()
 
     def _skip(self, loss: float, norm: float, passes: Sequence[Batch]) -> None:
-        """Leave out a step that is not finite, and keep the first batch of several such steps.
+        """Skip a step that is not finite. Of several such steps in a row, save the first one's batch.
 
         Raises:
             UserError: there are too many in a row.
@@ -258,7 +258,7 @@ class Trainer:
         log.warning("%s. Step skipped, %d so far", what, state.skipped)
 
     def _validate(self) -> None:
-        """Score the model on held-out rooms, and keep it as ``best.ckpt`` if it is the best so far."""
+        """Score the model on held-out rooms, and save it as ``best.ckpt`` if it is the best so far."""
         state = self.state
         state.validated_step = state.step
         if self.validate is None:
@@ -277,9 +277,9 @@ class Trainer:
             self.save("best.ckpt")
 
     def _show(self, points: torch.Tensor, labels: torch.Tensor) -> None:
-        """Show blocks as the network labels them now, and how far apart each layer's neighbours lie in space."""
+        """Write to TensorBoard how the network labels some blocks, and how far away each layer's neighbours are."""
         points, result = points.to(self.settings.device), self.state.result
-        # Channels 0-2 are the position in the block; without those channels no blocks are shown.
+        # Channels 0-2 are the position in the block. If the input lacks them, there are no blocks to show.
         xyz = points[..., :3]
         training = result.training
         result.eval()
@@ -289,17 +289,17 @@ class Trainer:
         result.train(training)
 
     def save(self, name: str) -> None:
-        """Write a checkpoint that :meth:`resume` can go on from.
+        """Write a checkpoint that :meth:`resume` can continue from.
 
         Raises:
-            UserError: it cannot be written; the one before is intact.
+            UserError: it cannot be written; the previous one is intact.
         """
-        # A resumed run does not log these steps again, so that their events must be on disk.
+        # A resumed run does not log these steps again, so their events must be on disk first.
         self.run_log.flush()
         self.state.save(self.folder / name, self.description, self.settings.device, self.world)
 
     def resume(self) -> None:
-        """Go on from ``last.ckpt``.
+        """Restore the state of ``last.ckpt``.
 
         Raises:
             UserError: the file is missing, damaged, or of another model.

@@ -1,4 +1,4 @@
-"""A run's directory: one training at a time, its config, and whether it holds a run already."""
+"""The directory of a run: lock it for one training, write its config, and find out whether it holds a run already."""
 
 import fcntl
 import logging
@@ -25,13 +25,13 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def sole_training(folder: Path, world: World = World()) -> Iterator[None]:
-    """Hold a run's directory while inside. Of several processes that train together, the first holds it for all.
+    """Lock a run's directory inside the context. The first of several processes that train together locks it for all.
 
-    The lock is the kernel's: it ends with the process that took it, however that ends, and processes that load data
-    do not inherit it. It holds across machines where their file system (NFS) has locks; without, a warning says so.
+    The kernel releases the lock when the process ends for whatever reason, and processes that load data do not inherit
+    it. It works across machines if their common file system (NFS) has locks; if not, a warning says so.
 
     Raises:
-        OccupiedError: another training holds it.
+        OccupiedError: another training has locked it.
     """
     handle, problem = _lock(folder / LOCK) if world.first else (None, None)
     problem = world.share(problem)
@@ -45,7 +45,7 @@ def sole_training(folder: Path, world: World = World()) -> Iterator[None]:
 
 
 def _lock(path: Path) -> tuple[int | None, str | None]:
-    """Return an open handle that holds the lock, or the reason why there is none."""
+    """Return an open handle that holds the lock, or the reason why the lock could not be taken."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -61,7 +61,7 @@ def _lock(path: Path) -> tuple[int | None, str | None]:
             "%s: this file system has no locks (%s); start no second training here", path.parent, error.strerror
         )
         return handle, None
-    # For the message above only.
+    # The text in the file serves the message above only.
     with suppress(OSError):
         os.truncate(handle, 0)
         os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
@@ -69,7 +69,7 @@ def _lock(path: Path) -> tuple[int | None, str | None]:
 
 
 def keep_config(config: DictConfig, folder: Path) -> None:
-    """Write the composed config into ``.hydra`` of a run's directory.
+    """Write the full config into ``.hydra`` of a run's directory.
 
     Hydra would write it itself, but before the run has checked that the directory does not hold another run.
     """
@@ -83,7 +83,7 @@ def first_step(folder: Path, resuming: bool) -> int:
     """Return the first step whose events are new: 0 in a new run, else the one after the last checkpoint.
 
     Raises:
-        OccupiedError: a new run, but the folder holds one.
+        OccupiedError: the run is new, but the folder holds one already.
     """
     path = folder / "checkpoints" / "last.ckpt"
     if resuming:
@@ -96,7 +96,7 @@ def first_step(folder: Path, resuming: bool) -> int:
 
 
 def finished_miou(config: DictConfig, folder: Path) -> float | None:
-    """Return the mIoU of this very run if ``folder`` holds it finished, else None.
+    """Return the mIoU if ``folder`` holds a finished run of the same settings, else None.
 
     Raises:
         OccupiedError: it holds a run of other settings.
@@ -120,7 +120,7 @@ def finished_miou(config: DictConfig, folder: Path) -> float | None:
 
 
 def run_settings(config: DictConfig) -> dict[str, str]:
-    """Return the settings that make a run what it is, flat: all but those of where it runs."""
+    """Return the settings that decide a run's result, by dotted name: all but device, processes and resuming."""
     flat: dict[str, str] = {}
 
     def walk(prefix: str, value: Any) -> None:

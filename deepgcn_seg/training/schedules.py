@@ -1,4 +1,4 @@
-"""Schedules: a learning rate or momentum as a function of the step, so that there is no state to save."""
+"""Schedules of a learning rate or momentum. They are functions of the step, so that they have no state to save."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from ..settings import Count, Share, integer, number, validate
 
 @dataclass(frozen=True)
 class Clock:
-    """The progress of a training. step: optimiser steps done. total_steps: steps of the whole training."""
+    """The progress of a training. step: number of optimiser steps done. total_steps: steps of the whole training."""
 
     step: int
     steps_per_epoch: int
@@ -22,7 +22,7 @@ class Clock:
 class HalveBySamples:
     """A value that begins at ``start`` and is halved after every ``samples`` blocks, but is at least ``floor``.
 
-    A step has ``samples_per_step`` blocks.
+    A step counts as ``samples_per_step`` blocks.
     """
 
     samples: Annotated[int, integer(1)]
@@ -72,7 +72,7 @@ class WarmupCosine:
 
 
 def set_norm_momentum(model: nn.Module, momentum: float) -> None:
-    """Set the momentum of every batch norm but those of the prediction head, where the official code keeps it."""
+    """Set the momentum of every batch norm except in the prediction head, where the official code has it constant."""
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and not name.startswith("head."):
             module.momentum = momentum

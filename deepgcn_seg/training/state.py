@@ -1,4 +1,4 @@
-"""What a checkpoint restores of a training: weights, optimiser, counts and random state."""
+"""The state of a training that a checkpoint restores: weights, optimiser, counts and random state."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +15,7 @@ from ..settings import integer, number
 
 
 class Counts(Schema):
-    """The counts of a checkpoint; each field is an attribute of :class:`TrainingState`."""
+    """The counts in a checkpoint; each field is an attribute of :class:`TrainingState`."""
 
     step: Annotated[int, integer(0, 2**62)]
     best: Annotated[float, number(-1, 1)]
@@ -29,12 +29,13 @@ class TrainingState:
     """The part of a training that changes with every step and that a checkpoint restores.
 
     Args:
-        model: the network that is trained. optimizer: over its parameters.
-        ema: decay of the averaged weights, or None for none.
+        model: the network that is trained. optimizer: updates its parameters.
+        ema: decay of the averaged weights; None for no average.
 
     Attributes:
         step: optimiser steps done. validated_step: step of the last validation. best: highest validation mIoU so far.
-        seconds: time spent in steps. skipped: steps left out in all, bad_steps: in a row until now.
+        seconds: time spent in steps. skipped: number of all skipped steps. bad_steps: number of the latest steps that
+            were skipped in a row.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, ema: float | None = None):
@@ -45,17 +46,17 @@ class TrainingState:
 
     @property
     def result(self) -> nn.Module:
-        """The network to validate and to use: the one of averaged weights, if they are averaged."""
+        """The network to validate and to use: the one with averaged weights, if there is one."""
         return self.model if self.averaged is None else self.averaged.module
 
     def save(self, path: Path, description: dict[str, Any], device: torch.device, world: World) -> None:
         """Write a checkpoint. Every process must call this, and the first one writes.
 
         Args:
-            description: what the checkpoint says of network, classes and data, as ``save_checkpoint`` takes it.
+            description: what the checkpoint says about network, classes and data, as ``save_checkpoint`` takes it.
 
         Raises:
-            UserError: it cannot be written; the checkpoint before it is intact.
+            UserError: it cannot be written; the previous one is intact.
         """
         random = world.collect(_random_state(device))
         if not world.first:
@@ -73,7 +74,7 @@ class TrainingState:
             raise UserError(f"cannot write {path} ({error}); the previous checkpoint is intact") from None
 
     def load(self, path: Path, device: torch.device, world: World) -> None:
-        """Restore what :meth:`save` wrote. A process that was not there then keeps its own random state.
+        """Restore what :meth:`save` wrote. A process that did not exist then keeps its own random state.
 
         Raises:
             UserError: the file is missing, damaged, or of another model.
@@ -100,7 +101,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
     Raises:
         ValueError: the state is of another optimiser, or has values that are not finite.
     """
-    # The learning rate is set in every step.
+    # The learning rate is left out, because it is set in every step.
     settings = [{k: v for k, v in group.items() if k not in ("params", "lr")} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
     for group, own in zip(optimizer.param_groups, settings):

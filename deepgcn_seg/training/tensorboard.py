@@ -1,4 +1,4 @@
-"""The events of a run, which TensorBoard shows."""
+"""Write the events of a run, which TensorBoard shows."""
 
 import threading
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from ..data.classes import ClassList
 from ..errors import UserError
 from ..evaluation.metrics import Scores
 
-# Points have three centimetres, and the camera is far enough away for a block three metres high.
+# Points are 3 cm wide, and the field of view shows a whole block that is 3 m high.
 MESH_VIEW = {
     "material": {"cls": "PointsMaterial", "size": 0.03},
     "camera": {"cls": "PerspectiveCamera", "fov": 90},
@@ -28,8 +28,8 @@ class RunLog:
     """TensorBoard events of one run.
 
     Args:
-        folder: the run directory; None writes nothing (every process but the first).
-        step: first step of a resumed run; events from there on are dropped.
+        folder: the run directory; None to write nothing, as in every process but the first.
+        step: first step of a resumed run; earlier events from this step on are dropped.
 
     Every method raises :class:`~deepgcn_seg.errors.UserError` if events cannot be written, as on a full disk.
     """
@@ -38,12 +38,12 @@ class RunLog:
         if folder is None:
             self._writer: Any = _Nothing()
             return
-        # A run that was killed before its first checkpoint has left events, and its steps come again.
+        # If a run was killed before its first checkpoint, it has left events of steps that are now done again.
         again = step or any(Path(folder).glob("events.out.tfevents.*"))
         self._writer = _EventWriter(Path(folder), step if again else None)
 
     def config(self, text: str) -> None:
-        """Write the composed config."""
+        """Write the full config."""
         self._writer.add_text("config", f"```yaml\n{text}\n```")
 
     def step(self, step: int, loss: float, lr: float, points_per_second: float) -> None:
@@ -78,7 +78,7 @@ class RunLog:
                 self._writer.add_mesh(tag, xyz[part], colors[part], config_dict=MESH_VIEW, global_step=step)
 
     def scores(self, step: int, part: str, confusion: Tensor, classes: ClassList) -> None:
-        """Write OA, mAcc, mIoU, IoU per class and the confusion matrix of ``part`` (validation, test)."""
+        """Write OA, mAcc, mIoU, the IoU of each class and the confusion matrix of ``part`` (validation or test)."""
         scores = Scores.of(confusion)
         for name, value in (("mIoU", scores.miou), ("mAcc", scores.macc), ("OA", scores.oa)):
             self._writer.add_scalar(f"{part}/{name}", value, step)
@@ -108,7 +108,7 @@ class RunLog:
 
 
 class _EventWriter:
-    """A SummaryWriter whose errors of writing are one line."""
+    """A SummaryWriter that turns errors of writing into a one-line ``UserError``."""
 
     def __init__(self, folder: Path, purge_step: int | None):
         self._folder = folder
@@ -134,7 +134,7 @@ _print_traceback = threading.excepthook
 
 
 def _leave_to_the_caller(arguments: threading.ExceptHookArgs) -> None:
-    """Print no traceback of TensorBoard's writing thread: the writer's next call raises the thread's error."""
+    """Print no traceback for TensorBoard's writing thread, because the writer's next call raises its error."""
     writing = type(arguments.thread).__module__.startswith("tensorboard.")
     if not (writing and isinstance(arguments.exc_value, OSError)):
         _print_traceback(arguments)

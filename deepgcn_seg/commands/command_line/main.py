@@ -31,7 +31,14 @@ from .failures import SweepSummary, error_line, forget_failure, note_failure
 USER_ERROR, INTERRUPTED, UNREAD = 2, 75, 141
 
 # Command -> the setting that a file or folder without a key is probably meant for.
-_MAIN = {"predict": "input", "evaluate": "checkpoint", "convert": "checkpoint", "prepare": "source", "report": "runs"}
+_MAIN = {
+    "predict": "input",
+    "evaluate": "checkpoint",
+    "convert": "checkpoint",
+    "export": "checkpoint",
+    "prepare": "source",
+    "report": "runs",
+}
 
 
 def command(task: Callable[[DictConfig], Any], conf: Path, config_name: str) -> None:

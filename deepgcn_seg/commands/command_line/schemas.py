@@ -239,6 +239,15 @@ class Convert(Settings):
     seed: Seed
 
 
+class Export(Settings):
+    """``tools/export.py``."""
+
+    checkpoint: Text = ""
+    output: Annotated[str, _file(".onnx", ".pt2", null=False)] = ""
+    check: Flag
+    trusted: Modules
+
+
 class Report(Settings):
     """``tools/report.py``."""
 
@@ -280,6 +289,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "predict": Predict,
     "prepare": Prepare,
     "convert": Convert,
+    "export": Export,
     "report": Report,
     "benchmark": Benchmark,
 }
