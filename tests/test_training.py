@@ -230,6 +230,21 @@ def test_averaged_weights_and_counts():
         assert averaged.module.num_batches_tracked == count + 1
 
 
+def test_training_goes_on_over_blocks_without_a_labelled_point(tmp_path, monkeypatch):
+    item = Blocks.__getitem__
+
+    def partly(self, place):
+        points, label = item(self, place)
+        return points, torch.full_like(label, 255) if place[-1] % 2 else label
+
+    monkeypatch.setattr(Blocks, "__getitem__", partly)
+    monkeypatch.setattr(f"{__name__}.score", lambda model: torch.eye(3))
+    found = trainer(tmp_path, batch_size=1, ignore=255)
+    found.fit()
+    assert (found.state.step, found.state.skipped) == (18, 0)
+    assert all(torch.isfinite(tensor).all() for tensor in found.state.model.state_dict().values())
+
+
 @pytest.mark.parametrize("accumulate", [1, 2, 3])
 def test_a_step_in_passes_has_the_gradient_of_the_whole_batch(tmp_path, accumulate):
     """Without batch norm, whose statistics are those of a pass."""

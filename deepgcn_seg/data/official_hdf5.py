@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from ..errors import UserError
 from .augmentation import Augmentation, BlockPoints
 from .blocks import NINE, block_features, sample_indices, scaled_positions
-from .classes import S3DIS
+from .classes import S3DIS, no_label
 from .hdf5_arrays import StoredArray, find_arrays
 from .room import RoomEntry
 
@@ -121,7 +121,7 @@ class BlockRow(NamedTuple):
             UserError: there are labels of no class.
         """
         labels = self.arrays["label"].row(self.path, self.number)
-        if labels.min() < 0 or labels.max() >= len(S3DIS):
+        if not (((labels >= 0) & (labels < len(S3DIS))) | (labels == no_label(S3DIS))).all():
             raise UserError(f"{self.path}: labels of no class in row {self.number}")
         return labels
 

@@ -11,11 +11,12 @@ from torch import Tensor
 from ..errors import first_line
 
 
-def confusion_matrix(truth: Any, predicted: Any, num_classes: int) -> Tensor:
+def confusion_matrix(truth: Any, predicted: Any, num_classes: int, ignore: int | None = None) -> Tensor:
     """Return the number of points (C, C) int64 of each true class (rows) and predicted class (columns).
 
     Args:
         truth, predicted: labels of one shape on one device: tensors, arrays or lists of integers.
+        ignore: a true label that is no class: its points are counted nowhere.
 
     Raises:
         ValueError: the labels differ in shape or device, are not integers, or are outside 0..num_classes-1.
@@ -24,6 +25,9 @@ def confusion_matrix(truth: Any, predicted: Any, num_classes: int) -> Tensor:
     if truth.shape != predicted.shape or truth.device != predicted.device:
         described = [f"{tuple(labels.shape)} on {labels.device}" for labels in (truth, predicted)]
         raise ValueError(f"truth and prediction must be of one shape on one device, got {' and '.join(described)}")
+    if ignore is not None:
+        scored = truth != ignore
+        truth, predicted = truth[scored], predicted[scored]
     for name, labels in (("truth", truth), ("prediction", predicted)):
         if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
             raise ValueError(f"{name} must hold integers, got {labels.dtype}")

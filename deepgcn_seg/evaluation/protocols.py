@@ -7,7 +7,8 @@ recut    N sampled points of each block, blocks side by side (stride 1 m): the p
 rooms    Every point of every room gets one label, by voting (:mod:`deepgcn_seg.inference.voting`).
 =======  ====================================================================================
 
-A network that puts out NaN or infinity is an error, and so is a point without a vote.
+Points whose true label is :func:`~deepgcn_seg.data.classes.no_label` are context: the network sees them, and they are
+not scored. A network that puts out NaN or infinity is an error, and so is a point without a vote.
 """
 
 import time
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.blocks import NINE, VARIANTS, BlockGrid, channels
+from ..data.classes import no_label
 from ..data.dataset import block_dataset, make_loader
 from ..data.official_hdf5 import OfficialBlocks
 from ..data.room import RoomEntry
@@ -44,12 +46,13 @@ class Result:
     Attributes:
         by_room: (R, C, C) int64, a confusion matrix for each room, rows truth.
         predictions: the labels (N,) of each room by its key, in the store's order; empty except for ``rooms``.
-        seconds: time that scoring took.
+        seconds: time that scoring took. unlabelled: number of points that are not scored, as they have no true label.
     """
 
     by_room: Tensor
     predictions: dict[str, np.ndarray]
     seconds: float
+    unlabelled: int = 0
 
     @property
     def confusion(self) -> Tensor:
@@ -62,8 +65,8 @@ class Result:
         return int(self.by_room.sum())
 
 
-# Confusion matrices (R, C, C), and the predictions of each room.
-Counts = tuple[Tensor, dict[str, np.ndarray]]
+# Confusion matrices (R, C, C), the number of unlabelled points (), and the predictions of each room.
+Counts = tuple[Tensor, Tensor, dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -144,13 +147,15 @@ class Protocol:
         try:
             with torch.inference_mode():
                 if self.name == "rooms":
-                    by_room, predictions = self._score_rooms(model, cast(RoomStore, store), rooms, device, world)
+                    by_room, unlabelled, predictions = self._score_rooms(
+                        model, cast(RoomStore, store), rooms, device, world
+                    )
                 else:
-                    by_room, predictions = self._score_blocks(model, store, rooms, device, world)
-                by_room = world.sum(by_room.to(device)).cpu()
+                    by_room, unlabelled, predictions = self._score_blocks(model, store, rooms, device, world)
+                by_room, unlabelled = (world.sum(counts.to(device)).cpu() for counts in (by_room, unlabelled))
         finally:
             model.train(training)
-        return Result(by_room, predictions, time.perf_counter() - started)
+        return Result(by_room, predictions, time.perf_counter() - started, int(unlabelled))
 
     def _score_blocks(
         self,
@@ -165,34 +170,40 @@ class Protocol:
         # Blocks that this process scores.
         numbers = range(world.rank, len(dataset), world.size)
         loader = make_loader(dataset, self.batch_size, numbers)
-        by_room = _no_counts(rooms, store)
+        by_room, unlabelled = _no_counts(rooms, store)
+        ignore = int(no_label(store.classes))
         row = {room: i for i, room in enumerate(rooms)}
         remaining = iter(numbers)
         for points, label in track(loader, len(loader), f"Scoring ({self.name})"):
             batch = list(islice(remaining, len(points)))
             logits = finite_logits(model, points.to(device), [dataset.describe(i) for i in batch])
             _require_classes(logits, store)
+            unlabelled += (label == ignore).sum()
             for i, truth, predicted in zip(batch, label, logits.argmax(-1).cpu()):
-                by_room[row[dataset.room_of[i]]] += confusion_matrix(truth, predicted, len(store.classes))
-        return by_room, {}
+                by_room[row[dataset.room_of[i]]] += confusion_matrix(truth, predicted, len(store.classes), ignore)
+        return by_room, unlabelled, {}
 
     def _score_rooms(
         self, model: nn.Module, store: RoomStore, rooms: Sequence[RoomEntry], device: torch.device, world: World
     ) -> Counts:
-        by_room = _no_counts(rooms, store)
+        by_room, unlabelled = _no_counts(rooms, store)
+        ignore = int(no_label(store.classes))
         row = {room: i for i, room in enumerate(rooms)}
         predictions: dict[str, np.ndarray] = {}
         for room, votes in self._voting().vote(model, store, rooms[world.rank :: world.size], device):
             _require_classes(votes, store)
             predicted = votes.argmax(1)
             label = torch.from_numpy(store.open(room).labels().astype(np.int64))
-            by_room[row[room]] = confusion_matrix(label, predicted, len(store.classes))
+            unlabelled += (label == ignore).sum()
+            by_room[row[room]] = confusion_matrix(label, predicted, len(store.classes), ignore)
             predictions[room.key] = predicted.numpy().astype(store.classes.dtype)
-        return by_room, predictions
+        return by_room, unlabelled, predictions
 
 
-def _no_counts(rooms: Sequence[RoomEntry], store: RoomStore | OfficialBlocks) -> Tensor:
-    return torch.zeros(len(rooms), len(store.classes), len(store.classes), dtype=torch.int64)
+def _no_counts(rooms: Sequence[RoomEntry], store: RoomStore | OfficialBlocks) -> tuple[Tensor, Tensor]:
+    """Return a confusion matrix for each room and the number of unlabelled points, all zero."""
+    matrices = torch.zeros(len(rooms), len(store.classes), len(store.classes), dtype=torch.int64)
+    return matrices, torch.zeros((), dtype=torch.int64)
 
 
 def _require_classes(scores: Tensor, store: RoomStore | OfficialBlocks) -> None:

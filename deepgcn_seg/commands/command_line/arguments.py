@@ -24,6 +24,7 @@ from ...errors import UserError
 
 PATHS = (
     "input", "output", "checkpoint", "weights", "view", "picture", "source", "data.root", "resume", "runs", "export",
+    "submission",
 )  # fmt: skip
 # Folders that Hydra creates, in whose names it fills in ${now:...}.
 TEMPLATES = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
