@@ -8,6 +8,7 @@ the file, the field, its value and what is allowed.
 import json
 import re
 import reprlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -41,7 +42,7 @@ class Schema(BaseModel):
         try:
             return cls.model_validate(_as_tuples(content))
         except ValidationError as error:
-            raise UserError(f"{where}: {_first_problem(error)}") from None
+            raise UserError(f"{where}: {problem(error)}") from None
         except RecursionError:
             raise UserError(f"{where}: nested too deeply") from None
         except OverflowError as error:
@@ -83,8 +84,14 @@ def _count_values(value: Any, counts: dict[int, int]) -> int:
     return counts[id(value)]
 
 
-def _first_problem(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_context=False)[0]
+def problem(error: ValidationError, shown: Callable[[Any], str] | None = None, ignore: str | None = None) -> str:
+    """Return in one line what is wrong first: the field, its value and what is allowed.
+
+    Args:
+        shown: returns what follows the field's name, with the value in it; default: ``=`` and the value as in Python.
+        ignore: pydantic's name of a kind of error that is none here.
+    """
+    first = next(e for e in error.errors(include_url=False, include_context=False) if e["type"] != ignore)
     # Parts that stand for a choice of several types, and not for a field, are left out.
     name = one_line(".".join(str(part) for part in first["loc"] if part != "" and "[" not in str(part)), 200)
     message = first["msg"].removeprefix("Value error, ")
@@ -92,17 +99,19 @@ def _first_problem(error: ValidationError) -> str:
         return f"{name} is missing"
     if first["type"] == "extra_forbidden":
         return f"unknown field {name}"
+    if first["type"] == "model_type":
+        message = "must be a mapping of names to values"
     if not name:
-        return "must be a mapping of names to values" if first["type"] == "model_type" else message
-    return f"{name}={_shown(first['input'])}: {message[:1].lower()}{message[1:]}"
+        return message
+    return f"{name}{(shown or _shown)(first['input'])}: {message[:1].lower()}{message[1:]}"
 
 
 def _shown(value: Any) -> str:
     try:
-        return reprlib.repr(value)
+        return f"={reprlib.repr(value)}"
     except ValueError:
         # Python writes out no integer of more than some thousand digits.
-        return "(a huge number)"
+        return "=(a huge number)"
 
 
 class _PlainLoader(yaml.SafeLoader):

@@ -14,7 +14,7 @@ from typing import Annotated, Any, get_type_hints
 from pydantic import ConfigDict, PlainValidator, ValidationError, create_model
 
 from .escaping import one_line
-from .schema import Schema
+from .schema import Schema, problem
 
 # Characters of a wrong value that a message shows.
 _SHOWN = 60
@@ -156,7 +156,7 @@ def validate(settings: Any) -> None:
     try:
         _schema(kind).model_validate(values)
     except ValidationError as error:
-        raise SettingError(problem(error)) from None
+        raise SettingError(setting_problem(error)) from None
 
 
 @cache
@@ -176,20 +176,14 @@ def validate_given(kind: type, values: dict[str, Any]) -> None:
     try:
         _schema(kind).model_validate(values)
     except ValidationError as error:
-        if wrong := [part for part in error.errors() if part["type"] != "missing"]:
-            raise SettingError(problem(error, wrong)) from None
+        if any(part["type"] != "missing" for part in error.errors()):
+            raise SettingError(setting_problem(error, ignore="missing")) from None
 
 
-def problem(error: ValidationError, errors: Sequence[Any] = ()) -> str:
+def setting_problem(error: ValidationError, ignore: str | None = None) -> str:
     """Return in one line what is wrong first: the key as it is typed, its value and what is allowed."""
-    first = (errors or error.errors(include_url=False))[0]
-    name = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "missing":
-        return f"{name} is not set"
-    message = "must be a group of settings" if first["type"] == "model_type" else first["msg"]
-    empty = {None: " is not set", "": " is empty"}
-    value = empty[first["input"]] if first["input"] in (None, "") else f"={shown(first['input'])}"
-    return f"{name}{value}: {message.removeprefix('Value error, ')}"
+    absent = {None: " is not set", "": " is empty"}
+    return problem(error, lambda value: absent[value] if value in (None, "") else f"={shown(value)}", ignore)
 
 
 def shown(value: Any) -> str:

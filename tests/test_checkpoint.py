@@ -14,9 +14,9 @@ from deepgcn_seg import DeepGCN, load_model
 from deepgcn_seg.data.classes import S3DIS
 from deepgcn_seg.errors import UserError
 from deepgcn_seg.model import MessagePassing, MRConv
-from deepgcn_seg.model.building import build_network
 from deepgcn_seg.model.checkpoint import describe, find_checkpoint, read_checkpoint, save_checkpoint
 from deepgcn_seg.model.description import Description, Network, describe_network
+from deepgcn_seg.model.from_description import build_network
 
 NETWORK = {
     "depth": 2,

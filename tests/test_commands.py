@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,10 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from forked import Forked
 from test_labelled_scans import classes, write_scans
 
 from deepgcn_seg import load_model
+from deepgcn_seg.model.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).parent.parent
 # Seconds, not minutes: two layers, few points.
@@ -371,6 +374,29 @@ def test_resume_from_a_mid_epoch_checkpoint(trained, data_root, tmp_path):
     a, b = (torch.load(tmp_path / f / "checkpoints" / "last.ckpt", weights_only=True) for f in "ab")
     assert a["step"] == b["step"] == 6
     assert tensors_equal(a["model"], b["model"])
+
+
+def test_a_run_from_before_settings_were_renamed_goes_on_and_is_evaluated(trained, tmp_path):
+    folder = shutil.copytree(trained[0], tmp_path / "run")
+    for file, pairs in {
+        ".hydra/config.yaml": (("  recompute: ", "  checkpoint: "), ("  features: ${", "  groups: ${")),
+        "run.json": (("model.recompute", "model.checkpoint"), ("protocol.features", "protocol.groups")),
+    }.items():
+        text = (folder / file).read_text()
+        for new, old in pairs:
+            assert new in text
+            text = text.replace(new, old)
+        (folder / file).write_text(text)
+    for path in folder.glob("checkpoints/*.ckpt"):
+        content = torch.load(path, weights_only=True)
+        content["model_config"]["checkpoint"] = content["model_config"].pop("recompute")
+        torch.save(content, path)
+    assert isinstance(load_model(folder), torch.nn.Module)
+    run("train", f"resume={folder}", "max_steps=7")
+    config = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text())
+    assert config["model"]["recompute"] is False and "checkpoint" not in config["model"]
+    assert config["protocol"]["features"] == "${data.features}" and "groups" not in config["protocol"]
+    assert read_checkpoint(folder / "checkpoints" / "last.ckpt")["step"] == 7
 
 
 def test_the_same_seed_gives_the_same_weights(trained, data_root, tmp_path):

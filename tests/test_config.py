@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from deepgcn_seg import DeepGCN
 from deepgcn_seg.commands.command_line import help
 from deepgcn_seg.commands.command_line.checks import check
-from deepgcn_seg.commands.command_line.schemas import COMMANDS
+from deepgcn_seg.commands.command_line.command_settings import COMMANDS
 from deepgcn_seg.data.augmentation import Jitter, Mirror
 from deepgcn_seg.data.blocks import BlockGrid
 from deepgcn_seg.errors import UserError
@@ -178,7 +178,7 @@ WRONG = [
     ("data.root=2024", "two pairs of quotes"),
     ("data.validation=1", "must be a number of at least 0 and below 1"),
     ("data.features=[block,smell]", "smell must be one of block, color, room, height"),
-    ("data.features=[block,block]", "must name each group once"),
+    ("data.features=[block,block]", "must name each feature once"),
     ("data.features=[height]", "which is not among height"),
     ("model.in_channels=100", "data.features sets it, here to 9"),
     ("data.fold=true", "must be null or the name or number of an area"),
@@ -234,13 +234,15 @@ def test_a_wrong_setting_is_one_line_that_begins_with_its_key(override, message)
         (["+recipe.optimizer.betas=[2,1]"], "recipe.optimizer: Invalid beta"),
         (["+recipe.optimizer.betas=[0.9]"], "recipe.optimizer: "),
         (["+recipe.optimizer.speed=1"], "recipe.optimizer.speed: no such setting; known are lr, betas"),
+        (["+model.dropuot=1"], "model.dropuot: no such setting; did you mean model.dropout?"),
+        (["+model.checkpoint=true"], "model.checkpoint: no such setting; it is now model.recompute"),
         (["backbone=revgcn", "model.groups=7"], "groups=7 must divide the channels of rev, 64"),
         (["conv=gen", "conv.aggregation=most"], "aggregation"),
         (["conv=gatv2", "conv.operator.heads=0"], "heads=0"),
         (["protocol.variant=port"], "protocol.variant=port: the network is trained with paper"),
         (["recipe=port", "protocol.variant=paper"], "protocol.variant=paper: the network is trained with port"),
-        (["protocol.groups=[color,block,room]"], "protocol.groups=[color,block,room]: the network is trained with"),
-        (["protocol.groups=[block]"], "protocol.groups=[block]: the network is trained with [block,color,room]"),
+        (["protocol.features=[color,block,room]"], "protocol.features=[color,block,room]: the network is trained with"),
+        (["protocol.features=[block]"], "protocol.features=[block]: the network is trained with [block,color,room]"),
         (["protocol.side=3"], "protocol.side=3: the network is trained with 1.0"),
         (["protocol.points=1"], "protocol.points=1: the network's k x dilation needs blocks of 432 points"),
         (["protocol.points=431"], "protocol.points=431: the network's"),
@@ -348,6 +350,14 @@ def test_endings_of_what_is_written(tmp_path):
     check(composed("export=blocks.v2", name="prepare"), "prepare")
 
 
+@pytest.mark.parametrize("name", ["there", "there/further", "there/further/still"])
+def test_a_file_is_no_folder_to_write_into(tmp_path, name):
+    (tmp_path / "there").write_text("mine")
+    with pytest.raises(UserError, match="output=.*must be null or a folder that can be written"):
+        check(composed(f"output={tmp_path}/{name}", name="report"), "report")
+    check(composed(f"output={tmp_path}/new/further", name="report"), "report")
+
+
 @pytest.mark.parametrize("override", ["trusted=null", "checkpoint=null"])
 def test_a_setting_that_must_be_there_is_not_null(override):
     with pytest.raises(UserError, match=f"{override.split('=')[0]} is not set: must be"):
@@ -379,7 +389,7 @@ class Mine:
         (lambda: Protocol("room"), "name=room: must be one of blocks, recut, rooms"),
         (lambda: Protocol(side=0.5), "stride=1.0: must be at most side=0.5"),
         (lambda: Protocol(variant="z"), "variant=z: must be one of paper, port"),
-        (lambda: Protocol(groups=()), "groups="),
+        (lambda: Protocol(features=()), "features="),
         (lambda: Mirror(chance=2), "chance=2: must be"),
         (lambda: Jitter(sigma=-1), "sigma=-1: must be"),
         (lambda: HalveByEpochs(0), "epochs=0: must be"),

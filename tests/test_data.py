@@ -350,11 +350,11 @@ def test_nine_channels_of_the_port_are_pyg_normalize_scale():
 @given(count=st.integers(1, 300), points=st.integers(1, 300), seed=st.integers(0, 1000))
 @settings(deadline=None)
 def test_sampling(count, points, seed):
-    chosen = sample_indices(count, points, np.random.default_rng(seed))
-    assert len(chosen) == points
-    assert chosen.min() >= 0 and chosen.max() < count
+    sample = sample_indices(count, points, np.random.default_rng(seed))
+    assert len(sample) == points
+    assert sample.min() >= 0 and sample.max() < count
     # No point twice while others are missing.
-    assert len(set(chosen.tolist())) == min(count, points)
+    assert len(set(sample.tolist())) == min(count, points)
 
 
 def test_small_blocks_are_left_out(store):

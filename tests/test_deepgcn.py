@@ -97,7 +97,7 @@ def test_training_on_a_padded_block_is_training_on_the_block(connection):
 @pytest.mark.parametrize("connection", ["res", "dense", "res+"])
 def test_gradient_checkpointing_changes_nothing(connection):
     settings = {"connection": connection, **SMALL}
-    plain, saving = DeepGCN(**settings), DeepGCN(checkpoint=True, **settings)
+    plain, saving = DeepGCN(**settings), DeepGCN(recompute=True, **settings)
     saving.load_state_dict(plain.state_dict())
     points = torch.rand(2, 40, 9)
     grads = []
@@ -416,7 +416,7 @@ def test_bad_mask(mask):
         ({"dynamic": 1}, "dynamic=1: must be true or false"),
         ({"stochastic": None}, "stochastic is not set: must be"),
         ({"loop": "yes"}, "loop=yes: must be"),
-        ({"checkpoint": 0}, "checkpoint=0: must be"),
+        ({"recompute": 0}, "recompute=0: must be"),
         ({"conv": "edge"}, "conv must build"),
         ({"dilation": "log"}, "dilation=log: must be linear, none,"),
         ({"dilation": 0}, "dilation=0: must be .* an integer of at least 1"),
@@ -543,9 +543,9 @@ class Copied(Dense):
 
 
 @pytest.mark.parametrize("conv", [EdgeConv, MRConv])
-@pytest.mark.parametrize("checkpoint", [False, True], ids=["whole", "checkpointed"])
-def test_dense_layers_append_instead_of_copying(conv, checkpoint):
-    settings = {"conv": conv, "channels": 6, "k": 4, "dropout": 0.0, "stochastic": False, "checkpoint": checkpoint}
+@pytest.mark.parametrize("recompute", [False, True], ids=["whole", "recomputed"])
+def test_dense_layers_append_instead_of_copying(conv, recompute):
+    settings = {"conv": conv, "channels": 6, "k": 4, "dropout": 0.0, "stochastic": False, "recompute": recompute}
     settings |= {"depth": 7, "fusion_channels": 8, "head_channels": [8]}
     model, copying = (DeepGCN(connection=kind(), **settings).double() for kind in (Dense, Copied))
     copying.load_state_dict(model.state_dict())

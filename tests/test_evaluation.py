@@ -157,7 +157,7 @@ def store_of_heights(tmp_path, x_1, y_1):
 @pytest.mark.parametrize("points", [50, 64, 1000])
 @pytest.mark.parametrize(("stride", "votes"), [(1.0, 1), (0.5, 2), (0.4, 1)])
 def test_rooms_labels_every_point_once(small_store, points, stride, votes):
-    protocol = Protocol("rooms", points, batch_size=3, stride=stride, votes=votes)
+    protocol = Protocol("rooms", points=points, batch_size=3, stride=stride, votes=votes)
     result = protocol.run(ByHeight(), small_store, small_store.rooms, CPU)
     assert result.points == 790
     assert int(result.confusion.diagonal().sum()) == 783
@@ -181,7 +181,7 @@ def test_votes_are_averaged_as_probabilities(tmp_path):
             probabilities = [[0.55, 0.45, 1e-9], [0.55, 0.45, 1e-9], [0.05, 0.95, 1e-9]][self.calls - 1]
             return torch.tensor(probabilities).log().expand(*points.shape[:2], 3)
 
-    result = Protocol("rooms", 2, batch_size=1, votes=3).run(Wavering(), store, store.rooms, CPU)
+    result = Protocol("rooms", points=2, batch_size=1, votes=3).run(Wavering(), store, store.rooms, CPU)
     assert result.predictions["Area_1/x_1"].tolist() == [1, 1]
 
 
@@ -189,7 +189,7 @@ def test_votes_are_averaged_as_probabilities(tmp_path):
 def test_block_protocols_score_sampled_points(dense_store, name, blocks):
     """x_1 of 2.4 m x 1.7 m: 4 x 3 blocks at stride 0.5, 3 x 2 at stride 1; y_1 one block."""
     model = ByHeight()
-    result = Protocol(name, 64, batch_size=4).run(model, dense_store, dense_store.rooms, CPU)
+    result = Protocol(name, points=64, batch_size=4).run(model, dense_store, dense_store.rooms, CPU)
     assert result.points == blocks * 64
     assert sum(shape[0] for shape in model.shapes) == blocks
 
@@ -211,7 +211,7 @@ class Broken(ByHeight):
 @pytest.mark.parametrize("name", ["rooms", "recut", "blocks"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_scores_that_are_not_finite_name_checkpoint_and_block(dense_store, tmp_path, name, value):
-    protocol = Protocol(name, 1000, batch_size={"rooms": 6, "recut": 6, "blocks": 12}[name])
+    protocol = Protocol(name, points=1000, batch_size={"rooms": 6, "recut": 6, "blocks": 12}[name])
     with pytest.raises(UserError, match=r"my\.ckpt: .* NaN or infinite in the block Area_1/y_1 at 0, 0"):
         evaluate_rooms(
             Broken(value), protocol, dense_store, dense_store.rooms, CPU, tmp_path, "title", checkpoint="my.ckpt"
@@ -221,7 +221,7 @@ def test_scores_that_are_not_finite_name_checkpoint_and_block(dense_store, tmp_p
 def test_a_network_of_other_classes_is_one_line(small_store):
     for name in ("rooms", "recut"):
         with pytest.raises(UserError, match="4 classes, but .* has 3"):
-            Protocol(name, 64).run(OneMore(), small_store, small_store.rooms[:1], CPU)
+            Protocol(name, points=64).run(OneMore(), small_store, small_store.rooms[:1], CPU)
 
 
 class OneMore(ByHeight):
@@ -236,12 +236,12 @@ def test_a_point_that_nobody_votes_for_has_no_label(small_store, monkeypatch, le
     cut = BlockGrid.cut
     monkeypatch.setattr(BlockGrid, "cut", lambda *arguments: cut(*arguments)[left_out.start or 99 :])
     with pytest.raises(UserError, match=r"Area_1/x_1: (\d+ of 700 points are in no block|no block has any)"):
-        Protocol("rooms", 64).run(ByHeight(), small_store, small_store.rooms[:1], CPU)
+        Protocol("rooms", points=64).run(ByHeight(), small_store, small_store.rooms[:1], CPU)
 
 
 def test_a_protocol_leaves_the_model_as_it_was(small_store):
     model = ByHeight().train()
-    Protocol("rooms", 64).run(model, small_store, small_store.rooms, CPU)
+    Protocol("rooms", points=64).run(model, small_store, small_store.rooms, CPU)
     assert model.training
 
 

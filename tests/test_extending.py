@@ -141,6 +141,12 @@ def test_a_network_with_a_connection_and_a_graph_of_ones_own_is_saved_and_loaded
     saved_and_loaded(tmp_path / "a.ckpt", model, {"_target_": "mine_of_extending.OwnNet", **SMALL})
 
 
+def test_a_network_of_ones_own_from_before_arguments_were_renamed_is_loaded(tmp_path, mine):
+    model = mine.OwnNet(**SMALL).eval()
+    old = {"_target_": "mine_of_extending.OwnNet", **SMALL, "checkpoint": True}
+    saved_and_loaded(tmp_path / "a.ckpt", model, old)
+
+
 def saved_and_loaded(path, model, config):
     save_checkpoint(path, model, describe_network(config), S3DIS)
     with pytest.raises(UserError, match=r"trusted=\[mine_of_extending\]"):

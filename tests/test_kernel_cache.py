@@ -93,19 +93,19 @@ def test_kernels_are_kept_in_the_first_place_that_can_be_used(places, tmp_path, 
         assert was_kept(again)
 
 
-@pytest.mark.parametrize("chosen", [{}, {"TRITON_CACHE_DIR": "chosen"}, {"TRITON_HOME": "home"}])
-def test_triton_keeps_kernels_there_too(places, tmp_path, monkeypatch, chosen):
+@pytest.mark.parametrize("environment", [{}, {"TRITON_CACHE_DIR": "chosen"}, {"TRITON_HOME": "home"}])
+def test_triton_keeps_kernels_there_too(places, tmp_path, monkeypatch, environment):
     knobs = pytest.importorskip("triton.knobs")
     for name in ("TRITON_CACHE_DIR", "TRITON_HOME"):
         # Set first, so that what the call sets is undone.
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    for name, value in chosen.items():
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
     places(cache=tmp_path)
     triton_available.__wrapped__()
     expected = {"TRITON_CACHE_DIR": "chosen", "TRITON_HOME": os.path.join("home", ".triton", "cache")}
-    assert knobs.cache.dir == next((expected[name] for name in chosen), str(tmp_path / "deepgcn_seg" / "triton"))
+    assert knobs.cache.dir == next((expected[name] for name in environment), str(tmp_path / "deepgcn_seg" / "triton"))
 
 
 def test_numba_cache_dir_is_where_kernels_go(places, tmp_path, monkeypatch):

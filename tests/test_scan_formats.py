@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import laspy
 import numpy as np
 import pytest
 from test_scan import PCD, PLY, scan, write
@@ -241,6 +242,28 @@ def test_pcd_keeps_its_arrangement_and_transparency(tmp_path):
     again = read_scan(tmp_path / "b.pcd")
     assert np.array_equal(again.xyz, found.xyz, equal_nan=True)
     assert again.fields["alpha"].tolist() == [200] * 4 and again.fields["label"].tolist() == [0, 1, 2, 3]
+
+
+def test_pcd_with_colours_in_fields_and_packed_keeps_both(tmp_path):
+    head = "FIELDS x y z red green blue rgb\nSIZE 4 4 4 1 1 1 4\nTYPE F F F U U U U\nWIDTH 2\nHEIGHT 1\nDATA ascii\n"
+    found = read_scan(write(tmp_path / "a.pcd", head + f"1 2 3 4 5 6 {10 << 16 | 20 << 8 | 30}\n" * 2))
+    write_scan(tmp_path / "b.pcd", found, {})
+    for each in (found, read_scan(tmp_path / "b.pcd")):
+        assert each.rgb.tolist() == [[4, 5, 6]] * 2
+        assert each.fields["rgb"].tolist() == [10 << 16 | 20 << 8 | 30] * 2
+
+
+def test_the_coordinate_system_of_las_is_kept_or_said_to_be_lost(tmp_path, caplog):
+    points = laspy.LasData(laspy.LasHeader(point_format=6, version="1.4"))
+    points.x = points.y = points.z = np.arange(5.0)
+    points.vlrs.append(laspy.VLR("LASF_Projection", 2112, "WKT", b"PROJCS[]\0"))
+    points.write(tmp_path / "a.las")
+    found = read_scan(tmp_path / "a.las")
+    write_scan(tmp_path / "b.laz", found, {})
+    assert "not kept" not in caplog.text
+    assert "LASF_Projection" in [record.user_id for record in laspy.open(tmp_path / "b.laz").header.vlrs]
+    write_scan(tmp_path / "b.ply", found, {})
+    assert f"the coordinate reference system of {tmp_path}/a.las is not kept" in caplog.text
 
 
 @pytest.mark.parametrize("order", ["<", ">", "text"])

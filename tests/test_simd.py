@@ -149,7 +149,12 @@ def test_kernels_on_lesser_cpus(cpu, features, tmp_path):
     has = ",".join(f"+{name}" for name in features.split(","))
     environment = {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": has, "NUMBA_CACHE_DIR": str(tmp_path)}
     files = [str(Path(__file__).parent / f"test_{name}.py") for name in ("neighbors", "simd", "edges")]
-    chosen = ["-m", "not slow", "-k", "ties or misleads or piled or lanes or tile or gathered or extremum or moments"]
-    command = [sys.executable, "-m", "pytest", "-q", *chosen, "-p", "no:cacheprovider", *files]
+    selection = [
+        "-m",
+        "not slow",
+        "-k",
+        "ties or misleads or piled or lanes or tile or gathered or extremum or moments",
+    ]
+    command = [sys.executable, "-m", "pytest", "-q", *selection, "-p", "no:cacheprovider", *files]
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,8 +1,12 @@
+from functools import partial
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from torch_geometric.nn import SAGEConv
 
 from deepgcn_seg import DeepGCN
+from deepgcn_seg.model import MessagePassing
 from deepgcn_seg.model.summary import summarize
 
 SMALL = {"channels": 8, "k": 4, "fusion_channels": 16, "head_channels": (16, 8)}
@@ -19,6 +23,26 @@ def test_parameters_and_flops_are_counted(connection):
     search = next(part.flops for part in summary.parts if part.name == "neighbour search")
     # Neighbour search is one custom operation, which the counter does not look into.
     assert summary.flops - search == counter.get_total_flops()
+
+
+def test_linear_maps_of_torch_geometric_are_counted():
+    conv = partial(MessagePassing, operator=SAGEConv)
+    model = DeepGCN(depth=3, conv=conv, **SMALL).eval()
+    summary = summarize(model, points=64)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.rand(1, 64, 9))
+    search = next(part.flops for part in summary.parts if part.name == "neighbour search")
+    assert summary.flops - search == counter.get_total_flops()
+
+
+def test_a_class_that_is_only_named_linear_is_no_linear_map():
+    class Linear(torch.nn.Module):
+        """A part of a user's own, without a weight."""
+
+    model = DeepGCN(depth=2, **SMALL)
+    before = summarize(model).flops
+    model.head.rest.append(Linear())
+    assert summarize(model).flops == before
 
 
 def test_resgcn_28():

@@ -8,11 +8,12 @@ from torch import nn
 
 from ..errors import UserError
 from ..model import DeepGCN, EdgeConv, MRConv
+from ..model.connection import PAPER_CONNECTIONS
 from ..model.official import conv_name
 from .reference import ReferenceDeepGCN
 
 # Connections and convolutions that the official formulation has.
-CONNECTIONS, CONVS = ("plain", "res", "dense"), ("edge", "mr")
+CONNECTIONS, CONVS = PAPER_CONNECTIONS, ("edge", "mr")
 NETWORKS = ("reference", "assembly", "ours")
 
 

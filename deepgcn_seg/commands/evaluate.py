@@ -16,8 +16,8 @@ from ..errors import UserError
 from ..evaluation.evaluate import evaluate_rooms
 from ..evaluation.protocols import Protocol
 from ..evaluation.scores import write_json
-from ..model.checkpoint import build_model, describe, find_checkpoint, read_checkpoint
-from ..model.description import Network, OwnPart, TrainedOn
+from ..model.description import TrainedOn
+from ..model.trained import Trained, read_trained
 from ..schema import read_json
 from .command_line.checks import protocol_as_trained
 
@@ -30,7 +30,7 @@ SYNTHETIC_ROOT, MOST_ROOMS = "data/synthetic", 60_000
 
 
 def evaluate(config: DictConfig) -> float | None:
-    """Score the checkpoint of a config: print a table and write ``metrics.json``.
+    """Score the checkpoint of a config, or the average of several: print a table and write ``metrics.json``.
 
     Channels and blocks of points are those of the checkpoint's training, whatever data it is scored on.
 
@@ -44,19 +44,16 @@ def evaluate(config: DictConfig) -> float | None:
         raise UserError("checkpoint is not set: give checkpoint=FILE")
     if config.part not in PARTS:
         raise UserError(f"part={config.part}: must be one of {', '.join(PARTS)}")
-    path = find_checkpoint(config.checkpoint)
-    content = read_checkpoint(path)
-    described = describe(content, path)
-    trained = described.trained_on
-    if trained is None:
-        raise UserError(f"checkpoint {path}: does not say what it was trained on")
+    networks = read_trained(config.checkpoint if isinstance(config.checkpoint, str) else list(config.checkpoint))
+    trained = networks.trained_on
+    _require_same_data(config, networks)
     device = device_of(config.device)
-    protocol = _protocol(config, trained, described.network)
-    model = build_model(content, path, config.trusted, described)
-    store = instantiate(config.data.store) if config.data.name else _trained_store(config, trained, path)
-    _require_same_ends(path, described.class_list.names, trained, store)
+    protocol = _protocol(config, trained, networks.min_points)
+    model = networks.build(config.trusted)
+    store = instantiate(config.data.store) if config.data.name else _trained_store(config, networks)
+    _require_same_ends(networks, trained, store)
     own = config.data if config.data.name else trained
-    fold = _fold(config, trained)
+    fold = _fold(config, networks)
     split = split_by_area(store, fold, own.validation, trained.seed)
     folder = Path(HydraConfig.get().runtime.output_dir)
     entry = evaluate_rooms(
@@ -66,29 +63,49 @@ def evaluate(config: DictConfig) -> float | None:
         getattr(split, config.part),
         device,
         folder,
-        title=f"{path}, {config.part} rooms of fold {fold} of {store.source}",
+        title=f"{networks.name}, {config.part} rooms of fold {fold} of {store.source}",
         dataset=own.name,
         areas=[fold],
         part=config.part,
-        checkpoint=str(path),
-        checkpoint_step=content.get("step"),
+        **networks.facts(),
     )
     write_json(folder / "metrics.json", {config.part: entry})
     return entry["mIoU"]
 
 
-def _fold(config: DictConfig, trained: TrainedOn) -> int | str | None:
+def _require_same_data(config: DictConfig, networks: Trained) -> None:
+    """Refuse to average networks on rooms that some of them were trained on, unless these rooms are asked for."""
+    every = [member.trained_on for member in networks.members]
+    if config.data.name is None:
+        data = [{"name": each.name, "source": each.source, "synthetic": each.synthetic} for each in every]
+        networks.require_same("trained on", data, "give data=NAME data.root=DIR to score them on")
+    if not _is_fold_asked():
+        networks.require_same("data.fold", [each.fold for each in every], "give data.fold=AREA to score them on")
+    if config.part != "test":
+        splits = [{"validation": each.validation, "seed": each.seed} for each in every]
+        networks.require_same("rooms held out by", splits, f"they have no {config.part} rooms in common; use part=test")
+
+
+def _is_fold_asked() -> bool:
+    return any(override.lstrip("+").startswith("data.fold=") for override in HydraConfig.get().overrides.task)
+
+
+def _fold(config: DictConfig, networks: Trained) -> int | str | None:
     """Return the area to score: the one asked for, or the one that was held out of training on the same data."""
+    trained = networks.trained_on
     same = config.data.name in (None, trained.name)
-    asked = any(override.lstrip("+").startswith("data.fold=") for override in HydraConfig.get().overrides.task)
-    if config.data.fold is None or (same and not asked):
+    if config.data.fold is None or (same and not _is_fold_asked()):
         return trained.fold
-    if same and config.data.fold != trained.fold:
-        log.warning("data.fold=%s: the network was trained with fold %s held out", config.data.fold, trained.fold)
+    for member in networks.members:
+        if same and config.data.fold != member.trained_on.fold:
+            which = "the network" if len(networks.members) == 1 else str(member.path)
+            log.warning(
+                "data.fold=%s: %s was trained with fold %s held out", config.data.fold, which, member.trained_on.fold
+            )
     return config.data.fold
 
 
-def _protocol(config: DictConfig, trained: TrainedOn, network: Network | OwnPart) -> Protocol:
+def _protocol(config: DictConfig, trained: TrainedOn, least: int) -> Protocol:
     """Return the protocol asked for, with the channels and blocks of points that the network was trained on.
 
     Raises:
@@ -107,15 +124,15 @@ def _protocol(config: DictConfig, trained: TrainedOn, network: Network | OwnPart
         for key in ("points", "batch_size"):
             if config[key] is None:
                 config[key] = getattr(trained, key)
-    least = network.min_points if isinstance(network, Network) else 1
     return protocol_as_trained(config, config.protocol, trained.variant, trained.features, trained.side, least)
 
 
-def _trained_store(config: DictConfig, trained: TrainedOn, path: Path) -> RoomStore:
+def _trained_store(config: DictConfig, networks: Trained) -> RoomStore:
     """Open the data of the training, at the place that the command line or the run directory names.
 
     A checkpoint may come from anywhere, and names no place that is opened.
     """
+    trained, path = networks.trained_on, networks.members[0].path
     if trained.source is None:
         raise UserError(f"checkpoint {path}: was trained on data of another source; give data=NAME data.root=DIR")
     recorded = _recorded_root(path)
@@ -147,8 +164,9 @@ def _recorded_root(path: Path) -> str | None:
     return root if isinstance(root, str) else None
 
 
-def _require_same_ends(path: Path, classes: tuple[str, ...], trained: TrainedOn, store: RoomStore) -> None:
+def _require_same_ends(networks: Trained, trained: TrainedOn, store: RoomStore) -> None:
     """Refuse data whose classes or channels are not those of the network."""
+    path, classes = networks.members[0].path, networks.class_list.names
     if store.classes.names != classes:
         raise UserError(
             f"checkpoint {path} knows {len(classes)} classes ({', '.join(classes)}), "

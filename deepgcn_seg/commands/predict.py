@@ -25,7 +25,7 @@ from ..files import replacing
 from ..inference.picture import scan_picture
 from ..inference.segmenter import Prediction, Segmenter
 from ..inference.viewer import write_viewer
-from ..model.checkpoint import find_checkpoint
+from ..model.trained import find_checkpoints
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +49,8 @@ def predict(config: DictConfig) -> None:
         raise UserError(
             f"classification=true is for LAS and LAZ, but output={config.output} is written as none of them"
         )
-    checkpoint = find_checkpoint(config.checkpoint)
-    read = [("scan", path) for path in scans] + [("checkpoint", checkpoint)]
+    checkpoints = find_checkpoints(config.checkpoint if isinstance(config.checkpoint, str) else list(config.checkpoint))
+    read = [("scan", path) for path in scans] + [("checkpoint", path) for path in checkpoints]
     written = [("output", path) for path in outputs] + [("output", classes_path(path)) for path in outputs]
     written += [(key, Path(config[key])) for key in ("view", "picture") if config[key]]
     submissions = submission_paths(config.submission, scans) if config.submission else []
@@ -58,12 +58,11 @@ def predict(config: DictConfig) -> None:
     require_distinct(read, written)
     for key, path in written:
         _require_writable(key, path)
-    segmenter = Segmenter(
-        checkpoint, config.device, config.stride, config.votes, config.batch_size, config.tile, config.trusted
-    )
+    settings = {key: config[key] for key in ("device", "stride", "votes", "batch_size", "tile", "trusted", "tta")}
+    segmenter = Segmenter(checkpoints, **settings)
     if submissions and segmenter.classes.names != SCANNET.names:
-        raise UserError(f"submission={config.submission}: checkpoint {checkpoint} does not have ScanNet's 20 classes")
-    log.info("%s: %d classes, %s", config.checkpoint, len(segmenter.classes), segmenter.device)
+        raise UserError(f"submission={config.submission}: {segmenter.describe()} does not have ScanNet's 20 classes")
+    log.info("%s; %d classes, %s", segmenter.describe(), len(segmenter.classes), segmenter.device)
     failed: list[str] = []
     for path, output, submission in zip_longest(scans, outputs, submissions):
         try:

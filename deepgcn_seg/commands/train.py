@@ -151,7 +151,7 @@ def fit_to_data(config: DictConfig, store: RoomStore | OfficialBlocks) -> None:
         UserError: the data lack a channel that is asked for.
     """
     if config.data.features is None:
-        config.data.features = [group for group in NINE if group != "color" or store.colored]
+        config.data.features = [feature for feature in NINE if feature != "color" or store.colored]
     if "color" in config.data.features and not store.colored:
         raise UserError(f"data.features={list(config.data.features)}: {store.root} has no colours; leave color out")
     fitting = {"in_channels": count_channels(config.data.features), "num_classes": len(store.classes)}

@@ -46,6 +46,19 @@ def turned(points: BlockPoints, angle: float) -> BlockPoints:
     return replace(points, xyz=xyz, room_size=size)
 
 
+def mirrored(points: BlockPoints) -> BlockPoints:
+    """Return points of the room mirrored along x."""
+    xyz = points.xyz.copy()
+    xyz[:, 0] = points.room_size[0] - xyz[:, 0]
+    return replace(points, xyz=xyz)
+
+
+def scaled(points: BlockPoints, factor: float) -> BlockPoints:
+    """Return points of the room scaled by ``factor``; the position in the room stays the same."""
+    single = np.float32(factor)
+    return replace(points, xyz=points.xyz * single, room_size=points.room_size * single)
+
+
 @dataclass(frozen=True)
 class Turn:
     """Rotation about the vertical by a random multiple of ``step`` degrees, or by any angle if ``step`` is 0.
@@ -75,11 +88,7 @@ class Mirror:
 
     def __call__(self, points: BlockPoints, rng: np.random.Generator) -> BlockPoints:
         """Return the points, mirrored or not."""
-        if rng.random() >= self.chance:
-            return points
-        xyz = points.xyz.copy()
-        xyz[:, 0] = points.room_size[0] - xyz[:, 0]
-        return replace(points, xyz=xyz)
+        return points if rng.random() >= self.chance else mirrored(points)
 
 
 @dataclass(frozen=True)
@@ -96,8 +105,7 @@ class Scale:
 
     def __call__(self, points: BlockPoints, rng: np.random.Generator) -> BlockPoints:
         """Return the scaled points."""
-        factor = np.float32(rng.uniform(self.low, self.high))
-        return replace(points, xyz=points.xyz * factor, room_size=points.room_size * factor)
+        return scaled(points, rng.uniform(self.low, self.high))
 
 
 @dataclass(frozen=True)

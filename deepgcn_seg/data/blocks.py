@@ -1,6 +1,6 @@
 """Blocks of points: N points sampled from a column of 1 m x 1 m of a room, with nine channels.
 
-The channels are in groups (:data:`CHANNELS`), of which a dataset may leave out some:
+A point has several features, of one or three channels each (:data:`CHANNELS`). A dataset may do without some of them:
 
 ======  ====================================================================================
 block   position in the block, in one of two variants
@@ -25,52 +25,52 @@ from .cells import CELL
 from .room import RoomEntry
 from .stored_room import RoomSource, SortedRoom
 
-# Number of channels in each group.
+# Number of channels of each feature.
 CHANNELS = {"block": 3, "color": 3, "room": 3, "height": 1}
 # The nine channels of PointNet and both official codes, in their order.
 NINE: tuple[Literal["block", "color", "room", "height"], ...] = ("block", "color", "room")
 VARIANTS = ("paper", "port")
 
 
-def count_channels(groups: Sequence[str]) -> int:
-    """Return the number of channels in some groups.
+def count_channels(features: Sequence[str]) -> int:
+    """Return the number of channels of some features.
 
     Raises:
-        ValueError: a group is unknown, or named twice.
+        ValueError: a feature is unknown, or named twice.
     """
-    if unknown := [group for group in groups if group not in CHANNELS]:
+    if unknown := [feature for feature in features if feature not in CHANNELS]:
         raise ValueError(f"unknown channels {unknown[0]!r}: choose from {', '.join(CHANNELS)}")
-    if len(set(groups)) != len(groups) or not groups:
-        raise ValueError(f"channels must be named once each, got {list(groups)}")
-    return sum(CHANNELS[group] for group in groups)
+    if len(set(features)) != len(features) or not features:
+        raise ValueError(f"channels must be named once each, got {list(features)}")
+    return sum(CHANNELS[feature] for feature in features)
 
 
 def channels(null: bool = False) -> PlainValidator:
-    """Return the validator of a setting that lists groups of channels, each once."""
-    groups = listed(choice(*CHANNELS), 1, len(CHANNELS), null)
+    """Return the validator of a setting that lists features of points, each once."""
+    features = listed(choice(*CHANNELS), 1, len(CHANNELS), null)
 
     def check(value: Any) -> Any:
-        groups.func(value)  # type: ignore[call-arg]
+        features.func(value)  # type: ignore[call-arg]
         if value is not None and len(set(value)) < len(value):
-            raise ValueError("must name each group once")
+            raise ValueError("must name each feature once")
         return value
 
     return PlainValidator(check)
 
 
-def place_of_channels(standard: Sequence[int], groups: Sequence[str]) -> list[int]:
-    """Return the positions of some of the nine channels in an input that is made of other groups.
+def place_of_channels(standard: Sequence[int], features: Sequence[str]) -> list[int]:
+    """Return the positions of some of the nine channels in an input that is made of other features.
 
     Args:
-        standard: numbers of channels among the nine (:data:`NINE`). groups: groups of channels in the input.
+        standard: numbers of channels among the nine (:data:`NINE`). features: those of the input.
 
     Raises:
-        ValueError: the input lacks the group of a channel.
+        ValueError: the input lacks the feature that a channel is of.
     """
-    names = [(group, i) for group in NINE for i in range(CHANNELS[group])]
-    found = {name: place for place, name in enumerate((g, i) for g in groups for i in range(CHANNELS[g]))}
+    names = [(feature, i) for feature in NINE for i in range(CHANNELS[feature])]
+    found = {name: place for place, name in enumerate((f, i) for f in features for i in range(CHANNELS[f]))}
     if missing := [names[channel][0] for channel in standard if names[channel] not in found]:
-        raise ValueError(f"channels {list(standard)} are of {missing[0]!r}, which is not among {', '.join(groups)}")
+        raise ValueError(f"channels {list(standard)} are of {missing[0]!r}, which is not among {', '.join(features)}")
     return [found[names[channel]] for channel in standard]
 
 
@@ -254,31 +254,31 @@ def block_features(
     room_size: np.ndarray,
     variant: str = "paper",
     side: float = 1.0,
-    groups: Sequence[str] = NINE,
+    features: Sequence[str] = NINE,
 ) -> np.ndarray:
     """Return the channels of a block's sampled points: (n, channels) float32, nine of them by default.
 
     Args:
         xyz: (n, 3) metres from the room's minimum. rgb: (n, 3) in 0..255.
         room_size: (3,) the room's extent in metres. variant: variant of the position in the block, paper or port.
-        side: the block's side in metres. groups: groups of channels, in order.
+        side: the block's side in metres. features: features of a point, in order.
     """
     if variant not in VARIANTS:
         raise ValueError(f"unknown variant {variant!r}: choose one of {', '.join(VARIANTS)}")
-    features = np.empty((len(xyz), count_channels(groups)), np.float32)
+    values = np.empty((len(xyz), count_channels(features)), np.float32)
     start = 0
-    for group in groups:
-        part = features[:, start : start + CHANNELS[group]]
-        start += CHANNELS[group]
-        if group == "color":
+    for feature in features:
+        part = values[:, start : start + CHANNELS[feature]]
+        start += CHANNELS[feature]
+        if feature == "color":
             part[:] = rgb / np.float32(255)
-        elif group == "room":
+        elif feature == "room":
             part[:] = xyz / np.maximum(room_size, np.finfo(np.float32).tiny)
-        elif group == "height":
+        elif feature == "height":
             part[:] = xyz[:, 2:]
         elif variant == "port":
             part[:] = scaled_positions(xyz)
         else:
             part[:, :2] = xyz[:, :2] - (xyz[:, :2].min(0) + side / 2)
             part[:, 2] = xyz[:, 2]
-    return features
+    return values

@@ -81,7 +81,7 @@ class BlockDataset(Dataset):
     Args:
         store, rooms: where the points are. grid: how rooms are cut.
         points: points per block. variant: variant of the channels, paper or port (:mod:`deepgcn_seg.data.blocks`).
-        seed: seed of the sampling. groups: groups of channels. augment: augmentations, applied in order to each block.
+        seed: seed of the sampling. features: of a point. augment: augmentations, applied in order to each block.
 
     Item: points (N, channels) float32, label (N,) int64.
 
@@ -97,11 +97,11 @@ class BlockDataset(Dataset):
         grid: BlockGrid = BlockGrid(),
         variant: str = "paper",
         seed: int = 0,
-        groups: Sequence[str] = NINE,
+        features: Sequence[str] = NINE,
         augment: Sequence[Augmentation] = (),
     ):
         self.store, self.grid, self.points, self.variant, self.seed = store, grid, points, variant, seed
-        self.groups, self.augment = tuple(groups), tuple(augment)
+        self.features, self.augment = tuple(features), tuple(augment)
         self.blocks = [block for room in rooms for block in grid.cut(store, room)]
         self.room_of = [block.room for block in self.blocks]
         if not self.blocks:
@@ -128,7 +128,7 @@ class BlockDataset(Dataset):
         for augment in self.augment:
             block_points = augment(block_points, rng)
         features = block_features(
-            block_points.xyz, block_points.rgb, block_points.room_size, self.variant, self.grid.side, self.groups
+            block_points.xyz, block_points.rgb, block_points.room_size, self.variant, self.grid.side, self.features
         )
         return torch.from_numpy(features), torch.from_numpy(label[sample].astype(np.int64))
 
@@ -140,7 +140,7 @@ def block_dataset(
 
     Args:
         grid: how rooms are cut; official files are not affected, because they hold blocks already.
-        settings: further arguments of the datasets: variant, seed, groups, augment.
+        settings: further arguments of the datasets: variant, seed, features, augment.
     """
     if isinstance(store, OfficialBlocks):
         return store.blocks(rooms, points, **settings)

@@ -134,7 +134,7 @@ class OfficialBlockDataset(Dataset):
         points: points per block, at most as many as are stored (4096). If fewer, they are sampled anew in each epoch.
         variant: ``paper`` for positions as stored, ``port`` for positions scaled to -1..1
             (:func:`~deepgcn_seg.data.blocks.scaled_positions`).
-        seed: seed of the sampling. groups: groups of channels. augment: augmentations, applied in order to each block.
+        seed: seed of the sampling. features: of a point. augment: augmentations, applied in order to each block.
 
     Item: points (N, channels) float32, label (N,) int64.
     """
@@ -146,13 +146,13 @@ class OfficialBlockDataset(Dataset):
         points: int,
         variant: str = "paper",
         seed: int = 0,
-        groups: Sequence[str] = NINE,
+        features: Sequence[str] = NINE,
         augment: Sequence[Augmentation] = (),
     ):
         self.augment = tuple(augment)
         self.rows, self.room_of = list(rows), list(room_of)
         self.points, self.variant, self.seed = points, variant, seed
-        self._columns = [column for group in groups for column in _COLUMNS[group]]
+        self._columns = [column for feature in features for column in _COLUMNS[feature]]
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data.blocks import NINE, VARIANTS, BlockGrid, channels
+from ..data.blocks import BlockGrid
 from ..data.classes import no_label
 from ..data.dataset import block_dataset, make_loader
 from ..data.official_hdf5 import OfficialBlocks
@@ -29,9 +29,10 @@ from ..data.room import RoomEntry
 from ..data.store import RoomStore
 from ..distributed import World
 from ..errors import UserError
+from ..inference.sampling import Sampling
 from ..inference.voting import BadScoresError, Voting, finite_logits
 from ..progress import track
-from ..settings import Count, Flag, Metres, Seed, choice, integer, validate
+from ..settings import choice
 from .metrics import confusion_matrix
 
 PROTOCOLS = ("blocks", "recut", "rooms")
@@ -70,47 +71,37 @@ Counts = tuple[Tensor, Tensor, dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """A rule for which points are scored, and its settings.
+class Protocol(Sampling):
+    """A rule for which points are scored, and its settings: ``Protocol("recut", points=4096)``.
 
     Attributes:
-        name: one of :data:`PROTOCOLS`. points: points per block. variant: variant of the channels (paper, port).
-        batch_size: blocks per forward pass. side: side of a block in metres. seed: seed of the sampling.
-        groups: groups of channels (:data:`deepgcn_seg.data.blocks.CHANNELS`).
-        stride, votes, turn: used by ``rooms`` only, as :class:`~deepgcn_seg.inference.voting.Voting` has them.
+        name: one of :data:`PROTOCOLS`. The others are those of :class:`~deepgcn_seg.inference.sampling.Sampling`, of
+            which the stride, and votes with their copies, are for ``rooms`` only.
 
     Raises:
         SettingError: a setting is out of range.
     """
 
     name: Annotated[str, choice(*PROTOCOLS)] = "rooms"
-    points: Count = 4096
-    variant: Annotated[str, choice(*VARIANTS)] = "paper"
-    batch_size: Count = 16
-    side: Metres = 1.0
-    seed: Seed = 0
-    stride: Metres = 1.0
-    votes: Annotated[int, integer(1, 1000)] = 1
-    turn: Flag = False
-    groups: Annotated[Sequence[str], channels()] = NINE
 
     def __post_init__(self):
-        validate(self)
+        super().__post_init__()
         self.grid()
 
     def grid(self) -> BlockGrid:
         """Return how rooms are cut into blocks; with ``rooms``, every point is in a block."""
         if self.name == "rooms":
-            return self._voting().grid()
+            return self.voting().grid()
         return BlockGrid(self.side, _STRIDES[self.name] * self.side)
 
-    def _voting(self) -> Voting:
-        return Voting(**{field.name: getattr(self, field.name) for field in fields(Voting)})
+    def voting(self) -> Voting:
+        """Return how ``rooms`` labels every point."""
+        return Voting(**{field.name: getattr(self, field.name) for field in fields(Sampling)})
 
     def describe(self) -> str:
         """Return the protocol in one line, for tables and files."""
         if self.name == "rooms":
-            votes = f"votes {self.votes}" + (", turned" if self.turn else "")
+            votes = self.describe_votes()
             return f"rooms (every point once; stride {self.stride:g} m, {votes}, {self.points} points a pass)"
         return f"{self.name} (stride {self.grid().stride:g} m, {self.points} sampled points a block)"
 
@@ -165,7 +156,7 @@ class Protocol:
         device: torch.device,
         world: World,
     ) -> Counts:
-        settings = {"variant": self.variant, "seed": self.seed, "groups": tuple(self.groups)}
+        settings = {"variant": self.variant, "seed": self.seed, "features": tuple(self.features)}
         dataset = block_dataset(store, rooms, self.points, self.grid(), **settings)
         # Blocks that this process scores.
         numbers = range(world.rank, len(dataset), world.size)
@@ -190,7 +181,7 @@ class Protocol:
         ignore = int(no_label(store.classes))
         row = {room: i for i, room in enumerate(rooms)}
         predictions: dict[str, np.ndarray] = {}
-        for room, votes in self._voting().vote(model, store, rooms[world.rank :: world.size], device):
+        for room, votes in self.voting().vote(model, store, rooms[world.rank :: world.size], device):
             _require_classes(votes, store)
             predicted = votes.argmax(1)
             label = torch.from_numpy(store.open(room).labels().astype(np.int64))

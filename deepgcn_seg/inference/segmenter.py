@@ -3,20 +3,20 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 
-from ..data.classes import ClassList, no_label
+from ..data.classes import no_label
 from ..data.scans.scan import lost_digits
 from ..data.units import UP, require_metres
 from ..device import device as device_of
 from ..errors import UserError
-from ..model.checkpoint import build_model, describe, find_checkpoint, read_checkpoint
-from ..settings import Modules, SettingError, number, validate_given
+from ..model.trained import Checkpoints, read_trained
+from ..settings import Flag, Modules, SettingError, number, validate_given
 from .inputs import color_rows, colors_of, coordinates, to_metres, warn_of_extent
+from .sampling import TTA
 from .tiles import Tiles
 from .voting import BadScoresError, Voting
 
@@ -44,12 +44,16 @@ class Segmenter:
 
     Example:
         ``Segmenter("best.ckpt").predict(xyz, rgb).label``
+        ``Segmenter(["a.ckpt", "b.ckpt"], tta=True)`` averages two networks over copies of the scan.
 
     Args:
-        checkpoint: a file that training wrote, or a run directory. device: auto, cpu, cuda, ...
+        checkpoint: a file that training wrote, or a run directory; of several, class probabilities are averaged
+            (:class:`~deepgcn_seg.model.Ensemble`). device: auto, cpu, cuda, ...
         stride: metres between blocks, at most the block's side, which is the default. With a smaller stride, points
             get votes from several blocks.
-        votes: passes over each block. batch_size: blocks per forward pass; default: as trained.
+        votes: passes over each block; default 1, with ``tta`` 8. batch_size: blocks per forward pass; default: as
+            trained. tta: test-time augmentation: passes see turned, mirrored and scaled copies of the scan
+            (:data:`~.sampling.TTA`).
         tile: metres. Larger scans are cut into tiles of at most this side, and each tile is taken for a room.
         trusted: modules of your own whose parts the network has (:func:`~deepgcn_seg.load_model`).
 
@@ -62,40 +66,42 @@ class Segmenter:
 
     def __init__(
         self,
-        checkpoint: str | Path,
+        checkpoint: Checkpoints,
         device: str = "auto",
         stride: float | None = None,
-        votes: int = 1,
+        votes: int | None = None,
         batch_size: int | None = None,
         tile: float = 20.0,
         trusted: Sequence[str] = (),
+        tta: bool = False,
     ):
-        _require(ScanSettings, tile=tile, trusted=trusted)
+        _require(ScanSettings, tile=tile, trusted=trusted, tta=tta)
         given = {"stride": stride, "votes": votes, "batch_size": batch_size}
         _require(Voting, **{name: value for name, value in given.items() if value is not None})
-        self.checkpoint = checkpoint = find_checkpoint(checkpoint)
-        content = read_checkpoint(checkpoint)
-        description = describe(content, checkpoint)
-        trained = description.trained_on
-        if trained is None:
-            raise UserError(f"checkpoint {checkpoint}: does not say what it was trained on")
+        self._networks = networks = read_trained(checkpoint)
+        trained = networks.trained_on
         self.device = device_of(device)
-        self.model = build_model(content, checkpoint, trusted, description).to(self.device)
-        self.classes = cast(ClassList, self.model.classes)
+        self.model = networks.build(trusted).to(self.device)
+        self.classes = networks.class_list
+        copies = TTA if tta else {}
         try:
             self._voting = Voting(
-                trained.points,
-                trained.variant,
-                batch_size or trained.batch_size,
-                trained.side,
+                points=trained.points,
+                variant=trained.variant,
+                batch_size=batch_size or trained.batch_size,
+                side=trained.side,
                 stride=trained.side if stride is None else stride,
-                votes=votes,
-                groups=trained.features,
+                features=trained.features,
+                **({**copies, "votes": votes} if votes is not None else copies),
             )
         except SettingError as error:
-            raise UserError(f"{error} (checkpoint {checkpoint} has blocks of {trained.side:g} m)") from None
+            raise UserError(f"{error} ({networks} has blocks of {trained.side:g} m)") from None
         self.tile = tile
         self.needs_color = "color" in trained.features
+
+    def describe(self) -> str:
+        """Return in one line whose labels these are: the checkpoint or checkpoints, and the votes of a point."""
+        return f"{self._networks.name}; {self._voting.describe_votes()}"
 
     def predict(self, xyz: Any, rgb: Any = None, scale: float | None = None, up: str = "z") -> Prediction:
         """Label every point that has coordinates.
@@ -154,7 +160,7 @@ class Segmenter:
                     label[points] = winner.numpy().astype(label.dtype)
                     confidence[points] = (most / votes.sum(1)).numpy()
         except BadScoresError as error:
-            raise UserError(f"checkpoint {self.checkpoint}: {error}") from None
+            raise UserError(f"{self._networks}: {error}") from None
         return label, confidence
 
     def _colors(self, rgb: np.ndarray | None, count: int) -> np.ndarray:
@@ -171,11 +177,15 @@ class Segmenter:
 
 @dataclass(frozen=True)
 class ScanSettings:
-    """What a user may set about a scan. tile: metres. scale: metres per unit. trusted: modules of networks' parts."""
+    """What a user may set about a scan. tile: metres. scale: metres per unit. trusted: modules of networks' parts.
+
+    tta: whether passes see copies of the scan.
+    """
 
     tile: Annotated[float, number(0, 1000, above=True)]
     scale: Annotated[float, number(0, 1e6, above=True)]
     trusted: Modules
+    tta: Flag
 
 
 def _require(kind: type, **values: Any) -> None:

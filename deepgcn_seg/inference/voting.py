@@ -8,20 +8,20 @@ without a vote: neither is a class.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data.augmentation import BlockPoints, turned
-from ..data.blocks import NINE, VARIANTS, BlockGrid, PointBlock, block_features, channels, points_inside
+from ..data.augmentation import BlockPoints
+from ..data.blocks import BlockGrid, PointBlock, block_features, points_inside
 from ..data.room import RoomEntry
 from ..data.stored_room import RoomSource
 from ..errors import UserError, first_line
 from ..memory import is_out_of_memory
 from ..progress import Meter
-from ..settings import Count, Flag, Metres, Seed, SettingError, choice, integer, validate
+from ..settings import SettingError
+from .sampling import Sampling
 
 
 class BadScoresError(UserError):
@@ -38,32 +38,16 @@ class _Sample:
     rows: np.ndarray
 
 
-@dataclass(frozen=True)
-class Voting:
+@dataclass(frozen=True, kw_only=True)
+class Voting(Sampling):
     """A way to cover every point of a room by samples, and to add up their class probabilities.
 
-    Attributes:
-        points: per sample. variant: of the channels (paper, port). batch_size: samples per forward pass.
-        side: of a block, metres. stride: metres between blocks, at most ``side``. seed: of the sampling.
-        votes: passes over each block. turn: whether the room is turned by a further quarter for each pass (for models
-            trained with turns). groups: of channels (:data:`deepgcn_seg.data.blocks.CHANNELS`).
-
     Raises:
-        SettingError: a setting out of range.
+        SettingError: a setting out of range, or blocks that leave gaps (``stride`` above ``side``).
     """
 
-    points: Count = 4096
-    variant: Annotated[str, choice(*VARIANTS)] = "paper"
-    batch_size: Count = 16
-    side: Metres = 1.0
-    seed: Seed = 0
-    stride: Metres = 1.0
-    votes: Annotated[int, integer(1, 1000)] = 1
-    turn: Flag = False
-    groups: Annotated[Sequence[str], channels()] = NINE
-
     def __post_init__(self):
-        validate(self)
+        super().__post_init__()
         if self.stride > self.side:
             raise SettingError(f"stride={self.stride}: must be at most side={self.side}, or points lie in no block")
         self.grid()
@@ -117,11 +101,9 @@ class Voting:
             rng = np.random.default_rng([self.seed, number])
             for vote in range(self.votes):
                 for sample in cover(len(rows), self.points, rng):
-                    points = BlockPoints(xyz[sample], rgb[sample], room.size)
-                    if self.turn and vote % 4:
-                        points = turned(points, vote % 4 * np.pi / 2)
+                    points = self.copy(BlockPoints(xyz[sample], rgb[sample], room.size), vote)
                     features = block_features(
-                        points.xyz, points.rgb, points.room_size, self.variant, self.side, self.groups
+                        points.xyz, points.rgb, points.room_size, self.variant, self.side, self.features
                     )
                     yield _Sample(block.room, str(block), features, rows[sample])
 

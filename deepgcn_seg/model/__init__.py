@@ -1,15 +1,16 @@
 """The network: graph, convolutions, connections, blocks, backbone, fusion block, prediction head."""
 
-from .block import Block
-from .checkpoint import load_model
 from .connection import CONNECTIONS, Connection
 from .convolution import GIN, EdgeConv, GENConv, GraphSAGE, MRConv
 from .deepgcn import DeepGCN
+from .ensemble import Ensemble
+from .gcn_block import Block
 from .graph import DilatedKnnGraph, DynamicGraph, FixedGraph, dilation_schedule
 from .layers import ACTS, NORMS, ORDERS, LayerSpec, Pointwise
 from .message_passing import MessagePassing, edge_index
 from .neighborhood import Geometry, Neighborhood
 from .official import load_official
+from .trained import load_model
 
 __all__ = [
     "ACTS",
@@ -23,6 +24,7 @@ __all__ = [
     "DilatedKnnGraph",
     "DynamicGraph",
     "EdgeConv",
+    "Ensemble",
     "FixedGraph",
     "GENConv",
     "Geometry",

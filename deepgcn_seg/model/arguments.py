@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import PlainValidator, ValidationError
 
 from ..schema import Schema
-from ..settings import Flag, Part, SettingError, Share, choice, integer, listed, number, problem, rule
+from ..settings import Flag, Part, SettingError, Share, choice, integer, listed, number, rule, setting_problem
 from .connection import CONNECTIONS
 from .graph import SCHEDULES
 from .layers import ACTS, INITS, NORMS, ORDERS
@@ -67,7 +67,7 @@ class Arguments(Schema):
     head_channels: Annotated[Sequence[int], listed(integer(1, 65_536), 1, 64)] = (512, 256)
     dropout: Part = 0.3
     block_dropout: Part = 0.0
-    checkpoint: Flag = False
+    recompute: Flag = False
     groups: Annotated[int, integer(2, 65_536)] = 2
     init: Annotated[str, choice(*INITS)] = "xavier"
 
@@ -77,4 +77,4 @@ def check_arguments(values: dict[str, Any]) -> None:
     try:
         Arguments.model_validate(values)
     except ValidationError as error:
-        raise SettingError(problem(error)) from None
+        raise SettingError(setting_problem(error)) from None

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from .block import Block
 from .connection import Combine, Connection
+from .gcn_block import Block
 from .graph import DynamicGraph
 from .layers import LayerSpec
 from .neighborhood import Geometry, Neighborhood

@@ -16,8 +16,8 @@ from ..errors import UserError, first_line
 from ..files import replacing
 from ..provenance import versions
 from ..settings import are_modules, shown
-from .building import build_network, fit_weights
 from .description import Description, Network
+from .from_description import build_network, fit_weights
 from .tensor_file import read_tensor_file
 
 log = logging.getLogger(__name__)
@@ -131,30 +131,20 @@ def describe(content: Mapping[str, Any], path: str | Path) -> Description:
     return Description.of(fields, f"checkpoint {path}")
 
 
-def load_model(path: str | Path, trusted: Sequence[str] = ()) -> nn.Module:
-    """Return the trained model of a checkpoint, in eval mode, with its ``classes`` (:class:`ClassList`).
-
-    Args:
-        path: the file, or a run directory. trusted: modules whose classes may be built, if the network has parts of
-            your own, e.g. ``["mypackage"]``.
-
-    Raises:
-        UserError: the file cannot be read or is damaged, or the network needs a module that is not trusted.
-    """
-    path = find_checkpoint(path)
-    return build_model(read_checkpoint(path), path, trusted)
-
-
 def build_model(
     content: Mapping[str, Any],
     path: str | Path,
     trusted: Sequence[str] = (),
     description: Description | None = None,
 ) -> nn.Module:
-    """Build the model of :func:`load_model` from the content that :func:`read_checkpoint` returned.
+    """Return the trained model, in eval mode with its ``classes``, of what :func:`read_checkpoint` returned.
 
     Args:
-        description: the result of :func:`describe` for this content, if there is one already.
+        content: only its ``model`` is needed with a description. trusted: modules of your own whose classes may be
+            built. description: the result of :func:`describe` for this content, if there is one already.
+
+    Raises:
+        UserError: the content is damaged, or the network needs a module that is not trusted.
     """
     where = f"checkpoint {path}"
     if not are_modules(trusted):
@@ -184,6 +174,6 @@ def build_model(
 
 
 def load_weights(model: nn.Module, tensors: Any, where: str) -> None:
-    """Load the tensors of a checkpoint into a model, if they fit it (:func:`~.building.fit_weights`)."""
+    """Load the tensors of a checkpoint into a model, if they fit it (:func:`~.from_description.fit_weights`)."""
     fit_weights(model, tensors, where)
     model.load_state_dict(tensors)

@@ -155,6 +155,8 @@ class Reversible(PreActivatedResidual):
         return 1 + (depth - 1) * self.groups
 
 
+# Those of DeepGCNs (section 3), which the official code has.
+PAPER_CONNECTIONS = (Plain.name, Residual.name, Dense.name)
 CONNECTIONS: dict[str, type[Connection]] = {
     kind.name: kind for kind in (Plain, Residual, Dense, PreActivatedResidual, Reversible)
 }

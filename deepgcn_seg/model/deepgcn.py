@@ -57,7 +57,7 @@ class DeepGCN(nn.Module):
         positions: input channels that are coordinates for the head's graph.
         fusion_channels, head_channels, dropout: fusion block and prediction head.
         block_dropout: dropout inside the blocks.
-        checkpoint: recompute convolutions in the backward pass to save memory (gradient checkpointing).
+        recompute: compute convolutions again in the backward pass to save memory (gradient checkpointing).
         groups: channel groups of ``rev``.
         init: xavier (TensorFlow) or kaiming (PyTorch).
 
@@ -92,7 +92,7 @@ class DeepGCN(nn.Module):
         head_channels: Sequence[int] = (512, 256),
         dropout: float = 0.3,
         block_dropout: float = 0.0,
-        checkpoint: bool = False,
+        recompute: bool = False,
         groups: int = 2,
         init: str = "xavier",
     ):
@@ -113,7 +113,7 @@ class DeepGCN(nn.Module):
         connected = find_connection(connection, groups)
         connected.check(channels)
         self.in_channels, self.num_classes = in_channels, num_classes
-        self.backbone = Backbone(in_channels, channels, conv, spec, graph, connected, block_dropout, checkpoint)
+        self.backbone = Backbone(in_channels, channels, conv, spec, graph, connected, block_dropout, recompute)
         widths, nested = self.backbone.layer_widths(), connected.nested
         self.fusion = FusionBlock(widths, fusion_channels, spec, nested)
         self.head = PredictionHead(widths, fusion_channels, num_classes, spec, nested, head_channels, dropout)

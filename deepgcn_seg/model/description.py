@@ -1,4 +1,4 @@
-"""The description of a network in a checkpoint: typed values, from which :mod:`.building` builds the network.
+"""The description of a network in a checkpoint: typed values, from which :mod:`.from_description` builds the network.
 
 A checkpoint from somebody else must not decide what code runs. So a checkpoint names no function and no class. Its
 description holds the arguments of :class:`~deepgcn_seg.model.DeepGCN` as numbers and text, a convolution, norm or
@@ -14,6 +14,7 @@ from pydantic import Discriminator, Field, StringConstraints, Tag, model_validat
 
 from ..data.blocks import NINE, count_channels
 from ..data.classes import ClassList
+from ..old_names import renamed
 from ..schema import Schema
 from ..settings import Metres, Part, Seed, choice, integer, number, rule
 from .arguments import Arguments, Depth, Dilation, Width
@@ -100,6 +101,11 @@ class Network(Arguments):
     conv: Conv = EdgeConvOptions(name="edge")
     norm: Norm = "batch"  # type: ignore[valid-type]
     act: Act = "relu"  # type: ignore[valid-type]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _present_names(cls, content: Any) -> Any:
+        return renamed(content, "model") if isinstance(content, dict) else content
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "Network":

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .building import fit_weights
 from .connection import Dense, Plain, Residual
 from .convolution import EdgeConv, MRConv
 from .deepgcn import DeepGCN
+from .from_description import fit_weights
 from .graph import DilatedKnnGraph
 from .layers import BatchNorm
 from .tensor_file import read_tensor_file

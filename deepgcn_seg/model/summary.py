@@ -1,5 +1,6 @@
 """Count a model's layers, parameters, FLOPs and edges, for a block of N points."""
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import cast
@@ -76,8 +77,15 @@ def _part(name: str, layers: int, modules: Iterable[nn.Module], points: int) -> 
     parameters = sum(p.numel() for module in modules for p in module.parameters())
     inside = [m for module in modules for m in module.modules()]
     joint: dict[nn.Module, JointPointwise] = {m.linear: m for m in inside if isinstance(m, JointPointwise)}
-    linear = [m for m in inside if isinstance(m, nn.Linear) or m.__class__.__name__ == "Linear"]
+    linear = [m for m in inside if isinstance(m, _linear_classes())]
     return Part(name, layers, parameters, sum(_linear_flops(m, joint.get(m), points) for m in linear))
+
+
+def _linear_classes() -> tuple[type[nn.Module], ...]:
+    """Return the classes of linear maps: PyTorch's, and the one of PyTorch Geometric's operators."""
+    # Importing torch_geometric.nn takes seconds. Where nothing has imported it, no module is of its classes.
+    geometric = sys.modules.get("torch_geometric.nn")
+    return (nn.Linear,) if geometric is None else (nn.Linear, geometric.Linear)
 
 
 def _linear_flops(linear: nn.Module, joint: JointPointwise | None, points: int) -> int:

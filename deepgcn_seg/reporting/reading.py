@@ -17,6 +17,7 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from ..errors import UserError, first_line
 from ..escaping import one_line
+from ..old_names import renamed
 from ..schema import Schema, read_json, read_yaml
 
 log = logging.getLogger(__name__)
@@ -143,7 +144,7 @@ def read_settings(folder: Path) -> dict[str, Any] | None:
         raise UserError(f"{path}: must be a mapping of names to values")
     if "recipe" not in config:
         return None
-    settings = dict(_flat(config))
+    settings = renamed(dict(_flat(config)))
     if len(settings) > MAX_SETTINGS:
         raise UserError(f"{path}: {len(settings)} settings, more than {MAX_SETTINGS}")
     return settings

@@ -68,12 +68,12 @@ def build_trainer(
     store, split, grid = data.store, data.split, data.grid
     description = checkpoint_description(config, store.classes)
     model = _build_model(config, device, world, description, store.classes, source)
-    channels = {"variant": config.data.variant, "groups": tuple(config.data.features)}
+    channels = {"variant": config.data.variant, "features": tuple(config.data.features)}
     augment = [instantiate(part) for part in config.recipe.augmentation]
     blocks = block_dataset(store, split.train, config.points, grid, seed=config.seed, augment=augment, **channels)
     # The official blocks of points cannot be cut again.
     name = "blocks" if isinstance(store, OfficialBlocks) else "recut"
-    protocol = Protocol(name, config.points, batch_size=config.batch_size, side=grid.side, **channels)
+    protocol = Protocol(name, points=config.points, batch_size=config.batch_size, side=grid.side, **channels)
     rooms = split.test if config.select == "test" else split.validation
 
     def validate(model: nn.Module) -> torch.Tensor:
@@ -193,7 +193,7 @@ def _blocks_to_show(
     data: TrainingData, rooms: Sequence[RoomEntry], config: DictConfig, channels: dict[str, Any]
 ) -> Batch | None:
     """Return two held-out blocks of points, the same at every validation; None if the input lacks block positions."""
-    if channels["groups"][0] != "block":
+    if channels["features"][0] != "block":
         return None
     blocks = block_dataset(data.store, rooms, config.points, data.grid, seed=config.seed, **channels)
     points, labels = zip(*(blocks[i] for i in sorted({len(blocks) // 3, 2 * len(blocks) // 3})))

@@ -64,7 +64,7 @@ def advice_on_memory(model: nn.Module, step: int, blocks: int, points: int, accu
         raise UserError(
             f"out of memory at step {step}, {blocks} blocks of {points} points a pass ({first_line(error)}). "
             f"Try {halves} (halves about {size:.1f} GB of activations); "
-            "or model.checkpoint=true (recomputes convolutions: about a third of that, a third more time); "
+            "or model.recompute=true (recomputes convolutions: about a third of that, a third more time); "
             "or backbone=revgcn (hardly grows with depth)"
         ) from None
 

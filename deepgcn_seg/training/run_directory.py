@@ -16,6 +16,7 @@ from ..distributed import World
 from ..errors import OccupiedError, UserError
 from ..files import replacing
 from ..model.checkpoint import read_checkpoint
+from ..old_names import renamed
 from ..schema import read_json
 
 LOCK = ".lock"
@@ -120,7 +121,7 @@ def finished_miou(config: DictConfig, folder: Path) -> float | None:
     if not (folder / "checkpoints" / "last.ckpt").is_file():
         return None
     try:
-        before, now = dict(read_json(folder / "run.json")["settings"]), run_settings(config)
+        before, now = renamed(dict(read_json(folder / "run.json")["settings"])), run_settings(config)
     except (ValueError, TypeError, KeyError):
         raise UserError(f"{folder / 'run.json'}: says nothing of the run's settings") from None
     before = {**{key: str(value) for key, value in ADDED.items() if key in now}, **before}

@@ -1,10 +1,11 @@
 """Quoting of paths and names for Hydra's grammar, so that a user need not quote them.
 
 This holds for the keys below. Every character of a value stands for itself: spaces, brackets, commas, quotes, ``=``,
-``#``, ``$``, backslashes, and digits in a name that looks like a number. A leading ``~`` is the home folder. Three
+``#``, ``$``, backslashes, and digits in a name that looks like a number. A leading ``~`` is the home folder. Four
 forms have a meaning:
 
 * ``null`` is "not set" (``./null`` is a file of that name);
+* ``checkpoint=[A,B]`` is a list of paths, unless there is a file of that name; a path with a comma in it is quoted;
 * a value that is one text in Hydra's quotes, as ``"input='a b.ply'"``, is the text between the quotes;
 * with ``-m``, Hydra's ``choice(...)``, ``range(...)`` and ``glob(...)`` sweep, and so do quoted texts with commas
   between them, ``"input='a.ply','b.ply'"``. A comma alone sweeps ``data.fold``, never a path.
@@ -40,6 +41,7 @@ _WITH_VALUE = (
 # An interpolation with the backslashes before it.
 _ESCAPED = re.compile(r"(\\*)\$\{")
 _WHOLE_NUMBER = re.compile(r"0|[1-9]\d*")
+_LISTED = re.compile(r"""\s*(?:'[^']*'|"[^"]*"|[^,])+""")
 _WHOLE_NUMBERS = re.compile(r"\d+(,\d+)+")
 
 
@@ -100,11 +102,20 @@ def _quoted(argument: str, sweeping: bool) -> str:
         return before + _fold(value, sweeping)
     if key in TEMPLATES:
         return argument if _hydra_text(value) is not None else before + _text(os.path.expanduser(value))
+    if key == "checkpoint" and (paths := _listed(value)) is not None:
+        return f"{before}[{','.join(_text(_no_interpolation(_plain(path))) for path in paths)}]"
     text = _plain(value)
     if "${" in text and key in _FILLED_IN_TWICE:
         raise UserError(f"{key}={text}: the name of this folder must not have ${{ in it; rename it, or link to it")
     # These three alone mean "must still be set" to OmegaConf; with ./ before them they are the same file's name.
     return before + _text(_no_interpolation("./???" if text == "???" else text))
+
+
+def _listed(value: str) -> list[str] | None:
+    """Return the paths of ``[A,B]``, of which those with commas in them are quoted, or None for a single path."""
+    if not (value.startswith("[") and value.endswith("]")) or os.path.lexists(value):
+        return None
+    return [path.strip() for path in _LISTED.findall(value[1:-1]) if path.strip()]
 
 
 def _fold(value: str, sweeping: bool) -> str:

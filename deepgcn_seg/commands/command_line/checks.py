@@ -23,9 +23,9 @@ from ...model import description
 from ...model.description import NETWORK
 from ...model.freezing import freeze
 from ...model.graph import dilation_schedule
-from ...settings import SettingError, problem, shown, validate_given
+from ...settings import SettingError, setting_problem, shown, validate_given
+from .command_settings import COMMANDS
 from .help import suggestion
-from .schemas import COMMANDS
 
 # Argument of the network -> the setting that it follows in conf/model/deepgcn.yaml.
 _FOLLOWS = {
@@ -53,7 +53,7 @@ def check(config: DictConfig, command: str = "train") -> None:
             values = {key: value for key, value in _given(config.protocol).items() if value is not None}
             _check_protocol(values)
     except ValidationError as error:
-        raise UserError(problem(error)) from None
+        raise UserError(setting_problem(error)) from None
     if "device" in config:
         device_of(config.device)
 
@@ -102,9 +102,9 @@ def _check_training(config: DictConfig) -> None:
             f"({processes} processes x accumulate={config.accumulate})"
         )
     protocol = config.protocol
-    if config.data.features is None and "groups" in protocol:
+    if config.data.features is None and "features" in protocol:
         # Which of the nine channels there are is known once the data are open. Assume all of them.
-        protocol = OmegaConf.merge(protocol, {"groups": list(NINE)})
+        protocol = OmegaConf.merge(protocol, {"features": list(NINE)})
     for key in ("recipe.schedule", "recipe.norm_momentum"):
         _build(key, OmegaConf.select(config, key))
     for i, part in enumerate(config.recipe.augmentation):
@@ -142,7 +142,7 @@ def protocol_as_trained(
     config: DictConfig,
     part: DictConfig,
     variant: str,
-    groups: Sequence[str] | None,
+    features: Sequence[str] | None,
     side: float | None,
     least: int = 1,
 ) -> Any:
@@ -150,7 +150,7 @@ def protocol_as_trained(
 
     Args:
         part: the settings of the protocol. A user's own protocol is built unchecked.
-        variant, groups, side: of the training; None if not known yet.
+        variant, features, side: of the training; None if not known yet.
         least: fewest points of a block that the network takes.
 
     Raises:
@@ -158,7 +158,7 @@ def protocol_as_trained(
     """
     if not str(part.get("_target_")).startswith("deepgcn_seg.evaluation."):
         return _build("protocol", part)
-    for key, trained in (("variant", variant), ("groups", groups), ("side", side)):
+    for key, trained in (("variant", variant), ("features", features), ("side", side)):
         asked = part.get(key, getattr(Protocol, key))
         asked, trained = _plain(asked), _plain(trained)
         if trained is not None and asked != trained:
@@ -214,6 +214,9 @@ def _check_network(config: DictConfig) -> int:
             place_of_channels(network["positions"], config.data.features)
         except ValueError as error:
             raise UserError(f"data.features={shown(list(config.data.features))}: {error}") from None
+    known = list(description.Network.model_fields)
+    if unknown := [name for name in network if name not in known and not name.startswith("_")]:
+        raise UserError(_no_such_setting("model", unknown[0], known))
     # A network that a checkpoint could not describe must not be trained.
     description.Network.of(description.describe_network(network), "model")
     try:
@@ -249,8 +252,13 @@ def _unknown_argument(key: str, error: BaseException | None, part: Any) -> str |
     names = [
         name for name in inspect.signature(get_object(part["_target_"])).parameters if name not in ("self", "params")
     ]
-    hint = suggestion(found[1], [f"{key}.{name}" for name in names])
-    return f"{key}.{found[1]}: no such setting; " + (hint if "mean" in hint else f"known are {', '.join(names)}")
+    return _no_such_setting(key, found[1], names)
+
+
+def _no_such_setting(key: str, name: str, known: Sequence[str]) -> str:
+    """Return in one line that a part has no setting of this name, with one that may have been meant or all of them."""
+    hint = suggestion(f"{key}.{name}", [f"{key}.{other}" for other in known])
+    return f"{key}.{name}: no such setting; " + (f"known are {', '.join(known)}" if "--help" in hint else hint)
 
 
 def refusal(error: InstantiationException, key: str) -> str | None:

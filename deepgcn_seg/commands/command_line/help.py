@@ -10,6 +10,8 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from ...old_names import RENAMED
+
 # Column at which comments begin.
 _COLUMN = 44
 _SETTING = re.compile(r"(?P<indent> *)(?P<item>- )?(?P<key>\w+):(?:.*?\s# (?P<comment>.*)|.*)")
@@ -65,6 +67,8 @@ def groups_of(conf: Path, command: str) -> list[str]:
 
 def suggestion(key: str, known: Iterable[str]) -> str:
     """Return a hint for an unknown setting: those with a similar name, or where all are listed."""
+    if key in RENAMED:
+        return f"it is now {RENAMED[key]}"
     names = [name for name in known if not name.rsplit(".", 1)[-1].startswith("_")]
     ends: dict[str, list[str]] = {}
     for name in names:

@@ -1,6 +1,7 @@
 """The start of every command: several processes, ``--help``, resuming, Hydra, and the exit status."""
 
 import functools
+import json
 import logging
 import os
 import select
@@ -17,11 +18,15 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ...distributed import MAX_DEVICES, declared, leave, torchrun
 from ...errors import Interrupted, OccupiedError, UserError
+from ...evaluation.protocols import Protocol
+from ...model import DeepGCN
+from ...old_names import RENAMED
 from . import help
 from .arguments import assigned, for_hydra, given, require_settings
 from .checks import check, require_choices, require_read
@@ -231,5 +236,31 @@ def _resumed(arguments: list[str], conf: Path) -> list[str]:
         "hydra.job.name=train",
         assigned("hydra.run.dir", run),
         assigned("resume", run),
+        *_renamed(stored),
         *for_hydra(rest),
     ]
+
+
+def _renamed(stored: Path) -> list[str]:
+    """Return Hydra's arguments that give settings of a stored config their present names.
+
+    The arguments of a user's own model or protocol have the names that they have in its class, and stay.
+    """
+    config: Any = OmegaConf.to_container(OmegaConf.load(stored))
+    arguments = []
+    for old, new in RENAMED.items():
+        group, key = old.split(".")
+        part = config.get(group)
+        if isinstance(part, dict) and key in part and _is_ours(part.get("_target_"), DeepGCN, Protocol):
+            arguments += [f"~{old}", f"+{new}={json.dumps(part[key])}"]
+    return arguments
+
+
+def _is_ours(target: Any, *kinds: type) -> bool:
+    """Return whether the name of a class is that of one of these or of a subclass."""
+    try:
+        found = get_class(target)
+    # The module may be a user's own, which is built later and fails there in one line.
+    except Exception:
+        return False
+    return issubclass(found, kinds)

@@ -78,7 +78,8 @@ def write_scan(path: str | Path, scan: Scan, more: Mapping[str, np.ndarray], not
     """Write a scan with further fields, in the format of ``path``'s suffix. The file is written whole or not at all.
 
     A warning lists the fields that get another name or lose digits because of the format, and what else of the scan's
-    file another format cannot hold (elements of PLY besides the points, further arrays of NPZ).
+    file another format cannot hold (elements of PLY besides the points, further arrays of NPZ, the coordinate
+    reference system of LAS).
 
     Args:
         more: name -> (N,) values, which replace fields of that name. notes: comment lines, if the format has them;

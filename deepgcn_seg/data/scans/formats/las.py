@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,19 @@ _MAX_RECORDS = 1000
 _PIECE = 1 << 24
 # The largest rounding of coordinates that is not worth a warning: half a millimetre, if their unit is the metre.
 _ROUNDING = 0.0005
+
+
+class _Original(NamedTuple):
+    """A LAS file's header and points, as laspy has them."""
+
+    header: Any
+    record: Any
+
+    @property
+    def others(self) -> list[str]:
+        """What other formats have no place for."""
+        records = [*self.header.vlrs, *(self.header.evlrs or ())]
+        return ["the coordinate reference system"] if any(r.user_id == "LASF_Projection" for r in records) else []
 
 
 def _fields(record: Any) -> LazyFields:
@@ -110,7 +123,7 @@ def read_las(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
     # A name or type that laspy refuses must be an error here, not when the field is asked for.
     for make in _fields(empty).makers.values():
         make()
-    return Scan(bounds.path, _fields(record), (header, record))
+    return Scan(bounds.path, _fields(record), _Original(header, record))
 
 
 def _decode(bounds: Bounds, file: BinaryIO, header: Any) -> bytearray:

@@ -66,16 +66,18 @@ class Header:
 
 
 def read_pcd(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
-    """Read a PCD file of any encoding; a packed ``rgb`` becomes red, green and blue."""
+    """Read a PCD file of any encoding; a packed ``rgb`` becomes red, green and blue, unless these are there too."""
     with open(bounds.path, "rb") as file:
         header = _read_header(bounds, file)
         file.seek(header.start)
         values = _READERS[header.encoding](bounds, file, header)
     fields = {name: of for name, of in zip(header.names, values) if name is not None}
     packed = next((name for name in PACKED if name in fields), None)
-    if packed and (bands := unpacked(bounds.path, packed, fields[packed])):
+    names = (*_COLOR_NAMES, "alpha") if packed == "rgba" else _COLOR_NAMES
+    # A file may have colours in fields of their own besides: then all its fields stay as they are.
+    if packed and not set(names) & fields.keys() and (bands := unpacked(bounds.path, packed, fields[packed])):
         del fields[packed]
-        fields |= dict(zip((*_COLOR_NAMES, "alpha") if packed == "rgba" else _COLOR_NAMES, bands))
+        fields |= dict(zip(names, bands))
     return Scan(bounds.path, fields, header.layout)
 
 
@@ -178,7 +180,7 @@ def write_pcd(path: Path, scan: Scan, notes: list[str]) -> list[str]:
     layout = scan.template or Layout(len(scan), 1, _VIEWPOINT)
     names = clean_names(scan.fields, forbidden=" ", ascii_only=True)
     fields = dict(zip(names, scan.fields.values()))
-    if all(fields.get(name, np.empty(0, int)).dtype == np.uint8 for name in _COLOR_NAMES):
+    if "rgb" not in fields and all(fields.get(name, np.empty(0, int)).dtype == np.uint8 for name in _COLOR_NAMES):
         red, green, blue = (fields.pop(name).astype(np.uint32) for name in _COLOR_NAMES)
         fields["rgb"] = (red << 16 | green << 8 | blue).view(np.float32)
     kinds = [values.dtype for values in fields.values()]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError, first_line
 from ..escaping import one_line
+from ..old_names import renamed
 from .convolution import CONVOLUTIONS
 from .deepgcn import DeepGCN
 from .description import Network, OwnPart, TorchLayer
@@ -114,6 +115,8 @@ def _build_own(target: str, options: Mapping[str, Any], trusted: Sequence[str]) 
 
     arguments = {name: part(value) for name, value in options.items() if name not in ("_partial_", "_convert_")}
     called = _find_own(target, trusted)
+    if isinstance(called, type) and issubclass(called, DeepGCN):
+        arguments = renamed(arguments, "model")
     return partial(called, **arguments) if options.get("_partial_") else called(**arguments)
 
 

@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field, WrapValidator
 from ...data.blocks import VARIANTS, channels
 from ...distributed import MAX_DEVICES
 from ...model import description
+from ...model.connection import PAPER_CONNECTIONS
 from ...model.description import NETWORK, Depth, Dilation, Width
 from ...model.layers import ACTS, NORMS
 from ...settings import (
@@ -55,12 +56,22 @@ def _file(*endings: str, null: bool = True) -> Any:
 
 
 def _folder(*endings: str) -> Any:
-    """Return a validator of folders to write, refusing new ones whose names end as that of a file in them would."""
-    fits = lambda value: (
-        isinstance(value, str) and (os.path.isdir(value) or (bool(value) and Path(value).suffix.lower() not in endings))
-    )
+    """Return a validator of folders to write: they are there, or can be made and do not end as a file in them would."""
+
+    def fits(value: Any) -> bool:
+        if not isinstance(value, str) or not value:
+            return False
+        path = Path(value)
+        if path.suffix.lower() in endings and not path.is_dir():
+            return False
+        existing = next(part for part in (path, *path.parents) if os.path.lexists(part))
+        return existing.is_dir() and os.access(existing, os.W_OK)
+
     return rule(
-        f"a folder: several files are written into it, and its name cannot end in {' or '.join(endings)}", fits, True
+        "a folder that can be written: several files are written into it, and its name cannot end in "
+        f"{' or '.join(endings)}",
+        fits,
+        True,
     )
 
 
@@ -242,10 +253,18 @@ class GivenData(Settings):
     store: Annotated[SyntheticRooms | None, _of("deepgcn_seg.data.sources.synthetic")] = None
 
 
+def _are_checkpoints(value: Any) -> bool:
+    several = value if isinstance(value, (list, tuple)) and value else [value]
+    return all(isinstance(path, str) and path for path in several)
+
+
+_CHECKPOINTS = rule("a file or run directory, or a list of them to average: [A,B]", _are_checkpoints)
+
+
 class Evaluate(Settings):
     """``tools/evaluate.py``."""
 
-    checkpoint: Text = ""
+    checkpoint: Annotated[Any, _CHECKPOINTS] = ""
     points: MaybePoints
     batch_size: MaybeBlocks
     device: Text
@@ -256,7 +275,7 @@ class Evaluate(Settings):
 class Predict(Settings):
     """``tools/predict.py``."""
 
-    checkpoint: Annotated[str, text("a file or run directory")] = ""
+    checkpoint: Annotated[Any, _CHECKPOINTS] = ""
     input: Annotated[str, text("a file or folder")] = ""
     output: Annotated[str, text("a file or folder")] = ""
     view: Annotated[str | None, _file(".html")]
@@ -269,7 +288,8 @@ class Predict(Settings):
     scale: Annotated[float | None, number(0, 1e6, above=True, null=True)]
     up: Annotated[str, choice("z", "y", "x")]
     stride: Annotated[float | None, number(0, 1e6, above=True, null=True)]
-    votes: Annotated[int, integer(1, 1000)]
+    votes: Annotated[int | None, integer(1, 1000, null=True)]
+    tta: Flag
     tile: Annotated[float, number(0, 1000, above=True)]
     batch_size: MaybeBlocks
     device: Text
@@ -294,7 +314,7 @@ class Convert(Settings):
     output: Annotated[str, _file(".ckpt", ".pt", ".pth", null=False)] = ""
     k: Count
     act: Annotated[str, choice("relu", "leakyrelu", "prelu")]
-    connection: Annotated[str | None, choice("plain", "res", "dense", null=True)]
+    connection: Annotated[str | None, choice(*PAPER_CONNECTIONS, null=True)]
     points: Points
     batch_size: Blocks
     seed: Seed
