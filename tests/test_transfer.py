@@ -10,9 +10,9 @@ import torch
 from deepgcn_seg import DeepGCN
 from deepgcn_seg.data.classes import S3DIS, ClassList
 from deepgcn_seg.errors import UserError
-from deepgcn_seg.model.building import build_network
 from deepgcn_seg.model.checkpoint import save_checkpoint
 from deepgcn_seg.model.description import Description
+from deepgcn_seg.model.from_description import build_network
 from deepgcn_seg.model.transfer import read_source, take_weights
 
 FIXTURES = sorted((Path(__file__).parent / "fixtures").glob("*.pt"))

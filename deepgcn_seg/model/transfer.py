@@ -20,11 +20,11 @@ from ..data.classes import S3DIS, ClassList
 from ..errors import UserError
 from ..escaping import one_line
 from .backbone import Backbone
-from .block import Block
-from .building import require_tensors, require_values
 from .checkpoint import describe, find_checkpoint, is_checkpoint, require_format
 from .connection import Plain, Residual
 from .description import Description, Network, TrainedOn
+from .from_description import require_tensors, require_values
+from .gcn_block import Block
 from .layers import Pointwise
 from .official import UndecidedError, convert_official
 from .tensor_file import read_tensor_file
