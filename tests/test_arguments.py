@@ -46,7 +46,9 @@ def test_a_path_is_what_was_typed(text):
             with pytest.raises(UserError, match=f"^{key}="):
                 for_hydra([f"{key}={text}"])
             continue
-        assert read(for_hydra([f"{key}={text}"])[0]) == text
+        # Several checkpoints are a list.
+        expected = ["a", "b"] if (key, text) == ("checkpoint", "[a,b]") else text
+        assert read(for_hydra([f"{key}={text}"])[0]) == expected
         if not text.startswith(("choice(a", "range(1,")):
             assert read(for_hydra(["-m", f"{key}={text}"])[1]) == text
 
@@ -73,6 +75,26 @@ def test_any_path_is_what_was_typed(text, key, sweeping):
 def test_a_path_that_the_program_gives_is_as_exact(text, key):
     assume(text != "???")
     assert read(assigned(key, text)) == text
+
+
+@pytest.mark.parametrize(
+    ("typed", "paths"),
+    [
+        ("[a.ckpt]", ["a.ckpt"]),
+        ("[runs/a b, (c)=1.ckpt]", ["runs/a b", "(c)=1.ckpt"]),
+        ("['a,b.ckpt',\"c,d\",e]", ["a,b.ckpt", "c,d", "e"]),
+        ("[1,null]", ["1", "null"]),
+        ("[]", []),
+    ],
+)
+def test_several_checkpoints_are_the_paths_that_were_typed(typed, paths):
+    assert read(for_hydra([f"checkpoint={typed}"])[0]) == paths
+
+
+def test_a_checkpoint_whose_name_looks_like_a_list_is_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "[a,b]").touch()
+    assert read(for_hydra(["checkpoint=[a,b]"])[0]) == "[a,b]"
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def describe_for_export(model: Any, trained: Any) -> dict[str, str]:
     """Return what a user of an exported network must know, each value as JSON.
 
     Returns:
-        classes: their names, in the order of the logits. channels: groups of input channels, and variant: how they are
+        classes: their names, in the order of the logits. channels: features of a point, and variant: how they are
         scaled (:func:`deepgcn_seg.data.blocks.block_features`). side: of a block, metres. points: of a block in
         training. min_points: the fewest that a block may have.
     """

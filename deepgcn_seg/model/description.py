@@ -147,7 +147,7 @@ class TrainedOn(Schema):
     """What a network was trained on and expects: channels, blocks and the split of the data.
 
     Attributes:
-        features, variant: groups and variant of the input channels (:mod:`deepgcn_seg.data.blocks`).
+        features, variant: features of a point, and variant of their channels (:mod:`deepgcn_seg.data.blocks`).
         side, stride, min_points: how rooms are cut (:class:`~deepgcn_seg.data.blocks.BlockGrid`).
         points: points per block. batch_size: blocks per pass.
         source: a function of :mod:`deepgcn_seg.data.sources`, or None for a user's own. name: the name in tables.

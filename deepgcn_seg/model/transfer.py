@@ -230,13 +230,13 @@ def _meaning(description: Description) -> dict[str, Any]:
         known["data.variant"] = trained.variant
     if isinstance(network, Network) and trained is not None:
         # The group of each channel in which the head graph convolution finds neighbours, wherever that channel is.
-        groups = [group for group in trained.features for _ in range(CHANNELS[group])]
-        known["model.positions"] = [groups[channel] for channel in network.positions]
+        features = [feature for feature in trained.features for _ in range(CHANNELS[feature])]
+        known["model.positions"] = [features[channel] for channel in network.positions]
     return known
 
 
 def _typed(value: Any) -> str:
-    """Return a setting for a message: a convolution by its name and options, channels by their groups."""
+    """Return a setting for a message: a convolution by its name and options, channels by their features."""
     if isinstance(value, list):
         return f"in {', '.join(dict.fromkeys(value))}"
     return one_line(value if isinstance(value, str) else " ".join(map(str, value.plain().values())), 100)
