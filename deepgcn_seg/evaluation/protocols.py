@@ -19,6 +19,7 @@ from typing import Annotated, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..data.blocks import NINE, VARIANTS, BlockGrid, channels
 from ..data.dataset import block_dataset, make_loader
@@ -45,11 +46,14 @@ class Result:
         by_room: (R, C, C) int64, a confusion matrix for each room, rows truth.
         predictions: for each room's key the labels (N,) in the store's order (``rooms`` only).
         seconds: how long it took.
+        loss: mean cross-entropy of the scored points, without label smoothing or weights. None for ``rooms``: a point's
+            votes are averaged probabilities, whose loss would not be the network's.
     """
 
     by_room: Tensor
     predictions: dict[str, np.ndarray]
     seconds: float
+    loss: float | None = None
 
     @property
     def confusion(self) -> Tensor:
@@ -60,10 +64,6 @@ class Result:
     def points(self) -> int:
         """Number of points scored."""
         return int(self.by_room.sum())
-
-
-# Confusion matrices (R, C, C), and the predictions of each room.
-Counts = tuple[Tensor, dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -143,14 +143,17 @@ class Protocol:
         model.eval()
         try:
             with torch.inference_mode():
+                predictions: dict[str, np.ndarray] = {}
+                total = None
                 if self.name == "rooms":
                     by_room, predictions = self._score_rooms(model, cast(RoomStore, store), rooms, device, world)
                 else:
-                    by_room, predictions = self._score_blocks(model, store, rooms, device, world)
+                    by_room, total = self._score_blocks(model, store, rooms, device, world)
                 by_room = world.sum(by_room.to(device)).cpu()
+                loss = None if total is None else float(world.sum(total) / by_room.sum())
         finally:
             model.train(training)
-        return Result(by_room, predictions, time.perf_counter() - started)
+        return Result(by_room, predictions, time.perf_counter() - started, loss)
 
     def _score_blocks(
         self,
@@ -159,7 +162,11 @@ class Protocol:
         rooms: Sequence[RoomEntry],
         device: torch.device,
         world: World,
-    ) -> Counts:
+    ) -> tuple[Tensor, Tensor]:
+        """Return a confusion matrix for each room (R, C, C) and the sum of the cross-entropy over all points.
+
+        Both are of this process's blocks.
+        """
         settings = {"variant": self.variant, "seed": self.seed, "groups": tuple(self.groups)}
         dataset = block_dataset(store, rooms, self.points, self.grid(), **settings)
         # Blocks that this process scores.
@@ -168,17 +175,20 @@ class Protocol:
         by_room = _no_counts(rooms, store)
         row = {room: i for i, room in enumerate(rooms)}
         remaining = iter(numbers)
+        total = torch.zeros((), dtype=torch.float64, device=device)
         for points, label in track(loader, len(loader), f"Scoring ({self.name})"):
             batch = list(islice(remaining, len(points)))
             logits = finite_logits(model, points.to(device), [dataset.describe(i) for i in batch])
             _require_classes(logits, store)
+            total += F.cross_entropy(logits.float().flatten(0, 1), label.to(device).flatten(), reduction="sum")
             for i, truth, predicted in zip(batch, label, logits.argmax(-1).cpu()):
                 by_room[row[dataset.room_of[i]]] += confusion_matrix(truth, predicted, len(store.classes))
-        return by_room, {}
+        return by_room, total
 
     def _score_rooms(
         self, model: nn.Module, store: RoomStore, rooms: Sequence[RoomEntry], device: torch.device, world: World
-    ) -> Counts:
+    ) -> tuple[Tensor, dict[str, np.ndarray]]:
+        """Return a confusion matrix for each room (R, C, C) and the labels of this process's rooms by their keys."""
         by_room = _no_counts(rooms, store)
         row = {room: i for i, room in enumerate(rooms)}
         predictions: dict[str, np.ndarray] = {}
