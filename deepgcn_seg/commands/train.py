@@ -21,7 +21,15 @@ from ..memory import peak_memory_mb
 from ..provenance import provenance
 from ..training.build import TrainingData, announce, build_trainer
 from ..training.final_score import score_run
-from ..training.run_directory import finished_miou, first_step, keep_config, run_settings, sole_training
+from ..training.run_directory import (
+    finished_miou,
+    first_step,
+    keep_config,
+    record_changes,
+    run_settings,
+    set_scores_aside,
+    sole_training,
+)
 from ..training.tensorboard import RunLog
 from .command_line.checks import protocol_as_trained
 
@@ -66,6 +74,10 @@ def _train(config: DictConfig, folder: Path, device: torch.device, world: World)
     trainer = build_trainer(config, folder, data, device, world, run_log)
     if resuming:
         trainer.resume()
+        if world.first:
+            record_changes(facts["settings"], folder)
+            if trainer.state.step < trainer.total_steps:
+                set_scores_aside(folder, trainer.state.step)
     else:
         run_log.config(OmegaConf.to_yaml(config, resolve=True))
         if world.first:

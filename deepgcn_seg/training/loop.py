@@ -322,5 +322,9 @@ class Trainer:
         self.state.load(path, self.settings.device, self.world)
         if self.state.step >= total:
             log.info("%s: all %d steps are done, nothing is left to train (more epochs go on)", path, total)
-        else:
-            log.info("Going on from %s at step %d of %d", path, self.state.step, total)
+            return
+        before = self.state.optimizer.param_groups[0]["lr"]
+        clock = Clock(self.state.step, self.steps_per_epoch, total)
+        rate = self.base_rates[0] * self.settings.schedule(clock)
+        where = (path, self.state.step, total)
+        log.info("Going on from %s at step %d of %d; learning rate %.3g, before %.3g", *where, rate, before)
