@@ -29,8 +29,11 @@ def in_notebook() -> bool:
 class Meter:
     """A progress display for work of known size, with a text beside it.
 
-    It is a context manager; call :meth:`advance` after each step.
+    It is a context manager; call :meth:`advance` after each step. In a notebook a display within another is not shown,
+    because each leaves its last state in the cell: a training would leave one for each validation.
     """
+
+    _in_cell = False
 
     def __init__(self, title: str, total: int, done: int = 0):
         self.title, self.total, self.done = one_line(title), total, done
@@ -51,18 +54,20 @@ class Meter:
             self._task = self._bar.add_task(self.title, total=total, completed=done, text="")
 
     def __enter__(self) -> "Meter":
-        if self._bar is not None and in_notebook():
+        if self._bar is not None and not in_notebook():
+            self._bar.start()
+        elif self._bar is not None and not Meter._in_cell:
             # Rich itself redraws a bar only with ipywidgets; a displayed object can be updated in every notebook.
             from IPython.display import display
 
             self._cell = display(self._drawn(), display_id=True)
-        elif self._bar is not None:
-            self._bar.start()
+            Meter._in_cell = True
         return self
 
     def __exit__(self, *_) -> None:
         if self._cell is not None:
             self._cell.update(self._drawn())
+            Meter._in_cell = False
         elif self._bar is not None:
             self._bar.stop()
 

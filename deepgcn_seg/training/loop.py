@@ -117,6 +117,11 @@ class Trainer:
         return self.state.step // self.steps_per_epoch
 
     @property
+    def present_epoch(self) -> int:
+        """Number of the epoch that the last step belongs to; the first is 1."""
+        return -(-self.state.step // self.steps_per_epoch)
+
+    @property
     def validation_due(self) -> bool:
         """Whether a validation belongs to the present step and has not been done."""
         step = self.state.step
@@ -157,7 +162,7 @@ class Trainer:
             state.seconds += seconds
             speed = self.batch_size * passes[0][1].shape[1] / seconds
             self.run_log.step(state.step, loss, state.optimizer.param_groups[0]["lr"], speed)
-            meter.advance(f"epoch {self.epoch + 1}, loss {loss:.3f}, {speed:,.0f} points/s")
+            meter.advance(f"epoch {self.present_epoch}, loss {loss:.3f}, {speed:,.0f} points/s")
             if stopping:
                 self.save("last.ckpt")
                 raise Interrupted(f"stopped at step {state.step} of {self.total_steps}; resume={self.folder.parent}")
@@ -175,7 +180,7 @@ class Trainer:
         if state.losses:
             epoch = Epoch(
                 state.step,
-                -(-state.step // self.steps_per_epoch),
+                self.present_epoch,
                 state.optimizer.param_groups[0]["lr"],
                 state.loss_sum / state.losses,
                 None if result is None else result.loss,
@@ -283,8 +288,8 @@ class Trainer:
             self._show(*self.shown_blocks)
         miou = Scores.of(result.confusion).miou
         better = miou > state.best
-        epoch, suffix = -(-state.step // self.steps_per_epoch), " (best so far)" if better else ""
-        log.info("Epoch %d, step %d: validation mIoU %.4f%s", epoch, state.step, miou, suffix)
+        suffix = " (best so far)" if better else ""
+        log.info("Epoch %d, step %d: validation mIoU %.4f%s", self.present_epoch, state.step, miou, suffix)
         if better:
             state.best = miou
             self.save("best.ckpt")
