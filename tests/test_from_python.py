@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,9 @@ from test_commands import ROOT, TINY, data_root, run, tensors_equal, trained  # 
 import deepgcn_seg
 from deepgcn_seg.commands.command_line.composing import settings_folder
 from deepgcn_seg.data.scans.files import read_scan
+from deepgcn_seg.errors import Interrupted
 from deepgcn_seg.evaluation.history import read_history
+from deepgcn_seg.training.tensorboard import RunLog
 
 
 @pytest.fixture
@@ -70,6 +73,21 @@ def test_several_trainings_in_one_process_in_threads_and_in_a_running_loop(data_
     first, *others = (last(found.directory)["model"] for found in runs)
     assert len(others) == 4
     assert all(tensors_equal(first, other) for other in others)
+
+
+def test_the_stop_button_ends_a_training_that_goes_on_later(trained, tiny, tmp_path, monkeypatch):  # noqa: F811
+    def stopped(log, step, *values):
+        if step == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "step", stopped)
+        with pytest.raises(Interrupted, match="stopped at step 3 of 6; resume="):
+            deepgcn_seg.train(*tiny)
+    with pytest.raises(deepgcn_seg.UserError, match="the run has not finished"):
+        _ = deepgcn_seg.Run(tmp_path / "run").metrics
+    found = deepgcn_seg.train(f"resume={tmp_path}/run")
+    assert tensors_equal(last(found.directory)["model"], last(trained[0])["model"])
 
 
 def test_nothing_of_a_call_remains_in_the_process(tiny, tmp_path):
