@@ -77,12 +77,13 @@ def test_several_trainings_in_one_process_in_threads_and_in_a_running_loop(data_
 
 def test_the_stop_button_ends_a_training_that_goes_on_later(trained, tiny, tmp_path, monkeypatch):  # noqa: F811
     def stopped(log, step, *values):
+        # The step after this one is the last.
         if step == 3:
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
         patch.setattr(RunLog, "step", stopped)
-        with pytest.raises(Interrupted, match="stopped at step 3 of 6; resume="):
+        with pytest.raises(Interrupted, match="stopped at step 4 of 6; resume="):
             deepgcn_seg.train(*tiny)
     with pytest.raises(deepgcn_seg.UserError, match="the run has not finished"):
         _ = deepgcn_seg.Run(tmp_path / "run").metrics
