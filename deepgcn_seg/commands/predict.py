@@ -30,8 +30,11 @@ from ..model.trained import find_checkpoints
 log = logging.getLogger(__name__)
 
 
-def predict(config: DictConfig) -> None:
+def predict(config: DictConfig) -> list[Path]:
     """Label each scan that ``input`` stands for.
+
+    Returns:
+        The labelled files.
 
     Raises:
         UserError: a setting is missing, or a file cannot be read or written. If one of several scans cannot be
@@ -78,6 +81,7 @@ def predict(config: DictConfig) -> None:
     if failed:
         log.error("Not labelled:\n  %s", "\n  ".join(failed))
         raise UserError(f"{len(failed)} of {len(scans)} scans could not be labelled (listed above)")
+    return outputs
 
 
 def _label(path: Path, output: Path, segmenter: Segmenter, config: DictConfig) -> Prediction:

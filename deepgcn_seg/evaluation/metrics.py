@@ -1,5 +1,6 @@
 """The confusion matrix, the scores that follow from it, and how far the choice of rooms moves them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -112,6 +113,11 @@ class Scores:
             float(accuracy.nanmean()),
             float(hits.sum() / counts.sum()),
         )
+
+    @classmethod
+    def missing(cls, num_classes: int) -> "Scores":
+        """Return scores that are all NaN."""
+        return cls([math.nan] * num_classes, [math.nan] * num_classes, math.nan, math.nan, math.nan)
 
     def as_dict(self, names: Sequence[str]) -> dict:
         """Return the scores for JSON, with null for NaN and the classes by name."""

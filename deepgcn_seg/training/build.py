@@ -19,7 +19,7 @@ from ..data.official_hdf5 import OfficialBlocks
 from ..data.room import RoomEntry
 from ..data.store import RoomStore
 from ..distributed import World
-from ..evaluation.protocols import Protocol
+from ..evaluation.protocols import Protocol, Result
 from ..model import DeepGCN
 from ..model.description import Description, describe_network
 from ..model.freezing import freeze, require_not_anew
@@ -76,8 +76,8 @@ def build_trainer(
     protocol = Protocol(name, points=config.points, batch_size=config.batch_size, side=grid.side, **channels)
     rooms = split.test if config.select == "test" else split.validation
 
-    def validate(model: nn.Module) -> torch.Tensor:
-        return protocol.run(model, store, rooms, device, world).confusion
+    def validate(model: nn.Module) -> Result:
+        return protocol.run(model, store, rooms, device, world)
 
     return Trainer(
         model,
