@@ -65,7 +65,7 @@ def score(model):
         logits = model.eval()(torch.stack(points))
     model.train(training)
     loss = float(F.cross_entropy(logits.flatten(0, 1), torch.stack(labels).flatten()))
-    return Result(confusion_matrix(torch.stack(labels), logits.argmax(-1), 3)[None], {}, 0.0, loss)
+    return Result(confusion_matrix(torch.stack(labels), logits.argmax(-1), 3)[None], {}, 0.0, loss=loss)
 
 
 class Killed(Exception):
