@@ -308,8 +308,8 @@ def test_training_goes_on_over_blocks_without_a_labelled_point(tmp_path, monkeyp
         return points, torch.full_like(label, 255) if place[-1] % 2 else label
 
     monkeypatch.setattr(Blocks, "__getitem__", partly)
-    monkeypatch.setattr(f"{__name__}.score", lambda model: torch.eye(3))
-    found = trainer(tmp_path, batch_size=1, ignore=255)
+    monkeypatch.setattr(f"{__name__}.score", lambda model: Result(torch.eye(3)[None], {}, 0.0))
+    found = trainer(tmp_path, batch_size=1, objective=Objective(ignore=255))
     found.fit()
     assert (found.state.step, found.state.skipped) == (18, 0)
     assert all(torch.isfinite(tensor).all() for tensor in found.state.model.state_dict().values())
