@@ -5,6 +5,9 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +32,24 @@ def provenance(device: torch.device, processes: int = 1) -> dict[str, Any]:
     return {"command": command(), "git": git_state(), "versions": versions(), "hardware": hardware}
 
 
+# The call of Python code that runs a command at present.
+_call: ContextVar[str | None] = ContextVar("call", default=None)
+
+
+@contextmanager
+def called_as(call: str) -> Iterator[None]:
+    """Have :func:`command` return a call of Python code in the place of the process's command line."""
+    token = _call.set(call)
+    try:
+        yield
+    finally:
+        _call.reset(token)
+
+
 def command() -> str:
-    """Return the command line, quoted so that a shell takes it."""
+    """Return the command line, quoted so that a shell takes it, or the call of Python code that does the work."""
+    if (call := _call.get()) is not None:
+        return call
     return shlex.join([Path(sys.executable).name, *sys.argv])
 
 

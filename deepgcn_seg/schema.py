@@ -158,7 +158,7 @@ def read_yaml(path: str | Path, words_as_typed: bool = False) -> Any:
     Raises:
         UserError: cannot be read, too large, not YAML, or nested too deeply.
     """
-    text = _read_text(Path(path), MAX_YAML)
+    text = read_text(Path(path), MAX_YAML)
     try:
         return yaml.load(text, Loader=_WordLoader if words_as_typed else _PlainLoader)
     except yaml.MarkedYAMLError as error:
@@ -180,7 +180,7 @@ def read_json(path: str | Path) -> Any:
     Raises:
         UserError: cannot be read, too large, not JSON, or nested too deeply.
     """
-    text = _read_text(Path(path), MAX_JSON)
+    text = read_text(Path(path), MAX_JSON)
 
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is not a number")
@@ -196,7 +196,12 @@ def read_json(path: str | Path) -> Any:
         raise UserError(f"{path}: not a readable JSON file ({first_line(error)})") from None
 
 
-def _read_text(path: Path, most: int) -> str:
+def read_text(path: Path, most: int) -> str:
+    """Return the text of a file from anywhere.
+
+    Raises:
+        UserError: cannot be read, has more than ``most`` bytes, or is not UTF-8.
+    """
     try:
         # A pipe or a device may never end.
         if not path.is_file():
@@ -204,7 +209,7 @@ def _read_text(path: Path, most: int) -> str:
         with open(path, "rb") as file:
             raw = file.read(most + 1)
         if len(raw) > most:
-            raise UserError(f"{path}: larger than {most >> 20} MiB, which no settings file is")
+            raise UserError(f"{path}: larger than {most >> 20} MiB, which no such file is")
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(f"{path}: is not UTF-8 text; save it as UTF-8") from None

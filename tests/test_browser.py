@@ -111,6 +111,22 @@ def test_the_page_shows_points_and_its_switches_work(tmp_path, page):
     assert page.errors == []
 
 
+def test_unlabelled_points_are_grey_in_the_truth_and_in_the_errors(tmp_path, page):
+    xyz, rgb = office(20_000)
+    found = Prediction(np.zeros(len(xyz), np.uint8), np.ones(len(xyz), np.float32))
+    write_viewer(tmp_path / "a.html", xyz, rgb, found, np.full(len(xyz), 255, np.uint8), S3DIS, "t")
+    page.goto(f"file://{tmp_path}/a.html")
+    for mode in ("truth", "errors"):
+        page.click(f"button[data-mode={mode}]")
+        page.wait_for_timeout(300)
+        share, color = drawn(page)
+        # Points have white between them.
+        assert share > 0.05 and np.ptp(color) < 1 and 127 < color[0] < 190
+    page.click("button[data-mode=truth]")
+    assert page.inner_text("#legend").split() == ["unlabelled", "100.0", "%"]
+    assert page.errors == []
+
+
 def test_300_000_points_stay_fluid(tmp_path, page):
     xyz, rgb = office(300_000)
     found = Prediction(np.zeros(len(xyz), np.uint8), np.ones(len(xyz), np.float32))

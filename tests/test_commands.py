@@ -60,6 +60,7 @@ def test_a_run_leaves_what_it_promises(trained):
         "checkpoints/last.ckpt",
         "checkpoints/best.ckpt",
         "metrics.json",
+        "history.csv",
         "room.png",
         "train.log",
         ".hydra/config.yaml",
@@ -83,25 +84,26 @@ def test_tensorboard_has_curves_config_and_hparams(trained):
     events.Reload()
     tags = events.Tags()
     for name in (
-        "train/loss",
-        "train/learning_rate",
-        "validation/mIoU",
-        "validation/OA",
-        "validation/mAcc",
-        "validation_IoU/wall",
-        "test/mIoU",
+        "1_overview/loss_train",
+        "1_overview/rate",
+        "1_overview/mIoU_validation",
+        "1_overview/loss_validation",
+        "3_validation/OA",
+        "3_validation/mAcc",
+        "5_IoU_validation/wall",
+        "4_test/mIoU",
         "hparam/mIoU",
     ):
         assert name in tags["scalars"], name
-    assert [e.step for e in events.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
-    assert {"validation/confusion", "test/room"} <= set(tags["images"])
+    assert [e.step for e in events.Scalars("1_overview/loss_train")] == [1, 2, 3, 4, 5, 6]
+    assert {"3_validation/confusion", "4_test/room"} <= set(tags["images"])
     assert "config/text_summary" in tags["tensors"]
     # Each layer's gradients and the reach of its neighbours, and held-out blocks as point clouds.
     for name in (
-        "gradient_norm/layer_00",
-        "gradient_norm/layer_01",
-        "neighbor_distance/layer_01",
-        "train/peak_memory_mb",
+        "7_gradient_norm/layer_00",
+        "7_gradient_norm/layer_01",
+        "8_neighbor_distance/layer_01",
+        "2_training/peak_memory_mb",
     ):
         assert name in tags["scalars"], name
     for name in ("block_0/truth", "block_1/prediction"):

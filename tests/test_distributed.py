@@ -24,7 +24,7 @@ EXACT = [*TINY, "graph.stochastic=false", "model.dropout=0", "validate_every=1"]
 def losses(folder):
     events = EventAccumulator(str(folder), {"scalars": 0})
     events.Reload()
-    return {event.step: event.value for event in events.Scalars("train/loss")}
+    return {event.step: event.value for event in events.Scalars("1_overview/loss_train")}
 
 
 def entry(folder):

@@ -16,7 +16,7 @@ from deepgcn_seg.data.export_hdf5 import export_blocks
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 COMMAND = re.compile(r"^    (?:\w+=\S+ )*python tools/(\w+)\.py(.*?)(?:  +\S.*)?$", re.M)
 # Sections whose commands are run in order, by tests/test_newcomer.py.
-IN_ORDER = r"## (?:Your own rooms|6\. Fine-tune on three classes of your own)\n.*?(?:\n(?=## )|\Z)"
+IN_ORDER = r"## (?:Your own rooms|ScanNet|6\. Fine-tune on three classes of your own)\n.*?(?:\n(?=## )|\Z)"
 # What makes a command small; it counts because it comes last.
 SMALL = {
     "train": [*(t for t in TINY if not t.startswith(("data.store", "recipe"))), "points=256", "max_steps=1"],
@@ -28,7 +28,7 @@ SMALL = {
 
 
 def commands():
-    """(tool, arguments) of every command of the pages, once each; a newcomer's day is run in order by its own test."""
+    """(tool, arguments) of every command of the pages, once each; some sections are run in order by tests of their own."""
     texts = [re.sub(IN_ORDER, "", (ROOT / page).read_text(), flags=re.S) for page in PAGES]
     found = [(match[1], match[2].strip()) for text in texts for match in COMMAND.finditer(text)]
     # "..." stands for any settings: that line is about how processes are started.

@@ -175,11 +175,11 @@ def test_operations_pass_opcheck():
     a, b, index = (t.detach() for t in case(dtype=torch.float32))
     sign, moment = torch.ones(37), torch.rand(2, 37)
     operations = torch.ops.deepgcn_seg
-    _, winner = operations.neighbor_extremum(b, index, None, sign)
+    _, place = operations.neighbor_extremum(b, index, None, sign)
     for operation, arguments in (
         (operations.nearest_ranks, (b, torch.arange(3), None, True)),
         (operations.neighbor_extremum, (b, index, None, sign)),
-        (operations.neighbor_extremum_backward, (a, index, None, winner)),
+        (operations.neighbor_extremum_backward, (a, index, None, place)),
         (operations.edge_moments, (a, b, index, sign, None)),
         (operations.edge_moments_backward, (a, b, index, sign, None, moment, moment)),
     ):

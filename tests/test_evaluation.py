@@ -311,3 +311,16 @@ def test_too_little_memory_is_one_line_that_says_what_would_help(store):
 
     with pytest.raises(UserError, match="out of memory for 1 blocks of 64 points .* smaller batch_size"):
         Protocol("recut", points=64, batch_size=1).run(Large(), store, store.rooms[:1], torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", ["recut", "blocks"])
+def test_the_loss_of_a_sampled_protocol_is_the_cross_entropy_of_its_points(dense_store, name):
+    # Its logits are 5 for one class and 0 for the others.
+    result = Protocol(name, points=64, batch_size=3).run(ByHeight(), dense_store, dense_store.rooms, CPU)
+    right = int(result.confusion.diagonal().sum()) / result.points
+    assert 0.9 < right < 1
+    assert result.loss == pytest.approx(math.log(math.exp(5) + 2) - 5 * right, rel=1e-5)
+
+
+def test_rooms_have_no_loss(dense_store):
+    assert Protocol("rooms", points=64).run(ByHeight(), dense_store, dense_store.rooms, CPU).loss is None

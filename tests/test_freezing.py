@@ -18,7 +18,7 @@ NETWORKS = {
     "dense": {"connection": "dense", "act": "prelu"},
     "res+": {"connection": "res+", "conv": GENConv},
     "rev": {"connection": "rev", "conv": GraphSAGE},
-    "recomputed": {"checkpoint": True, "conv": MRConv},
+    "recomputed": {"recompute": True, "conv": MRConv},
     "act-norm": {"order": "act-norm", "conv": EdgeConv, "dynamic": False},
 }
 PARTS = (["backbone"], ["backbone.head"], ["backbone.blocks.1"], ["fusion", "head.rest"], ["head"], ["backbone.blocks"])

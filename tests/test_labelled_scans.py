@@ -239,12 +239,14 @@ def labelled(root, xyz, label, area="north", name="room", **content):
 
 
 def stored_points(root, store):
-    """The only room of a preparation, in the order of its source: coordinates from the room's minimum, class names."""
+    """The only room of a preparation, in the order of its source: coordinates from the room's minimum, names of classes
+    (None for unlabelled points), and all classes."""
     prepared = prepare(root, store)
     stored = prepared.open(prepared.rooms[0])
     back = np.argsort(stored.order())
     xyz, _, label = stored.all()
-    return xyz[back], [prepared.classes.names[number] for number in label[back]], prepared.classes.names
+    names = {**dict(enumerate(prepared.classes)), 255: None}
+    return xyz[back], [names[number] for number in label[back].tolist()], prepared.classes.names
 
 
 @pytest.mark.parametrize(
@@ -258,27 +260,36 @@ def test_classes_of_labels_are_those_of_names(tmp_path, written):
 
 
 @pytest.mark.parametrize(
-    ("content", "kept", "learned"),
+    ("content", "names", "learned"),
     [
-        ({}, ["floor", "middle"], 3),
-        ({"ignore": [1]}, ["floor"], 2),
-        ({"ignore": "middle"}, ["floor"], 2),
-        ({"ignore": ["ceiling", float("nan")]}, ["floor", "middle"], 2),
-        ({"classes": {"floor": [0, 1], "ceiling": 2}, "ignore": 1}, ["floor"], 2),
-        ({"classes": {0: "floor", 1: "unknown", 2: "ceiling"}, "ignore": ["unknown"]}, ["floor"], 2),
-        ({"classes": ["floor"], "other": "floor", "ignore": [1]}, ["floor"], 1),
-        ({"classes": ["floor", "middle"], "skip": [float("nan"), 2]}, ["floor", "middle"], 2),
+        ({}, ["floor", None, "middle"], 3),
+        ({"ignore": [1]}, ["floor", None, None], 2),
+        ({"ignore": "middle"}, ["floor", None, None], 2),
+        ({"ignore": ["ceiling", float("nan")]}, ["floor", None, "middle"], 2),
+        ({"classes": {"floor": [0, 1], "ceiling": 2}, "ignore": 1}, ["floor", None, None], 2),
+        ({"classes": {0: "floor", 1: "unknown", 2: "ceiling"}, "ignore": ["unknown"]}, ["floor", None, None], 2),
+        ({"classes": ["floor"], "other": "floor", "ignore": [1]}, ["floor", None, None], 1),
     ],
 )
-def test_unlabelled_points_are_left_out_and_counted(tmp_path, caplog, content, kept, learned):
+def test_unlabelled_points_are_kept_without_a_class_and_counted(tmp_path, caplog, content, names, learned):
     points = np.array([[0, 0, 0], [1, 1, 1], [2, 4, 6]])
     raw = labelled(tmp_path / "raw", points, [0, np.nan, 1], **content)
-    xyz, names, classes_ = stored_points(raw, tmp_path / "store")
-    assert names == kept and len(classes_) == learned
-    assert np.array_equal(xyz, points[[0, 2]][: len(kept)])
-    count = 3 - len(kept)
-    assert f"room.ply: {count} points with no label; left out" in (tmp_path / "store" / "repairs.txt").read_text()
-    assert f"{count} points with no label were left out" in caplog.text
+    xyz, found, classes_ = stored_points(raw, tmp_path / "store")
+    assert found == names and len(classes_) == learned
+    assert np.array_equal(xyz, points)
+    said = f"{names.count(None)} points with no label"
+    told = (tmp_path / "store" / "repairs.txt").read_text()
+    assert f"room.ply: {said}; kept, but neither trained on nor scored" in told
+    assert f"{said} were kept, but neither trained on nor scored" in caplog.text
+    assert "repaired or skipped" not in caplog.text
+
+
+def test_skipped_points_are_left_out_and_those_with_nan_too_if_it_is_listed(tmp_path, caplog):
+    points = np.array([[0, 0, 0], [1, 1, 1], [2, 4, 6]])
+    raw = labelled(tmp_path / "raw", points, [0, np.nan, 1], classes=["floor"], skip=[float("nan"), 1])
+    xyz, names, _ = stored_points(raw, tmp_path / "store")
+    assert names == ["floor"] and np.array_equal(xyz, points[:1])
+    assert "no label" not in caplog.text
 
 
 @pytest.mark.parametrize("lost", [np.nan, np.inf])

@@ -128,7 +128,7 @@ def test_points_without_coordinates_get_no_label(segmenter, caplog, missing):
 
 
 def test_no_label_is_no_class():
-    for count, expected in ((2, 255), (255, 255), (256, 65535), (65536, 2**32 - 1)):
+    for count, expected in ((2, 255), (255, 255), (256, 65535), (65535, 65535)):
         assert no_label(range(count)) == expected
 
 
@@ -443,7 +443,7 @@ def test_a_page_holds_names_as_data_alone(tmp_path, name):
     write_viewer(tmp_path / "a.html", xyz, None, found, None, classes, name)
     page = (tmp_path / "a.html").read_text(encoding="utf-8")
     plain = json.loads(page.split('type="application/json">')[1].split("</script>")[0])
-    assert plain["classes"] == [shown, "b"] and plain["title"] == name
+    assert plain["classes"] == [shown, "b", "unlabelled"] and plain["title"] == name
     # Beside it the page is the same whatever it shows.
     data = page.split('type="application/json">')[1].split("</script>")[0]
     template = files("deepgcn_seg.inference").joinpath("viewer.html").read_text(encoding="utf-8")
@@ -593,8 +593,10 @@ def test_labels_of_a_scan_are_truth_only_if_they_can_be(segmenter):
     def with_labels(values):
         return Scan(Path("a.ply"), {"x": np.zeros(3), "label": np.array(values)})
 
-    assert truth_of(with_labels([0, 5, 12]), segmenter.classes).tolist() == [0, 5, 12]
-    for values in ([0, 0, 0], [0, 1, 13], [0, -1, 2], [0.5, 1, 2], ["a", "b", "c"]):
+    for values in ([0, 5, 12], [0, 5, 255]):
+        assert truth_of(with_labels(values), segmenter.classes).tolist() == values
+    assert truth_of(with_labels([0, np.nan, 12]), segmenter.classes).tolist() == [0, 255, 12]
+    for values in ([0, 0, 0], [0, 1, 13], [0, -1, 2], [0.5, 1, 2], ["a", "b", "c"], [255] * 3, [1, np.inf, 0]):
         assert truth_of(with_labels(values), segmenter.classes) is None
 
 

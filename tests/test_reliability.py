@@ -22,11 +22,12 @@ from test_commands import ROOT, TINY, data_root, run, trained  # noqa: F401
 from deepgcn_seg.data.build_store import prepare
 from deepgcn_seg.data.store import RoomStore
 from deepgcn_seg.errors import UserError
+from deepgcn_seg.evaluation.history import read_history
 from deepgcn_seg.files import replacing
 from deepgcn_seg.model.checkpoint import read_checkpoint
 
 # Time and memory are measured anew in every process.
-MEASURED = ("train/points_per_second", "train/peak_memory_mb")
+MEASURED = ("2_training/points_per_second", "2_training/peak_memory_mb")
 
 
 def last(folder):
@@ -38,6 +39,14 @@ def curves(folder):
     events.Reload()
     names = [n for n in events.Tags()["scalars"] if n not in MEASURED and not n.startswith("hparam")]
     return {name: [(e.step, e.value) for e in events.Scalars(name)] for name in names}
+
+
+def histories(folder):
+    times = ("seconds", "peak_memory_mb")
+    return [
+        {name: value for name, value in row.items() if name not in times}
+        for row in read_history(folder / "history.csv")
+    ]
 
 
 def same_weights(one, other):
@@ -94,6 +103,7 @@ def test_kills_at_random_instants_lose_nothing(left_alone, data_root, tmp_path, 
     assert written > 0
     assert same_weights(last(alone), last(folder))
     assert curves(alone) == curves(folder)
+    assert histories(alone) == histories(folder)
     entries = [json.loads((path / "metrics.json").read_text())["test"] for path in (alone, folder)]
     assert entries[0]["confusion"] == entries[1]["confusion"]
     print(f"{kills} kills survived, {written} checkpoints read back after them")
@@ -105,7 +115,7 @@ def test_a_run_that_scores_again_shows_it_once(trained, tmp_path):  # noqa: F811
     before = curves(folder)
     run("train", f"resume={folder}")
     assert curves(folder) == before
-    assert len(before["test/mIoU"]) == 1
+    assert len(before["4_test/mIoU"]) == 1
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(trained, data_root, tmp_path):  # noqa: F811
@@ -281,6 +291,8 @@ def test_a_sweep_lists_what_failed_and_the_same_command_runs_what_is_missing(dat
     assert "1_resgcn2: k=5000: must be at most points=64" in done.stderr
     metrics = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/metrics.json")}
     assert len(metrics) == 2
+    # In TensorBoard there is no entry of the run that failed.
+    assert {path.parent.name for path in tmp_path.glob("*/*tfevents*")} == {path.parent.name for path in metrics}
     # Some ran before settings were renamed.
     for path in tmp_path.glob("*/run.json"):
         path.write_text(path.read_text().replace("model.recompute", "model.checkpoint"))

@@ -239,6 +239,11 @@ PARTS = [
     ("room.png: no such file", lambda folder: [(folder / "room.png").unlink(), os.mkfifo(folder / "room.png")]),
     ("or outside the run", changed(pictures={"/etc/passwd": "x"})),
     ("or outside the run", changed(pictures={"../sound/room.png": "x"})),
+    ("history.csv: is a link", linked("history.csv")),
+    ("history.csv: no such file", lambda folder: os.mkfifo(folder / "history.csv")),
+    ("history.csv: larger than 4 MiB", written("history.csv", b"step\n" * 2**20)),
+    ("history.csv: not the history of a training", written("history.csv", b"\xff\x00,\n")),
+    ("history.csv: not the history of a training", written("history.csv", b"step,epoch\n1,nan\n")),
     ("tfevents.1: is a link", linked("events.out.tfevents.1")),
     ("its TensorBoard events hold no scalars", written("events.out.tfevents.1", b"garbage" * 9)),
     ("tfevents.1: no such file", lambda folder: os.mkfifo(folder / "events.out.tfevents.1")),
@@ -353,7 +358,7 @@ def test_the_command_goes_on_without_a_damaged_run(tmp_path, sound):
 
 def test_curves_are_drawn_from_what_runs_wrote(tmp_path):
     from deepgcn_seg.reporting.figures import draw_curves, smoothed
-    from deepgcn_seg.reporting.reading import read_scalar
+    from deepgcn_seg.reporting.reading import read_curve
     from deepgcn_seg.training.tensorboard import RunLog
 
     for depth in (7, 14):
@@ -362,10 +367,38 @@ def test_curves_are_drawn_from_what_runs_wrote(tmp_path):
             log.step(step, loss=depth + step, lr=0.1, points_per_second=1)
         log.close()
     runs, _ = find_runs(tmp_path, LeftOut())
-    steps, values = read_scalar(tmp_path / "d7", "train/loss")
+    steps, values = read_curve(tmp_path / "d7", "train_loss")
+    assert not len(read_curve(tmp_path / "d7", "mIoU")[0])
     assert steps.tolist() == list(range(1, 21))
     assert values[0] == 8
     # The last two of twenty: 26 and 27 for depth 7.
     assert draw_curves(runs, tmp_path / "loss.png", LeftOut()) == {"d7": 26.5, "d14": 33.5}
     assert (tmp_path / "loss.png").read_bytes()[:4] == b"\x89PNG"
     assert smoothed(values, 0.5)[:2].tolist() == [8, 8.5]
+
+
+def test_curves_come_from_the_history_where_there_is_one_and_old_tags_are_read(tmp_path):
+    from torch.utils.tensorboard import SummaryWriter
+
+    from deepgcn_seg.reporting.reading import read_curve
+
+    old, new = (make_run(tmp_path, name, SQUARE) for name in ("old", "new"))
+    for folder in (old, new):
+        with SummaryWriter(str(folder)) as events:
+            for step in (1, 2, 3):
+                events.add_scalar("train/loss", 5 - step, step)
+                events.add_scalar("validation/mIoU", step / 8, step)
+    (new / "history.csv").write_text(
+        "step,epoch,learning_rate,train_loss,validation_loss,mIoU,mAcc,OA,IoU/a,IoU/b,seconds,peak_memory_mb\n"
+        "10,1,0.1,1.5,,,,,,,3,100\n20,2,0.1,1.25,1.75,0.5,0.5,0.5,,0.5,6,100\n"
+    )
+    curves = lambda folder, column: [values.tolist() for values in read_curve(folder, column)]
+    assert curves(old, "train_loss") == [[1, 2, 3], [4, 3, 2]]
+    assert curves(old, "mIoU") == [[1, 2, 3], [0.125, 0.25, 0.375]]
+    assert curves(old, "validation_loss") == [[], []]
+    assert curves(new, "train_loss") == [[10, 20], [1.5, 1.25]]
+    assert curves(new, "validation_loss") == [[20], [1.75]]
+    assert curves(new, "mIoU") == [[20], [0.5]]
+    (new / "history.csv").write_text("step\n1\n")
+    with pytest.raises(UserError, match=r"history\.csv: not the history of a training"):
+        read_curve(new, "mIoU")

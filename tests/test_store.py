@@ -256,9 +256,10 @@ def test_class_lists_are_validated(tmp_path, content, message):
 
 
 def test_more_classes_than_labels_tell_apart():
-    ClassList.of([str(i) for i in range(65536)], [(0, 0, 0)] * 65536)
-    with pytest.raises(ValueError, match="65537 classes"):
-        ClassList.of([str(i) for i in range(65537)], [(0, 0, 0)] * 65537)
+    ClassList.of([str(i) for i in range(65535)], [(0, 0, 0)] * 65535)
+    # One number is for points without a label.
+    with pytest.raises(ValueError, match="65536 classes"):
+        ClassList.of([str(i) for i in range(65536)], [(0, 0, 0)] * 65536)
 
 
 # -- what a store was made from -----------------------------------------------------------------

@@ -8,12 +8,15 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 from torch import nn
 from torch.nn import functional as F
 
 from deepgcn_seg.data.classes import ClassList
 from deepgcn_seg.errors import Interrupted, OccupiedError, UserError
-from deepgcn_seg.evaluation.metrics import confusion_matrix
+from deepgcn_seg.evaluation.history import read_history
+from deepgcn_seg.evaluation.metrics import Scores, confusion_matrix
+from deepgcn_seg.evaluation.protocols import Result
 from deepgcn_seg.model.layers import BatchNorm, LayerNorm
 from deepgcn_seg.training import loop, state, tensorboard
 from deepgcn_seg.training.loop import Trainer, TrainingSettings
@@ -24,7 +27,8 @@ from deepgcn_seg.training.state import average_of
 from deepgcn_seg.training.tensorboard import RunLog
 
 CLASSES = ClassList.of(["floor", "wall", "chair"], [[0, 0, 0], [90, 90, 90], [200, 0, 0]])
-MEASURED = ("train/points_per_second", "train/peak_memory_mb")
+MEASURED = ("2_training/points_per_second", "2_training/peak_memory_mb")
+TIMES = ("seconds", "peak_memory_mb")
 
 
 class Small(nn.Module):
@@ -58,9 +62,10 @@ def score(model):
     training = model.training
     points, labels = zip(*(Blocks()[0, i] for i in range(6)))
     with torch.no_grad():
-        predicted = model.eval()(torch.stack(points)).argmax(-1)
+        logits = model.eval()(torch.stack(points))
     model.train(training)
-    return confusion_matrix(torch.stack(labels), predicted, 3)
+    loss = float(F.cross_entropy(logits.flatten(0, 1), torch.stack(labels).flatten()))
+    return Result(confusion_matrix(torch.stack(labels), logits.argmax(-1), 3)[None], {}, 0.0, loss=loss)
 
 
 class Killed(Exception):
@@ -77,6 +82,8 @@ def plain_files(monkeypatch, set_threads):
     monkeypatch.setattr(state, "save_checkpoint", save)
     monkeypatch.setattr(state, "read_checkpoint", lambda path: torch.load(path, weights_only=True))
     monkeypatch.setattr(tensorboard, "confusion_image", lambda *_: np.zeros((1, 1, 3), np.uint8))
+    # Files of one second are read in the order of this number as text, in which 10 comes before 9.
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(10_000))
 
 
 def trainer(folder, **settings):
@@ -125,7 +132,9 @@ def left_by(folder):
     for name in ("last", "best"):
         kept[name] = torch.load(folder / "checkpoints" / f"{name}.ckpt")
         del kept[name]["seconds"]
-    return curves, kept
+    rows = read_history(folder / "history.csv")
+    history = [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
+    return curves, kept, history
 
 
 def assert_same(one, other, where=""):
@@ -153,7 +162,7 @@ def test_a_run_stopped_in_any_step_ends_as_one_left_alone(monkeypatch, tmp_path,
     alone = trainer(tmp_path / "alone", **settings)
     alone.fit()
     expected = left_by(tmp_path / "alone")
-    assert [step for step, _ in expected[0]["validation/mIoU"]] == validations
+    assert [step for step, _ in expected[0]["1_overview/mIoU_validation"]] == validations
     every = range(1, alone.total_steps + 1)
     for number, steps in enumerate([*([step] for step in every), every]):
         folder = tmp_path / f"stopped{number}"
@@ -202,6 +211,67 @@ def test_a_run_killed_around_any_save_or_validation_ends_as_one_left_alone(monke
         assert_same(left_by(tmp_path / f"killed{instant}"), expected, f"killed at {instant}")
 
 
+def test_the_history_has_a_row_for_each_epoch_whatever_stops_the_run(monkeypatch, tmp_path):
+    losses = {}
+    log_step = RunLog.step
+    monkeypatch.setattr(
+        RunLog, "step", lambda log, step, loss, *rest: losses.update({step: loss}) or log_step(log, step, loss, *rest)
+    )
+    for steps in ([], [2], [3], [4, 6]):
+        folder = tmp_path / f"stopped{steps}"
+        running = stopping_after(monkeypatch, steps)
+        for _ in steps:
+            running.trainer = trainer(folder, validate_every=2)
+            with pytest.raises(Interrupted):
+                running.trainer.fit()
+        running.trainer = trainer(folder, validate_every=2)
+        running.trainer.fit()
+        rows = read_history(folder / "history.csv")
+        assert [(row["step"], row["epoch"]) for row in rows] == [(3, 1), (6, 2), (9, 3)]
+        assert [row["learning_rate"] for row in rows] == [0.05, 0.025, 0.0125]
+        for row in rows:
+            mean = sum(losses[step] for step in range(int(row["step"]) - 2, int(row["step"]) + 1)) / 3
+            assert row["train_loss"] == pytest.approx(mean, rel=1e-5)
+        # Validated after the second epoch and at the end.
+        assert rows[0]["mIoU"] is rows[0]["validation_loss"] is rows[0]["IoU/wall"] is None
+        final = score(running.trainer.state.result)
+        assert rows[2]["validation_loss"] == pytest.approx(final.loss, rel=1e-5)
+        assert rows[2]["mIoU"] == pytest.approx(Scores.of(final.confusion).miou, rel=1e-5)
+        assert [rows[2][f"IoU/{name}"] or 0 for name in CLASSES.names] == pytest.approx(
+            Scores.of(final.confusion).iou, rel=1e-5
+        )
+
+
+def test_a_history_of_something_else_is_one_line(monkeypatch, tmp_path):
+    stopping_after(monkeypatch, [4]).trainer = found = trainer(tmp_path)
+    with pytest.raises(Interrupted):
+        found.fit()
+    path = tmp_path / "history.csv"
+    sound = path.read_text()
+    head, row = sound.splitlines()
+    for content in (
+        "",
+        "a,b\n1,2\n",
+        f"{head}\n{row}\n{row}\n",
+        f"{head}\n{row},1\n",
+        f"{head}\n{row.replace('3', 'x', 1)}\n",
+    ):
+        path.write_text(content)
+        with pytest.raises(UserError, match=r"history\.csv: not the history of a training") as raised:
+            trainer(tmp_path)
+        assert "\n" not in str(raised.value)
+
+
+def test_a_training_that_fails_before_its_first_step_leaves_no_events(monkeypatch, tmp_path):
+    found = trainer(tmp_path)
+    found.run_log.config("depth: 2")
+    monkeypatch.setattr(F, "cross_entropy", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        found.fit()
+    assert not list(tmp_path.glob("*tfevents*"))
+    assert not (tmp_path / "history.csv").exists()
+
+
 def test_bad_steps_in_a_row_are_counted_across_stops(monkeypatch, tmp_path):
     monkeypatch.setattr(F, "cross_entropy", lambda logits, *_, **__: logits.sum() * torch.nan)
     running = stopping_after(monkeypatch, [1, 2])
@@ -228,6 +298,21 @@ def test_averaged_weights_and_counts():
         expected = value if expected is None else decay * expected + (1 - decay) * value
         assert torch.allclose(averaged.module.weight, expected)
         assert averaged.module.num_batches_tracked == count + 1
+
+
+def test_training_goes_on_over_blocks_without_a_labelled_point(tmp_path, monkeypatch):
+    item = Blocks.__getitem__
+
+    def partly(self, place):
+        points, label = item(self, place)
+        return points, torch.full_like(label, 255) if place[-1] % 2 else label
+
+    monkeypatch.setattr(Blocks, "__getitem__", partly)
+    monkeypatch.setattr(f"{__name__}.score", lambda model: Result(torch.eye(3)[None], {}, 0.0))
+    found = trainer(tmp_path, batch_size=1, objective=Objective(ignore=255))
+    found.fit()
+    assert (found.state.step, found.state.skipped) == (18, 0)
+    assert all(torch.isfinite(tensor).all() for tensor in found.state.model.state_dict().values())
 
 
 @pytest.mark.parametrize("accumulate", [1, 2, 3])

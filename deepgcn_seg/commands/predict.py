@@ -5,12 +5,14 @@ import logging
 import os
 import re
 from collections.abc import Collection, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from ..data.classes import ClassList
+from ..data.classes import ClassList, no_label
+from ..data.scannet import SCANNET, submission_paths, write_submission
 from ..data.scans.files import read_scan, write_scan
 from ..data.scans.format_table import FORMATS
 from ..data.scans.formats.scene import is_scene
@@ -21,15 +23,18 @@ from ..errors import UserError
 from ..escaping import one_line
 from ..files import replacing
 from ..inference.picture import scan_picture
-from ..inference.segmenter import Prediction, Segmenter, no_label
+from ..inference.segmenter import Prediction, Segmenter
 from ..inference.viewer import write_viewer
 from ..model.trained import find_checkpoints
 
 log = logging.getLogger(__name__)
 
 
-def predict(config: DictConfig) -> None:
+def predict(config: DictConfig) -> list[Path]:
     """Label each scan that ``input`` stands for.
+
+    Returns:
+        The labelled files.
 
     Raises:
         UserError: a setting is missing, or a file cannot be read or written. If one of several scans cannot be
@@ -51,16 +56,22 @@ def predict(config: DictConfig) -> None:
     read = [("scan", path) for path in scans] + [("checkpoint", path) for path in checkpoints]
     written = [("output", path) for path in outputs] + [("output", classes_path(path)) for path in outputs]
     written += [(key, Path(config[key])) for key in ("view", "picture") if config[key]]
+    submissions = submission_paths(config.submission, scans) if config.submission else []
+    written += [("submission", path) for path in submissions]
     require_distinct(read, written)
     for key, path in written:
         _require_writable(key, path)
     settings = {key: config[key] for key in ("device", "stride", "votes", "batch_size", "tile", "trusted", "tta")}
     segmenter = Segmenter(checkpoints, **settings)
+    if submissions and segmenter.classes.names != SCANNET.names:
+        raise UserError(f"submission={config.submission}: {segmenter.describe()} does not have ScanNet's 20 classes")
     log.info("%s; %d classes, %s", segmenter.describe(), len(segmenter.classes), segmenter.device)
     failed: list[str] = []
-    for path, output in zip(scans, outputs):
+    for path, output, submission in zip_longest(scans, outputs, submissions):
         try:
-            _label(path, output, segmenter, config)
+            found = _label(path, output, segmenter, config)
+            if submission is not None:
+                write_submission(submission, found.label)
         except (UserError, OSError) as error:
             if len(scans) == 1:
                 raise
@@ -70,10 +81,11 @@ def predict(config: DictConfig) -> None:
     if failed:
         log.error("Not labelled:\n  %s", "\n  ".join(failed))
         raise UserError(f"{len(failed)} of {len(scans)} scans could not be labelled (listed above)")
+    return outputs
 
 
-def _label(path: Path, output: Path, segmenter: Segmenter, config: DictConfig) -> None:
-    """Read one scan, label it, and write the labelled scan, the viewer and the picture."""
+def _label(path: Path, output: Path, segmenter: Segmenter, config: DictConfig) -> Prediction:
+    """Read one scan, label it, write the labelled scan, the viewer and the picture, and return the labels."""
     scan = read_scan(path, config.columns, config.max_points)
     xyz, rgb = scan.xyz, scan.rgb
     _require_writable_points(output, xyz)
@@ -89,6 +101,7 @@ def _label(path: Path, output: Path, segmenter: Segmenter, config: DictConfig) -
     log.info("%s: %s", output, ", ".join(f"{name} {share:.1%}" for share, name in most if share > 0))
     if config.view or config.picture:
         _show(config, scan, found, segmenter.classes)
+    return found
 
 
 def _show(config: DictConfig, scan: Scan, found: Prediction, classes: ClassList) -> None:
@@ -244,12 +257,19 @@ def _names_beside(names: Sequence[str], taken: Collection[str]) -> list[str]:
 
 
 def truth_of(scan: Scan, classes: ClassList) -> np.ndarray | None:
-    """Return the labels that a scan came with if they can be of these classes, else None."""
+    """Return the labels that a scan came with if they can be of these classes, else None.
+
+    NaN and :func:`~deepgcn_seg.data.classes.no_label` mean "unlabelled". Labels are returned with the latter.
+    """
     name = scan.field(*LABELS)
     if name is None or scan.fields[name].dtype.kind not in "iuf":
         return None
     values = scan.fields[name]
-    whole = np.isfinite(values).all() and (values == np.rint(values)).all()
-    if not whole or values.min() < 0 or values.max() >= len(classes) or not values.any():
+    labelled = ~(np.isnan(values) | (values == no_label(classes)))
+    known = values[labelled]
+    # Infinity is refused by the comparison with the number of classes.
+    if not known.any() or known.min() < 0 or known.max() >= len(classes) or (known != np.rint(known)).any():
         return None
-    return values.astype(classes.dtype)
+    truth = np.full(len(values), no_label(classes))
+    truth[labelled] = known
+    return truth

@@ -9,9 +9,10 @@ from rich.console import Console
 
 from ..data.build_store import prepare
 from ..data.export_hdf5 import export_blocks
-from ..data.layouts import HDF5, STORE, recognise
+from ..data.layouts import HDF5, SCANNET, STORE, Layout, recognise
 from ..data.official_hdf5 import OfficialBlocks
 from ..data.rooms_of_s3dis import missing_rooms, rooms_table
+from ..data.scannet import missing_scenes
 from ..data.store import RoomStore
 from ..errors import UserError
 from ..escaping import one_line
@@ -23,7 +24,7 @@ def prepare_configured(config: DictConfig) -> None:
     """Prepare raw rooms, compare them with the rooms of S3DIS (``check``), or export blocks of a store (``export``).
 
     Raises:
-        UserError: a folder is not given or not there; with ``check``, rooms of S3DIS are missing.
+        UserError: a folder is not given or not there; with ``check``, rooms of S3DIS or scenes of ScanNet are missing.
     """
     shard = _shard(config.shard)
     if config.check:
@@ -57,13 +58,23 @@ def _shard(text: str | None) -> tuple[int, int]:
     return int(found[1]) - 1, int(found[2])
 
 
+def _check_scenes(layout: Layout) -> None:
+    if missing := missing_scenes(layout.root, layout.rooms):
+        raise UserError(
+            f"{layout.root}: {len(missing)} scenes of the official lists are missing: {', '.join(missing[:12])}"
+            + (f", and {len(missing) - 12} more" if len(missing) > 12 else "")
+        )
+
+
 def _check(config: DictConfig) -> None:
-    """Compare a raw folder or a store with the rooms of S3DIS."""
+    """Compare a raw folder or a store with the rooms of S3DIS, or scenes of ScanNet with its official lists."""
     folder = config.source or config.data.root
     if folder is None:
         raise UserError("nothing to check: give source=RAW_FOLDER or data.root=STORE_FOLDER")
     layout = recognise(folder)
     log.info("%s", layout)
+    if layout.kind == SCANNET:
+        return _check_scenes(layout)
     found = list(layout.rooms)
     if layout.kind == STORE:
         store = RoomStore(layout.root)

@@ -16,6 +16,13 @@ from ..reporting.reading import LeftOut
 from ..reporting.runs import find_runs
 from ..reporting.tables import comparisons, published_table, six_folds
 
+# Column of history.csv, and title and file of its figure.
+CURVES = (
+    ("train_loss", "Training loss", "report-loss.png"),
+    ("validation_loss", "Validation loss", "report-validation-loss.png"),
+    ("mIoU", "Validation mIoU", "report-miou.png"),
+)
+
 
 def report(config: DictConfig) -> None:
     """Write tables and figures of all runs below ``runs`` to the terminal and, as files, into ``output``.
@@ -45,9 +52,9 @@ def report(config: DictConfig) -> None:
     if runs:
         draw_scores(runs, folder / "report.png")
         figures["Scores, each panel measured alike"] = folder / "report.png"
-        for name, file in (("train/loss", "report-loss.png"), ("validation/mIoU", "report-miou.png")):
-            if draw_curves(runs, folder / file, left_out, name):
-                figures[f"{name} over steps"] = folder / file
+        for column, title, file in CURVES:
+            if draw_curves(runs, folder / file, left_out, column):
+                figures[f"{title} over steps"] = folder / file
     write_page(folder / "report.html", runs, unfinished, tables, figures, left_out)
     text = "# Report\n\n" + "".join(table.markdown() for table in tables)
     if unfinished:

@@ -29,7 +29,9 @@ from ..training.run_directory import (
     finished_miou,
     first_step,
     keep_config,
+    record_changes,
     run_settings,
+    set_scores_aside,
     sole_training,
 )
 from ..training.tensorboard import RunLog
@@ -80,6 +82,10 @@ def _train(config: DictConfig, folder: Path, device: torch.device, world: World)
     trainer = build_trainer(config, folder, data, device, world, run_log, source)
     if resuming:
         trainer.resume()
+        if world.first:
+            record_changes(facts["settings"], folder)
+            if trainer.state.step < trainer.total_steps:
+                set_scores_aside(folder, trainer.state.step)
     else:
         run_log.config(OmegaConf.to_yaml(config, resolve=True))
         if world.first:

@@ -1,6 +1,6 @@
 """Blocks of points: N points sampled from a column of 1 m x 1 m of a room, with nine channels.
 
-A point has several features, of one or three channels each (:data:`CHANNELS`). A dataset may leave out some:
+A point has several features, of one or three channels each (:data:`CHANNELS`). A dataset may do without some of them:
 
 ======  ====================================================================================
 block   position in the block, in one of two variants
@@ -62,7 +62,7 @@ def place_of_channels(standard: Sequence[int], features: Sequence[str]) -> list[
     """Return the positions of some of the nine channels in an input that is made of other features.
 
     Args:
-        standard: numbers of channels among the nine (:data:`NINE`). features: features in the input.
+        standard: numbers of channels among the nine (:data:`NINE`). features: those of the input.
 
     Raises:
         ValueError: the input lacks the feature that a channel is of.
@@ -261,7 +261,7 @@ def block_features(
     Args:
         xyz: (n, 3) metres from the room's minimum. rgb: (n, 3) in 0..255.
         room_size: (3,) the room's extent in metres. variant: variant of the position in the block, paper or port.
-        side: the block's side in metres. features: features to compute (:data:`CHANNELS`), in order.
+        side: the block's side in metres. features: features of a point, in order.
     """
     if variant not in VARIANTS:
         raise ValueError(f"unknown variant {variant!r}: choose one of {', '.join(VARIANTS)}")

@@ -21,10 +21,11 @@ from ..files import replacing
 from ..processes import end_with_parent
 from ..progress import track
 from ..schema import read_json
-from .classes import S3DIS
-from .layouts import HDF5, SCANS, STANFORD, STORE, Layout, recognise
-from .room import Repair, Room
+from .classes import S3DIS, no_label
+from .layouts import HDF5, SCANNET, SCANS, STANFORD, STORE, Layout, recognise
+from .room import KEPT, Repair, Room
 from .room_file import MadeFrom, read_header, write_room
+from .scannet import LABELLING, missing_scenes, read_scannet_room, scene_files
 from .scans.formats.arrays import read_shape
 from .scans.formats.bounds import MAX_POINTS, Bounds
 from .scans.labelled import Labelling, read_labelled_room, read_labelling
@@ -81,10 +82,12 @@ def prepare(
     log.info("%s", layout)
     if layout.kind in (STORE, HDF5):
         raise UserError(f"source={source} is {layout.kind}, ready as it is: give it as data.root")
-    labelling = read_labelling(layout.root / "classes.yaml") if layout.kind == SCANS else Labelling.of(S3DIS)
+    labelling = _labelling_of(layout)
     if scale is not None:
         labelling = replace(labelling, scale=scale)
     wanted = {key: _describe_source(layout, key, labelling) for key in layout.rooms}
+    if layout.kind == SCANNET and (missing := missing_scenes(layout.root, layout.rooms)):
+        log.warning("%s: %d scenes of the official lists are missing, such as %s", root, len(missing), missing[0])
     of_shard = list(layout.rooms)[shard[0] :: shard[1]]
     _remove_others(root, wanted)
     todo = {key: reason for key in of_shard if (reason := _outdated(root, key, wanted[key]))}
@@ -101,6 +104,12 @@ def prepare(
         raise UserError(f"{source}: no room has points")
     write_manifest(root, labelling.classes, described or str(source))
     return RoomStore(root)
+
+
+def _labelling_of(layout: Layout) -> Labelling:
+    if layout.kind == SCANS:
+        return read_labelling(layout.root / "classes.yaml")
+    return LABELLING if layout.kind == SCANNET else Labelling.of(S3DIS)
 
 
 def _prepare_rooms(jobs: list[_Job], workers: int) -> list[Repair]:
@@ -123,8 +132,14 @@ def _prepare_rooms(jobs: list[_Job], workers: int) -> list[Repair]:
 def _describe_source(layout: Layout, key: str, labelling: Labelling) -> MadeFrom:
     """Return what a room is made from: checksums of the settings that change its points or labels, and of its files."""
     settings = {"layout": layout.kind, **asdict(labelling), "classes": labelling.classes.names}
+    if layout.kind != STANFORD:
+        # Earlier versions left these points out.
+        settings["unlabelled"] = KEPT
     path = layout.rooms[key]
-    if path.suffix.lower() == ".bin":
+    if layout.kind == SCANNET:
+        # A folder of the release also has videos, which are not read.
+        beside = scene_files(path)
+    elif path.suffix.lower() == ".bin":
         # The labels of a .bin file are in a file of the same name, in another folder.
         beside = [folder / path.name for folder in path.parent.parent.iterdir()]
     else:
@@ -217,13 +232,13 @@ def _report(path: Path, repairs: list[Repair], prepared: list[Path]) -> None:
     lines = dict.fromkeys([*known, *map(str, repairs)])
     with replacing(path) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in lines), **text)
-    if repairs:
-        log.warning("%d places of the raw files were repaired or skipped: see %s", len(repairs), path)
-    counts: Counter[str] = Counter()
+    if damaged := sum(repair.action != KEPT for repair in repairs):
+        log.warning("%d places of the raw files were repaired or skipped: see %s", damaged, path)
+    counts: Counter[tuple[str, str]] = Counter()
     for repair in repairs:
-        counts[repair.problem] += repair.points or 0
-    for problem, count in (+counts).items():
-        log.warning("%s points with %s were left out", f"{count:,}", problem)
+        counts[repair.problem, repair.action] += repair.points or 0
+    for (problem, action), count in (+counts).items():
+        log.warning("%s points with %s were %s", f"{count:,}", problem, action)
     return None
 
 
@@ -270,10 +285,13 @@ def _read_layout(layout: Layout, key: str, labelling: Labelling, max_points: int
             room.xyz *= labelling.scale or 1.0
         return room, repairs
     area, name = key.split("/")
-    if path.suffix == ".npy" and layout.kind != SCANS:
-        labelling = replace(labelling, columns=_COLUMNS[: _width(path)])
-    room, repairs = read_labelled_room(path, area, name, labelling, max_points)
-    if not len(room):
+    if layout.kind == SCANNET:
+        room, repairs = read_scannet_room(path, area, labelling, max_points)
+    else:
+        if path.suffix == ".npy" and layout.kind != SCANS:
+            labelling = replace(labelling, columns=_COLUMNS[: _width(path)])
+        room, repairs = read_labelled_room(path, area, name, labelling, max_points)
+    if not (room.label != no_label(labelling.classes)).any():
         return None, [*repairs, Repair(str(path), None, "no points of any class", "room skipped")]
     return room, repairs
 

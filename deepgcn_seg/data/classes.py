@@ -1,14 +1,26 @@
 """The classes of a dataset: names, in order of label, and colours."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 from operator import index
 from typing import cast
 
 import numpy as np
 
-# Most classes, which is the number of labels of 16 bits, and most characters of a name.
-MAX_CLASSES, MAX_NAME = 65536, 100
+# The most classes, which labels of 16 bits can tell apart from one another and from "no label"; the most characters of
+# a name.
+MAX_CLASSES, MAX_NAME = 65535, 100
+# Name and colour of points without a label, in pictures and pages: the middle of 0..255.
+UNLABELLED, GREY = "unlabelled", (128, 128, 128)
+
+
+def no_label(classes: Sized) -> np.unsignedinteger:
+    """Return the label of points that have no class: the largest number of the smallest type that can hold it (255).
+
+    In a room it stands for points that nobody has labelled; in a prediction, for points without coordinates.
+    """
+    kind = np.min_scalar_type(len(classes))
+    return kind.type(np.iinfo(kind).max)
 
 
 @dataclass(frozen=True)
@@ -44,8 +56,8 @@ class ClassList:
 
     @property
     def dtype(self) -> np.dtype:
-        """The smallest type that holds every label."""
-        return np.min_scalar_type(len(self) - 1)
+        """The smallest type that holds every label, and :func:`no_label` too."""
+        return no_label(self).dtype
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
@@ -54,8 +66,9 @@ class ClassList:
         return self.names[label]
 
     def colors(self, labels: np.ndarray) -> np.ndarray:
-        """Return the colours of labels (...) as uint8 RGB (..., 3)."""
-        return np.array(self.palette, np.uint8)[labels]
+        """Return the colours of labels (...) as uint8 RGB (..., 3): :data:`GREY` for points without a label."""
+        places = np.where(labels == no_label(self), len(self), np.asarray(labels, np.int64))
+        return np.array([*self.palette, GREY], np.uint8)[places]
 
     @classmethod
     def of(cls, names: Sequence[str], palette: Sequence[Sequence[int]], fallback: str | None = None) -> "ClassList":

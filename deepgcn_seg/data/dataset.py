@@ -33,10 +33,12 @@ def split_by_area(
 ) -> Split:
     """Hold out area ``fold`` for testing, and a share of the other areas' rooms for validation.
 
+    All scans of one place (:attr:`~.room.RoomEntry.place`) are on the same side.
+
     Args:
         fold: the number of the test area, as in ``Area_5``, or its name.
-        validation: share of the training areas' rooms; at least one room, unless the share is 0.
-        seed: seed of the random choice of these rooms.
+        validation: share of the training areas' places; at least one place, unless the share is 0.
+        seed: seed of the random choice of these places.
 
     Raises:
         UserError: there is no such area, or no other one.
@@ -44,11 +46,12 @@ def split_by_area(
     name = area_name(store, fold)
     test = [room for room in store.rooms if room.area == name]
     rest = [room for room in store.rooms if room.area != name]
-    held = min(max(round(validation * len(rest)), 1), len(rest) - 1) if validation > 0 else 0
-    order = np.random.default_rng([seed, store.areas.index(name) + 1]).permutation(len(rest))
-    held_out = set(order[:held].tolist())
-    train = [room for i, room in enumerate(rest) if i not in held_out]
-    return Split(train, [rest[i] for i in sorted(held_out)], test)
+    places = list(dict.fromkeys(room.place for room in rest))
+    held = min(max(round(validation * len(places)), 1), len(places) - 1) if validation > 0 else 0
+    order = np.random.default_rng([seed, store.areas.index(name) + 1]).permutation(len(places))
+    held_out = {places[i] for i in order[:held]}
+    train, kept = ([room for room in rest if (room.place in held_out) == side] for side in (False, True))
+    return Split(train, kept, test)
 
 
 def area_name(store: RoomStore | OfficialBlocks, fold: int | str | None) -> str:
@@ -78,7 +81,7 @@ class BlockDataset(Dataset):
     Args:
         store, rooms: where the points are. grid: how rooms are cut.
         points: points per block. variant: variant of the channels, paper or port (:mod:`deepgcn_seg.data.blocks`).
-        seed: seed of the sampling. features: features of a point. augment: applied in order to each block.
+        seed: seed of the sampling. features: of a point. augment: augmentations, applied in order to each block.
 
     Item: points (N, channels) float32, label (N,) int64.
 

@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import UserError
+from .scannet import find_scenes
 from .scans.format_table import FORMATS
 from .scans.formats.scene import is_scene
 
 STORE, HDF5 = "a room store", "official HDF5 blocks"
 STANFORD, ARRAYS, PLY = "raw Stanford rooms", "PointNet's arrays", "S3DIS rooms as PLY"
 SCENES = "S3DIS rooms of several arrays"
+SCANNET = "scenes of ScanNet"
 SCANS = "labelled scans"
 
 # The files by which each layout is recognised, for messages.
@@ -23,6 +25,7 @@ LOOKED_FOR = {
     ARRAYS: "Area_*_ROOM.npy",
     PLY: "Area_*/ROOM.ply or Area_*_ROOM.ply",
     SCENES: "Area_*/ROOM/coord.npy or points/Area_*_ROOM.bin",
+    SCANNET: "scans/scene*_*/scene*_*_vh_clean_2.ply",
 }
 
 
@@ -115,6 +118,11 @@ def _scenes(root: Path) -> dict[str, Path] | None:
     return _rooms(folders + _flat(".bin")(root / "points"))
 
 
+def _scannet(root: Path) -> dict[str, Path] | None:
+    found = find_scenes(root)
+    return None if found is None else _rooms(found)
+
+
 def _scans(root: Path) -> dict[str, Path] | None:
     if not (root / "classes.yaml").is_file():
         return None
@@ -135,4 +143,5 @@ _FINDERS: dict[str, Callable[[Path], dict[str, Path] | None]] = {
     ARRAYS: _arrays,
     PLY: _ply,
     SCENES: _scenes,
+    SCANNET: _scannet,
 }

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from ..errors import UserError
 from .augmentation import Augmentation, BlockPoints
 from .blocks import NINE, block_features, sample_indices, scaled_positions
-from .classes import S3DIS
+from .classes import S3DIS, no_label
 from .hdf5_arrays import StoredArray, find_arrays
 from .room import RoomEntry
 
@@ -121,7 +121,7 @@ class BlockRow(NamedTuple):
             UserError: there are labels of no class.
         """
         labels = self.arrays["label"].row(self.path, self.number)
-        if labels.min() < 0 or labels.max() >= len(S3DIS):
+        if not (((labels >= 0) & (labels < len(S3DIS))) | (labels == no_label(S3DIS))).all():
             raise UserError(f"{self.path}: labels of no class in row {self.number}")
         return labels
 
@@ -134,7 +134,7 @@ class OfficialBlockDataset(Dataset):
         points: points per block, at most as many as are stored (4096). If fewer, they are sampled anew in each epoch.
         variant: ``paper`` for positions as stored, ``port`` for positions scaled to -1..1
             (:func:`~deepgcn_seg.data.blocks.scaled_positions`).
-        seed: seed of the sampling. features: features of a point. augment: applied in order to each block.
+        seed: seed of the sampling. features: of a point. augment: augmentations, applied in order to each block.
 
     Item: points (N, channels) float32, label (N,) int64.
     """

@@ -1,5 +1,6 @@
 """Classes for a room: its labelled points, its entry in a store, and a repair of its raw files."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ class Room:
     Attributes:
         area, name: names, for example ``Area_5`` and ``office_1``.
         xyz: (N, 3) float64 metres. rgb: (N, 3) uint8, or None without colours.
-        label: (N,) unsigned integers.
+        label: (N,) unsigned integers; :func:`~deepgcn_seg.data.classes.no_label` for points that nobody has labelled.
     """
 
     area: str
@@ -31,6 +32,16 @@ class Room:
         return f"{self.area}/{self.name}"
 
 
+# The name of a scan of ScanNet: number of the place, number of the scan.
+SCENE = re.compile(r"(scene[0-9]{4})_[0-9]{2}")
+
+
+def place_of(name: str) -> str:
+    """Return the place that a room is a scan of: ``scene0000`` for ``scene0000_01``, else the room's own name."""
+    found = SCENE.fullmatch(name)
+    return found[1] if found else name
+
+
 @dataclass(frozen=True)
 class RoomEntry:
     """A room of a store: its names and its file."""
@@ -40,13 +51,19 @@ class RoomEntry:
     path: Path
 
     @property
+    def place(self) -> str:
+        """The area and the place in it, which several rooms of ScanNet may be scans of (:func:`place_of`)."""
+        return f"{self.area}/{place_of(self.name)}"
+
+    @property
     def key(self) -> str:
         """The room in words: ``Area_5/office_1``."""
         return f"{self.area}/{self.name}"
 
 
-# The reasons for leaving a point out.
+# What can be wrong with points, and what is done with those that nobody has labelled.
 NO_COORDINATES, NO_LABEL = "NaN or infinite coordinates", "no label"
+KEPT = "kept, but neither trained on nor scored"
 
 
 @dataclass(frozen=True)

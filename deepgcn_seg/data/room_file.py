@@ -5,7 +5,7 @@ with the arrays
 
     xyz    (N, 3) float32  metres from the room's minimum
     rgb    (N, 3) uint8    0 where there are no colours
-    label  (N,)   uint8, or uint16 for over 256 classes
+    label  (N,)   uint8, or uint16 for over 255 classes; the largest number of that type for unlabelled points
     order  (N,)   uint32   each point's place in the source
     cells  (nx * ny + 1,) int64  the first row of each cell (:mod:`.cells`)
 

@@ -8,6 +8,7 @@ from .build_store import prepare
 from .classes import S3DIS
 from .layouts import HDF5, STORE, recognise
 from .official_hdf5 import OfficialBlocks
+from .scannet import SCANNET
 from .store import RoomStore
 from .synthetic import generate
 
@@ -51,6 +52,18 @@ def s3dis(root: str | Path) -> RoomStore | OfficialBlocks:
     store = _open(root)
     if store.classes.names != S3DIS.names:
         raise UserError(f"data.root={root}: a store of other classes than S3DIS; use data=folder")
+    return store
+
+
+def scannet(root: str | Path) -> RoomStore | OfficialBlocks:
+    """Return ScanNet: a room store that ``tools/prepare.py`` made of its release (:mod:`.scannet`).
+
+    Raises:
+        UserError: ``root`` is something else; says what it is, and what to do.
+    """
+    store = _open(root)
+    if store.classes.names != SCANNET.names:
+        raise UserError(f"data.root={root}: a store of other classes than ScanNet; use data=folder")
     return store
 
 

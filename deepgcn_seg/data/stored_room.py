@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import UserError
 from ..files import open_file
 from .cells import FloorCells, RowRange
+from .classes import no_label
 from .room import RoomEntry
 from .room_file import HEADER_BYTES, MAKE_AGAIN, ROWS, verify
 
@@ -120,8 +121,11 @@ class StoredRoom(SortedRoom):
         return order
 
     def _check_labels(self, label: np.ndarray) -> np.ndarray:
+        """Return labels if each is a class or :func:`~.classes.no_label`."""
         if self._classes is not None and len(label) and label.max() >= self._classes:
-            raise UserError(f"{self.path}: label {label.max()}, but there are {self._classes} classes; {MAKE_AGAIN}")
+            wrong = label[(label >= self._classes) & (label != no_label(range(self._classes)))]
+            if len(wrong):
+                raise UserError(f"{self.path}: label {wrong[0]}, but there are {self._classes} classes; {MAKE_AGAIN}")
         return label
 
     def _read(self, names: Sequence[str], ranges: Sequence[RowRange]) -> list[np.ndarray]:

@@ -58,6 +58,8 @@ def evaluate_rooms(
     if not world.first:
         return entry
     cost = f"{result.points:,} points in {result.seconds:.1f} s"
+    if result.unlabelled:
+        cost += f"; {result.unlabelled:,} unlabelled points were left out"
     caption = f"protocol {protocol.describe()}; {cost}"
     print_scores(scores, store.classes, title, caption, entry["mIoU_interval"])
     entry["pictures"] = {}
@@ -76,5 +78,6 @@ def _rooms_to_draw(result: Result, rooms: Sequence[RoomEntry], entry: dict[str, 
     if not predicted:
         return {}
     first, *rest = predicted
-    worst = sorted(rest, key=lambda room: entry["rooms"][room.key]["mIoU"])[:WORST_ROOMS]
+    scored = [room for room in rest if entry["rooms"][room.key]["points"]]
+    worst = sorted(scored, key=lambda room: entry["rooms"][room.key]["mIoU"])[:WORST_ROOMS]
     return {"room.png": first} | {f"worst_room_{i}.png": room for i, room in enumerate(worst, 1)}

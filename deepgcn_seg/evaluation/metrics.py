@@ -1,5 +1,6 @@
 """The confusion matrix, the scores that follow from it, and how far the choice of rooms moves them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +12,12 @@ from torch import Tensor
 from ..errors import first_line
 
 
-def confusion_matrix(truth: Any, predicted: Any, num_classes: int) -> Tensor:
+def confusion_matrix(truth: Any, predicted: Any, num_classes: int, ignore: int | None = None) -> Tensor:
     """Return the number of points (C, C) int64 of each true class (rows) and predicted class (columns).
 
     Args:
         truth, predicted: labels of one shape on one device: tensors, arrays or lists of integers.
+        ignore: a true label that is no class: its points are counted nowhere.
 
     Raises:
         ValueError: the labels differ in shape or device, are not integers, or are outside 0..num_classes-1.
@@ -24,6 +26,9 @@ def confusion_matrix(truth: Any, predicted: Any, num_classes: int) -> Tensor:
     if truth.shape != predicted.shape or truth.device != predicted.device:
         described = [f"{tuple(labels.shape)} on {labels.device}" for labels in (truth, predicted)]
         raise ValueError(f"truth and prediction must be of one shape on one device, got {' and '.join(described)}")
+    if ignore is not None:
+        scored = truth != ignore
+        truth, predicted = truth[scored], predicted[scored]
     for name, labels in (("truth", truth), ("prediction", predicted)):
         if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
             raise ValueError(f"{name} must hold integers, got {labels.dtype}")
@@ -108,6 +113,11 @@ class Scores:
             float(accuracy.nanmean()),
             float(hits.sum() / counts.sum()),
         )
+
+    @classmethod
+    def missing(cls, num_classes: int) -> "Scores":
+        """Return scores that are all NaN."""
+        return cls([math.nan] * num_classes, [math.nan] * num_classes, math.nan, math.nan, math.nan)
 
     def as_dict(self, names: Sequence[str]) -> dict:
         """Return the scores for JSON, with null for NaN and the classes by name."""

@@ -7,7 +7,8 @@ recut    N sampled points of each block, blocks side by side (stride 1 m): the p
 rooms    Every point of every room gets one label, by voting (:mod:`deepgcn_seg.inference.voting`).
 =======  ====================================================================================
 
-A network that puts out NaN or infinity is an error, and so is a point without a vote.
+Points whose true label is :func:`~deepgcn_seg.data.classes.no_label` are context: the network sees them, and they are
+not scored. A network that puts out NaN or infinity is an error, and so is a point without a vote.
 """
 
 import time
@@ -19,8 +20,10 @@ from typing import Annotated, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..data.blocks import BlockGrid
+from ..data.classes import no_label
 from ..data.dataset import block_dataset, make_loader
 from ..data.official_hdf5 import OfficialBlocks
 from ..data.room import RoomEntry
@@ -45,12 +48,16 @@ class Result:
     Attributes:
         by_room: (R, C, C) int64, a confusion matrix for each room, rows truth.
         predictions: the labels (N,) of each room by its key, in the store's order; empty except for ``rooms``.
-        seconds: time that scoring took.
+        seconds: time that scoring took. unlabelled: number of points that are not scored, as they have no true label.
+        loss: mean cross-entropy of the scored points, without label smoothing or weights. None for ``rooms``: a point's
+            votes are averaged probabilities, whose loss would not be the network's.
     """
 
     by_room: Tensor
     predictions: dict[str, np.ndarray]
     seconds: float
+    unlabelled: int = 0
+    loss: float | None = None
 
     @property
     def confusion(self) -> Tensor:
@@ -61,10 +68,6 @@ class Result:
     def points(self) -> int:
         """Number of scored points."""
         return int(self.by_room.sum())
-
-
-# Confusion matrices (R, C, C), and the predictions of each room.
-Counts = tuple[Tensor, dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -134,14 +137,19 @@ class Protocol(Sampling):
         model.eval()
         try:
             with torch.inference_mode():
+                predictions: dict[str, np.ndarray] = {}
+                total = None
                 if self.name == "rooms":
-                    by_room, predictions = self._score_rooms(model, cast(RoomStore, store), rooms, device, world)
+                    by_room, unlabelled, predictions = self._score_rooms(
+                        model, cast(RoomStore, store), rooms, device, world
+                    )
                 else:
-                    by_room, predictions = self._score_blocks(model, store, rooms, device, world)
-                by_room = world.sum(by_room.to(device)).cpu()
+                    by_room, unlabelled, total = self._score_blocks(model, store, rooms, device, world)
+                by_room, unlabelled = (world.sum(counts.to(device)).cpu() for counts in (by_room, unlabelled))
+                loss = None if total is None else float(world.sum(total) / by_room.sum())
         finally:
             model.train(training)
-        return Result(by_room, predictions, time.perf_counter() - started)
+        return Result(by_room, predictions, time.perf_counter() - started, int(unlabelled), loss)
 
     def _score_blocks(
         self,
@@ -150,40 +158,54 @@ class Protocol(Sampling):
         rooms: Sequence[RoomEntry],
         device: torch.device,
         world: World,
-    ) -> Counts:
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return a confusion matrix for each room, the unlabelled points, and the sum of the cross-entropy.
+
+        All are of this process's blocks: (R, C, C), () and ().
+        """
         settings = {"variant": self.variant, "seed": self.seed, "features": tuple(self.features)}
         dataset = block_dataset(store, rooms, self.points, self.grid(), **settings)
         # Blocks that this process scores.
         numbers = range(world.rank, len(dataset), world.size)
         loader = make_loader(dataset, self.batch_size, numbers)
-        by_room = _no_counts(rooms, store)
+        by_room, unlabelled = _no_counts(rooms, store)
+        ignore = int(no_label(store.classes))
         row = {room: i for i, room in enumerate(rooms)}
         remaining = iter(numbers)
+        total = torch.zeros((), dtype=torch.float64, device=device)
         for points, label in track(loader, len(loader), f"Scoring ({self.name})"):
             batch = list(islice(remaining, len(points)))
             logits = finite_logits(model, points.to(device), [dataset.describe(i) for i in batch])
             _require_classes(logits, store)
+            unlabelled += (label == ignore).sum()
+            flat = label.to(device).flatten()
+            total += F.cross_entropy(logits.float().flatten(0, 1), flat, ignore_index=ignore, reduction="sum")
             for i, truth, predicted in zip(batch, label, logits.argmax(-1).cpu()):
-                by_room[row[dataset.room_of[i]]] += confusion_matrix(truth, predicted, len(store.classes))
-        return by_room, {}
+                by_room[row[dataset.room_of[i]]] += confusion_matrix(truth, predicted, len(store.classes), ignore)
+        return by_room, unlabelled, total
 
     def _score_rooms(
         self, model: nn.Module, store: RoomStore, rooms: Sequence[RoomEntry], device: torch.device, world: World
-    ) -> Counts:
-        by_room = _no_counts(rooms, store)
+    ) -> tuple[Tensor, Tensor, dict[str, np.ndarray]]:
+        """Return a confusion matrix for each room, the unlabelled points, and the labels of this process's rooms."""
+        by_room, unlabelled = _no_counts(rooms, store)
+        ignore = int(no_label(store.classes))
         row = {room: i for i, room in enumerate(rooms)}
         predictions: dict[str, np.ndarray] = {}
         for room, votes in self.voting().vote(model, store, rooms[world.rank :: world.size], device):
             _require_classes(votes, store)
             predicted = votes.argmax(1)
             label = torch.from_numpy(store.open(room).labels().astype(np.int64))
-            by_room[row[room]] = confusion_matrix(label, predicted, len(store.classes))
+            unlabelled += (label == ignore).sum()
+            by_room[row[room]] = confusion_matrix(label, predicted, len(store.classes), ignore)
             predictions[room.key] = predicted.numpy().astype(store.classes.dtype)
-        return by_room, predictions
+        return by_room, unlabelled, predictions
 
 
-def _no_counts(rooms: Sequence[RoomEntry], store: RoomStore | OfficialBlocks) -> Tensor:
-    return torch.zeros(len(rooms), len(store.classes), len(store.classes), dtype=torch.int64)
+def _no_counts(rooms: Sequence[RoomEntry], store: RoomStore | OfficialBlocks) -> tuple[Tensor, Tensor]:
+    """Return a confusion matrix for each room and the number of unlabelled points, all zero."""
+    matrices = torch.zeros(len(rooms), len(store.classes), len(store.classes), dtype=torch.int64)
+    return matrices, torch.zeros((), dtype=torch.int64)
 
 
 def _require_classes(scores: Tensor, store: RoomStore | OfficialBlocks) -> None:

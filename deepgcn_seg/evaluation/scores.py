@@ -74,6 +74,7 @@ def summary(
         "mIoU_interval": miou_interval(points),
         "rooms": by_room,
         "points": result.points,
+        "unlabelled": result.unlabelled,
         "seconds": round(result.seconds, 2),
         "points_per_second": round(result.points / max(result.seconds, 1e-9)),
         "classes": list(classes.names),

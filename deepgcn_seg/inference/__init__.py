@@ -6,7 +6,8 @@ pages to turn a scan in 3-D by :mod:`deepgcn_seg.inference.viewer`. These two ar
 they need Matplotlib.
 """
 
-from .segmenter import Prediction, Segmenter, no_label
+from ..data.classes import no_label
+from .segmenter import Prediction, Segmenter
 from .voting import BadScoresError, Voting
 
 __all__ = ["BadScoresError", "Prediction", "Segmenter", "Voting", "no_label"]

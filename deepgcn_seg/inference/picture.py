@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.text import Text
 
-from ..data.classes import ClassList
+from ..data.classes import GREY, UNLABELLED, ClassList, no_label
 from ..escaping import one_line
 from ..files import replacing
 
@@ -78,10 +78,11 @@ def room_picture(
     """Write a PNG of four views of a room: colour, truth, prediction, errors and their share.
 
     Args:
+        truth: labels (N,); points with :func:`~deepgcn_seg.data.classes.no_label` are grey, and no errors.
         open_side: metres to cut off at the top and at the two sides that face the viewer, to see inside.
     """
     panels = {"colour": rgb, "truth": classes.colors(truth), "prediction": classes.colors(predicted)}
-    panels |= _errors(truth, predicted)
+    panels |= _errors(truth, predicted, classes)
     _draw(path, xyz, panels, np.union1d(truth, predicted), classes, title, open_side)
 
 
@@ -101,7 +102,7 @@ def scan_picture(
     panels |= {"prediction": classes.colors(predicted), "confidence": confidence_colors(confidence)}
     present = np.unique(predicted)
     if truth is not None:
-        panels |= {"truth": classes.colors(truth), **_errors(truth, predicted)}
+        panels |= {"truth": classes.colors(truth), **_errors(truth, predicted, classes)}
         present = np.union1d(present, truth)
     _draw(path, xyz, panels, present, classes, title, open_side)
 
@@ -111,9 +112,14 @@ def confidence_colors(confidence: np.ndarray) -> np.ndarray:
     return (colormaps["viridis"](confidence)[:, :3] * 255).astype(np.uint8)
 
 
-def _errors(truth: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
-    wrong = truth != predicted
-    return {f"errors ({wrong.mean():.1%} of all points)": np.where(wrong[:, None], WRONG, RIGHT).astype(np.uint8)}
+def _errors(truth: np.ndarray, predicted: np.ndarray, classes: ClassList) -> dict[str, np.ndarray]:
+    wrong, unlabelled = truth != predicted, truth == no_label(classes)
+    colors = np.where(wrong[:, None], WRONG, RIGHT).astype(np.uint8)
+    colors[unlabelled] = GREY
+    if unlabelled.all():
+        return {"no point has a true label": colors}
+    which = "labelled" if unlabelled.any() else "all"
+    return {f"errors ({wrong[~unlabelled].mean():.1%} of {which} points)": colors}
 
 
 def _draw(
@@ -145,14 +151,13 @@ def _draw(
         axis.imshow(draw_points(centred, colors[keep]), interpolation="antialiased")
         axis.set_title(name)
     plain(figure.suptitle(""), title)
-    shades = [classes.palette[label] for label in present]
-    patches = [Patch(facecolor=(r / 255, g / 255, b / 255), edgecolor="0.4") for r, g, b in shades]
+    patches = [Patch(facecolor=color / 255, edgecolor="0.4") for color in classes.colors(present)]
     # Names are set afterwards, because Matplotlib leaves out labels that begin with an underscore.
     legend = figure.legend(
         patches, ["-"] * len(patches), loc="outside lower center", ncol=min(len(patches), 13), frameon=False
     )
     for text, label in zip(legend.get_texts(), present):
-        plain(text, classes.names[label])
+        plain(text, UNLABELLED if label == no_label(classes) else classes.names[label])
     with replacing(path) as temporary, warnings.catch_warnings():
         # A character that the font does not have is drawn as a box.
         warnings.filterwarnings("ignore", "Glyph")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 
-from ..data.classes import ClassList
+from ..data.classes import no_label
 from ..data.scans.scan import lost_digits
 from ..data.units import UP, require_metres
 from ..device import device as device_of
@@ -31,7 +31,7 @@ class Prediction:
     """Labels of points.
 
     Attributes:
-        label: (N,) unsigned integers; :func:`no_label` for points without coordinates.
+        label: (N,) unsigned integers; :func:`~deepgcn_seg.data.classes.no_label` for points without coordinates.
         confidence: (N,) float32, the share of the votes for that label; 0 for points without coordinates.
     """
 
@@ -173,12 +173,6 @@ class Segmenter:
         if not self.needs_color and colors is not None:
             log.info("The network was trained without colours: those of the scan are not looked at")
         return np.full((count, 3), GREY, np.uint8) if colors is None else colors
-
-
-def no_label(classes: ClassList) -> np.unsignedinteger:
-    """Return the label of points that get no class: the largest number of the smallest type that can hold it (255)."""
-    kind = np.min_scalar_type(len(classes))
-    return kind.type(np.iinfo(kind).max)
 
 
 @dataclass(frozen=True)

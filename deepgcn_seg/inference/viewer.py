@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.classes import ClassList
+from ..data.classes import GREY, UNLABELLED, ClassList, no_label
 from ..errors import UserError
 from ..escaping import script_json
 from ..files import replacing
@@ -37,7 +37,8 @@ def write_viewer(
     in both cases.
 
     Args:
-        xyz: (N, 3), z up. rgb: (N, 3) uint8 or None. found: labels. truth: (N,) labels or None.
+        xyz: (N, 3), z up. rgb: (N, 3) uint8 or None. found: labels. truth: (N,) labels, or None; points
+            with :func:`~deepgcn_seg.data.classes.no_label` are grey, and no errors.
         max_points: to show.
 
     Raises:
@@ -78,15 +79,21 @@ def _content(
         "extent": extent,
         "size": np.ptp(points, axis=0).tolist(),
         "origin": origin.tolist(),
-        "classes": list(classes.names),
-        "palette": [list(color) for color in classes.palette],
+        # Points without a true label are of one further class, which the script draws in grey.
+        "classes": [*classes.names, UNLABELLED],
+        "palette": [list(color) for color in (*classes.palette, GREY)],
         # The unit is a 65535th of the extent, which is below a millimetre in a room of 60 m.
         "xyz": _packed(np.rint(points / extent * 65535).astype("<u2")),
         "rgb": None if rgb is None else _packed(rgb[shown]),
         "label": _packed(found.label[shown].astype("<u2")),
         "confidence": _packed(np.rint(found.confidence[shown] * 255).astype(np.uint8)),
-        "truth": None if truth is None else _packed(truth[shown].astype("<u2")),
+        "truth": None if truth is None else _packed(_numbered(truth[shown], classes)),
     }
+
+
+def _numbered(truth: np.ndarray, classes: ClassList) -> np.ndarray:
+    """Return labels as 16 bits, with the number of classes for those that are no class."""
+    return np.where(truth == no_label(classes), len(classes), truth).astype("<u2")
 
 
 def _packed(values: np.ndarray) -> str:

@@ -140,11 +140,11 @@ def build_model(
     """Return the trained model, in eval mode with its ``classes``, of what :func:`read_checkpoint` returned.
 
     Args:
-        content: of which ``model`` alone is needed with a description. trusted: modules of your own whose classes may
-            be built. description: what :func:`describe` returned of the content, if it was called before.
+        content: only its ``model`` is needed with a description. trusted: modules of your own whose classes may be
+            built. description: the result of :func:`describe` for this content, if there is one already.
 
     Raises:
-        UserError: damaged, or it needs a module that is not trusted.
+        UserError: the content is damaged, or the network needs a module that is not trusted.
     """
     where = f"checkpoint {path}"
     if not are_modules(trusted):

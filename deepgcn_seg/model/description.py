@@ -162,7 +162,7 @@ class TrainedOn(Schema):
     min_points: Annotated[int, integer(0, 2**31)] = 100
     points: Annotated[int, integer(1, MAX_POINTS)] = 4096
     batch_size: Width = 16
-    source: Literal["synthetic", "s3dis", "s3dis_hdf5", "folder"] | None = None
+    source: Literal["synthetic", "s3dis", "s3dis_hdf5", "scannet", "folder"] | None = None
     name: Name = "unknown"
     fold: Annotated[int, Field(ge=0, le=10**6)] | Name | None = None
     validation: Part = 0.1

@@ -29,7 +29,7 @@ from .gpu.launch import interpreted
 # Types that the kernels take. Half precision is summed up in float32.
 TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 BACKENDS = ("auto", "torch", "numba", "triton")
-_chosen = "auto"
+_requested = "auto"
 
 log = logging.getLogger(__name__)
 
@@ -88,20 +88,20 @@ def set_backend(name: str) -> None:
     Raises:
         ValueError: unknown name, or one that cannot run here.
     """
-    global _chosen
+    global _requested
     if name not in BACKENDS:
         raise ValueError(f"unknown backend {name!r}: choose one of {', '.join(BACKENDS)}")
     if name == "numba" and not numba_available():
         raise ValueError("backend 'numba' was asked for, but numba cannot be imported")
     if name == "triton" and not triton_available():
         raise ValueError("backend 'triton' was asked for, but its kernels cannot run here (the log says why)")
-    _chosen = name
+    _requested = name
 
 
 @contextmanager
 def backend(name: str) -> Iterator[None]:
     """Force the implementation inside a ``with`` block (see :func:`set_backend`)."""
-    before = _chosen
+    before = _requested
     set_backend(name)
     try:
         yield
@@ -113,10 +113,10 @@ def implementation(tensor: Tensor) -> str:
     """Return the backend that runs operations on ``tensor``: ``torch``, ``numba`` or ``triton``."""
     if tensor.dtype not in TYPES:
         return "torch"
-    if tensor.device.type == "cpu" and _chosen in ("auto", "numba") and numba_available():
+    if tensor.device.type == "cpu" and _requested in ("auto", "numba") and numba_available():
         return "numba"
-    on_gpu = tensor.is_cuda or (_chosen == "triton" and interpreted())
-    return "triton" if on_gpu and _chosen in ("auto", "triton") and triton_available() else "torch"
+    on_gpu = tensor.is_cuda or (_requested == "triton" and interpreted())
+    return "triton" if on_gpu and _requested in ("auto", "triton") and triton_available() else "torch"
 
 
 class Operations(NamedTuple):

@@ -120,8 +120,8 @@ def _edge_moments_backward(
     offset: Tensor,
     factor: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    chosen = _backward_operations_for(center)
-    return chosen.edge_moments_backward(center, neighbor, index, slope, mask, offset, factor)
+    operations = _backward_operations_for(center)
+    return operations.edge_moments_backward(center, neighbor, index, slope, mask, offset, factor)
 
 
 @_edge_moments_backward.register_fake

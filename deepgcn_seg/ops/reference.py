@@ -25,7 +25,7 @@ def search(points: Tensor, mask: Tensor | None, ranks: Tensor, loop: bool, out: 
         loop: whether a point may be its own neighbour. out: (B, N, m) int64, written.
     """
     batch, count, _ = points.shape
-    points = _centred(points, mask)
+    points = centred(points, mask)
     norms = points.square().sum(-1)
     if mask is not None:
         norms = norms.masked_fill(~mask, torch.inf)
@@ -42,7 +42,7 @@ def search(points: Tensor, mask: Tensor | None, ranks: Tensor, loop: bool, out: 
             out[block, first : first + queries] = nearest[:, ranks.to(nearest.device)]
 
 
-def _centred(points: Tensor, mask: Tensor | None) -> Tensor:
+def centred(points: Tensor, mask: Tensor | None) -> Tensor:
     """Return points with their mean at the origin: ``|y|^2 - 2 x.y`` loses its digits far from it."""
     points = points - mean_of_present(points, mask)[:, None]
     return points if mask is None else torch.where(mask[:, :, None], points, 0)
@@ -120,3 +120,32 @@ def edge_moments_backward(
     flat = index.reshape(batch, count * k, 1).expand(-1, -1, center.shape[-1])
     grad_neighbor = torch.zeros_like(neighbor).scatter_add_(1, flat, grad.view(batch, count * k, -1))
     return grad.sum(2), grad_neighbor, grad_slope
+
+
+# -- what the kernels of both devices have in common ----------------------------------------------
+
+
+def typical_activation(center: Tensor, neighbor: Tensor, slope: Tensor) -> Tensor:
+    """Return phi of the mean of center and neighbor over all points, (C,): a value near the mean of phi over edges.
+
+    Kernels sum up phi less this value and its square. Otherwise the variance would lose digits if the mean is far
+    from 0.
+    """
+    typical = center.mean((0, 1)) + neighbor.mean((0, 1))
+    return torch.where(typical > 0, typical, slope * typical)
+
+
+def moments_of_sums(
+    sums: Tensor, squares: Tensor, shift: Tensor, index: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return mean and biased variance (B, C), in the type of shift, from sums over the edges of some points each.
+
+    Args:
+        sums, squares: (B, parts, C), of phi - shift, and of its square. shift: (C,).
+        index: (B, N, k). mask: (B, N) or None. A block without points gets NaN.
+    """
+    edges = index.shape[2] * (index.shape[1] if mask is None else mask.sum(1, keepdim=True))
+    mean = sums.double().sum(1) / edges
+    var = squares.double().sum(1) / edges - mean.square()
+    # Rounding can leave a variance of almost zero below zero.
+    return (mean + shift).to(shift.dtype), var.clamp(min=0).to(shift.dtype)

@@ -1,4 +1,4 @@
-"""Figures of several runs: their scores as bars, and their training curves from TensorBoard events."""
+"""Figures of several runs: their scores as bars, and their training curves."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from ..escaping import figure as escaped
 from ..files import replacing
-from .reading import LeftOut, read_scalar
+from .reading import LeftOut, read_curve
 from .runs import Run, varied
 
 # A setting with more values than this is told apart by colour, not by a panel for each value.
@@ -26,13 +26,13 @@ def smoothed(values: np.ndarray, share: float = 0.1) -> np.ndarray:
     return (total[stop] - total[start]) / (stop - start)
 
 
-def draw_curves(runs: Sequence[Run], path: Path, left_out: LeftOut, name: str = "train/loss") -> dict[str, float]:
-    """Draw a scalar of all runs over steps, smoothed, with a line for each run.
+def draw_curves(runs: Sequence[Run], path: Path, left_out: LeftOut, column: str = "train_loss") -> dict[str, float]:
+    """Draw a curve of all runs over steps, smoothed, with a line for each run.
 
     There is a panel for each value of the first setting that differs and is not a number, such as the backbone.
 
     Args:
-        left_out: runs whose events cannot be read are added to it.
+        left_out: runs whose curves cannot be read are added to it. column: of ``history.csv``.
 
     Returns:
         The last smoothed value of each run, by folder name. If there is none, nothing is drawn.
@@ -55,7 +55,7 @@ def draw_curves(runs: Sequence[Run], path: Path, left_out: LeftOut, name: str = 
         for run, color in zip(ordered, colors):
             steps = values = np.empty(0)
             with left_out.noting():
-                steps, values = read_scalar(run.folder, name)
+                steps, values = read_curve(run.folder, column)
             if not len(values):
                 continue
             line = smoothed(values)
@@ -66,7 +66,7 @@ def draw_curves(runs: Sequence[Run], path: Path, left_out: LeftOut, name: str = 
         axis.set_xlabel("step")
         if axis.lines:
             axis.legend(frameon=False, fontsize=8)
-    axes[0].set_ylabel(f"{name}, mean over a tenth of the steps")
+    axes[0].set_ylabel(f"{column}, mean over a tenth of the steps")
     if not last:
         return last
     with replacing(path) as temporary:

@@ -6,7 +6,7 @@ read.
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +17,7 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from ..errors import UserError, first_line
 from ..escaping import one_line
+from ..evaluation import history
 from ..old_names import renamed
 from ..schema import Schema, read_json, read_yaml
 
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 
 # Larger than anything that training writes; events, pictures: bytes.
 MAX_SETTINGS, MAX_CLASSES, MAX_ROOMS, MAX_PICTURES = 1000, 1000, 100_000, 100
+# A row of 13 classes has about 200 bytes: MAX_HISTORY, in bytes, holds 20,000 epochs.
+MAX_HISTORY = 2**22
 MAX_EVENTS, MAX_PICTURE, MAX_PIXELS = 2**30, 2**26, 2**25
 # Characters of a name or setting that are shown.
 MAX_SHOWN = 200
@@ -200,12 +203,27 @@ def read_picture(folder: Path, name: str) -> Image.Image:
     raise UserError(f"{path}: {image.width} x {image.height} is more than {MAX_PIXELS} pixels")
 
 
-def read_scalar(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return steps and finite values of a scalar that a run wrote to TensorBoard; empty if it did not.
+def read_curve(folder: Path, column: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return steps and values of a curve of a run; empty if the run has none.
+
+    It is a column of the run's ``history.csv``. A run without the file wrote its curves to TensorBoard only.
+
+    Args:
+        column: a key of :data:`deepgcn_seg.evaluation.history.TAGS`.
 
     Raises:
-        UserError: its events cannot be read.
+        UserError: its history or its events cannot be read.
     """
+    if not os.path.lexists(folder / history.NAME):
+        return _read_scalar(folder, history.TAGS[column])
+    rows = history.read_history(own_file(folder, history.NAME, MAX_HISTORY))
+    found = [(row["step"], row[column]) for row in rows if row[column] is not None]
+    steps, values = np.array(found, np.float64).reshape(-1, 2).T
+    return steps, values
+
+
+def _read_scalar(folder: Path, tags: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return steps and finite values of the first of some tags that a run wrote to TensorBoard; empty if it did not."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     # It logs every file that it opens.
@@ -215,7 +233,7 @@ def read_scalar(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     try:
         events.Reload()
         scalars = events.Tags()["scalars"]
-        found = events.Scalars(name) if name in scalars else []
+        found: list[Any] = next((events.Scalars(tag) for tag in tags if tag in scalars), [])
         steps, values = np.array([event.step for event in found]), np.array([float(event.value) for event in found])
     # Damaged records raise all kinds of errors.
     except Exception as error:

@@ -13,13 +13,13 @@ from rich.console import Console
 from torch import nn
 
 from ..data.blocks import BlockGrid, advise, share_held
-from ..data.classes import ClassList
+from ..data.classes import ClassList, no_label
 from ..data.dataset import Split, area_name, block_dataset
 from ..data.official_hdf5 import OfficialBlocks
 from ..data.room import RoomEntry
 from ..data.store import RoomStore
 from ..distributed import World
-from ..evaluation.protocols import Protocol
+from ..evaluation.protocols import Protocol, Result
 from ..model import DeepGCN
 from ..model.description import Description, describe_network
 from ..model.freezing import freeze, require_not_anew
@@ -76,8 +76,8 @@ def build_trainer(
     protocol = Protocol(name, points=config.points, batch_size=config.batch_size, side=grid.side, **channels)
     rooms = split.test if config.select == "test" else split.validation
 
-    def validate(model: nn.Module) -> torch.Tensor:
-        return protocol.run(model, store, rooms, device, world).confusion
+    def validate(model: nn.Module) -> Result:
+        return protocol.run(model, store, rooms, device, world)
 
     return Trainer(
         model,
@@ -138,7 +138,8 @@ def _objective(recipe: DictConfig, data: TrainingData, device: torch.device, wor
     """Return the loss of a recipe, with the class weights of the rooms to train on."""
     loss = build_loss(recipe.loss, recipe.label_smoothing, recipe.focal_gamma)
     weights = class_weights(recipe.class_weights, data.store, data.split.train, recipe.effective_beta, world)
-    return Objective(loss, None if weights is None else torch.tensor(weights, dtype=torch.float32, device=device))
+    of_classes = None if weights is None else torch.tensor(weights, dtype=torch.float32, device=device)
+    return Objective(loss, of_classes, int(no_label(data.store.classes)))
 
 
 def _settings(config: DictConfig, device: torch.device, objective: Objective) -> TrainingSettings:
@@ -164,7 +165,7 @@ def checkpoint_description(config: DictConfig, classes: ClassList) -> dict[str, 
     plain: Any = OmegaConf.to_container(config, resolve=True)
     data, store = plain["data"], plain["data"]["store"]
     source = str(store["_target_"]).removeprefix("deepgcn_seg.data.sources.")
-    known = source in ("synthetic", "s3dis", "s3dis_hdf5", "folder")
+    known = source in ("synthetic", "s3dis", "s3dis_hdf5", "scannet", "folder")
     trained_on = {
         "features": data["features"],
         "variant": data["variant"],

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..data.classes import no_label
 from ..data.official_hdf5 import OfficialBlocks
 from ..data.room import RoomEntry
 from ..data.store import RoomStore
@@ -52,15 +53,12 @@ def class_weights(
     return weights
 
 
-def count_labels(
-    store: RoomStore | OfficialBlocks, rooms: Sequence[RoomEntry], ignore: int | None = None
-) -> np.ndarray:
-    """Return the number of points (C,) of each class in some rooms, without those whose label is ``ignore``."""
+def count_labels(store: RoomStore | OfficialBlocks, rooms: Sequence[RoomEntry]) -> np.ndarray:
+    """Return the number of points (C,) of each class in some rooms; points without a label are not counted."""
     counts = np.zeros(len(store.classes), np.int64)
     for room in track(rooms, len(rooms), "Counting labels"):
         labels = store.labels(room)
-        counted = labels if ignore is None else labels[labels != ignore]
-        counts += np.bincount(counted, minlength=len(counts))
+        counts += np.bincount(labels[labels != no_label(store.classes)], minlength=len(counts))
     return counts
 
 

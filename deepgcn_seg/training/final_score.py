@@ -77,7 +77,7 @@ def score_run(
     after = int(cost["steps"]) + 1
     run_log.scores(after, "test", confusion, store.classes)
     if (folder / "room.png").is_file():
-        run_log.image("test/room", folder / "room.png", after)
+        run_log.image("4_test/room", folder / "room.png", after)
     scores = Scores.of(confusion)
     results = {"hparam/mIoU": scores.miou, "hparam/mAcc": scores.macc, "hparam/OA": scores.oa}
     run_log.hparams(_settings_to_compare(config, protocol), results)

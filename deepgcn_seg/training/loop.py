@@ -18,7 +18,9 @@ from ..data.dataset import BlockDataset, EpochSampler, make_loader
 from ..data.official_hdf5 import OfficialBlockDataset
 from ..distributed import World
 from ..errors import Interrupted, UserError
+from ..evaluation.history import Epoch
 from ..evaluation.metrics import Scores
+from ..evaluation.protocols import Result
 from ..memory import peak_memory_mb
 from ..model.freezing import set_training_mode
 from ..progress import Meter
@@ -70,10 +72,10 @@ class Trainer:
 
     Args:
         model: maps points (B, N, channels) to logits (B, N, C). optimizer: updates its parameters.
-        blocks: blocks to train on. validate: returns the confusion matrix of a model; None for no validation.
+        blocks: blocks to train on. validate: scores a model; None for no validation.
         folder: where checkpoints go. description: what they say about classes, network and data
             (:func:`~deepgcn_seg.model.checkpoint.save_checkpoint`).
-        run_log: TensorBoard events. world: the processes that train together.
+        run_log: TensorBoard events and history. world: the processes that train together.
         shown_blocks: held-out blocks that TensorBoard shows at each validation: points (B, N, channels), labels (B, N).
 
     Raises:
@@ -85,7 +87,7 @@ class Trainer:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         blocks: BlockDataset | OfficialBlockDataset,
-        validate: Callable[[nn.Module], torch.Tensor] | None,
+        validate: Callable[[nn.Module], Result] | None,
         settings: TrainingSettings,
         folder: Path,
         description: dict[str, Any],
@@ -118,11 +120,20 @@ class Trainer:
         return self.state.step // self.steps_per_epoch
 
     @property
+    def present_epoch(self) -> int:
+        """Number of the epoch that the last step belongs to; the first is 1."""
+        return -(-self.state.step // self.steps_per_epoch)
+
+    @property
     def validation_due(self) -> bool:
         """Whether the present step needs a validation that has not been done yet."""
         step = self.state.step
-        at_end_of_epoch = step % self.steps_per_epoch == 0 and self.epoch % self.settings.validate_every == 0
-        return self.state.validated_step < step and (at_end_of_epoch or step >= self.total_steps)
+        its_turn = self._at_end_of_epoch and self.epoch % self.settings.validate_every == 0
+        return self.state.validated_step < step and (its_turn or step >= self.total_steps)
+
+    @property
+    def _at_end_of_epoch(self) -> bool:
+        return self.state.step % self.steps_per_epoch == 0 or self.state.step >= self.total_steps
 
     def fit(self) -> None:
         """Train to the end.
@@ -132,10 +143,9 @@ class Trainer:
             UserError: the loss stays NaN or infinite.
         """
         with stop_requested() as stop, Meter("Training", self.total_steps, self.state.step) as meter:
-            if self.validation_due:
-                # The run was stopped in the last step before a validation.
-                self._validate()
-                self.save("last.ckpt")
+            if self.validation_due or (self._at_end_of_epoch and self.state.losses):
+                # The run was stopped in the last step of an epoch.
+                self._end_epoch()
             while self.state.step < self.total_steps:
                 self._epoch(meter, stop)
             self.run_log.flush()
@@ -155,7 +165,7 @@ class Trainer:
             state.seconds += seconds
             speed = self.batch_size * passes[0][1].shape[1] / seconds
             self.run_log.step(state.step, loss, state.optimizer.param_groups[0]["lr"], speed)
-            meter.advance(f"epoch {self.epoch + 1}, loss {loss:.3f}, {speed:,.0f} points/s")
+            meter.advance(f"epoch {self.present_epoch}, loss {loss:.3f}, {speed:,.0f} points/s")
             if stopping:
                 self.save("last.ckpt")
                 raise Interrupted(f"stopped at step {state.step} of {self.total_steps}; resume={self.folder.parent}")
@@ -163,8 +173,26 @@ class Trainer:
                 break
             if state.step % settings.save_every == 0 and state.step % self.steps_per_epoch:
                 self.save("last.ckpt")
-        if self.validation_due:
-            self._validate()
+        self._end_epoch()
+
+    def _end_epoch(self) -> None:
+        """Validate if it is time, add a row to the history, and save."""
+        state = self.state
+        result = self._validate() if self.validation_due else None
+        # An epoch whose steps were all left out has no loss, and no row.
+        if state.losses:
+            epoch = Epoch(
+                state.step,
+                self.present_epoch,
+                state.optimizer.param_groups[0]["lr"],
+                state.loss_sum / state.losses,
+                None if result is None else result.loss,
+                None if result is None else Scores.of(result.confusion),
+                state.seconds,
+                peak_memory_mb(self.settings.device),
+            )
+            self.run_log.epoch(epoch, self.description["classes"])
+            state.loss_sum, state.losses = 0.0, 0
         self.save("last.ckpt")
 
     def _batches(self) -> Iterator[Batch]:
@@ -200,12 +228,14 @@ class Trainer:
             self._skip(loss, float(norm), passes)
             return loss, stopping
         state.bad_steps = 0
-        self.run_log.gradient_norm(state.step + 1, float(norm))
-        if self.world.first and state.step % LAYERS_EVERY == 0:
-            self.run_log.layers(state.step + 1, "gradient_norm", gradient_norms(model))
         optimizer.step()
         if state.averaged is not None:
             state.averaged.update_parameters(model)
+        state.loss_sum, state.losses = state.loss_sum + loss, state.losses + 1
+        # After the first step: a training that fails in it leaves no events.
+        self.run_log.gradient_norm(state.step + 1, float(norm))
+        if self.world.first and state.step % LAYERS_EVERY == 0:
+            self.run_log.layers(state.step + 1, "gradient_norm", gradient_norms(model))
         return loss, stopping
 
     def _follow_schedules(self) -> None:
@@ -248,24 +278,25 @@ class Trainer:
             raise UserError(f"{what}. {state.bad_steps} such steps in a row: lower the rate (recipe.optimizer.lr)")
         log.warning("%s. Step skipped, %d so far", what, state.skipped)
 
-    def _validate(self) -> None:
+    def _validate(self) -> Result | None:
         """Score the model on held-out rooms, and save it as ``best.ckpt`` if it is the best so far."""
         state = self.state
         state.validated_step = state.step
         if self.validate is None:
-            return
-        confusion = self.validate(state.result)
-        self.run_log.scores(state.step, "validation", confusion, self.description["classes"])
+            return None
+        result = self.validate(state.result)
+        self.run_log.scores(state.step, "validation", result.confusion, self.description["classes"])
         self.run_log.memory(state.step, peak_memory_mb(self.settings.device))
         if self.shown_blocks is not None and self.world.first:
             self._show(*self.shown_blocks)
-        miou = Scores.of(confusion).miou
+        miou = Scores.of(result.confusion).miou
         better = miou > state.best
-        epoch, suffix = -(-state.step // self.steps_per_epoch), " (best so far)" if better else ""
-        log.info("Epoch %d, step %d: validation mIoU %.4f%s", epoch, state.step, miou, suffix)
+        suffix = " (best so far)" if better else ""
+        log.info("Epoch %d, step %d: validation mIoU %.4f%s", self.present_epoch, state.step, miou, suffix)
         if better:
             state.best = miou
             self.save("best.ckpt")
+        return result
 
     def _show(self, points: torch.Tensor, labels: torch.Tensor) -> None:
         """Write to TensorBoard how the network labels some blocks, and how far away each layer's neighbours are."""
@@ -299,5 +330,9 @@ class Trainer:
         self.state.load(path, self.settings.device, self.world)
         if self.state.step >= total:
             log.info("%s: all %d steps are done, nothing is left to train (more epochs go on)", path, total)
-        else:
-            log.info("Going on from %s at step %d of %d", path, self.state.step, total)
+            return
+        before = self.state.optimizer.param_groups[0]["lr"]
+        clock = Clock(self.state.step, self.steps_per_epoch, total)
+        rate = self.base_rates[0] * self.settings.schedule(clock)
+        where = (path, self.state.step, total)
+        log.info("Going on from %s at step %d of %d; learning rate %.3g, before %.3g", *where, rate, before)

@@ -131,9 +131,10 @@ class Objective:
         logits, labels = logits.float().flatten(0, 1), labels.flatten()
         if self.ignore is not None:
             counted = labels != self.ignore
-            logits, labels = logits[counted], labels[counted]
-            if not len(labels):
-                return logits.sum()
+            if not counted.any():
+                return 0 * logits.sum()
+            if not counted.all():
+                logits, labels = logits[counted], labels[counted]
         return self.loss(logits, labels, self.class_weights)
 
 

@@ -1,6 +1,7 @@
 """The directory of a run: lock it for one training, write its config, and find out whether it holds a run already."""
 
 import fcntl
+import json
 import logging
 import os
 import socket
@@ -14,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..distributed import World
 from ..errors import OccupiedError, UserError
+from ..escaping import one_line
 from ..files import replacing
 from ..model.checkpoint import read_checkpoint
 from ..old_names import renamed
@@ -143,6 +145,33 @@ def recorded_weights(folder: Path) -> Any:
         return read_json(folder / "run.json").get("weights")
     except (UserError, AttributeError):
         return None
+
+
+def record_changes(now: dict[str, str], folder: Path) -> None:
+    """Say which settings a resumed run has changed, such as more epochs, and put them into its ``run.json``.
+
+    Args:
+        now: as :func:`run_settings` returns them.
+    """
+    path = folder / "run.json"
+    facts = read_json(path) if path.is_file() else None
+    if not isinstance(facts, dict) or not isinstance(before := facts.get("settings"), dict):
+        return
+    changed = [key for key in now if key in before and before[key] != now[key]]
+    if changed:
+        shown = (f"{key} {one_line(before[key], 60)} -> {one_line(now[key], 60)}" for key in changed[:5])
+        log.info("Changed since the run was started: %s", ", ".join(shown))
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps({**facts, "settings": now}, indent=1) + "\n")
+
+
+def set_scores_aside(folder: Path, step: int) -> None:
+    """Rename the ``metrics.json`` of a finished run that is trained further: until its end, it is unfinished."""
+    path = folder / "metrics.json"
+    if path.is_file():
+        kept = path.with_name(f"metrics_step{step}.json")
+        path.replace(kept)
+        log.info("The scores until now are kept as %s", kept)
 
 
 def run_settings(config: DictConfig) -> dict[str, str]:

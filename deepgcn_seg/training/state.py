@@ -1,5 +1,6 @@
 """The state of a training that a checkpoint restores: weights, optimiser, counts and random state."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +24,8 @@ class Counts(Schema):
     skipped: Annotated[int, integer(0)]
     validated_step: Annotated[int, integer(0, 2**62)] = 0
     bad_steps: Annotated[int, integer(0)] = 0
+    loss_sum: Annotated[float, number(-math.inf)] = 0.0
+    losses: Annotated[int, integer(0)] = 0
 
 
 class TrainingState:
@@ -36,6 +39,7 @@ class TrainingState:
         step: optimiser steps done. validated_step: step of the last validation. best: highest validation mIoU so far.
         seconds: time spent in steps. skipped: number of all skipped steps. bad_steps: number of the latest steps that
             were skipped in a row.
+        loss_sum, losses: sum and number of the losses since the last row of the history, without skipped steps.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, ema: float | None = None):
@@ -43,6 +47,7 @@ class TrainingState:
         self.averaged = None if ema is None else average_of(model, ema)
         self.step, self.validated_step, self.best = 0, 0, -1.0
         self.seconds, self.skipped, self.bad_steps = 0.0, 0, 0
+        self.loss_sum, self.losses = 0.0, 0
 
     @property
     def result(self) -> nn.Module:

@@ -1,4 +1,8 @@
-"""Write the events of a run, which TensorBoard shows."""
+"""The events of a run, which TensorBoard shows, and its history.
+
+TensorBoard sorts the groups of tags by name, digits first, and opens the first ones. The groups are numbered so that
+loss, mIoU and learning rate are seen first, and the many figures of classes and layers last.
+"""
 
 import threading
 from collections.abc import Callable
@@ -10,12 +14,43 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_SCALAR, Summary, SummaryMetadata
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from ..data.classes import ClassList
 from ..errors import UserError
+from ..evaluation.history import TAGS, Epoch, History
 from ..evaluation.metrics import Scores
+
+LOSS, VALIDATION_LOSS, MIOU, RATE = (
+    TAGS[column][0] for column in ("train_loss", "validation_loss", "mIoU", "learning_rate")
+)
+# Part of the data -> group of its scores, and group of its classes' IoU.
+GROUPS = {"validation": ("3_validation", "5_IoU_validation"), "test": ("4_test", "6_IoU_test")}
+LAYER_GROUPS = {"gradient_norm": "7_gradient_norm", "neighbor_distance": "8_neighbor_distance"}
+
+# Tag, or group of tags that are described alike -> what TensorBoard shows beside it.
+DESCRIPTIONS = {
+    LOSS: "Loss of each training step, mean over its points.",
+    VALIDATION_LOSS: "Cross-entropy per point on the validation rooms, without label smoothing. If it rises while the "
+    "training loss falls, the network is overfitting.",
+    MIOU: "Mean over the classes of their IoU on the validation rooms, after each validation. It chooses best.ckpt.",
+    RATE: "Learning rate of each training step (of the optimiser's first parameter group).",
+    "2_training/gradient_norm": "Norm of the gradients of all parameters together, before the optimiser's step.",
+    "2_training/points_per_second": "Points trained on in each second, including the wait for data.",
+    "2_training/peak_memory_mb": "Highest memory so far: of the process, or on the GPU what was allocated.",
+    "3_validation/mAcc": "Mean over the classes of the share of their points that are labelled right.",
+    "3_validation/OA": "Share of all points of the validation rooms that are labelled right.",
+    "4_test/mIoU": "Mean IoU on the test rooms, of the checkpoint that was chosen; the step is one after the last.",
+    "4_test/mAcc": "Mean over the classes of the share of their points in the test rooms that are labelled right.",
+    "4_test/OA": "Share of all points of the test rooms that are labelled right.",
+    "5_IoU_validation": "IoU of one class on the validation rooms. Missing where neither truth nor prediction has it.",
+    "6_IoU_test": "IoU of one class on the test rooms, of the checkpoint that was chosen.",
+    "7_gradient_norm": "Norm of the gradients of one backbone layer; layer 0 is the first graph convolution.",
+    "8_neighbor_distance": "Mean distance in space between a point and its neighbours in the graph of one layer, in "
+    "metres with data.variant=paper. It grows as features describe what a point is instead of where it is.",
+}
 
 # Points are 3 cm wide, and the field of view shows a whole block that is 3 m high.
 MESH_VIEW = {
@@ -25,45 +60,48 @@ MESH_VIEW = {
 
 
 class RunLog:
-    """TensorBoard events of one run.
+    """TensorBoard events and ``history.csv`` of one run. Neither file is there before there is something to write.
 
     Args:
         folder: the run directory; None to write nothing, as in every process but the first.
-        step: first step of a resumed run; earlier events from this step on are dropped.
+        step: first step of a resumed run; earlier events and rows from this step on are dropped.
 
     Every method raises :class:`~deepgcn_seg.errors.UserError` if events cannot be written, as on a full disk.
     """
 
     def __init__(self, folder: str | Path | None, step: int = 0):
-        if folder is None:
-            self._writer: Any = _Nothing()
-            return
-        # If a run was killed before its first checkpoint, it has left events of steps that are now done again.
-        again = step or any(Path(folder).glob("events.out.tfevents.*"))
-        self._writer = _EventWriter(Path(folder), step if again else None)
+        self._writer: Any = _Nothing() if folder is None else _EventWriter(Path(folder), step)
+        self._history = None if folder is None else History(Path(folder), max(step - 1, 0))
 
     def config(self, text: str) -> None:
-        """Write the full config."""
-        self._writer.add_text("config", f"```yaml\n{text}\n```")
+        """Write the composed config, once there are other events."""
+        self._writer.first_text = ("config", f"```yaml\n{text}\n```")
 
     def step(self, step: int, loss: float, lr: float, points_per_second: float) -> None:
         """Write loss, learning rate and speed of a training step."""
-        self._writer.add_scalar("train/loss", loss, step)
-        self._writer.add_scalar("train/learning_rate", lr, step)
-        self._writer.add_scalar("train/points_per_second", points_per_second, step)
+        self._scalar(LOSS, loss, step)
+        self._scalar(RATE, lr, step)
+        self._scalar("2_training/points_per_second", points_per_second, step)
 
     def gradient_norm(self, step: int, norm: float) -> None:
         """Write the norm of all gradients together."""
-        self._writer.add_scalar("train/gradient_norm", norm, step)
+        self._scalar("2_training/gradient_norm", norm, step)
 
     def layers(self, step: int, name: str, values: dict[int, float]) -> None:
-        """Write a value of each backbone layer, as ``name/layer_00`` and so on."""
+        """Write a value of each backbone layer; ``name`` is a key of :data:`LAYER_GROUPS`."""
         for layer, value in values.items():
-            self._writer.add_scalar(f"{name}/layer_{layer:02d}", value, step)
+            self._scalar(f"{LAYER_GROUPS[name]}/layer_{layer:02d}", value, step)
 
     def memory(self, step: int, megabytes: float) -> None:
         """Write the peak memory so far: of the process, or allocated on the GPU."""
-        self._writer.add_scalar("train/peak_memory_mb", megabytes, step)
+        self._scalar("2_training/peak_memory_mb", megabytes, step)
+
+    def epoch(self, epoch: Epoch, classes: ClassList) -> None:
+        """Add an epoch to ``history.csv``, and write its validation loss as an event."""
+        if epoch.validation_loss is not None:
+            self._scalar(VALIDATION_LOSS, epoch.validation_loss, epoch.step)
+        if self._history is not None:
+            self._history.append(epoch.row(classes.names))
 
     def blocks(self, step: int, xyz: Tensor, labels: dict[str, Tensor], classes: ClassList) -> None:
         """Write blocks of points (B, N, 3) as point clouds, coloured by each entry of ``labels`` (B, N) in turn."""
@@ -78,14 +116,15 @@ class RunLog:
                 self._writer.add_mesh(tag, xyz[part], colors[part], config_dict=MESH_VIEW, global_step=step)
 
     def scores(self, step: int, part: str, confusion: Tensor, classes: ClassList) -> None:
-        """Write OA, mAcc, mIoU, the IoU of each class and the confusion matrix of ``part`` (validation or test)."""
-        scores = Scores.of(confusion)
-        for name, value in (("mIoU", scores.miou), ("mAcc", scores.macc), ("OA", scores.oa)):
-            self._writer.add_scalar(f"{part}/{name}", value, step)
+        """Write OA, mAcc, mIoU, IoU per class and the confusion matrix of ``part`` (validation, test)."""
+        scores, (group, classes_group) = Scores.of(confusion), GROUPS[part]
+        self._scalar(MIOU if part == "validation" else f"{group}/mIoU", scores.miou, step)
+        for name, value in (("mAcc", scores.macc), ("OA", scores.oa)):
+            self._scalar(f"{group}/{name}", value, step)
         for name, value in zip(classes.names, scores.iou):
             if value == value:
-                self._writer.add_scalar(f"{part}_IoU/{name}", value, step)
-        self._writer.add_image(f"{part}/confusion", confusion_image(confusion, classes), step, dataformats="HWC")
+                self._scalar(f"{classes_group}/{name}", value, step)
+        self._writer.add_image(f"{group}/confusion", confusion_image(confusion, classes), step, dataformats="HWC")
 
     def hparams(self, settings: dict[str, Any], metrics: dict[str, float]) -> None:
         """Write settings and final metrics, to compare the runs of a sweep."""
@@ -106,17 +145,54 @@ class RunLog:
         """Write the last events and close the file."""
         self._writer.close()
 
+    def _scalar(self, tag: str, value: float, step: int) -> None:
+        self._writer.add_described(tag, value, DESCRIPTIONS.get(tag) or DESCRIPTIONS[tag.partition("/")[0]], step)
+
 
 class _EventWriter:
-    """A SummaryWriter that turns errors of writing into a one-line ``UserError``."""
+    """A SummaryWriter that makes its file with the first event, and turns errors of writing into a ``UserError``.
 
-    def __init__(self, folder: Path, purge_step: int | None):
-        self._folder = folder
-        threading.excepthook = _leave_to_the_caller
-        self._writer = self._telling(SummaryWriter)(str(folder), purge_step=purge_step)
+    Args:
+        step: first step of a resumed run, else 0.
+    """
+
+    def __init__(self, folder: Path, step: int):
+        self._folder, self._step = folder, step
+        self._opened: SummaryWriter | None = None
+        self.first_text: tuple[str, str] | None = None
 
     def __getattr__(self, name: str) -> Callable:
-        return self._telling(getattr(self._writer, name))
+        return self._telling(getattr(self._open(), name))
+
+    def add_described(self, tag: str, value: float, description: str, step: int) -> None:
+        """Write a scalar with a description. :meth:`SummaryWriter.add_scalar` takes none."""
+        # With a data class TensorBoard's server keeps the description of a value of the old kind, which all can read.
+        metadata = SummaryMetadata(summary_description=description, data_class=DATA_CLASS_SCALAR)
+        metadata.plugin_data.plugin_name = "scalars"
+        summary = Summary(value=[Summary.Value(tag=tag, simple_value=value, metadata=metadata)])
+        self._telling(self._open()._get_file_writer().add_summary)(summary, step)
+
+    def flush(self) -> None:
+        """Write events that are still in memory to disk."""
+        if self._opened is not None:
+            self._telling(self._opened.flush)()
+
+    def close(self) -> None:
+        """Write the last events and close the file."""
+        if self._opened is not None:
+            self._telling(self._opened.close)()
+
+    def _open(self) -> SummaryWriter:
+        """Return the writer, which is made when there is something to write."""
+        if self._opened is None:
+            threading.excepthook = _leave_to_the_caller
+            # A run that was killed before its first checkpoint has left events, and its steps come again.
+            again = self._step or any(self._folder.glob("events.out.tfevents.*"))
+            writer = self._telling(SummaryWriter)(str(self._folder), purge_step=self._step if again else None)
+            self._opened = writer
+            if self.first_text is not None:
+                self.add_text(*self.first_text)
+        return self._opened
 
     def _telling(self, function: Callable) -> Callable:
         @wraps(function)

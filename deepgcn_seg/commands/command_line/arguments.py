@@ -25,6 +25,7 @@ from ...errors import UserError
 
 PATHS = (
     "input", "output", "checkpoint", "weights", "view", "picture", "source", "data.root", "resume", "runs", "export",
+    "submission",
 )  # fmt: skip
 # Folders that Hydra creates, in whose names it fills in ${now:...}.
 TEMPLATES = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
@@ -78,7 +79,7 @@ def given(arguments: Sequence[str], key: str) -> str | None:
 
 def assigned(key: str, text: str) -> str:
     """Return the argument that gives a key exactly this text, whatever its characters."""
-    return f"{key}={_text(_no_interpolation(text))}"
+    return f"{key}={quote(_no_interpolation(text))}"
 
 
 def _parts(argument: str) -> tuple[str, str | None]:
@@ -100,14 +101,14 @@ def _quoted(argument: str, sweeping: bool) -> str:
     if key == FOLD:
         return before + _fold(value, sweeping)
     if key in TEMPLATES:
-        return argument if _hydra_text(value) is not None else before + _text(os.path.expanduser(value))
+        return argument if _hydra_text(value) is not None else before + quote(os.path.expanduser(value))
     if key == "checkpoint" and (paths := _listed(value)) is not None:
-        return f"{before}[{','.join(_text(_no_interpolation(_plain(path))) for path in paths)}]"
+        return f"{before}[{','.join(quote(_no_interpolation(_plain(path))) for path in paths)}]"
     text = _plain(value)
     if "${" in text and key in _FILLED_IN_TWICE:
         raise UserError(f"{key}={text}: the name of this folder must not have ${{ in it; rename it, or link to it")
     # These three alone mean "must still be set" to OmegaConf; with ./ before them they are the same file's name.
-    return before + _text(_no_interpolation("./???" if text == "???" else text))
+    return before + quote(_no_interpolation("./???" if text == "???" else text))
 
 
 def _listed(value: str) -> list[str] | None:
@@ -124,7 +125,7 @@ def _fold(value: str, sweeping: bool) -> str:
         return value
     names = value.split(",") if sweeping and _hydra_text(value) is None else [value]
     return ",".join(
-        name if _WHOLE_NUMBER.fullmatch(name) or name == "null" else _text(_no_interpolation(_unquoted(name)))
+        name if _WHOLE_NUMBER.fullmatch(name) or name == "null" else quote(_no_interpolation(_unquoted(name)))
         for name in names
     )
 
@@ -167,8 +168,8 @@ def _hydra_text(value: str) -> str | None:
     return _ESCAPED.sub(lambda match: match[1][: len(match[1]) // 2] + "${", parsed)
 
 
-def _text(text: str) -> str:
-    """Quote a text for Hydra's grammar."""
+def quote(text: str) -> str:
+    """Return a text quoted for Hydra's grammar."""
     return QuotedString(text, Quote.single).with_quotes()
 
 

@@ -280,6 +280,7 @@ class Predict(Settings):
     output: Annotated[str, text("a file or folder")] = ""
     view: Annotated[str | None, _file(".html")]
     picture: Annotated[str | None, _file(".png")]
+    submission: Annotated[str | None, _folder(".txt", ".zip")]
     colors: Flag
     classification: Flag
     max_points: MaxPoints

@@ -60,7 +60,7 @@ def settings(conf: Path, command: str, choices: Mapping[str, str | None] = {}) -
 
 def groups_of(conf: Path, command: str) -> list[str]:
     """Return the groups of settings that a command has."""
-    defaults = yaml.safe_load((conf / f"{command}.yaml").read_text())["defaults"]
+    defaults = yaml.safe_load((conf / f"{command}.yaml").read_text()).get("defaults", [])
     entries = [key for entry in defaults if isinstance(entry, dict) for key in entry]
     return [key for key in entries if not key.startswith("override ")]
 

@@ -8,7 +8,7 @@ import select
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,13 +106,13 @@ def _command(task: Callable[[DictConfig], Any], conf: Path, config_name: str) ->
         print(f"error: {where}{error_line(error, conf, config_name)}", file=sys.stderr)
 
     try:
-        require_settings(sys.argv[1:], _MAIN.get(config_name))
+        require_known(sys.argv[1:], config_name)
         require_choices(sys.argv[1:], conf)
         if {"-h", "--help"} & set(sys.argv[1:]):
             overrides = [argument for argument in for_hydra(sys.argv[1:]) if not argument.startswith("-")]
             print(help.page(conf, config_name, overrides), end="")
             return
-        sys.argv[1:] = _resumed(sys.argv[1:], conf)
+        sys.argv[1:] = hydra_arguments(sys.argv[1:], conf)
         if not world.first:
             sys.argv[1:] = _without_output(sys.argv[1:])
         job = _guarded(task, conf, config_name, outcome, None if verbose else say)
@@ -205,8 +205,21 @@ def _without_output(arguments: list[str]) -> list[str]:
     return [*rest, *quiet, *folders]
 
 
-def _resumed(arguments: list[str], conf: Path) -> list[str]:
-    """Return Hydra's arguments, with ``resume=DIR`` turned into that run's stored config and directory."""
+def require_known(arguments: Sequence[str], command: str) -> None:
+    """Refuse an argument of a command that is neither an option nor ``KEY=VALUE``.
+
+    Raises:
+        UserError: says what to write.
+    """
+    require_settings(arguments, _MAIN.get(command))
+
+
+def hydra_arguments(arguments: list[str], conf: Path) -> list[str]:
+    """Return Hydra's arguments, with ``resume=DIR`` turned into that run's stored config and directory.
+
+    Raises:
+        UserError: that is no run directory, or a setting that a resumed run cannot change.
+    """
     run = given(arguments, "resume")
     if run is None:
         return for_hydra(arguments)

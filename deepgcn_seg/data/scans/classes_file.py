@@ -5,7 +5,7 @@ colors: {floor: [0, 0, 255]}       # optional
 label: classification              # optional: the field with the labels
 columns: [x, y, z, label]          # optional: of text and arrays without names
 other: wall                        # optional: class of all further labels; without it they are an error
-ignore: [255, unknown]             # optional: labels, or names of classes, that mean "unlabelled", as NaN always does
+ignore: [255, unknown]             # optional: labels, or names of classes, that mean "unlabelled", as NaN does
 skip: [0]                          # optional: labels whose points are left out
 scale: 0.001                       # optional: metres per unit
 up: y                              # optional: the axis that points up
@@ -36,6 +36,10 @@ def _as_tuple(value: Any) -> Any:
 def _without_nan(values: Any) -> Any:
     """Return listed labels without NaN, which means "unlabelled" whether it is listed or not."""
     return tuple(value for value in _as_tuple(() if values is None else values) if _text(value) != "nan")
+
+
+def _none_for_nan(values: Any) -> Any:
+    return tuple(None if _text(value) == "nan" else value for value in _as_tuple(() if values is None else values))
 
 
 # The most characters of a name that a message shows.
@@ -92,7 +96,7 @@ class ClassesFile(Schema):
     columns: Annotated[tuple[Name, ...], Field(max_length=1000)] | None = None
     other: Name | None = None
     ignore: Annotated[tuple[int | str, ...], BeforeValidator(_labels_or_names)] = ()
-    skip: Annotated[tuple[Label, ...], BeforeValidator(_without_nan)] = ()
+    skip: Annotated[tuple[Label | None, ...], BeforeValidator(_none_for_nan)] = ()
     scale: Annotated[float | None, Field(ge=1e-9, le=1e9), BeforeValidator(_metres)] = None
     up: Literal["z", "y", "x"] = "z"
 

@@ -2,22 +2,23 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ...errors import UserError
 from ...escaping import one_line
 from ...schema import read_yaml
-from ..classes import ClassList
-from ..room import NO_COORDINATES, NO_LABEL, Repair, Room
+from ..classes import ClassList, no_label
+from ..room import KEPT, NO_COORDINATES, NO_LABEL, Repair, Room
 from ..units import UP
 from .classes_file import FORMS, MAX_LABEL, ClassesFile
 from .files import read_scan
 from .formats.bounds import MAX_POINTS
 from .scan import AXES, LABELS, Scan
 
-# What a label can mean besides a class.
-_SKIPPED, _UNLABELLED = -1, -2
+# What a label can mean besides a class: its points are left out, or they are unlabelled.
+SKIPPED, NO_CLASS = -1, -2
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class Labelling:
     """How labelled files become rooms.
 
     Attributes:
-        numbers: label in a file -> label of ``classes``. other: the class of all further labels.
-        label, columns, ignore, skip, up: as in ``classes.yaml``.
+        numbers: label in a file -> label of ``classes``. other: the class of all further labels, or :data:`NO_CLASS`.
+        label, columns, ignore, up: as in ``classes.yaml``. skip: as there; None stands for NaN.
         scale: metres per unit; None for metres that are checked (:func:`~deepgcn_seg.data.units.require_metres`).
     """
 
@@ -36,7 +37,7 @@ class Labelling:
     columns: tuple[str, ...] | None = None
     other: int | None = None
     ignore: tuple[int, ...] = ()
-    skip: tuple[int, ...] = ()
+    skip: tuple[int | None, ...] = ()
     scale: float | None = None
     up: str = "z"
 
@@ -46,9 +47,10 @@ class Labelling:
         return cls(classes, {label: label for label in range(len(classes))})
 
     def apply(self, path: Path, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-        """Return which points to keep (N,), the classes of these, and the number of unlabelled points.
+        """Return which points to keep (N,), the labels of these, and how many of them are unlabelled.
 
-        Points are left out if they are unlabelled (NaN or a label of ``ignore``) or have a label of ``skip``.
+        Points with a label of ``skip`` are left out. Points with NaN or a label of ``ignore`` are unlabelled: they are
+        kept with :func:`~deepgcn_seg.data.classes.no_label`.
 
         Args:
             path: the file, for messages. labels: (N,) of all points, float64.
@@ -61,17 +63,21 @@ class Labelling:
         # Infinity is refused by the first comparison.
         if not ((np.abs(numbers) < MAX_LABEL) & (np.rint(numbers) == numbers)).all():
             raise UserError(f"{path}: labels that are not whole numbers")
-        known = {**dict.fromkeys(self.skip, _SKIPPED), **self.numbers, **dict.fromkeys(self.ignore, _UNLABELLED)}
+        # None stands for NaN.
+        known: dict[Any, int] = {None: NO_CLASS, **dict.fromkeys(self.skip, SKIPPED), **self.numbers}
+        known |= dict.fromkeys(self.ignore, NO_CLASS)
         unknown = [int(label) for label in numbers if int(label) not in known]
         if unknown and self.other is None:
             raise UserError(
                 f"{path}: labels {', '.join(map(str, unknown[:8]))} are of no class; add them to classes, ignore, skip "
                 "or other in classes.yaml"
             )
-        classes = [_UNLABELLED if np.isnan(label) else known.get(int(label), self.other) for label in found]
+        classes = [known.get(None if np.isnan(label) else int(label), self.other) for label in found]
         mapped = np.array(classes, np.int64)[place]
-        keep = mapped >= 0
-        return keep, mapped[keep].astype(self.classes.dtype), int((mapped == _UNLABELLED).sum())
+        keep = mapped != SKIPPED
+        unlabelled = mapped[keep] == NO_CLASS
+        label = np.where(unlabelled, no_label(self.classes), mapped[keep]).astype(self.classes.dtype)
+        return keep, label, int(unlabelled.sum())
 
 
 def read_labelling(path: str | Path) -> Labelling:
@@ -107,9 +113,7 @@ def _labelling(content: ClassesFile) -> Labelling:
 def read_labelled_room(
     path: str | Path, area: str, name: str, labelling: Labelling, max_points: int = MAX_POINTS
 ) -> tuple[Room, list[Repair]]:
-    """Return a labelled scan as a room, and what was left out of it.
-
-    The room has no points if no point has both coordinates and a class. Its ``rgb`` is None if the file has no colours.
+    """Read a labelled scan as a room (:func:`labelled_room`).
 
     Raises:
         UserError: not readable, or without a field of labels.
@@ -120,17 +124,32 @@ def read_labelled_room(
     if found is None:
         wanted, there = one_line(" or ".join(names[:3]), 100), one_line(", ".join(scan.fields), 500)
         raise UserError(f"{path}: no field {wanted}; it has {there} (set label or columns in classes.yaml)")
+    return labelled_room(scan, found, area, name, labelling)
+
+
+def labelled_room(scan: Scan, field: str, area: str, name: str, labelling: Labelling) -> tuple[Room, list[Repair]]:
+    """Return a scan as a room, and what is wrong with its points.
+
+    The room has no points if no point has coordinates. Its ``rgb`` is None if the scan has no colours.
+
+    Args:
+        field: the field of the labels.
+
+    Raises:
+        UserError: labels that the labelling does not know.
+    """
+    path = scan.path
     scan, lost = _with_coordinates(scan)
     repairs = [Repair(str(path), None, NO_COORDINATES, "left out", lost)] if lost else []
     if not len(scan):
         return Room(area, name, np.empty((0, 3)), None, np.empty(0, labelling.classes.dtype)), repairs
     try:
-        labels = np.asarray(scan.fields[found], np.float64)
+        labels = np.asarray(scan.fields[field], np.float64)
     except ValueError:
-        raise UserError(f"{path}: the labels of field {found} are not numbers") from None
+        raise UserError(f"{path}: the labels of field {field} are not numbers") from None
     keep, label, unlabelled = labelling.apply(scan.path, labels)
     if unlabelled:
-        repairs.append(Repair(str(path), None, NO_LABEL, "left out", unlabelled))
+        repairs.append(Repair(str(path), None, NO_LABEL, KEPT, unlabelled))
     rgb = scan.rgb
     xyz = scan.xyz[keep][:, UP[labelling.up]] * (labelling.scale or 1.0)
     return Room(area, name, xyz, None if rgb is None else rgb[keep], label), repairs

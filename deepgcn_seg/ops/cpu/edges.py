@@ -16,7 +16,7 @@ Backward adds to points j that other points share. As a thread owns whole channe
 number, and each adds in the same order on any number of threads.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...kernel_cache import kernel
+from .. import reference
 from .simd import LANES, load, splat, store, where_greater, widened
 from .threads import run_sliced
 
@@ -137,47 +138,6 @@ def _moments(start, stop, edges, shift, total, square):
 
 
 @kernel()
-def _estimated_mean(edges, shift):
-    """Write an estimate, (C,), of the mean of phi(e): phi of the mean of center_i + neighbor_i over sampled points i.
-
-    At most twice :data:`ROWS` points are sampled.
-    """
-    points, channels = edges.center.shape[0] * edges.center.shape[1], edges.center.shape[2]
-    own, values = edges.center.reshape(-1), edges.neighbor.reshape(-1)
-    # Each sampled point stands for its edge to itself. Any value near the mean will do.
-    step = max(points // ROWS, 1)
-    share = splat(edges.center.dtype.type(1 / ((points - 1) // step + 1)))
-    zero = splat(edges.center.dtype.type(0))
-    for first in range(0, channels, LANES):
-        total = zero
-        for point in range(0, points, step):
-            total = total + load(own, point * channels + first) + load(values, point * channels + first)
-        e = total * share
-        store(shift, first, where_greater(e, zero, e, load(edges.slope, first) * e))
-
-
-@kernel()
-def _finish_moments(total, square, edges, shift, mean, var):
-    """Write mean and variance, (B, C), from the sums of :func:`_moments`; NaN for a block without points."""
-    batch, groups, channels = total.shape
-    for b in range(batch):
-        number = edges.present[b].sum() * edges.indices.shape[2]
-        for c in range(channels):
-            sum_of_block, square_of_block = 0.0, 0.0
-            for group in range(groups):
-                sum_of_block += total[b, group, c]
-                square_of_block += square[b, group, c]
-            if number:
-                # Rounding can leave a variance of almost zero below zero.
-                shifted = sum_of_block / number
-                mean[b, c] = shifted + shift[c]
-                var[b, c] = max(square_of_block / number - shifted**2, 0.0)
-            else:
-                mean[b, c] = np.nan
-                var[b, c] = np.nan
-
-
-@kernel()
 def _moments_backward(start, stop, edges, offset, factor, grad_center, grad_neighbor, grad_slope):
     """Add the gradients of center, neighbor and slope, given that of phi(e): offset + factor * phi(e).
 
@@ -221,8 +181,7 @@ def neighbor_extremum(x: Tensor, index: Tensor, mask: Tensor | None, sign: Tenso
     extreme, place = torch.empty_like(padded), torch.empty(padded.shape, dtype=torch.int16)
     arrays = *_arrays(padded, index), present_points(x, mask), *_arrays(sign, extreme, place)
     run_sliced(_extremum, x.shape[0] * x.shape[1], index.numel() * padded.shape[2], *arrays)
-    extreme, place = _without_padding(x, extreme, place)
-    return extreme.to(x.dtype), place
+    return _without_padding(x, extreme.to(x.dtype), place)
 
 
 def neighbor_extremum_backward(grad: Tensor, index: Tensor, mask: Tensor | None, place: Tensor) -> Tensor:
@@ -245,15 +204,12 @@ def edge_moments(
     padded_center, padded_neighbor, padded_slope = _padded(center, neighbor, slope)
     edges = _edges(padded_center, padded_neighbor, index, padded_slope, mask)
     batch, count, channels = padded_center.shape
-    mean, var = (padded_center.new_empty(batch, channels) for _ in range(2))
-    shift = np.empty_like(edges.slope)
-    _estimated_mean(edges, shift)
-    groups = -(-count // ROWS)
-    total, square = np.empty((2, batch, groups, channels))
-    run_sliced(_moments, batch * groups, index.numel() * channels, edges, shift, total, square)
-    _finish_moments(total, square, edges, shift, *_arrays(mean, var))
-    mean, var = _without_padding(center, mean, var)
-    return mean, var
+    shift = reference.typical_activation(padded_center, padded_neighbor, padded_slope)
+    total, square = torch.empty(2, batch, -(-count // ROWS), channels, dtype=torch.float64)
+    steps = index.numel() * channels
+    run_sliced(_moments, batch * total.shape[1], steps, edges, *_arrays(shift, total, square))
+    mean, var = reference.moments_of_sums(total, square, shift, index, mask)
+    return _without_padding(center, mean, var)
 
 
 def edge_moments_backward(
@@ -289,7 +245,7 @@ def _padded(*tensors: Tensor) -> list[Tensor]:
     return [(F.pad(tensor, (0, missing)) if missing else tensor).contiguous() for tensor in wide]
 
 
-def _without_padding(like: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+def _without_padding(like: Tensor, *tensors: Tensor) -> Any:
     """Return tensors with as many channels as ``like``: without those that :func:`_padded` added."""
     channels = like.shape[-1]
     return tuple(t if t.shape[-1] == channels else t[..., :channels].contiguous() for t in tensors)

@@ -39,7 +39,9 @@ from .simd import (
 # Measured at 4096 points: 128, 256 and 512 differ by less than 5 % of a search; 256 is best from dilation 20 on, where
 # most candidates are listed.
 BINS = 256
-# Counting who comes before takes n^2 / LANES comparisons in a bin, sorting n log n slower steps: they meet about here.
+# The most candidates of a bin that are put in order by counting who comes before. That takes n^2 / LANES comparisons,
+# and sorting n log n slower steps. Measured with 16 lanes and one bin of n, counted and sorted: 0.5 and 0.9
+# microseconds for n = 64, 1.8 and 2.2 for 128, 2.6 and 2.7 for 160, 3.8 and 3.7 for 192.
 LARGEST_COUNTED = 192
 # Bisections of a range of keys. 2^-18 of it separates the keys of a sample even where a few outliers make it wide: with
 # 12, a network's last layers listed a quarter more candidates.
@@ -81,7 +83,8 @@ def threshold_of(sample, count, expected):
 
     Args:
         sample: must have room for LANES more entries after the first ``count``; they are overwritten.
-        expected: how many of the sample are expected among the wanted points of the row.
+        expected: how many of the sample are expected among the wanted points of the row: if every n-th point is
+            sampled, an n-th of the wanted ones.
 
     Returns:
         The key, or the largest finite one if the sample is too small: infinite keys, which are no points, never pass.
@@ -92,6 +95,7 @@ def threshold_of(sample, count, expected):
     if rank >= count:
         return np.finfo(sample.dtype).max
     low, high = _range_of(sample, count)
+    # Look for a key that ``rank`` to ``rank + 2`` of the sample do not exceed: nearly exact, and sooner found.
     # Bisection only counts, without branches. Selecting the key would take branches, which processors mispredict.
     for _ in range(BISECTIONS):
         middle = low + (high - low) * sample.dtype.type(0.5)
@@ -126,6 +130,7 @@ def shorten(keys, columns, count, wanted):
 @kernel()
 def remove(column, keys, columns, count):
     """Remove the candidate ``column`` if it is in the list of ``count`` candidates, and return how many are left."""
+    # The order of the list does not matter, so the last candidate takes the place of the removed one.
     for j in range(count):
         if columns[j] == column:
             keys[j] = keys[count - 1]
@@ -149,6 +154,7 @@ def select(keys, columns, count, ranks, out, scratch):
             out[m] = ranks[m]
         return
     few_keys, few_columns, bin_of, ordered, sizes, ends, starts = scratch
+    # Which bins hold a wanted rank? Those in which the running sum of candidates passes it.
     _write_bins(keys, count, bin_of)
     sizes[:] = 0
     for j in range(count):
@@ -171,6 +177,7 @@ def select(keys, columns, count, ranks, out, scratch):
             fullest = max(fullest, np.int64(sizes[b]))
             # Added to a rank in the whole list, this gives the place among the gathered candidates.
             shift = end - np.int64(ends[b])
+        # For now the result holds this place; the column that is there replaces it below.
         out[m] = ranks[m] + shift
     gather(keys, columns, bin_of, count, starts, few_keys, few_columns)
     _order(few_keys, few_columns, end, fullest, ordered)
@@ -241,6 +248,7 @@ def _order(keys, columns, end, fullest, ordered):
     # Keys that are ``fullest`` or more places away are in other bins: those before are smaller, those after are larger.
     # So a key need only be compared with those in between.
     keys[end : end + fullest + LANES] = np.inf
+    # The place of a candidate is the number of those before it: a comparison with LANES others at a time, no branches.
     for i in range(start, end):
         key, column = splat(keys[i]), splat(columns[i])
         at = i - fullest

@@ -4,7 +4,7 @@ The distances of all pairs are computed, a tile at a time, and compared while th
 be among the wanted ones are written to memory::
 
     for each strip of 32 query points (rows):                       threads take strips in turn
-        distances of the rows to a sample of 256 points
+        distances of the rows to a sample of 256 points, all of which are listed
         threshold of a row = a distance that lets through a few points more than are wanted      ranks.threshold_of
         for each group of LANES candidate points (columns):
             tile = distances of the rows to the group                                            tiles.write_tile
@@ -14,6 +14,8 @@ be among the wanted ones are written to memory::
         for each row:
             find the wanted ranks in its list, by bins                                           ranks.select
         for each row whose list was shorter than wanted: again, without a threshold
+
+Rows are those of the distance matrix, which is never stored: a row belongs to a query point, a column to a candidate.
 
 What is called a distance here is ``|y|^2 / 2 - x.y``: half the squared distance, less ``|x|^2 / 2``, which all
 candidates y of a query point x share. Points are centred first, because far from the origin the difference would lose
@@ -26,9 +28,10 @@ import numpy as np
 from torch import Tensor
 
 from ...kernel_cache import kernel
+from .. import reference
 from .edges import present_points
 from .ranks import remove, scratch_for, select, shorten, threshold_of
-from .simd import LANES, append, at_most, load, numbered, splat, store
+from .simd import LANES, append, at_most, load, numbered, splat
 from .threads import run_sliced
 from .tiles import write_tile
 
@@ -67,86 +70,42 @@ def search(
     """Write the points at the given ranks of distance to each point.
 
     Args:
-        points: (B, N, C) float32 or float64. mask: (B, N) bool, False where a point may not be chosen.
-        ranks: (m,) ascending, each below the number of points that may be chosen.
-        loop: whether a point may be chosen for itself. out: (B, N, m) int64, written. Ties go to the smaller index.
+        points: (B, N, C) float32 or float64. mask: (B, N) bool, False where a point may not be a neighbour.
+        ranks: (m,) ascending, each below the number of points that may be neighbours.
+        loop: whether a point may be its own neighbour. out: (B, N, m) int64, written. Ties go to the smaller index.
         sample_size: points that thresholds are estimated from. The result does not depend on it.
-    """
-    batch, count, _ = points.shape
-    prepared = _prepared(points.contiguous().numpy(), present_points(points, mask), sample_size)
-    strips = -(-count // (STRIP * LANES))
-    # The amount of work, as `run_sliced` counts it. With the factor 4, up to 362 points are searched on one thread:
-    # they take 0.4 ms, and several threads are no quicker.
-    steps = 4 * batch * count * count
-    run_sliced(_search_strips, batch * strips, steps, *prepared, ranks.numpy(), loop, out.numpy())
-
-
-@kernel()
-def _prepared(points, present, sample_size):
-    """Return the cloud of all points, the cloud of the sample, and the step between sampled points.
-
-    Args:
-        points: (B, N, C). present: (B, N) bool. sample_size: about how many points to sample.
     """
     batch, count, _ = points.shape
     # With few points the sample is empty. Then thresholds are infinite, and all points are candidates.
     step = count // sample_size if count >= 4 * sample_size else count + 1
-    cloud, sample = _empty_cloud(points, count), _empty_cloud(points, count // step)
-    for b in range(batch):
-        mean = _mean(points[b], present[b])
-        _fill(points[b], present[b], mean, 1, cloud.tiles[b], cloud.half_norms[b])
-        _fill(points[b], present[b], mean, step, sample.tiles[b], sample.half_norms[b])
-    return cloud, sample, step
+    centred, present = reference.centred(points.contiguous(), mask).numpy(), present_points(points, mask)
+    cloud, sample = _cloud(centred, present, 1), _cloud(centred, present, step)
+    strips = -(-count // (STRIP * LANES))
+    # The amount of work, as `run_sliced` counts it. With the factor 4, up to 362 points are searched on one thread:
+    # 12 strips, which take 0.4 ms. Measured: two threads are no quicker.
+    steps = 4 * batch * count * count
+    run_sliced(_search_strips, batch * strips, steps, cloud, sample, step, ranks.numpy(), loop, out.numpy())
 
 
-@kernel()
-def _empty_cloud(points, count):
-    """Return memory, not yet written, for the cloud of ``count`` points of each block."""
-    batch, _, channels = points.shape
-    groups = -(-count // LANES)
+# "reassoc" lets LLVM sum up several lanes of a norm at once.
+@kernel(fastmath={"reassoc", "contract"})
+def _cloud(points, present, step):
+    """Return the cloud of every ``step``-th of the centred points (B, N, C), of which some are present (B, N)."""
+    batch, count, channels = points.shape
+    groups = -(-(count // step) // LANES)
     tiles = np.empty((batch, groups, channels, LANES), points.dtype)
-    return Cloud(tiles, np.empty((batch, groups * LANES), points.dtype))
-
-
-@kernel()
-def _mean(points, present):
-    """Return the mean (C,) of the points (N, C) that are present."""
-    # Summed up in float64, on one thread: the mean must not depend on the number of threads.
-    total, count = np.zeros(points.shape[1]), 0
-    for point in range(len(points)):
-        if present[point]:
-            count += 1
-            for channel in range(len(total)):
-                total[channel] += points[point, channel]
-    return (total / max(count, 1)).astype(points.dtype)
-
-
-@kernel()
-def _fill(points, present, mean, step, tiles, half_norms):
-    """Write the cloud of every ``step``-th point of one block, centred.
-
-    Args:
-        points: (N, C). present: (N,) bool. mean: (C,), subtracted from the points.
-        tiles: (G, C, LANES), written. half_norms: (G * LANES,), written.
-    """
-    count = len(points) // step
+    half_norms = np.full((batch, groups * LANES), np.inf, points.dtype)
     # The last group may have fewer points than lanes.
-    tiles[-1:] = 0
-    zero, half = splat(points.dtype.type(0)), splat(points.dtype.type(0.5))
-    for group in range(len(tiles)):
-        first = group * LANES
-        for lane in range(min(count - first, LANES)):
-            point = (first + lane) * step
-            for channel in range(len(mean)):
-                tiles[group, channel, lane] = points[point, channel] - mean[channel] if present[point] else 0
-        flat, squares = tiles[group].reshape(-1), zero
-        # Norms, like the products, are of the centred coordinates.
-        for channel in range(0, len(flat), LANES):
-            squares = squares + load(flat, channel) * load(flat, channel)
-        store(half_norms, first, half * squares)
-        for lane in range(LANES):
-            if first + lane >= count or not present[(first + lane) * step]:
-                half_norms[first + lane] = np.inf
+    tiles[:, -1:] = 0
+    for b in range(batch):
+        for i in range(count // step):
+            square = points.dtype.type(0)
+            for c in range(channels):
+                square += points[b, i * step, c] * points[b, i * step, c]
+                tiles[b, i // LANES, c, i % LANES] = points[b, i * step, c]
+            if present[b, i * step]:
+                half_norms[b, i] = square * points.dtype.type(0.5)
+    return Cloud(tiles, half_norms)
 
 
 @kernel()
@@ -154,10 +113,11 @@ def _search_strips(start, stop, cloud, sample, step, ranks, loop, out):
     """Write ``out`` for strips from ``start`` to ``stop``, counted through all blocks of points.
 
     Args:
-        cloud, sample, step: of :func:`_prepared`. The others as in :func:`search`.
+        cloud, sample: of all points, and of every ``step``-th. The others as in :func:`search`.
     """
     count, groups = out.shape[1], cloud.tiles.shape[1]
     strips = -(-groups // STRIP)
+    # Without loops the query point itself is in the list too, until `_select_row` removes it.
     wanted = ranks[-1] + (1 if loop else 2)
     # Lists have room for a vector more than there are points: `append` writes whole vectors.
     height, longest = STRIP * LANES, (groups + 1) * LANES
@@ -170,8 +130,10 @@ def _search_strips(start, stop, cloud, sample, step, ranks, loop, out):
         b, first = strip // strips, strip % strips * STRIP
         points, sampled = Cloud(cloud.tiles[b], cloud.half_norms[b]), Cloud(sample.tiles[b], sample.half_norms[b])
         queries = points.tiles[first : first + STRIP]
+        # The lists hold the distances to the sample first. An empty sample leaves them empty, and thresholds infinite.
         _fill_lists(queries, sampled, everything, lists)
         for r in range(len(queries) * LANES):
+            # Of every step-th point, a step-th of the wanted ones is expected.
             thresholds[r] = threshold_of(keys[r], lists.counts[r], wanted / step)
         _fill_lists(queries, points, thresholds, lists)
         rows, missing = min(len(queries) * LANES, count - first * LANES), 0
@@ -188,6 +150,7 @@ def _search_strips(start, stop, cloud, sample, step, ranks, loop, out):
             _fill_lists(queries, points, thresholds, lists)
             for r in range(rows):
                 if thresholds[r] > 0:
+                    # All points of the cloud are listed. To put so many in order would take a hundred times as long.
                     lists.counts[r] = shorten(keys[r], columns[r], lists.counts[r], wanted)
                     _select_row(lists, r, first * LANES + r, ranks, loop, out[b], scratch)
 

@@ -66,21 +66,28 @@ class _VectorModel(models.PrimitiveModel):
         super().__init__(manager, kind, ir.VectorType(scalar, LANES))
 
 
-def vector_function(result: Callable[..., types.Type]) -> Callable[[Callable], Any]:
-    """Return a decorator that lets compiled code call a function which emits LLVM instructions.
+def vector_function(signature: Callable[..., Any]) -> Callable[[Callable], Any]:
+    """Return a decorator for a function that emits LLVM instructions: compiled code can then call it.
 
-    The decorated function gets LLVM's builder and the arguments as LLVM values, and returns an LLVM value.
+    numba calls such a function an intrinsic. It gets LLVM's builder and the arguments as LLVM values, and returns an
+    LLVM value or None. An array arrives as a struct, with a pointer ``data`` to its first element, and its ``shape``.
 
     Args:
-        result: returns numba's type of the result, given numba's types of the arguments.
+        signature: returns numba's signature of a call, given numba's types of the arguments.
     """
 
     def decorated(emit: Callable) -> Any:
         def define(typingctx, *kinds):
             def codegen(context, builder, signature, arguments):
-                return emit(builder, *arguments)
+                values = (
+                    cgutils.create_struct_proxy(kind)(context, builder, value)
+                    if isinstance(kind, types.Array)
+                    else value
+                    for kind, value in zip(signature.args, arguments)
+                )
+                return emit(builder, *values) or context.get_dummy_value()
 
-            return result(*kinds)(*kinds), codegen
+            return signature(*kinds), codegen
 
         define.__name__, define.__doc__ = emit.__name__, emit.__doc__
         # numba counts the arguments by this signature, and leaves out the first one, here the builder.
@@ -90,84 +97,55 @@ def vector_function(result: Callable[..., types.Type]) -> Callable[[Callable], A
     return decorated
 
 
-def _data_of(context: Any, builder: ir.IRBuilder, kind: types.Type, array: ir.Value) -> ir.Value:
-    """Return the pointer to the first element of an array."""
-    return cgutils.create_struct_proxy(kind)(context, builder, array).data
+def load_lanes(builder: ir.IRBuilder, array: Any, place: ir.Value) -> ir.Value:
+    """Return ``array[place : place + LANES]`` of a one-dimensional, contiguous array. No bounds are checked."""
+    pointer = builder.gep(array.data, [place])
+    vector = ir.VectorType(pointer.type.pointee, LANES)
+    # Vectors may begin at any element. By default LLVM would take them to be aligned to their own size.
+    return builder.load(builder.bitcast(pointer, vector.as_pointer()), align=1)
 
 
-def load_lanes(builder: ir.IRBuilder, data: ir.Value, place: ir.Value) -> ir.Value:
-    """Return the vector that begins ``place`` elements after a pointer."""
-    vector = ir.VectorType(data.type.pointee, LANES)
-    pointer = builder.bitcast(builder.gep(data, [place]), vector.as_pointer())
-    return builder.load(pointer, align=_alignment(data))
-
-
-def store_lanes(builder: ir.IRBuilder, vector: ir.Value, data: ir.Value, place: ir.Value) -> None:
-    """Write a vector so that it begins ``place`` elements after a pointer."""
-    pointer = builder.bitcast(builder.gep(data, [place]), vector.type.as_pointer())
-    builder.store(vector, pointer, align=_alignment(data))
-
-
-def _alignment(data: ir.Value) -> int:
-    """Return the size of an element in bytes: memory is aligned to elements, not to vectors."""
-    element = data.type.pointee
-    return {ir.FloatType(): 4, ir.DoubleType(): 8}.get(element) or element.width // 8
+def store_lanes(builder: ir.IRBuilder, array: Any, place: ir.Value, values: ir.Value) -> None:
+    """Write ``array[place : place + LANES] = values``. No bounds are checked."""
+    pointer = builder.gep(array.data, [place])
+    builder.store(values, builder.bitcast(pointer, values.type.as_pointer()), align=1)
 
 
 def same_in_all_lanes(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
-    """Return the vector of one scalar."""
+    """Return a vector with the same number in each lane."""
     # LLVM has no single instruction for this: make a vector whose lane 0 is set, then repeat that lane.
     undefined = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
     one = builder.insert_element(undefined, value, ir.IntType(32)(0))
     return builder.shuffle_vector(one, undefined, ir.Constant(_int32_lanes, [0] * LANES))
 
 
-@intrinsic
-def load(typingctx, array, place):
-    """Return ``array[place : place + LANES]`` of a one-dimensional, contiguous array. No bounds are checked."""
-
-    def codegen(context, builder, signature, arguments):
-        return load_lanes(builder, _data_of(context, builder, array, arguments[0]), arguments[1])
-
-    return Vector(array.dtype)(array, types.intp), codegen
+# The same three for compiled code.
+load = vector_function(lambda array, place: Vector(array.dtype)(array, types.intp))(load_lanes)
+store = vector_function(lambda array, place, values: types.void(array, types.intp, values))(store_lanes)
+splat = vector_function(lambda value: Vector(value)(value))(same_in_all_lanes)
 
 
-@intrinsic
-def store(typingctx, array, place, values):
-    """Write ``array[place : place + LANES] = values``. No bounds are checked."""
-
-    def codegen(context, builder, signature, arguments):
-        store_lanes(builder, arguments[2], _data_of(context, builder, array, arguments[0]), arguments[1])
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, values), codegen
-
-
-@vector_function(Vector)
-def splat(builder, value):
-    """Return a vector with the same number in each lane."""
-    return same_in_all_lanes(builder, value)
-
-
-@vector_function(Vector)
+@vector_function(lambda first: Vector(first)(first))
 def numbered(builder, first):
     """Return the vector ``first``, ``first + 1``, ``first + 2`` and so on, in uint32."""
     return builder.add(same_in_all_lanes(builder, first), ir.Constant(_int32_lanes, list(range(LANES))))
 
 
-@vector_function(lambda a, b, x, y: x)
+# A choice without a branch: `if` would be mispredicted for half of the numbers, and chooses for one number only.
+@vector_function(lambda a, b, x, y: x(a, b, x, y))
 def where_greater(builder, a, b, x, y):
     """Return ``a > b ? x : y`` of each lane."""
     return builder.select(builder.fcmp_ordered(">", a, b), x, y)
 
 
-@vector_function(lambda values, limits: _bits)
+# One comparison for all lanes. A bitmask can be counted and can steer `append`, a vector of truth values cannot.
+@vector_function(lambda values, limits: _bits(values, limits))
 def at_most(builder, values, limits):
     """Return the bitmask of ``values <= limits``."""
     return builder.bitcast(builder.fcmp_ordered("<=", values, limits), ir.IntType(LANES))
 
 
-@vector_function(lambda keys, columns, key, column: _bits)
+@vector_function(lambda keys, columns, key, column: _bits(keys, columns, key, column))
 def comes_before(builder, keys, columns, key, column):
     """Return the bitmask of ``(keys, columns) < (key, column)``: a smaller key, or the same and a smaller column."""
     tie = builder.and_(builder.fcmp_ordered("==", keys, key), builder.icmp_unsigned("<", columns, column))
@@ -175,32 +153,33 @@ def comes_before(builder, keys, columns, key, column):
     return builder.bitcast(before, ir.IntType(LANES))
 
 
-@vector_function(lambda bits: types.int64)
+@vector_function(lambda bits: types.int64(bits))
 def count_bits(builder, bits):
     """Return how many bits of a bitmask are set."""
     return builder.zext(builder.ctpop(bits), _int64)
 
 
-@vector_function(lambda values: Vector(types.uint32))
+@vector_function(lambda values: Vector(types.uint32)(values))
 def truncated(builder, values):
     """Return numbers from 0 to 2^31 as uint32, rounded down."""
+    # A conversion to signed integers is one instruction everywhere, one to unsigned integers is not before AVX-512.
     return builder.fptosi(values, _int32_lanes)
 
 
-@vector_function(lambda values: Vector(types.float64))
+@vector_function(lambda values: Vector(types.float64)(values))
 def widened(builder, values):
     """Return the same numbers in float64."""
     wide = ir.VectorType(ir.DoubleType(), LANES)
     return values if values.type == wide else builder.fpext(values, wide)
 
 
-@vector_function(lambda values: values.dtype)
+@vector_function(lambda values: values.dtype(values))
 def lowest(builder, values):
     """Return the smallest number of a vector without NaN."""
     return _reduced(builder, "fmin", values)
 
 
-@vector_function(lambda values: values.dtype)
+@vector_function(lambda values: values.dtype(values))
 def highest(builder, values):
     """Return the largest number of a vector without NaN."""
     return _reduced(builder, "fmax", values)
@@ -219,28 +198,22 @@ def _llvm_function(builder: ir.IRBuilder, name: str, result: ir.Type, vector: ir
     return cgutils.get_or_insert_function(builder.module, kind, f"{name}.v{vector.count}{element}")
 
 
-@intrinsic
-def append(typingctx, array, place, values, bits):
+@vector_function(lambda array, place, values, bits: types.intp(array, types.intp, values, _bits))
+def append(builder, array, place, values, bits):
     """Write the lanes whose bit is set one after another from ``array[place]`` on; return the place after the last.
 
     The array must have LANES entries from ``place`` on. Those after the written lanes get arbitrary values.
     """
     # As many lanes at a time as one register has with AVX-512. (LLVM 22 packs a wider vector wrongly.)
-    lanes = min(64 * 8 // array.dtype.bitwidth, LANES)
-
-    def codegen(context, builder, signature, arguments):
-        _, place, values, bits = arguments
-        data = _data_of(context, builder, array, arguments[0])
-        for first in range(0, LANES, lanes):
-            part = ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(range(first, first + lanes)))
-            # Each part overwrites the arbitrary values after the last lane of the part before.
-            some = builder.shuffle_vector(values, values, part)
-            their_bits = builder.trunc(builder.lshr(bits, bits.type(first)), ir.IntType(lanes))
-            store_lanes(builder, _packed(builder, some, their_bits), data, place)
-            place = builder.add(place, builder.zext(builder.ctpop(their_bits), place.type))
-        return place
-
-    return types.intp(array, types.intp, values, _bits), codegen
+    lanes = LANES // 2 if AVX512 and isinstance(values.type.element, ir.DoubleType) else LANES
+    for first in range(0, LANES, lanes):
+        part = ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(range(first, first + lanes)))
+        # Each part overwrites the arbitrary values after the last lane of the part before.
+        some = builder.shuffle_vector(values, values, part)
+        their_bits = builder.trunc(builder.lshr(bits, bits.type(first)), ir.IntType(lanes))
+        store_lanes(builder, array, place, _packed(builder, some, their_bits))
+        place = builder.add(place, builder.zext(builder.ctpop(their_bits), place.type))
+    return place
 
 
 def _packed(builder: ir.IRBuilder, values: ir.Value, bits: ir.Value) -> ir.Value:
@@ -284,7 +257,7 @@ def _lanes_of_bitmasks(module: ir.Module) -> ir.GlobalVariable:
 def _arithmetic(operation: Callable, instruction: str) -> None:
     """Let compiled code use an operator on two vectors. A product and a sum may become one fused instruction."""
 
-    @vector_function(lambda a, b: a)
+    @vector_function(lambda a, b: a(a, b))
     def lanewise(builder, a, b):
         # "contract" allows one rounding instead of two where the machine has a fused instruction.
         return getattr(builder, instruction)(a, b, flags=("contract",))

@@ -16,16 +16,18 @@ to keep the processor busy: it begins two multiply-adds in each cycle, and each 
 8 rows by 2 groups, or of 4 rows by 4 groups, are equally fast.
 """
 
-from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
-from .simd import LANES, load_lanes, same_in_all_lanes, store_lanes
+from .simd import LANES, load_lanes, same_in_all_lanes, store_lanes, vector_function
 
 
-@intrinsic
-def write_tile(typingctx, rows, row, candidates, column, half_norms, tile):
+@vector_function(
+    lambda rows, row, candidates, column, half_norms, tile: types.void(
+        rows, types.intp, candidates, types.intp, half_norms, tile
+    )
+)
+def write_tile(builder, rows, row, candidates, column, half_norms, tile):
     """Write ``|y_j|^2 / 2 - x_i.y_j``, half the squared distance less ``|x_i|^2 / 2``, of a tile of pairs.
 
     Args:
@@ -33,30 +35,21 @@ def write_tile(typingctx, rows, row, candidates, column, half_norms, tile):
         half_norms: (G' * LANES,), ``|y|^2 / 2`` of all candidates.
         tile: (LANES * LANES,), written: row by row.
     """
-
-    def codegen(context, builder, signature, arguments):
-        x, y, norms, out = (
-            cgutils.create_struct_proxy(signature.args[i])(context, builder, arguments[i]) for i in (0, 2, 4, 5)
-        )
-        # Offsets are counted in elements, of which a group has channels * LANES.
-        row, column = arguments[1], arguments[3]
-        lanes = ir.IntType(64)(LANES)
-        group_size = builder.mul(cgutils.unpack_tuple(builder, x.shape)[1], lanes)
-        first_x, first_y = builder.mul(row, group_size), builder.mul(column, group_size)
-        start = load_lanes(builder, norms.data, builder.mul(column, lanes))
-        # LLVM keeps these variables in registers.
-        sums = [cgutils.alloca_once_value(builder, start) for _ in range(LANES)]
-        with cgutils.for_range_slice(builder, lanes.type(0), group_size, lanes) as (channel, _):
-            # One load for the candidates, and one number of each query point.
-            candidate = load_lanes(builder, y.data, builder.add(first_y, channel))
-            own = builder.add(first_x, channel)
-            for i, variable in enumerate(sums):
-                query = builder.load(builder.gep(x.data, [builder.add(own, lanes.type(i))]))
-                # A product and a difference that may become one instruction.
-                product = builder.fmul(same_in_all_lanes(builder, query), candidate, flags=("contract",))
-                builder.store(builder.fsub(builder.load(variable), product, flags=("contract",)), variable)
+    # Offsets are counted in elements, of which a group has channels * LANES.
+    lanes = row.type(LANES)
+    group_size = builder.mul(cgutils.unpack_tuple(builder, rows.shape)[1], lanes)
+    first_x, first_y = builder.mul(row, group_size), builder.mul(column, group_size)
+    start = load_lanes(builder, half_norms, builder.mul(column, lanes))
+    # LLVM keeps these variables in registers.
+    sums = [cgutils.alloca_once_value(builder, start) for _ in range(LANES)]
+    with cgutils.for_range_slice(builder, row.type(0), group_size, lanes) as (channel, _):
+        # One load for the candidates, and one number of each query point.
+        candidate = load_lanes(builder, candidates, builder.add(first_y, channel))
+        own = builder.add(first_x, channel)
         for i, variable in enumerate(sums):
-            store_lanes(builder, builder.load(variable), out.data, lanes.type(i * LANES))
-        return context.get_dummy_value()
-
-    return types.void(rows, types.intp, candidates, types.intp, half_norms, tile), codegen
+            query = builder.load(builder.gep(rows.data, [builder.add(own, row.type(i))]))
+            # A product and a difference that may become one instruction.
+            product = builder.fmul(same_in_all_lanes(builder, query), candidate, flags=("contract",))
+            builder.store(builder.fsub(builder.load(variable), product, flags=("contract",)), variable)
+    for i, variable in enumerate(sums):
+        store_lanes(builder, tile, row.type(i * LANES), builder.load(variable))

@@ -18,7 +18,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .. import reference
 from .launch import power_of_two
+
+# Parameters of kernels are many because a tuple of tensors as one parameter needs Triton 3.3; PyTorch 2.6 brings 3.2.
 
 # Size of a tile. Its values take 8 registers in each of 128 threads, and a row of 64 float32 is two cache lines.
 POINTS = 16
@@ -41,39 +44,43 @@ def _tile(mask, count, channels, MASKED: tl.constexpr, POINTS: tl.constexpr, CHA
 
 @triton.jit
 def _extremum(
-    x, index, mask, sign, extreme, chosen, count, channels,
+    x, index, mask, sign, extreme, place, count, channels,
     K: tl.constexpr, MASKED: tl.constexpr, SUM: tl.constexpr, POINTS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Write the largest neighbour of each point (``sign`` +1) or the smallest (-1), and its place 0..k-1."""
     block, row, channel, inside, wide, present = _tile(mask, count, channels, MASKED, POINTS, CHANNELS)
-    place = row[:, None] * channels + channel[None, :]
+    element = row[:, None] * channels + channel[None, :]
     written = inside[:, None] & wide[None, :]
     s = tl.load(sign + channel, mask=wide, other=1).to(SUM)
+    # The largest value so far of each channel, and which neighbour it comes from, stay in registers.
     best = tl.zeros((POINTS, CHANNELS), SUM)
     which = tl.zeros((POINTS, CHANNELS), tl.int32)
     for n in range(K):
         j = block * count + tl.load(index + row * K + n, mask=present, other=0)
         here = present[:, None] & wide[None, :]
+        # The smallest value is found as the largest of the negated ones.
         value = tl.load(x + j[:, None] * channels + channel[None, :], mask=here, other=0).to(SUM) * s[None, :]
+        # Of equal values the first stays, as in PyTorch's formulation on a CPU.
         better = (value > best) | (n == 0)
         best = tl.where(better & here, value, best)
         which = tl.where(better & here, n, which)
-    tl.store(extreme + place, (best * s[None, :]).to(extreme.dtype.element_ty), mask=written)
-    tl.store(chosen + place, which.to(tl.int16), mask=written)
+    tl.store(extreme + element, (best * s[None, :]).to(extreme.dtype.element_ty), mask=written)
+    tl.store(place + element, which.to(tl.int16), mask=written)
 
 
 @triton.jit
 def _extremum_backward(
-    grad, index, mask, chosen, out, count, channels,
+    grad, index, mask, place, out, count, channels,
     K: tl.constexpr, MASKED: tl.constexpr, SUM: tl.constexpr, POINTS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Add each point's gradient to the neighbour that gave its extreme."""
     block, row, channel, _inside, wide, present = _tile(mask, count, channels, MASKED, POINTS, CHANNELS)
-    place = row[:, None] * channels + channel[None, :]
+    element = row[:, None] * channels + channel[None, :]
     here = present[:, None] & wide[None, :]
-    which = tl.load(chosen + place, mask=here, other=0).to(tl.int64)
+    which = tl.load(place + element, mask=here, other=0).to(tl.int64)
     j = block * count + tl.load(index + row[:, None] * K + which, mask=here, other=0)
-    value = tl.load(grad + place, mask=here, other=0).to(SUM)
+    value = tl.load(grad + element, mask=here, other=0).to(SUM)
+    # Atomic, because other points may have the same neighbour.
     tl.atomic_add(out + j * channels + channel[None, :], value, mask=here)
 
 
@@ -94,9 +101,11 @@ def _moments(
         j = block * count + tl.load(index + row * K + n, mask=present, other=0)
         edge = own + tl.load(neighbor + j[:, None] * channels + channel[None, :], mask=here, other=0).to(SUM)
         phi = tl.where(edge > 0, edge, s[None, :] * edge) - h[None, :]
+        # What was computed for absent points, and for channels beyond the last, is not summed up.
         phi = tl.where(here, phi, 0)
         total += phi
         square += phi * phi
+    # One sum for each tile, added up outside: atomic additions would depend on the order of programs.
     out = (block * tl.num_programs(1) + tl.program_id(1)) * channels + channel
     tl.store(sums + out, tl.sum(total, 0), mask=wide)
     tl.store(squares + out, tl.sum(square, 0), mask=wide)
@@ -109,24 +118,26 @@ def _moments_backward(
 ):  # fmt: skip
     """Write the gradients of center, neighbor and slope; offset + factor * phi(e) is that of phi(e)."""
     block, row, channel, inside, wide, present = _tile(mask, count, channels, MASKED, POINTS, CHANNELS)
-    place = row[:, None] * channels + channel[None, :]
+    element = row[:, None] * channels + channel[None, :]
     here = present[:, None] & wide[None, :]
     s = tl.load(slope + channel, mask=wide, other=1).to(SUM)[None, :]
     u = tl.load(offset + block * channels + channel, mask=wide, other=0).to(SUM)[None, :]
     v = tl.load(factor + block * channels + channel, mask=wide, other=0).to(SUM)[None, :]
-    own = tl.load(center + place, mask=here, other=0).to(SUM)
+    own = tl.load(center + element, mask=here, other=0).to(SUM)
+    # A point's own gradient is summed up over its edges in registers, and written once.
     own_grad = tl.zeros((POINTS, CHANNELS), SUM)
     slope_grad = tl.zeros((POINTS, CHANNELS), SUM)
     for n in range(K):
         j = (block * count + tl.load(index + row * K + n, mask=present, other=0))[:, None] * channels
         edge = own + tl.load(neighbor + j + channel[None, :], mask=here, other=0).to(SUM)
+        # phi(e) = steep * e and phi'(e) = steep. The edge is made again here: no tensor of edges was kept.
         steep = tl.where(edge > 0, 1, s)
         grad = tl.where(here, u + v * (steep * edge), 0)
         slope_grad += tl.where(edge > 0, 0, grad * edge)
         grad *= steep
         own_grad += grad
         tl.atomic_add(grad_neighbor + j + channel[None, :], grad, mask=here)
-    tl.store(grad_center + place, own_grad.to(grad_center.dtype.element_ty), mask=inside[:, None] & wide[None, :])
+    tl.store(grad_center + element, own_grad.to(grad_center.dtype.element_ty), mask=inside[:, None] & wide[None, :])
     out = (block * tl.num_programs(1) + tl.program_id(1)) * channels + channel
     tl.store(grad_slope + out, tl.sum(slope_grad, 0), mask=wide)
 
@@ -135,16 +146,17 @@ def neighbor_extremum(x: Tensor, index: Tensor, mask: Tensor | None, sign: Tenso
     """Return what :func:`deepgcn_seg.ops.reference.neighbor_extremum` does."""
     x = x.contiguous()
     extreme = torch.empty_like(x)
-    chosen = torch.empty(x.shape, dtype=torch.int16, device=x.device)
-    _launch(_extremum, x, index, x, index.contiguous(), mask, sign.contiguous(), extreme, chosen)
-    return extreme, chosen
+    place = torch.empty(x.shape, dtype=torch.int16, device=x.device)
+    _launch(_extremum, x, index, x, index.contiguous(), mask, sign.contiguous(), extreme, place)
+    return extreme, place
 
 
-def neighbor_extremum_backward(grad: Tensor, index: Tensor, mask: Tensor | None, chosen: Tensor) -> Tensor:
+def neighbor_extremum_backward(grad: Tensor, index: Tensor, mask: Tensor | None, place: Tensor) -> Tensor:
     """Return the gradient (B, N, C) of the features."""
     grad = grad.contiguous()
+    # Half precision would lose what many edges add to one point, so sums are in float32 and rounded at the end.
     out = torch.zeros_like(grad, dtype=_sum_dtype(grad))
-    _launch(_extremum_backward, grad, index, grad, index.contiguous(), mask, chosen, out)
+    _launch(_extremum_backward, grad, index, grad, index.contiguous(), mask, place, out)
     return out.to(grad.dtype)
 
 
@@ -153,18 +165,13 @@ def edge_moments(
 ) -> tuple[Tensor, Tensor]:
     """Return what :func:`deepgcn_seg.ops.reference.edge_moments` does."""
     center, neighbor, wide = center.contiguous(), neighbor.contiguous(), _sum_dtype(center)
-    # Sum phi - shift, with a shift near the mean. Otherwise the variance would lose digits if the mean is far from 0.
-    typical = center.to(wide).mean((0, 1)) + neighbor.to(wide).mean((0, 1))
-    shift = torch.where(typical > 0, typical, slope * typical)
+    shift = reference.typical_activation(center.to(wide), neighbor.to(wide), slope)
     batch, count, channels = center.shape
     sums = torch.empty(batch, -(-count // POINTS), channels, dtype=wide, device=center.device)
     squares = torch.empty_like(sums)
     arguments = center, neighbor, index.contiguous(), mask, slope.contiguous(), shift, sums, squares
     _launch(_moments, center, index, *arguments)
-    points = count if mask is None else mask.sum(1, keepdim=True)
-    mean = sums.double().sum(1) / (points * index.shape[2])
-    var = squares.double().sum(1) / (points * index.shape[2]) - mean.square()
-    return (mean + shift).to(wide), var.clamp(min=0).to(wide)
+    return reference.moments_of_sums(sums, squares, shift, index, mask)
 
 
 def edge_moments_backward(
@@ -195,10 +202,12 @@ def _sum_dtype(x: Tensor) -> torch.dtype:
 def _launch(kernel, x: Tensor, index: Tensor, *arguments: Tensor | None) -> None:
     """Run a kernel over tiles of ``x`` (B, N, C); None stands for an absent mask."""
     batch, count, channels = x.shape
+    # Sizes of tiles must be powers of two.
     width = min(CHANNELS, power_of_two(channels))
     masked = not any(argument is None for argument in arguments)
     # An absent mask is never read: any pointer will do.
     given = [x if argument is None else argument for argument in arguments]
+    # Triton has no pointers to truth values.
     given = [a.contiguous().view(torch.uint8) if a.dtype == torch.bool else a for a in given]
     kernel[(batch, -(-count // POINTS), -(-channels // width))](
         *given,

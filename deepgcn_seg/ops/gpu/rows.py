@@ -19,61 +19,33 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .keys import key_of, middle_key, value_of
 from .launch import power_of_two
+from .split import SplitPoints
 
-# A bisection halves an interval of distances in this many steps, and then one of bit patterns in at most 32 more.
-STEPS_BY_VALUE = tl.constexpr(12)
-# Columns for which _make_distances makes distances at a time.
+# Parameters of kernels are many because a tuple of tensors as one parameter needs Triton 3.3; PyTorch 2.6 brings 3.2.
+# Columns for which _make_distances makes distances at a time. With 64 channels that is a tile of 64 x 64 products, 32
+# registers of each of 128 threads. Not measured: few queries are missed.
 COLUMNS = 64
 
 
-class SplitPoints(NamedTuple):
-    """Centred points as ``units * (high + low)``."""
-
-    # (B, N, C) float16 each, C a multiple of 16.
-    high: Tensor
-    low: Tensor
-    # (B, N) float32 each: units are powers of two, and norms are squared lengths, infinite for absent points.
-    units: Tensor
-    norms: Tensor
-
-
 class RowSizes(NamedTuple):
-    """How a row is divided. The defaults are for real rows; tests take small ones."""
+    """How a row is divided. The defaults are derived, not measured, for rows of 4096; tests take small ones."""
 
-    # Programs that share the queries: four for each of an H100's 132 processors.
+    # Programs that share the queries: four for each of an H100's 132 processors, as many as rows of scratch are made.
     programs: int = 528
-    # Distances that a program holds in registers; of a longer row the rest is read in every pass.
+    # Distances that a program holds in registers; of a longer row the rest is read in every pass. 4096, a row of the
+    # paper's blocks, are 32 registers of each of 128 threads (`search_missed` takes a warp for each 1024).
     held: int = 4096
-    # Columns at a time while candidates are written down, which takes more registers for each.
+    # Columns at a time while candidates are written down. Each takes four numbers (a distance, its kind, a running sum,
+    # a place): with a quarter of `held` they take as many registers.
     piece: int = 1024
-    # Columns of a program of _make_first_rows.
+    # Columns of a program of _make_first_rows. A row of 4096 has eight: if 3 to 6 in 1000 queries are missed, as is
+    # usual (`plan`), a block's 12 to 24 missed rows become 96 to 192 programs, about one for each processor.
     share: int = 512
 
 
 WHOLE_ROWS = RowSizes()
-
-
-@triton.jit
-def key_of(value):
-    """Return integers in the order of the floats."""
-    bits = value.to(tl.int32, bitcast=True)
-    return tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-
-
-@triton.jit
-def value_of(key):
-    """Return the floats of :func:`key_of`'s integers."""
-    return tl.where(key < 0, key ^ 0x7FFFFFFF, key).to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def middle_key(low, high, step):
-    """Return a key from ``low`` to below ``high``: halfway between the values in the first steps, then between keys."""
-    middle = (low >> 1) + (high >> 1) + (low & high & 1)
-    if step < STEPS_BY_VALUE:
-        middle = key_of(0.5 * value_of(low) + 0.5 * value_of(high))
-    return tl.minimum(tl.maximum(middle, low), high - 1)
 
 
 @triton.jit
@@ -95,7 +67,7 @@ def _make_distances(
     LOOP: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Write a point's distances to the columns from ``begin`` to ``end``, less its own norm; infinite where a column
-    may not be chosen."""
+    may not be a neighbour."""
     block = (point // columns).to(tl.int64) * columns
     own = block + point % columns
     twice = 2 * tl.load(units + own)
@@ -191,9 +163,9 @@ def _select_ranks(
     which = tl.arange(0, RANKS)
     rank = tl.load(ranks + which, mask=which < number, other=0)
     # If distances are NaN there are too few candidates. The result must still be a column: it is 0.
-    chosen = tl.load(order + rank, mask=(which < number) & (rank < kept), other=0)
-    chosen = tl.load(places + chosen, mask=(which < number) & (rank < kept), other=0)
-    tl.store(out + which, chosen, mask=which < number)
+    entry = tl.load(order + rank, mask=(which < number) & (rank < kept), other=0)
+    nearest = tl.load(places + entry, mask=(which < number) & (rank < kept), other=0)
+    tl.store(out + which, nearest, mask=which < number)
 
 
 @triton.jit(do_not_specialize=["wanted", "number"])

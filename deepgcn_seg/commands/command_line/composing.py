@@ -1,0 +1,171 @@
+"""A command without a command line: its config composed from settings, and its task run in this process."""
+
+import logging
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from ...distributed import declared
+from ...errors import UserError
+from ...progress import in_notebook
+from ...provenance import called_as
+from . import help
+from .arguments import quote
+from .checks import check, require_choices, require_read
+from .failures import error_line
+from .main import hydra_arguments, require_known
+
+# Hydra's state is that of the process. A thread may call a command within another, but two threads take turns.
+_turn = threading.RLock()
+
+
+def settings_folder() -> Path:
+    """Return the folder of the settings that come with the code: in the package, or beside it in a checkout.
+
+    Raises:
+        UserError: there is none.
+    """
+    package = Path(__file__).parents[2]
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "train.yaml").is_file():
+            return folder
+    raise UserError(f"no settings in {package} or beside it: give config_dir=DIR, the folder conf/ of a checkout")
+
+
+def run_command(
+    command: str,
+    task: Callable[[DictConfig], Any],
+    settings: Sequence[str],
+    config_dir: str | PathLike[str] | None = None,
+) -> tuple[Path, Any]:
+    """Run a task with the config that Hydra composes from settings, as the command line of that name does.
+
+    Args:
+        settings: texts KEY=VALUE. config_dir: a folder with further groups and choices; with a config of the command's
+            name in it, the folder is taken in the place of the package's.
+
+    Returns:
+        The output directory, and what the task returns.
+
+    Raises:
+        UserError: a setting cannot be used, or whatever the task refuses.
+    """
+    own = None if config_dir is None else Path(config_dir).resolve()
+    if own is not None and not own.is_dir():
+        raise UserError(f"config_dir={config_dir}: no such folder")
+    replaced = own is not None and (own / f"{command}.yaml").is_file()
+    conf = own if own is not None and replaced else settings_folder()
+    _require_plain(settings)
+    call = f"deepgcn_seg.{command}({', '.join(map(repr, settings))})"
+    with _turn, called_as(call), _user_errors(conf, command):
+        require_known(settings, command)
+        require_choices(list(settings), conf)
+        folder, name, overrides = _place(hydra_arguments(list(settings), conf), conf, command)
+        if own is not None and not replaced:
+            overrides.append(f"hydra.searchpath=[{quote(f'file://{own}')}]")
+        with _hydra(folder, command):
+            if compose(name, overrides, return_hydra_config=True).hydra.mode == RunMode.MULTIRUN:
+                raise UserError("these settings are a multirun: use tools/train.py, or call once for each run")
+            return _run(task, conf, command, name, overrides)
+
+
+def _require_plain(settings: Sequence[str]) -> None:
+    """Refuse what only the command line can do."""
+    for setting in settings:
+        if not isinstance(setting, str):
+            raise UserError(f"{setting!r}: settings are texts, as 'depth=14'")
+        if setting.startswith("-"):
+            raise UserError(f"{setting}: options are for the command line; settings are texts, as 'depth=14'")
+    if declared().size > 1:
+        raise UserError("several processes are for the command line: torchrun tools/train.py, or devices=N there")
+
+
+def _place(arguments: Sequence[str], conf: Path, command: str) -> tuple[Path, str, list[str]]:
+    """Return folder and name of the config, and the overrides, of Hydra's arguments."""
+    options = dict(argument[2:].split("=", 1) for argument in arguments if argument.startswith("--"))
+    # Logging is not configured here, so that the settings for it need not be found.
+    overrides = [argument for argument in arguments if not argument.startswith(("--", "hydra/job_logging="))]
+    return Path(options.get("config-path", conf)).resolve(), options.get("config-name", command), overrides
+
+
+@contextmanager
+def _hydra(folder: Path, command: str) -> Iterator[None]:
+    """Have Hydra read configs from a folder. A Hydra application that calls us has its own state back afterwards."""
+    callers = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(folder), job_name=command, version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = callers
+
+
+def _run(
+    task: Callable[[DictConfig], Any], conf: Path, command: str, name: str, overrides: list[str]
+) -> tuple[Path, Any]:
+    """Run the task as Hydra's job, and return its directory and result."""
+    results: list[Any] = []
+    errors: list[Exception] = []
+
+    def job(config: DictConfig) -> None:
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        try:
+            with _logged(folder / f"{command}.log"):
+                require_read(config, help.settings(conf, command))
+                check(config, command)
+                results.extend((folder, task(config)))
+        # Hydra would print it besides.
+        except Exception as error:
+            errors.append(error)
+
+    hydra = GlobalHydra.instance().hydra
+    assert hydra is not None
+    hydra.run(name, job, overrides, with_log_configuration=False)
+    if errors:
+        raise errors[0]
+    folder, result = results
+    return folder, result
+
+
+@contextmanager
+def _user_errors(conf: Path, command: str) -> Iterator[None]:
+    """Turn the errors that a command line tells in one line into errors of that line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (HydraException, OmegaConfBaseException, OSError) as error:
+        raise UserError(error_line(error, conf, command)) from error
+
+
+@contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    """Write the log into a file and, unless the caller has set up logging, onto the terminal or into the notebook."""
+    logger = logging.getLogger(__name__.partition(".")[0])
+    level = logger.level
+    file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handlers: list[logging.Handler] = [file]
+    if not logging.getLogger().handlers:
+        # Notebooks show standard error as if it were an error.
+        handlers.append(logging.StreamHandler(sys.stdout if in_notebook() else sys.stderr))
+    with ExitStack() as stack:
+        stack.callback(logger.setLevel, level)
+        logger.setLevel(logging.INFO)
+        for handler in handlers:
+            stack.callback(handler.close)
+            logger.addHandler(handler)
+            stack.callback(logger.removeHandler, handler)
+        yield
