@@ -50,7 +50,7 @@ def test_a_path_is_what_was_typed(text):
         expected = ["a", "b"] if (key, text) == ("checkpoint", "[a,b]") else text
         assert read(for_hydra([f"{key}={text}"])[0]) == expected
         if not text.startswith(("choice(a", "range(1,")):
-            assert read(for_hydra(["-m", f"{key}={text}"])[1]) == text
+            assert read(for_hydra(["-m", f"{key}={text}"])[1]) == expected
 
 
 @settings(max_examples=500, deadline=None)
@@ -58,6 +58,8 @@ def test_a_path_is_what_was_typed(text):
 @example("a,b", "input", ["-m"])
 def test_any_path_is_what_was_typed(text, key, sweeping):
     assume(text not in ("null", "???"))
+    # Several checkpoints are a list.
+    assume(key != "checkpoint" or not (text.startswith("[") and text.endswith("]")))
     # One whole quoted text is Hydra's; what is filled in is a template's matter.
     assume(not (text[0] == text[-1] and text[0] in "'\"" and len(text) > 1))
     assume("${" not in text or key not in (*TEMPLATES, "data.root", "resume"))

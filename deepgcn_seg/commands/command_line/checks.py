@@ -23,6 +23,7 @@ from ...model import description
 from ...model.description import NETWORK
 from ...model.freezing import freeze
 from ...model.graph import dilation_schedule
+from ...old_names import RENAMED
 from ...settings import SettingError, setting_problem, shown, validate_given
 from .command_settings import COMMANDS
 from .help import suggestion
@@ -257,8 +258,10 @@ def _unknown_argument(key: str, error: BaseException | None, part: Any) -> str |
 
 def _no_such_setting(key: str, name: str, known: Sequence[str]) -> str:
     """Return in one line that a part has no setting of this name, with one that may have been meant or all of them."""
-    hint = suggestion(f"{key}.{name}", [f"{key}.{other}" for other in known])
-    return f"{key}.{name}: no such setting; " + (f"known are {', '.join(known)}" if "--help" in hint else hint)
+    full = f"{key}.{name}"
+    # By its last part alone: the names before it are the same for all, and would make any two alike.
+    hint = suggestion(full if full in RENAMED else name, [f"{key}.{other}" for other in known])
+    return f"{full}: no such setting; " + (f"known are {', '.join(known)}" if "--help" in hint else hint)
 
 
 def refusal(error: InstantiationException, key: str) -> str | None:
