@@ -118,7 +118,7 @@ def test_every_protocol_leaves_them_out_and_says_how_many(tmp_path, name, capsys
     rng = np.random.default_rng(0)
     labels = [rng.choice([0, 1, 2, 255], 400), np.full(120, 255)]
     store = store_with(tmp_path / "store", labels)
-    protocol = Protocol(name, 64)
+    protocol = Protocol(name, points=64)
     result = protocol.run(ByHeight(), store, store.rooms, CPU)
     scored = [int(matrix.sum()) for matrix in result.by_room]
     if name == "rooms":
@@ -177,7 +177,7 @@ def test_exported_blocks_have_them_and_say_which_label(tmp_path, caplog):
         count = int((file["label"][:] == 255).sum())
     assert count > 1000 and f"{count:,} points are unlabelled and have the label 255" in caplog.text
     blocks = OfficialBlocks(tmp_path / "blocks")
-    result = Protocol("blocks", 4096).run(Constant(), blocks, blocks.rooms, CPU)
+    result = Protocol("blocks", points=4096).run(Constant(), blocks, blocks.rooms, CPU)
     assert (result.points, result.unlabelled) == (4096 - count, count)
 
 

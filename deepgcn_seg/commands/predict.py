@@ -64,7 +64,8 @@ def predict(config: DictConfig) -> list[Path]:
     settings = {key: config[key] for key in ("device", "stride", "votes", "batch_size", "tile", "trusted", "tta")}
     segmenter = Segmenter(checkpoints, **settings)
     if submissions and segmenter.classes.names != SCANNET.names:
-        raise UserError(f"submission={config.submission}: {segmenter.describe()} does not have ScanNet's 20 classes")
+        told = f"the network does not have ScanNet's 20 classes: {segmenter.describe()}"
+        raise UserError(f"submission={config.submission}: {told}")
     log.info("%s; %d classes, %s", segmenter.describe(), len(segmenter.classes), segmenter.device)
     failed: list[str] = []
     for path, output, submission in zip_longest(scans, outputs, submissions):
