@@ -207,7 +207,7 @@ class Foreign:
         ({"a": torch.ones(2)}, "not of deepgcn_seg; as an official checkpoint: "),
         ([1], "not of deepgcn_seg; as an official checkpoint: "),
     ],
-    ids=str,
+    ids=["missing", "pickle of a class", "tensors", "list"],
 )
 def test_a_file_that_cannot_be_is_one_line(tmp_path, content, message):
     if content is not None:
