@@ -130,10 +130,14 @@ def _first_slurm_host() -> str:
         return socket.gethostname()
 
 
-def torchrun(devices: int, script: str, arguments: Sequence[str]) -> list[str]:
-    """Return the arguments for Python that start ``devices`` processes of a script on this machine."""
+def torchrun(devices: int, program: Sequence[str], arguments: Sequence[str]) -> list[str]:
+    """Return the arguments for Python that start ``devices`` processes of a program on this machine.
+
+    Args:
+        program: a script, or ``-m`` and a module, with its first arguments.
+    """
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
-    return [*launcher, script, *arguments]
+    return [*launcher, *program, *arguments]
 
 
 class SummedOverAll(torch.autograd.Function):

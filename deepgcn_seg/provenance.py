@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -50,7 +51,22 @@ def command() -> str:
     """Return the command line, quoted so that a shell takes it, or the call of Python code that does the work."""
     if (call := _call.get()) is not None:
         return call
+    if _is_installed():
+        return " ".join([sys.argv[0], shlex.join(sys.argv[1:])])
     return shlex.join([Path(sys.executable).name, *sys.argv])
+
+
+def as_called(text: str) -> str:
+    """Return a text with the scripts of ``tools/`` named as this process's commands are called.
+
+    In an installed package, ``python tools/train.py`` is ``deepgcn-seg train``.
+    """
+    return re.sub(r"(?:python )?tools/(\w+)\.py", r"deepgcn-seg \1", text) if _is_installed() else text
+
+
+def _is_installed() -> bool:
+    """Return whether the command was started by its installed name instead of a script of a checkout."""
+    return sys.argv[0].startswith("deepgcn-seg ")
 
 
 def git_state() -> dict[str, Any] | None:

@@ -27,6 +27,7 @@ from ...errors import Interrupted, OccupiedError, UserError
 from ...evaluation.protocols import Protocol
 from ...model import DeepGCN
 from ...old_names import RENAMED
+from ...provenance import as_called
 from . import help
 from .arguments import assigned, for_hydra, given, require_settings
 from .checks import check, require_choices, require_read
@@ -46,15 +47,21 @@ _MAIN = {
 }
 
 
-def command(task: Callable[[DictConfig], Any], conf: Path, config_name: str) -> None:
+def command(
+    task: Callable[[DictConfig], Any], conf: Path, config_name: str, program: Sequence[str] | None = None
+) -> None:
     """Run a task with the config that Hydra composes from the command line, and exit.
 
     ``resume=RUN_DIR`` takes the config that the run stored, and its directory. ``resume=auto`` does so if
     ``hydra.run.dir`` already holds a checkpoint, and starts anew otherwise. With HYDRA_FULL_ERROR=1, errors of users
     have tracebacks too.
+
+    Args:
+        conf: the folder of the settings. config_name: the command. program: what starts it in several processes, as
+            torchrun takes it; None for the script that was started.
     """
     with _output_may_go_unread():
-        _command(task, conf, config_name)
+        _command(task, conf, config_name, program or sys.argv[:1])
 
 
 @contextmanager
@@ -91,26 +98,26 @@ class _Outcome:
     failures: list[BaseException] = field(default_factory=list)
 
 
-def _command(task: Callable[[DictConfig], Any], conf: Path, config_name: str) -> None:
+def _command(task: Callable[[DictConfig], Any], conf: Path, config_name: str, program: Sequence[str]) -> None:
     verbose = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # When the log file's disk is full, other files tell so in one line; logging would print tracebacks.
     logging.raiseExceptions = False
     # Our launcher configs have the names of the plugins' own, which are their schemas.
     warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/.*' is validated against ConfigStore schema")
-    _start_processes(sys.argv)
+    _start_processes(program, sys.argv[1:])
     world, outcome = declared(), _Outcome()
 
     def say(error: BaseException) -> None:
         where = f"process {world.rank}: " if world.size > 1 else ""
-        print(f"error: {where}{error_line(error, conf, config_name)}", file=sys.stderr)
+        print(as_called(f"error: {where}{error_line(error, conf, config_name)}"), file=sys.stderr)
 
     try:
         require_known(sys.argv[1:], config_name)
         require_choices(sys.argv[1:], conf)
         if {"-h", "--help"} & set(sys.argv[1:]):
             overrides = [argument for argument in for_hydra(sys.argv[1:]) if not argument.startswith("-")]
-            print(help.page(conf, config_name, overrides), end="")
+            print(as_called(help.page(conf, config_name, overrides)), end="")
             return
         sys.argv[1:] = hydra_arguments(sys.argv[1:], conf)
         if not world.first:
@@ -190,11 +197,11 @@ def _guarded(
     return guarded
 
 
-def _start_processes(argv: list[str]) -> None:
+def _start_processes(program: Sequence[str], arguments: list[str]) -> None:
     """Replace this process by torchrun if ``devices=N`` asks for several and torchrun has not started this one."""
-    devices = next((a.split("=", 1)[1] for a in reversed(argv[1:]) if a.startswith("devices=")), "1")
+    devices = next((a.split("=", 1)[1] for a in reversed(arguments) if a.startswith("devices=")), "1")
     if devices.isdigit() and 1 < int(devices) <= MAX_DEVICES and declared().size == 1:
-        os.execv(sys.executable, [sys.executable, *torchrun(int(devices), argv[0], argv[1:])])
+        os.execv(sys.executable, [sys.executable, *torchrun(int(devices), program, arguments)])
 
 
 def _without_output(arguments: list[str]) -> list[str]:
