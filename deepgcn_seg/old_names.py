@@ -7,11 +7,13 @@ from typing import Any
 RENAMED = {"model.checkpoint": "model.recompute", "protocol.groups": "protocol.features"}
 
 
-def renamed(settings: Mapping[str, Any], inside: str = "") -> dict[str, Any]:
-    """Return settings under their present names.
+def renamed(settings: Mapping[Any, Any], inside: str = "") -> dict[Any, Any]:
+    """Return settings under their present names. An old name stays if the present one is there too.
 
     Args:
-        settings: by their dotted keys. inside: the group that they are of, if the keys are without it: ``model``.
+        settings: by their dotted keys; a file from elsewhere may have keys that are no text, which stay.
+        inside: the group that they are of, if the keys are without it: ``model``.
     """
     before = f"{inside}." if inside else ""
-    return {RENAMED.get(before + key, before + key).removeprefix(before): value for key, value in settings.items()}
+    present = {key: RENAMED.get(f"{before}{key}", "").removeprefix(before) or key for key in settings}
+    return {key if present[key] in settings else present[key]: value for key, value in settings.items()}

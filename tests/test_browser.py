@@ -152,8 +152,8 @@ def test_the_report_page_shows_a_run_and_its_switches_work(tmp_path, page, train
     page.goto(f"file://{moved}")
     assert page.inner_text("h1") == "Report of 2 runs"
     pictures = page.evaluate("() => [...document.images].map(image => image.naturalWidth)")
-    # Scores and two curves of both, a room of each; a tiny run has one room, so no worst ones.
-    assert len(pictures) == 5 and min(pictures) > 300
+    # Scores and three curves of both, a room of each; a tiny run has one room, so no worst ones.
+    assert len(pictures) == 6 and min(pictures) > 300
     details = page.locator("details.run").first
     assert not details.locator("table.confusion").is_visible()
     details.locator("summary").click()
@@ -201,9 +201,7 @@ def test_tensorboard_shows_a_run(tensorboard, page, tab):
         for (const child of node.childNodes) child.nodeType === 3 ? seen.push(child.textContent) : walk(child); };
         walk(document.body); return seen.join(" "); }"""
     )
-    assert {"scalars": "gradient_norm/layer_00", "images": "test/room", "mesh": "step", "hparams": "resgcn"}[
-        tab
-    ] in shown
+    assert {"scalars": "loss_train", "images": "test/room", "mesh": "step", "hparams": "resgcn"}[tab] in shown
     assert not re.search(r"No \w+ data was found", shown)
     if tab in ("images", "mesh"):
         page.wait_for_timeout(2000)

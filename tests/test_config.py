@@ -289,11 +289,9 @@ def test_a_protocol_may_draw_other_points_than_the_training(points):
         ("evaluate", "points=1000000"),
         ("evaluate", "batch_size=1000000"),
         ("evaluate", "data.fold=true"),
-        *[
-            (name, f"checkpoint={value}")
-            for name in ("evaluate", "predict", "convert", "export")
-            for value in ("5", "[a]")
-        ],
+        *[(name, "checkpoint=5") for name in ("evaluate", "predict", "convert", "export")],
+        *[(name, "checkpoint=[a]") for name in ("convert", "export")],
+        *[(name, "checkpoint=[]") for name in ("evaluate", "predict")],
         *[(name, f"trusted={value}") for name in ("evaluate", "predict") for value in ("5", "[1]", "[[a]]", "[a b]")],
         ("predict", "input=[a]"),
         ("convert", "connection=foo"),

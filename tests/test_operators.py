@@ -122,7 +122,7 @@ def in_order(blocks, x, graph, dropout):
 
 
 @pytest.mark.parametrize("name", ["PPFConv", "PointTransformerConv"])
-@pytest.mark.parametrize("settings", [{"connection": "res", "checkpoint": True}, {"connection": "rev"}], ids=str)
+@pytest.mark.parametrize("settings", [{"connection": "res", "recompute": True}, {"connection": "rev"}], ids=str)
 def test_gradients_of_what_is_computed_again_with_positions_are_those_of_autograd(name, settings):
     model = DeepGCN(conv=conv_of(name), stochastic=False, dropout=0.0, **settings, **SMALL).double()
     points = torch.rand(2, 40, 9, dtype=torch.float64)

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from deepgcn_seg import schema
 from deepgcn_seg.errors import UserError
+from deepgcn_seg.old_names import renamed
 from deepgcn_seg.schema import Schema, read_json, read_yaml
 
 
@@ -112,3 +113,9 @@ def test_what_is_not_a_file_is_one_line(tmp_path):
     for path in (tmp_path, tmp_path / "absent", tmp_path / "latin"):
         with pytest.raises(UserError, match=str(path)):
             read_yaml(path)
+
+
+def test_old_names_of_settings_are_replaced_unless_the_present_one_is_there():
+    assert renamed({"checkpoint": True, 3: 2}, "model") == {"recompute": True, 3: 2}
+    assert renamed({"checkpoint": True, "recompute": False}, "model") == {"checkpoint": True, "recompute": False}
+    assert renamed({"model.checkpoint": True, "k": 1}) == {"model.recompute": True, "k": 1}

@@ -51,9 +51,9 @@ IMPORTS = {name: set(_imports(name)) for name in MODULES}
 
 
 def _floor(name):
-    """0 is the top; the files beside the packages are below all of them, and the package's face above."""
+    """0 is the top; files beside the packages are below all of them, but the package's face and its commands above."""
     package = name.split(".")[1] if "." in name else None
-    return -1 if package is None else PACKAGES.get(package, len(FLOORS))
+    return -1 if package in (None, "__main__") else PACKAGES.get(package, len(FLOORS))
 
 
 def test_no_module_imports_itself_by_way_of_others():
