@@ -112,13 +112,7 @@ def _(center, neighbor, index, slope, mask):
 
 @operation
 def _edge_moments_backward(
-    center: Tensor,
-    neighbor: Tensor,
-    index: Tensor,
-    slope: Tensor,
-    mask: Tensor | None,
-    offset: Tensor,
-    factor: Tensor,
+    center: Tensor, neighbor: Tensor, index: Tensor, slope: Tensor, mask: Tensor | None, offset: Tensor, factor: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     operations = _backward_operations_for(center)
     return operations.edge_moments_backward(center, neighbor, index, slope, mask, offset, factor)

@@ -99,13 +99,7 @@ def edge_moments(
 
 
 def edge_moments_backward(
-    center: Tensor,
-    neighbor: Tensor,
-    index: Tensor,
-    slope: Tensor,
-    mask: Tensor | None,
-    offset: Tensor,
-    factor: Tensor,
+    center: Tensor, neighbor: Tensor, index: Tensor, slope: Tensor, mask: Tensor | None, offset: Tensor, factor: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of center, neighbor and slope, given those of phi: offset + factor * phi, both (B, C)."""
     offset, factor = offset.to(center.dtype), factor.to(center.dtype)

@@ -213,13 +213,7 @@ def edge_moments(
 
 
 def edge_moments_backward(
-    center: Tensor,
-    neighbor: Tensor,
-    index: Tensor,
-    slope: Tensor,
-    mask: Tensor | None,
-    offset: Tensor,
-    factor: Tensor,
+    center: Tensor, neighbor: Tensor, index: Tensor, slope: Tensor, mask: Tensor | None, offset: Tensor, factor: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of center, neighbor and slope, given that of phi: offset + factor * phi, (B, C) each."""
     padded = _padded(center, neighbor, slope)

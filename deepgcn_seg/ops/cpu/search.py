@@ -28,10 +28,9 @@ import numpy as np
 from torch import Tensor
 
 from ...kernel_cache import kernel
-from .. import reference
 from .edges import present_points
 from .ranks import remove, scratch_for, select, shorten, threshold_of
-from .simd import LANES, append, at_most, load, numbered, splat
+from .simd import LANES, append, at_most, load, numbered, splat, store
 from .threads import run_sliced
 from .tiles import write_tile
 
@@ -76,36 +75,80 @@ def search(
         sample_size: points that thresholds are estimated from. The result does not depend on it.
     """
     batch, count, _ = points.shape
-    # With few points the sample is empty. Then thresholds are infinite, and all points are candidates.
-    step = count // sample_size if count >= 4 * sample_size else count + 1
-    centred, present = reference.centred(points.contiguous(), mask).numpy(), present_points(points, mask)
-    cloud, sample = _cloud(centred, present, 1), _cloud(centred, present, step)
+    prepared = _prepared(points.contiguous().numpy(), present_points(points, mask), sample_size)
     strips = -(-count // (STRIP * LANES))
     # The amount of work, as `run_sliced` counts it. With the factor 4, up to 362 points are searched on one thread:
-    # 12 strips, which take 0.4 ms. Measured: two threads are no quicker.
+    # they take 0.4 ms, and several threads are no quicker.
     steps = 4 * batch * count * count
-    run_sliced(_search_strips, batch * strips, steps, cloud, sample, step, ranks.numpy(), loop, out.numpy())
+    run_sliced(_search_strips, batch * strips, steps, *prepared, ranks.numpy(), loop, out.numpy())
 
 
-# "reassoc" lets LLVM sum up several lanes of a norm at once.
-@kernel(fastmath={"reassoc", "contract"})
-def _cloud(points, present, step):
-    """Return the cloud of every ``step``-th of the centred points (B, N, C), of which some are present (B, N)."""
-    batch, count, channels = points.shape
-    groups = -(-(count // step) // LANES)
-    tiles = np.empty((batch, groups, channels, LANES), points.dtype)
-    half_norms = np.full((batch, groups * LANES), np.inf, points.dtype)
-    # The last group may have fewer points than lanes.
-    tiles[:, -1:] = 0
+@kernel()
+def _prepared(points, present, sample_size):
+    """Return the cloud of all points, the cloud of the sample, and the step between sampled points.
+
+    Args:
+        points: (B, N, C). present: (B, N) bool. sample_size: about how many points to sample.
+    """
+    batch, count, _ = points.shape
+    # With few points the sample is empty. Then thresholds are infinite, and all points are candidates.
+    step = count // sample_size if count >= 4 * sample_size else count + 1
+    cloud, sample = _empty_cloud(points, count), _empty_cloud(points, count // step)
     for b in range(batch):
-        for i in range(count // step):
-            square = points.dtype.type(0)
-            for c in range(channels):
-                square += points[b, i * step, c] * points[b, i * step, c]
-                tiles[b, i // LANES, c, i % LANES] = points[b, i * step, c]
-            if present[b, i * step]:
-                half_norms[b, i] = square * points.dtype.type(0.5)
-    return Cloud(tiles, half_norms)
+        mean = _mean(points[b], present[b])
+        _fill(points[b], present[b], mean, 1, cloud.tiles[b], cloud.half_norms[b])
+        _fill(points[b], present[b], mean, step, sample.tiles[b], sample.half_norms[b])
+    return cloud, sample, step
+
+
+@kernel()
+def _empty_cloud(points, count):
+    """Return memory, not yet written, for the cloud of ``count`` points of each block."""
+    batch, _, channels = points.shape
+    groups = -(-count // LANES)
+    tiles = np.empty((batch, groups, channels, LANES), points.dtype)
+    return Cloud(tiles, np.empty((batch, groups * LANES), points.dtype))
+
+
+@kernel()
+def _mean(points, present):
+    """Return the mean (C,) of the points (N, C) that are present."""
+    # Summed up in float64, on one thread: the mean must not depend on the number of threads.
+    total, count = np.zeros(points.shape[1]), 0
+    for point in range(len(points)):
+        if present[point]:
+            count += 1
+            for channel in range(len(total)):
+                total[channel] += points[point, channel]
+    return (total / max(count, 1)).astype(points.dtype)
+
+
+@kernel()
+def _fill(points, present, mean, step, tiles, half_norms):
+    """Write the cloud of every ``step``-th point of one block, centred.
+
+    Args:
+        points: (N, C). present: (N,) bool. mean: (C,), subtracted from the points.
+        tiles: (G, C, LANES), written. half_norms: (G * LANES,), written.
+    """
+    count = len(points) // step
+    # The last group may have fewer points than lanes.
+    tiles[-1:] = 0
+    zero, half = splat(points.dtype.type(0)), splat(points.dtype.type(0.5))
+    for group in range(len(tiles)):
+        first = group * LANES
+        for lane in range(min(count - first, LANES)):
+            point = (first + lane) * step
+            for channel in range(len(mean)):
+                tiles[group, channel, lane] = points[point, channel] - mean[channel] if present[point] else 0
+        flat, squares = tiles[group].reshape(-1), zero
+        # Norms, like the products, are of the centred coordinates.
+        for channel in range(0, len(flat), LANES):
+            squares = squares + load(flat, channel) * load(flat, channel)
+        store(half_norms, first, half * squares)
+        for lane in range(LANES):
+            if first + lane >= count or not present[(first + lane) * step]:
+                half_norms[first + lane] = np.inf
 
 
 @kernel()

@@ -193,9 +193,8 @@ def _reduced(builder: ir.IRBuilder, name: str, values: ir.Value) -> ir.Value:
 
 def _llvm_function(builder: ir.IRBuilder, name: str, result: ir.Type, vector: ir.Type, *others: ir.Type) -> ir.Function:
     """Return one of LLVM's generic functions of vectors, whose full name ends with the type of the vector."""
-    element = {ir.FloatType(): "f32", ir.DoubleType(): "f64"}.get(vector.element, str(vector.element))
-    kind = ir.FunctionType(result, [vector, *others])
-    return cgutils.get_or_insert_function(builder.module, kind, f"{name}.v{vector.count}{element}")
+    full_name = f"{name}.v{vector.count}{vector.element.intrinsic_name}"
+    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, [vector, *others]), full_name)
 
 
 @vector_function(lambda array, place, values, bits: types.intp(array, types.intp, values, _bits))

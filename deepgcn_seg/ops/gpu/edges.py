@@ -175,13 +175,7 @@ def edge_moments(
 
 
 def edge_moments_backward(
-    center: Tensor,
-    neighbor: Tensor,
-    index: Tensor,
-    slope: Tensor,
-    mask: Tensor | None,
-    offset: Tensor,
-    factor: Tensor,
+    center: Tensor, neighbor: Tensor, index: Tensor, slope: Tensor, mask: Tensor | None, offset: Tensor, factor: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of center, neighbor and slope, given those of phi: offset + factor * phi, (B, C) each."""
     center, neighbor, wide = center.contiguous(), neighbor.contiguous(), _sum_dtype(center)

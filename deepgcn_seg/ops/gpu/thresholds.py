@@ -38,7 +38,7 @@ def _thresholds(
     sums = products(high, high, row, here, sampled, inside, width, False, CHANNELS, ROWS, SAMPLE)
     row_units = tl.load(units + row, mask=here, other=0.0)
     value = distances(sums, row_units, units, norms, row, sampled, inside, LOOP)
-    # A bisection counts, which a program does for all its rows at once; sorting the sample would take far longer.
+    # A bisection only counts, which a program does for all its rows at once: the sample need not be sorted.
     below = tl.min(value, 1)
     above = tl.max(tl.where(value < float("inf"), value, -float("inf")), 1)
     for _ in range(STEPS):
