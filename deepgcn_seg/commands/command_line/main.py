@@ -92,7 +92,11 @@ def _is_unread() -> bool:
 
 @dataclass
 class _Outcome:
-    """What became of the task. composed: whether Hydra got as far as to call it; failures: of the jobs of a sweep."""
+    """How a command ended.
+
+    Attributes:
+        composed: whether Hydra composed a config and called the task. failures: errors of the jobs of a sweep.
+    """
 
     composed: bool = False
     failures: list[BaseException] = field(default_factory=list)
@@ -101,7 +105,8 @@ class _Outcome:
 def _command(task: Callable[[DictConfig], Any], conf: Path, config_name: str, program: Sequence[str]) -> None:
     verbose = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    # When the log file's disk is full, other files tell so in one line; logging would print tracebacks.
+    # When the disk of the log file is full, logging would print a traceback for each line. The error in one line comes
+    # from the other files that are written.
     logging.raiseExceptions = False
     # Our launcher configs have the names of the plugins' own, which are their schemas.
     warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/.*' is validated against ConfigStore schema")

@@ -103,7 +103,7 @@ class ClassesFile(Schema):
     @model_validator(mode="before")
     @classmethod
     def _that_are_set(cls, content: Any) -> Any:
-        """Return the settings without those that are null, unless that is the name of a class."""
+        """Return the settings without those that are null (which ``null`` is not if a class has that name)."""
         if not isinstance(content, dict):
             return content
         named = content.get("classes")

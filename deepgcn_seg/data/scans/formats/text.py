@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 # Names of columns to show in messages, by the number of columns.
 _EXAMPLES = {2: "x,y,z", 3: "x,y,z", 4: "x,y,z,intensity", 6: "x,y,z,r,g,b", 7: "x,y,z,intensity,r,g,b"}
-# A pair of whole numbers, as which a number with a decimal comma is split at commas.
+# Two whole numbers and a comma, which in a file with decimal commas are one number.
 _PAIR = re.compile(rb"([0-9]{1,40}),([0-9]{1,40})")
 
 
