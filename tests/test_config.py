@@ -17,6 +17,7 @@ from deepgcn_seg.data.blocks import BlockGrid
 from deepgcn_seg.errors import UserError
 from deepgcn_seg.evaluation import Protocol
 from deepgcn_seg.model import FixedGraph
+from deepgcn_seg.model.connection import Plain
 from deepgcn_seg.training.schedules import HalveByEpochs
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -119,6 +120,7 @@ def test_port_is_the_pytorch_variant():
 
 def test_plain_has_no_dilation_unless_asked():
     assert instantiate(composed("backbone=plaingcn").model).backbone.graphs[-1].dilation == 1
+    assert {name: composed("backbone=plaingcn").graph[name] for name in Plain.official} == Plain.official
     asked = composed("backbone=plaingcn", "graph.dilation=linear", "graph.stochastic=true")
     assert instantiate(asked.model).backbone.graphs[-1].dilation == 27
 

@@ -293,12 +293,11 @@ class GENConvOptions(Schema):
     eps: Share = 1e-7
 
 
-# The convolution of each name in a description and on the command line.
-CONVOLUTIONS: dict[str, type[nn.Module]] = {
-    "edge": EdgeConv,
-    "mr": MRConv,
-    "sage": GraphSAGE,
-    "gin": GIN,
-    "gen": GENConv,
+# For each name in a description, the convolution and its options.
+CONVOLUTIONS: dict[str, tuple[type[nn.Module], type[Schema]]] = {
+    "edge": (EdgeConv, EdgeConvOptions),
+    "mr": (MRConv, MRConvOptions),
+    "sage": (GraphSAGE, GraphSAGEOptions),
+    "gin": (GIN, GINOptions),
+    "gen": (GENConv, GENConvOptions),
 }
-Options = EdgeConvOptions | MRConvOptions | GraphSAGEOptions | GINOptions | GENConvOptions

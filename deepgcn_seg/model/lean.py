@@ -93,7 +93,7 @@ def _logits(model: Any, points: Tensor, mask: Tensor | None, size: int) -> Tenso
 
 def _concatenate(backbone: Any, points: Tensor, mask: Tensor | None, large: bool) -> Tensor:
     """Return the features of all layers, each written into its place as soon as it is computed."""
-    if not large or backbone.connection.nested or not backbone.connection.keeps_layers:
+    if not large or backbone.connection.last_has_all or len(backbone.layer_widths()) == 1:
         return backbone.concatenate(backbone(points, mask))
     features, start = points.new_empty(0), 0
     for x in backbone.layers(points, mask):
