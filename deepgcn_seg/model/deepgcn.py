@@ -42,15 +42,23 @@ class DeepGCN(nn.Module):
     The defaults are the paper's ResGCN-28 in the TensorFlow code's variant: linear map,
     norm, activation; head graph on room-normalised positions.
 
+    Five arguments take parts of your own. ``connection``, ``graph``, ``norm`` and ``act`` take a name of a table
+    (:data:`.CONNECTIONS`, :data:`.GRAPHS`, :data:`.NORMS`, :data:`.ACTS`) or something of your own: a connection is an
+    object, because the whole network has one; a graph is a class, because the network gives it k, dilations and the
+    like; a convolution, norm or activation is a class or function that builds one, because each layer has its own.
+    A checkpoint holds a convolution, norm or activation of your own by the name of its module, and builds it if you
+    trust that. It cannot hold a connection or a graph of your own, because it has only their names: enter them in the
+    table, or make a subclass of DeepGCN that sets them.
+
     Args:
         in_channels: features per point. num_classes: classes.
-        connection: plain, res, dense, res+ or rev, or a :class:`.Connection` of your own.
+        connection: plain, res, dense, res+ or rev, or a :class:`.Connection` object.
         depth: graph convolutions, the head included. channels: width of each (growth rate if dense).
         k: neighbours per point. conv: builds a graph convolution, ``conv(c_in, c_out, spec)``.
         order, norm, norm_eps, act, bias: what follows linear maps (:class:`.LayerSpec`); norm and act may be classes
             of torch.nn or of your own (:mod:`.own_layers`).
         graph: dynamic (neighbours in each layer's feature space), fixed (by position), or a subclass of
-            :class:`.Graph` of your own.
+            :class:`.Graph`.
         dilation, dilation_period: schedule over depth (:func:`.dilation_schedule`).
         stochastic, epsilon: stochastic dilation in training.
         loop: a point is its own neighbour.
@@ -129,7 +137,7 @@ class DeepGCN(nn.Module):
         stochastic: bool = Plain.official["stochastic"],
         **settings,
     ) -> "DeepGCN":
-        """Build PlainGCN, which has no connections and no dilation (:class:`.Plain`)."""
+        """Build PlainGCN, which has no connections and no dilation (:class:`~.connection.Plain`)."""
         own = {"dilation": dilation, "stochastic": stochastic}
         return cls(connection=Plain.name, depth=depth, **own, **settings)
 
