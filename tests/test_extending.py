@@ -215,6 +215,19 @@ def test_an_entry_of_a_table_is_a_setting_and_is_saved_and_loaded(overrides, tmp
     assert torch.equal(load_model(tmp_path / "a.ckpt")(points), model(points))
 
 
+@pytest.mark.parametrize(("dynamic", "graph"), [(True, "dynamic"), (False, "fixed")])
+def test_a_checkpoint_from_before_graphs_had_names_is_loaded(dynamic, graph, tmp_path):
+    model, points = DeepGCN(**SMALL, graph=graph).eval(), torch.rand(1, 40, 9)
+    save_checkpoint(tmp_path / "a.ckpt", model, {**SMALL, "graph": graph}, S3DIS)
+    content = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    del content["model_config"]["graph"]
+    content["model_config"]["dynamic"] = dynamic
+    torch.save(content, tmp_path / "a.ckpt")
+    loaded = load_model(tmp_path / "a.ckpt")
+    assert type(loaded.backbone.graph) is GRAPHS[graph]
+    assert torch.equal(loaded(points), model(points))
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
