@@ -15,8 +15,8 @@ from ..data.classes import ClassList, no_label
 from ..data.scannet import SCANNET, submission_paths, write_submission
 from ..data.scans.files import read_scan, write_scan
 from ..data.scans.format_table import FORMATS
+from ..data.scans.formats.scan import LABELS, Scan
 from ..data.scans.formats.scene import is_scene
-from ..data.scans.scan import LABELS, Scan
 from ..data.scans.search import find_scans, scans_root
 from ..data.units import UP
 from ..errors import UserError

@@ -21,7 +21,7 @@ from torch.export import Dim, ExportedProgram
 from ..errors import UserError, first_line
 from ..files import replacing
 from ..model import DeepGCN
-from ..ops import reference
+from ..ops import edge_moments
 
 # Blocks of the example that is traced. More than one, because torch.export would take a size of 1 for a constant.
 TRACED_BLOCKS = 2
@@ -232,7 +232,7 @@ _STANDARD = {
     **torch.export.default_decompositions(),
     torch.ops.deepgcn_seg.search_at.default: _search_by_topk,
     torch.ops.deepgcn_seg.neighbor_extremum.default: _neighbor_extremum,
-    torch.ops.deepgcn_seg.edge_moments.default: reference.edge_moments,
+    torch.ops.deepgcn_seg.edge_moments.default: edge_moments,
     torch.ops.aten.copysign.Tensor: _copysign,
 }
 

@@ -102,7 +102,7 @@ def _settings_to_compare(config: DictConfig, protocol: Protocol) -> dict[str, An
         **{key: config[key] for key in ("depth", "channels", "k", "points", "batch_size", "epochs", "seed")},
         "dilation": str(config.model.dilation),
         "stochastic": config.model.stochastic,
-        "dynamic": config.model.dynamic,
+        "graph": str(config.model.graph),
         "fold": config.data.fold,
         "data": config.data.name,
         "protocol": protocol.name,

@@ -68,7 +68,7 @@ def groups_of(conf: Path, command: str) -> list[str]:
 def suggestion(key: str, known: Iterable[str]) -> str:
     """Return a hint for an unknown setting: those with a similar name, or where all are listed."""
     if key in RENAMED:
-        return f"it is now {RENAMED[key]}"
+        return f"it is now {RENAMED[key].name}"
     names = [name for name in known if not name.rsplit(".", 1)[-1].startswith("_")]
     ends: dict[str, list[str]] = {}
     for name in names:

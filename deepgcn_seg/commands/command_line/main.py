@@ -26,7 +26,7 @@ from ...distributed import MAX_DEVICES, declared, leave, torchrun
 from ...errors import Interrupted, OccupiedError, UserError
 from ...evaluation.protocols import Protocol
 from ...model import DeepGCN
-from ...old_names import RENAMED
+from ...old_names import RENAMED, present_value, renamed_argument
 from ...provenance import as_called
 from . import help
 from .arguments import assigned, for_hydra, given, require_settings
@@ -232,6 +232,7 @@ def hydra_arguments(arguments: list[str], conf: Path) -> list[str]:
     Raises:
         UserError: that is no run directory, or a setting that a resumed run cannot change.
     """
+    arguments = [renamed_argument(argument) for argument in arguments]
     run = given(arguments, "resume")
     if run is None:
         return for_hydra(arguments)
@@ -273,16 +274,18 @@ def _renamed(stored: Path) -> list[str]:
     """
     config: Any = OmegaConf.to_container(OmegaConf.load(stored))
     arguments = []
-    for old, new in RENAMED.items():
+    for old, present in RENAMED.items():
         group, key = old.split(".")
         part = config.get(group)
         if isinstance(part, dict) and key in part and _is_ours(part.get("_target_"), DeepGCN, Protocol):
-            arguments += [f"~{old}", f"+{new}={json.dumps(part[key])}"]
+            arguments += [f"~{old}", f"+{present.name}={json.dumps(present_value(old, part[key]))}"]
     return arguments
 
 
 def _is_ours(target: Any, *kinds: type) -> bool:
-    """Return whether the name of a class is that of one of these or of a subclass."""
+    """Return whether the name of a class is that of one of these or of a subclass, or there is none."""
+    if target is None:
+        return True
     try:
         found = get_class(target)
     # The module may be a user's own, which is built later and fails there in one line.

@@ -13,8 +13,8 @@ import numpy as np
 
 from ....errors import UserError
 from ....escaping import one_line
-from ..scan import COLORS, LABELS, Scan
 from .bounds import MAX_DIRECTORY, MAX_FIELDS, MAX_HEADER, Bounds, clean_names, renamed
+from .scan import COLORS, LABELS, Scan
 from .text import named_columns
 from .typed import structured
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from ....errors import UserError
 from ....escaping import one_line
-from ..scan import Scan
 from .bounds import Bounds, clean_names, pieces_of_lines, renamed
 from .rows import not_a_number, read_rows, write_rows
+from .scan import Scan
 from .text_header import Columns, Top, find_columns, read_top, shown, with_newlines
 
 log = logging.getLogger(__name__)

@@ -19,9 +19,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from ...escaping import one_line
-from ...schema import Schema
-from ..classes import ClassList
+from ..escaping import one_line
+from ..schema import Schema
+from .classes import ClassList
 
 
 def _text(value: Any) -> Any:
