@@ -475,8 +475,9 @@ def test_where_results_go(tmp_path):
         output_paths(scans, Path("out.ply"))
     with pytest.raises(UserError, match="same name"):
         output_paths([tmp_path / "x" / "a.ply", tmp_path / "y" / "a.ply"], Path("out"))
-    with pytest.raises(UserError, match=r"unknown format \.e57.*end it in /"):
-        output_paths(scans[:1], "out.e57")
+    with pytest.raises(UserError, match=r"\.obj is not written; known are .*end it in /"):
+        output_paths(scans[:1], "out.obj")
+    assert output_paths([tmp_path / "a.ptx", tmp_path / "a.e57"], "out") == [Path("out/a.ptx.ply"), Path("out/a.e57")]
     assert output_paths(scans[:1], "2024.05.12/") == [Path("2024.05.12/a.ply")]
 
 
