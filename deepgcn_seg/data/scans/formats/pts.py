@@ -10,8 +10,9 @@ from .bounds import Bounds
 from .rows import read_rows
 from .setups import MAX_SCANS, joined
 
-# A line that has nothing but a whole number. Rows have three numbers at least.
-_COUNT = re.compile(rb"(?m)^[ \t]*([0-9]{1,15})[ \t]*\r?(?:\n|\Z)")
+# A line that has nothing but a whole number, behind the end of the line before. Rows have three numbers at least. The
+# expression begins with a single character, for which Python searches quickly.
+_COUNT = re.compile(rb"\n[ \t]*([0-9]{1,15})[ \t]*\r?(?=\n|\Z)")
 
 
 def read_counted_rows(
@@ -76,11 +77,12 @@ class _Blocks:
     @staticmethod
     def _split(pieces: Iterable[bytes]) -> Iterator[bytes | int]:
         for piece in pieces:
-            start = 0
-            for found in _COUNT.finditer(piece):
-                if found.start() > start:
-                    yield piece[start : found.start()]
+            text, start = b"\n" + piece, 1
+            for found in _COUNT.finditer(text):
+                end = found.start() + 1
+                if end > start:
+                    yield text[start:end]
                 yield int(found[1])
-                start = found.end()
-            if start < len(piece):
-                yield piece[start:]
+                start = found.end() + 1
+            if start < len(text):
+                yield text[start:]

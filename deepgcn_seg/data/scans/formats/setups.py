@@ -7,6 +7,7 @@ has the number of the scan, from 0.
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import hypot
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ class Pose:
         Raises:
             UserError: the quaternion's length is not 1, or a number is not finite.
         """
-        length = float(np.linalg.norm(quaternion))
+        length = hypot(*quaternion)
         if not (abs(length - 1) <= _ROUNDED and np.isfinite(translation).all()):
             raise UserError(
                 f"{path}: a pose with the rotation {list(quaternion)}, translation {list(translation)}; the four "
