@@ -236,7 +236,7 @@ def xyz_of_e57(xyz):
     return dict(zip(("cartesianX", "cartesianY", "cartesianZ"), xyz.T.copy()))
 
 
-def of_libe57(path, fields, name="a scan", images=0):
+def of_libe57(path, fields, name="a scan", images=0, reference=""):
     """Write an E57 file of one scan. fields: name -> (node of the prototype, numbers)."""
     from pye57 import libe57
 
@@ -247,7 +247,7 @@ def of_libe57(path, fields, name="a scan", images=0):
     for key, node in {
         "formatName": libe57.StringNode(image, "ASTM E57 3D Imaging Data File"), "guid": libe57.StringNode(image, "1"),
         "versionMajor": libe57.IntegerNode(image, 1), "versionMinor": libe57.IntegerNode(image, 0), "data3D": scans,
-        "images2D": pictures,
+        "images2D": pictures, "coordinateMetadata": libe57.StringNode(image, reference),
     }.items():  # fmt: skip
         image.root().set(key, node)
     for _ in range(images):
@@ -310,7 +310,7 @@ def test_e57_of_other_writers(tmp_path, caplog):
         found["timeStamp"] = (e57.IntegerNode(image, 0, 0, 2**40), np.arange(50).astype("q") * 2**33)
         return found
 
-    path = of_libe57(tmp_path / "a.e57", fields, images=2)
+    path = of_libe57(tmp_path / "a.e57", fields, "Büro <1>", images=2, reference='PROJCS["a & b"]')
     found = read_scan(path)
     r, azimuth, elevation = angles.T
     flat = np.stack(
@@ -326,8 +326,10 @@ def test_e57_of_other_writers(tmp_path, caplog):
     assert set(found.fields["returnCount"]) == {3}
     write_scan(tmp_path / "b.e57", found, {})
     assert f"2 images of {path} are not kept" in caplog.text
+    again = read_scan(tmp_path / "b.e57").template
+    assert again.setups[0].name == "Büro <1>" and again.reference == 'PROJCS["a & b"]'
     write_scan(tmp_path / "b.ply", found, {})
-    assert f"2 images of {path} is not kept" in caplog.text
+    assert f"the coordinate reference system of {path} is not kept; 2 images of {path} is not kept" in caplog.text
 
 
 @NEEDS_PYE57

@@ -6,7 +6,6 @@ The points are decoded in a process of its own. :mod:`.e57_writer` writes the fo
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 
@@ -34,20 +33,6 @@ COLOR_ELEMENTS = ("colorRed", "colorGreen", "colorBlue")
 _NAMES = dict(zip(COLOR_ELEMENTS, COLORS[0]))
 
 
-@dataclass(frozen=True)
-class Original:
-    """What is kept of an E57 file to write it again: its scans with their poses, and the number of its images."""
-
-    setups: list[Setup]
-    images: int
-
-    @property
-    def others(self) -> list[str]:
-        """What other formats have no place for."""
-        posed = any(not setup.pose.is_identity for setup in self.setups)
-        return ["the pose of each scanner"] * posed + [f"{self.images:,} images"] * bool(self.images)
-
-
 def read_e57(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
     """Read the scans of an E57 file as one cloud in shared coordinates. Points that are marked as invalid get NaN."""
     header = read_header(bounds)
@@ -68,7 +53,7 @@ def read_e57(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
             parts.append(part)
     if len(parts) < len(header.setups):
         raise UserError(f"{bounds.path}: not a readable E57 file (its points end early)")
-    return Scan(bounds.path, joined(bounds.path, parts), Original(header.setups, header.images))
+    return Scan(bounds.path, joined(bounds.path, parts), header)
 
 
 def buffer_type(kind: str) -> str:

@@ -9,7 +9,7 @@ import re
 import struct
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 
@@ -64,10 +64,22 @@ class Setup:
 
 @dataclass(frozen=True)
 class Header:
-    """The scans of a file, and the number of its images."""
+    """What a file says of itself. Besides the fields, this is needed to write the file again.
 
-    setups: list[Setup]
-    images: int
+    Attributes:
+        setups: its scans. reference: its coordinate reference system, or "". images: the number of its images.
+    """
+
+    setups: list[Setup] = field(default_factory=list)
+    reference: str = ""
+    images: int = 0
+
+    @property
+    def others(self) -> list[str]:
+        """What other formats have no place for."""
+        posed = any(not setup.pose.is_identity for setup in self.setups)
+        lost = {"the pose of each scanner": posed, "the coordinate reference system": bool(self.reference)}
+        return [what for what, there in lost.items() if there] + [f"{self.images:,} images"] * bool(self.images)
 
 
 def read_header(bounds: Bounds) -> Header:
@@ -84,14 +96,12 @@ def read_header(bounds: Bounds) -> Header:
     setups = [_setup(bounds, number, scan, prefixes) for number, scan in enumerate(found)]
     points = bounds.check_points(sum(setup.count for setup in setups))
     bounds.check_size(
-        f"{points:,} points", sum(setup.count * sum(field.bits for field in setup.fields) // 8 for setup in setups)
+        f"{points:,} points", sum(setup.count * sum(of.bits for of in setup.fields) // 8 for setup in setups)
     )
-    bounds.check_inflated(
-        sum(setup.count * sum(np.dtype(field.kind).itemsize for field in setup.fields) for setup in setups)
-    )
+    bounds.check_inflated(sum(setup.count * sum(np.dtype(of.kind).itemsize for of in setup.fields) for setup in setups))
     if not points:
         raise UserError(f"{bounds.path}: no points")
-    return Header(setups, 0 if images is None else len(images))
+    return Header(setups, root.findtext(f"{_SPACE}coordinateMetadata", ""), 0 if images is None else len(images))
 
 
 def _parse(bounds: Bounds) -> tuple[ET.Element, dict[str, str]]:

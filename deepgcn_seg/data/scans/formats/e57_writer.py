@@ -10,8 +10,8 @@ import numpy as np
 
 from ..scan import AXES, COLORS, Scan
 from .bounds import clean_names, renamed
-from .e57 import CARTESIAN, COLOR_ELEMENTS, PIECE, Original, buffer_type
-from .e57_header import Setup
+from .e57 import CARTESIAN, COLOR_ELEMENTS, PIECE, buffer_type
+from .e57_header import Header, Setup
 from .setups import MAX_SCANS
 
 # Names of the standard for fields of the same name, and the kinds of numbers that they may have.
@@ -34,12 +34,12 @@ def write_e57(path: Path, scan: Scan, notes: list[str]) -> list[str]:
     The poses are those of the E57 file that the scan came from. Points without coordinates are marked as invalid, with
     0 for coordinates. Notes become the description of each scan.
     """
-    original = scan.template or Original([], 0)
+    original = scan.template or Header()
     ends = _ends(scan, len(original.setups))
     columns, changes = _columns(scan, besides={"scan"} if ends else set())
     if original.images:
         changes.append(f"{original.images:,} images of {scan.path} are not kept")
-    _write(path, scan.xyz, columns, ends or [len(scan)], original.setups, "\n".join(notes))
+    _write(path, scan.xyz, columns, ends or [len(scan)], original, "\n".join(notes))
     return changes
 
 
@@ -101,13 +101,14 @@ def _storable(values: np.ndarray) -> np.ndarray:
 
 
 def _write(
-    path: Path, xyz: np.ndarray, columns: Mapping[str, np.ndarray], ends: list[int], setups: list[Setup], notes: str
+    path: Path, xyz: np.ndarray, columns: Mapping[str, np.ndarray], ends: list[int], original: Header, notes: str
 ) -> None:
     """Write a file.
 
     Args:
         xyz: (N, 3) in shared coordinates. columns: element -> (N,) values. ends: where the points of each scan end.
-        setups: the name and pose of each scan, if there are as many. notes: description of each scan.
+        original: of the file that the points come from: its scans have names and poses, if they are as many as here.
+        notes: description of each scan.
     """
     from pye57 import libe57
 
@@ -119,12 +120,13 @@ def _write(
     root, scans = image.root(), libe57.VectorNode(image, True)
     head = {"formatName": "ASTM E57 3D Imaging Data File", "guid": f"{{{identity}}}"}
     head |= {"versionMajor": libe57.E57_FORMAT_MAJOR, "versionMinor": libe57.E57_FORMAT_MINOR}
+    head |= {"coordinateMetadata": original.reference} if original.reference else {}
     for name, value in head.items():
         root.set(name, _node(libe57, image, value))
     root.set("data3D", scans)
     root.set("images2D", libe57.VectorNode(image, True))
     for number, (start, end) in enumerate(zip([0, *ends], ends)):
-        setup = setups[number] if len(setups) == len(ends) else None
+        setup = original.setups[number] if len(original.setups) == len(ends) else None
         content: dict[str, Any] = {"guid": f"{{{uuid.uuid5(identity, str(number))}}}"}
         content |= {"name": setup.name if setup and setup.name else f"Scan {number}", "description": notes}
         own = xyz[start:end]
