@@ -373,6 +373,17 @@ def test_e57_keeps_types_names_missing_points_and_poses(tmp_path):
 
 
 @NEEDS_PYE57
+def test_e57_of_hundreds_of_scans(tmp_path):
+    """Their fields are more than the arguments of a process may be."""
+    before = scan(900)
+    more = {f"a field with a long name {number}": np.arange(900) for number in range(9)}
+    write_scan(tmp_path / "a.e57", before, {"scan": np.arange(900) // 3} | more)
+    found = read_scan(tmp_path / "a.e57")
+    assert found.fields["scan"].tolist() == (np.arange(900) // 3).tolist()
+    assert np.array_equal(found.xyz, before.xyz)
+
+
+@NEEDS_PYE57
 def test_scans_out_of_order_are_one_scan_with_a_field(tmp_path):
     before = scan(6)
     write_scan(tmp_path / "a.e57", before, {"scan": np.array([0, 1, 0, 1, 0, 1])})

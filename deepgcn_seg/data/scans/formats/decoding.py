@@ -13,19 +13,22 @@ from ....escaping import one_line
 
 
 @contextmanager
-def decoding(path: Path, script: str, arguments: Sequence[str]) -> Iterator[BufferedReader]:
+def decoding(path: Path, script: str, arguments: Sequence[str], given: bytes = b"") -> Iterator[BufferedReader]:
     """Start a script that decodes a file, and yield its standard output.
 
     Args:
-        path: the file, for messages. script: path of the script. arguments: for the script.
+        path: the file, for messages. script: path of the script. arguments: for the script. given: its standard input,
+            for what is longer than arguments may be.
 
     Raises:
         UserError: the script failed, with the last line of what it said.
     """
-    with tempfile.TemporaryFile() as messages:
+    with tempfile.TemporaryFile() as messages, tempfile.TemporaryFile() as content:
+        content.write(given)
+        content.seek(0)
         # With -P, Python finds no modules in the current folder or beside the script.
         command = [sys.executable, "-P", script, *arguments]
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages) as process:
+        with subprocess.Popen(command, stdin=content, stdout=subprocess.PIPE, stderr=messages) as process:
             assert isinstance(process.stdout, BufferedReader)
             yield process.stdout
         messages.seek(0)

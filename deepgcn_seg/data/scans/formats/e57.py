@@ -44,9 +44,9 @@ def read_e57(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
     plain = (_NAMES.get(path, path.rpartition(":")[2]) for path in paths)
     names = dict(zip(paths, clean_names([*"xyz", *plain])[3:]))
     plans = [(s.index, s.count, [(field.path, buffer_type(field.kind)) for field in s.fields]) for s in header.setups]
-    settings = [str(bounds.path.resolve()), str(PIECE), json.dumps(plans)]
+    settings, given = [str(bounds.path.resolve()), str(PIECE)], json.dumps(plans).encode()
     parts: list[dict[str, np.ndarray]] = []
-    with decoding(bounds.path, e57_decoder.__file__, settings) as decoded:
+    with decoding(bounds.path, e57_decoder.__file__, settings, given) as decoded:
         for setup in header.setups:
             if (part := _read_points(bounds.path, decoded, setup, names)) is None:
                 break

@@ -1,6 +1,6 @@
 """Write the points of an E57 file to standard output: a script that :mod:`.e57` runs as a process of its own.
 
-    python -P e57_decoder.py FILE PIECE SCANS
+    python -P e57_decoder.py FILE PIECE < SCANS
 
 SCANS is JSON: for each scan its index, its number of points, and for each field the name and the NumPy type of its
 buffer. The output has, for each scan and each piece of points, the values of one field after the other.
@@ -32,10 +32,12 @@ def decode(path: str, piece: int, scans: list[Any], output: BinaryIO) -> None:
     scan_nodes = image.root()["data3D"]
     for index, count, fields in scans:
         buffers, arrays = libe57.VectorSourceDestBuffer(), []
+        # A buffer of the library has one place at least.
+        size = max(min(piece, count), 1)
         for name, kind in fields:
-            arrays.append(np.empty(piece, kind))
+            arrays.append(np.empty(size, kind))
             # The last two arguments: convert numbers to the buffer's type, and scale them.
-            buffers.append(libe57.SourceDestBuffer(image, name, arrays[-1], piece, True, True))
+            buffers.append(libe57.SourceDestBuffer(image, name, arrays[-1], size, True, True))
         reader = scan_nodes[index]["points"].reader(buffers)
         for first in range(0, count, piece):
             wanted = min(piece, count - first)
@@ -53,6 +55,6 @@ if __name__ == "__main__":
     points = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     try:
-        decode(sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3]), points)
+        decode(sys.argv[1], int(sys.argv[2]), json.load(sys.stdin), points)
     except Exception as error:
         sys.exit(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}")

@@ -194,11 +194,12 @@ def _write_points(library: Any, image: Any, scan: Any, xyz: np.ndarray, columns:
     if not there.all():
         columns[_INVALID] = np.where(there, 0, _NO_POINT).astype(np.uint8)
     prototype, buffers = library.StructureNode(image), library.VectorSourceDestBuffer()
-    pieces = {}
+    # A buffer of the library has one place at least.
+    pieces, room = {}, max(min(PIECE, len(xyz)), 1)
     for name, values in columns.items():
         prototype.set(name, _element(library, image, name, values.dtype))
-        pieces[name] = np.empty(PIECE, buffer_type(values.dtype.str[1:]))
-        buffers.append(library.SourceDestBuffer(image, name, pieces[name], PIECE, True, True))
+        pieces[name] = np.empty(room, buffer_type(values.dtype.str[1:]))
+        buffers.append(library.SourceDestBuffer(image, name, pieces[name], room, True, True))
     points = library.CompressedVectorNode(image, prototype, library.VectorNode(image, True))
     scan.set("points", points)
     writer = points.writer(buffers)
