@@ -17,3 +17,14 @@ def renamed(settings: Mapping[Any, Any], inside: str = "") -> dict[Any, Any]:
     before = f"{inside}." if inside else ""
     present = {key: RENAMED.get(f"{before}{key}", "").removeprefix(before) or key for key in settings}
     return {key if present[key] in settings else present[key]: value for key, value in settings.items()}
+
+
+# Settings that runs had not from the beginning, with the values of runs before.
+ADDED: dict[str, Any] = {
+    "recipe.loss": "cross_entropy",
+    "recipe.focal_gamma": 2.0,
+    "recipe.class_weights": "none",
+    "recipe.effective_beta": None,
+    "weights": None,
+    "freeze": [],
+}

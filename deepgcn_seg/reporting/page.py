@@ -11,12 +11,11 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from ..escaping import one_line
 from ..evaluation.metrics import Scores
 from ..files import replacing
 from .reading import LeftOut, read_facts, read_picture
-from .runs import Run, varied
-from .tables import ResultTable
+from .result_table import ResultTable
+from .runs import Run, describe_unfinished, varied
 
 # Pixels: with pictures of this width, a page of forty runs can still be attached to a mail.
 PICTURE_WIDTH = 1000
@@ -50,7 +49,7 @@ def write_page(
         tables=tables,
         figures=pictures,
         runs=about,
-        unfinished=[one_line(folder) for folder in unfinished],
+        unfinished=describe_unfinished(unfinished, left_out),
         left_out=left_out.reasons,
     )
     with replacing(path) as temporary:

@@ -18,6 +18,7 @@ from ...model import description
 from ...model.connection import PAPER_CONNECTIONS
 from ...model.description import NETWORK, Depth, Dilation, Width
 from ...model.layers import ACTS, NORMS
+from ...palette import PALETTES
 from ...settings import (
     Count,
     Flag,
@@ -333,7 +334,8 @@ class Report(Settings):
     """``tools/report.py``."""
 
     runs: MaybeText
-    output: Annotated[str | None, _folder(".html", ".md", ".tex", ".csv", ".png", ".pdf")]
+    output: Annotated[str | None, _folder(".html", ".md", ".tex", ".csv", ".png", ".pdf", ".svg")]
+    palette: Annotated[str, choice(*PALETTES)] = "screen"
 
 
 class Axes(Settings):
