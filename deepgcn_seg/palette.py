@@ -8,7 +8,7 @@ import numpy as np
 PALETTES = ("screen", "print")
 # CIELAB: lightness of the darkest and the lightest colour, where white paper has 100; two hues in degrees, blue and
 # orange, which people with red-green colour blindness tell apart; the largest chroma.
-_DARKEST, _LIGHTEST = 22.0, 92.0
+_DARKEST, _LIGHTEST = 20.0, 86.0
 _HUES = (270.0, 75.0)
 _CHROMA = 60.0
 # CIE XYZ of the white D65, and the matrix from XYZ to linear sRGB (IEC 61966-2-1).
@@ -20,8 +20,8 @@ def print_colors(number: int) -> tuple[tuple[int, int, int], ...]:
     """Return that many RGB colours of 0..255 whose lightness differs by equal steps.
 
     Colours that follow each other in lightness have different hues. Colours that follow each other in the result, such
-    as those of ceiling and floor, differ much in lightness. The steps of 13 colours are 6 of 100. Of more than about 20
-    colours, neighbours can hardly be told apart in grey.
+    as those of ceiling and floor, differ much in lightness. The steps of 13 colours are 5.5 of 100. If there are more
+    than about 20, neighbours can hardly be told apart in grey.
     """
     order = [_lab(rank, number) for rank in range(number)]
     # The golden section puts numbers that follow each other far apart.

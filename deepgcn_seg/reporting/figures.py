@@ -156,9 +156,9 @@ def _on_common_steps(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[n
 
 
 def _leave_out_the_start(axis: Axes) -> None:
-    """End an axis of losses above the values after the first twentieth of the steps, where losses are far higher."""
+    """End an axis of losses above the values that follow the first tenth of the steps; losses before are far higher."""
     points = [np.asarray(line.get_xydata()) for line in axis.lines]
-    start = max(line[-1, 0] for line in points) / 20
+    start = max(line[-1, 0] for line in points) / 10
     later = [line[line[:, 0] >= start, 1] for line in points]
     values = np.concatenate([part if len(part) else line[:, 1] for part, line in zip(later, points)])
     margin = 0.05 * max(np.ptp(values), 1e-6)

@@ -43,7 +43,8 @@ class Column:
 
     Attributes:
         name: the heading. unit: of its numbers; stands in headings of LaTeX and CSV.
-        form: of its numbers as text, a format specification of Python, such as ``.2f``. best: whether LaTeX prints the highest value in bold.
+        form: of its numbers as text, a format specification of Python, such as ``.2f``.
+        best: whether LaTeX prints the highest value in bold.
         deviations: whether they stand behind means; in CSV they always do.
     """
 
@@ -100,8 +101,10 @@ class ResultTable:
         """Return the table as rich prints it."""
         notes = (terminal(note, "table.caption") for note in self.notes)
         table = Table(title=terminal(self.title, "table.title"), caption=Text("\n").join(notes))
-        for name in self.header:
-            table.add_column(terminal(name), overflow="fold")
+        for name, cells in zip(self.header, self._by_column()):
+            # In a narrow window, names are wrapped first, but not into single letters.
+            longest = max([len(cell) for cell in cells if isinstance(cell, str)], default=0)
+            table.add_column(terminal(name), overflow="fold", min_width=min(longest, 20))
         for row in self.rows:
             table.add_row(*map(terminal, row))
         return table

@@ -10,7 +10,7 @@ import torch
 
 from ..data.layouts import natural
 from ..evaluation.metrics import Scores
-from .naming import experiment, labels
+from .naming import KINDS, experiment, kind_of, labels
 from .runs import Run
 
 
@@ -39,18 +39,20 @@ class Result:
 
 
 def experiments(runs: Sequence[Run]) -> list[Experiment]:
-    """Return the runs by experiment, ordered by name."""
+    """Return the runs by experiment, ordered by kind of network and name."""
     groups: dict[tuple, list[Run]] = defaultdict(list)
     names = {}
     for run, label in zip(runs, labels(runs)):
         groups[experiment(run)].append(run)
         names[experiment(run)] = label
     found = [Experiment(names[key], group) for key, group in groups.items()]
-    return sorted(found, key=lambda each: natural(each.label))
+    order = list(KINDS.values())
+    kind = lambda each: order.index(name) if (name := kind_of(each.runs[0])) in order else len(order)
+    return sorted(found, key=lambda each: (kind(each), natural(each.label)))
 
 
 def results(runs: Sequence[Run]) -> list[Result]:
-    """Return the scores of each experiment, ordered by name.
+    """Return the scores of each experiment, in the order of :func:`experiments`.
 
     They are pooled if a seed has all folds: one confusion matrix, summed over the areas. If no seed has, there is a
     result for each area. Seeds without all folds take no part in a pooled result.

@@ -269,6 +269,7 @@ class Evaluate(Settings):
     points: MaybePoints
     batch_size: MaybeBlocks
     device: Text
+    palette: Annotated[str, choice(*PALETTES)] = "screen"
     trusted: Modules
     data: GivenData
 
@@ -280,7 +281,8 @@ class Predict(Settings):
     input: Annotated[str, text("a file or folder")] = ""
     output: Annotated[str, text("a file or folder")] = ""
     view: Annotated[str | None, _file(".html")]
-    picture: Annotated[str | None, _file(".png")]
+    picture: Annotated[str | None, _file(".png", ".pdf", ".svg")]
+    palette: Annotated[str, choice(*PALETTES)] = "screen"
     submission: Annotated[str | None, _folder(".txt", ".zip")]
     colors: Flag
     classification: Flag
