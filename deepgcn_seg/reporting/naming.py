@@ -17,6 +17,8 @@ _BACKBONES = {"plaingcn": "plain", "resgcn": "res", "densegcn": "dense", "resgcn
 _NAMED = ("depth", "model.depth", "model.connection", "model._target_", "backbone.name", "backbone.connection")
 # Settings whose key says little by itself.
 _TITLES = {"recipe.optimizer.lr": "learning rate", "data.fold": "fold", "conv._target_": "convolution"}
+# The arguments of a part, as in "Turn 90, Mirror 0.5".
+_ARGUMENTS = re.compile(r"(?<=[A-Za-z])( (-?[\d.]+(e-?\d+)?|none))+(?=, |$)")
 # Characters of a value in a label.
 MAX_VALUE = 60
 
@@ -52,6 +54,7 @@ def labels(runs: Sequence[Run]) -> list[str]:
     """
     keys = [key for key in varied(runs) if key not in (*REPEATS, *_NAMED) and not _follows(runs, key, kind_of)]
     usual = {key: _usual(runs, key) for key in keys}
+    short = {key: _shortened(runs, key) for key in keys}
     named = []
     for run in runs:
         parts = [network_name(run)]
@@ -59,7 +62,7 @@ def labels(runs: Sequence[Run]) -> list[str]:
             value = run.settings.get(key)
             group = run.settings.get(_group_of(key))
             if value is not None and value != usual[key].get(group) and value != ADDED.get(key):
-                parts.append(f"{title_of(key)} {_shortened(runs, key, value)}")
+                parts.append(f"{title_of(key)} {short[key][str(value)]}")
         named.append(", ".join(parts))
     return _told_apart(runs, named)
 
@@ -96,18 +99,17 @@ def _usual(runs: Sequence[Run], key: str) -> dict[Any, Any]:
     return {choice: value for choice, (value, n) in most.items() if 2 * n > counts[choice].total()}
 
 
-def _shortened(runs: Sequence[Run], key: str, value: Any) -> str:
-    """Return a value as a label has it: of a list of parts only their names, if these tell the runs apart."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if key.endswith("_target_"):
-        return str(value).rpartition(".")[2]
+def _shortened(runs: Sequence[Run], key: str) -> dict[str, str]:
+    """Return each value of a setting as a label has it: of parts only their names, if these tell the runs apart."""
     texts = {str(run.settings.get(key)) for run in runs}
-    names = {text: re.sub(r"(?<=[A-Za-z])( (-?[\d.]+(e-?\d+)?|none))+(?=, |$)", "", text) for text in texts}
-    text = names[str(value)] if len(set(names.values())) == len(texts) else str(value)
+    names = {text: _ARGUMENTS.sub("", text) for text in texts}
+    if key.endswith("_target_"):
+        names = {text: text.rpartition(".")[2] for text in texts}
+    if len(set(names.values())) < len(texts):
+        names = {text: text for text in texts}
     # A comma separates the parts of the label.
-    text = text.replace(", ", "+")
-    return text if len(text) <= MAX_VALUE else f"{text[:MAX_VALUE]}..."
+    short = {text: {"True": "yes", "False": "no"}.get(name, name).replace(", ", "+") for text, name in names.items()}
+    return {text: name if len(name) <= MAX_VALUE else f"{name[:MAX_VALUE]}..." for text, name in short.items()}
 
 
 def _told_apart(runs: Sequence[Run], named: Sequence[str]) -> list[str]:
