@@ -264,7 +264,9 @@ PARTS = [
 @pytest.mark.parametrize(
     ("why", "damage"), WHOLE + PARTS, ids=[f"{i} {why}" for i, (why, _) in enumerate(WHOLE + PARTS)]
 )
-def test_a_damaged_run_is_left_out_and_the_others_are_reported(tmp_path, caplog, why, damage):
+def test_a_damaged_run_is_left_out_and_the_others_are_reported(tmp_path, caplog, monkeypatch, why, damage):
+    # The other formats are of the same figures, and take most of a report's time.
+    monkeypatch.setattr("deepgcn_seg.reporting.figures.FORMATS", (".png",))
     damage(two_runs(tmp_path))
     text, page = reported(tmp_path)
     (told,) = [record.getMessage() for record in caplog.records if record.name.startswith("deepgcn_seg")]

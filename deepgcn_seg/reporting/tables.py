@@ -39,8 +39,8 @@ def _comparison(runs: list[Run], data: str, protocol: str) -> ResultTable:
         *[Column("95 %", *PERCENT)] * intervals,
         *(Column(name, *PERCENT, best) for name in SCORES[1:]),
         Column("parameters", form=","),
-        Column("minutes", "min", ".1f"),
-        Column("peak MB", "MB", ",.0f"),
+        Column("minutes", form=".1f"),
+        Column("peak MB", form=",.0f"),
         Column("points/s", form=","),
         Column("run"),
     ]
