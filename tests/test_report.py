@@ -508,6 +508,8 @@ def test_scores_of_classes_are_means_over_seeds_and_the_best_are_bold(tmp_path):
     tex = table.latex()
     assert r"\textbf{80.00}" in tex and r"\textbf{66.67}" not in tex
     assert r"mIoU (\%)" in tex
+    # Nothing is best where all are the same.
+    assert r"\textbf" not in ResultTable("t", [Column("x", "", ".1f", True)], [[1.01], [0.99]]).latex()
 
 
 def test_seeds_are_pooled_over_folds_where_all_folds_are_there(tmp_path):

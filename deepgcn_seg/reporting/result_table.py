@@ -150,10 +150,10 @@ class ResultTable:
 
 
 def _best(column: Column, cells: Sequence[Cell]) -> str | None:
-    """Return the highest value of a column as it is printed; None if none is to be bold, or there are no two."""
+    """Return the highest value of a column as it is printed; None if none is to be bold, or all are the same."""
     values = [cell.mean if isinstance(cell, Spread) else cell for cell in cells]
     numbers = [value for value in values if isinstance(value, (int, float))]
-    if not column.best or len(numbers) < 2:
+    if not column.best or len(set(map(column.text, numbers))) < 2:
         return None
     return column.text(max(numbers))
 
