@@ -69,6 +69,7 @@ def evaluate(config: DictConfig) -> float | None:
         dataset=own.name,
         areas=[fold],
         part=config.part,
+        palette=config.palette,
         **networks.facts(),
     )
     write_json(folder / "metrics.json", {config.part: entry})

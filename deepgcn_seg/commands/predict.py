@@ -119,7 +119,8 @@ def _show(config: DictConfig, scan: Scan, found: Prediction, classes: ClassList)
         write_viewer(config.view, xyz, shown, found, truth, classes, name)
         log.info("%s: open it in a browser", config.view)
     if config.picture:
-        scan_picture(config.picture, xyz, shown, found.label, found.confidence, truth, classes, name)
+        colored = classes.in_palette(config.palette)
+        scan_picture(config.picture, xyz, shown, found.label, found.confidence, truth, colored, name)
         log.info("%s", config.picture)
 
 

@@ -31,6 +31,7 @@ def evaluate_rooms(
     folder: Path,
     title: str,
     world: World = World(),
+    palette: str = "screen",
     **about: Any,
 ) -> dict[str, Any]:
     """Run a protocol, print a table of the scores, and draw some rooms.
@@ -40,6 +41,7 @@ def evaluate_rooms(
 
     Args:
         folder: where pictures go. title: title of the table. world: processes that share the work; the first prints.
+        palette: colours of classes in pictures (:meth:`~deepgcn_seg.data.classes.ClassList.in_palette`).
         about: further facts for the entry: dataset, areas, checkpoint and its step.
 
     Returns:
@@ -66,7 +68,8 @@ def evaluate_rooms(
     for name, room in _rooms_to_draw(result, rooms, entry).items():
         xyz, rgb, label = cast(RoomStore, store).open(room).all()
         caption = f"{room.key} of {store.source}, labelled by {title.split(' on ')[0]}"
-        room_picture(folder / name, xyz, rgb, label, result.predictions[room.key], store.classes, caption)
+        classes = store.classes.in_palette(palette)
+        room_picture(folder / name, xyz, rgb, label, result.predictions[room.key], classes, caption)
         entry["pictures"][name] = room.key
     return entry
 

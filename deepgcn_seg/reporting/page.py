@@ -11,12 +11,12 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from ..escaping import one_line
 from ..evaluation.metrics import Scores
 from ..files import replacing
+from .naming import labels, title_of
 from .reading import LeftOut, read_facts, read_picture
-from .runs import Run, varied
-from .tables import ResultTable
+from .result_table import ResultTable
+from .runs import REPEATS, Run, describe_unfinished
 
 # Pixels: with pictures of this width, a page of forty runs can still be attached to a mail.
 PICTURE_WIDTH = 1000
@@ -40,8 +40,8 @@ def write_page(
     environment = Environment(
         loader=PackageLoader(__package__, "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    best, keys = _best(runs), varied(runs)
-    about = [_about(run, keys, run.folder in best, left_out) for run in _by_score(runs)]
+    best, names = _best(runs), dict(zip([run.folder for run in runs], labels(runs)))
+    about = [_about(run, names[run.folder], run.folder in best, left_out) for run in _by_score(runs)]
     pictures = {}
     for caption, file in figures.items():
         with Image.open(file) as image:
@@ -50,7 +50,7 @@ def write_page(
         tables=tables,
         figures=pictures,
         runs=about,
-        unfinished=[one_line(folder) for folder in unfinished],
+        unfinished=describe_unfinished(unfinished, left_out),
         left_out=left_out.reasons,
     )
     with replacing(path) as temporary:
@@ -66,7 +66,7 @@ def _best(runs: Sequence[Run]) -> set[Path]:
     return {run.folder for run in {run.measured: run for run in reversed(_by_score(runs))}.values()}
 
 
-def _about(run: Run, keys: Sequence[str], best: bool, left_out: LeftOut) -> dict[str, Any]:
+def _about(run: Run, label: str, best: bool, left_out: LeftOut) -> dict[str, Any]:
     """Return what the page shows of a run."""
     test = run.test
     confusion, scores = run.confusion.numpy(), Scores.of(run.confusion)
@@ -82,7 +82,7 @@ def _about(run: Run, keys: Sequence[str], best: bool, left_out: LeftOut) -> dict
     worst = sorted(test.rooms.items(), key=lambda item: (item[1].mIoU is None, item[1].mIoU or 0))[:WORST_ROOMS_LISTED]
     return {
         "name": run.name,
-        "what": ", ".join(f"{key} {run.settings.get(key, '-')}" for key in keys),
+        "what": ", ".join([label, *(f"{title_of(key)} {run.settings[key]}" for key in REPEATS if key in run.settings)]),
         "best": best,
         "scores": {"mIoU": _percent(test.mIoU), "mAcc": _percent(test.mAcc), "OA": _percent(test.OA)},
         "measured": f"{test.data}; protocol {test.protocol}",

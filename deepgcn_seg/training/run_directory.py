@@ -18,19 +18,10 @@ from ..errors import OccupiedError, UserError
 from ..escaping import one_line
 from ..files import replacing
 from ..model.checkpoint import read_checkpoint
-from ..old_names import renamed
+from ..old_names import ADDED, renamed
 from ..schema import read_json
 
 LOCK = ".lock"
-# Settings that runs had not from the beginning, with the values of runs before.
-ADDED: dict[str, Any] = {
-    "recipe.loss": "cross_entropy",
-    "recipe.focal_gamma": 2.0,
-    "recipe.class_weights": "none",
-    "recipe.effective_beta": None,
-    "weights": None,
-    "freeze": [],
-}
 
 log = logging.getLogger(__name__)
 

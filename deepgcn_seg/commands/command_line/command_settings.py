@@ -19,6 +19,7 @@ from ...model.connection import PAPER_CONNECTIONS
 from ...model.description import NETWORK, Depth, Dilation, Width
 from ...model.graph import GRAPHS
 from ...model.layers import ACTS, NORMS
+from ...palette import PALETTES
 from ...settings import (
     Count,
     Flag,
@@ -270,6 +271,7 @@ class Evaluate(Settings):
     points: MaybePoints
     batch_size: MaybeBlocks
     device: Text
+    palette: Annotated[str, choice(*PALETTES)] = "screen"
     trusted: Modules
     data: GivenData
 
@@ -281,7 +283,8 @@ class Predict(Settings):
     input: Annotated[str, text("a file or folder")] = ""
     output: Annotated[str, text("a file or folder")] = ""
     view: Annotated[str | None, _file(".html")]
-    picture: Annotated[str | None, _file(".png")]
+    picture: Annotated[str | None, _file(".png", ".pdf", ".svg")]
+    palette: Annotated[str, choice(*PALETTES)] = "screen"
     submission: Annotated[str | None, _folder(".txt", ".zip")]
     colors: Flag
     classification: Flag
@@ -335,7 +338,8 @@ class Report(Settings):
     """``tools/report.py``."""
 
     runs: MaybeText
-    output: Annotated[str | None, _folder(".html", ".md", ".tex", ".csv", ".png", ".pdf")]
+    output: Annotated[str | None, _folder(".html", ".md", ".tex", ".csv", ".png", ".pdf", ".svg")]
+    palette: Annotated[str, choice(*PALETTES)] = "screen"
 
 
 class Axes(Settings):
