@@ -154,6 +154,10 @@ def test_own_scans_are_prepared_trained_on_and_scored(tmp_path):
     assert metrics["classes"] == ["floor", "middle", "ceiling"]
     model = load_model(tmp_path / "run" / "checkpoints" / "best.ckpt")
     assert (model.in_channels, model.num_classes, model.backbone.positions) == (7, 3, [3, 4, 5])
+    scan = next(raw.glob("b/room_0*"))
+    where = [f"output={tmp_path}/a.npz", f"picture={tmp_path}/a.png", f"hydra.run.dir={tmp_path}/log"]
+    done = run("predict", f"checkpoint={tmp_path}/run", f"input={scan}", *where)
+    assert f"{scan}: field class is shown as the truth" in done.stderr
     done = run(
         "evaluate", f"checkpoint={tmp_path}/run/checkpoints/best.ckpt", f"hydra.run.dir={tmp_path}/e", "data.fold=c"
     )

@@ -14,6 +14,7 @@ from pydantic import Discriminator, Field, StringConstraints, Tag, model_validat
 
 from ..data.blocks import NINE, count_channels
 from ..data.classes import ClassList
+from ..data.label_numbers import LabelNumbers
 from ..old_names import renamed
 from ..schema import Schema
 from ..settings import Metres, Part, Seed, choice, integer, number, rule
@@ -153,6 +154,7 @@ class TrainedOn(Schema):
         source: a function of :mod:`deepgcn_seg.data.sources`, or None for a user's own. name: the name in tables.
         fold, validation, seed: how rooms are split (:func:`~deepgcn_seg.data.dataset.split_by_area`).
         synthetic: arguments of the synthetic source.
+        label_numbers: which numbers stand for the classes in scans like those of the training, if it is known.
     """
 
     features: Annotated[tuple[Literal["block", "color", "room", "height"], ...], Field(min_length=1)] = NINE
@@ -168,6 +170,7 @@ class TrainedOn(Schema):
     validation: Part = 0.1
     seed: Seed = 0
     synthetic: "Synthetic | None" = None
+    label_numbers: LabelNumbers | None = None
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "TrainedOn":
@@ -215,6 +218,8 @@ class Description(Schema):
         if self.network.num_classes != len(classes):
             raise ValueError(f"a network of {self.network.num_classes} classes, but {len(classes)} names")
         trained = self.trained_on
+        if trained is not None and trained.label_numbers is not None:
+            trained.label_numbers.require(len(classes))
         if trained is not None and count_channels(trained.features) != self.network.in_channels:
             raise ValueError(
                 f"a network of {self.network.in_channels} input channels, but the channels "

@@ -66,7 +66,7 @@ def build_trainer(
         UserError: nothing of the source fits, or a part to be frozen is not there or begins anew.
     """
     store, split, grid = data.store, data.split, data.grid
-    description = checkpoint_description(config, store.classes)
+    description = checkpoint_description(config, store)
     model = _build_model(config, device, world, description, store.classes, source)
     channels = {"variant": config.data.variant, "features": tuple(config.data.features)}
     augment = [instantiate(part) for part in config.recipe.augmentation]
@@ -156,7 +156,7 @@ def _settings(config: DictConfig, device: torch.device, objective: Objective) ->
     )
 
 
-def checkpoint_description(config: DictConfig, classes: ClassList) -> dict[str, Any]:
+def checkpoint_description(config: DictConfig, rooms: RoomStore | OfficialBlocks) -> dict[str, Any]:
     """Return what a run's checkpoints say about their network and data, as ``save_checkpoint`` takes it.
 
     Raises:
@@ -172,6 +172,7 @@ def checkpoint_description(config: DictConfig, classes: ClassList) -> dict[str, 
         **{key: data["grid"][key] for key in ("side", "stride", "min_points")},
         **{key: plain[key] for key in ("points", "batch_size", "seed")},
         "source": source if known else None,
+        "label_numbers": None if rooms.label_numbers is None else rooms.label_numbers.plain(),
         **{key: data[key] for key in ("name", "fold", "validation")},
     }
     if source == "synthetic":
@@ -179,7 +180,7 @@ def checkpoint_description(config: DictConfig, classes: ClassList) -> dict[str, 
     network = describe_network(plain["model"])
     # The full config is written for people to read. No program reads it.
     description = {"network": network, "trained_on": trained_on, "config": plain}
-    _described(description, classes)
+    _described(description, rooms.classes)
     return description
 
 

@@ -22,6 +22,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from ...escaping import one_line
 from ...schema import Schema
 from ..classes import ClassList
+from ..label_numbers import MAX_LABEL, Label
 
 
 def _text(value: Any) -> Any:
@@ -44,8 +45,6 @@ def _none_for_nan(values: Any) -> Any:
 
 # The most characters of a name that a message shows.
 _SHOWN = 60
-# Labels are compared as float64, which holds whole numbers below this one exactly.
-MAX_LABEL = 2**53
 
 
 def _labels_or_names(values: Any) -> Any:
@@ -83,7 +82,6 @@ _UNITS = {
 FORMS = "a list of names, or name: label for each class, or label: name for each label"
 
 Name = Annotated[str, BeforeValidator(_text)]
-Label = Annotated[int, Field(gt=-MAX_LABEL, lt=MAX_LABEL)]
 Color = tuple[int, int, int]
 
 
