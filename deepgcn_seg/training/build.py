@@ -67,6 +67,8 @@ def build_trainer(
     """
     store, split, grid = data.store, data.split, data.grid
     description = checkpoint_description(config, store)
+    # Class weights that do not fit are refused before the network is built.
+    objective = _objective(config.recipe, data, device, world)
     model = _build_model(config, device, world, description, store.classes, source)
     channels = {"variant": config.data.variant, "features": tuple(config.data.features)}
     augment = [instantiate(part) for part in config.recipe.augmentation]
@@ -84,7 +86,7 @@ def build_trainer(
         instantiate(config.recipe.optimizer)(model.parameters()),
         blocks,
         validate if rooms else None,
-        _settings(config, device, _objective(config.recipe, data, device, world)),
+        _settings(config, device, objective),
         folder / "checkpoints",
         {**description, "classes": store.classes},
         run_log,
