@@ -22,7 +22,7 @@ from ..distributed import World
 from ..evaluation.protocols import Protocol, Result
 from ..model import DeepGCN
 from ..model.description import Description, describe_network
-from ..model.freezing import freeze, require_not_anew
+from ..model.freezing import freeze, require_taken
 from ..model.layers import sync_norms
 from ..model.summary import summarize
 from ..model.transfer import Source, take_weights
@@ -110,7 +110,7 @@ def _build_model(
     freeze(model, frozen)
     if source is not None:
         fit = take_weights(model, _described(description, classes), source)
-        require_not_anew(frozen, fit.anew)
+        require_taken(frozen, fit.newly_initialised)
     model = model.to(device)
     # All processes begin with the same weights, but draw dropout and stochastic dilation differently.
     torch.manual_seed(config.seed + world.rank)
