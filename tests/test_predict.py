@@ -16,10 +16,10 @@ import deepgcn_seg.commands.predict as predict_module
 from deepgcn_seg import Segmenter
 from deepgcn_seg.commands.predict import classes_path, output_paths, require_distinct, write_labelled
 from deepgcn_seg.data.classes import S3DIS, ClassList
+from deepgcn_seg.data.labelled_scans import Labelling
 from deepgcn_seg.data.scannet import SCANNET
 from deepgcn_seg.data.scans.files import read_scan, write_scan
-from deepgcn_seg.data.scans.labelled import Labelling
-from deepgcn_seg.data.scans.scan import Scan
+from deepgcn_seg.data.scans.formats.scan import Scan
 from deepgcn_seg.data.scans.search import find_scans, scans_root
 from deepgcn_seg.errors import UserError
 from deepgcn_seg.inference.segmenter import Prediction, colors_of, no_label

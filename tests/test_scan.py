@@ -21,8 +21,8 @@ from deepgcn_seg.data.classes import S3DIS
 from deepgcn_seg.data.scans.files import read_scan, write_scan
 from deepgcn_seg.data.scans.format_table import FORMATS
 from deepgcn_seg.data.scans.formats.bounds import Bounds
+from deepgcn_seg.data.scans.formats.scan import Scan
 from deepgcn_seg.data.scans.formats.text import read_text
-from deepgcn_seg.data.scans.scan import Scan
 from deepgcn_seg.data.scans.search import find_scans
 from deepgcn_seg.data.stanford import read_points
 from deepgcn_seg.errors import UserError

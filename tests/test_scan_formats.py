@@ -10,7 +10,7 @@ from test_scan import PCD, PLY, scan, write
 
 from deepgcn_seg.data.scans.files import read_scan, write_scan
 from deepgcn_seg.data.scans.format_table import FORMATS
-from deepgcn_seg.data.scans.scan import Scan, lost_digits
+from deepgcn_seg.data.scans.formats.scan import Scan, lost_digits
 from deepgcn_seg.data.scans.search import find_scans
 from deepgcn_seg.errors import UserError
 

@@ -15,8 +15,8 @@ from ..data.classes import ClassList, no_label
 from ..data.scannet import SCANNET, submission_paths, write_submission
 from ..data.scans.files import read_scan, write_scan
 from ..data.scans.format_table import FORMATS
+from ..data.scans.formats.scan import Scan
 from ..data.scans.formats.scene import is_scene
-from ..data.scans.scan import Scan
 from ..data.scans.search import find_scans, scans_root
 from ..data.units import UP
 from ..errors import UserError
@@ -65,8 +65,10 @@ def predict(config: DictConfig) -> list[Path]:
     settings = {key: config[key] for key in ("device", "stride", "votes", "batch_size", "tile", "trusted", "tta")}
     segmenter = Segmenter(checkpoints, **settings)
     if submissions and segmenter.classes.names != SCANNET.names:
-        told = f"the network does not have ScanNet's 20 classes: {segmenter.describe()}"
-        raise UserError(f"submission={config.submission}: {told}")
+        raise UserError(
+            f"submission={config.submission}: needs a network of ScanNet's 20 classes, but those of "
+            f"{', '.join(map(str, checkpoints))} are {', '.join(segmenter.classes)}"
+        )
     log.info("%s; %d classes, %s", segmenter.describe(), len(segmenter.classes), segmenter.device)
     failed: list[str] = []
     for path, output, submission in zip_longest(scans, outputs, submissions):

@@ -3,9 +3,9 @@
 import numpy as np
 
 from ..data.classes import S3DIS, no_label
+from ..data.labelled_scans import NO_CLASS, SKIPPED, Labelling
 from ..data.scannet import LABELLING, SCANNET
-from ..data.scans.labelled import NO_CLASS, SKIPPED, Labelling
-from ..data.scans.scan import LABELS, Scan
+from ..data.scans.formats.scan import LABELS, Scan
 from ..escaping import one_line
 from ..model.trained import Trained
 

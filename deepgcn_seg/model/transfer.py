@@ -20,6 +20,7 @@ from ..data.blocks import CHANNELS, count_channels
 from ..data.classes import S3DIS, ClassList
 from ..errors import UserError
 from ..escaping import one_line
+from ..files import why_no_file
 from ..schema import Schema
 from ..settings import shown
 from .backbone import Backbone
@@ -41,11 +42,11 @@ _WITHOUT_MEANING = {
     *("dropout", "block_dropout", "recompute", "stochastic", "epsilon"),
 }
 # Arguments that decide which neighbours a layer sees. Its weights keep their meaning.
-_NEIGHBORS = {"k", "graph", "dynamic", "dilation", "dilation_period", "loop"}
+_NEIGHBORS = {"k", "graph", "dilation", "dilation_period", "loop"}
 # How arguments are typed that are not model.NAME.
 _TYPED = {
     **{"connection": "backbone.connection", "conv": "conv", "k": "k", "dilation_period": "graph.period"},
-    **{name: f"graph.{name}" for name in ("dynamic", "dilation", "loop")},
+    **{"graph": "graph.name", "dilation": "graph.dilation", "loop": "graph.loop"},
 }
 # Names that a message lists before it counts the others.
 _LISTED = 3
@@ -102,8 +103,8 @@ def read_source(path: str | Path, network: Mapping[str, Any]) -> Source:
         UserError: no such file, a directory without checkpoints, damaged, or of another program.
     """
     path = find_checkpoint(path, "weights")
-    if not path.exists():
-        raise UserError(f"weights={path}: no such file")
+    if not path.is_file():
+        raise UserError(f"weights={path}: {why_no_file(path)}")
     content = read_tensor_file(path, legacy=True)
     with open(path, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]

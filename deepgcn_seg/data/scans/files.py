@@ -13,9 +13,9 @@ from ...escaping import ascii_escaped, one_line
 from ...files import replacing, why_no_file
 from .format_table import FORMATS
 from .formats.bounds import MAX_HEADER, MAX_POINTS, Bounds, clean_names
+from .formats.scan import Scan
 from .formats.scene import is_scene, read_scene
 from .formats.typed import LazyFields, number_column
-from .scan import Scan
 
 log = logging.getLogger(__name__)
 

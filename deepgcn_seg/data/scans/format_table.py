@@ -10,8 +10,8 @@ from .formats.bounds import Bounds
 from .formats.las import read_las, write_las
 from .formats.pcd import read_pcd, write_pcd
 from .formats.ply import read_ply, write_ply
+from .formats.scan import Scan
 from .formats.text import read_text, write_text
-from .scan import Scan
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ import numpy as np
 
 from ....errors import UserError
 from ....escaping import one_line
-from ..scan import COLORS, Scan
 from . import laz_decoder
 from .bounds import Bounds, clean_names, renamed
+from .scan import COLORS, Scan
 from .typed import LazyFields
 
 # Most records of a header. Files have a handful, and each takes more memory than it has bytes.

@@ -10,16 +10,16 @@ import numpy as np
 
 from ....errors import UserError
 from ....escaping import one_line
-from ..scan import Scan
 from .bounds import Bounds, clean_names, pieces_of_lines, renamed
 from .rows import not_a_number, read_rows, write_rows
+from .scan import Scan
 from .text_header import Columns, Top, find_columns, read_top, shown, with_newlines
 
 log = logging.getLogger(__name__)
 
 # Names of columns to show in messages, by the number of columns.
 _EXAMPLES = {2: "x,y,z", 3: "x,y,z", 4: "x,y,z,intensity", 6: "x,y,z,r,g,b", 7: "x,y,z,intensity,r,g,b"}
-# A pair of whole numbers, as which a number with a decimal comma is split at commas.
+# Two whole numbers and a comma, which in a file with decimal commas are one number.
 _PAIR = re.compile(rb"([0-9]{1,40}),([0-9]{1,40})")
 
 

@@ -5,8 +5,8 @@ colors: {floor: [0, 0, 255]}       # optional
 label: classification              # optional: the field with the labels
 columns: [x, y, z, label]          # optional: of text and arrays without names
 other: wall                        # optional: class of all further labels; without it they are an error
-ignore: [255, unknown]             # optional: labels, or names of classes, that mean "unlabelled", as NaN does
-skip: [0]                          # optional: labels whose points are left out
+ignore: [255, chair]               # optional: labels, or names of classes, that mean "unlabelled", as NaN does
+skip: [7]                          # optional: labels whose points are left out
 scale: 0.001                       # optional: metres per unit
 up: y                              # optional: the axis that points up
 """
@@ -19,10 +19,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from ...escaping import one_line
-from ...schema import Schema
-from ..classes import ClassList
-from ..label_numbers import MAX_LABEL, Label
+from ..escaping import one_line
+from ..schema import Schema
+from .classes import ClassList
+from .label_numbers import MAX_LABEL, Label
 
 
 def _text(value: Any) -> Any:
@@ -31,7 +31,9 @@ def _text(value: Any) -> Any:
 
 
 def _as_tuple(value: Any) -> Any:
-    return value if isinstance(value, tuple) else (value,)
+    """Return labels as a tuple; 255.0, which other programs write for a label, becomes 255."""
+    values = value if isinstance(value, tuple) else (value,)
+    return tuple(int(v) if isinstance(v, float) and v.is_integer() and abs(v) < MAX_LABEL else v for v in values)
 
 
 def _without_nan(values: Any) -> Any:
@@ -101,7 +103,7 @@ class ClassesFile(Schema):
     @model_validator(mode="before")
     @classmethod
     def _that_are_set(cls, content: Any) -> Any:
-        """Return the settings without those that are null, unless that is the name of a class."""
+        """Return the settings without those that are null (which ``null`` is not if a class has that name)."""
         if not isinstance(content, dict):
             return content
         named = content.get("classes")
@@ -136,7 +138,9 @@ class ClassesFile(Schema):
         if self.other is not None and self.other not in self.classes:
             raise ValueError(f"other: {one_line(self.other, _SHOWN)} is no class")
         if unknown := [name for name in self.ignore if isinstance(name, str) and name not in self.classes]:
-            raise ValueError(f"ignore names {one_line(unknown[0], _SHOWN)}, which is no class")
+            raise ValueError(
+                f"ignore names {one_line(unknown[0], _SHOWN)}, which is no class: give its label, or add it to classes"
+            )
         if not self.kept:
             raise ValueError("ignore leaves no class")
         ClassList.of(tuple(self.kept), self.palette)
