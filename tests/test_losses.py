@@ -18,6 +18,7 @@ from deepgcn_seg.commands.command_line.arguments import for_hydra
 from deepgcn_seg.commands.command_line.checks import check
 from deepgcn_seg.commands.command_line.main import hydra_arguments
 from deepgcn_seg.commands.command_line.whole import replace_by_files
+from deepgcn_seg.data.blocks import BlockGrid
 from deepgcn_seg.data.dataset import split_by_area
 from deepgcn_seg.data.export_hdf5 import export_blocks
 from deepgcn_seg.data.official_hdf5 import OfficialBlocks
@@ -25,6 +26,7 @@ from deepgcn_seg.data.store import RoomStore
 from deepgcn_seg.distributed import World
 from deepgcn_seg.errors import OccupiedError, UserError
 from deepgcn_seg.evaluation.metrics import Scores, confusion_matrix
+from deepgcn_seg.training import build
 from deepgcn_seg.training.class_weights import class_weights, count_labels, weights_of_counts
 from deepgcn_seg.training.losses import (
     NAMES,
@@ -37,6 +39,7 @@ from deepgcn_seg.training.losses import (
     jaccard_gradient,
 )
 from deepgcn_seg.training.run_directory import finished_miou, run_settings
+from deepgcn_seg.training.tensorboard import RunLog
 
 LOSSES = [
     *map(build_loss, NAMES),
@@ -404,6 +407,15 @@ def test_a_sweep_knows_its_finished_runs_by_their_loss(before, now, same, tmp_pa
     else:
         with pytest.raises(OccupiedError, match=r"of other settings \(recipe.loss"):
             finished_miou(config(now), tmp_path)
+
+
+def test_class_weights_that_do_not_fit_are_refused_before_the_network_is_built(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "_build_model", lambda *_: 1 / 0)
+    data = build.TrainingData(store, split_by_area(store, 5, 0.1, 0), BlockGrid())
+    config = composed("recipe.class_weights=[1,2]")
+    with pytest.raises(UserError, match="2 weights, must be one for each of the 13 classes"):
+        build.build_trainer(config, tmp_path, data, torch.device("cpu"), World(), RunLog(None))
+    assert not list(tmp_path.iterdir())
 
 
 RECIPE = "recipe:\n  loss: {cross_entropy: 1, lovasz: 1}\n"

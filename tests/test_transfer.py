@@ -151,6 +151,9 @@ def test_every_argument_that_changes_what_weights_compute_gives_a_line(tmp_path,
         "backbone.connection is",
     ):
         assert told in caplog.text
+    caplog.set_level(logging.INFO)
+    taken(tmp_path / "a.ckpt", described(conv={"name": "gen"}, graph="fixed"))
+    assert "see other neighbours: graph.name is dynamic there, fixed here" in caplog.text
     assert "conv is gen softmax 1.0" in caplog.text and "gen softmax 2.0" in caplog.text
 
 
@@ -224,7 +227,7 @@ class Foreign:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "no such file"),
+        (None, r"^weights=.*a\.ckpt: no such file"),
         (Foreign(), "it names test_transfer Foreign"),
         ({"a": torch.ones(2)}, "not of deepgcn_seg; as an official checkpoint: "),
         ([1], "not of deepgcn_seg; as an official checkpoint: "),

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ...distributed import MAX_DEVICES, declared, leave, torchrun
-from ...errors import Interrupted, OccupiedError, UserError
+from ...errors import Finding, Interrupted, OccupiedError, UserError
 from ...evaluation.protocols import Protocol
 from ...model import DeepGCN
 from ...old_names import RENAMED, present_value, renamed_argument
@@ -116,7 +116,8 @@ def _command(task: Callable[[DictConfig], Any], conf: Path, config_name: str, pr
 
     def say(error: BaseException) -> None:
         where = f"process {world.rank}: " if world.size > 1 else ""
-        print(as_called(f"error: {where}{error_line(error, conf, config_name)}"), file=sys.stderr)
+        what = "" if isinstance(error, Finding) else "error: "
+        print(as_called(f"{what}{where}{error_line(error, conf, config_name)}"), file=sys.stderr)
 
     try:
         require_known(sys.argv[1:], config_name)
