@@ -44,7 +44,7 @@ def truth_of(scan: Scan, labelling: Labelling | None) -> tuple[np.ndarray | None
         return None, f"the scan has no field {one_line(' or '.join(wanted[:3]), 100)}"
     field = f"field {one_line(name, 100)}"
     if labelling is None:
-        return None, f"the checkpoint does not say which classes the numbers of {field} mean"
+        return None, f"the checkpoint does not say, or several do not agree, which classes the numbers of {field} mean"
     if scan.path.with_name(scan.path.name + CLASSES_FILE).is_file():
         return None, f"{scan.path.name}{CLASSES_FILE} says that {field} is a prediction"
     if labelling.classes.names == S3DIS.names and labelling.label is None and name.lower() in _STANDARD:
