@@ -154,11 +154,10 @@ def read_top(path: Path, file: BinaryIO) -> Top:
 
 
 def _refuse_ptx(lines: "_Lines") -> None:
-    """Refuse PTX, which begins with two counts and a sensor position of three numbers; else leave the file as it is."""
+    """Refuse PTX, which begins with two counts and a scanner's position of three numbers; else leave the file as is."""
     if len(_words(lines.next(), " ")) == 3:
         raise UserError(
-            f"{lines.path}: looks like PTX (two counts, then the position of the scanner), which is not read; save it "
-            "as PTS, or remove the first 10 lines if it is one scan that needs no transformation"
+            f"{lines.path}: looks like PTX (two counts, then the position of the scanner); give it the ending .ptx"
         )
     lines.file.seek(-lines.size, os.SEEK_CUR)
 
