@@ -9,7 +9,9 @@ import pytest
 import torch
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf, read_write
 from test_commands import TINY, data_root, run, trained  # noqa: F401
 from test_config import CONF, composed
@@ -17,7 +19,7 @@ from test_config import CONF, composed
 from deepgcn_seg.commands.command_line.arguments import for_hydra
 from deepgcn_seg.commands.command_line.checks import check
 from deepgcn_seg.commands.command_line.main import hydra_arguments
-from deepgcn_seg.commands.command_line.whole import replace_by_files
+from deepgcn_seg.commands.command_line.whole import replace_wholes
 from deepgcn_seg.data.blocks import BlockGrid
 from deepgcn_seg.data.dataset import split_by_area
 from deepgcn_seg.data.export_hdf5 import export_blocks
@@ -428,10 +430,10 @@ def composed_by_files(tmp_path, recipe, experiment, *arguments):
         (tmp_path / group / "mine.yaml").write_text(f"# @package _global_\n{text}\n")
     chosen = ["experiment=mine", f"hydra.searchpath=[file://{tmp_path}]"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        found = compose("train", for_hydra([*chosen, *arguments]), return_hydra_config=True)
+        found = compose("train", [*chosen, *arguments], return_hydra_config=True)
         HydraConfig.instance().set_config(found)
         with read_write(found):
-            replace_by_files(found, CONF, "train")
+            replace_wholes(found, CONF, "train")
         HydraConfig.instance().cfg = None
     return found
 
@@ -449,7 +451,7 @@ def composed_by_files(tmp_path, recipe, experiment, *arguments):
     ],
 )  # fmt: skip
 def test_a_loss_replaces_the_loss_before_it(tmp_path, experiment, typed, expected):
-    found = composed_by_files(tmp_path, RECIPE, experiment, *typed)
+    found = composed_by_files(tmp_path, RECIPE, experiment, *for_hydra(typed))
     loss = found.recipe.loss
     assert (OmegaConf.to_container(loss) if OmegaConf.is_config(loss) else loss) == expected
 
@@ -482,3 +484,14 @@ def test_a_resumed_run_takes_another_loss_as_it_is_typed(tmp_path):
     overrides = [a for a in arguments if not a.startswith(("--", "hydra/", "hydra."))]
     with initialize_config_dir(str(tmp_path / ".hydra"), version_base="1.3"):
         assert OmegaConf.to_container(compose("config", overrides).recipe.loss) == {"focal": 1}
+
+
+def test_each_job_of_a_sweep_has_the_loss_that_is_typed(tmp_path):
+    typed = for_hydra(["recipe.loss=focal,{focal:1},{lovasz:2}", "recipe.loss.lovasz=3"])
+    jobs = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(typed[:2]), None)[0]
+    # The sweeper keeps one argument for each key.
+    assert all(len(job) == 1 for job in jobs)
+    losses = [composed_by_files(tmp_path, RECIPE, "recipe: {loss: {focal: 5}}", *job).recipe.loss for job in jobs]
+    assert losses == ["focal", {"focal": 1}, {"lovasz": 2}]
+    found = composed_by_files(tmp_path, RECIPE, "depth: 3", *jobs[2], typed[-1])
+    assert found.recipe.loss == {"lovasz": 3}

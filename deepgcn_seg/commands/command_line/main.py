@@ -32,7 +32,7 @@ from . import help
 from .arguments import assigned, for_hydra, given, require_settings
 from .checks import check, require_choices, require_read
 from .failures import SweepSummary, error_line, forget_failure, note_failure
-from .whole import replace_by_files
+from .whole import replace_wholes
 
 # Exit statuses: a user's error; work that was stopped but saved and can be resumed; output that nobody reads any more.
 USER_ERROR, INTERRUPTED, UNREAD = 2, 75, 141
@@ -180,7 +180,7 @@ def _guarded(
         outcome.composed = True
         try:
             require_read(config, help.settings(conf, config_name))
-            replace_by_files(config, conf, config_name)
+            replace_wholes(config, conf, config_name)
             check(config, config_name)
             result = task(config)
             forget_failure()

@@ -28,18 +28,23 @@ def replacing(arguments: Sequence[str]) -> list[str]:
 
 
 def _replacing(argument: str) -> list[str]:
-    key, equals, value = argument.partition("=")
-    name = key.lstrip("+")
+    name, value = _named(argument)
+    return [f"++{name}=null", f"++{name}={value}"] if _whole_mappings(name, value) else [argument]
+
+
+def _named(argument: str) -> tuple[str, str]:
+    """Return an argument's key, without Hydra's ``+``, and its value."""
+    key, _, value = argument.partition("=")
+    return key.lstrip("+"), value
+
+
+def _whole_mappings(name: str, value: str) -> list[dict[str, Any]]:
+    """Return the mappings, among the values given to a setting, that replace what was there."""
     # Keys without a dot are groups, or no part of one.
-    if not equals or "{" not in value or "." not in name or name.startswith(("hydra.", "-", "~")):
-        return [argument]
-    mappings = _mappings(value)
-    parts = [mapping for mapping in mappings if "_target_" in mapping]
-    if name in _MERGED_WITHOUT_PARTIAL:
-        parts = [mapping for mapping in parts if "_partial_" in mapping]
-    if not parts and not (mappings and name in WHOLE):
-        return [argument]
-    return [f"++{name}=null", f"++{name}={value}"]
+    if "{" not in value or "." not in name or name.startswith(("hydra.", "-", "~")):
+        return []
+    needed = {"_target_", "_partial_"} if name in _MERGED_WITHOUT_PARTIAL else {"_target_"}
+    return [mapping for mapping in _mappings(value) if name in WHOLE or needed <= mapping.keys()]
 
 
 def _mappings(value: str) -> list[dict[str, Any]]:
@@ -52,13 +57,33 @@ def _mappings(value: str) -> list[dict[str, Any]]:
     return [{str(key): part for key, part in each.items()} for each in values or [] if isinstance(each, dict)]
 
 
-def replace_by_files(config: DictConfig, conf: Path, command: str) -> None:
-    """Give each setting of :data:`WHOLE` the mapping of the last file that sets it, unless the command line sets it.
+def replace_wholes(config: DictConfig, conf: Path, command: str) -> None:
+    """Give settings that are one value the mapping that is typed, or that of the last file that sets it.
 
     Args:
-        config: as Hydra composed it, with the mappings of several files merged. It is changed.
+        config: as Hydra composed it, with mappings merged: those of several files, and in a sweep, which keeps one
+            argument for each key, those that are typed. It is changed.
         conf: the folder of the settings.
     """
+    _replace_by_arguments(config)
+    _replace_by_files(config, conf, command)
+
+
+def _replace_by_arguments(config: DictConfig) -> None:
+    replaced: list[str] = []
+    for argument in HydraConfig.get().overrides.task:
+        name, value = _named(argument)
+        mappings = _whole_mappings(name, value)
+        if mappings:
+            replaced.append(name)
+            with open_dict(config):
+                OmegaConf.update(config, name, mappings[-1], merge=False)
+        elif any(name.startswith(f"{whole}.") for whole in replaced):
+            with open_dict(config):
+                OmegaConf.update(config, name, OverridesParser.create().parse_override(argument).value())
+
+
+def _replace_by_files(config: DictConfig, conf: Path, command: str) -> None:
     typed = [override.partition("=")[0].lstrip("+~") for override in HydraConfig.get().overrides.task]
     for key in WHOLE:
         if any(name == key or name.startswith(f"{key}.") for name in typed):
