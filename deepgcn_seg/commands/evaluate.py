@@ -67,6 +67,7 @@ def evaluate(config: DictConfig) -> float | None:
         dataset=own.name,
         areas=[fold],
         part=config.part,
+        pages=config.pages,
         **networks.facts(),
     )
     write_json(folder / "metrics.json", {config.part: entry})

@@ -34,7 +34,7 @@ MAX_SHOWN = 200
 MAX_COUNT = 2**53
 
 # Settings that say where a run was done, not what it is.
-_NOT_SETTINGS = ("resume", "data.root", "data.store.root", "device", "workers")
+_NOT_SETTINGS = ("resume", "data.root", "data.store.root", "device", "workers", "pages")
 
 Share = Annotated[float, Field(ge=0, le=1)] | None
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
@@ -84,6 +84,7 @@ class Tested(_Written):
     confusion: Annotated[tuple[tuple[Count, ...], ...], Field(max_length=MAX_CLASSES)]
     rooms: Annotated[dict[Name, RoomScores], Field(max_length=MAX_ROOMS)] = Field(default_factory=dict)
     pictures: Annotated[dict[Name, Name], Field(max_length=MAX_PICTURES)] = Field(default_factory=dict)
+    pages: Annotated[dict[Name, Name], Field(max_length=MAX_PICTURES)] = Field(default_factory=dict)
     points_per_second: Count | None = None
 
     @model_validator(mode="after")

@@ -229,6 +229,7 @@ class Train(Settings):
     workers: Workers
     validate_every: Count
     select: Annotated[str, choice("validation", "test", "last")]
+    pages: Flag = True
     save_every: Count
     resume: MaybeText
     weights: MaybeText = None
@@ -268,6 +269,7 @@ class Evaluate(Settings):
     points: MaybePoints
     batch_size: MaybeBlocks
     device: Text
+    pages: Flag
     trusted: Modules
     data: GivenData
 
