@@ -68,20 +68,24 @@ def evaluate_rooms(
         cost += f"; {result.unlabelled:,} unlabelled points were left out"
     caption = f"protocol {protocol.describe()}; {cost}"
     print_scores(scores, store.classes, title, caption, entry["mIoU_interval"])
-    about_rooms = f"of {store.source}, labelled by {title.split(' on ')[0]}"
+    by = title.split(" on ")[0]
     drawn = _rooms_to_draw(result, rooms, entry)
     entry["pictures"] = {f"{name}.png": room.key for name, room in drawn.items()}
     entry["pages"] = {f"{name}.html": room.key for name, room in drawn.items()} if pages else {}
     for name, room in drawn.items():
-        _draw(folder / name, cast(RoomStore, store), room, result.predictions[room.key], about_rooms, pages)
+        _draw(folder / name, cast(RoomStore, store), room, result.predictions[room.key], by, pages)
     return entry
 
 
-def _draw(file: Path, store: RoomStore, room: RoomEntry, predicted: np.ndarray, about: str, page: bool) -> None:
-    """Write the picture of a room and, if ``page``, a page to look at it; ``file`` is their name without an ending."""
+def _draw(file: Path, store: RoomStore, room: RoomEntry, predicted: np.ndarray, by: str, page: bool) -> None:
+    """Write the picture of a room that a network (``by``) has labelled and, if ``page``, a page to look at it.
+
+    Args:
+        file: their name without an ending.
+    """
     xyz, rgb, label = store.open(room).all()
-    title = f"{room.key} {about}"
-    room_picture(file.with_suffix(".png"), xyz, rgb, label, predicted, store.classes, title)
+    title = f"{room.key} of {store.source}"
+    room_picture(file.with_suffix(".png"), xyz, rgb, label, predicted, store.classes, f"{title}, labelled by {by}")
     if page:
         colors = rgb if store.colored else None
         written = file.with_suffix(".html")
