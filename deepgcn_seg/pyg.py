@@ -20,8 +20,7 @@ from torch_geometric.utils import scatter, to_dense_batch
 from .model.convolution import EdgeConv
 from .model.graph import DilatedKnnGraph
 from .model.layers import BatchNorm, Pointwise
-from .ops import nearest_ranks
-from .ops.edges import center_and_neighbor
+from .ops import center_and_neighbor, nearest_ranks
 
 LINEAR = (nn.Linear, PygLinear)
 # How the messages of a point's edges can be joined, as torch_geometric names it.
