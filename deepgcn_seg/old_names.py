@@ -37,6 +37,7 @@ ADDED: dict[str, Any] = {
     "recipe.effective_beta": None,
     "weights": None,
     "freeze": [],
+    "pages": True,
 }
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 

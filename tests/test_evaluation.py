@@ -1,6 +1,7 @@
 """Scores and protocols against answers worked out by hand."""
 
 import math
+from pathlib import Path
 from xml.etree import ElementTree
 
 import matplotlib
@@ -208,6 +209,17 @@ class Broken(ByHeight):
         if points.shape[0] == 1:
             logits[0, 3, 1] = self.value
         return logits
+
+
+@pytest.mark.parametrize(("name", "pages"), [("rooms", True), ("rooms", False), ("recut", True)])
+def test_rooms_have_pages_beside_their_pictures(dense_store, tmp_path, name, pages):
+    protocol = Protocol(name, points=64)
+    entry = evaluate_rooms(ByHeight(), protocol, dense_store, dense_store.rooms, CPU, tmp_path, "a title", pages=pages)
+    expected = {f"{Path(name).stem}.html": room for name, room in entry["pictures"].items()} if pages else {}
+    assert entry["pages"] == expected and bool(expected) == (pages and name == "rooms")
+    assert {path.name for path in tmp_path.glob("*.html")} == set(expected)
+    for page, room in expected.items():
+        assert room in (tmp_path / page).read_text()
 
 
 @pytest.mark.parametrize("name", ["rooms", "recut", "blocks"])

@@ -447,7 +447,7 @@ def test_a_page_holds_names_as_data_alone(tmp_path, name):
     # A class list holds printable names alone; titles are names of files, and may be anything.
     shown = name if name.isprintable() else "a"
     classes = ClassList.of([shown, "b"], [[1, 2, 3]] * 2)
-    write_viewer(tmp_path / "a.html", xyz, None, found, None, classes, name)
+    write_viewer(tmp_path / "a.html", xyz, None, found.label, found.confidence, None, classes, name)
     page = (tmp_path / "a.html").read_text(encoding="utf-8")
     plain = json.loads(page.split('type="application/json">')[1].split("</script>")[0])
     assert plain["classes"] == [shown, "b", "unlabelled"] and plain["title"] == name
@@ -462,7 +462,9 @@ def test_a_page_leaves_out_stray_points(tmp_path):
     xyz = office(1000)[0]
     xyz[3] = [1e6, 1e6, 0]
     found = Prediction(np.zeros(1000, np.uint8), np.ones(1000, np.float32))
-    write_viewer(tmp_path / "a.html", xyz, None, found, None, ClassList.of(["a"], [[1, 2, 3]]), "t")
+    write_viewer(
+        tmp_path / "a.html", xyz, None, found.label, found.confidence, None, ClassList.of(["a"], [[1, 2, 3]]), "t"
+    )
     data = json.loads((tmp_path / "a.html").read_text().split('type="application/json">')[1].split("</script>")[0])
     assert (data["count"], data["far"], data["total"]) == (999, 1, 1000)
     assert data["extent"] < 3
@@ -747,7 +749,9 @@ def test_a_scan_with_holes_in_millimetres_is_shown_in_metres(checkpoint, tmp_pat
     write_scan(tmp_path / "a.ply", Scan(Path("x"), fields), {})
     shown = {}
     monkeypatch.setattr(predict_module, "scan_picture", lambda path, xyz, *_: shown.update(picture=xyz))
-    monkeypatch.setattr(predict_module, "write_viewer", lambda path, xyz, *_: shown.update(view=xyz))
+    monkeypatch.setattr(
+        predict_module, "write_viewer", lambda path, xyz, rgb, label, *_: shown.update(view=xyz[label < 255])
+    )
     settings = {"checkpoint": str(checkpoint), "input": str(tmp_path / "a.ply"), "output": str(tmp_path / "o.ply")}
     settings |= {"view": str(tmp_path / "v.html"), "picture": str(tmp_path / "p.png"), "scale": 0.001, "device": "cpu"}
     config = OmegaConf.merge(OmegaConf.load(CONF / "predict.yaml"), settings)

@@ -281,6 +281,30 @@ def test_a_damaged_run_is_left_out_and_the_others_are_reported(tmp_path, caplog,
     )
 
 
+def test_rooms_lead_to_their_pages(tmp_path):
+    folder = make_run(tmp_path, "a: 50% <b>", SQUARE)
+    pages = {"room.html": "Area_5/good", "worst_room_1.html": "Area_5/<bad>", "gone.html": "Area_5/gone"}
+    scores = {"Area_5/good": 0.9, "Area_5/<bad>": 0.1, "Area_5/gone": 0.2}
+    changed(pages=pages, rooms={room: {"points": 8, "mIoU": v, "OA": v} for room, v in scores.items()})(folder)
+    for name in ("room.html", "worst_room_1.html"):
+        (folder / name).write_text("a page")
+    page = reported(tmp_path)[1]
+    good, bad = (f'<a href="./a%3A%2050%25%20%3Cb%3E/{name}">' for name in ("room.html", "worst_room_1.html"))
+    # Above the runs, the worst room first; and in the table of the worst rooms.
+    assert f"{bad}Area_5/&lt;bad&gt;</a>, {good}Area_5/good</a></li>" in page
+    assert page.count(bad) == page.count(good) == 2 and "gone.html" not in page
+
+
+@pytest.mark.parametrize("name", ["../b/room.html", "/etc/passwd", "link.html"])
+def test_no_page_outside_of_the_run_is_linked(tmp_path, name):
+    folder, other = make_run(tmp_path, "a", SQUARE), make_run(tmp_path, "b", SQUARE)
+    (other / "room.html").write_text("a page")
+    (folder / "link.html").symlink_to(other / "room.html")
+    changed(pages={name: "Area_5/x"})(folder)
+    text, page = reported(tmp_path)
+    assert "or outside the run" in text and "<a href" not in page
+
+
 def test_events_that_cannot_be_read_leave_out_a_curve(tmp_path):
     from deepgcn_seg.reporting.figures import draw_curves
     from deepgcn_seg.training.tensorboard import RunLog

@@ -70,6 +70,7 @@ def evaluate(config: DictConfig) -> float | None:
         areas=[fold],
         part=config.part,
         palette=config.palette,
+        pages=config.pages,
         **networks.facts(),
     )
     write_json(folder / "metrics.json", {config.part: entry})

@@ -15,7 +15,7 @@ from ..data.classes import ClassList, no_label
 from ..data.scannet import SCANNET, submission_paths, write_submission
 from ..data.scans.files import read_scan, write_scan
 from ..data.scans.format_table import WRITTEN, require_library
-from ..data.scans.formats.scan import Scan
+from ..data.scans.formats.scan import AXES, COLORS, LABELS, PACKED, Scan
 from ..data.scans.formats.scene import is_scene
 from ..data.scans.search import find_scans, scans_root
 from ..data.units import UP
@@ -118,17 +118,25 @@ def _show(config: DictConfig, scan: Scan, found: Prediction, segmenter: Segmente
     log.info("%s: %s", scan.path, shown_as)
     labelled = found.label < len(classes)
     xyz, rgb = scan.xyz[:, UP[config.up]] * (config.scale or 1.0), scan.rgb
-    shown = rgb[labelled] if rgb is not None and rgb.any() else None
-    found = Prediction(found.label[labelled], found.confidence[labelled])
-    xyz, truth = xyz[labelled], None if truth is None else truth[labelled]
+    if rgb is not None and not rgb.any():
+        rgb = None
     name = scan.path.name
     if config.view:
-        write_viewer(config.view, xyz, shown, found, truth, classes, name)
+        others = ((field, scan.fields[field]) for field in _other_fields(scan))
+        write_viewer(config.view, xyz, rgb, found.label, found.confidence, truth, classes, name, others)
         log.info("%s: open it in a browser", config.view)
     if config.picture:
+        rgb, truth = (None if values is None else values[labelled] for values in (rgb, truth))
+        label, confidence = found.label[labelled], found.confidence[labelled]
         colored = classes.in_palette(config.palette)
-        scan_picture(config.picture, xyz, shown, found.label, found.confidence, truth, colored, name)
+        scan_picture(config.picture, xyz[labelled], rgb, label, confidence, truth, colored, name)
         log.info("%s", config.picture)
+
+
+def _other_fields(scan: Scan) -> list[str]:
+    """Return the names of a scan's fields that are no coordinates, colours or labels."""
+    known = {scan.field(*names) for names in (*AXES, *zip(*COLORS), PACKED, LABELS)}
+    return [name for name in scan.fields if name not in known]
 
 
 def output_paths(scans: list[Path], output: str | Path, root: Path | None = None) -> list[Path]:

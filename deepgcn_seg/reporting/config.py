@@ -17,7 +17,7 @@ from ..schema import read_yaml
 from .reading import MAX_COUNT, MAX_SETTINGS, own_file, shown
 
 # Settings that say where a run was done, not what it is.
-_NOT_SETTINGS = ("resume", "data.root", "data.store.root", "device", "workers")
+_NOT_SETTINGS = ("resume", "data.root", "data.store.root", "device", "workers", "pages")
 # A setting that stands for the value of another one.
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 

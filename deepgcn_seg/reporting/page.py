@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -14,7 +15,7 @@ from PIL import Image
 from ..evaluation.metrics import Scores
 from ..files import replacing
 from .naming import labels, title_of
-from .reading import LeftOut, read_facts, read_picture
+from .reading import LeftOut, own_file, read_facts, read_picture
 from .result_table import ResultTable
 from .runs import REPEATS, Run, describe_unfinished
 
@@ -42,6 +43,8 @@ def write_page(
     )
     best, names = _best(runs), dict(zip([run.folder for run in runs], labels(runs)))
     about = [_about(run, names[run.folder], run.folder in best, left_out) for run in _by_score(runs)]
+    for shown, run in zip(about, _by_score(runs)):
+        shown["pages"] = _pages(run, path.parent, left_out)
     pictures = {}
     for caption, file in figures.items():
         with Image.open(file) as image:
@@ -96,6 +99,18 @@ def _about(run: Run, label: str, best: bool, left_out: LeftOut) -> dict[str, Any
         "room_count": len(test.rooms),
         "pictures": pictures,
     }
+
+
+def _pages(run: Run, folder: Path, left_out: LeftOut) -> dict[str, str]:
+    """Return the addresses, from a folder, of the pages that show rooms of a run in 3-D, by room; the worst first."""
+    pages = {}
+    for name, room in run.test.pages.items():
+        if os.path.lexists(run.folder / name):
+            with left_out.noting():
+                # "./" because a name with a colon would be taken for a scheme.
+                pages[room] = "./" + quote(os.path.relpath(own_file(run.folder, name), folder).replace(os.sep, "/"))
+    scores = {room: about.mIoU for room, about in run.test.rooms.items()}
+    return dict(sorted(pages.items(), key=lambda item: (scores.get(item[0]) is None, scores.get(item[0]) or 0)))
 
 
 def _percent(share: float | None) -> str:

@@ -83,6 +83,7 @@ class Tested(_Written):
     confusion: Annotated[tuple[tuple[Count, ...], ...], Field(max_length=MAX_CLASSES)]
     rooms: Annotated[dict[Name, RoomScores], Field(max_length=MAX_ROOMS)] = Field(default_factory=dict)
     pictures: Annotated[dict[Name, Name], Field(max_length=MAX_PICTURES)] = Field(default_factory=dict)
+    pages: Annotated[dict[Name, Name], Field(max_length=MAX_PICTURES)] = Field(default_factory=dict)
     points_per_second: Count | None = None
 
     @model_validator(mode="after")

@@ -186,7 +186,7 @@ def run_settings(config: DictConfig) -> dict[str, str]:
         if isinstance(value, dict):
             for key, part in value.items():
                 walk(f"{prefix}.{key}" if prefix else str(key), part)
-        elif prefix not in ("resume", "device", "devices", "workers"):
+        elif prefix not in ("resume", "device", "devices", "workers", "pages"):
             flat[prefix] = str(value)
 
     walk("", OmegaConf.to_container(config, resolve=True))

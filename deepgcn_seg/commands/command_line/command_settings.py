@@ -232,6 +232,7 @@ class Train(Settings):
     workers: Workers
     validate_every: Count
     select: Annotated[str, choice("validation", "test", "last")]
+    pages: Flag = True
     save_every: Count
     resume: MaybeText
     weights: MaybeText = None
@@ -272,6 +273,7 @@ class Evaluate(Settings):
     batch_size: MaybeBlocks
     device: Text
     palette: Annotated[str, choice(*PALETTES)] = "screen"
+    pages: Flag
     trusted: Modules
     data: GivenData
 
