@@ -12,6 +12,10 @@ class OccupiedError(UserError):
     """A directory is another run's: nothing may be written there, not even that this run failed."""
 
 
+class Finding(UserError):
+    """What a check found wrong with data, as it was asked to: command lines print it as it is, not as an error."""
+
+
 class Interrupted(BaseException):
     """Training was asked to stop, and has saved where it is."""
 

@@ -29,6 +29,16 @@ RENAMED = {
     "model.dynamic": Present("model.graph", _name_of_graph),
     "graph.dynamic": Present("graph.name", _name_of_graph),
 }
+# Settings that runs had not from the beginning, with the values of runs before.
+ADDED: dict[str, Any] = {
+    "recipe.loss": "cross_entropy",
+    "recipe.focal_gamma": 2.0,
+    "recipe.class_weights": "none",
+    "recipe.effective_beta": None,
+    "weights": None,
+    "freeze": [],
+    "pages": True,
+}
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 

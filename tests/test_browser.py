@@ -1,5 +1,6 @@
 """Pages in a real headless browser: the viewer of a scan, the report, TensorBoard over a real run."""
 
+import base64
 import io
 import os
 import re
@@ -12,8 +13,7 @@ import pytest
 from PIL import Image
 from test_commands import data_root, run, trained  # noqa: F401
 
-from deepgcn_seg.data.classes import S3DIS
-from deepgcn_seg.inference.segmenter import Prediction
+from deepgcn_seg.data.classes import S3DIS, ClassList
 from deepgcn_seg.inference.viewer import write_viewer
 
 ORIGIN = np.array([451234.5, 5412345.25, 112.0])
@@ -60,92 +60,280 @@ def drawn(page):
     )
 
 
+def show(page, file, *content, **settings):
+    """Write a page and open it."""
+    write_viewer(file, *content, **settings)
+    page.goto(f"file://{file}")
+    settle(page)
+
+
+def settle(page):
+    """Wait until all points are drawn."""
+    page.evaluate("async () => { while (running) await new Promise(requestAnimationFrame); }")
+
+
+def slide(page, name, value):
+    page.eval_on_selector(f"#{name}", f"input => {{ input.value = {value}; input.dispatchEvent(new Event('input')); }}")
+    settle(page)
+
+
+def pixels(page):
+    """Pixels (height, width, 3) of the canvas."""
+    settle(page)
+    content = page.evaluate("document.getElementById('view').toDataURL().split(',')[1]")
+    with Image.open(io.BytesIO(base64.b64decode(content))) as image:
+        return np.array(image.convert("RGB"))
+
+
+def has(image, color):
+    return bool((image == S3DIS.palette[S3DIS.names.index(color)]).all(-1).any())
+
+
+FLOOR, WALL = S3DIS.names.index("floor"), S3DIS.names.index("wall")
+
+
 def test_the_page_shows_points_and_its_switches_work(tmp_path, page):
     xyz, rgb = office(40000)
-    label = (xyz[:, 0] > 1.3).astype(np.uint8)
-    found = Prediction(label, np.linspace(0, 1, len(xyz)).astype(np.float32))
-    write_viewer(
-        tmp_path / "a.html",
-        xyz + ORIGIN,
-        rgb,
-        found,
-        np.zeros_like(label),
-        S3DIS,
-        "a </script> <b>",
-        max_points=20000,
-    )
+    label = np.where(xyz[:, 0] > 1.3, WALL, FLOOR).astype(np.uint8)
+    confidence = np.linspace(0, 1, len(xyz))
     page.route("http*://**", lambda route: page.errors.append(route.request.url))
-    page.goto(f"file://{tmp_path}/a.html")
-    page.wait_for_timeout(800)
+    settings = {"title": "a </script> <b>", "max_points": 20000}
+    show(page, tmp_path / "a.html", xyz + ORIGIN, rgb, label, confidence, np.full_like(label, WALL), S3DIS, **settings)
     assert page.inner_text("#count") == "20,000 of 40,000 points, drawn at random"
     assert page.inner_text("#title") == "a </script> <b>"
-    share, prediction = drawn(page)
-    assert share > 0.05
-    colors = {"prediction": prediction}
-    for mode in ("colour", "confidence", "truth", "errors"):
+    page.select_option("#beside", "")
+    colors = {}
+    for mode in ("colour", "confidence", "truth", "errors", "prediction"):
         page.click(f"button[data-mode={mode}]")
-        page.wait_for_timeout(300)
-        colors[mode] = drawn(page)[1]
+        settle(page)
+        share, colors[mode] = drawn(page)
+        assert share > 0.05
     means = [tuple(round(v) for v in color) for color in colors.values()]
     assert len(set(means)) == 5
-    # All truth is class 0, green.
-    assert colors["truth"][1] > 250 and colors["truth"][0] < 100
-    page.click("button[data-mode=prediction]")
-    page.click("#legend input[data-label='0']")
-    page.wait_for_timeout(300)
+    # A wall is cyan.
+    assert colors["truth"] == [0, 255, 255]
+    page.click(f"#legend input[data-label='{FLOOR}']")
+    settle(page)
     hidden, color = drawn(page)
-    assert hidden < 0.8 * share
-    assert color[2] > 250 and color[1] < 100
-    before = page.screenshot()
-    page.mouse.move(450, 300)
+    assert hidden < 0.8 * share and color == [0, 255, 255]
+    before = pixels(page)
+    page.mouse.move(550, 300)
     page.mouse.down()
-    page.mouse.move(560, 340)
+    page.mouse.move(660, 340)
     page.mouse.up()
-    page.wait_for_timeout(300)
-    assert page.screenshot() != before
-    for x in range(380, 560, 12):
-        page.mouse.move(x, 320)
-        if page.is_visible("#hover"):
-            break
-    assert "floor, confidence" in page.inner_text("#hover")
+    assert (pixels(page) != before).any()
     assert page.errors == []
 
 
 def test_unlabelled_points_are_grey_in_the_truth_and_in_the_errors(tmp_path, page):
     xyz, rgb = office(20_000)
-    found = Prediction(np.zeros(len(xyz), np.uint8), np.ones(len(xyz), np.float32))
-    write_viewer(tmp_path / "a.html", xyz, rgb, found, np.full(len(xyz), 255, np.uint8), S3DIS, "t")
-    page.goto(f"file://{tmp_path}/a.html")
+    label, confidence = np.zeros(len(xyz), np.uint8), np.ones(len(xyz))
+    show(page, tmp_path / "a.html", xyz, rgb, label + 1, confidence, np.full_like(label, 255), S3DIS, "t")
+    page.select_option("#beside", "")
     for mode in ("truth", "errors"):
         page.click(f"button[data-mode={mode}]")
-        page.wait_for_timeout(300)
+        settle(page)
         share, color = drawn(page)
-        # Points have white between them.
-        assert share > 0.05 and np.ptp(color) < 1 and 127 < color[0] < 190
+        assert share > 0.05 and color == [128, 128, 128]
     page.click("button[data-mode=truth]")
     assert page.inner_text("#legend").split() == ["unlabelled", "100.0", "%"]
     assert page.errors == []
 
 
-def test_300_000_points_stay_fluid(tmp_path, page):
-    xyz, rgb = office(300_000)
-    found = Prediction(np.zeros(len(xyz), np.uint8), np.ones(len(xyz), np.float32))
-    write_viewer(tmp_path / "a.html", xyz, rgb, found, None, S3DIS, "many")
-    assert (tmp_path / "a.html").stat().st_size < 8e6
-    page.goto(f"file://{tmp_path}/a.html")
-    page.wait_for_timeout(500)
-    assert drawn(page)[0] > 0.1
-    # What a switch and a look under the mouse cost outside of drawing.
-    cost = page.evaluate(
-        "() => { const t = performance.now(); recolor(); hover({clientX: 450, clientY: 300}); return performance.now() - t; }"
+def test_the_slider_goes_from_colour_to_label(tmp_path, page):
+    xyz = office(20_000)[0]
+    rgb = np.full((len(xyz), 3), [200, 0, 0], np.uint8)
+    show(page, tmp_path / "a.html", xyz, rgb, np.full(len(xyz), WALL, np.uint8), None, None, S3DIS, "t")
+    for share, expected in ((100, [0, 255, 255]), (50, [100, 127.5, 127.5]), (0, [200, 0, 0])):
+        slide(page, "blend", share)
+        assert drawn(page)[1] == pytest.approx(expected, abs=1)
+    assert page.errors == []
+
+
+def test_two_views_show_the_same_points_by_one_camera(tmp_path, page):
+    xyz, rgb = office(30_000)
+    label = np.where(xyz[:, 0] > 1.3, WALL, FLOOR).astype(np.uint8)
+    show(page, tmp_path / "a.html", xyz, rgb, label, None, label, S3DIS, "t")
+    assert page.locator(".caption").all_inner_texts() == ["truth", "prediction"]
+    first = pixels(page)
+    page.mouse.move(350, 300)
+    page.mouse.down()
+    page.mouse.move(420, 350)
+    page.mouse.up()
+    page.mouse.wheel(0, -200)
+    turned = pixels(page)
+    assert (turned != first).any()
+    for image in (first, turned):
+        left, right = np.split(image, 2, axis=1)
+        assert has(left, "wall") and (left == right).all()
+    # The arrow keys do the same.
+    page.focus("#view")
+    page.keyboard.press("ArrowLeft")
+    left, right = np.split(pixels(page), 2, axis=1)
+    assert (left == right).all() and (left != np.split(turned, 2, axis=1)[0]).any()
+    page.keyboard.press("Home")
+    assert (pixels(page) == first).all()
+    assert page.errors == []
+
+
+def test_the_ceiling_is_off_in_both_views_whatever_was_predicted(tmp_path, page):
+    xyz, rgb = office(20_000)
+    xyz[:, 2] = np.where(xyz[:, 2] > 1.45, 2.9, 0)
+    truth = np.where(xyz[:, 2] > 1, 0, FLOOR).astype(np.uint8)
+    label = np.where(truth == 0, WALL, FLOOR).astype(np.uint8)
+    show(page, tmp_path / "a.html", xyz, rgb, label, None, truth, S3DIS, "t")
+    image = pixels(page)
+    assert has(image, "floor") and not has(image, "wall") and not has(image, "ceiling")
+    page.uncheck("#ceiling")
+    left, right = np.split(pixels(page), 2, axis=1)
+    assert has(left, "ceiling") and has(right, "wall")
+    assert page.errors == []
+
+
+def test_without_a_class_of_ceilings_the_top_is_cut(tmp_path, page):
+    xyz, rgb = office(20_000)
+    label = (xyz[:, 2] > 0.91 * 2.9).astype(np.uint8)
+    classes = ClassList.of(["below", "top"], [[0, 0, 255], [255, 0, 0]])
+    show(page, tmp_path / "a.html", xyz, rgb, label, None, None, classes, "t")
+    assert not page.is_visible("#ceiling") and drawn(page)[1] == [0, 0, 255]
+    slide(page, "above", 0)
+    assert drawn(page)[1][0] > 50
+    assert page.errors == []
+
+
+def test_the_front_is_cut_on_the_side_of_the_camera(tmp_path, page):
+    xyz, rgb = office(20_000)
+    label = np.where(xyz[:, 0] > 1.3, WALL, FLOOR).astype(np.uint8)
+    show(page, tmp_path / "a.html", xyz, rgb, label, None, None, S3DIS, "t")
+    slide(page, "near", 55)
+    # The camera looks along -x at first.
+    assert drawn(page)[1] == [0, 0, 255]
+    page.evaluate("state.turn += Math.PI; move()")
+    settle(page)
+    assert drawn(page)[1] == [0, 255, 255]
+    assert page.errors == []
+
+
+def click(page, x, y):
+    page.mouse.click(x, y)
+
+
+def touch(page, x, y):
+    page.touchscreen.tap(x, y)
+
+
+@pytest.mark.parametrize(("way", "size"), [(click, (900, 600)), (touch, (380, 740))])
+def test_a_picked_point_shows_its_fields(tmp_path, page, way, size):
+    xyz, rgb = office(9)
+    xyz[:2] = [[0, 0, 0], [2.6, 1.8, 2.9]]
+    label = np.arange(2, 11, dtype=np.uint8)
+    label[3] = 255
+    truth = np.full(9, WALL, np.uint8)
+    fields = [
+        ("intensity", np.arange(9) / 4),
+        ("text", np.array(list("abcdefghi"))),
+        ("id", np.arange(9) + 3_000_000_000),
+    ]
+    write_viewer(tmp_path / "a.html", xyz + 100, rgb, label, np.full(9, 0.8), truth, S3DIS, "t", fields)
+    context = page.context.browser.new_context(
+        viewport=dict(zip(("width", "height"), size)), has_touch=way is touch, is_mobile=way is touch
     )
-    assert cost < 2000
+    opened = context.new_page()
+    opened.goto(f"file://{tmp_path}/a.html")
+    settle(opened)
+    opened.evaluate("state.near = 0; draw()")
+    assert opened.evaluate("count") == 8 and not opened.is_visible("#picked")
+    for row in (0, 5):
+        x, y = opened.evaluate(
+            f"""() => {{ fields ??= data.fields.map(({{ name, ...packed }}) => ({{ name, values: array(packed) }}));
+            const view = panes()[1], i = fields[0].values.indexOf({row}), at = place(i, camera(view.w / view.h), view);
+            const area = canvas.getBoundingClientRect(); return [area.left + view.x + at[0], area.top + view.y + at[1]]; }}"""
+        )
+        way(opened, x, y)
+        settle(opened)
+        shown = dict(zip(opened.locator("dt").all_inner_texts(), opened.locator("dd").all_inner_texts()))
+        name = S3DIS.names[label[row]]
+        assert shown.pop("prediction") == name
+        assert shown.pop("truth") == f"wall ({'right' if name == 'wall' else 'wrong'})"
+        assert [float(v) for v in shown.pop("x, y, z").split(",")] == pytest.approx(xyz[row] + 100, abs=2e-3)
+        assert shown.pop("colour") == ", ".join(map(str, rgb[row]))
+        assert shown == {"confidence": "0.80", "row": str(row), "intensity": f"{row / 4:g}", "id": "3000000000"}
+        # A ring around it in both views.
+        assert opened.locator(".mark").count() == 2
+    opened.keyboard.press("Escape")
+    assert not opened.is_visible("#picked") and opened.locator(".mark").count() == 0
+    context.close()
+
+
+def test_a_phone_has_the_views_above_one_another_and_two_fingers_bring_them_nearer(tmp_path, page):
+    xyz, rgb = office(5000)
+    label = np.full(5000, WALL, np.uint8)
+    write_viewer(tmp_path / "a.html", xyz, rgb, label, None, label, S3DIS, "a_long_name_without_a_break_" * 4)
+    context = page.context.browser.new_context(viewport={"width": 380, "height": 740}, has_touch=True, is_mobile=True)
+    phone = context.new_page()
+    phone.goto(f"file://{tmp_path}/a.html")
+    settle(phone)
+    first, second = phone.evaluate("panes().map(view => [view.x, view.y, view.w])")
+    assert first[0] == second[0] and first[1] < second[1] and first[2] == 380
+    assert phone.evaluate("document.documentElement.scrollWidth") == 380
+    assert phone.evaluate(
+        "[...document.querySelectorAll('aside *')].every(e => e.getBoundingClientRect().right <= 380)"
+    )
+    session = context.new_cdp_session(phone)
+    before = phone.evaluate("[state.zoom, state.turn]")
+    for kind, apart in (("touchStart", 20), ("touchMove", 30), ("touchMove", 60), ("touchEnd", None)):
+        fingers = [] if apart is None else [{"x": 190 + d, "y": 100, "id": int(d > 0)} for d in (-apart, apart)]
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": fingers})
+    zoom, turn = phone.evaluate("[state.zoom, state.turn]")
+    assert zoom < 0.6 * before[0] and turn == before[1]
+    assert not phone.is_visible("#picked")
+    context.close()
+
+
+def test_without_webgl_the_page_says_so(tmp_path, page):
+    page.add_init_script("HTMLCanvasElement.prototype.getContext = () => null")
+    xyz, rgb = office(100)
+    write_viewer(tmp_path / "a.html", xyz, rgb, np.ones(100, np.uint8), None, None, S3DIS, "t")
+    page.goto(f"file://{tmp_path}/a.html")
+    assert page.inner_text("#count") == "This browser has no WebGL 2: the points cannot be drawn."
+    assert page.errors == []
+
+
+def test_two_million_points_open_and_turn(tmp_path, page):
+    xyz, rgb = office(2_000_000)
+    label = np.full(len(xyz), WALL, np.uint8)
+    write_viewer(tmp_path / "a.html", xyz, rgb, label, label / 255, label, S3DIS, "many")
+    assert (tmp_path / "a.html").stat().st_size < 45e6
+    page.goto(f"file://{tmp_path}/a.html")
+    # The first picture is there before all points are.
+    page.evaluate("async () => { while (dirty) await new Promise(requestAnimationFrame); }")
+    figures = page.evaluate(
+        """async () => { const next = () => new Promise(requestAnimationFrame), frames = [];
+        for (let k = 0; k < 15; k++) {
+          const t = performance.now(); turn(4, 0);
+          do await next(); while (dirty);
+          frames.push(Math.round(performance.now() - t));
+        }
+        const t = performance.now(), found = pick(panes()[1].x + 150, 300, 7);
+        return { frames, found, pick: Math.round(performance.now() - t), points: Math.round(budget),
+          opened: Math.round(performance.getEntriesByType("navigation")[0].domInteractive) }; }"""
+    )
+    print("2,000,000 points, ms:", figures)
+    assert figures["found"] >= 0
+    # However slow the machine is, no frame waits for all points.
+    assert max(figures["frames"][5:]) < 5000
+    assert page.errors == []
 
 
 def test_the_report_page_shows_a_run_and_its_switches_work(tmp_path, page, trained):  # noqa: F811
     shutil.copytree(trained[0], tmp_path / "runs" / "a")
     shutil.copytree(trained[0], tmp_path / "runs" / "b")
     run("report", f"runs={tmp_path}/runs", f"hydra.run.dir={tmp_path}/log")
+    # A click leads to the worst rooms in 3-D.
+    page.goto(f"file://{tmp_path}/runs/report.html")
+    page.click("ul.rooms a")
+    settle(page)
+    assert page.inner_text("#title").startswith("Area_5/office_1 of synthetic")
     # Mailed, it stands alone.
     moved = shutil.move(tmp_path / "runs" / "report.html", tmp_path / "mailed.html")
     page.route("http*://**", lambda route: page.errors.append(route.request.url))

@@ -1,7 +1,10 @@
 """Scores and protocols against answers worked out by hand."""
 
 import math
+from pathlib import Path
+from xml.etree import ElementTree
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -18,7 +21,7 @@ from deepgcn_seg.errors import UserError
 from deepgcn_seg.evaluation import Protocol, Scores, confusion_matrix
 from deepgcn_seg.evaluation.evaluate import evaluate_rooms
 from deepgcn_seg.evaluation.metrics import miou_interval, points_by_class
-from deepgcn_seg.inference.picture import close_together, draw_points, plain, room_picture
+from deepgcn_seg.inference.picture import close_together, draw_points, plain, room_picture, scan_picture
 from deepgcn_seg.inference.voting import cover
 
 CLASSES = ClassList.of(["a", "b", "c"], [(255, 0, 0), (0, 255, 0), (0, 0, 255)])
@@ -208,6 +211,17 @@ class Broken(ByHeight):
         return logits
 
 
+@pytest.mark.parametrize(("name", "pages"), [("rooms", True), ("rooms", False), ("recut", True)])
+def test_rooms_have_pages_beside_their_pictures(dense_store, tmp_path, name, pages):
+    protocol = Protocol(name, points=64)
+    entry = evaluate_rooms(ByHeight(), protocol, dense_store, dense_store.rooms, CPU, tmp_path, "a title", pages=pages)
+    expected = {f"{Path(name).stem}.html": room for name, room in entry["pictures"].items()} if pages else {}
+    assert entry["pages"] == expected and bool(expected) == (pages and name == "rooms")
+    assert {path.name for path in tmp_path.glob("*.html")} == set(expected)
+    for page, room in expected.items():
+        assert room in (tmp_path / page).read_text()
+
+
 @pytest.mark.parametrize("name", ["rooms", "recut", "blocks"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_scores_that_are_not_finite_name_checkpoint_and_block(dense_store, tmp_path, name, value):
@@ -282,6 +296,23 @@ def test_a_picture_shows_names_as_they_are(tmp_path, name):
     label = np.arange(50) % 2
     room_picture(tmp_path / "a.png", xyz, np.zeros((50, 3), np.uint8), label, label, classes, name)
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(("suffix", "begins"), [("png", b"\x89PNG"), ("pdf", b"%PDF-"), ("svg", b"<?xml")])
+def test_pictures_have_a_key_of_errors_and_a_bar_of_confidence(tmp_path, monkeypatch, suffix, begins):
+    monkeypatch.setitem(matplotlib.rcParams, "svg.fonttype", "none")
+    classes = ClassList.of(["a", "b"], [(255, 0, 0), (0, 255, 0)]).in_palette("print")
+    xyz = np.random.default_rng(0).uniform(0, 2, (300, 3))
+    predicted, truth = np.arange(300) % 2, np.arange(300) // 2 % 2
+    path = tmp_path / f"a.{suffix}"
+    scan_picture(path, xyz, None, predicted, np.linspace(0, 1, 300), truth, classes, "a scan")
+    assert path.read_bytes().startswith(begins)
+    if suffix == "svg":
+        texts = {node.text for node in ElementTree.parse(path).iter() if node.tag.endswith("}text")}
+        assert {"a", "b", "right", "wrong", "confidence", "errors (50.0% of all points)"} <= texts
+        assert "unlabelled" not in texts
+        dark, light = ("#" + "".join(f"{value:02x}" for value in color) for color in classes.palette)
+        assert dark in path.read_text() and light in path.read_text()
 
 
 def test_no_name_is_left_out_of_a_legend_or_read_as_mathematics():

@@ -10,7 +10,7 @@ from deepgcn_seg import DeepGCN
 from deepgcn_seg.errors import UserError
 from deepgcn_seg.model import GENConv, MRConv
 from deepgcn_seg.model.convolution import EdgeConv, GraphSAGE
-from deepgcn_seg.model.freezing import freeze, require_not_anew, set_training_mode
+from deepgcn_seg.model.freezing import freeze, require_taken, set_training_mode
 
 NETWORKS = {
     "plain": {"connection": "plain"},
@@ -115,7 +115,7 @@ def test_what_cannot_be_frozen_is_one_line(parts, message):
 def test_what_begins_anew_is_not_frozen(parts, refused):
     anew = {"backbone.head": "channels block there, room here"}
     if not refused:
-        require_not_anew(parts, anew)
+        require_taken(parts, anew)
         return
     with pytest.raises(UserError, match=r"backbone.head begins anew \(channels block there, room here\), and frozen"):
-        require_not_anew(parts, anew)
+        require_taken(parts, anew)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
+from deepgcn_seg.data import classes_file
 from deepgcn_seg.data.build_store import prepare
 from deepgcn_seg.data.classes_file import ClassesFile
 from deepgcn_seg.data.labelled_scans import read_labelling
@@ -105,7 +106,7 @@ def test_more_than_256_classes(tmp_path):
         ("classes: {0.5: a}", "0.5: a is no label"),
         ("classes: {a: 1.5}", "classes.a.0=1.5: input should be a valid integer"),
         ("classes: [{name: a, id: 0}]", "must be a list of names, or name: label"),
-        ("classes: [a]\nignore: [b]", "ignore names b, which is no class"),
+        ("classes: [a]\nignore: [b]", "ignore names b, which is no class: give its label, or add it to classes"),
         ("classes: [a]\nignore: [1.5]", "ignore=(1.5,): must be labels (whole numbers or .nan) or names of classes"),
         ("classes: [a]\nignore: [0]", "ignore leaves no class"),
         ("classes: [a, b]\nignore: b\nother: b", "other: b is ignored"),
@@ -264,6 +265,7 @@ def test_classes_of_labels_are_those_of_names(tmp_path, written):
     [
         ({}, ["floor", None, "middle"], 3),
         ({"ignore": [1]}, ["floor", None, None], 2),
+        ({"ignore": [1.0]}, ["floor", None, None], 2),
         ({"ignore": "middle"}, ["floor", None, None], 2),
         ({"ignore": ["ceiling", float("nan")]}, ["floor", None, "middle"], 2),
         ({"classes": {"floor": [0, 1], "ceiling": 2}, "ignore": 1}, ["floor", None, None], 2),
@@ -394,3 +396,11 @@ def test_many_classes_are_validated_in_a_moment():
     kept = ClassesFile.of({"classes": names, "ignore": names[::2]}, "classes.yaml").kept
     assert len(kept) == 30_000
     assert time.perf_counter() - started < 5
+
+
+def test_the_example_of_the_module_is_read_and_its_numbers_are_kept(tmp_path):
+    example = classes_file.__doc__.split("\n\n")[1]
+    (tmp_path / "classes.yaml").write_text(example)
+    found = read_labelling(tmp_path / "classes.yaml")
+    assert found.classes.names == ("floor", "wall") and found.numbers == {0: 0, 1: 1}
+    assert (found.other, found.ignore, found.skip) == (1, (2, 255), (7,))

@@ -8,11 +8,19 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from omegaconf import OmegaConf
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf, read_write
 from test_commands import TINY, data_root, run, trained  # noqa: F401
-from test_config import composed
+from test_config import CONF, composed
 
+from deepgcn_seg.commands.command_line.arguments import for_hydra
 from deepgcn_seg.commands.command_line.checks import check
+from deepgcn_seg.commands.command_line.main import hydra_arguments
+from deepgcn_seg.commands.command_line.whole import replace_wholes
+from deepgcn_seg.data.blocks import BlockGrid
 from deepgcn_seg.data.dataset import split_by_area
 from deepgcn_seg.data.export_hdf5 import export_blocks
 from deepgcn_seg.data.official_hdf5 import OfficialBlocks
@@ -20,6 +28,7 @@ from deepgcn_seg.data.store import RoomStore
 from deepgcn_seg.distributed import World
 from deepgcn_seg.errors import OccupiedError, UserError
 from deepgcn_seg.evaluation.metrics import Scores, confusion_matrix
+from deepgcn_seg.training import build
 from deepgcn_seg.training.class_weights import class_weights, count_labels, weights_of_counts
 from deepgcn_seg.training.losses import (
     NAMES,
@@ -32,6 +41,7 @@ from deepgcn_seg.training.losses import (
     jaccard_gradient,
 )
 from deepgcn_seg.training.run_directory import finished_miou, run_settings
+from deepgcn_seg.training.tensorboard import RunLog
 
 LOSSES = [
     *map(build_loss, NAMES),
@@ -399,3 +409,89 @@ def test_a_sweep_knows_its_finished_runs_by_their_loss(before, now, same, tmp_pa
     else:
         with pytest.raises(OccupiedError, match=r"of other settings \(recipe.loss"):
             finished_miou(config(now), tmp_path)
+
+
+def test_class_weights_that_do_not_fit_are_refused_before_the_network_is_built(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "_build_model", lambda *_: 1 / 0)
+    data = build.TrainingData(store, split_by_area(store, 5, 0.1, 0), BlockGrid())
+    config = composed("recipe.class_weights=[1,2]")
+    with pytest.raises(UserError, match="2 weights, must be one for each of the 13 classes"):
+        build.build_trainer(config, tmp_path, data, torch.device("cpu"), World(), RunLog(None))
+    assert not list(tmp_path.iterdir())
+
+
+RECIPE = "recipe:\n  loss: {cross_entropy: 1, lovasz: 1}\n"
+
+
+def composed_by_files(tmp_path, recipe, experiment, *arguments):
+    """What a command composes of a recipe's and an experiment's file, and of what is typed."""
+    for group, text in (("recipe", recipe), ("experiment", experiment)):
+        (tmp_path / group).mkdir(exist_ok=True)
+        (tmp_path / group / "mine.yaml").write_text(f"# @package _global_\n{text}\n")
+    chosen = ["experiment=mine", f"hydra.searchpath=[file://{tmp_path}]"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        found = compose("train", [*chosen, *arguments], return_hydra_config=True)
+        HydraConfig.instance().set_config(found)
+        with read_write(found):
+            replace_wholes(found, CONF, "train")
+        HydraConfig.instance().cfg = None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("experiment", "typed", "expected"),
+    [
+        ("recipe: {loss: {focal: 1}}", [], {"focal": 1}),
+        ("recipe: {loss: {focal: 1}}", ["recipe.loss={lovasz:2}"], {"lovasz": 2}),
+        ("recipe: {loss: {focal: 1}}", ["recipe.loss=focal"], "focal"),
+        ("recipe: {loss: {focal: 1}}", ["recipe.loss={_target_:mine.Dice,power:2}"], {"_target_": "mine.Dice", "power": 2}),
+        ("recipe: {loss: {_target_: mine.Dice}}", ["recipe.loss={focal:1}"], {"focal": 1}),
+        ("recipe: {loss: focal}", ["recipe.loss={focal:1}"], {"focal": 1}),
+        ("recipe: {loss: {focal: 1}}", ["recipe.loss.focal=3"], {"focal": 3}),
+    ],
+)  # fmt: skip
+def test_a_loss_replaces_the_loss_before_it(tmp_path, experiment, typed, expected):
+    found = composed_by_files(tmp_path, RECIPE, experiment, *for_hydra(typed))
+    loss = found.recipe.loss
+    assert (OmegaConf.to_container(loss) if OmegaConf.is_config(loss) else loss) == expected
+
+
+def test_a_loss_of_an_experiment_replaces_that_of_a_recipe(tmp_path):
+    experiment = "recipe: {loss: {focal: 1}}"
+    found = composed_by_files(tmp_path, RECIPE, experiment, "recipe=mine")
+    assert OmegaConf.to_container(found.recipe.loss) == {"focal": 1}
+    found = composed_by_files(tmp_path, RECIPE, "depth: 3", "recipe=mine")
+    assert OmegaConf.to_container(found.recipe.loss) == {"cross_entropy": 1, "lovasz": 1}
+
+
+def test_a_part_that_is_given_whole_replaces_the_part_before_it():
+    schedule = "{_target_:deepgcn_seg.training.schedules.HalveByEpochs,epochs:3}"
+    found = composed(*for_hydra([f"recipe.schedule={schedule}", "recipe.optimizer={lr:0.5}"]))
+    assert OmegaConf.to_container(found.recipe.schedule) == {
+        "_target_": "deepgcn_seg.training.schedules.HalveByEpochs", "epochs": 3
+    }  # fmt: skip
+    # A mapping without the class is merged, as everywhere.
+    assert (found.recipe.optimizer.lr, found.recipe.optimizer._partial_) == (0.5, True)
+    assert for_hydra(["recipe.loss=focal,{focal:1}"]) == ["++recipe.loss=null", "++recipe.loss=focal,{focal:1}"]
+
+
+def test_a_resumed_run_takes_another_loss_as_it_is_typed(tmp_path):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / "checkpoints").mkdir()
+    stored = OmegaConf.to_container(composed("recipe.loss={cross_entropy:1,lovasz:1}"))
+    (tmp_path / ".hydra" / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(stored)))
+    arguments = hydra_arguments([f"resume={tmp_path}", "recipe.loss={focal:1}"], CONF)
+    overrides = [a for a in arguments if not a.startswith(("--", "hydra/", "hydra."))]
+    with initialize_config_dir(str(tmp_path / ".hydra"), version_base="1.3"):
+        assert OmegaConf.to_container(compose("config", overrides).recipe.loss) == {"focal": 1}
+
+
+def test_each_job_of_a_sweep_has_the_loss_that_is_typed(tmp_path):
+    typed = for_hydra(["recipe.loss=focal,{focal:1},{lovasz:2}", "recipe.loss.lovasz=3"])
+    jobs = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(typed[:2]), None)[0]
+    # The sweeper keeps one argument for each key.
+    assert all(len(job) == 1 for job in jobs)
+    losses = [composed_by_files(tmp_path, RECIPE, "recipe: {loss: {focal: 5}}", *job).recipe.loss for job in jobs]
+    assert losses == ["focal", {"focal": 1}, {"lovasz": 2}]
+    found = composed_by_files(tmp_path, RECIPE, "depth: 3", *jobs[2], typed[-1])
+    assert found.recipe.loss == {"lovasz": 3}

@@ -4,6 +4,7 @@ import json
 import os
 from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,14 +15,19 @@ from test_scan import NEEDS_PYE57
 
 import deepgcn_seg.commands.predict as predict_module
 from deepgcn_seg import Segmenter
-from deepgcn_seg.commands.predict import classes_path, output_paths, require_distinct, truth_of, write_labelled
+from deepgcn_seg.commands.predict import classes_path, output_paths, require_distinct, write_labelled
 from deepgcn_seg.data.classes import S3DIS, ClassList
+from deepgcn_seg.data.labelled_scans import Labelling
+from deepgcn_seg.data.scannet import SCANNET
 from deepgcn_seg.data.scans.files import read_scan, write_scan
 from deepgcn_seg.data.scans.formats.scan import Scan
 from deepgcn_seg.data.scans.search import find_scans, scans_root
 from deepgcn_seg.errors import UserError
 from deepgcn_seg.inference.segmenter import Prediction, colors_of, no_label
+from deepgcn_seg.inference.truth import labelling_of, truth_of
 from deepgcn_seg.inference.viewer import write_viewer
+from deepgcn_seg.model.description import TrainedOn
+from deepgcn_seg.model.trained import Member, Trained
 
 CONF = Path(__file__).parents[1] / "conf"
 ORIGIN = np.array([451234.5, 5412345.25, 112.0])
@@ -441,7 +447,7 @@ def test_a_page_holds_names_as_data_alone(tmp_path, name):
     # A class list holds printable names alone; titles are names of files, and may be anything.
     shown = name if name.isprintable() else "a"
     classes = ClassList.of([shown, "b"], [[1, 2, 3]] * 2)
-    write_viewer(tmp_path / "a.html", xyz, None, found, None, classes, name)
+    write_viewer(tmp_path / "a.html", xyz, None, found.label, found.confidence, None, classes, name)
     page = (tmp_path / "a.html").read_text(encoding="utf-8")
     plain = json.loads(page.split('type="application/json">')[1].split("</script>")[0])
     assert plain["classes"] == [shown, "b", "unlabelled"] and plain["title"] == name
@@ -456,7 +462,9 @@ def test_a_page_leaves_out_stray_points(tmp_path):
     xyz = office(1000)[0]
     xyz[3] = [1e6, 1e6, 0]
     found = Prediction(np.zeros(1000, np.uint8), np.ones(1000, np.float32))
-    write_viewer(tmp_path / "a.html", xyz, None, found, None, ClassList.of(["a"], [[1, 2, 3]]), "t")
+    write_viewer(
+        tmp_path / "a.html", xyz, None, found.label, found.confidence, None, ClassList.of(["a"], [[1, 2, 3]]), "t"
+    )
     data = json.loads((tmp_path / "a.html").read_text().split('type="application/json">')[1].split("</script>")[0])
     assert (data["count"], data["far"], data["total"]) == (999, 1, 1000)
     assert data["extent"] < 3
@@ -619,15 +627,77 @@ def test_a_name_that_is_not_utf_8(checkpoint, tmp_path):
     assert "r\\udce4um-out.ply" in (names[4] / "predict.log").read_text()
 
 
-def test_labels_of_a_scan_are_truth_only_if_they_can_be(segmenter):
-    def with_labels(values):
-        return Scan(Path("a.ply"), {"x": np.zeros(3), "label": np.array(values)})
+def with_labels(values, field="label", path="a.ply"):
+    return Scan(Path(path), {"x": np.zeros(len(values)), field: np.array(values)})
 
-    for values in ([0, 5, 12], [0, 5, 255]):
-        assert truth_of(with_labels(values), segmenter.classes).tolist() == values
-    assert truth_of(with_labels([0, np.nan, 12]), segmenter.classes).tolist() == [0, 255, 12]
-    for values in ([0, 0, 0], [0, 1, 13], [0, -1, 2], [0.5, 1, 2], ["a", "b", "c"], [255] * 3, [1, np.inf, 0]):
-        assert truth_of(with_labels(values), segmenter.classes) is None
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ([0, 0, 0], "every number of field label is 0"),
+        ([0, 1, 13], "field label has 13, which the network's classes do not have"),
+        ([0, -1, 2], "field label has -1, which"),
+        ([0.5, 1, 2], "not whole numbers"),
+        (["a", "b", "c"], "field label has no numbers"),
+        ([255] * 3, "no point has a class in field label"),
+        ([1, np.inf, 0], "not whole numbers"),
+    ],
+)
+def test_labels_that_can_be_no_truth_are_none_and_why(segmenter, values, told):
+    truth, found = truth_of(with_labels(values), segmenter.labelling)
+    assert truth is None and told in found
+
+
+def test_labels_of_the_networks_numbers_are_the_truth(segmenter, tmp_path):
+    for values, expected in (([0, 5, 12], [0, 5, 12]), ([0, 5, 255], [0, 5, 255]), ([0, np.nan, 12], [0, 255, 12])):
+        truth, told = truth_of(with_labels(values), segmenter.labelling)
+        assert truth.tolist() == expected and told == "field label"
+    assert "no field label" in truth_of(with_labels([1, 2], "height"), segmenter.labelling)[1]
+    # 2 is the ground in LAS, and a wall in S3DIS.
+    assert "those of LAS" in truth_of(with_labels([1, 2], "classification"), segmenter.labelling)[1]
+    (tmp_path / "a.ply.classes.json").touch()
+    found = truth_of(with_labels([0, 5], path=tmp_path / "a.ply"), segmenter.labelling)
+    assert found == (None, "a.ply.classes.json says that field label is a prediction")
+
+
+OWN = ClassList.of(["floor", "wall", "chair"], [(0, 0, 0)] * 3)
+OWN_NUMBERS = Labelling(OWN, {1: 0, 2: 1, 3: 2, 30: 2}, "kind", other=1, ignore=(0,), skip=(None, 9)).label_numbers
+
+
+def members(*trained_on, classes=OWN):
+    """What checkpoints of these trainings hold, as far as truth needs it."""
+    described = [SimpleNamespace(trained_on=TrainedOn.of(fields, "test")) for fields in trained_on]
+    found = [Member(Path("a.ckpt"), {}, 1, SimpleNamespace(class_list=classes, **vars(d))) for d in described]
+    return Trained(tuple(found))
+
+
+@pytest.mark.parametrize(
+    ("classes", "trained_on", "labels", "expected"),
+    [
+        # The numbers of classes.yaml, of which none is the class's place.
+        (OWN, {"source": "folder", "label_numbers": OWN_NUMBERS.plain()}, [1, 2, 3, 30, 0, 9, 77], [0, 1, 2, 2, 255, 255, 1]),
+        # A checkpoint of before the numbers were kept.
+        (OWN, {"source": "folder"}, [0, 1, 2], None),
+        (OWN, {}, [0, 1, 2], None),
+        (S3DIS, {"source": "folder"}, [0, 1, 2], None),
+        (S3DIS, {"source": "s3dis"}, [0, 1, 12], [0, 1, 12]),
+        # NYU40: 39 is the last class, and 13 none of the 20.
+        (SCANNET, {"source": "scannet"}, [1, 39, 13, 0], [0, 19, 255, 255]),
+    ],
+    ids=["own", "own, not kept", "unknown", "own of these names", "S3DIS", "ScanNet"],
+)  # fmt: skip
+def test_label_numbers_are_taken_as_the_training_had_them(classes, trained_on, labels, expected):
+    labelling = labelling_of(members(trained_on, classes=classes))
+    scan = with_labels(labels, "kind" if expected and classes is OWN else "label")
+    truth, told = truth_of(scan, labelling)
+    assert (None if truth is None else truth.tolist()) == expected
+    assert expected or "does not say, or several do not agree, which classes the numbers of field label mean" in told
+
+
+def test_networks_of_other_label_numbers_know_no_truth():
+    other = {"source": "folder", "label_numbers": Labelling.of(OWN).label_numbers.plain()}
+    assert labelling_of(members({"source": "folder", "label_numbers": OWN_NUMBERS.plain()}, other)) is None
+    assert labelling_of(members(other, other)) is not None
 
 
 LABELS = Prediction(np.array([0, 1, 12, 255], np.uint8), np.array([1, 0.5, 0.5, 0], np.float32))
@@ -679,7 +749,9 @@ def test_a_scan_with_holes_in_millimetres_is_shown_in_metres(checkpoint, tmp_pat
     write_scan(tmp_path / "a.ply", Scan(Path("x"), fields), {})
     shown = {}
     monkeypatch.setattr(predict_module, "scan_picture", lambda path, xyz, *_: shown.update(picture=xyz))
-    monkeypatch.setattr(predict_module, "write_viewer", lambda path, xyz, *_: shown.update(view=xyz))
+    monkeypatch.setattr(
+        predict_module, "write_viewer", lambda path, xyz, rgb, label, *_: shown.update(view=xyz[label < 255])
+    )
     settings = {"checkpoint": str(checkpoint), "input": str(tmp_path / "a.ply"), "output": str(tmp_path / "o.ply")}
     settings |= {"view": str(tmp_path / "v.html"), "picture": str(tmp_path / "p.png"), "scale": 0.001, "device": "cpu"}
     config = OmegaConf.merge(OmegaConf.load(CONF / "predict.yaml"), settings)

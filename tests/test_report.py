@@ -1,11 +1,15 @@
 """Reports of runs, against numbers worked out by hand."""
 
+import csv
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 import zlib
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import yaml
@@ -14,9 +18,16 @@ from PIL import Image
 
 from deepgcn_seg.commands.report import report
 from deepgcn_seg.errors import UserError
+from deepgcn_seg.model import DeepGCN
+from deepgcn_seg.model.summary import summarize
+from deepgcn_seg.palette import print_colors
+from deepgcn_seg.reporting.cost import cost_table
+from deepgcn_seg.reporting.figures import draw_scores, line_styles
+from deepgcn_seg.reporting.naming import labels
 from deepgcn_seg.reporting.reading import LeftOut
+from deepgcn_seg.reporting.result_table import Column, Interval, ResultTable, Spread
 from deepgcn_seg.reporting.runs import find_runs
-from deepgcn_seg.reporting.tables import comparisons, six_folds
+from deepgcn_seg.reporting.tables import class_tables, comparisons, six_folds
 
 CLASSES = ["a", "b"]
 
@@ -253,7 +264,9 @@ PARTS = [
 @pytest.mark.parametrize(
     ("why", "damage"), WHOLE + PARTS, ids=[f"{i} {why}" for i, (why, _) in enumerate(WHOLE + PARTS)]
 )
-def test_a_damaged_run_is_left_out_and_the_others_are_reported(tmp_path, caplog, why, damage):
+def test_a_damaged_run_is_left_out_and_the_others_are_reported(tmp_path, caplog, monkeypatch, why, damage):
+    # The other formats are of the same figures, and take most of a report's time.
+    monkeypatch.setattr("deepgcn_seg.reporting.figures.FORMATS", (".png",))
     damage(two_runs(tmp_path))
     text, page = reported(tmp_path)
     (told,) = [record.getMessage() for record in caplog.records if record.name.startswith("deepgcn_seg")]
@@ -266,6 +279,30 @@ def test_a_damaged_run_is_left_out_and_the_others_are_reported(tmp_path, caplog,
     assert page.count("data:image/jpeg") == (
         1 if "odd/r" not in told and (why, damage) in WHOLE else page.count("jpeg")
     )
+
+
+def test_rooms_lead_to_their_pages(tmp_path):
+    folder = make_run(tmp_path, "a: 50% <b>", SQUARE)
+    pages = {"room.html": "Area_5/good", "worst_room_1.html": "Area_5/<bad>", "gone.html": "Area_5/gone"}
+    scores = {"Area_5/good": 0.9, "Area_5/<bad>": 0.1, "Area_5/gone": 0.2}
+    changed(pages=pages, rooms={room: {"points": 8, "mIoU": v, "OA": v} for room, v in scores.items()})(folder)
+    for name in ("room.html", "worst_room_1.html"):
+        (folder / name).write_text("a page")
+    page = reported(tmp_path)[1]
+    good, bad = (f'<a href="./a%3A%2050%25%20%3Cb%3E/{name}">' for name in ("room.html", "worst_room_1.html"))
+    # Above the runs, the worst room first; and in the table of the worst rooms.
+    assert f"{bad}Area_5/&lt;bad&gt;</a>, {good}Area_5/good</a></li>" in page
+    assert page.count(bad) == page.count(good) == 2 and "gone.html" not in page
+
+
+@pytest.mark.parametrize("name", ["../b/room.html", "/etc/passwd", "link.html"])
+def test_no_page_outside_of_the_run_is_linked(tmp_path, name):
+    folder, other = make_run(tmp_path, "a", SQUARE), make_run(tmp_path, "b", SQUARE)
+    (other / "room.html").write_text("a page")
+    (folder / "link.html").symlink_to(other / "room.html")
+    changed(pages={name: "Area_5/x"})(folder)
+    text, page = reported(tmp_path)
+    assert "or outside the run" in text and "<a href" not in page
 
 
 def test_events_that_cannot_be_read_leave_out_a_curve(tmp_path):
@@ -402,3 +439,235 @@ def test_curves_come_from_the_history_where_there_is_one_and_old_tags_are_read(t
     (new / "history.csv").write_text("step\n1\n")
     with pytest.raises(UserError, match=r"history\.csv: not the history of a training"):
         read_curve(new, "mIoU")
+
+
+# -- names, tables and figures for print ------------------------------------------------------------------------------
+
+
+def described(folder, **settings):
+    """Give a run further settings: ``k=8``, ``backbone={...}``, ``model={...}``."""
+    path = folder / ".hydra" / "config.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | settings))
+    return folder
+
+
+NETWORK = {"_target_": "deepgcn_seg.DeepGCN", "connection": "${backbone.connection}", "depth": "${depth}", "k": "${k}"}
+NETWORK |= {"channels": 16, "num_classes": 2, "conv": "${conv}", "fusion_channels": 32, "head_channels": [16, 8]}
+
+
+def network_run(root, name, kind="res", depth=28, k=16, confusion=((3, 1), (1, 3)), **about):
+    folder = make_run(root, name, [list(row) for row in confusion], depth=depth, **about)
+    conv = {"_target_": "deepgcn_seg.model.EdgeConv", "_partial_": True}
+    backbone = {"name": f"{kind}gcn", "connection": kind}
+    return described(folder, backbone=backbone, k=k, conv=conv, points=4096, model=NETWORK)
+
+
+def names(root):
+    runs, _ = find_runs(root, LeftOut())
+    return {run.name: label for run, label in zip(runs, labels(runs))}
+
+
+def test_networks_are_named_as_in_the_paper_whatever_their_folders_are_called(tmp_path):
+    network_run(tmp_path, "0_resgcn28")
+    network_run(tmp_path, "1_resgcn28", k=8)
+    network_run(tmp_path, "best", kind="dense", depth=7, seed=1)
+    network_run(tmp_path, "plaingcn56", kind="dense", depth=7, fold=1)
+    expected = {"0_resgcn28": "ResGCN-28, k 16", "1_resgcn28": "ResGCN-28, k 8"}
+    assert names(tmp_path) == expected | dict.fromkeys(["best", "plaingcn56"], "DenseGCN-7, k 16")
+
+
+def test_a_run_without_a_readable_network_is_named_by_its_backbone(tmp_path):
+    make_run(tmp_path, "old", SQUARE)
+    described(make_run(tmp_path, "own", SQUARE), model={"_target_": "mine.nets.TinyNet", "width": 3})
+    assert names(tmp_path) == {"old": "ResGCN-7", "own": "TinyNet-7"}
+
+
+def test_settings_that_older_versions_had_not_do_not_tell_runs_apart(tmp_path):
+    make_run(tmp_path, "old", SQUARE)
+    new = make_run(tmp_path, "new", SQUARE, seed=1)
+    described(new, recipe={"name": "paper", "loss": "cross_entropy", "class_weights": "none"}, freeze=[], weights=None)
+    other = make_run(tmp_path, "other", SQUARE)
+    described(other, recipe={"name": "paper", "loss": {"cross_entropy": 1, "lovasz": 0.5}})
+    assert names(tmp_path) == {
+        "old": "ResGCN-7",
+        "new": "ResGCN-7",
+        "other": "ResGCN-7, loss cross_entropy:1+lovasz:0.5",
+    }
+
+
+def test_what_most_runs_of_a_recipe_have_is_not_repeated(tmp_path):
+    turn = {"_target_": "deepgcn_seg.data.augmentation.Turn", "step": 90}
+    for name, augmentation in (("a", [turn]), ("b", [turn]), ("c", [turn]), ("d", []), ("e", [{**turn, "step": 45}])):
+        folder = make_run(tmp_path, name, SQUARE, seed=ord(name))
+        described(folder, recipe={"name": "modern", "augmentation": augmentation})
+    found = names(tmp_path)
+    assert found == dict.fromkeys("abc", "ResGCN-7") | {
+        "d": "ResGCN-7, augmentation none",
+        "e": "ResGCN-7, augmentation Turn 45",
+    }
+
+
+def test_experiments_that_differ_in_what_a_label_cuts_off_have_numbers(tmp_path):
+    for name in ("a", "b"):
+        described(make_run(tmp_path, name, SQUARE), note="x" * 100 + name)
+    assert sorted(label[-4:] for label in names(tmp_path).values()) == [". #1", ". #2"]
+
+
+def test_scores_of_classes_are_means_over_seeds_and_the_best_are_bold(tmp_path):
+    # IoU of a and b: 60 and 60; 100 and 100: mean 80, deviation 20 sqrt(2).
+    network_run(tmp_path, "a0", confusion=((3, 1), (1, 3)))
+    network_run(tmp_path, "a1", confusion=((4, 0), (0, 4)), seed=1)
+    network_run(tmp_path, "b", k=8, confusion=((2, 2), (0, 4)))
+    (table,) = class_tables(find_runs(tmp_path, LeftOut())[0])
+    assert table.header == ["network", "seeds", "mIoU", "mAcc", "OA", "a", "b"]
+    # Ordered by name, with numbers as numbers.
+    assert [row[0] for row in table.rows] == ["ResGCN-28, k 8", "ResGCN-28, k 16"]
+    assert table.rows[1][5:] == ["80.00", "80.00"]
+    assert table.rows[0][5:] == ["50.00", "66.67"]
+    rows = list(csv.DictReader(io.StringIO(table.csv())))
+    assert float(rows[1]["a mean (%)"]) == pytest.approx(80, abs=1e-12)
+    assert float(rows[1]["a deviation (%)"]) == pytest.approx(20 * 2**0.5, abs=1e-12)
+    assert rows[0]["a deviation (%)"] == ""
+    assert float(rows[0]["b mean (%)"]) == 100 * (2 / 3)
+    tex = table.latex()
+    assert r"\textbf{80.00}" in tex and r"\textbf{66.67}" not in tex
+    assert r"mIoU (\%)" in tex
+    # Nothing is best where all are the same.
+    assert r"\textbf" not in ResultTable("t", [Column("x", "", ".1f", True)], [[1.01], [0.99]]).latex()
+
+
+def test_seeds_are_pooled_over_folds_where_all_folds_are_there(tmp_path):
+    for seed, last in ((0, 6), (1, 5)):
+        for fold in range(1, last + 1):
+            confusion = ((1, 0), (4, 5)) if fold > 1 else ((90, 10), (0, 0))
+            network_run(tmp_path, f"s{seed}f{fold}", fold=fold, seed=seed, confusion=confusion)
+    (table,) = class_tables(find_runs(tmp_path, LeftOut())[0])
+    assert table.title == "Classes, six-fold, pooled"
+    # The second seed has no sixth fold. Summed: [[95, 10], [20, 25]]
+    assert table.rows[0][1] == "1"
+    assert table.rows[0][5:] == [f"{100 * 95 / 125:.2f}", f"{100 * 25 / 55:.2f}"]
+
+
+def test_costs_are_those_of_the_network_and_its_runs(tmp_path):
+    for seed, seconds in ((0, 60), (1, 180)):
+        folder = network_run(tmp_path, f"s{seed}", depth=3, k=4, seed=seed)
+        path = folder / "metrics.json"
+        training = {"seconds": seconds, "steps": 1000, "peak_memory_mb": 512.0}
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"training": training}))
+        (folder / "run.json").write_text(json.dumps({"hardware": {"device": "cuda", "gpu": "NVIDIA H100"}}))
+    described(make_run(tmp_path, "own", SQUARE), model={"_target_": "mine.Net"}, points=4096)
+    table = cost_table(find_runs(tmp_path, LeftOut())[0], LeftOut())
+    ours, own = (dict(zip(table.header, row)) for row in table.cells)
+    model = DeepGCN(depth=3, k=4, channels=16, num_classes=2, fusion_channels=32, head_channels=[16, 8])
+    assert ours["GFLOP"] == summarize(model, 4096).flops / 1e9
+    assert own["GFLOP"] is None
+    assert (ours["runs"], ours["device"]) == (2, "NVIDIA H100")
+    assert (ours["training"].mean, ours["training"].deviation) == (2, pytest.approx(2**0.5))
+    assert ours["step"].mean == 120
+    assert ours["parameters"] == 1234
+
+
+@pytest.mark.parametrize("columns", [1, 3])
+def test_latex_has_the_form_of_booktabs(columns):
+    names = ["a_b & c", "50 %", "#"][:columns]
+    cells = [[1.0, Spread(2.0, None), Interval(1, 2)], ["x\\y", Spread(3.0, 0.5), None]]
+    table = ResultTable("t", [Column(name, "%", ".1f", True) for name in names], [row[:columns] for row in cells])
+    tex = table.latex()
+    begin, top, head, middle, *rows, bottom, end = [line for line in tex.splitlines() if not line.startswith("%")]
+    assert re.fullmatch(r"\\begin\{tabular\}\{[lr]+\}", begin)
+    assert len(begin) == len(r"\begin{tabular}{}") + columns
+    assert (top, middle, bottom, end) == (r"\toprule", r"\midrule", r"\bottomrule", r"\end{tabular}")
+    for line in (head, *rows):
+        assert line.endswith(r" \\")
+        assert len(re.findall(r"(?<!\\)&", line)) == columns - 1
+        assert not re.search(r"(?<!\\)[%#_]", line)
+        bare = re.sub(r"\\[{}]", "", line)
+        assert bare.count("{") == bare.count("}")
+    assert columns == 1 or (r"3.0 $\pm$ 0.5" in tex and r"\textbf{3.0" in tex)
+
+
+def test_csv_has_every_digit_and_no_text_for_numbers():
+    table = ResultTable("t", [Column("x", "%"), Column("y"), Column("i", "s")], [[0.1 + 0.2, "=1", Interval(1 / 3, 2)]])
+    assert table.csv().splitlines() == ["x (%),y,i low (s),i high (s)", "0.30000000000000004,'=1,0.3333333333333333,2"]
+
+
+def lines_of(svg):
+    """Texts of an SVG file, in their order."""
+    return ["".join(node.itertext()).strip() for node in ElementTree.parse(svg).iter() if node.tag.endswith("}text")]
+
+
+@pytest.mark.parametrize("palette", ["screen", "print"])
+def test_figures_are_written_in_three_formats_with_names_of_networks(tmp_path, palette):
+    for kind, depth, seed in (("res", 7, 0), ("res", 7, 1), ("plain", 28, 0), ("dense", 14, 0)):
+        folder = network_run(tmp_path, f"{kind}{depth}{seed}", kind=kind, depth=depth, seed=seed)
+        (folder / "history.csv").write_text(
+            "step,epoch,learning_rate,train_loss,validation_loss,mIoU,mAcc,OA,IoU/a,IoU/b,seconds,peak_memory_mb\n"
+            + "".join(f"{10 * i},{i},0.1,{2 / i + seed},{3 / i},{1 - 0.5 / i},,,,,{i},1\n" for i in range(1, 9))
+        )
+    report(OmegaConf.create({"runs": str(tmp_path), "output": None, "palette": palette}))
+    networks = {"ResGCN-7", "PlainGCN-28", "DenseGCN-14"}
+    for name, shown, title in (
+        ("report", networks, "mIoU (%)"),
+        ("report-loss", {"PlainGCN-28", "DenseGCN-14", "ResGCN-7 (2 runs)"}, "Training loss"),
+        ("report-miou", {"PlainGCN-28", "DenseGCN-14", "ResGCN-7 (2 runs)"}, "Validation mIoU (%)"),
+        ("report-confusion", {"a", "b"}, "Truth"),
+    ):
+        assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF-")
+        texts = lines_of(tmp_path / f"{name}.svg")
+        assert shown <= set(texts) and title in texts
+        with Image.open(tmp_path / f"{name}.png") as image:
+            assert min(image.size) > 200
+
+
+def test_bars_have_means_and_deviations_and_begin_below_the_values(tmp_path):
+    folders = [network_run(tmp_path, f"s{seed}", seed=seed) for seed in (0, 1)]
+    for folder, miou in zip(folders, (0.71, 0.73)):
+        changed(mIoU=miou)(folder)
+    draw_scores(find_runs(tmp_path, LeftOut())[0], tmp_path / "a.png")
+    texts = lines_of(tmp_path / "a.svg")
+    # 72, and 100 sqrt(2) x 0.01.
+    assert "72.0 ± 1.4" in texts
+    ticks = [float(text) for text in texts if re.fullmatch(r"[\d.]+", text)]
+    assert 65 < min(ticks) < 71 and max(ticks) < 80
+
+
+def test_no_two_lines_of_a_figure_look_alike():
+    for kinds in (["ResGCN"] * 16, ["PlainGCN"] * 5 + ["ResGCN"] * 6 + ["DenseGCN"] * 5, list("abcdefg")):
+        for palette in ("screen", "print"):
+            styles = line_styles(kinds, palette)
+            seen = {(tuple(s["color"]), str(s["linestyle"]), s.get("marker")) for s in styles}
+            assert len(seen) == len(kinds)
+
+
+def lightness(rgb):
+    """L* of sRGB colours (n, 3), by the formulas of IEC 61966-2-1 and CIE 1976."""
+    linear = [((c / 255 + 0.055) / 1.055) ** 2.4 if c > 10 else c / 255 / 12.92 for c in rgb]
+    y = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return 116 * y ** (1 / 3) - 16 if y > 0.008856 else 903.3 * y
+
+
+@pytest.mark.parametrize("number", [1, 2, 13, 20])
+def test_print_colors_differ_in_grey(number):
+    colors = print_colors(number)
+    assert len(set(colors)) == number
+    levels = sorted(map(lightness, colors))
+    assert all(19 < level < 87 for level in levels)
+    gaps = [b - a for a, b in zip(levels, levels[1:])]
+    assert all(gap == pytest.approx(66 / (number - 1), abs=0.6) for gap in gaps)
+
+
+def test_a_failed_run_is_listed_with_its_reason_and_a_stopped_one_with_its_step(tmp_path):
+    two_runs(tmp_path)
+    failed = make_run(tmp_path, "failed", SQUARE, finished=False)
+    (failed / "failed.txt").write_text("CUDA out of\nmemory <b>\n")
+    stopped = make_run(tmp_path, "stopped", SQUARE, finished=False)
+    (stopped / "history.csv").write_text(
+        "step,epoch,learning_rate,train_loss,validation_loss,mIoU,mAcc,OA,IoU/a,IoU/b,seconds,peak_memory_mb\n"
+        "10,1,0.1,1.5,,,,,,,3,100\n20,2,0.1,1.25,1.75,0.5,0.5,0.5,,0.5,6,100\n"
+    )
+    make_run(tmp_path, "begun", SQUARE, finished=False)
+    text, page = reported(tmp_path)
+    for form in (text, page):
+        assert "failed: CUDA out of memory &lt;b&gt;" in form
+        assert "unfinished, after epoch 2 and step 20" in form
+        assert "unfinished, without a finished epoch" in form

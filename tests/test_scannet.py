@@ -311,7 +311,7 @@ def test_a_checkpoint_of_other_classes_writes_no_submission(trained, tmp_path): 
         f"submission={tmp_path}/submission", f"hydra.run.dir={tmp_path}/log", check=False,
     )  # fmt: skip
     assert done.returncode == 2
-    assert "the network does not have ScanNet's 20 classes: " in (last := done.stderr.splitlines()[-1])
+    assert "needs a network of ScanNet's 20 classes, but those of " in (last := done.stderr.splitlines()[-1])
     assert "best.ckpt" in last
     assert not list(tmp_path.rglob("*.txt"))
 

@@ -1,6 +1,9 @@
 """The training loop on its own: whatever stops it, and when, it ends as a run left alone does."""
 
+import json
 from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,14 +17,14 @@ from torch.nn import functional as F
 
 from deepgcn_seg.data.classes import ClassList
 from deepgcn_seg.errors import Interrupted, OccupiedError, UserError
-from deepgcn_seg.evaluation.history import read_history
+from deepgcn_seg.evaluation.history import Epoch, History, read_history
 from deepgcn_seg.evaluation.metrics import Scores, confusion_matrix
 from deepgcn_seg.evaluation.protocols import Result
 from deepgcn_seg.model.layers import BatchNorm, LayerNorm
 from deepgcn_seg.training import loop, state, tensorboard
 from deepgcn_seg.training.loop import Trainer, TrainingSettings
 from deepgcn_seg.training.losses import CrossEntropy, Objective
-from deepgcn_seg.training.run_directory import finished_miou
+from deepgcn_seg.training.run_directory import finished_miou, record_changes
 from deepgcn_seg.training.schedules import HalveByEpochs
 from deepgcn_seg.training.state import average_of
 from deepgcn_seg.training.tensorboard import RunLog
@@ -98,7 +101,7 @@ def trainer(folder, **settings):
         Blocks(),
         score,
         TrainingSettings(
-            epochs=3, schedule=HalveByEpochs(1), **{"batch_size": 2, "save_every": 2, "ema": 0.5, **settings}
+            schedule=HalveByEpochs(1), **{"epochs": 3, "batch_size": 2, "save_every": 2, "ema": 0.5, **settings}
         ),
         last.parent,
         {"classes": CLASSES},
@@ -257,9 +260,24 @@ def test_a_history_of_something_else_is_one_line(monkeypatch, tmp_path):
         f"{head}\n{row.replace('3', 'x', 1)}\n",
     ):
         path.write_text(content)
-        with pytest.raises(UserError, match=r"history\.csv: not the history of a training") as raised:
+        with pytest.raises(
+            UserError, match=r"history\.csv: not the history of a training.*move the file away"
+        ) as raised:
             trainer(tmp_path)
         assert "\n" not in str(raised.value)
+
+
+def test_rows_of_other_classes_or_of_another_order_are_refused(tmp_path):
+    epoch = Epoch(1, 1, 0.1, 1.0, None, None, 1.0, 1.0)
+    History(tmp_path, 0).append(epoch.row(["wall", "floor"]))
+    again = History(tmp_path, 2)
+    with pytest.raises(UserError, match=r"history\.csv: has other columns .* or in another order; move the file away"):
+        again.append(epoch.row(["floor", "wall"]))
+    again.append(replace(epoch, step=2).row(["wall", "floor"]))
+    assert [row["step"] for row in read_history(tmp_path / "history.csv")] == [1, 2]
+    # Rows from the first new step on are dropped.
+    History(tmp_path, 2).append(replace(epoch, step=2, train_loss=5.0).row(["wall", "floor"]))
+    assert [row["train_loss"] for row in read_history(tmp_path / "history.csv")] == [1.0, 5.0]
 
 
 def test_a_training_that_fails_before_its_first_step_leaves_no_events(monkeypatch, tmp_path):
@@ -298,6 +316,103 @@ def test_averaged_weights_and_counts():
         expected = value if expected is None else decay * expected + (1 - decay) * value
         assert torch.allclose(averaged.module.weight, expected)
         assert averaged.module.num_batches_tracked == count + 1
+
+
+def test_passes_without_a_labelled_point_do_not_count(tmp_path):
+    run = trainer(tmp_path, batch_size=6, accumulate=3, objective=Objective(ignore=255), ema=None)
+    run.state.model = Small(LayerNorm, dropout=0.0)
+    run.state.optimizer = torch.optim.SGD(run.state.model.parameters(), 0.0)
+    points, labels = map(torch.stack, zip(*(Blocks()[0, i] for i in run.sampler.steps()[0])))
+    labels[2:4] = 255
+    logits = run.state.model(points)
+    expected = F.cross_entropy(logits[[0, 1, 4, 5]].flatten(0, 1), labels[[0, 1, 4, 5]].flatten())
+    gradients = torch.autograd.grad(expected, list(run.state.model.parameters()))
+    loss, _ = run._train_step(list(zip(points.chunk(3), labels.chunk(3))), lambda: False)
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+    for parameter, gradient in zip(run.state.model.parameters(), gradients):
+        assert torch.allclose(parameter.grad, gradient, atol=1e-6)
+
+
+def test_a_step_without_a_labelled_point_changes_nothing_and_is_in_no_mean(tmp_path, caplog):
+    run = trainer(tmp_path, objective=Objective(ignore=255))
+    run.state.optimizer = torch.optim.AdamW(run.state.model.parameters(), 0.1, weight_decay=0.5)
+    points, labels = map(torch.stack, zip(*(Blocks()[0, i] for i in range(2))))
+    run._train_step([(points, labels)], lambda: False)
+    before, count = deepcopy(run.state.model.state_dict()), run.state.losses
+    assert run._train_step([(points, torch.full_like(labels, 255))], lambda: True) == (None, True)
+    assert_same(run.state.model.state_dict(), before)
+    assert (run.state.losses, run.state.skipped, run.state.bad_steps) == (count, 0, 0)
+    run._train_step([(points, torch.full_like(labels, 255))], lambda: False)
+    assert caplog.text.count("no block of it has a labelled point") == 1
+
+
+def test_a_validation_without_a_score_is_said_once(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(f"{__name__}.score", lambda model: Result(torch.zeros(1, 3, 3, dtype=torch.long), {}, 0.0))
+    trainer(tmp_path).fit()
+    assert caplog.text.count("nothing chooses a best checkpoint: the last one is scored at the end") == 1
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
+
+
+def test_a_run_goes_on_only_to_become_longer(tmp_path, caplog):
+    caplog.set_level("INFO")
+    trainer(tmp_path, max_steps=4).fit()
+    last = (tmp_path / "checkpoints" / "last.ckpt").read_bytes()
+    for settings, limit in (({"max_steps": 3}, "max_steps=3 stands for 3"), ({"epochs": 1}, "epochs=1 stands for 3")):
+        with pytest.raises(UserError, match=f"4 steps were trained, but {limit}; a resumed run can only become longer"):
+            trainer(tmp_path, **settings)
+    assert (tmp_path / "checkpoints" / "last.ckpt").read_bytes() == last
+    trainer(tmp_path, max_steps=4)
+    assert "all 4 steps of max_steps=4 are done" in caplog.text
+    trainer(tmp_path).fit()
+    trainer(tmp_path)
+    assert "all 9 steps of epochs=3 are done" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classes": ["wall", "floor", "thing"]}, "but those of the data are in another order floor, wall"),
+        ({"classes": ["wall"]}, "classes wall, but those of the data are floor, wall"),
+        ({"trained_on": {"features": ["block", "room"]}}, r"data.features=\[block,color\]: the run was started with"),
+        ({"trained_on": {"variant": "port"}}, "data.variant=paper: the run was started with port, and keeps it"),
+        ({"trained_on": {"batch_size": 4}}, "batch_size=2: the run was started with 4"),
+        ({"steps_per_epoch": 2}, "an epoch had 2 steps, and has 3 now"),
+    ],
+    ids=str,
+)
+def test_a_run_goes_on_with_its_classes_channels_and_epochs(tmp_path, change, message):
+    names = ["floor", "wall", "thing"]
+    trained_on = {"features": ("block", "color"), "variant": "paper", "batch_size": 2}
+    found = trainer(tmp_path, max_steps=1)
+    found.fit()
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    content = {**torch.load(last, weights_only=True), "classes": names, "trained_on": trained_on}
+    classes = ClassList.of(names, [(0, 0, 0)] * 3)
+    found.description = {"classes": classes, "trained_on": trained_on, "steps_per_epoch": 3}
+    torch.save(content, last)
+    found.resume()
+    torch.save({**content, **change}, last)
+    with pytest.raises(UserError, match=message):
+        found.resume()
+
+
+def test_what_a_resumed_run_changes_is_said_and_kept(tmp_path, caplog):
+    caplog.set_level("INFO")
+    before = {"recipe.loss": "cross_entropy", "epochs": "2"}
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps({"settings": before, "class_weights": {"wall": 1.0}}))
+    now = {"recipe.loss.focal": "1", "epochs": "3"}
+    record_changes(now, {"wall": 2.0}, tmp_path)
+    for told in ("recipe.loss cross_entropy -> not set", "recipe.loss.focal not set -> 1", "epochs 2 -> 3"):
+        assert told in caplog.text
+    assert json.loads(path.read_text()) == {"settings": now, "class_weights": {"wall": 2.0}}
+    record_changes(now, None, tmp_path)
+    assert json.loads(path.read_text()) == {"settings": now}
+    # A setting that runs did not have from the beginning has the value that it had then.
+    path.write_text(json.dumps({"settings": {"epochs": "3"}}))
+    caplog.clear()
+    record_changes({"epochs": "3", "recipe.loss": "cross_entropy"}, None, tmp_path)
+    assert not caplog.text
 
 
 def test_training_goes_on_over_blocks_without_a_labelled_point(tmp_path, monkeypatch):

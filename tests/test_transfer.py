@@ -60,7 +60,7 @@ def test_the_same_network_takes_everything(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     source = saved(tmp_path / "a.ckpt", described())
     model, _, fit = taken(tmp_path / "a.ckpt", described())
-    assert not fit.anew and not fit.unused
+    assert not fit.newly_initialised and not fit.unused
     points = torch.rand(2, 32, 9)
     assert torch.equal(model.eval()(points), source.eval()(points))
     assert f"weights={tmp_path}/a.ckpt: {len(fit.taken)} of {len(fit.taken)} tensors are taken, 100 % of" in caplog.text
@@ -89,6 +89,11 @@ def test_the_same_network_takes_everything(tmp_path, caplog):
         ({}, {"bias": False}, [], ["linear.bias", "classifier.bias"]),
         ({}, {"norm": "none"}, [], ["norm.weight", "norm.running_mean"]),
         ({"conv": {"name": "gen"}}, {"conv": {"name": "gen"}, "features": ["block", "room"]}, ["backbone.head"], []),
+        # As many channels in all, of other layers.
+        ({"depth": 6, "channels": 4}, {}, ["backbone.", "fusion.layer", "head.first"], []),
+        # As many channels of fusion vector and layers together.
+        ({"depth": 2, "fusion_channels": 24}, {}, ["backbone.blocks.1", "fusion.layer", "head.first"], []),
+        ({"head_channels": [16, 8, 8]}, {}, ["head.classifier"], ["head.rest.1"]),
         # Only the last layer is fused, so that a deeper one has the same fusion block.
         ({"connection": "rev"}, {"connection": "rev", "depth": 4}, ["backbone.blocks.2"], []),
     ],
@@ -102,7 +107,7 @@ def test_what_fits_is_taken_and_the_rest_begins_anew(tmp_path, source, own, anew
     for name, tensor in now.items():
         expected = before[name] if inside(name) else other[name]
         assert torch.equal(tensor, expected), name
-    assert all(any(part in name for part in anew) for name in fit.anew)
+    assert all(any(part in name for part in anew) for name in fit.newly_initialised)
     assert set(fit.taken) == {name for name in now if not inside(name)}
     assert all(any(part in name for name in fit.unused) for part in unused)
     assert {name for name in other if name not in now} == set(fit.unused)
@@ -128,8 +133,28 @@ def test_messages_say_what_and_why(tmp_path, caplog):
     for part in ("conv is mr there, edge here", "model.order is act-norm there, norm-act here", "data.variant is port"):
         assert part in warning
     caplog.clear()
-    taken(tmp_path / "a.ckpt", described(depth=4, order="act-norm", variant="port", conv={"name": "mr"}, k=3))
+    other = {"k": 3, "dilation": [1, 1, 2], "loop": False}
+    taken(tmp_path / "a.ckpt", described(depth=4, order="act-norm", variant="port", conv={"name": "mr"}, **other))
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    assert "see other neighbours: k is 4 there, 3 here; graph.dilation is linear there, [1,1,2] here; graph.loop" in (
+        caplog.text
+    )
+
+
+def test_every_argument_that_changes_what_weights_compute_gives_a_line(tmp_path, caplog):
+    saved(tmp_path / "a.ckpt", described(conv={"name": "gen"}))
+    conv = {"name": "gen", "temperature": 2.0}
+    taken(tmp_path / "a.ckpt", described(norm_eps=1e-3, act="gelu", connection="plain", conv=conv))
+    for told in (
+        "model.norm_eps is 1e-05 there, 0.001 here",
+        "model.act is relu there, gelu",
+        "backbone.connection is",
+    ):
+        assert told in caplog.text
+    caplog.set_level(logging.INFO)
+    taken(tmp_path / "a.ckpt", described(conv={"name": "gen"}, graph="fixed"))
+    assert "see other neighbours: graph.name is dynamic there, fixed here" in caplog.text
+    assert "conv is gen softmax 1.0" in caplog.text and "gen softmax 2.0" in caplog.text
 
 
 def test_positions_are_compared_by_what_they_are(tmp_path, caplog):
@@ -169,7 +194,7 @@ def test_an_official_checkpoint_gives_the_official_logits(fixture, caplog):
         head_channels=[512, 256],
     )  # fmt: skip
     model, _, fit = taken(fixture, own)
-    assert not fit.anew and not caplog.text
+    assert not fit.newly_initialised and not caplog.text
     assert (model.eval()(stored["points"]) - stored["eval_logits"]).abs().max() < 1e-4
     # In a network of the other recipe the same tensors fit, but a warning says what has another meaning.
     other = own.network.plain() | {"order": "norm-act", "positions": [6, 7, 8]}
@@ -202,7 +227,7 @@ class Foreign:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "no such file"),
+        (None, r"^weights=.*a\.ckpt: no such file"),
         (Foreign(), "it names test_transfer Foreign"),
         ({"a": torch.ones(2)}, "not of deepgcn_seg; as an official checkpoint: "),
         ([1], "not of deepgcn_seg; as an official checkpoint: "),
@@ -243,5 +268,5 @@ def test_parts_of_a_users_own_need_no_trust(tmp_path):
     model = random_model(own)
     save_checkpoint(tmp_path / "a.ckpt", model, network, S3DIS, own.plain()["trained_on"])
     found, _, fit = taken(tmp_path / "a.ckpt", own)
-    assert not fit.anew
+    assert not fit.newly_initialised
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in found.state_dict().items())

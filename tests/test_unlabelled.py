@@ -163,10 +163,11 @@ def test_a_picture_shows_them_grey_and_not_as_errors(tmp_path, monkeypatch):
 def test_a_page_has_them_as_one_further_class_in_grey(tmp_path):
     xyz, truth = np.eye(3), np.array([0, 255, 2], np.uint8)
     found = Prediction(np.zeros(3, np.uint8), np.ones(3, np.float32))
-    write_viewer(tmp_path / "a.html", xyz, None, found, truth, CLASSES, "t")
+    write_viewer(tmp_path / "a.html", xyz, None, found.label, found.confidence, truth, CLASSES, "t")
     data = json.loads((tmp_path / "a.html").read_text().split('type="application/json">')[1].split("</script>")[0])
-    shown = np.frombuffer(base64.b64decode(data["truth"]), "<u2")
-    assert [data["classes"][number] for number in shown] == ["a", "unlabelled", "c"]
+    shown = np.frombuffer(base64.b64decode(data["truth"]["values"]), data["truth"]["type"])
+    rows = np.frombuffer(base64.b64decode(data["fields"][0]["values"]), "<u4")
+    assert {row: data["classes"][number] for row, number in zip(rows, shown)} == {0: "a", 1: "unlabelled", 2: "c"}
     assert data["palette"][3] == list(GREY)
 
 

@@ -69,6 +69,8 @@ def evaluate(config: DictConfig) -> float | None:
         dataset=own.name,
         areas=[fold],
         part=config.part,
+        palette=config.palette,
+        pages=config.pages,
         **networks.facts(),
     )
     write_json(folder / "metrics.json", {config.part: entry})

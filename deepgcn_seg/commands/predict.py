@@ -15,7 +15,7 @@ from ..data.classes import ClassList, no_label
 from ..data.scannet import SCANNET, submission_paths, write_submission
 from ..data.scans.files import read_scan, write_scan
 from ..data.scans.format_table import WRITTEN, require_library
-from ..data.scans.formats.scan import LABELS, Scan
+from ..data.scans.formats.scan import AXES, COLORS, LABELS, PACKED, Scan
 from ..data.scans.formats.scene import is_scene
 from ..data.scans.search import find_scans, scans_root
 from ..data.units import UP
@@ -24,6 +24,7 @@ from ..escaping import one_line
 from ..files import replacing
 from ..inference.picture import scan_picture
 from ..inference.segmenter import Prediction, Segmenter
+from ..inference.truth import CLASSES_FILE, truth_of
 from ..inference.viewer import write_viewer
 from ..model.trained import find_checkpoints
 
@@ -66,8 +67,10 @@ def predict(config: DictConfig) -> list[Path]:
     settings = {key: config[key] for key in ("device", "stride", "votes", "batch_size", "tile", "trusted", "tta")}
     segmenter = Segmenter(checkpoints, **settings)
     if submissions and segmenter.classes.names != SCANNET.names:
-        told = f"the network does not have ScanNet's 20 classes: {segmenter.describe()}"
-        raise UserError(f"submission={config.submission}: {told}")
+        raise UserError(
+            f"submission={config.submission}: needs a network of ScanNet's 20 classes, but those of "
+            f"{', '.join(map(str, checkpoints))} are {', '.join(segmenter.classes)}"
+        )
     log.info("%s; %d classes, %s", segmenter.describe(), len(segmenter.classes), segmenter.device)
     failed: list[str] = []
     for path, output, submission in zip_longest(scans, outputs, submissions):
@@ -103,24 +106,37 @@ def _label(path: Path, output: Path, segmenter: Segmenter, config: DictConfig) -
     most = sorted(zip(shares, segmenter.classes), reverse=True)[:5]
     log.info("%s: %s", output, ", ".join(f"{name} {share:.1%}" for share, name in most if share > 0))
     if config.view or config.picture:
-        _show(config, scan, found, segmenter.classes)
+        _show(config, scan, found, segmenter)
     return found
 
 
-def _show(config: DictConfig, scan: Scan, found: Prediction, classes: ClassList) -> None:
+def _show(config: DictConfig, scan: Scan, found: Prediction, segmenter: Segmenter) -> None:
     """Write ``view`` and ``picture`` of the points that have a label, in metres."""
+    classes = segmenter.classes
+    truth, told = truth_of(scan, segmenter.labelling)
+    shown_as = f"{told} is shown as the truth" if truth is not None else f"no truth is shown: {told}"
+    log.info("%s: %s", scan.path, shown_as)
     labelled = found.label < len(classes)
-    xyz, rgb, truth = scan.xyz[:, UP[config.up]] * (config.scale or 1.0), scan.rgb, truth_of(scan, classes)
-    shown = rgb[labelled] if rgb is not None and rgb.any() else None
-    found = Prediction(found.label[labelled], found.confidence[labelled])
-    xyz, truth = xyz[labelled], None if truth is None else truth[labelled]
+    xyz, rgb = scan.xyz[:, UP[config.up]] * (config.scale or 1.0), scan.rgb
+    if rgb is not None and not rgb.any():
+        rgb = None
     name = scan.path.name
     if config.view:
-        write_viewer(config.view, xyz, shown, found, truth, classes, name)
+        others = ((field, scan.fields[field]) for field in _other_fields(scan))
+        write_viewer(config.view, xyz, rgb, found.label, found.confidence, truth, classes, name, others)
         log.info("%s: open it in a browser", config.view)
     if config.picture:
-        scan_picture(config.picture, xyz, shown, found.label, found.confidence, truth, classes, name)
+        rgb, truth = (None if values is None else values[labelled] for values in (rgb, truth))
+        label, confidence = found.label[labelled], found.confidence[labelled]
+        colored = classes.in_palette(config.palette)
+        scan_picture(config.picture, xyz[labelled], rgb, label, confidence, truth, colored, name)
         log.info("%s", config.picture)
+
+
+def _other_fields(scan: Scan) -> list[str]:
+    """Return the names of a scan's fields that are no coordinates, colours or labels."""
+    known = {scan.field(*names) for names in (*AXES, *zip(*COLORS), PACKED, LABELS)}
+    return [name for name in scan.fields if name not in known]
 
 
 def output_paths(scans: list[Path], output: str | Path, root: Path | None = None) -> list[Path]:
@@ -154,7 +170,7 @@ def output_paths(scans: list[Path], output: str | Path, root: Path | None = None
 
 def classes_path(output: Path) -> Path:
     """Return the file for the names of the classes, beside a labelled scan."""
-    return output.with_name(output.name + ".classes.json")
+    return output.with_name(output.name + CLASSES_FILE)
 
 
 def require_distinct(read: Sequence[tuple[str, Path]], written: Sequence[tuple[str, Path]]) -> None:
@@ -257,22 +273,3 @@ def _names_beside(names: Sequence[str], taken: Collection[str]) -> list[str]:
         used.add(kept)
         found.append(kept)
     return found
-
-
-def truth_of(scan: Scan, classes: ClassList) -> np.ndarray | None:
-    """Return the labels that a scan came with if they can be of these classes, else None.
-
-    NaN and :func:`~deepgcn_seg.data.classes.no_label` mean "unlabelled". Labels are returned with the latter.
-    """
-    name = scan.field(*LABELS)
-    if name is None or scan.fields[name].dtype.kind not in "iuf":
-        return None
-    values = scan.fields[name]
-    labelled = ~(np.isnan(values) | (values == no_label(classes)))
-    known = values[labelled]
-    # Infinity is refused by the comparison with the number of classes.
-    if not known.any() or known.min() < 0 or known.max() >= len(classes) or (known != np.rint(known)).any():
-        return None
-    truth = np.full(len(values), no_label(classes))
-    truth[labelled] = known
-    return truth

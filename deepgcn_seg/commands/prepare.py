@@ -14,7 +14,7 @@ from ..data.official_hdf5 import OfficialBlocks
 from ..data.rooms_of_s3dis import missing_rooms, rooms_table
 from ..data.scannet import missing_scenes
 from ..data.store import RoomStore
-from ..errors import UserError
+from ..errors import Finding, UserError
 from ..escaping import one_line
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,8 @@ def prepare_configured(config: DictConfig) -> None:
     """Prepare raw rooms, compare them with the rooms of S3DIS (``check``), or export blocks of a store (``export``).
 
     Raises:
-        UserError: a folder is not given or not there; with ``check``, rooms of S3DIS or scenes of ScanNet are missing.
+        UserError: a folder is not given or not there.
+        Finding: with ``check``, rooms of S3DIS or scenes of ScanNet are missing.
     """
     shard = _shard(config.shard)
     if config.check:
@@ -60,7 +61,7 @@ def _shard(text: str | None) -> tuple[int, int]:
 
 def _check_scenes(layout: Layout) -> None:
     if missing := missing_scenes(layout.root, layout.rooms):
-        raise UserError(
+        raise Finding(
             f"{layout.root}: {len(missing)} scenes of the official lists are missing: {', '.join(missing[:12])}"
             + (f", and {len(missing) - 12} more" if len(missing) > 12 else "")
         )
@@ -86,4 +87,4 @@ def _check(config: DictConfig) -> None:
     Console().print(rooms_table(found, f"Rooms of {folder}"))
     missing = missing_rooms(found)
     if missing:
-        raise UserError(f"{folder}: {len(missing)} of the 272 rooms of S3DIS are missing")
+        raise Finding(f"{folder}: {len(missing)} of the 272 rooms of S3DIS are missing")

@@ -1,6 +1,7 @@
 """``tools/train.py``: train a network, and score it on the held-out area."""
 
 import logging
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ..model.transfer import Source, read_source
 from ..provenance import provenance
 from ..training.build import TrainingData, announce, build_trainer
 from ..training.final_score import score_run
+from ..training.loop import Trainer
 from ..training.run_directory import (
     complete,
     finished_miou,
@@ -70,9 +72,9 @@ def _train(config: DictConfig, folder: Path, device: torch.device, world: World)
         resuming = (folder / "checkpoints" / "last.ckpt").is_file()
     step = first_step(folder, resuming)
     source = None if resuming else _read_weights(config)
-    if world.first:
-        keep_config(config, folder)
-    # Record the settings as they were given, before opening the data changes those that depend on the data.
+    # Record the settings as they were given, before opening the data changes those that depend on the data. They are
+    # written once nothing can refuse them any more: a resumed run that is refused stays as it was.
+    given = deepcopy(config)
     facts = {**provenance(device, world.size), "settings": run_settings(config)}
     if source is not None:
         facts["weights"] = source.record()
@@ -82,17 +84,17 @@ def _train(config: DictConfig, folder: Path, device: torch.device, world: World)
     trainer = build_trainer(config, folder, data, device, world, run_log, source)
     if resuming:
         trainer.resume()
-        if world.first:
-            record_changes(facts["settings"], folder)
-            if trainer.state.step < trainer.total_steps:
-                set_scores_aside(folder, trainer.state.step)
     else:
         run_log.config(OmegaConf.to_yaml(config, resolve=True))
-        if world.first:
-            weights = trainer.settings.objective.class_weights
-            if weights is not None:
-                facts["class_weights"] = {n: round(w, 6) for n, w in zip(data.store.classes, weights.tolist())}
-            write_json(folder / "run.json", facts)
+    if world.first:
+        keep_config(given, folder)
+        weights = _named_weights(trainer, data)
+        if not resuming:
+            write_json(folder / "run.json", facts if weights is None else {**facts, "class_weights": weights})
+        else:
+            record_changes(facts["settings"], weights, folder)
+            if trainer.state.step < trainer.total_steps:
+                set_scores_aside(folder, trainer.state.step)
     announce(config, trainer, data)
     trainer.fit()
     world.barrier()
@@ -107,6 +109,12 @@ def _train(config: DictConfig, folder: Path, device: torch.device, world: World)
     # Wait for every process before the process group is closed: another may still be writing.
     world.barrier()
     return miou
+
+
+def _named_weights(trainer: Trainer, data: TrainingData) -> dict[str, float] | None:
+    """Return the weight of each class by its name, or None if classes have none."""
+    weights = trainer.settings.objective.class_weights
+    return None if weights is None else {n: round(w, 6) for n, w in zip(data.store.classes, weights.tolist())}
 
 
 def _join_processes(config: DictConfig) -> tuple[torch.device, World]:

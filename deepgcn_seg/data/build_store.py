@@ -102,7 +102,7 @@ def prepare(
         return None
     if not find_rooms(root):
         raise UserError(f"{source}: no room has points")
-    write_manifest(root, labelling.classes, described or str(source))
+    write_manifest(root, labelling.classes, described or str(source), labelling.label_numbers)
     return RoomStore(root)
 
 

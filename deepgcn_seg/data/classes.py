@@ -1,11 +1,13 @@
 """The classes of a dataset: names, in order of label, and colours."""
 
 from collections.abc import Iterator, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import index
 from typing import cast
 
 import numpy as np
+
+from ..palette import print_colors
 
 # The most classes, which labels of 16 bits can tell apart from one another and from "no label"; the most characters of
 # a name.
@@ -71,6 +73,13 @@ class ClassList:
         """Return the colours of labels (...) as uint8 RGB (..., 3): :data:`GREY` for points without a label."""
         places = np.where(labels == no_label(self), len(self), np.asarray(labels, np.int64))
         return np.array([*self.palette, GREY], np.uint8)[places]
+
+    def in_palette(self, palette: str) -> "ClassList":
+        """Return the same classes with other colours: their own for ``screen``, and for ``print`` those for paper.
+
+        The latter differ in lightness (:func:`~deepgcn_seg.palette.print_colors`).
+        """
+        return self if palette == "screen" else replace(self, palette=print_colors(len(self)))
 
     @classmethod
     def of(cls, names: Sequence[str], palette: Sequence[Sequence[int]], fallback: str | None = None) -> "ClassList":

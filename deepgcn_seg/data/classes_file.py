@@ -5,8 +5,8 @@ colors: {floor: [0, 0, 255]}       # optional
 label: classification              # optional: the field with the labels
 columns: [x, y, z, label]          # optional: of text and arrays without names
 other: wall                        # optional: class of all further labels; without it they are an error
-ignore: [255, unknown]             # optional: labels, or names of classes, that mean "unlabelled", as NaN does
-skip: [0]                          # optional: labels whose points are left out
+ignore: [255, chair]               # optional: labels, or names of classes, that mean "unlabelled", as NaN does
+skip: [7]                          # optional: labels whose points are left out
 scale: 0.001                       # optional: metres per unit
 up: y                              # optional: the axis that points up
 """
@@ -22,6 +22,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from ..escaping import one_line
 from ..schema import Schema
 from .classes import ClassList
+from .label_numbers import MAX_LABEL, Label
 
 
 def _text(value: Any) -> Any:
@@ -30,7 +31,9 @@ def _text(value: Any) -> Any:
 
 
 def _as_tuple(value: Any) -> Any:
-    return value if isinstance(value, tuple) else (value,)
+    """Return labels as a tuple; 255.0, which other programs write for a label, becomes 255."""
+    values = value if isinstance(value, tuple) else (value,)
+    return tuple(int(v) if isinstance(v, float) and v.is_integer() and abs(v) < MAX_LABEL else v for v in values)
 
 
 def _without_nan(values: Any) -> Any:
@@ -44,8 +47,6 @@ def _none_for_nan(values: Any) -> Any:
 
 # The most characters of a name that a message shows.
 _SHOWN = 60
-# Labels are compared as float64, which holds whole numbers below this one exactly.
-MAX_LABEL = 2**53
 
 
 def _labels_or_names(values: Any) -> Any:
@@ -83,7 +84,6 @@ _UNITS = {
 FORMS = "a list of names, or name: label for each class, or label: name for each label"
 
 Name = Annotated[str, BeforeValidator(_text)]
-Label = Annotated[int, Field(gt=-MAX_LABEL, lt=MAX_LABEL)]
 Color = tuple[int, int, int]
 
 
@@ -138,7 +138,9 @@ class ClassesFile(Schema):
         if self.other is not None and self.other not in self.classes:
             raise ValueError(f"other: {one_line(self.other, _SHOWN)} is no class")
         if unknown := [name for name in self.ignore if isinstance(name, str) and name not in self.classes]:
-            raise ValueError(f"ignore names {one_line(unknown[0], _SHOWN)}, which is no class")
+            raise ValueError(
+                f"ignore names {one_line(unknown[0], _SHOWN)}, which is no class: give its label, or add it to classes"
+            )
         if not self.kept:
             raise ValueError("ignore leaves no class")
         ClassList.of(tuple(self.kept), self.palette)

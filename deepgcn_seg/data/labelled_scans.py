@@ -10,7 +10,8 @@ from ..errors import UserError
 from ..escaping import one_line
 from ..schema import read_yaml
 from .classes import ClassList, no_label
-from .classes_file import FORMS, MAX_LABEL, ClassesFile
+from .classes_file import FORMS, ClassesFile
+from .label_numbers import MAX_LABEL, UNLABELLED, LabelNumbers
 from .room import KEPT, NO_COORDINATES, NO_LABEL, Repair, Room
 from .scans.files import read_scan
 from .scans.formats.bounds import MAX_POINTS
@@ -46,6 +47,45 @@ class Labelling:
         """Return the labelling of files whose labels are 0, 1, ... in the order of the classes."""
         return cls(classes, {label: label for label in range(len(classes))})
 
+    @classmethod
+    def of_numbers(cls, classes: ClassList, found: LabelNumbers) -> "Labelling":
+        """Return the labelling whose :attr:`label_numbers` these are."""
+        numbers = {number: label for label, numbers in enumerate(found.classes) for number in numbers}
+        other = NO_CLASS if found.other == UNLABELLED else found.other
+        return cls(classes, numbers, found.field, other=other, ignore=found.unlabelled)  # type: ignore[arg-type]
+
+    @property
+    def label_numbers(self) -> LabelNumbers:
+        """What labels mean, as a store and a checkpoint keep it. Labels of ``skip`` count as unlabelled ones."""
+        of_class: list[list[int]] = [[] for _ in self.classes]
+        for number, label in self.numbers.items():
+            of_class[label].append(number)
+        unlabelled = {*self.ignore, *(number for number in self.skip if number is not None)}
+        other = UNLABELLED if self.other == NO_CLASS else self.other
+        fields = {"classes": of_class, "unlabelled": sorted(unlabelled), "other": other, "field": self.label}
+        return LabelNumbers.of(fields, "labels")
+
+    def meaning(self, labels: np.ndarray) -> tuple[np.ndarray, list[int]]:
+        """Return what each label (N,) means: a class, :data:`NO_CLASS` or :data:`SKIPPED`; and the unknown labels.
+
+        Points with an unknown label have :data:`NO_CLASS` in the result.
+
+        Raises:
+            ValueError: labels that are not whole numbers.
+        """
+        found, place = np.unique(labels, return_inverse=True)
+        numbers = found[~np.isnan(found)]
+        # Infinity is refused by the first comparison.
+        if not ((np.abs(numbers) < MAX_LABEL) & (np.rint(numbers) == numbers)).all():
+            raise ValueError("labels that are not whole numbers")
+        # None stands for NaN.
+        known: dict[Any, int] = {None: NO_CLASS, **dict.fromkeys(self.skip, SKIPPED), **self.numbers}
+        known |= dict.fromkeys(self.ignore, NO_CLASS)
+        further = NO_CLASS if self.other is None else self.other
+        classes = [known.get(None if np.isnan(label) else int(label), further) for label in found]
+        unknown = [] if self.other is not None else [int(label) for label in numbers if int(label) not in known]
+        return np.array(classes, np.int64)[place], unknown
+
     def apply(self, path: Path, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
         """Return which points to keep (N,), the labels of these, and how many of them are unlabelled.
 
@@ -58,22 +98,15 @@ class Labelling:
         Raises:
             UserError: labels that are neither numbered, ignored, skipped nor covered by ``other``.
         """
-        found, place = np.unique(labels, return_inverse=True)
-        numbers = found[~np.isnan(found)]
-        # Infinity is refused by the first comparison.
-        if not ((np.abs(numbers) < MAX_LABEL) & (np.rint(numbers) == numbers)).all():
-            raise UserError(f"{path}: labels that are not whole numbers")
-        # None stands for NaN.
-        known: dict[Any, int] = {None: NO_CLASS, **dict.fromkeys(self.skip, SKIPPED), **self.numbers}
-        known |= dict.fromkeys(self.ignore, NO_CLASS)
-        unknown = [int(label) for label in numbers if int(label) not in known]
-        if unknown and self.other is None:
+        try:
+            mapped, unknown = self.meaning(labels)
+        except ValueError as error:
+            raise UserError(f"{path}: {error}") from None
+        if unknown:
             raise UserError(
                 f"{path}: labels {', '.join(map(str, unknown[:8]))} are of no class; add them to classes, ignore, skip "
                 "or other in classes.yaml"
             )
-        classes = [known.get(None if np.isnan(label) else int(label), self.other) for label in found]
-        mapped = np.array(classes, np.int64)[place]
         keep = mapped != SKIPPED
         unlabelled = mapped[keep] == NO_CLASS
         label = np.where(unlabelled, no_label(self.classes), mapped[keep]).astype(self.classes.dtype)

@@ -20,6 +20,7 @@ from .augmentation import Augmentation, BlockPoints
 from .blocks import NINE, block_features, sample_indices, scaled_positions
 from .classes import S3DIS, no_label
 from .hdf5_arrays import StoredArray, find_arrays
+from .label_numbers import LabelNumbers
 from .room import RoomEntry
 
 # Most points of a block. The official files have 4096.
@@ -35,10 +36,13 @@ class OfficialBlocks:
 
     Attributes:
         classes, source, colored, rooms, areas: as :class:`~deepgcn_seg.data.store.RoomStore`.
+        label_numbers: None, because the blocks were not made from labelled scans.
 
     Raises:
         UserError: a file is missing or damaged, or the lists of files and rooms do not match the files.
     """
+
+    label_numbers: LabelNumbers | None = None
 
     def __init__(self, root: str | Path):
         self.root = Path(root)

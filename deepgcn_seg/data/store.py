@@ -1,7 +1,8 @@
 """The room store: a manifest and one file per room (:mod:`.room_file`).
 
-    ROOT/store.json                 format, class names, palette, source, whether the points have colours, and the
-                                    checksum, size and number of points of each room
+    ROOT/store.json                 format, class names, palette, source, whether the points have colours, which
+                                    numbers stand for the classes in the scans that the rooms were made from, and
+                                    the checksum, size and number of points of each room
     ROOT/Area_1/office_1.h5         the points of a room, sorted so that a block of points is in a few slices
 
 Files are written whole or not at all, and many processes may read them at the same time.
@@ -20,6 +21,7 @@ from ..errors import UserError
 from ..files import Identity, identify, replacing
 from ..schema import Schema, read_json
 from .classes import ClassList
+from .label_numbers import LabelNumbers
 from .room import RoomEntry
 from .room_file import FORMAT, MAKE_AGAIN, ByteCount, Checksum, PointCount, check_file_name, read_header
 from .stored_room import StoredRoom
@@ -51,16 +53,24 @@ class Manifest(Schema):
     palette: tuple[tuple[int, int, int], ...]
     source: Annotated[str, StringConstraints(max_length=10_000)]
     colored: bool
+    label_numbers: LabelNumbers | None = None
     rooms: Annotated[dict[RoomKey, RoomRecord], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _classes_fit_palette(self) -> Self:
         ClassList.of(self.classes, self.palette)
+        if self.label_numbers is not None:
+            self.label_numbers.require(len(self.classes))
         return self
 
 
-def write_manifest(root: str | Path, classes: ClassList, source: str) -> None:
+def write_manifest(
+    root: str | Path, classes: ClassList, source: str, label_numbers: LabelNumbers | None = None
+) -> None:
     """Write ``store.json``, which lists every room below ``root``; a store without it is unfinished.
+
+    Args:
+        label_numbers: which numbers stand for the classes in the scans that the rooms were made from, if it is known.
 
     Raises:
         UserError: a file is not a room, or there are no rooms.
@@ -77,6 +87,7 @@ def write_manifest(root: str | Path, classes: ClassList, source: str) -> None:
         "palette": classes.palette,
         "source": source,
         "colored": colored,
+        "label_numbers": None if label_numbers is None else label_numbers.plain(),
         "rooms": rooms,
     }
     with replacing(root / "store.json") as temporary:
@@ -100,6 +111,8 @@ class RoomStore:
     Attributes:
         classes: the :class:`ClassList` of the labels. source: a text that says where the rooms came from.
         colored: whether the points have colours.
+        label_numbers: which numbers stand for the classes in the scans that the rooms were made from; None in stores
+            of before 2026-11-27.
         rooms: entries in order of area and name.
 
     Raises:
@@ -121,6 +134,7 @@ class RoomStore:
         manifest = Manifest.of(content, f"{path}: damaged")
         self.classes = ClassList.of(manifest.classes, manifest.palette)
         self.source, self.colored, self._records = manifest.source, manifest.colored, manifest.rooms
+        self.label_numbers = manifest.label_numbers
         found = find_rooms(self.root)
         self._compare(found)
         self.rooms = [RoomEntry(path.parent.name, path.stem, path) for path in found.values()]

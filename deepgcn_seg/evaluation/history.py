@@ -3,7 +3,8 @@
 ============================  ==========================================================================
 ``step``, ``epoch``           optimiser steps done, and the epoch that the last one belongs to
 ``learning_rate``             of the last step
-``train_loss``                mean over the steps since the row before, of the loss that is trained
+``train_loss``                mean loss of the steps since the row before; passes without a labelled point, and
+                              steps of such passes alone, do not count
 ``validation_loss``           cross-entropy per point on the validation rooms, without label smoothing
 ``mIoU``, ``mAcc``, ``OA``    on the validation rooms
 ``IoU/CLASS``                 on the validation rooms, a column for each class
@@ -28,6 +29,7 @@ NAME = "history.csv"
 _BEFORE = ("step", "epoch", "learning_rate", "train_loss", "validation_loss", "mIoU", "mAcc", "OA")
 _AFTER = ("seconds", "peak_memory_mb")
 _CLASS = "IoU/"
+_REMEDY = "move the file away, and the training begins a new one"
 
 # Column -> tags of the same curve in TensorBoard's events: the one that is written, and that of runs before 2026-11-27.
 TAGS = {
@@ -67,7 +69,7 @@ class History:
     """The rows of a run's ``history.csv``.
 
     Args:
-        folder: the run directory. step: of the checkpoint that the run goes on from, or 0; later rows are dropped.
+        folder: the run directory. step: first step whose row is new, 0 in a new run; rows from it on are dropped.
 
     Raises:
         UserError: the file is there but no history.
@@ -76,7 +78,7 @@ class History:
     def __init__(self, folder: Path, step: int):
         self._path = folder / NAME
         rows = read_history(self._path) if step and self._path.exists() else []
-        self._rows = [row for row in rows if (row["step"] or 0) <= step]
+        self._rows = [row for row in rows if (row["step"] or 0) < step]
 
     def append(self, row: Row) -> None:
         """Add a row to the file, which is replaced as a whole.
@@ -84,8 +86,9 @@ class History:
         Raises:
             UserError: it cannot be written, or has other columns.
         """
-        if self._rows and self._rows[0].keys() != row.keys():
-            raise UserError(f"{self._path}: has other columns than this training; move the file away")
+        # A row is written by the order of its columns.
+        if self._rows and list(self._rows[0]) != list(row):
+            raise UserError(f"{self._path}: has other columns than this training, or in another order; {_REMEDY}")
         self._rows.append(row)
         try:
             with replacing(self._path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
@@ -109,13 +112,13 @@ def read_history(path: Path) -> list[Row]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, csv.Error) as error:
-        raise UserError(f"{path}: not the history of a training ({first_line(error)})") from None
+        raise UserError(f"{path}: not the history of a training ({first_line(error)}); {_REMEDY}") from None
     known = tuple(names[: len(_BEFORE)]) == _BEFORE and tuple(names[-len(_AFTER) :]) == _AFTER
     if not known or len(set(names)) < len(names):
-        raise UserError(f"{path}: not the history of a training (its columns are others)")
+        raise UserError(f"{path}: not the history of a training (its columns are others); {_REMEDY}")
     steps = [row["step"] or 0 for row in rows]
     if steps != sorted(set(steps)):
-        raise UserError(f"{path}: not the history of a training (its steps do not rise)")
+        raise UserError(f"{path}: not the history of a training (its steps do not rise); {_REMEDY}")
     return rows
 
 

@@ -1,12 +1,17 @@
 """Pictures of rooms and scans with colours, truth, prediction and errors side by side; no display is needed."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.patches import Patch
 from matplotlib.text import Text
 
@@ -16,6 +21,10 @@ from ..files import replacing
 
 # Colours of points with the right and with a wrong label.
 RIGHT, WRONG = (205, 210, 205), (214, 39, 40)
+# Formats of pictures, and dots per inch of what is drawn of points in each: a PDF is printed.
+FORMATS = {".png": 100, ".pdf": 200, ".svg": 200}
+# Colours of confidence. Its lightness rises evenly, so that it can be read in grey and by colour-blind readers.
+CONFIDENCE = "viridis"
 # Most points to draw. A view has fewer pixels.
 MAX_DRAWN = 1_000_000
 # Largest ratio of a picture's height to its width: that of a chimney would need more memory than there is.
@@ -75,9 +84,10 @@ def room_picture(
     title: str,
     open_side: float = 0.12,
 ) -> None:
-    """Write a PNG of four views of a room: colour, truth, prediction, errors and their share.
+    """Write a picture of four views of a room: colour, truth, prediction, errors and their share.
 
     Args:
+        path: its ending is one of :data:`FORMATS`.
         truth: labels (N,); points with :func:`~deepgcn_seg.data.classes.no_label` are grey, and no errors.
         open_side: metres to cut off at the top and at the two sides that face the viewer, to see inside.
     """
@@ -97,7 +107,11 @@ def scan_picture(
     title: str,
     open_side: float = 0.12,
 ) -> None:
-    """Write a PNG of a labelled scan: its colours, prediction and confidence; with ``truth`` also that and errors."""
+    """Write a picture of a labelled scan: its colours, prediction and confidence; with ``truth`` also that and errors.
+
+    Args:
+        path: its ending is one of :data:`FORMATS`.
+    """
     panels = {} if rgb is None else {"colour": rgb}
     panels |= {"prediction": classes.colors(predicted), "confidence": confidence_colors(confidence)}
     present = np.unique(predicted)
@@ -109,7 +123,7 @@ def scan_picture(
 
 def confidence_colors(confidence: np.ndarray) -> np.ndarray:
     """Return colours (N, 3) uint8 for confidence (N,) in 0..1: from dark for 0 to yellow for 1."""
-    return (colormaps["viridis"](confidence)[:, :3] * 255).astype(np.uint8)
+    return (colormaps[CONFIDENCE](confidence)[:, :3] * 255).astype(np.uint8)
 
 
 def _errors(truth: np.ndarray, predicted: np.ndarray, classes: ClassList) -> dict[str, np.ndarray]:
@@ -150,18 +164,37 @@ def _draw(
     for axis, (name, colors) in zip(axes, panels.items()):
         axis.imshow(draw_points(centred, colors[keep]), interpolation="antialiased")
         axis.set_title(name)
+        _explain(figure, axis, name, colors)
     plain(figure.suptitle(""), title)
-    patches = [Patch(facecolor=color / 255, edgecolor="0.4") for color in classes.colors(present)]
-    # Names are set afterwards, because Matplotlib leaves out labels that begin with an underscore.
-    legend = figure.legend(
-        patches, ["-"] * len(patches), loc="outside lower center", ncol=min(len(patches), 13), frameon=False
-    )
-    for text, label in zip(legend.get_texts(), present):
-        plain(text, UNLABELLED if label == no_label(classes) else classes.names[label])
+    names = [UNLABELLED if label == no_label(classes) else classes.names[label] for label in present]
+    # Inches of an entry: its patch and letters.
+    fit = int(figure.get_figwidth() / (0.7 + 0.09 * max(map(len, names))))
+    _key(figure, classes.colors(present), names, loc="outside lower center", ncol=max(min(len(names), fit), 1))
     with replacing(path) as temporary, warnings.catch_warnings():
         # A character that the font does not have is drawn as a box.
         warnings.filterwarnings("ignore", "Glyph")
-        figure.savefig(temporary, format="png", dpi=100)
+        suffix = Path(path).suffix.lower()
+        figure.savefig(temporary, format=suffix[1:], dpi=FORMATS[suffix])
+
+
+def _explain(figure: Figure, axis: Axes, name: str, colors: np.ndarray) -> None:
+    """Add a key to the errors and a colour bar to the confidence."""
+    if name == "confidence":
+        figure.colorbar(ScalarMappable(cmap=CONFIDENCE), ax=axis, shrink=0.6, label="confidence")
+    elif name.startswith("errors"):
+        meant = {"right": RIGHT, "wrong": WRONG, UNLABELLED: GREY}
+        shown = {text: color for text, color in meant.items() if (colors == color).all(1).any()}
+        _key(axis, np.array(list(shown.values())), list(shown), loc="upper center", bbox_to_anchor=(0.5, 0), ncol=3)
+
+
+def _key(place: Figure | Axes, colors: np.ndarray, names: Sequence[str], **settings: Any) -> Legend:
+    """Add a key of colours (n, 3) and what they stand for."""
+    patches = [Patch(facecolor=color / 255, edgecolor="0.4") for color in colors]
+    # Names are set afterwards, because Matplotlib leaves out labels that begin with an underscore.
+    legend = place.legend(patches, ["-"] * len(patches), frameon=False, **settings)
+    for text, name in zip(legend.get_texts(), names):
+        plain(text, name)
+    return legend
 
 
 def plain(text: Text, content: str) -> None:

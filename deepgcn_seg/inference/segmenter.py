@@ -18,6 +18,7 @@ from ..settings import Flag, Modules, SettingError, number, validate_given
 from .inputs import color_rows, colors_of, coordinates, to_metres, warn_of_extent
 from .sampling import TTA
 from .tiles import Tiles
+from .truth import labelling_of
 from .voting import BadScoresError, Voting
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,8 @@ class Segmenter:
         trusted: modules of your own whose parts the network has (:func:`~deepgcn_seg.load_model`).
 
     Attributes:
-        model, classes: of the checkpoint. needs_color: whether it was trained with colours.
+        model, classes: of the checkpoint. labelling: what label numbers in scans mean to these classes
+            (:func:`~.truth.labelling_of`). needs_color: whether it was trained with colours.
 
     Raises:
         UserError: not a readable checkpoint of ours, or a setting out of range.
@@ -80,6 +82,7 @@ class Segmenter:
         self.device = device_of(device)
         self.model = networks.build(trusted).to(self.device)
         self.classes = networks.class_list
+        self.labelling = labelling_of(networks)
         copies = TTA if tta else {}
         try:
             self._voting = Voting(

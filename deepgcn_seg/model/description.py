@@ -14,6 +14,7 @@ from pydantic import Discriminator, Field, PlainValidator, StringConstraints, Ta
 
 from ..data.blocks import NINE, count_channels
 from ..data.classes import ClassList
+from ..data.label_numbers import LabelNumbers
 from ..old_names import renamed
 from ..schema import Schema
 from ..settings import Metres, Part, Seed, choice, integer, number, rule
@@ -166,6 +167,7 @@ class TrainedOn(Schema):
         source: a function of :mod:`deepgcn_seg.data.sources`, or None for a user's own. name: the name in tables.
         fold, validation, seed: how rooms are split (:func:`~deepgcn_seg.data.dataset.split_by_area`).
         synthetic: arguments of the synthetic source.
+        label_numbers: which numbers stand for the classes in scans like those of the training, if it is known.
     """
 
     features: Annotated[tuple[Literal["block", "color", "room", "height"], ...], Field(min_length=1)] = NINE
@@ -181,6 +183,7 @@ class TrainedOn(Schema):
     validation: Part = 0.1
     seed: Seed = 0
     synthetic: "Synthetic | None" = None
+    label_numbers: LabelNumbers | None = None
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "TrainedOn":
@@ -223,6 +226,8 @@ class Description(Schema):
     def _parts_fit(self) -> "Description":
         # The constructor of a class list checks names and colours.
         classes = self.class_list
+        if self.trained_on is not None and self.trained_on.label_numbers is not None:
+            self.trained_on.label_numbers.require(len(classes))
         if isinstance(self.network, OwnPart):
             return self
         if self.network.num_classes != len(classes):

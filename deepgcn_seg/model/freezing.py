@@ -38,17 +38,17 @@ def set_training_mode(model: nn.Module, frozen: Sequence[str]) -> None:
         module.eval()
 
 
-def require_not_anew(frozen: Sequence[str], anew: dict[str, str]) -> None:
+def require_taken(frozen: Sequence[str], newly_initialised: dict[str, str]) -> None:
     """Refuse to freeze what keeps its random first weights.
 
     Args:
-        anew: names of layers and tensors, and why they begin anew (:class:`.transfer.Fit`).
+        newly_initialised: names of layers and tensors, and why they begin anew (:class:`.transfer.Fit`).
 
     Raises:
         UserError: names the first of them.
     """
     inside = lambda name, part: name == part or name.startswith(f"{part}.")
-    for name, reason in anew.items():
+    for name, reason in newly_initialised.items():
         if any(inside(name, part) or inside(part, name) for part in frozen):
             raise UserError(
                 f"freeze={shown(frozen)}: {name} begins anew ({reason}), and frozen it would stay random; freeze "

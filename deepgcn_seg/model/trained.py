@@ -10,6 +10,7 @@ from typing import Any, cast
 from torch import nn
 
 from ..data.classes import ClassList
+from ..data.label_numbers import LabelNumbers
 from ..errors import UserError
 from ..settings import shown
 from .checkpoint import build_model, describe, find_checkpoint, read_checkpoint
@@ -125,6 +126,12 @@ class Trained:
                 "The networks were trained on %s points a block; %d are taken", ", ".join(map(str, sizes)), points
             )
         return every[0].model_copy(update={"points": points, "batch_size": batch_size})
+
+    @property
+    def label_numbers(self) -> LabelNumbers | None:
+        """Which numbers stand for the classes in scans; None if a checkpoint does not say, or they are not the same."""
+        first, *others = (member.trained_on.label_numbers for member in self.members)
+        return first if all(other == first for other in others) else None
 
     def facts(self) -> dict[str, Any]:
         """Return what ``metrics.json`` says of the network: checkpoint and step, and of several the checkpoints."""

@@ -2,7 +2,8 @@
 
 Tensors are taken by name, so that the source may have other classes, input channels, depth or width. A layer with a
 tensor of another shape begins anew as a whole: biases and running statistics mean nothing beside new weights. So does
-the classifier if the classes are others, and the first layer if the input channels are, even if their numbers agree.
+the classifier if the classes are others, the first layer if the input channels are, and fusion block and prediction
+head if the layers that they read are, even if their numbers agree.
 """
 
 import hashlib
@@ -19,9 +20,12 @@ from ..data.blocks import CHANNELS, count_channels
 from ..data.classes import S3DIS, ClassList
 from ..errors import UserError
 from ..escaping import one_line
+from ..files import why_no_file
+from ..schema import Schema
+from ..settings import shown
 from .backbone import Backbone
 from .checkpoint import describe, find_checkpoint, is_checkpoint, require_format
-from .connection import Plain, Residual
+from .connection import Plain, Residual, find_connection
 from .description import Description, Network, TrainedOn
 from .from_description import require_tensors, require_values
 from .gcn_block import Block
@@ -31,14 +35,18 @@ from .tensor_file import read_tensor_file
 
 log = logging.getLogger(__name__)
 
-# Settings that decide what a network computes with its weights, and how they are typed. With another k or dilation a
-# layer sees other neighbours, but its weights keep their meaning.
-_MEANING = {
-    "connection": "backbone.connection",
-    "conv": "conv",
-    "order": "model.order",
-    "norm": "model.norm",
-    "act": "model.act",
+# Arguments of a network that do not decide what it computes with weights that fit: they decide shapes, or belong to
+# training alone.
+_WITHOUT_MEANING = {
+    *("in_channels", "num_classes", "depth", "channels", "bias", "fusion_channels", "head_channels", "init"),
+    *("dropout", "block_dropout", "recompute", "stochastic", "epsilon"),
+}
+# Arguments that decide which neighbours a layer sees. Its weights keep their meaning.
+_NEIGHBORS = {"k", "graph", "dilation", "dilation_period", "loop"}
+# How arguments are typed that are not model.NAME.
+_TYPED = {
+    **{"connection": "backbone.connection", "conv": "conv", "k": "k", "dilation_period": "graph.period"},
+    **{"graph": "graph.name", "dilation": "graph.dilation", "loop": "graph.loop"},
 }
 # Names that a message lists before it counts the others.
 _LISTED = 3
@@ -72,12 +80,12 @@ class Fit:
 
     Attributes:
         taken: names of the tensors that fit.
-        anew: layers and tensors of the network that keep their first weights, and why.
+        newly_initialised: layers and tensors of the network that keep their first weights, and why.
         unused: tensors of the source that the network does not have.
     """
 
     taken: tuple[str, ...]
-    anew: dict[str, str]
+    newly_initialised: dict[str, str]
     unused: tuple[str, ...]
 
 
@@ -95,6 +103,8 @@ def read_source(path: str | Path, network: Mapping[str, Any]) -> Source:
         UserError: no such file, a directory without checkpoints, damaged, or of another program.
     """
     path = find_checkpoint(path, "weights")
+    if not path.is_file():
+        raise UserError(f"weights={path}: {why_no_file(path)}")
     content = read_tensor_file(path, legacy=True)
     with open(path, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
@@ -144,7 +154,7 @@ def take_weights(model: nn.Module, own: Description, source: Source) -> Fit:
     """
     where = f"weights={source.path}"
     tensors, fit = model.state_dict(), fit_source(model, own, source)
-    anew = "; ".join(f"{_some(names)} ({reason})" for reason, names in _by_reason(fit.anew).items())
+    anew = "; ".join(f"{_some(names)} ({reason})" for reason, names in _by_reason(fit.newly_initialised).items())
     if not any(tensors[name].ndim > 1 for name in fit.taken):
         raise UserError(f"{where}: nothing fits this network: {anew}")
     for name in fit.taken:
@@ -159,20 +169,24 @@ def take_weights(model: nn.Module, own: Description, source: Source) -> Fit:
         log.info("Begin anew: %s", anew)
     if fit.unused:
         log.info("Not used: %s", _some(dict.fromkeys(map(_part, fit.unused))))
-    if differences := _differences(own, source.description):
+    if differences := _differences(own, source.description, neighbors=False):
         log.warning("%s: with its weights this network computes something else: %s", where, "; ".join(differences))
+    if differences := _differences(own, source.description, neighbors=True):
+        log.info("%s: its layers see other neighbours: %s", where, "; ".join(differences))
     return fit
 
 
 def fit_source(model: nn.Module, own: Description, source: Source) -> Fit:
     """Compare a source with a network; the arguments are those of :func:`take_weights`."""
     tensors, layers = model.state_dict(), _layers(model)
-    other_meaning = _other_meaning(own, source.description).items()
-    anew = {layer: reason for layer, reason in other_meaning if layer in layers.values()}
+    unlike = _unlike_layers(own, source.description)
+    anew = {layer: reason for layer, reason in unlike.items() if layer in layers.values()}
     for name, tensor in tensors.items():
         found = source.tensors.get(name)
         if found is not None and found.shape != tensor.shape:
             anew.setdefault(layers[name], f"{tuple(found.shape)} there, {tuple(tensor.shape)} here")
+    # In the order of the network.
+    anew = {layer: anew[layer] for layer in dict.fromkeys(layers.values()) if layer in anew}
     fitting = [name for name in tensors if layers[name] not in anew]
     taken = tuple(name for name in fitting if name in source.tensors)
     known = set(map(_part, source.tensors.keys() & tensors.keys()))
@@ -199,47 +213,80 @@ def _layers(model: nn.Module) -> dict[str, str]:
     return {tensor: layer(tensor) for tensor in model.state_dict()}
 
 
-def _other_meaning(own: Description, other: Description) -> dict[str, str]:
-    """Return the layers whose classes or input channels are others than the source's, and which they are."""
-    anew = {}
-    if own.classes != other.classes:
-        anew["head.classifier"] = f"classes {_some(other.classes)} there, {_some(own.classes)} here"
+def _unlike_layers(own: Description, other: Description) -> dict[str, str]:
+    """Return the layers that begin anew even if their shapes agree, because what they read or tell apart is another."""
+    unlike = {}
     trained, here = other.trained_on, own.trained_on
     if trained is not None and here is not None and trained.features != here.features:
-        anew["backbone.head"] = f"channels {', '.join(trained.features)} there, {', '.join(here.features)} here"
-    return anew
+        unlike["backbone.head"] = f"channels {', '.join(trained.features)} there, {', '.join(here.features)} here"
+    if isinstance(own.network, Network) and isinstance(other.network, Network):
+        unlike |= _unlike_inputs(own.network, other.network)
+    if own.classes != other.classes:
+        unlike["head.classifier"] = f"classes {_some(other.classes)} there, {_some(own.classes)} here"
+    return unlike
 
 
-def _differences(own: Description, other: Description) -> list[str]:
-    """Return the settings without which the weights of one network do not mean the same in the other."""
+def _unlike_inputs(own: Network, other: Network) -> dict[str, str]:
+    """Return the layers of fusion block and prediction head that read other layers than those of the source.
+
+    Channels of another number of layers, or of layers of another width, may be as many by chance.
+    """
+    unlike = {}
+    there, here = _fused(other), _fused(own)
+    if there != here:
+        reason = f"they read {_layers_of(there)} there, {_layers_of(here)} here"
+        unlike = {"fusion.layer": reason, "head.first": reason}
+    elif own.fusion_channels != other.fusion_channels:
+        unlike["head.first"] = f"fusion_channels is {other.fusion_channels} there, {own.fusion_channels} here"
+    if (wide := tuple(other.head_channels)) != (widths := tuple(own.head_channels)):
+        unlike["head.classifier"] = f"head_channels is {shown(wide)} there, {shown(widths)} here"
+    return unlike
+
+
+def _fused(network: Network) -> list[int]:
+    """Return the width of each layer that the fusion block sees."""
+    connection = find_connection(network.connection, network.groups)
+    return connection.fused_widths(network.depth, network.channels)
+
+
+def _layers_of(widths: list[int]) -> str:
+    every = f"{widths[0]}" if len(set(widths)) == 1 else f"{widths[0]} to {widths[-1]}"
+    return f"{len(widths)} layers of {every} channels"
+
+
+def _differences(own: Description, other: Description, neighbors: bool) -> list[str]:
+    """Return the settings in which two networks compute something else with the same weights.
+
+    Args:
+        neighbors: those that decide which neighbours a layer sees; else all others.
+    """
     there, here = _meaning(other), _meaning(own)
     return [
-        f"{key} is {_typed(there[key])} there, {_typed(here[key])} here"
-        for key in there
-        if key in here and there[key] != here[key]
+        f"{_TYPED.get(name, name if '.' in name else f'model.{name}')} is {there[name]} there, {here[name]} here"
+        for name in there
+        if (name in _NEIGHBORS) == neighbors and name in here and there[name] != here[name]
     ]
 
 
-def _meaning(description: Description) -> dict[str, Any]:
-    """Return the settings that decide what a network computes with its weights, as far as they are known."""
+def _meaning(description: Description) -> dict[str, str]:
+    """Return what decides what a network computes with its weights, as far as it is known, as it is typed."""
     network, trained = description.network, description.trained_on
-    known: dict[str, Any] = {}
+    known: dict[str, str] = {}
     if isinstance(network, Network):
-        known |= {key: getattr(network, name) for name, key in _MEANING.items()}
+        names = [name for name in type(network).model_fields if name not in {*_WITHOUT_MEANING, "positions"}]
+        known |= {name: _typed(getattr(network, name)) for name in names}
     if trained is not None:
         known["data.variant"] = trained.variant
     if isinstance(network, Network) and trained is not None:
         # The group of each channel in which the head graph convolution finds neighbours, wherever that channel is.
         features = [feature for feature in trained.features for _ in range(CHANNELS[feature])]
-        known["model.positions"] = [features[channel] for channel in network.positions]
+        known["positions"] = f"in {', '.join(dict.fromkeys(features[channel] for channel in network.positions))}"
     return known
 
 
 def _typed(value: Any) -> str:
-    """Return a setting for a message: a convolution by its name and options, channels by their features."""
-    if isinstance(value, list):
-        return f"in {', '.join(dict.fromkeys(value))}"
-    return one_line(value if isinstance(value, str) else " ".join(map(str, value.plain().values())), 100)
+    """Return a setting for a message: a part such as a convolution by its name and options."""
+    return one_line(" ".join(map(str, value.plain().values())), 100) if isinstance(value, Schema) else shown(value)
 
 
 def _by_reason(anew: Mapping[str, str]) -> dict[str, list[str]]:

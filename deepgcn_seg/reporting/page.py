@@ -6,17 +6,18 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from ..escaping import one_line
 from ..evaluation.metrics import Scores
 from ..files import replacing
-from .reading import LeftOut, read_facts, read_picture
-from .runs import Run, varied
-from .tables import ResultTable
+from .naming import labels, title_of
+from .reading import LeftOut, own_file, read_facts, read_picture
+from .result_table import ResultTable
+from .runs import REPEATS, Run, describe_unfinished
 
 # Pixels: with pictures of this width, a page of forty runs can still be attached to a mail.
 PICTURE_WIDTH = 1000
@@ -40,8 +41,10 @@ def write_page(
     environment = Environment(
         loader=PackageLoader(__package__, "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    best, keys = _best(runs), varied(runs)
-    about = [_about(run, keys, run.folder in best, left_out) for run in _by_score(runs)]
+    best, names = _best(runs), dict(zip([run.folder for run in runs], labels(runs)))
+    about = [_about(run, names[run.folder], run.folder in best, left_out) for run in _by_score(runs)]
+    for shown, run in zip(about, _by_score(runs)):
+        shown["pages"] = _pages(run, path.parent, left_out)
     pictures = {}
     for caption, file in figures.items():
         with Image.open(file) as image:
@@ -50,7 +53,7 @@ def write_page(
         tables=tables,
         figures=pictures,
         runs=about,
-        unfinished=[one_line(folder) for folder in unfinished],
+        unfinished=describe_unfinished(unfinished, left_out),
         left_out=left_out.reasons,
     )
     with replacing(path) as temporary:
@@ -66,7 +69,7 @@ def _best(runs: Sequence[Run]) -> set[Path]:
     return {run.folder for run in {run.measured: run for run in reversed(_by_score(runs))}.values()}
 
 
-def _about(run: Run, keys: Sequence[str], best: bool, left_out: LeftOut) -> dict[str, Any]:
+def _about(run: Run, label: str, best: bool, left_out: LeftOut) -> dict[str, Any]:
     """Return what the page shows of a run."""
     test = run.test
     confusion, scores = run.confusion.numpy(), Scores.of(run.confusion)
@@ -82,7 +85,7 @@ def _about(run: Run, keys: Sequence[str], best: bool, left_out: LeftOut) -> dict
     worst = sorted(test.rooms.items(), key=lambda item: (item[1].mIoU is None, item[1].mIoU or 0))[:WORST_ROOMS_LISTED]
     return {
         "name": run.name,
-        "what": ", ".join(f"{key} {run.settings.get(key, '-')}" for key in keys),
+        "what": ", ".join([label, *(f"{title_of(key)} {run.settings[key]}" for key in REPEATS if key in run.settings)]),
         "best": best,
         "scores": {"mIoU": _percent(test.mIoU), "mAcc": _percent(test.mAcc), "OA": _percent(test.OA)},
         "measured": f"{test.data}; protocol {test.protocol}",
@@ -96,6 +99,18 @@ def _about(run: Run, keys: Sequence[str], best: bool, left_out: LeftOut) -> dict
         "room_count": len(test.rooms),
         "pictures": pictures,
     }
+
+
+def _pages(run: Run, folder: Path, left_out: LeftOut) -> dict[str, str]:
+    """Return the addresses, from a folder, of the pages that show rooms of a run in 3-D, by room; the worst first."""
+    pages = {}
+    for name, room in run.test.pages.items():
+        if os.path.lexists(run.folder / name):
+            with left_out.noting():
+                # "./" because a name with a colon would be taken for a scheme.
+                pages[room] = "./" + quote(os.path.relpath(own_file(run.folder, name), folder).replace(os.sep, "/"))
+    scores = {room: about.mIoU for room, about in run.test.rooms.items()}
+    return dict(sorted(pages.items(), key=lambda item: (scores.get(item[0]) is None, scores.get(item[0]) or 0)))
 
 
 def _percent(share: float | None) -> str:

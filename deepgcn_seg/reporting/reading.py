@@ -18,8 +18,7 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from ..errors import UserError, first_line
 from ..escaping import one_line
 from ..evaluation import history
-from ..old_names import renamed
-from ..schema import Schema, read_json, read_yaml
+from ..schema import Schema, read_json
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +32,8 @@ MAX_SHOWN = 200
 # Counts of points stay exact in float64, and sums of many of them in int64.
 MAX_COUNT = 2**53
 
-# Settings that say where a run was done, not what it is.
-_NOT_SETTINGS = ("resume", "data.root", "data.store.root", "device", "workers")
+# Bytes of the note that a failed job of a sweep leaves.
+MAX_NOTE = 2**16
 
 Share = Annotated[float, Field(ge=0, le=1)] | None
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
@@ -84,6 +83,7 @@ class Tested(_Written):
     confusion: Annotated[tuple[tuple[Count, ...], ...], Field(max_length=MAX_CLASSES)]
     rooms: Annotated[dict[Name, RoomScores], Field(max_length=MAX_ROOMS)] = Field(default_factory=dict)
     pictures: Annotated[dict[Name, Name], Field(max_length=MAX_PICTURES)] = Field(default_factory=dict)
+    pages: Annotated[dict[Name, Name], Field(max_length=MAX_PICTURES)] = Field(default_factory=dict)
     points_per_second: Count | None = None
 
     @model_validator(mode="after")
@@ -106,6 +106,7 @@ class Training(_Written):
     """Time and memory that a training took."""
 
     seconds: Cost | None = None
+    steps: Count | None = None
     peak_memory_mb: Cost | None = None
 
 
@@ -135,24 +136,6 @@ class LeftOut:
                 log.warning("left out: %s", reason)
 
 
-def read_settings(folder: Path) -> dict[str, Any] | None:
-    """Return the settings of a run's config, flat: ``data.fold`` -> 5; None if the run is not a training.
-
-    Raises:
-        UserError: cannot be read, or is no config.
-    """
-    path = own_file(folder, ".hydra/config.yaml")
-    config = read_yaml(path)
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: must be a mapping of names to values")
-    if "recipe" not in config:
-        return None
-    settings = renamed(dict(_flat(config)))
-    if len(settings) > MAX_SETTINGS:
-        raise UserError(f"{path}: {len(settings)} settings, more than {MAX_SETTINGS}")
-    return settings
-
-
 def read_metrics(folder: Path) -> Metrics | None:
     """Return a run's ``metrics.json``, or None if the run has none yet.
 
@@ -165,24 +148,58 @@ def read_metrics(folder: Path) -> Metrics | None:
     return Metrics.of(read_json(path), str(path))
 
 
+def why_unfinished(folder: Path) -> str:
+    """Return what is known about a run without scores: that it failed and why, or how far it came.
+
+    Raises:
+        UserError: what it left cannot be read.
+    """
+    if os.path.lexists(folder / "failed.txt"):
+        note = own_file(folder, "failed.txt", MAX_NOTE).read_text(encoding="utf-8", errors="replace")
+        return f"failed: {one_line(note.strip(), MAX_SHOWN)}"
+    if os.path.lexists(folder / history.NAME):
+        rows = history.read_history(own_file(folder, history.NAME, MAX_HISTORY))
+        if rows:
+            epoch, step = rows[-1]["epoch"] or 0, rows[-1]["step"] or 0
+            return f"unfinished, after epoch {epoch:.0f} and step {step:.0f}"
+    return "unfinished, without a finished epoch"
+
+
 def read_facts(folder: Path) -> dict[str, str]:
     """Return command, commit, versions and hardware, from ``run.json``; empty if the run has none.
 
     Raises:
         UserError: cannot be read.
     """
+    found = {}
+    for key, value in _read_run(folder).items():
+        if key != "settings":
+            parts = [f"{k} {shown(v)}" for k, v in value.items()] if isinstance(value, dict) else [value]
+            found[shown(key)] = one_line(", ".join(map(str, parts)), 10 * MAX_SHOWN)
+    return found
+
+
+def read_device(folder: Path) -> str:
+    """Return the name of the GPU that a run was trained on, or ``cpu``; ``-`` if the run does not say.
+
+    Raises:
+        UserError: ``run.json`` cannot be read.
+    """
+    hardware = _read_run(folder).get("hardware")
+    if not isinstance(hardware, dict):
+        return "-"
+    return shown(hardware.get("gpu", hardware.get("device", "-")))
+
+
+def _read_run(folder: Path) -> dict[Any, Any]:
+    """Return the content of a run's ``run.json``; empty if the run has none."""
     if not os.path.lexists(folder / "run.json"):
         return {}
     path = own_file(folder, "run.json")
     facts = read_json(path)
     if not isinstance(facts, dict):
         raise UserError(f"{path}: must be a mapping of names to values")
-    shown = {}
-    for key, value in facts.items():
-        if key != "settings":
-            parts = [f"{k} {_shown(v)}" for k, v in value.items()] if isinstance(value, dict) else [value]
-            shown[_shown(key)] = one_line(", ".join(map(str, parts)), 10 * MAX_SHOWN)
-    return shown
+    return facts
 
 
 def read_picture(folder: Path, name: str) -> Image.Image:
@@ -266,16 +283,6 @@ def own_file(folder: Path, name: str, most: int | None = None) -> Path:
     return path
 
 
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield names and values without :data:`_NOT_SETTINGS`. A value is a number or printable text."""
-    if isinstance(value, dict):
-        for key, part in value.items():
-            yield from _flat(part, _shown(f"{name}.{key}" if name else key))
-    elif name not in _NOT_SETTINGS:
-        # NaN, and integers that float64 cannot hold, become text: they cannot be sorted.
-        number = isinstance(value, (int, float)) and abs(value) <= MAX_COUNT
-        yield name, value if number else _shown(value)
-
-
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """Return a name or value as printable text of at most :data:`MAX_SHOWN` characters."""
     return one_line(value, MAX_SHOWN)

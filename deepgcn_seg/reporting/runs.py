@@ -9,16 +9,27 @@ import torch
 
 from ..errors import UserError
 from ..escaping import one_line
-from .reading import LeftOut, Metrics, Tested, read_metrics, read_settings
+from ..model.description import Network, OwnPart
+from .config import read_config
+from .reading import LeftOut, Metrics, Tested, read_metrics, why_unfinished
+
+# Runs that differ in these settings alone repeat one experiment.
+REPEATS = ("data.fold", "seed")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run. settings: flat, ``data.fold`` -> 5, as numbers or as printable text."""
+    """A finished run.
+
+    Attributes:
+        settings: flat, ``data.fold`` -> 5, as numbers or as printable text.
+        network: the description of its network; None if its config has none that can be read.
+    """
 
     folder: Path
     settings: dict[str, Any]
     metrics: Metrics
+    network: Network | OwnPart | None = None
 
     @property
     def test(self) -> Tested:
@@ -63,14 +74,14 @@ def find_runs(root: str | Path, left_out: LeftOut) -> tuple[list[Run], list[Path
     runs, unfinished = [], []
     for folder in sorted(path.parent.parent for path in root.rglob(".hydra/config.yaml")):
         with left_out.noting():
-            settings = read_settings(folder)
-            if settings is None:
+            config = read_config(folder)
+            if config is None:
                 continue
             metrics = read_metrics(folder)
             if metrics is None:
                 unfinished.append(folder)
             else:
-                runs.append(Run(folder, settings, metrics))
+                runs.append(Run(folder, config.settings, metrics, config.network))
     if not runs and not unfinished:
         if left_out.reasons:
             raise UserError(f"runs={root}: none of the runs below it can be read; the first: {left_out.reasons[0]}")
@@ -78,10 +89,22 @@ def find_runs(root: str | Path, left_out: LeftOut) -> tuple[list[Run], list[Path
     return runs, unfinished
 
 
+def describe_unfinished(folders: Sequence[Path], left_out: LeftOut) -> list[str]:
+    """Return a line for each unfinished run: that it failed and why, or how far it came."""
+    lines = []
+    for folder in folders:
+        state = "unfinished"
+        with left_out.noting():
+            state = why_unfinished(folder)
+        lines.append(one_line(f"{folder}: {state}"))
+    return lines
+
+
 def varied(runs: Sequence[Run]) -> list[str]:
-    """Return the settings that differ among runs, those of the outermost groups first."""
+    """Return the settings that differ among runs, those of the outermost groups first, fold and seed last."""
     keys = sorted(
-        {key for run in runs for key in run.settings}, key=lambda key: (key.count("."), not key.endswith("name"), key)
+        {key for run in runs for key in run.settings},
+        key=lambda key: (key in REPEATS, key.count("."), not key.endswith("name"), key),
     )
     columns: dict[tuple, str] = {}
     for key in keys:

@@ -22,7 +22,7 @@ from ..distributed import World
 from ..evaluation.protocols import Protocol, Result
 from ..model import DeepGCN
 from ..model.description import Description, describe_network
-from ..model.freezing import freeze, require_not_anew
+from ..model.freezing import freeze, require_taken
 from ..model.layers import sync_norms
 from ..model.summary import summarize
 from ..model.transfer import Source, take_weights
@@ -67,7 +67,9 @@ def build_trainer(
         UserError: nothing of the source fits, or a part to be frozen is not there or begins anew.
     """
     store, split, grid = data.store, data.split, data.grid
-    description = checkpoint_description(config, store.classes, len(split.train))
+    description = checkpoint_description(config, store, len(split.train))
+    # Class weights that do not fit are refused before the network is built.
+    objective = _objective(config.recipe, data, device, world)
     model = _build_model(config, device, world, description, store.classes, source)
     channels = {"variant": config.data.variant, "features": tuple(config.data.features)}
     augment = [instantiate(part) for part in config.recipe.augmentation]
@@ -85,7 +87,7 @@ def build_trainer(
         instantiate(config.recipe.optimizer)(model.parameters()),
         blocks,
         validate if rooms else None,
-        _settings(config, device, _objective(config.recipe, data, device, world)),
+        _settings(config, device, objective),
         folder / "checkpoints",
         {**description, "classes": store.classes},
         run_log,
@@ -109,7 +111,7 @@ def _build_model(
     freeze(model, frozen)
     if source is not None:
         fit = take_weights(model, _described(description, classes), source)
-        require_not_anew(frozen, fit.anew)
+        require_taken(frozen, fit.newly_initialised)
     model = model.to(device)
     # All processes begin with the same weights, but draw dropout and stochastic dilation differently.
     torch.manual_seed(config.seed + world.rank)
@@ -158,11 +160,11 @@ def _settings(config: DictConfig, device: torch.device, objective: Objective) ->
     )
 
 
-def checkpoint_description(config: DictConfig, classes: ClassList, rooms: int) -> dict[str, Any]:
+def checkpoint_description(config: DictConfig, opened: RoomStore | OfficialBlocks, rooms: int) -> dict[str, Any]:
     """Return what a run's checkpoints say about network, data and training, as ``save_checkpoint`` takes it.
 
     Args:
-        rooms: number of rooms to train on.
+        opened: the data. rooms: number of rooms to train on.
 
     Raises:
         UserError: a checkpoint cannot describe a setting. This is found before the training, and not after it.
@@ -177,6 +179,7 @@ def checkpoint_description(config: DictConfig, classes: ClassList, rooms: int) -
         **{key: data["grid"][key] for key in ("side", "stride", "min_points")},
         **{key: plain[key] for key in ("points", "batch_size", "seed")},
         "source": source if known else None,
+        "label_numbers": None if opened.label_numbers is None else opened.label_numbers.plain(),
         **{key: data[key] for key in ("name", "fold", "validation")},
     }
     if source == "synthetic":
@@ -184,7 +187,7 @@ def checkpoint_description(config: DictConfig, classes: ClassList, rooms: int) -
     network = describe_network(plain["model"])
     # The full config is written for people to read. No program reads it.
     description = {"network": network, "trained_on": trained_on, "config": plain, "card": _card(plain, rooms)}
-    _described(description, classes)
+    _described(description, opened.classes)
     return description
 
 

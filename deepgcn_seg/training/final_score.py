@@ -60,6 +60,7 @@ def score_run(
         folder,
         title=f"{config.backbone.name}-{config.depth} on {area_name(store, config.data.fold)} of {store.source}",
         world=world,
+        pages=config.pages,
         dataset=config.data.name,
         areas=[config.data.fold],
         checkpoint=str(path),

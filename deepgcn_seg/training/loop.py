@@ -98,7 +98,7 @@ class Trainer:
         shown_blocks: Batch | None = None,
     ):
         self.blocks, self.validate, self.settings, self.folder = blocks, validate, settings, folder
-        self.description, self.run_log, self.world, self.shown_blocks = description, run_log, world, shown_blocks
+        self.run_log, self.world, self.shown_blocks = run_log, world, shown_blocks
         self.state = TrainingState(model, optimizer, settings.ema)
         self.base_rates = [group["lr"] for group in optimizer.param_groups]
         self.batch_size = min(settings.batch_size, len(blocks))
@@ -112,6 +112,9 @@ class Trainer:
             len(blocks), settings.seed, self.batch_size, self.batch_size // parts, world.rank, world.size
         )
         self.steps_per_epoch = len(blocks) // self.batch_size
+        self.description = {**description, "steps_per_epoch": self.steps_per_epoch}
+        # Whether the log has said so already: it is said once in a process.
+        self._told_of_no_score = self._told_of_no_label = False
         self.total_steps = self.steps_per_epoch * settings.epochs
         if settings.max_steps is not None:
             self.total_steps = min(self.total_steps, settings.max_steps)
@@ -167,7 +170,8 @@ class Trainer:
             state.seconds += seconds
             speed = self.batch_size * passes[0][1].shape[1] / seconds
             self.run_log.step(state.step, loss, state.optimizer.param_groups[0]["lr"], speed)
-            meter.advance(f"epoch {self.present_epoch}, loss {loss:.3f}, {speed:,.0f} points/s")
+            shown = "no labelled point" if loss is None else f"loss {loss:.3f}"
+            meter.advance(f"epoch {self.present_epoch}, {shown}, {speed:,.0f} points/s")
             if stopping:
                 self.save("last.ckpt")
                 raise Interrupted(f"stopped at step {state.step} of {self.total_steps}; resume={self.folder.parent}")
@@ -181,7 +185,7 @@ class Trainer:
         """Validate if it is time, add a row to the history, and save."""
         state = self.state
         result = self._validate() if self.validation_due else None
-        # An epoch whose steps were all left out has no loss, and no row.
+        # An epoch whose steps were all left out, or had no labelled point, has no loss, and no row.
         if state.losses:
             epoch = Epoch(
                 state.step,
@@ -205,11 +209,14 @@ class Trainer:
             make_loader(self.blocks, self.sampler.part, self.sampler, self.settings.workers, pin_memory=pin_memory)
         )
 
-    def _train_step(self, passes: Sequence[Batch], stop: Callable[[], bool]) -> tuple[float, bool]:
-        """Do one optimiser step.
+    def _train_step(self, passes: Sequence[Batch], stop: Callable[[], bool]) -> tuple[float | None, bool]:
+        """Do one optimiser step on the mean loss of the passes that have a labelled point.
+
+        If none has one, the step changes nothing: the optimiser's momentum and weight decay would move weights that
+        no label asked to move.
 
         Returns:
-            The loss over all processes, and whether one of them was asked to stop.
+            The mean loss over all processes, None if there is none, and whether a process was asked to stop.
         """
         state, settings = self.state, self.settings
         model, optimizer = state.model, state.optimizer
@@ -217,12 +224,22 @@ class Trainer:
         optimizer.zero_grad(set_to_none=True)
         statistics = RunningStatistics(model)
         with advice_on_memory(model, state.step + 1, self.sampler.part, settings.points, settings.accumulate):
-            losses = [self._backward(points, labels) for points, labels in passes]
+            losses = [loss for points, labels in passes if (loss := self._backward(points, labels)) is not None]
 
-        # One sum over processes serves both. All must know in the same step that one of them was asked to stop.
-        sums = self.world.sum(torch.tensor([sum(losses), float(stop())], dtype=torch.float64, device=settings.device))
-        loss, stopping = float(sums[0]) / (self.world.size * len(passes)), bool(sums[1] > 0)
+        # One sum over processes serves all. All must know in the same step that one of them was asked to stop.
+        own = [sum(losses), float(len(losses)), float(stop())]
+        sums = self.world.sum(torch.tensor(own, dtype=torch.float64, device=settings.device))
+        counted, stopping = int(sums[1]), bool(sums[2] > 0)
+        if not counted:
+            statistics.restore()
+            self._pass_over()
+            return None, stopping
+        loss = float(sums[0]) / counted
         self.world.average_gradients(model)
+        if (every := self.world.size * len(passes)) > counted:
+            for parameter in model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad *= every / counted
         norm = nn.utils.get_total_norm(p.grad for p in model.parameters() if p.grad is not None)
 
         if not (math.isfinite(loss) and torch.isfinite(norm)):
@@ -249,16 +266,24 @@ class Trainer:
         if self.settings.norm_momentum is not None:
             set_norm_momentum(self.state.model, self.settings.norm_momentum(clock))
 
-    def _backward(self, points: torch.Tensor, labels: torch.Tensor) -> float:
-        """Add the gradients of one pass to the parameters, and return its loss."""
+    def _backward(self, points: torch.Tensor, labels: torch.Tensor) -> float | None:
+        """Add the gradients of one pass to the parameters; return its loss, or None without a labelled point."""
         settings = self.settings
         points = points.to(settings.device, non_blocking=True)
         labels = labels.to(settings.device, non_blocking=True)
         with torch.autocast(settings.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             logits = self.state.model(points)
         loss = settings.objective(logits, labels)
+        # Also without a labelled point, when the gradient is 0: processes share the gradients of all layers.
         (loss / settings.accumulate).backward()
-        return loss.item()
+        return loss.item() if settings.objective.counts(labels) else None
+
+    def _pass_over(self) -> None:
+        """Leave out a step without a labelled point. The first such step is said."""
+        self.state.optimizer.zero_grad(set_to_none=True)
+        if not self._told_of_no_label:
+            log.warning("step %d: no block of it has a labelled point; such steps change nothing", self.state.step + 1)
+        self._told_of_no_label = True
 
     def _skip(self, loss: float, norm: float, passes: Sequence[Batch]) -> None:
         """Skip a step that is not finite. Of several such steps in a row, save the first one's batch.
@@ -295,6 +320,13 @@ class Trainer:
         better = miou > state.best
         suffix = " (best so far)" if better else ""
         log.info("Epoch %d, step %d: validation mIoU %.4f%s", self.present_epoch, state.step, miou, suffix)
+        if math.isnan(miou) and not self._told_of_no_score:
+            self._told_of_no_score = True
+            log.warning(
+                "No point to validate on has a label, so that nothing chooses a best checkpoint: %s is "
+                "scored at the end, and used by predict",
+                "the best one until now" if state.best >= 0 else "the last one",
+            )
         if better:
             state.best = miou
             if self.settings.keep_best:
@@ -327,12 +359,19 @@ class Trainer:
         """Restore the state of ``last.ckpt``.
 
         Raises:
-            UserError: the file is missing, damaged, or of another model.
+            UserError: the file is missing, damaged, of another model or other data, or has been trained for longer.
         """
         path, total = self.folder / "last.ckpt", self.total_steps
-        self.state.load(path, self.settings.device, self.world)
-        if self.state.step >= total:
-            log.info("%s: all %d steps are done, nothing is left to train (more epochs go on)", path, total)
+        self.state.load(path, self.description, self.settings.device, self.world)
+        of_epochs, max_steps = self.steps_per_epoch * self.settings.epochs, self.settings.max_steps
+        limit = f"epochs={self.settings.epochs}" if total == of_epochs else f"max_steps={max_steps}"
+        if self.state.step > total:
+            raise UserError(
+                f"{path}: {self.state.step} steps were trained, but {limit} stands for {total}; a resumed run can only "
+                "become longer"
+            )
+        if self.state.step == total:
+            log.info("%s: all %d steps of %s are done; a larger one goes on", path, total, limit)
             return
         before = self.state.optimizer.param_groups[0]["lr"]
         clock = Clock(self.state.step, self.steps_per_epoch, total)

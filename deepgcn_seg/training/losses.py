@@ -126,6 +126,10 @@ class Objective:
     class_weights: Tensor | None = None
     ignore: int | None = None
 
+    def counts(self, labels: Tensor) -> bool:
+        """Return whether one of the points with labels (B, N) is not ignored."""
+        return self.ignore is None or bool((labels != self.ignore).any())
+
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of logits (B, N, C) and labels (B, N), computed in float32; 0 if every point is ignored."""
         logits, labels = logits.float().flatten(0, 1), labels.flatten()
@@ -164,6 +168,7 @@ def _mean(losses: Tensor, labels: Tensor, class_weights: Tensor | None) -> Tenso
     """Return the mean of the points' losses, each multiplied by the weight of its class.
 
     It is divided by the number of points, not by the sum of their weights: so a pass with a few points of a rare class
-    weighs less than one with many, and passes average to the loss of the whole batch.
+    weighs less than one with many. The mean over passes of as many labelled points is the loss of the whole batch. With
+    unlabelled points, each pass that has a labelled one counts the same, however many those are.
     """
     return losses.mean() if class_weights is None else (class_weights[labels] * losses).mean()

@@ -18,19 +18,13 @@ from ..errors import OccupiedError, UserError
 from ..escaping import one_line
 from ..files import replacing
 from ..model.checkpoint import read_checkpoint
-from ..old_names import renamed
+from ..old_names import ADDED, renamed
 from ..schema import read_json
 
 LOCK = ".lock"
-# Settings that runs had not from the beginning, with the values of runs before.
-ADDED: dict[str, Any] = {
-    "recipe.loss": "cross_entropy",
-    "recipe.focal_gamma": 2.0,
-    "recipe.class_weights": "none",
-    "recipe.effective_beta": None,
-    "weights": None,
-    "freeze": [],
-}
+
+# Changed settings that a message lists before it counts the others.
+_LISTED = 8
 
 log = logging.getLogger(__name__)
 
@@ -126,17 +120,22 @@ def finished_miou(config: DictConfig, folder: Path) -> float | None:
         before, now = renamed(dict(read_json(folder / "run.json")["settings"])), run_settings(config)
     except (ValueError, TypeError, KeyError):
         raise UserError(f"{folder / 'run.json'}: says nothing of the run's settings") from None
-    before = {**{key: str(value) for key, value in ADDED.items() if key in now}, **before}
-    changed = [key for key in {**now, **before} if before.get(key) != now.get(key)]
-    if changed:
+    if changed := _changed(before, now):
         raise OccupiedError(
-            f"{folder} holds a run of other settings ({', '.join(changed[:5])}); choose another hydra.sweep.dir"
+            f"{folder} holds a run of other settings ({', '.join(list(changed)[:5])}); choose another hydra.sweep.dir"
         )
     try:
         miou = read_json(folder / "metrics.json")["test"]["mIoU"]
     except (UserError, TypeError, KeyError, IndexError):
         return None
     return miou if isinstance(miou, (int, float)) else None
+
+
+def _changed(before: dict[str, str], now: dict[str, str]) -> dict[str, tuple[str | None, str | None]]:
+    """Return the settings that two runs have not the same, with both values; None for one that a run does not have."""
+    before = {**{key: str(value) for key, value in ADDED.items() if key in now}, **before}
+    every = {key: (before.get(key), now.get(key)) for key in {**now, **before}}
+    return {key: values for key, values in every.items() if values[0] != values[1]}
 
 
 def recorded_weights(folder: Path) -> Any:
@@ -147,22 +146,27 @@ def recorded_weights(folder: Path) -> Any:
         return None
 
 
-def record_changes(now: dict[str, str], folder: Path) -> None:
+def record_changes(now: dict[str, str], class_weights: dict[str, float] | None, folder: Path) -> None:
     """Say which settings a resumed run has changed, such as more epochs, and put them into its ``run.json``.
 
     Args:
-        now: as :func:`run_settings` returns them.
+        now: as :func:`run_settings` returns them. class_weights: those of the loss by class, if it has some.
     """
     path = folder / "run.json"
     facts = read_json(path) if path.is_file() else None
     if not isinstance(facts, dict) or not isinstance(before := facts.get("settings"), dict):
         return
-    changed = [key for key in now if key in before and before[key] != now[key]]
-    if changed:
-        shown = (f"{key} {one_line(before[key], 60)} -> {one_line(now[key], 60)}" for key in changed[:5])
-        log.info("Changed since the run was started: %s", ", ".join(shown))
+    if changed := _changed(renamed(before), now):
+        typed = lambda value: "not set" if value is None else one_line(value, 60)
+        shown = [f"{key} {typed(there)} -> {typed(here)}" for key, (there, here) in changed.items()]
+        more = f" and {len(shown) - _LISTED} more" if len(shown) > _LISTED else ""
+        log.info("Changed since the run was started: %s%s", ", ".join(shown[:_LISTED]), more)
+    if changed or facts.get("class_weights") != class_weights:
+        facts = {**facts, "settings": now, "class_weights": class_weights}
+        if class_weights is None:
+            del facts["class_weights"]
         with replacing(path) as temporary:
-            temporary.write_text(json.dumps({**facts, "settings": now}, indent=1) + "\n")
+            temporary.write_text(json.dumps(facts, indent=1) + "\n")
 
 
 def set_scores_aside(folder: Path, step: int) -> None:
@@ -182,7 +186,7 @@ def run_settings(config: DictConfig) -> dict[str, str]:
         if isinstance(value, dict):
             for key, part in value.items():
                 walk(f"{prefix}.{key}" if prefix else str(key), part)
-        elif prefix not in ("resume", "device", "devices", "workers"):
+        elif prefix not in ("resume", "device", "devices", "workers", "pages"):
             flat[prefix] = str(value)
 
     walk("", OmegaConf.to_container(config, resolve=True))

@@ -64,22 +64,23 @@ class RunLog:
 
     Args:
         folder: the run directory; None to write nothing, as in every process but the first.
-        step: first step of a resumed run; earlier events and rows from this step on are dropped.
+        step: first step whose events and rows are new, 0 in a new run; those that are there from it on are dropped.
 
     Every method raises :class:`~deepgcn_seg.errors.UserError` if events cannot be written, as on a full disk.
     """
 
     def __init__(self, folder: str | Path | None, step: int = 0):
         self._writer: Any = _Nothing() if folder is None else _EventWriter(Path(folder), step)
-        self._history = None if folder is None else History(Path(folder), max(step - 1, 0))
+        self._history = None if folder is None else History(Path(folder), step)
 
     def config(self, text: str) -> None:
         """Write the composed config, once there are other events."""
         self._writer.first_text = ("config", f"```yaml\n{text}\n```")
 
-    def step(self, step: int, loss: float, lr: float, points_per_second: float) -> None:
-        """Write loss, learning rate and speed of a training step."""
-        self._scalar(LOSS, loss, step)
+    def step(self, step: int, loss: float | None, lr: float, points_per_second: float) -> None:
+        """Write loss, learning rate and speed of a training step; loss is None if no point had a label."""
+        if loss is not None:
+            self._scalar(LOSS, loss, step)
         self._scalar(RATE, lr, step)
         self._scalar("2_training/points_per_second", points_per_second, step)
 

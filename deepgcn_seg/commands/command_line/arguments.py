@@ -22,6 +22,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
 from ...errors import UserError
+from .whole import replacing
 
 PATHS = (
     "input", "output", "checkpoint", "weights", "view", "picture", "source", "data.root", "resume", "runs", "export",
@@ -46,13 +47,13 @@ _WHOLE_NUMBERS = re.compile(r"\d+(,\d+)+")
 
 
 def for_hydra(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with the values of paths and names quoted for Hydra.
+    """Return the arguments with the values of paths and names quoted for Hydra, and mappings that replace others.
 
     Raises:
         UserError: a path that Hydra would change.
     """
     sweeping = bool({"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments))
-    return [_quoted(argument, sweeping) for argument in arguments]
+    return replacing([_quoted(argument, sweeping) for argument in arguments])
 
 
 def require_settings(arguments: Sequence[str], main: str | None) -> None:

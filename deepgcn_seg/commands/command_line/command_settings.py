@@ -19,6 +19,7 @@ from ...model.connection import PAPER_CONNECTIONS
 from ...model.description import NETWORK, Depth, Dilation, Width
 from ...model.graph import GRAPHS
 from ...model.layers import ACTS, NORMS
+from ...palette import PALETTES
 from ...settings import (
     Count,
     Flag,
@@ -231,6 +232,7 @@ class Train(Settings):
     workers: Workers
     validate_every: Count
     select: Annotated[str, choice("validation", "test", "last")]
+    pages: Flag = True
     save_every: Count
     resume: MaybeText
     weights: MaybeText = None
@@ -270,6 +272,8 @@ class Evaluate(Settings):
     points: MaybePoints
     batch_size: MaybeBlocks
     device: Text
+    palette: Annotated[str, choice(*PALETTES)] = "screen"
+    pages: Flag
     trusted: Modules
     data: GivenData
 
@@ -281,7 +285,8 @@ class Predict(Settings):
     input: Annotated[str, text("a file or folder")] = ""
     output: Annotated[str, text("a file or folder")] = ""
     view: Annotated[str | None, _file(".html")]
-    picture: Annotated[str | None, _file(".png")]
+    picture: Annotated[str | None, _file(".png", ".pdf", ".svg")]
+    palette: Annotated[str, choice(*PALETTES)] = "screen"
     submission: Annotated[str | None, _folder(".txt", ".zip")]
     colors: Flag
     classification: Flag
@@ -335,7 +340,8 @@ class Report(Settings):
     """``tools/report.py``."""
 
     runs: MaybeText
-    output: Annotated[str | None, _folder(".html", ".md", ".tex", ".csv", ".png", ".pdf")]
+    output: Annotated[str | None, _folder(".html", ".md", ".tex", ".csv", ".png", ".pdf", ".svg")]
+    palette: Annotated[str, choice(*PALETTES)] = "screen"
 
 
 class Axes(Settings):

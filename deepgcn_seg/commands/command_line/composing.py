@@ -26,6 +26,7 @@ from .arguments import quote
 from .checks import check, require_choices, require_read
 from .failures import error_line
 from .main import hydra_arguments, require_known
+from .whole import replace_wholes
 
 # Hydra's state is that of the process. A thread may call a command within another, but two threads take turns.
 _turn = threading.RLock()
@@ -124,6 +125,7 @@ def _run(
         try:
             with _logged(folder / f"{command}.log"):
                 require_read(config, help.settings(conf, command))
+                replace_wholes(config, conf, command)
                 check(config, command)
                 results.extend((folder, task(config)))
         # Hydra would print it besides.

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ...distributed import MAX_DEVICES, declared, leave, torchrun
-from ...errors import Interrupted, OccupiedError, UserError
+from ...errors import Finding, Interrupted, OccupiedError, UserError
 from ...evaluation.protocols import Protocol
 from ...model import DeepGCN
 from ...old_names import RENAMED, present_value, renamed_argument
@@ -32,6 +32,7 @@ from . import help
 from .arguments import assigned, for_hydra, given, require_settings
 from .checks import check, require_choices, require_read
 from .failures import SweepSummary, error_line, forget_failure, note_failure
+from .whole import replace_wholes
 
 # Exit statuses: a user's error; work that was stopped but saved and can be resumed; output that nobody reads any more.
 USER_ERROR, INTERRUPTED, UNREAD = 2, 75, 141
@@ -115,7 +116,8 @@ def _command(task: Callable[[DictConfig], Any], conf: Path, config_name: str, pr
 
     def say(error: BaseException) -> None:
         where = f"process {world.rank}: " if world.size > 1 else ""
-        print(as_called(f"error: {where}{error_line(error, conf, config_name)}"), file=sys.stderr)
+        what = "" if isinstance(error, Finding) else "error: "
+        print(as_called(f"{what}{where}{error_line(error, conf, config_name)}"), file=sys.stderr)
 
     try:
         require_known(sys.argv[1:], config_name)
@@ -178,6 +180,7 @@ def _guarded(
         outcome.composed = True
         try:
             require_read(config, help.settings(conf, config_name))
+            replace_wholes(config, conf, config_name)
             check(config, config_name)
             result = task(config)
             forget_failure()

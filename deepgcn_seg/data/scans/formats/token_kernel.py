@@ -1,20 +1,21 @@
 """A compiled loop that splits lines of text into words, which :mod:`.text` converts to numbers."""
 
 import numpy as np
-from numba import njit
+
+from ....kernel_cache import kernel
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _begins_comment(text: np.ndarray, position: int) -> bool:
     return text[position] == 35 or (text[position] == 47 and position + 1 < text.size and text[position + 1] == 47)
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _is_blank(byte: int) -> bool:
     return byte == 32 or byte == 9 or byte == 13
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _closing_quote(text: np.ndarray, position: int, delimiter: int) -> int:
     """Return where the quote at ``position`` is closed if the word ends there, else -1."""
     end = position + 1
@@ -29,7 +30,7 @@ def _closing_quote(text: np.ndarray, position: int, delimiter: int) -> int:
     return end if ends else -1
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def split_lines(
     text: np.ndarray,
     delimiter: int,
