@@ -52,6 +52,8 @@ class EdgeConv(nn.Module):
     def forward(self, x: Tensor, index: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return h."""
         layer = self.layer
+        if not layer.takes_products:
+            return self._call(x, index, mask)
         linear, sign = layer.linear, layer.monotone_sign()
         if sign is None:
             return layer.finish_edges(self._edges(x, index), mask).amax(2)
@@ -82,6 +84,14 @@ class EdgeConv(nn.Module):
             points = index.shape[1] if mask is None else mask.sum(1)
             scale, shift = norm.scale_shift(mean, var, points * index.shape[2])
         return lambda x: torch.addcmul(shift, x, scale)
+
+    def _call(self, x: Tensor, index: Tensor, mask: Tensor | None) -> Tensor:
+        """Return h by a call of the layer with every edge, [x_i ; x_j - x_i]."""
+        batch, count, k = index.shape
+        center = x[:, :, None].expand(*index.shape, -1)
+        edges = torch.cat([center, gather_neighbors(x, index) - center], -1)
+        present = None if mask is None else mask.repeat_interleave(k, 1)
+        return self.layer(edges.flatten(1, 2), present).view(batch, count, k, -1).amax(2)
 
     def _edges(self, x: Tensor, index: Tensor) -> Tensor:
         """Return W [x_i ; x_j - x_i] + b for every edge, (B, N, k, C)."""
@@ -117,6 +127,8 @@ class MRConv(nn.Module):
         """Return h."""
         # W [x ; m - x] = (W1 - W2) x + W2 m needs neither the difference nor the concatenation.
         linear = self.layer.linear
+        if not self.layer.takes_products:
+            return self.layer(torch.cat([x, neighbor_max(x, index, mask) - x], -1), mask)
         own, relative = linear.weight.chunk(2, 1)
         product = F.linear(x, own - relative, linear.bias) + F.linear(neighbor_max(x, index, mask), relative)
         return self.layer.finish(product, mask)
