@@ -6,7 +6,6 @@ out_channels, spec)``; :class:`LayerSpec` says which norm and activation follow 
 After each class come its options, with the ranges that a checkpoint may give. The table of all by name is at the end.
 """
 
-import math
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -17,8 +16,8 @@ from torch.nn import functional as F
 from ..ops import edge_extremum, gather_neighbors, neighbor_max
 from ..ops.edges import center_and_neighbor
 from ..schema import Schema
-from ..settings import Share, choice, integer, number, require
-from .layers import BatchNorm, LayerSpec, Pointwise, negative_slope
+from ..settings import FLAG, Share, choice, integer, number, require, rule
+from .layers import NORMS, BatchNorm, LayerSpec, Pointwise, negative_slope
 
 Number = Annotated[float, number(-1e6, 1e6)]
 # GENConv's power mean clamps messages and their mean to this range, as the authors' code does.
@@ -157,6 +156,7 @@ class GraphSAGE(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, spec: LayerSpec = LayerSpec(), normalize: bool = False):
         super().__init__()
+        require("normalize", normalize, FLAG)
         self.pool = Pointwise(in_channels, in_channels, spec)
         self.layer = Pointwise(2 * in_channels, out_channels, spec)
         self.normalize = normalize
@@ -203,6 +203,7 @@ class GIN(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, spec: LayerSpec = LayerSpec(), learn_eps: bool = True):
         super().__init__()
+        require("learn_eps", learn_eps, FLAG)
         self.layer = Pointwise(in_channels, out_channels, spec)
         self.eps = nn.Parameter(torch.zeros(()), requires_grad=learn_eps)
 
@@ -258,8 +259,14 @@ class GENConv(nn.Module):
         super().__init__()
         require("aggregation", aggregation, choice("softmax", "power"))
         require("mlp_layers", mlp_layers, integer(1))
-        if not math.isfinite(temperature) or (aggregation == "power" and temperature == 0):
-            raise ValueError(f"temperature must be finite, and not 0 for the power mean, got {temperature!r}")
+        require("temperature", temperature, number(-1e6, 1e6))
+        if aggregation == "power":
+            require("temperature", temperature, rule("not 0 for the power mean", lambda power: power != 0))
+        require("learn_temperature", learn_temperature, FLAG)
+        require("message_norm", message_norm, FLAG)
+        require("learn_message_scale", learn_message_scale, FLAG)
+        require("hidden_norm", hidden_norm, choice(*NORMS))
+        require("eps", eps, number(0, 1))
         self.aggregation, self.learn_temperature, self.eps = aggregation, learn_temperature, eps
         self.temperature = nn.Parameter(torch.tensor(float(temperature)), requires_grad=learn_temperature)
         self.message_scale = None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..distributed import SummedOverAll
-from ..settings import choice, number, require, validate
+from ..settings import Flag, choice, number, require, validate
 from .own_layers import Factory, TorchNorm, build_act, build_norm, is_exactly, is_hooked, is_torch_act, name_or_factory
 
 NORMS = ("batch", "instance", "layer", "none")
@@ -239,7 +239,7 @@ class LayerSpec:
     order: Annotated[str, choice(*ORDERS)] = "norm-act"
     norm: Annotated[str | Factory, name_or_factory(choice(*NORMS))] = "batch"
     act: Annotated[str | Factory, name_or_factory(choice(*ACTS))] = "relu"
-    bias: bool = True
+    bias: Flag = True
     eps: Annotated[float, number(0, above=True)] = 1e-5
 
     def __post_init__(self):

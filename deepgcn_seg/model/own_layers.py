@@ -16,6 +16,8 @@ from pydantic import PlainValidator
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
+from ..settings import FLAG, require
+
 Factory = Callable[..., nn.Module]
 
 # Norm of torch.nn -> its argument for the number of channels. Its batch norms are left out: ``batch`` is batch norm
@@ -125,6 +127,7 @@ def build_norm(factory: Factory, channels: int, eps: float) -> nn.Module:
     """
     kind = _kind(factory)
     _require_known(kind, TORCH_NORMS, "norm")
+    require_flags(factory, "norm.")
     if kind not in _CHANNELS:
         return factory(channels)
     given = factory.keywords if isinstance(factory, partial) else {}
@@ -141,12 +144,30 @@ def build_act(factory: Factory) -> nn.Module:
         ValueError: one of torch.nn that does not treat each value by itself, or works in place.
     """
     _require_known(_kind(factory), TORCH_ACTS, "act")
+    require_flags(factory, "act.")
     act = factory()
     if getattr(act, "inplace", False):
         raise ValueError("act: inplace=true would overwrite features that other parts still read; leave it out")
     if type(act) is nn.PReLU and act.num_parameters != 1:
         raise ValueError(f"act: num_parameters={act.num_parameters}: a PReLU has one slope here; leave it out")
     return act
+
+
+def require_flags(factory: Callable[..., Any], before: str = "") -> None:
+    """Refuse a value that is not true or false for an argument that is: other values count as true, as ``no`` does.
+
+    Args:
+        before: what a message puts before the argument's name.
+
+    Raises:
+        SettingError: names the argument.
+    """
+    if not isinstance(factory, partial):
+        return
+    parameters = inspect.signature(factory.func).parameters
+    for name, value in factory.keywords.items():
+        if name in parameters and isinstance(parameters[name].default, bool):
+            require(f"{before}{name}", value, FLAG)
 
 
 def _kind(factory: Factory) -> Any:
