@@ -342,8 +342,12 @@ def require_read(config: DictConfig, known: dict[str, str]) -> None:
     refers to by ``${...}`` is read.
 
     Raises:
-        UserError: names the setting, and those that may have been meant.
+        UserError: names the setting, and those that may have been meant; or a folder of settings that is not there.
     """
+    for place in HydraConfig.get().searchpath:
+        folder = str(place).removeprefix("file://")
+        if "://" not in folder and not Path(folder).is_dir():
+            raise UserError(f"hydra.searchpath={shown([place])}: there is no folder {folder}")
     for override in HydraConfig.get().overrides.task:
         key = override.partition("=")[0].lstrip("+")
         parts = key.split(".")

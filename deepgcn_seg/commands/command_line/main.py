@@ -103,8 +103,7 @@ def _command(task: Callable[[DictConfig], Any], conf: Path, config_name: str, pr
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # When the log file's disk is full, other files tell so in one line; logging would print tracebacks.
     logging.raiseExceptions = False
-    # Our launcher configs have the names of the plugins' own, which are their schemas.
-    warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/.*' is validated against ConfigStore schema")
+    ignore_launchers()
     _start_processes(program, sys.argv[1:])
     world, outcome = declared(), _Outcome()
 
@@ -210,6 +209,11 @@ def _without_output(arguments: list[str]) -> list[str]:
     folders = ["hydra.run.dir=.", "hydra.sweep.dir=.", "hydra.sweep.subdir=."]
     rest = [a for a in arguments if not a.startswith(("hydra.run", "hydra.sweep", "hydra/job_log"))]
     return [*rest, *quiet, *folders]
+
+
+def ignore_launchers() -> None:
+    """Hide Hydra's warning that our launcher configs have the names of the plugins' own, which are their schemas."""
+    warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/.*' is validated against ConfigStore schema")
 
 
 def require_known(arguments: Sequence[str], command: str) -> None:
