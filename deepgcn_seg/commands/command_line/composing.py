@@ -27,7 +27,7 @@ from . import help
 from .arguments import quote
 from .checks import check, require_choices, require_read
 from .failures import error_line
-from .main import hydra_arguments, ignore_launchers, require_known
+from .main import hydra_arguments, quiet_hydra, require_known
 
 # Hydra's state is that of the process. A thread may call a command within another, but two threads take turns.
 _turn = threading.RLock()
@@ -90,7 +90,7 @@ def _process_as_before() -> Iterator[None]:
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices):
-            ignore_launchers()
+            quiet_hydra()
             yield
     finally:
         threading.excepthook = hook

@@ -103,7 +103,7 @@ def _command(task: Callable[[DictConfig], Any], conf: Path, config_name: str, pr
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # When the log file's disk is full, other files tell so in one line; logging would print tracebacks.
     logging.raiseExceptions = False
-    ignore_launchers()
+    quiet_hydra()
     _start_processes(program, sys.argv[1:])
     world, outcome = declared(), _Outcome()
 
@@ -211,9 +211,14 @@ def _without_output(arguments: list[str]) -> list[str]:
     return [*rest, *quiet, *folders]
 
 
-def ignore_launchers() -> None:
-    """Hide Hydra's warning that our launcher configs have the names of the plugins' own, which are their schemas."""
+def quiet_hydra() -> None:
+    """Hide two of Hydra's warnings.
+
+    Our launcher configs have the names of the plugins' own, which are their schemas. A search path that is not there
+    is an error of ours (:func:`~.checks.require_read`).
+    """
     warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/.*' is validated against ConfigStore schema")
+    warnings.filterwarnings("ignore", message=r"provider=hydra\.searchpath .* is not available")
 
 
 def require_known(arguments: Sequence[str], command: str) -> None:
