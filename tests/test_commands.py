@@ -508,6 +508,7 @@ def test_a_failed_job_does_not_end_a_multirun(data_root, tmp_path):
         ("evaluate", ["protocol=recut", "protocol.votes=8"], "protocol.votes: no such setting; another choice of protocol has it"),
         ("train", ["protocol=recut", "+protocol.votes=8"], "protocol.votes=8: only with protocol=rooms or protocol=tta"),
         ("train", ["protocol=tta", "protocol.name=recut"], "protocol.votes=8: only with protocol=rooms or protocol=tta"),
+        ("train", ["depth=["], "depth=[: cannot be read (no viable alternative at input '[')"),
         ("train", ["=3"], "=3: no setting stands before the =; settings are KEY=VALUE"),
         ("train", ["hydra.searchpath=[/nowhere]"], "hydra.searchpath=[/nowhere]: there is no folder /nowhere"),
         ("convert", ["checkpoint=README.md", "output=README.md/x.ckpt"], "output=README.md/x.ckpt: cannot be written"),
