@@ -15,6 +15,7 @@ COMMANDS = {
     "predict": "label scans",
     "prepare": "make a room store of S3DIS, ScanNet or labelled scans",
     "report": "tables and figures of many runs",
+    "info": "show what a checkpoint is: classes, data, training, scores, limits",
     "convert": "convert a checkpoint of the official PyTorch code",
     "export": "write a trained network as ONNX",
     "benchmark": "measure time and memory beside the official formulation",
@@ -35,6 +36,10 @@ def main() -> None:
     if name not in COMMANDS:
         sys.exit(f"error: {name}: no such command; there are {', '.join(COMMANDS)}")
     # Imported when a command is run: PyTorch takes seconds.
+    if name == "info":
+        from deepgcn_seg.commands.info import info
+
+        sys.exit(info(f"deepgcn-seg {name}", sys.argv[2:]))
     from deepgcn_seg.commands.command_line.composing import settings_folder
     from deepgcn_seg.commands.command_line.main import command
 

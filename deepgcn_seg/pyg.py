@@ -23,8 +23,7 @@ from .model.convolution import EdgeConv
 from .model.graph import DilatedKnnGraph
 from .model.layers import BatchNorm, Pointwise, is_nondecreasing
 from .model.own_layers import is_exactly
-from .ops import nearest_ranks
-from .ops.edges import center_and_neighbor
+from .ops import center_and_neighbor, nearest_ranks
 
 LINEAR = (torch.nn.Linear, PygLinear)
 # How the messages of a point's edges can be joined, as torch_geometric names it.

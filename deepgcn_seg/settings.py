@@ -6,7 +6,7 @@ names the setting as it is typed, its value and what is allowed: ``stride=0: mus
 
 import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from typing import Annotated, Any, get_type_hints
@@ -82,6 +82,11 @@ def is_number(value: Any) -> bool:
 def choice(*names: str, null: bool = False) -> PlainValidator:
     """Return a validator of some names."""
     return rule(f"one of {', '.join(names)}", lambda value: isinstance(value, str) and value in names, null)
+
+
+def key_of(table: Mapping[str, Any]) -> PlainValidator:
+    """Return a validator of the names in a table, as they are when a value is validated: the table may grow."""
+    return PlainValidator(lambda value: choice(*table).func(value))  # type: ignore[call-arg]
 
 
 def listed(item: PlainValidator, least: int = 0, most: int = 1000, null: bool = False) -> PlainValidator:

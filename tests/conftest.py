@@ -14,7 +14,7 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 from deepgcn_seg.data.build_store import prepare
-from deepgcn_seg.data.synthetic import generate
+from deepgcn_seg.data.synthetic_rooms import generate
 
 # Every test run tries the same examples, so that a failure is of the change at hand; a search for new ones is asked for.
 settings.register_profile("same each time", derandomize=True)

@@ -144,6 +144,23 @@ def test_a_run_directory_stands_for_its_best_checkpoint_or_its_last(tmp_path):
     assert load_model(tmp_path / "run").classes.names == S3DIS.names
 
 
+@pytest.mark.parametrize(
+    ("record", "name"),
+    [
+        ('{"settings": {"select": "last"}}', "last.ckpt"),
+        ('{"settings": {"select": "validation"}}', "best.ckpt"),
+        ('{"settings": 3}', "best.ckpt"),
+        ("damaged", "best.ckpt"),
+    ],
+)
+def test_a_run_that_scored_its_last_checkpoint_stands_for_that_one(tmp_path, record, name):
+    folder = tmp_path / "run" / "checkpoints"
+    for each in ("last.ckpt", "best.ckpt"):
+        save_checkpoint(folder / each, small(), NETWORK, S3DIS)
+    (tmp_path / "run" / "run.json").write_text(record)
+    assert find_checkpoint(tmp_path / "run") == find_checkpoint(folder) == folder / name
+
+
 # A file names no code.
 
 

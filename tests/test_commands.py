@@ -381,8 +381,18 @@ def test_resume_from_a_mid_epoch_checkpoint(trained, data_root, tmp_path):
 def test_a_run_from_before_settings_were_renamed_goes_on_and_is_evaluated(trained, tmp_path):
     folder = shutil.copytree(trained[0], tmp_path / "run")
     for file, pairs in {
-        ".hydra/config.yaml": (("  recompute: ", "  checkpoint: "), ("  features: ${", "  groups: ${")),
-        "run.json": (("model.recompute", "model.checkpoint"), ("protocol.features", "protocol.groups")),
+        ".hydra/config.yaml": (
+            ("  recompute: ", "  checkpoint: "),
+            ("  features: ${", "  groups: ${"),
+            ("  graph: ${graph.name}", "  dynamic: ${graph.dynamic}"),
+            ("graph:\n  name: dynamic", "graph:\n  dynamic: true"),
+        ),
+        "run.json": (
+            ("model.recompute", "model.checkpoint"),
+            ("protocol.features", "protocol.groups"),
+            ('"graph.name": "dynamic"', '"graph.dynamic": "True"'),
+            ('"model.graph": "dynamic"', '"model.dynamic": "True"'),
+        ),
     }.items():
         text = (folder / file).read_text()
         for new, old in pairs:
@@ -392,11 +402,15 @@ def test_a_run_from_before_settings_were_renamed_goes_on_and_is_evaluated(traine
     for path in folder.glob("checkpoints/*.ckpt"):
         content = torch.load(path, weights_only=True)
         content["model_config"]["checkpoint"] = content["model_config"].pop("recompute")
+        assert content["model_config"].pop("graph") == "dynamic"
+        content["model_config"]["dynamic"] = True
         torch.save(content, path)
     assert isinstance(load_model(folder), torch.nn.Module)
     run("train", f"resume={folder}", "max_steps=7")
     config = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text())
     assert config["model"]["recompute"] is False and "checkpoint" not in config["model"]
+    assert config["model"]["graph"] == "${graph.name}" and "dynamic" not in config["model"]
+    assert config["graph"]["name"] == "dynamic" and "dynamic" not in config["graph"]
     assert config["protocol"]["features"] == "${data.features}" and "groups" not in config["protocol"]
     assert read_checkpoint(folder / "checkpoints" / "last.ckpt")["step"] == 7
 

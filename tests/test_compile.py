@@ -70,7 +70,7 @@ def test_bfloat16_outside_the_distances(connection, points):
 
 
 def test_bfloat16_is_close(points):
-    model = DeepGCN(dynamic=False, **SMALL).eval()
+    model = DeepGCN(graph="fixed", **SMALL).eval()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         mixed = model(points).float()
     assert (mixed - model(points)).abs().mean() < 0.05

@@ -12,11 +12,13 @@ from deepgcn_seg import DeepGCN
 from deepgcn_seg.commands.command_line import help
 from deepgcn_seg.commands.command_line.checks import check
 from deepgcn_seg.commands.command_line.command_settings import COMMANDS
+from deepgcn_seg.commands.command_line.main import hydra_arguments
 from deepgcn_seg.data.augmentation import Jitter, Mirror
 from deepgcn_seg.data.blocks import BlockGrid
 from deepgcn_seg.errors import UserError
 from deepgcn_seg.evaluation import Protocol
-from deepgcn_seg.model import FixedGraph
+from deepgcn_seg.model import DynamicGraph, FixedGraph
+from deepgcn_seg.model.connection import Plain
 from deepgcn_seg.training.schedules import HalveByEpochs
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -119,6 +121,7 @@ def test_port_is_the_pytorch_variant():
 
 def test_plain_has_no_dilation_unless_asked():
     assert instantiate(composed("backbone=plaingcn").model).backbone.graphs[-1].dilation == 1
+    assert {name: composed("backbone=plaingcn").graph[name] for name in Plain.official} == Plain.official
     asked = composed("backbone=plaingcn", "graph.dilation=linear", "graph.stochastic=true")
     assert instantiate(asked.model).backbone.graphs[-1].dilation == 27
 
@@ -272,6 +275,13 @@ def test_settings_that_do_not_fit_each_other(overrides, message):
 def test_an_argument_that_follows_another_setting_names_that_one(override, key):
     with pytest.raises(UserError, match=rf"^{override.split('=')[0]}=.*: follows {key}; set {key} instead"):
         check(composed(override))
+
+
+@pytest.mark.parametrize(("dynamic", "graph"), [("true", DynamicGraph), ("false", FixedGraph)])
+def test_a_command_line_from_before_graphs_had_names(dynamic, graph):
+    config = composed(*hydra_arguments([f"graph.dynamic={dynamic}", "depth=2"], CONF))
+    check(config)
+    assert type(instantiate(config.model).backbone.graph) is graph
 
 
 @pytest.mark.parametrize("points", [432, 8192])

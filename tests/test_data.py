@@ -25,7 +25,7 @@ from deepgcn_seg.data.rooms_of_s3dis import expected_rooms, missing_rooms
 from deepgcn_seg.data.stanford import read_points, read_room
 from deepgcn_seg.data.store import RoomStore, write_manifest
 from deepgcn_seg.data.stored_room import StoredRoom
-from deepgcn_seg.data.synthetic import generate, make_room
+from deepgcn_seg.data.synthetic_rooms import generate, make_room
 from deepgcn_seg.errors import UserError
 
 # -- generator ----------------------------------------------------------------------------------

@@ -39,10 +39,10 @@ def test_parameters_are_those_of_the_official_model(settings, count):
     assert sum(p.numel() for p in DeepGCN(**settings).parameters()) == count
 
 
-@pytest.mark.parametrize("dynamic", [True, False], ids=["dynamic", "fixed"])
+@pytest.mark.parametrize("graph", ["dynamic", "fixed"])
 @pytest.mark.parametrize("connection", CONNECTIONS)
-def test_every_parameter_gets_a_gradient(connection, dynamic):
-    model = DeepGCN(connection=connection, dynamic=dynamic, **SMALL)
+def test_every_parameter_gets_a_gradient(connection, graph):
+    model = DeepGCN(connection=connection, graph=graph, **SMALL)
     logits = model(torch.rand(2, 40, 9))
     assert logits.shape == (2, 40, 13)
     F.cross_entropy(logits.flatten(0, 1), torch.randint(13, (80,))).backward()
@@ -68,10 +68,10 @@ def test_points_may_come_in_any_order(connection):
     assert torch.allclose(model(points)[:, order], model(points[:, order]), atol=1e-9)
 
 
-@pytest.mark.parametrize("dynamic", [True, False], ids=["dynamic", "fixed"])
+@pytest.mark.parametrize("graph", ["dynamic", "fixed"])
 @pytest.mark.parametrize("connection", CONNECTIONS)
-def test_blocks_of_unequal_size_in_one_batch(connection, dynamic):
-    model = DeepGCN(connection=connection, dynamic=dynamic, **SMALL).eval().double()
+def test_blocks_of_unequal_size_in_one_batch(connection, graph):
+    model = DeepGCN(connection=connection, graph=graph, **SMALL).eval().double()
     sizes = [40, 25, 31]
     points = torch.rand(3, 40, 9, dtype=torch.float64)
     mask = torch.arange(40)[None] < torch.tensor(sizes)[:, None]
@@ -115,7 +115,7 @@ def test_fixed_graph_searches_once(monkeypatch):
     calls = []
     original = graph.nearest_ranks
     monkeypatch.setattr(graph, "nearest_ranks", lambda *a, **k: calls.append(1) or original(*a, **k))
-    DeepGCN(dynamic=False, **SMALL).eval()(torch.rand(1, 40, 9))
+    DeepGCN(graph="fixed", **SMALL).eval()(torch.rand(1, 40, 9))
     # One for the head, one ordered search for all other layers.
     assert len(calls) == 2
 
@@ -413,7 +413,9 @@ def test_bad_mask(mask):
         ({"connection": "rev", "channels": 9}, "groups=2 must divide the channels of rev, 9"),
         ({"connection": "rev", "groups": 1}, "groups=1: must be an integer from 2"),
         ({"bias": "false"}, "bias=false: must be true or false"),
-        ({"dynamic": 1}, "dynamic=1: must be true or false"),
+        ({"graph": 1}, "graph=1: must be one of dynamic, fixed$"),
+        ({"graph": "dynamci"}, "graph=dynamci: must be one of dynamic, fixed$"),
+        ({"graph": MRConv}, "unknown graph .*MRConv.*: choose one of dynamic, fixed, or give a subclass of Graph"),
         ({"stochastic": None}, "stochastic is not set: must be"),
         ({"loop": "yes"}, "loop=yes: must be"),
         ({"recompute": 0}, "recompute=0: must be"),

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 SMALL = {"depth": 3, "channels": 8, "k": 4, "fusion_channels": 16, "head_channels": (16, 8)}
 KINDS = {
     "edge": {},
-    "dense, relative, fixed graph": {"connection": "dense", "conv": MRConv, "dynamic": False, "order": "act-norm"},
+    "dense, relative, fixed graph": {"connection": "dense", "conv": MRConv, "graph": "fixed", "order": "act-norm"},
     "plain, instance norm, no loops": {"connection": "plain", "norm": "instance", "loop": False},
     "res+, gen, layer norm": {"connection": "res+", "conv": GENConv, "norm": "layer", "act": "gelu"},
     "reversible, sage": {"connection": "rev", "conv": GraphSAGE},

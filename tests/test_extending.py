@@ -2,20 +2,26 @@
 
 import sys
 from types import ModuleType
+from typing import Literal
 
 import pytest
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from test_config import composed
 from torch import nn
 from torch.nn import functional as F
 
 from deepgcn_seg import DeepGCN, load_model
+from deepgcn_seg.commands.command_line.checks import check
 from deepgcn_seg.data.classes import S3DIS
 from deepgcn_seg.errors import UserError
-from deepgcn_seg.model import Connection, DynamicGraph, LayerSpec, Pointwise
+from deepgcn_seg.model import CONNECTIONS, GRAPHS, Connection, Graph, LayerSpec, Pointwise, convolution
 from deepgcn_seg.model.checkpoint import save_checkpoint
 from deepgcn_seg.model.description import describe_network
 from deepgcn_seg.model.summary import summarize
 from deepgcn_seg.ops import gather_neighbors
+from deepgcn_seg.schema import Schema
 
 SMALL = {"depth": 4, "channels": 8, "k": 4, "fusion_channels": 16, "head_channels": (16, 8)}
 
@@ -64,7 +70,7 @@ class FarMeanConv(MeanConv):
         return self.layer(torch.cat([x, (distance * relative).mean(2)], -1), mask)
 
 
-class RandomGraph(DynamicGraph):
+class RandomGraph(Graph):
     """Any k points are neighbours: the same for all layers of a pass."""
 
     def neighbors(self, layers, positions, mask):
@@ -77,7 +83,7 @@ class OwnNet(DeepGCN):
     """A network whose connection and graph no description could hold."""
 
     def __init__(self, **settings):
-        super().__init__(connection=Halved(), dynamic=RandomGraph, **settings)
+        super().__init__(connection=Halved(), graph=RandomGraph, **settings)
 
 
 @pytest.fixture
@@ -98,8 +104,8 @@ def mine(monkeypatch):
         {"connection": Growing()},
         {"conv": MeanConv},
         {"conv": FarMeanConv},
-        {"dynamic": RandomGraph},
-        {"connection": Growing(), "conv": MeanConv, "dynamic": RandomGraph},
+        {"graph": RandomGraph},
+        {"connection": Growing(), "conv": MeanConv, "graph": RandomGraph},
     ],
     ids=["residual connection", "growing connection", "convolution", "convolution of positions", "graph", "all three"],
 )
@@ -121,7 +127,7 @@ def test_a_part_of_ones_own_trains_and_evaluates(own):
 
 
 def test_what_ones_own_connection_and_graph_compute():
-    model = DeepGCN(**SMALL, connection=Halved(), dynamic=RandomGraph).eval()
+    model = DeepGCN(**SMALL, connection=Halved(), graph=RandomGraph).eval()
     points = torch.rand(1, 30, 9)
     index = RandomGraph(4).neighbors(None, points, None)(0, points)
     x = model.backbone.head(points, index)
@@ -160,7 +166,7 @@ def saved_and_loaded(path, model, config):
     [
         ({"connection": Halved()}, "model_config.connection=.*cannot hold a connection of your own"),
         ({"connection": {"_target_": "mine.Halved"}}, "model_config.connection=.*cannot hold a connection of your own"),
-        ({"dynamic": RandomGraph}, "model_config.dynamic=.*cannot hold a graph of your own"),
+        ({"graph": RandomGraph}, "model_config.graph=.*cannot hold a graph of your own"),
     ],
 )
 def test_what_a_description_cannot_hold_is_named(tmp_path, own, message):
@@ -170,6 +176,126 @@ def test_what_a_description_cannot_hold_is_named(tmp_path, own, message):
             tmp_path / "a.ckpt", model, describe_network({"_target_": "deepgcn_seg.DeepGCN", **SMALL, **own}), S3DIS
         )
     assert not list(tmp_path.iterdir())
+
+
+class MeanConvOptions(Schema):
+    """:class:`MeanConv`, which has no options."""
+
+    name: Literal["mean"]
+
+
+@pytest.fixture
+def in_the_tables(monkeypatch):
+    """An entry of each table, as if each was written in the table's file."""
+    added = type("AddedConv", (MeanConv,), {"__module__": convolution.__name__})
+    monkeypatch.setattr(convolution, added.__name__, added, raising=False)
+    monkeypatch.setitem(convolution.CONVOLUTIONS, "mean", (added, MeanConvOptions))
+    monkeypatch.setitem(CONNECTIONS, "halved", Halved)
+    monkeypatch.setitem(GRAPHS, "random", RandomGraph)
+
+
+@pytest.mark.usefixtures("in_the_tables")
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["graph.name=random"],
+        ["backbone.connection=halved"],
+        ["conv._target_=deepgcn_seg.model.convolution.AddedConv"],
+        ["graph.name=random", "backbone.connection=halved", "conv._target_=deepgcn_seg.model.convolution.AddedConv"],
+    ],
+    ids=["graph", "connection", "convolution", "all three"],
+)
+def test_an_entry_of_a_table_is_a_setting_and_is_saved_and_loaded(overrides, tmp_path):
+    config = composed("depth=4", "channels=8", "k=4", "model.fusion_channels=16", "model.head_channels=[8]", *overrides)
+    check(config)
+    model = instantiate(config.model).eval()
+    network = describe_network(OmegaConf.to_container(config.model, resolve=True))
+    save_checkpoint(tmp_path / "a.ckpt", model, network, S3DIS)
+    points = torch.rand(1, 40, 9)
+    assert torch.equal(load_model(tmp_path / "a.ckpt")(points), model(points))
+
+
+@pytest.mark.parametrize(("dynamic", "graph"), [(True, "dynamic"), (False, "fixed")])
+def test_a_checkpoint_from_before_graphs_had_names_is_loaded(dynamic, graph, tmp_path):
+    model, points = DeepGCN(**SMALL, graph=graph).eval(), torch.rand(1, 40, 9)
+    save_checkpoint(tmp_path / "a.ckpt", model, {**SMALL, "graph": graph}, S3DIS)
+    content = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    del content["model_config"]["graph"]
+    content["model_config"]["dynamic"] = dynamic
+    torch.save(content, tmp_path / "a.ckpt")
+    loaded = load_model(tmp_path / "a.ckpt")
+    assert type(loaded.backbone.graph) is GRAPHS[graph]
+    assert torch.equal(loaded(points), model(points))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("graph.name=random", "graph.name=random: must be one of dynamic, fixed$"),
+        ("backbone.connection=halved", "model.connection=halved: must be one of plain, res, dense, res\\+, rev$"),
+    ],
+)
+def test_what_is_in_no_table_is_refused(override, message):
+    with pytest.raises(UserError, match=message):
+        check(composed(override))
+
+
+@pytest.mark.parametrize("pre_activated", [False, True], ids=["", "pre-activated"])
+@pytest.mark.parametrize("nested", [False, True], ids=["", "nested"])
+@pytest.mark.parametrize("keeps_layers", [False, True], ids=["last layer", "every layer"])
+def test_every_kind_of_connection_of_ones_own(keeps_layers, nested, pre_activated, tmp_path, monkeypatch):
+    own = type("Own", (Growing if nested else Halved,), {"keeps_layers": keeps_layers, "pre_activated": pre_activated})
+    if nested:
+        own.nested, own.combine = True, lambda self, x, h: torch.cat([x, h], -1)
+    model = DeepGCN(**SMALL, connection=own(), block_dropout=0.2)
+    points = torch.rand(2, 600, 9)
+    model(points).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+    model.eval()
+    layers = model.features(points)
+    widths = [8, 16, 24, 32] if nested else [8] * 4
+    assert [layer.shape[-1] for layer in layers] == (widths if keeps_layers else widths[-1:])
+    expected = as_in_the_paper(model, torch.cat(layers, -1))
+    assert torch.allclose(model(points), expected, atol=1e-5)
+    with torch.no_grad():
+        assert torch.allclose(model(points), expected, atol=1e-5)
+
+    monkeypatch.setitem(CONNECTIONS, "own", own)
+    config = {"_target_": "deepgcn_seg.DeepGCN", **SMALL, "connection": "own", "block_dropout": 0.2}
+    save_checkpoint(tmp_path / "a.ckpt", model, describe_network(config), S3DIS)
+    assert torch.equal(load_model(tmp_path / "a.ckpt")(points), model(points))
+
+
+def as_in_the_paper(model, features):
+    """The logits of all layers' features side by side: fusion block and prediction head, product by product."""
+    layer, first = model.fusion.layer, model.head.first
+    fused = layer.finish(layer.linear(features)).amax(1, keepdim=True).expand(-1, features.shape[1], -1)
+    return model.head.classify(first.finish(first.linear(torch.cat([fused, features], -1))), None)
+
+
+def test_a_connection_may_run_its_blocks_in_a_way_of_its_own():
+    class Twice(Halved):
+        """Each block is run twice, with the same neighbours; the fusion block sees what came of it in the end."""
+
+        keeps_layers = False
+
+        def run(self, blocks, x, around, channels, dropout=0.0):
+            for i, block in enumerate(blocks):
+                neighborhood = around(i, x)
+                x = block(block(x, neighborhood), neighborhood)
+            yield x
+
+    model, points = DeepGCN(**SMALL, connection=Twice()).eval(), torch.rand(1, 40, 9)
+    backbone = model.backbone
+    x = backbone.head(points, backbone.graphs[0](points[..., 6:]))
+    for graph, block in zip(backbone.graphs[1:], backbone.blocks):
+        index = graph(x)
+        for _ in range(2):
+            x = (x + block.conv(x, index)) / 2
+    assert torch.allclose(*model.features(points), x, atol=1e-6)
+    with torch.no_grad():
+        assert torch.allclose(model(points), as_in_the_paper(model, x), atol=1e-5)
 
 
 def test_help_shows_the_settings():

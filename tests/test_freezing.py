@@ -19,7 +19,7 @@ NETWORKS = {
     "res+": {"connection": "res+", "conv": GENConv},
     "rev": {"connection": "rev", "conv": GraphSAGE},
     "recomputed": {"recompute": True, "conv": MRConv},
-    "act-norm": {"order": "act-norm", "conv": EdgeConv, "dynamic": False},
+    "act-norm": {"order": "act-norm", "conv": EdgeConv, "graph": "fixed"},
 }
 PARTS = (["backbone"], ["backbone.head"], ["backbone.blocks.1"], ["fusion", "head.rest"], ["head"], ["backbone.blocks"])
 

@@ -250,6 +250,29 @@ def txt(rng):
     return top + names.encode("utf-8", "replace") + rows(rng, rng.randint(0, 6), columns, delimiter)
 
 
+def pts(rng):
+    blocks = []
+    for count in rng.choices([0, 1, 3], k=rng.randint(1, 4)):
+        claimed = some(rng, str(count), NUMBERS, 0.1)
+        blocks.append(f"{claimed}\n".encode() + rows(rng, count, rng.choice([3, 3, 4, 7])).rstrip(b"\n") + b"\n")
+    return b"".join(blocks)
+
+
+def ptx(rng):
+    header = [["2"], ["2"], ["0"] * 3, ["1", "0", "0"], ["0", "1", "0"], ["0", "0", "1"]]
+    header += [["1", "0", "0", "0"], ["0", "1", "0", "0"], ["0", "0", "1", "0"], ["5", "6", "7", "1"]]
+    blocks = []
+    for _ in range(rng.randint(1, 3)):
+        lines = [" ".join(some(rng, number, NUMBERS, 0.01) for number in line) for line in header]
+        if rng.random() < 0.1:
+            lines.insert(rng.randrange(10), lines.pop(rng.randrange(10)))
+        points = [" ".join(["0.25", "2", "3", "0.5", *some(rng, [], [["1", "2", "3"], ["1"]], 0.1)]) for _ in range(4)]
+        points[0] = " ".join(some(rng, "0", NUMBERS, 0.05) for _ in points[0].split())
+        blocks.append("\n".join([*lines, *points, ""]))
+    content = "".join(blocks).encode()
+    return content[: some(rng, len(content), [rng.randrange(len(content))], 0.1)]
+
+
 def annotation(rng):
     odd = [
         b"1 " * 5,
@@ -267,7 +290,7 @@ def annotation(rng):
 
 MAKERS = {
     "ply": ply, "pcd": pcd, "npy": npy, "npz": npz, "las": las, "laz": lambda rng: las(rng, compress=True), "txt": txt,
-    "annotation": annotation,
+    "pts": pts, "ptx": ptx, "annotation": annotation,
 }  # fmt: skip
 
 
@@ -297,7 +320,10 @@ def feed(kind, seed, examples, folder):
                 assert np.isfinite(scan.xyz).any() and len(scan.xyz) == len(scan) <= MAX_POINTS
                 assert scan.rgb is None or scan.rgb.shape == (len(scan), 3)
                 assert all(name.isprintable() and 0 < len(name) <= 64 for name in scan.fields)
-                other = folder / f"b.{rng.choice(['ply', 'las', 'pcd', 'npy', 'npz', 'txt', 'csv', kind])}"
+                other = (
+                    folder
+                    / f"b.{rng.choice(['ply', 'las', 'pcd', 'npy', 'npz', 'txt', 'csv', 'pts' if kind == 'ptx' else kind])}"
+                )
                 write_scan(other, scan, {"label": np.zeros(len(scan), np.uint8)}, ["classes: a"])
                 assert len(read_scan(other)) == len(scan)
             read += 1

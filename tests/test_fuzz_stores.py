@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from reading_child import Child
 
 from deepgcn_seg.data.classes import S3DIS
+from deepgcn_seg.data.labelled_scans import read_labelling
 from deepgcn_seg.data.official_hdf5 import OfficialBlocks
 from deepgcn_seg.data.room import Room
 from deepgcn_seg.data.room_file import CHECKSUM_END, HEADER_BYTES, MAGIC, write_room
-from deepgcn_seg.data.scans.labelled import read_labelling
 from deepgcn_seg.data.store import RoomStore, write_manifest
 from deepgcn_seg.data.stored_room import StoredRoom
 

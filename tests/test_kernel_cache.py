@@ -17,7 +17,7 @@ from numba.core.caching import IndexDataCacheFile
 from deepgcn_seg.cache_folder import UNUSED_DAYS, cache_folder, is_private
 from deepgcn_seg.data.row_kernel import read_rows
 from deepgcn_seg.kernel_cache import digest, kernel_folder
-from deepgcn_seg.ops.backend import triton_available
+from deepgcn_seg.ops.backends import triton_available
 
 KERNEL = """
 from deepgcn_seg.kernel_cache import kernel
@@ -262,7 +262,7 @@ def test_folders_that_nothing_uses_any_more_are_removed(places, tmp_path):
 USED = """
 import torch
 from deepgcn_seg.ops import nearest_ranks, neighbor_max, set_backend
-from deepgcn_seg.ops.backend import implementation
+from deepgcn_seg.ops.backends import implementation
 from deepgcn_seg.data.row_kernel import read_rows
 points = torch.randint(0, 99, (1, 300, 3)).float()
 points[0] += torch.arange(300)[:, None] / 512

@@ -8,11 +8,11 @@ import pytest
 import yaml
 
 from deepgcn_seg.data.build_store import prepare
+from deepgcn_seg.data.classes_file import ClassesFile
+from deepgcn_seg.data.labelled_scans import read_labelling
 from deepgcn_seg.data.layouts import recognise
-from deepgcn_seg.data.scans.classes_file import ClassesFile
 from deepgcn_seg.data.scans.files import write_scan
-from deepgcn_seg.data.scans.labelled import read_labelling
-from deepgcn_seg.data.scans.scan import Scan
+from deepgcn_seg.data.scans.formats.scan import Scan
 from deepgcn_seg.data.sources import folder, s3dis
 from deepgcn_seg.data.stanford import read_room
 from deepgcn_seg.data.units import require_metres

@@ -269,7 +269,7 @@ def test_without_torch_cluster_large_clouds_are_searched_exhaustively(monkeypatc
 
     from deepgcn_seg.ops.neighbors import TREE_POINTS
 
-    module = sys.modules["deepgcn_seg.ops.backend"]
+    module = sys.modules["deepgcn_seg.ops.backends"]
     monkeypatch.setitem(sys.modules, "torch_cluster", None)
     module.cluster_available.cache_clear()
     points = torch.rand(1, TREE_POINTS, 3)

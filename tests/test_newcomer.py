@@ -13,7 +13,7 @@ from test_labelled_scans import classes
 
 from deepgcn_seg import load_model
 from deepgcn_seg.data.scans.files import read_scan, write_scan
-from deepgcn_seg.data.scans.scan import Scan
+from deepgcn_seg.data.scans.formats.scan import Scan
 from deepgcn_seg.data.store import RoomStore
 
 SMALL = [*(t for t in TINY if not t.startswith("data.store")), "data.grid.min_points=20", "max_steps=2"]

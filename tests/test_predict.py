@@ -10,13 +10,14 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from test_commands import data_root, run, trained  # noqa: F401
+from test_scan import NEEDS_PYE57
 
 import deepgcn_seg.commands.predict as predict_module
 from deepgcn_seg import Segmenter
 from deepgcn_seg.commands.predict import classes_path, output_paths, require_distinct, truth_of, write_labelled
 from deepgcn_seg.data.classes import S3DIS, ClassList
 from deepgcn_seg.data.scans.files import read_scan, write_scan
-from deepgcn_seg.data.scans.scan import Scan
+from deepgcn_seg.data.scans.formats.scan import Scan
 from deepgcn_seg.data.scans.search import find_scans, scans_root
 from deepgcn_seg.errors import UserError
 from deepgcn_seg.inference.segmenter import Prediction, colors_of, no_label
@@ -467,6 +468,34 @@ def test_notes_add_no_lines_to_a_header(tmp_path):
     assert len(read_scan(tmp_path / "b.ply")) == 3000
 
 
+@NEEDS_PYE57
+def test_a_scanner_s_file_becomes_labelled_e57(checkpoint, tmp_path):
+    """Two scans in the systems of their scanners, with rows without a return."""
+    xyz, rgb = office()
+    rows = [f"{y} {-x} {z} 0.5 {r} {g} {b}" for (x, y, z), (r, g, b) in zip(xyz.tolist(), rgb.tolist())]
+    rows[7] = rows[2000] = "0 0 0 0.5 0 0 0"
+    # Each point is turned back by 90 degrees about z, and then moved.
+    pose = "0 0 0\n1 0 0\n0 1 0\n0 0 1\n0 1 0 0\n-1 0 0 0\n0 0 1 0\n500000 5400000 100 1\n"
+    parts = [rows[:1000], rows[1000:]]
+    text = "".join(f"{len(part)}\n1\n{pose}" + "\n".join(part) + "\n" for part in parts)
+    (tmp_path / "a.ptx").write_text(text)
+    run(
+        "predict",
+        f"checkpoint={checkpoint}",
+        f"input={tmp_path}/a.ptx",
+        f"output={tmp_path}/b.e57",
+        f"hydra.run.dir={tmp_path}/log",
+    )
+    found = read_scan(tmp_path / "b.e57")
+    missing = np.isin(np.arange(3000), [7, 2000])
+    assert np.array_equal(np.isnan(found.xyz).all(1), missing)
+    assert np.allclose(found.xyz[~missing], (xyz + [500_000, 5_400_000, 100])[~missing], rtol=0, atol=1e-6)
+    assert np.array_equal(found.rgb[~missing], rgb[~missing])
+    assert found.fields["scan"].tolist() == [0] * 1000 + [1] * 2000
+    assert (found.fields["label"][missing] == 255).all() and not found.fields["confidence"][missing].any()
+    assert (found.fields["label"][~missing] < 13).all()
+
+
 def test_where_results_go(tmp_path):
     scans = [tmp_path / "a.ply", tmp_path / "b.las"]
     assert output_paths(scans, Path("out")) == [Path("out/a.ply"), Path("out/b.las")]
@@ -475,8 +504,9 @@ def test_where_results_go(tmp_path):
         output_paths(scans, Path("out.ply"))
     with pytest.raises(UserError, match="same name"):
         output_paths([tmp_path / "x" / "a.ply", tmp_path / "y" / "a.ply"], Path("out"))
-    with pytest.raises(UserError, match=r"unknown format \.e57.*end it in /"):
-        output_paths(scans[:1], "out.e57")
+    with pytest.raises(UserError, match=r"\.obj is not written; known are .*end it in /"):
+        output_paths(scans[:1], "out.obj")
+    assert output_paths([tmp_path / "a.ptx", tmp_path / "a.e57"], "out") == [Path("out/a.ptx.ply"), Path("out/a.e57")]
     assert output_paths(scans[:1], "2024.05.12/") == [Path("2024.05.12/a.ply")]
 
 

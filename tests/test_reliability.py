@@ -295,7 +295,8 @@ def test_a_sweep_lists_what_failed_and_the_same_command_runs_what_is_missing(dat
     assert {path.parent.name for path in tmp_path.glob("*/*tfevents*")} == {path.parent.name for path in metrics}
     # Some ran before settings were renamed.
     for path in tmp_path.glob("*/run.json"):
-        path.write_text(path.read_text().replace("model.recompute", "model.checkpoint"))
+        text = path.read_text().replace("model.recompute", "model.checkpoint")
+        path.write_text(text.replace('"graph.name": "dynamic"', '"graph.dynamic": "True"'))
     # One job is lost, and the impossible one is corrected.
     lost = next(iter(metrics))
     shutil.rmtree(lost.parent)

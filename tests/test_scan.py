@@ -1,5 +1,6 @@
 """Point-cloud files: what is written is read, as exactly as the format can; damage is one clear error."""
 
+import importlib.util
 import os
 import struct
 import subprocess
@@ -19,14 +20,22 @@ from test_commands import run
 
 from deepgcn_seg.data.classes import S3DIS
 from deepgcn_seg.data.scans.files import read_scan, write_scan
-from deepgcn_seg.data.scans.format_table import FORMATS
+from deepgcn_seg.data.scans.format_table import WRITTEN
 from deepgcn_seg.data.scans.formats.bounds import Bounds
+from deepgcn_seg.data.scans.formats.scan import Scan
 from deepgcn_seg.data.scans.formats.text import read_text
-from deepgcn_seg.data.scans.scan import Scan
 from deepgcn_seg.data.scans.search import find_scans
 from deepgcn_seg.data.stanford import read_points
 from deepgcn_seg.errors import UserError
 from deepgcn_seg.model.checkpoint import save_checkpoint
+
+NEEDS_PYE57 = pytest.mark.skipif(importlib.util.find_spec("pye57") is None, reason="pye57 is not installed")
+
+
+def writable(*besides):
+    """The suffixes of all formats that are written but some, for tests that are skipped if a library is missing."""
+    suffixes = [suffix for suffix in WRITTEN if suffix not in besides]
+    return [pytest.param(suffix, marks=NEEDS_PYE57 if suffix == ".e57" else ()) for suffix in suffixes]
 
 
 def scan(count=300, seed=0):
@@ -39,7 +48,7 @@ def scan(count=300, seed=0):
     return Scan(Path("memory.ply"), fields)
 
 
-@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("suffix", writable())
 @pytest.mark.parametrize("count", [1, 300])
 def test_what_is_written_is_read(tmp_path, suffix, count):
     before = scan(count)
@@ -53,7 +62,7 @@ def test_what_is_written_is_read(tmp_path, suffix, count):
     assert np.allclose(after.fields["reflectance"], before.fields["reflectance"], rtol=1e-6)
 
 
-@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("suffix", writable())
 @pytest.mark.parametrize("other", [".ply", ".las", ".pcd", ".csv", ".npz"])
 def test_any_format_becomes_any_other_and_keeps_its_fields(tmp_path, suffix, other):
     before = scan()
@@ -464,7 +473,7 @@ def test_pickles_are_not_opened(tmp_path):
     assert not (tmp_path / "opened").exists()
 
 
-@pytest.mark.parametrize("suffix", [s for s in FORMATS if s not in (".csv", ".asc", ".xyz", ".pts", ".laz")])
+@pytest.mark.parametrize("suffix", writable(".csv", ".asc", ".xyz", ".pts", ".laz", ".e57"))
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_any_damage_is_an_error_or_points(tmp_path_factory, suffix, data):
@@ -576,7 +585,7 @@ def test_a_las_header_is_not_believed(tmp_path, at, kind, number, message):
         read_scan(write(tmp_path / "a.las", bytes(content)))
 
 
-@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("suffix", writable())
 def test_more_than_max_points_is_refused_by_name(tmp_path, suffix):
     write_scan(tmp_path / f"a{suffix}", scan(20), {})
     with pytest.raises(UserError, match=r"20 points, more than max_points=19; give a larger max_points"):
@@ -641,7 +650,7 @@ NAMES = {
 }
 
 
-@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("suffix", writable())
 def test_names_from_a_file_are_cleaned_once_and_written_by_every_format(tmp_path, suffix):
     fields = dict(scan(5).fields) | {name: np.arange(5.0) for name in [*NAMES, "a b", "a,b", "é", "../c", "file"]}
     np.savez(tmp_path / "a.npz", **{name: values for name, values in fields.items() if name != "file"})
@@ -735,7 +744,7 @@ def threads():
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are listed by Linux only")
-@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("suffix", writable())
 def test_reading_and_writing_leave_no_threads(tmp_path, suffix):
     """A thread of Arrow's that still holds a Python object when the interpreter ends aborts the process."""
     code = "import os, sys; from pathlib import Path; from test_scan import *\n"

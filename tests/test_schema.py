@@ -7,7 +7,7 @@ from pydantic import Field
 
 from deepgcn_seg import schema
 from deepgcn_seg.errors import UserError
-from deepgcn_seg.old_names import renamed
+from deepgcn_seg.old_names import renamed, renamed_argument
 from deepgcn_seg.schema import Schema, read_json, read_yaml
 
 
@@ -119,3 +119,39 @@ def test_old_names_of_settings_are_replaced_unless_the_present_one_is_there():
     assert renamed({"checkpoint": True, 3: 2}, "model") == {"recompute": True, 3: 2}
     assert renamed({"checkpoint": True, "recompute": False}, "model") == {"checkpoint": True, "recompute": False}
     assert renamed({"model.checkpoint": True, "k": 1}) == {"model.recompute": True, "k": 1}
+
+
+@pytest.mark.parametrize(
+    ("old", "present"),
+    [
+        (
+            {"graph.dynamic": True, "model.dynamic": "${graph.dynamic}"},
+            {"graph.name": "dynamic", "model.graph": "${graph.name}"},
+        ),
+        ({"graph.dynamic": False, "model.dynamic": False}, {"graph.name": "fixed", "model.graph": "fixed"}),
+        # As run.json has them.
+        ({"graph.dynamic": "True", "model.dynamic": "False"}, {"graph.name": "dynamic", "model.graph": "fixed"}),
+        # What never was a value stays, to be refused under the present name.
+        ({"model.dynamic": [1, {2: 3}]}, {"model.graph": [1, {2: 3}]}),
+        ({"model.dynamic": 10**5000}, {"model.graph": 10**5000}),
+    ],
+    ids=["config", "fixed", "run.json", "a list", "a huge number"],
+)
+def test_old_values_become_present_ones(old, present):
+    assert renamed(old) == present
+
+
+@pytest.mark.parametrize(
+    ("old", "present"),
+    [
+        ("graph.dynamic=false", "graph.name=fixed"),
+        ("graph.dynamic=true,false", "graph.name=dynamic,fixed"),
+        ("model.checkpoint=true", "model.recompute=true"),
+        ("protocol.groups=[block,color]", "protocol.features=[block,color]"),
+        ("+model.checkpoint=true", "+model.checkpoint=true"),
+        ("graph=fixed", "graph=fixed"),
+        ("-m", "-m"),
+    ],
+)
+def test_arguments_of_old_names_become_present_ones(old, present):
+    assert renamed_argument(old) == present

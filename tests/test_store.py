@@ -21,10 +21,10 @@ from deepgcn_seg.data.build_store import prepare
 from deepgcn_seg.data.classes import S3DIS, ClassList
 from deepgcn_seg.data.dataset import make_loader
 from deepgcn_seg.data.hdf5_arrays import StoredArray, find_arrays
+from deepgcn_seg.data.labelled_scans import read_labelling
 from deepgcn_seg.data.official_hdf5 import OfficialBlocks
 from deepgcn_seg.data.room import Room
 from deepgcn_seg.data.room_file import CHECKSUM_END, HEADER_BYTES, MAGIC, write_room
-from deepgcn_seg.data.scans.labelled import read_labelling
 from deepgcn_seg.data.sources import synthetic
 from deepgcn_seg.data.store import RoomStore, write_manifest
 from deepgcn_seg.data.stored_room import StoredRoom

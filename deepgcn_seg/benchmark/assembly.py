@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch_geometric import nn as geometric
 
 from ..errors import UserError
+from ..model import CONNECTIONS, dilation_schedule
 
 
 class AssembledDeepGCN(nn.Module):
@@ -28,7 +29,7 @@ class AssembledDeepGCN(nn.Module):
         self.knn, self.connection, self.k = knn, connection, k
         dense = connection == "dense"
         widths = [9] + [channels * (i + 1 if dense else 1) for i in range(depth - 1)]
-        self.dilations = [1] + [1 if connection == "plain" else i + 1 for i in range(depth - 1)]
+        self.dilations = dilation_schedule(CONNECTIONS[connection].official.get("dilation", "linear"), depth)
         self.convs = nn.ModuleList(geometric.EdgeConv(self._unit(2 * width, channels), aggr="max") for width in widths)
         joint = channels * (depth * (depth + 1) // 2 if dense else depth)
         self.fusion = self._unit(joint, 1024)

@@ -8,12 +8,12 @@ from torch import nn
 
 from ..errors import UserError
 from ..model import DeepGCN, EdgeConv, MRConv
-from ..model.connection import PAPER_CONNECTIONS
+from ..model.connection import CONNECTIONS, PAPER_CONNECTIONS
 from ..model.official import conv_name
 from .reference import ReferenceDeepGCN
 
-# Connections and convolutions that the official formulation has.
-CONNECTIONS, CONVS = PAPER_CONNECTIONS, ("edge", "mr")
+# Convolutions that the official formulation has.
+CONVS = ("edge", "mr")
 NETWORKS = ("reference", "assembly", "ours")
 
 
@@ -24,7 +24,7 @@ def network_settings(config: DictConfig) -> dict[str, Any]:
         UserError: the official formulation does not have these settings.
     """
     conv = conv_name(config.conv)
-    if config.connection not in CONNECTIONS or conv not in CONVS:
+    if config.connection not in PAPER_CONNECTIONS or conv not in CONVS:
         raise UserError(
             f"connection={config.connection}, conv={conv}: the official code has plain, res, dense and edge, mr"
         )
@@ -66,6 +66,6 @@ def _network(name: str, settings: dict[str, Any]) -> nn.Module:
         from .assembly import AssembledDeepGCN
 
         return AssembledDeepGCN(connection, conv, **common)
-    plain: dict[str, Any] = {"dilation": "none", "stochastic": False} if connection == "plain" else {}
+    common |= CONNECTIONS[connection].official
     operator = {"edge": EdgeConv, "mr": MRConv}[conv]
-    return DeepGCN(connection=connection, conv=operator, order="act-norm", positions=(0, 1, 2), **common, **plain)
+    return DeepGCN(connection=connection, conv=operator, order="act-norm", positions=(0, 1, 2), **common)

@@ -143,8 +143,8 @@ def _profiled(model: torch.nn.Module, task: str, data: Sequence[torch.Tensor]) -
     spent = dict.fromkeys((*PARTS, OTHER), 0.0)
     part_of = {name: part for part, names in PARTS.items() for name in names}
     for event in profiler.key_averages():
-        # On a GPU, the time of the kernels that an operation launches. On a CPU its own time; our operations have
-        # matrix products inside, which count as theirs.
+        # The time that an operation spends itself, without the operations that it calls; on a GPU, that of the kernels
+        # it launches. An operation of this package counts with all that it calls, such as matrix products.
         own = event.self_device_time_total if on_gpu else event.self_cpu_time_total
         if event.key.startswith("deepgcn_seg::"):
             own = event.device_time_total if on_gpu else event.cpu_time_total

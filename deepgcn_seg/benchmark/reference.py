@@ -10,6 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+# Channels of a point, those in which the head's neighbours are searched, and the classes of S3DIS.
+CHANNELS, POSITIONS, CLASSES = 9, [0, 1, 2], 13
 ACTS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "leakyrelu": lambda: nn.LeakyReLU(0.2),
@@ -60,12 +62,10 @@ class Conv(nn.Module):
 class Layer(nn.Module):
     """A layer of the backbone: graph, convolution and connection."""
 
-    def __init__(
-        self, in_channels: int, channels: int, connection: str, conv: str, act: str, order: str, k: int, d: int
-    ):
+    def __init__(self, conv: Conv, connection: str, k: int, d: int):
         super().__init__()
         self.connection, self.k, self.d = connection, k, d
-        self.body = nn.ModuleDict({"gconv": Conv(in_channels, channels, conv, act, order)})
+        self.body = nn.ModuleDict({"gconv": conv})
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features (B, C', N, 1) of x (B, C, N, 1)."""
@@ -76,11 +76,10 @@ class Layer(nn.Module):
 
 
 class ReferenceDeepGCN(nn.Module):
-    """The official dense model, with stochastic dilation off.
+    """The official dense model for the nine channels and thirteen classes of S3DIS, with stochastic dilation off.
 
     Args:
         connection: plain, res or dense. conv: edge or mr. order: act-norm (PyTorch) or norm-act (TensorFlow).
-        positions: input channels of the head's graph.
     """
 
     def __init__(
@@ -92,41 +91,29 @@ class ReferenceDeepGCN(nn.Module):
         k: int = 16,
         act: str = "relu",
         order: str = "act-norm",
-        in_channels: int = 9,
-        num_classes: int = 13,
         dropout: float = 0.3,
-        positions: tuple[int, ...] = (0, 1, 2),
     ):
         super().__init__()
-        self.k, self.positions = k, list(positions)
-        self.head = nn.ModuleDict({"gconv": Conv(in_channels, channels, conv, act, order)})
-        dense = connection == "dense"
-        self.backbone = nn.ModuleList(
-            Layer(
-                channels * (i + 1) if dense else channels,
-                channels,
-                connection,
-                conv,
-                act,
-                order,
-                k,
-                1 if connection == "plain" else i + 1,
-            )
-            for i in range(depth - 1)
-        )
+        self.k = k
+        self.head = nn.ModuleDict({"gconv": Conv(CHANNELS, channels, conv, act, order)})
+        dense, dilated = connection == "dense", connection != "plain"
+        self.backbone = nn.ModuleList()
+        for i in range(depth - 1):
+            width = channels * (i + 1) if dense else channels
+            self.backbone.append(Layer(Conv(width, channels, conv, act, order), connection, k, i + 1 if dilated else 1))
         width = channels * (depth * (depth + 1) // 2 if dense else depth)
         self.fusion_block = unit(width, 1024, act, True, order)
         self.prediction = nn.Sequential(
             unit(width + 1024, 512, act, True, order),
             unit(512, 256, act, True, order),
             nn.Dropout(dropout),
-            unit(256, num_classes, None, False),
+            unit(256, CLASSES, None, False),
         )
 
     def forward(self, points: Tensor) -> Tensor:
-        """Return logits (B, N, num_classes) of points (B, N, in_channels)."""
+        """Return logits (B, N, 13) of points (B, N, 9)."""
         x = points.transpose(1, 2).unsqueeze(-1)
-        features = [self.head["gconv"](x, knn(x[:, self.positions], self.k, 1))]
+        features = [self.head["gconv"](x, knn(x[:, POSITIONS], self.k, 1))]
         for layer in self.backbone:
             features.append(layer(features[-1]))
         joint = torch.cat(features, 1)

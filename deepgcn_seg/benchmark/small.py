@@ -8,8 +8,9 @@ from omegaconf import DictConfig
 
 from ..device import device as device_of
 from ..errors import UserError
+from ..model.connection import PAPER_CONNECTIONS
 from ..progress import Meter
-from .build import CONNECTIONS, CONVS, build
+from .build import CONVS, build
 from .output import machine, publish
 from .timing import TASKS, batch, interleaved
 
@@ -27,7 +28,7 @@ def measure_small(config: DictConfig) -> None:
             )
     device = device_of(config.device)
     rows: list[dict[str, Any]] = []
-    cases = list(itertools.product(CONNECTIONS, CONVS, config.sizes))
+    cases = list(itertools.product(PAPER_CONNECTIONS, CONVS, config.sizes))
     with Meter("Measuring", len(cases)) as meter:
         for connection, conv, (depth, points, blocks, k, channels) in cases:
             settings = {"connection": connection, "conv": conv, "depth": depth, "channels": channels, "k": k}

@@ -24,9 +24,11 @@ from .command_line.checks import protocol_as_trained
 log = logging.getLogger(__name__)
 
 PARTS = ("test", "validation", "train")
-# Where conf/data/synthetic.yaml has its rooms, and up to how many rooms an area times density a checkpoint may ask for:
-# ten times the defaults. More are made only if the command line asks for them.
-SYNTHETIC_ROOT, MOST_ROOMS = "data/synthetic", 60_000
+# The folder of the rooms of conf/data/synthetic.yaml.
+SYNTHETIC_ROOT = "data/synthetic"
+# A checkpoint may ask for synthetic rooms to be made if its rooms per area times its density are no more than this, ten
+# times the defaults. More are made only if the command line asks for them.
+MOST_ROOMS = 60_000
 
 
 def evaluate(config: DictConfig) -> float | None:
@@ -156,7 +158,7 @@ def _trained_store(config: DictConfig, networks: Trained) -> RoomStore:
 
 
 def _recorded_root(path: Path) -> str | None:
-    """Return the folder of the data, as the run directory has it in which a checkpoint lies; else None."""
+    """Return ``data.root`` as the run directory of a checkpoint records it; None if there is no such record."""
     try:
         root = read_json(path.parent.parent / "run.json")["settings"]["data.root"]
     except (UserError, KeyError, TypeError):

@@ -14,9 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from ..data.classes import ClassList, no_label
 from ..data.scannet import SCANNET, submission_paths, write_submission
 from ..data.scans.files import read_scan, write_scan
-from ..data.scans.format_table import FORMATS
+from ..data.scans.format_table import WRITTEN, require_library
+from ..data.scans.formats.scan import LABELS, Scan
 from ..data.scans.formats.scene import is_scene
-from ..data.scans.scan import LABELS, Scan
 from ..data.scans.search import find_scans, scans_root
 from ..data.units import UP
 from ..errors import UserError
@@ -61,6 +61,8 @@ def predict(config: DictConfig) -> list[Path]:
     require_distinct(read, written)
     for key, path in written:
         require_writable(key, path)
+    for path in outputs:
+        require_library(path)
     settings = {key: config[key] for key in ("device", "stride", "votes", "batch_size", "tile", "trusted", "tta")}
     segmenter = Segmenter(checkpoints, **settings)
     if submissions and segmenter.classes.names != SCANNET.names:
@@ -124,7 +126,7 @@ def _show(config: DictConfig, scan: Scan, found: Prediction, classes: ClassList)
 def output_paths(scans: list[Path], output: str | Path, root: Path | None = None) -> list[Path]:
     """Return a file for each scan: ``output`` itself if it names a format, else files in that folder.
 
-    A scan of a format that cannot be written, such as a folder of arrays, becomes a PLY file.
+    A scan of a format that cannot be written, such as PTX or a folder of arrays, becomes a PLY file.
 
     Args:
         root: the folder below which scans keep their sub-folders in ``output``; None for one scan by its name.
@@ -133,7 +135,7 @@ def output_paths(scans: list[Path], output: str | Path, root: Path | None = None
         UserError: one file for several scans, two of one name, or an ending that is no format's.
     """
     path, is_folder = Path(output), str(output).endswith(os.sep) or os.path.isdir(output)
-    if path.suffix.lower() in FORMATS and not is_folder:
+    if path.suffix.lower() in WRITTEN and not is_folder:
         if len(scans) > 1:
             raise UserError(f"output={output} is one file, but there are {len(scans)} scans: give a folder")
         return [path]
@@ -141,10 +143,10 @@ def output_paths(scans: list[Path], output: str | Path, root: Path | None = None
     ending = re.fullmatch(r"\.[A-Za-z][A-Za-z0-9]{1,4}", path.suffix) or (path.suffix and root is None)
     if ending and not is_folder:
         raise UserError(
-            f"output={output}: unknown format {path.suffix}; known are {', '.join(FORMATS)}. For a folder, end it in /"
+            f"output={output}: {path.suffix} is not written; known are {', '.join(WRITTEN)}. For a folder, end it in /"
         )
     names = [Path(scan.name) if root in (None, scan) else scan.relative_to(root) for scan in scans]
-    paths = [path / (n if n.suffix.lower() in FORMATS else n.with_name(f"{n.name}.ply")) for n in names]
+    paths = [path / (n if n.suffix.lower() in WRITTEN else n.with_name(f"{n.name}.ply")) for n in names]
     if len(set(paths)) < len(paths):
         raise UserError(f"output={output}: several scans have the same name; label them one folder at a time")
     return paths

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from .room import Room, RoomEntry
     from .room_file import write_room
     from .scans.files import read_scan, write_scan
-    from .scans.scan import Scan
+    from .scans.formats.scan import Scan
     from .scans.search import find_scans
     from .store import RoomStore, write_manifest
     from .stored_room import StoredRoom
-    from .synthetic import generate
+    from .synthetic_rooms import generate
 
 __all__ = [
     "S3DIS",
@@ -72,11 +72,11 @@ _MODULES = {
     "room": ("Room", "RoomEntry"),
     "room_file": ("write_room",),
     "scans.files": ("read_scan", "write_scan"),
-    "scans.scan": ("Scan",),
+    "scans.formats.scan": ("Scan",),
     "scans.search": ("find_scans",),
     "store": ("RoomStore", "write_manifest"),
     "stored_room": ("StoredRoom",),
-    "synthetic": ("generate",),
+    "synthetic_rooms": ("generate",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

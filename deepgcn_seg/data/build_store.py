@@ -22,13 +22,13 @@ from ..processes import end_with_parent
 from ..progress import track
 from ..schema import read_json
 from .classes import S3DIS, no_label
+from .labelled_scans import Labelling, read_labelled_room, read_labelling
 from .layouts import HDF5, SCANNET, SCANS, STANFORD, STORE, Layout, recognise
 from .room import KEPT, Repair, Room
 from .room_file import MadeFrom, read_header, write_room
 from .scannet import LABELLING, missing_scenes, read_scannet_room, scene_files
 from .scans.formats.arrays import read_shape
 from .scans.formats.bounds import MAX_POINTS, Bounds
-from .scans.labelled import Labelling, read_labelled_room, read_labelling
 from .stanford import read_room
 from .store import RoomStore, find_rooms, write_manifest
 from .stored_room import StoredRoom

@@ -10,8 +10,10 @@ import numpy as np
 # The most classes, which labels of 16 bits can tell apart from one another and from "no label"; the most characters of
 # a name.
 MAX_CLASSES, MAX_NAME = 65535, 100
-# Name and colour of points without a label, in pictures and pages: the middle of 0..255.
-UNLABELLED, GREY = "unlabelled", (128, 128, 128)
+# The name of points without a label, in pictures and pages.
+UNLABELLED = "unlabelled"
+# Their colour there, and that of scans without colours for networks that need them: the middle of 0..255.
+GREY = (128, 128, 128)
 
 
 def no_label(classes: Sized) -> np.unsignedinteger:

@@ -29,10 +29,10 @@ from ..escaping import one_line
 from ..files import replacing
 from ..schema import Schema, read_json, read_text
 from .classes import ClassList
+from .labelled_scans import NO_CLASS, Labelling, labelled_room
 from .room import SCENE, Repair, Room, place_of
 from .scans.files import read_scan
 from .scans.formats.bounds import MAX_POINTS
-from .scans.labelled import NO_CLASS, Labelling, labelled_room
 
 # Names of files behind the name of their scene.
 MESH, LABELS = "_vh_clean_2.ply", "_vh_clean_2.labels.ply"

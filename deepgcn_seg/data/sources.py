@@ -10,7 +10,7 @@ from .layouts import HDF5, STORE, recognise
 from .official_hdf5 import OfficialBlocks
 from .scannet import SCANNET
 from .store import RoomStore
-from .synthetic import generate
+from .synthetic_rooms import generate
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def scannet(root: str | Path) -> RoomStore | OfficialBlocks:
 
 
 def folder(root: str | Path) -> RoomStore | OfficialBlocks:
-    """Return a store that ``tools/prepare.py`` made of labelled scans (:mod:`deepgcn_seg.data.scans.labelled`).
+    """Return a store that ``tools/prepare.py`` made of labelled scans (:mod:`deepgcn_seg.data.labelled_scans`).
 
     Raises:
         UserError: ``root`` is something else. The message says what it is, and what to do.

@@ -30,12 +30,12 @@ from ..files import replacing
 from ..model import DeepGCN
 from ..model.description import TrainedOn
 from ..model.own_layers import is_exactly
-from ..ops import reference
+from ..ops import edge_moments
 
 # Runs an exported file: points (B, N, channels) -> logits (B, N, classes), both float32.
 Runner = Callable[[np.ndarray], np.ndarray]
 
-# Points of the trace, which stands for every number of them. Few, so that it is quick; more than most networks need.
+# Blocks of the example that is traced. More than one, because torch.export would take a size of 1 for a constant.
 TRACED_BLOCKS = 2
 # The opset with the operators that are used; onnxruntime has had it since version 1.14.
 OPSET = 18
@@ -178,8 +178,8 @@ class Difference:
 def differences(model: DeepGCN, run: Runner, sizes: Sequence[tuple[int, int]]) -> list[Difference]:
     """Return how far an exported file is from the network, for random blocks of several sizes.
 
-    A point that has two other points at the same distance, but for rounding, may get the other one as its neighbour,
-    and then other logits.
+    They can differ by more than rounding at a few points: where two candidates are equally distant but for rounding,
+    the file may choose the other one as the neighbour.
 
     Args:
         sizes: blocks and points of each.
@@ -246,14 +246,14 @@ _STANDARD = {
     **torch.export.default_decompositions(),
     torch.ops.deepgcn_seg.search_at.default: _search_by_topk,
     torch.ops.deepgcn_seg.neighbor_extremum.default: _neighbor_extremum,
-    torch.ops.deepgcn_seg.edge_moments.default: reference.edge_moments,
+    torch.ops.deepgcn_seg.edge_moments.default: edge_moments,
     torch.ops.aten.copysign.Tensor: _copysign,
 }
 
 
 def _fix_ranks(program: ExportedProgram) -> None:
     """Give each neighbour search of a program its ranks as numbers, which TopK needs, in place of a tensor."""
-    # A part that runs outside of autocast is a graph of its own.
+    # torch.export makes a separate graph of each part that runs with autocast switched off.
     graphs = [part.graph for part in program.graph_module.modules() if isinstance(part, torch.fx.GraphModule)]
     for graph in graphs:
         for node in list(graph.nodes):
@@ -269,7 +269,7 @@ def _fix_ranks(program: ExportedProgram) -> None:
 
 
 def _value(argument: Any) -> Any:
-    """Return the value of a node that depends on constants alone."""
+    """Return the value of a node of the graph, computed from the constants that it depends on."""
     if not isinstance(argument, torch.fx.Node):
         return argument
     function: Any = argument.target

@@ -23,9 +23,11 @@ class Sampling:
         points: per sample. batch_size: samples per forward pass. seed: of the sampling.
         variant: of the channels (paper, port). features: of a point (:data:`deepgcn_seg.data.blocks.CHANNELS`).
         side: of a block, metres. stride: metres between blocks.
-        votes: passes over each block. Each may see another copy of the room (test-time augmentation, for networks that
-            were trained with such augmentations): turn: turned by a further quarter. mirror: every second time
-            mirrored; with ``turn``, after its four quarters. scales: factors, which passes take in turn.
+        votes: passes over each block. With the next three settings each pass sees another copy of the room. That is
+            test-time augmentation, for networks that were trained with such augmentations.
+        turn: whether each pass turns the room a quarter further.
+        mirror: whether every second pass mirrors it; with ``turn``, passes 5 to 8 of each 8.
+        scales: factors of the room's size. The first pass takes the first, the next pass the next, and so on.
 
     Raises:
         SettingError: a setting out of range.

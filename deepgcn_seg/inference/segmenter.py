@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 
-from ..data.classes import no_label
-from ..data.scans.scan import lost_digits
+from ..data.classes import GREY, no_label
+from ..data.scans.formats.scan import lost_digits
 from ..data.units import UP, require_metres
 from ..device import device as device_of
 from ..errors import UserError
@@ -21,9 +21,6 @@ from .tiles import Tiles
 from .voting import BadScoresError, Voting
 
 log = logging.getLogger(__name__)
-
-# Colour of points without one, for networks that were trained with colours: the middle of 0..255.
-GREY = 128
 
 
 @dataclass(frozen=True)

@@ -63,8 +63,8 @@ class Tiles:
             height, without, strays = max(found)
             log.warning(
                 "%s of %s tiles have stray points far above or below: one is %.3g m high, but all but %d of its points "
-                "lie within %.3g m. Heights are looked at as shares of the tile's, so that the labels of the others "
-                "are not to be trusted; remove the stray points",
+                "lie within %.3g m. The network sees each height as a share of the tile's whole height, so labels in "
+                "this tile are wrong: remove the stray points first",
                 f"{len(found):,}",
                 f"{len(self._ranges):,}",
                 height,

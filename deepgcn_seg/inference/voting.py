@@ -1,8 +1,8 @@
 """Voting over blocks of points: every point of a room gets class probabilities, added over all samples that hold it.
 
-A room is cut into blocks that together hold every point. Each block is covered by as many samples as the network needs
-to see all of its points, once for each vote. A network that puts out NaN or infinity is an error, and so is a point
-without a vote: neither is a class.
+A room is cut into blocks that together hold every point. The points of each block are dealt into samples of the size
+that the network takes, so that each point is in at least one of them, and this is done anew for each vote. It is an
+error if the network's output is NaN or infinite, or if a point gets no vote, because neither gives a class.
 """
 
 from collections.abc import Iterator, Sequence

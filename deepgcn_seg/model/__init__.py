@@ -5,7 +5,7 @@ from .convolution import GIN, EdgeConv, GENConv, GraphSAGE, MRConv
 from .deepgcn import DeepGCN
 from .ensemble import Ensemble
 from .gcn_block import Block
-from .graph import DilatedKnnGraph, DynamicGraph, FixedGraph, dilation_schedule
+from .graph import GRAPHS, DilatedKnnGraph, DynamicGraph, FixedGraph, Graph, dilation_schedule
 from .layers import ACTS, NORMS, ORDERS, LayerSpec, Pointwise
 from .message_passing import MessagePassing, edge_index
 from .neighborhood import Geometry, Neighborhood
@@ -16,6 +16,7 @@ __all__ = [
     "ACTS",
     "CONNECTIONS",
     "GIN",
+    "GRAPHS",
     "NORMS",
     "ORDERS",
     "Block",
@@ -28,6 +29,7 @@ __all__ = [
     "FixedGraph",
     "GENConv",
     "Geometry",
+    "Graph",
     "GraphSAGE",
     "LayerSpec",
     "MRConv",

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 from pydantic import PlainValidator, ValidationError
 
 from ..schema import Schema
-from ..settings import Flag, Part, SettingError, Share, choice, integer, listed, number, rule, setting_problem
+from ..settings import Flag, Part, SettingError, Share, choice, integer, key_of, listed, number, rule, setting_problem
 from .connection import CONNECTIONS
-from .graph import SCHEDULES
+from .graph import GRAPHS, SCHEDULES
 from .layers import ACTS, INITS, NORMS, ORDERS
 
 Width = Annotated[int, integer(1, 65_536)]
@@ -47,7 +47,7 @@ class Arguments(Schema):
 
     in_channels: Width = 9
     num_classes: Width = 13
-    connection: Annotated[str, _or_own(choice(*CONNECTIONS), "connection")] = "res"
+    connection: Annotated[str, _or_own(key_of(CONNECTIONS), "connection")] = "res"
     depth: Depth = 28
     channels: Width = 64
     k: Width = 16
@@ -56,7 +56,7 @@ class Arguments(Schema):
     norm_eps: Annotated[float, number(0, 1, above=True)] = 1e-5
     act: Annotated[str, choice(*ACTS)] = "relu"
     bias: Flag = True
-    dynamic: Annotated[bool, _or_own(rule("true or false", lambda value: isinstance(value, bool)), "graph")] = True
+    graph: Annotated[str, _or_own(key_of(GRAPHS), "graph")] = "dynamic"
     dilation: Dilation = "linear"
     dilation_period: Annotated[int | None, integer(1, 65_536, null=True)] = None
     stochastic: Flag = True

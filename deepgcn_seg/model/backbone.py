@@ -1,13 +1,13 @@
-"""The GCN backbone: a head graph convolution on positions, then blocks over dynamic graphs."""
+"""The GCN backbone: a head graph convolution on positions, then blocks, each over a graph of its own."""
 
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
-from .connection import Combine, Connection
+from .connection import Connection
 from .gcn_block import Block
-from .graph import DynamicGraph
+from .graph import Graph
 from .layers import LayerSpec
 from .neighborhood import Geometry, Neighborhood
 
@@ -34,7 +34,7 @@ class Backbone(nn.Module):
         channels: int,
         conv: ConvFactory,
         spec: LayerSpec,
-        graph: DynamicGraph,
+        graph: Graph,
         connection: Connection,
         dropout: float = 0.0,
         recompute: bool = False,
@@ -77,16 +77,12 @@ class Backbone(nn.Module):
         geometry = Geometry(positions, mask)
         around = lambda i, x: Neighborhood(neighbors(i, x), mask, geometry)
         x = self.head(points, *around(0, positions).arguments(self.head))
-        if not self.connection.keeps_layers:
-            yield self._finish(self.blocks(x, lambda i, y: around(i + 1, y), self.dropout), mask)
-            return
-        combine: Combine = self.connection.combine
-        if not self._drops():
-            x, combine = self.connection.start(x, self.layer_widths()[-1])
-        for i, block in enumerate(self.blocks, 1):
-            yield x
-            x = block(x, around(i, x), combine)
-        yield self._finish(x, mask)
+        widths, dropout = self.layer_widths(), self.dropout if self.training else 0.0
+        outputs = self.connection.run(self.blocks, x, lambda i, y: around(i + 1, y), widths[-1], dropout)
+        # The generator holds the head's features as long as it needs them.
+        del x
+        for i, output in enumerate(outputs, 1):
+            yield self._finish(output, mask) if i == len(widths) else output
 
     def concatenate(self, features: list[Tensor]) -> Tensor:
         """Return the layers' features side by side, (B, N, sum of their channels).
@@ -94,12 +90,10 @@ class Backbone(nn.Module):
         In a dense backbone the last layer's output contains those of all earlier ones, so that it alone is returned.
         With dropout in training it does not contain them, because each layer also drops features of earlier ones.
         """
-        if len(features) == 1 or (self.connection.nested and not self._drops()):
+        drops = self.dropout > 0 and self.training
+        if len(features) == 1 or (self.connection.last_has_all and not drops):
             return features[-1]
         return torch.cat(features, -1)
-
-    def _drops(self) -> bool:
-        return self.dropout > 0 and self.training
 
     def _finish(self, x: Tensor, mask: Tensor | None) -> Tensor:
         if self.last_norm is not None:

@@ -15,6 +15,7 @@ from ..data.classes import ClassList
 from ..errors import UserError, first_line
 from ..files import replacing
 from ..provenance import versions
+from ..schema import read_json
 from ..settings import are_modules, shown
 from .description import Description, Network
 from .from_description import build_network, fit_weights
@@ -54,7 +55,22 @@ def save_checkpoint(
     }
     # A checkpoint with a description that could not be read again is never written.
     Description.of(fields, f"checkpoint {path}")
-    content = {"format": FORMAT, "model": model.state_dict(), **fields, "versions": versions(), **state}
+    _write(path, {"format": FORMAT, "model": model.state_dict(), **fields, "versions": versions(), **state})
+
+
+def add_to_checkpoint(path: str | Path, **values: Any) -> dict[str, Any]:
+    """Write further plain values into a checkpoint, which is replaced as a whole, and return its content.
+
+    Raises:
+        UserError: the checkpoint cannot be read.
+        OSError, RuntimeError: the file cannot be written; the old one is intact.
+    """
+    content = {**read_checkpoint(path), **values}
+    _write(path, content)
+    return content
+
+
+def _write(path: str | Path, content: Mapping[str, Any]) -> None:
     with replacing(path) as temporary:
         # torch.save writes through a Python file, whose errors say if the disk is full.
         with open(temporary, "wb") as file:
@@ -64,10 +80,11 @@ def save_checkpoint(
 
 
 def find_checkpoint(path: str | Path, key: str = "checkpoint") -> Path:
-    """Return the checkpoint that a path stands for: the file itself, or a run directory's best, else last checkpoint.
+    """Return the checkpoint that a path stands for: the file itself, or the one that a run directory's scores are of.
 
-    For a ``best.ckpt`` that does not exist, it is the ``last.ckpt`` beside it, because a run without rooms for
-    validation writes no best one.
+    That is the best checkpoint if there is one. It is the last one if not, or if the run's ``select=last`` says so. For
+    a ``best.ckpt`` that does not exist, it is the ``last.ckpt`` beside it, because a run without rooms for validation
+    writes no best one.
 
     Args:
         key: the setting that gave the path, for messages.
@@ -81,11 +98,21 @@ def find_checkpoint(path: str | Path, key: str = "checkpoint") -> Path:
         return last
     if not path.is_dir():
         return path
-    for name in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "best.ckpt", "last.ckpt"):
-        if (path / name).is_file():
-            log.info("%s=%s: its %s", key, path, name)
-            return path / name
+    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    names = ["last.ckpt", "best.ckpt"] if _scores_last(folder.absolute().parent) else ["best.ckpt", "last.ckpt"]
+    for name in names:
+        if (folder / name).is_file():
+            log.info("%s=%s: its %s", key, path, (folder / name).relative_to(path))
+            return folder / name
     raise UserError(f"{key} {path}: a directory without checkpoints/best.ckpt or last.ckpt; give a file")
+
+
+def _scores_last(folder: Path) -> bool:
+    """Return whether a run directory records that its last checkpoint is the one that was scored."""
+    try:
+        return read_json(folder / "run.json")["settings"]["select"] == "last"
+    except (UserError, KeyError, TypeError, IndexError):
+        return False
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

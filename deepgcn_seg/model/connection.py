@@ -5,16 +5,21 @@ wide that is, and what of it the fusion block sees. :data:`CONNECTIONS` has thos
 own is a subclass of :class:`Connection`, given as ``DeepGCN(connection=MyConnection())``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from .lean import with_room
+from .neighborhood import Neighborhood
 from .reversible import ReversibleBlock, ReversibleSequence
 
 Combine = Callable[[Tensor, Tensor], Tensor]
 MakeBlock = Callable[[int, int], nn.Module]
+# ``around(i, x)`` returns the neighbours of the points of block i, which begins with 0, in its input x (B, N, C).
+Around = Callable[[int, Tensor], Neighborhood]
 
 
 class Connection:
@@ -24,13 +29,21 @@ class Connection:
         name: the connection's name in printed models and in messages.
         pre_activated: whether norm and activation stand in front of each convolution, and once more after the last.
         nested: whether the first channels of a layer's output are the output of the layer before.
-        keeps_layers: whether the fusion block sees the output of every layer, or of the last one alone.
+        keeps_layers: whether the fusion block sees the output of every layer, or of the last one alone. An own
+            :meth:`run` must yield accordingly.
+        official: further arguments of :class:`~deepgcn_seg.model.DeepGCN` that the official codes set with it.
     """
 
     name = "own"
     pre_activated = False
     nested = False
     keeps_layers = True
+    official: Mapping[str, Any] = MappingProxyType({})
+
+    @classmethod
+    def build(cls, groups: int) -> Self:
+        """Return the connection of a name in :data:`CONNECTIONS`; ``groups`` is used by those of channel groups."""
+        return cls()
 
     def combine(self, x: Tensor, h: Tensor) -> Tensor:
         """Return a layer's output from its input x (B, N, C) and the features h (B, N, channels) computed from it."""
@@ -51,6 +64,27 @@ class Connection:
         """
         return x, self.combine
 
+    def run(
+        self, blocks: nn.ModuleList, x: Tensor, around: Around, channels: int, dropout: float = 0.0
+    ) -> Iterator[Tensor]:
+        """Run the blocks, and yield the layers' outputs that the fusion block sees, each as soon as it is computed.
+
+        The last output has not had the norm and activation that follow pre-activated layers; the backbone adds them.
+
+        Args:
+            blocks: what :meth:`blocks` returned. x: the head's features (B, N, C).
+            channels: number of channels of the last layer's output. dropout: probability in this pass, 0 in evaluation.
+        """
+        combine: Combine = self.combine
+        # With dropout, each layer also drops features of its input.
+        if not dropout:
+            x, combine = self.start(x, channels)
+        for i, block in enumerate(blocks):
+            if self.keeps_layers:
+                yield x
+            x = block(x, around(i, x), combine)
+        yield x
+
     def blocks(self, make: MakeBlock, depth: int, channels: int) -> nn.ModuleList:
         """Return the blocks after the head.
 
@@ -68,16 +102,30 @@ class Connection:
         layers = range(depth) if self.keeps_layers else [depth - 1]
         return [self.width(i, channels) for i in layers]
 
+    @property
+    def last_has_all(self) -> bool:
+        """Whether the output of the last layer begins with those of all others, so that it alone is fused.
+
+        After the norm and activation that follow pre-activated layers, it does not.
+        """
+        return self.nested and not self.pre_activated
+
     def concatenated_width(self, depth: int, channels: int) -> int:
         """Return the number of channels that the fusion block sees, counting once those that nested outputs repeat."""
         widths = self.fused_widths(depth, channels)
-        return widths[-1] if self.nested else sum(widths)
+        return widths[-1] if self.last_has_all else sum(widths)
 
 
 class Plain(Connection):
-    """h: no connection (PlainGCN)."""
+    """h: no connection (PlainGCN).
+
+    The official networks without connections have no dilation either: the PyTorch code forces that, and the log of the
+    TensorFlow code's released PlainGCN-28 says so (``edge_lay='knn'``, ``stochastic_dilation=False``; the code's option
+    ``--skip_connect none`` alone would keep dilation).
+    """
 
     name = "plain"
+    official = MappingProxyType({"dilation": "none", "stochastic": False})
 
     def combine(self, x: Tensor, h: Tensor) -> Tensor:
         """Return h."""
@@ -139,6 +187,11 @@ class Reversible(PreActivatedResidual):
     def __init__(self, groups: int = 2):
         self.groups = groups
 
+    @classmethod
+    def build(cls, groups: int) -> Self:
+        """Return the connection with this number of groups."""
+        return cls(groups)
+
     def check(self, channels: int) -> None:
         """Require channels that the groups can share equally."""
         if self.groups < 2 or channels % self.groups:
@@ -149,6 +202,12 @@ class Reversible(PreActivatedResidual):
         width = channels // self.groups
         branches = lambda: [make(width, width) for _ in range(self.groups)]
         return ReversibleSequence(ReversibleBlock(branches()) for _ in range(depth - 1))
+
+    def run(
+        self, blocks: nn.ModuleList, x: Tensor, around: Around, channels: int, dropout: float = 0.0
+    ) -> Iterator[Tensor]:
+        """Run all blocks as one operation, whose backward pass undoes them, and yield the last output."""
+        yield blocks(x, around, dropout)
 
     def convolutions(self, depth: int) -> int:
         """Return 1 for the head and one for each group of each block."""
@@ -175,5 +234,4 @@ def find_connection(connection: str | Connection, groups: int = 2) -> Connection
         return connection
     if not isinstance(connection, str) or connection not in CONNECTIONS:
         raise ValueError(f"unknown connection {connection!r}: choose one of {', '.join(CONNECTIONS)}")
-    kind = CONNECTIONS[connection]
-    return kind(groups) if issubclass(kind, Reversible) else kind()
+    return CONNECTIONS[connection].build(groups)

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..ops import edge_extremum, gather_neighbors, neighbor_max
-from ..ops.edges import center_and_neighbor
+from ..ops import center_and_neighbor, edge_extremum, gather_neighbors, neighbor_max
 from ..schema import Schema
 from ..settings import FLAG, Share, choice, integer, number, require, rule
 from .layers import NORMS, BatchNorm, LayerSpec, Pointwise, negative_slope
@@ -29,9 +28,9 @@ class EdgeConv(nn.Module):
 
     h_i = max_j layer(W [x_i ; x_j - x_i] + b)
 
-    No edge tensors are needed if norm and activation are monotone per channel (:mod:`deepgcn_seg.ops.edges`). Layer
-    norm, GELU and a PReLU with a negative slope are not monotone, and those of torch.nn or a user's own are not known
-    to be: they need a tensor of all edges.
+    No edge tensors are needed if norm and activation are monotone per channel (:func:`~deepgcn_seg.ops.edge_extremum`).
+    Layer norm, GELU and a PReLU with a negative slope are not monotone, and those of torch.nn or a user's own are not
+    known to be: they need a tensor of all edges.
 
     Shape: x (B, N, in_channels), index (B, N, k) -> (B, N, out_channels).
     """
@@ -313,12 +312,11 @@ class GENConvOptions(Schema):
     eps: Share = 1e-7
 
 
-# The convolution of each name in a description and on the command line.
-CONVOLUTIONS: dict[str, type[nn.Module]] = {
-    "edge": EdgeConv,
-    "mr": MRConv,
-    "sage": GraphSAGE,
-    "gin": GIN,
-    "gen": GENConv,
+# For each name in a description, the convolution and its options.
+CONVOLUTIONS: dict[str, tuple[type[nn.Module], type[Schema]]] = {
+    "edge": (EdgeConv, EdgeConvOptions),
+    "mr": (MRConv, MRConvOptions),
+    "sage": (GraphSAGE, GraphSAGEOptions),
+    "gin": (GIN, GINOptions),
+    "gen": (GENConv, GENConvOptions),
 }
-Options = EdgeConvOptions | MRConvOptions | GraphSAGEOptions | GINOptions | GENConvOptions

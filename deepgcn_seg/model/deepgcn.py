@@ -14,7 +14,7 @@ from .backbone import Backbone, ConvFactory
 from .connection import Connection, Dense, Plain, PreActivatedResidual, Residual, Reversible, find_connection
 from .convolution import EdgeConv
 from .fusion import FusionBlock
-from .graph import DynamicGraph, dilation_schedule, find_graph
+from .graph import Graph, dilation_schedule, find_graph
 from .head import PredictionHead
 from .layers import LayerSpec, hide_absent, initialise
 from .own_layers import Factory
@@ -42,15 +42,23 @@ class DeepGCN(nn.Module):
     The defaults are the paper's ResGCN-28 in the TensorFlow code's variant: linear map,
     norm, activation; head graph on room-normalised positions.
 
+    Five arguments take parts of your own. ``connection``, ``graph``, ``norm`` and ``act`` take a name of a table
+    (:data:`.CONNECTIONS`, :data:`.GRAPHS`, :data:`.NORMS`, :data:`.ACTS`) or something of your own: a connection is an
+    object, because the whole network has one; a graph is a class, because the network gives it k, dilations and the
+    like; a convolution, norm or activation is a class or function that builds one, because each layer has its own.
+    A checkpoint holds a convolution, norm or activation of your own by the name of its module, and builds it if you
+    trust that. It cannot hold a connection or a graph of your own, because it has only their names: enter them in the
+    table, or make a subclass of DeepGCN that sets them.
+
     Args:
         in_channels: features per point. num_classes: classes.
-        connection: plain, res, dense, res+ or rev, or a :class:`.Connection` of your own.
+        connection: plain, res, dense, res+ or rev, or a :class:`.Connection` object.
         depth: graph convolutions, the head included. channels: width of each (growth rate if dense).
         k: neighbours per point. conv: builds a graph convolution, ``conv(c_in, c_out, spec)``.
         order, norm, norm_eps, act, bias: what follows linear maps (:class:`.LayerSpec`); norm and act may be classes
             of torch.nn or of your own (:mod:`.own_layers`).
-        dynamic: neighbours in each layer's feature space (True) or at fixed positions (False), or a graph of
-            your own, a subclass of :class:`.DynamicGraph`.
+        graph: dynamic (neighbours in each layer's feature space), fixed (by position), or a subclass of
+            :class:`.Graph`.
         dilation, dilation_period: schedule over depth (:func:`.dilation_schedule`).
         stochastic, epsilon: stochastic dilation in training.
         loop: a point is its own neighbour.
@@ -81,7 +89,7 @@ class DeepGCN(nn.Module):
         norm_eps: float = 1e-5,
         act: str | Factory = "relu",
         bias: bool = True,
-        dynamic: bool | type[DynamicGraph] = True,
+        graph: str | type[Graph] = "dynamic",
         dilation: str | int | Sequence[int] = "linear",
         dilation_period: int | None = None,
         stochastic: bool = True,
@@ -97,7 +105,7 @@ class DeepGCN(nn.Module):
         init: str = "xavier",
     ):
         arguments = {name: value for name, value in locals().items() if name in Arguments.model_fields}
-        for name in ("connection", "dynamic", "norm", "act"):
+        for name in ("connection", "graph", "norm", "act"):
             # What is a user's own has no list of allowed values.
             if isinstance(arguments[name], Connection) or callable(arguments[name]):
                 del arguments[name]
@@ -109,20 +117,27 @@ class DeepGCN(nn.Module):
         super().__init__()
         spec = LayerSpec(order, norm, act, bias, norm_eps)
         dilations = dilation_schedule(dilation, depth, dilation_period)
-        graph = find_graph(dynamic)(k, dilations, stochastic, epsilon, loop, positions)
+        graphs = find_graph(graph)(k, dilations, stochastic, epsilon, loop, positions)
         connected = find_connection(connection, groups)
         connected.check(channels)
         self.in_channels, self.num_classes = in_channels, num_classes
-        self.backbone = Backbone(in_channels, channels, conv, spec, graph, connected, block_dropout, recompute)
-        widths, nested = self.backbone.layer_widths(), connected.nested
+        self.backbone = Backbone(in_channels, channels, conv, spec, graphs, connected, block_dropout, recompute)
+        widths, nested = self.backbone.layer_widths(), connected.last_has_all
         self.fusion = FusionBlock(widths, fusion_channels, spec, nested)
         self.head = PredictionHead(widths, fusion_channels, num_classes, spec, nested, head_channels, dropout)
         initialise(self, init)
 
     @classmethod
     @_shows_settings_of(__init__)
-    def plaingcn(cls, depth: int = 28, *, dilation: Any = "none", stochastic: bool = False, **settings) -> "DeepGCN":
-        """Build PlainGCN, which has no connections and no dilation."""
+    def plaingcn(
+        cls,
+        depth: int = 28,
+        *,
+        dilation: Any = Plain.official["dilation"],
+        stochastic: bool = Plain.official["stochastic"],
+        **settings,
+    ) -> "DeepGCN":
+        """Build PlainGCN, which has no connections and no dilation (:class:`~.connection.Plain`)."""
         own = {"dilation": dilation, "stochastic": stochastic}
         return cls(connection=Plain.name, depth=depth, **own, **settings)
 

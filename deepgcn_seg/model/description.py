@@ -10,7 +10,7 @@ the one exception: they are named by module, and are built only if the caller sa
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
+from pydantic import Discriminator, Field, PlainValidator, StringConstraints, Tag, model_validator
 
 from ..data.blocks import NINE, count_channels
 from ..data.classes import ClassList
@@ -19,10 +19,10 @@ from ..schema import Schema
 from ..settings import Metres, Part, Seed, choice, integer, number, rule
 from .arguments import Arguments, Depth, Dilation, Width
 from .connection import Connection, find_connection
-from .convolution import CONVOLUTIONS, EdgeConvOptions, Options
-from .graph import dilation_schedule
+from .convolution import CONVOLUTIONS, EdgeConvOptions
+from .graph import dilation_schedule, find_graph
 from .layers import ACTS, NORMS
-from .message_passing import OPERATORS, GATv2Options, TransformerOptions
+from .message_passing import OPERATORS, MessagePassing
 from .own_layers import TORCH_ACTS, TORCH_NORMS, options_of
 
 __all__ = ["Arguments", "Depth", "Description", "Dilation", "Network", "OwnPart", "TrainedOn", "Width"]
@@ -92,7 +92,19 @@ def _layer(*names: str) -> Any:
 
 
 Norm, Act = _layer(*NORMS), _layer(*ACTS)
-Conv = Annotated[Options | GATv2Options | TransformerOptions | OwnPart, Field(discriminator="name")]
+
+
+def _conv(content: Any) -> Any:
+    """Return the validated options of a convolution, which its ``name`` selects from the tables."""
+    options = {name: kind for table in (CONVOLUTIONS, OPERATORS) for name, (_, kind) in table.items()}
+    options["own"] = OwnPart
+    name = content.get("name") if isinstance(content, dict) else getattr(content, "name", None)
+    if not isinstance(name, str) or name not in options:
+        raise ValueError(f"must be the options of a convolution, whose name is one of {', '.join(options)}")
+    return options[name].model_validate(content)
+
+
+Conv = Annotated[Any, PlainValidator(_conv)]
 
 
 class Network(Arguments):
@@ -127,9 +139,10 @@ class Network(Arguments):
 
     @property
     def min_points(self) -> int:
-        """The fewest points that a block may have: k x the largest dilation (plus one without self-loops)."""
+        """The fewest points that a block may have (:attr:`.Graph.min_points`)."""
         dilation = list(self.dilation) if isinstance(self.dilation, tuple) else self.dilation
-        return self.k * max(dilation_schedule(dilation, self.depth, self.dilation_period)) + (not self.loop)
+        dilations = dilation_schedule(dilation, self.depth, self.dilation_period)
+        return find_graph(self.graph)(self.k, dilations, self.stochastic, self.epsilon, self.loop).min_points
 
     @property
     def features(self) -> int:
@@ -254,6 +267,11 @@ def describe_network(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**options, **described}
 
 
+def names_of(part: type) -> tuple[str, str]:
+    """Return the names under which a config may have a class of this package: its own module's, and the short one."""
+    return f"{part.__module__}.{part.__name__}", f"deepgcn_seg.model.{part.__name__}"
+
+
 def _describe_layer(config: Mapping[str, Any]) -> dict[str, Any]:
     target = str(config["_target_"])
     options = {name: value for name, value in config.items() if name not in ("_target_", "_partial_")}
@@ -266,10 +284,10 @@ def _describe_layer(config: Mapping[str, Any]) -> dict[str, Any]:
 def _describe_conv(config: Mapping[str, Any]) -> dict[str, Any]:
     target = str(config["_target_"])
     options = {name: value for name, value in config.items() if name not in ("_target_", "_partial_")}
-    for name, conv in CONVOLUTIONS.items():
-        if target == f"deepgcn_seg.model.{conv.__name__}":
+    for name, (conv, _) in CONVOLUTIONS.items():
+        if target in names_of(conv):
             return {"name": name, **options}
-    if target == "deepgcn_seg.model.MessagePassing":
+    if target in names_of(MessagePassing):
         operator = options["operator"]
         inner = {name: value for name, value in operator.items() if name not in ("_target_", "_partial_")}
         # With networks or relative positions it is not the operator that the table describes.

@@ -18,7 +18,7 @@ from ..escaping import one_line
 from ..old_names import renamed
 from .convolution import CONVOLUTIONS
 from .deepgcn import DeepGCN
-from .description import Network, OwnPart, TorchLayer
+from .description import Network, OwnPart, TorchLayer, names_of
 from .message_passing import OPERATORS, MessagePassing
 from .own_layers import TORCH_ACTS, TORCH_NORMS
 
@@ -66,7 +66,7 @@ def _build_conv(conv: Any, trusted: Sequence[str]) -> Callable[..., nn.Module]:
         return _build_later(conv, trusted)
     options = {name: getattr(conv, name) for name in type(conv).model_fields if name != "name"}
     if conv.name in CONVOLUTIONS:
-        return partial(CONVOLUTIONS[conv.name], **options)
+        return partial(CONVOLUTIONS[conv.name][0], **options)
     # Importing torch_geometric takes seconds, so it is imported only when one of its operators is used.
     import torch_geometric.nn
 
@@ -84,7 +84,7 @@ def _require_trust(part: OwnPart, trusted: Sequence[str]) -> None:
         UserError: names the setting that would allow it.
     """
     target = part.target
-    if target == "deepgcn_seg.model.MessagePassing":
+    if target in names_of(MessagePassing):
         operator = part.options.get("operator")
         target = str(operator.get("_target_")) if isinstance(operator, Mapping) else target
     if not _is_trusted(target.rpartition(".")[0], trusted):
@@ -127,10 +127,10 @@ def _find_own(target: str, trusted: Sequence[str]) -> Callable[..., Any]:
         UserError: it is of a module that is not trusted, or does not exist.
     """
     module, _, name = target.rpartition(".")
-    parts: list[type[nn.Module]] = [DeepGCN, *CONVOLUTIONS.values(), MessagePassing]
-    ours = {part.__name__: part for part in parts}
-    if module in ("deepgcn_seg", "deepgcn_seg.model") and name in ours:
-        return ours[name]
+    parts: list[type[nn.Module]] = [DeepGCN, *(conv for conv, _ in CONVOLUTIONS.values()), MessagePassing]
+    ours = {called: part for part in parts for called in (f"deepgcn_seg.{part.__name__}", *names_of(part))}
+    if target in ours:
+        return ours[target]
     refused = UserError(f"it uses {one_line(target, 100)}; {_advice(target)}")
     if not _is_trusted(module, trusted):
         raise refused

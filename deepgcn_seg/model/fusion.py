@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..ops.calls import Differentiable, as_autocast
+from ..ops import Differentiable, as_autocast
 from .layers import LayerSpec, Pointwise, hide_absent
 
 

@@ -2,7 +2,13 @@
 
 Source: DeepGCNs, "Representation Learning on Graphs" (dynamic edges) and "Dilated Aggregation in GCNs".
 
-A graph of your own is a subclass of :class:`DynamicGraph`, given as ``DeepGCN(dynamic=MyGraph)``.
+The receptive field of a layer is the part of the room that its features can depend on. Every layer enlarges it by the
+distance to its furthest neighbours. A dilated layer takes its k neighbours from among the k * d nearest points, so
+that the receptive field grows faster with the same number of neighbours, edges and weights. That is what dilation is
+for.
+
+:data:`GRAPHS` has the graphs of this package by name. One of your own is a subclass of :class:`Graph`, given as
+``DeepGCN(graph=MyGraph)``.
 """
 
 from collections.abc import Callable, Sequence
@@ -89,8 +95,11 @@ class DilatedKnnGraph(nn.Module):
 
 
 @dataclass(frozen=True)
-class DynamicGraph:
-    """The graphs of a backbone: neighbours in each layer's own feature space (dynamic edges).
+class Graph:
+    """The graphs of a backbone: how each layer finds the neighbours of its points.
+
+    A graph of your own is a subclass. It must have :meth:`neighbors`; the other methods fit a graph that searches once
+    in each layer, with ranks that :class:`DilatedKnnGraph` selects.
 
     Attributes:
         k: neighbours per point. dilations: one per layer.
@@ -118,7 +127,7 @@ class DynamicGraph:
         Args:
             layers: what :meth:`layers` returned. positions: (B, N, len(self.positions)), which is also the head's x.
         """
-        return lambda i, x: layers[i](x, mask)
+        raise NotImplementedError
 
     def search_widths(self, widths: Sequence[int]) -> list[int]:
         """Return the number of channels of each search in a pass, given the input widths of layers after the head."""
@@ -130,7 +139,15 @@ class DynamicGraph:
         return int(self.k) * int(max(self.dilations)) + (not self.loop)
 
 
-class FixedGraph(DynamicGraph):
+class DynamicGraph(Graph):
+    """Dynamic edges: each layer's neighbours are those in its own feature space, searched anew in every pass."""
+
+    def neighbors(self, layers: nn.ModuleList, positions: Tensor, mask: Tensor | None) -> Neighbors:
+        """Search in the features of each layer."""
+        return lambda i, x: layers[i](x, mask)
+
+
+class FixedGraph(Graph):
     """A graph of neighbours by position in every layer: one search for the head, and one for all other layers."""
 
     def neighbors(self, layers: nn.ModuleList, positions: Tensor, mask: Tensor | None) -> Neighbors:
@@ -144,8 +161,18 @@ class FixedGraph(DynamicGraph):
         return [len(self.positions)] * 2
 
 
-def find_graph(dynamic: bool | type[DynamicGraph]) -> type[DynamicGraph]:
-    """Return the class of graph that the setting ``dynamic`` names: True, False, or one of a user's own."""
-    if isinstance(dynamic, bool):
-        return DynamicGraph if dynamic else FixedGraph
-    return dynamic
+# The graph of each name in ``DeepGCN(graph=...)``, in ``graph.name`` and in a checkpoint.
+GRAPHS: dict[str, type[Graph]] = {"dynamic": DynamicGraph, "fixed": FixedGraph}
+
+
+def find_graph(graph: str | type[Graph]) -> type[Graph]:
+    """Return the class of graph of a name; return a subclass of :class:`Graph` unchanged.
+
+    Raises:
+        ValueError: there is no graph of that name.
+    """
+    if isinstance(graph, type) and issubclass(graph, Graph):
+        return graph
+    if not isinstance(graph, str) or graph not in GRAPHS:
+        raise ValueError(f"unknown graph {graph!r}: choose one of {', '.join(GRAPHS)}, or give a subclass of Graph")
+    return GRAPHS[graph]

@@ -19,8 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..ops.calls import Differentiable
-from ..ops.cpu.threads import each_alone
+from ..ops import Differentiable, map_on_threads
 from .fusion import FusionBlock
 from .head import PredictionHead
 from .layers import hide_absent
@@ -76,7 +75,7 @@ def infer(model: nn.Module, points: Tensor, mask: Tensor | None, sizes: Sizes | 
         return _logits(*parts[0])
     if points.is_cuda:
         return torch.cat([_logits(*part) for part in parts])
-    return torch.cat(each_alone(_logits, parts))
+    return torch.cat(map_on_threads(_logits, parts))
 
 
 def _logits(model: Any, points: Tensor, mask: Tensor | None, size: int) -> Tensor:
@@ -96,7 +95,7 @@ def _logits(model: Any, points: Tensor, mask: Tensor | None, size: int) -> Tenso
 
 def _concatenate(backbone: Any, points: Tensor, mask: Tensor | None, large: bool) -> Tensor:
     """Return the features of all layers, each written into its place as soon as it is computed."""
-    if not large or backbone.connection.nested or not backbone.connection.keeps_layers:
+    if not large or backbone.connection.last_has_all or len(backbone.layer_widths()) == 1:
         return backbone.concatenate(backbone(points, mask))
     features, start = points.new_empty(0), 0
     for x in backbone.layers(points, mask):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .connection import Dense, Plain, Residual
+from .connection import Dense, Plain, Residual, find_connection
 from .convolution import EdgeConv, MRConv
 from .deepgcn import DeepGCN
 from .from_description import fit_weights
@@ -97,9 +97,7 @@ def convert_official(
         for v in convs:
             if v not in _CONVS:
                 raise ValueError(f"conv={v!r}: official models have {' or '.join(_CONVS)}")
-            own = {**settings, "connection": c}
-            if c == Plain.name:
-                own |= {"dilation": "none", "stochastic": False}
+            own = {**settings, "connection": c, **find_connection(c).official}
             candidates.append((_build(state, {**own, "conv": _CONVS[v]}), {**own, "conv": {"name": v}}))
     best = 0 if len(candidates) == 1 else guess([model for model, _ in candidates])
     return candidates[best]

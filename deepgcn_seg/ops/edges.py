@@ -9,14 +9,14 @@ identities make that cheap:
 
 In training the norm also needs mean and variance of ``phi(a_i + b_j)`` over all edges. Both stream over the edges;
 memory is that of the points. This file has the functions and their gradients; :mod:`.reference` says in plain PyTorch
-what each computes, and :mod:`.backend` which implementation runs.
+what each computes, and :mod:`.backends` which implementation runs.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .backend import Operations, operations_for
+from .backends import Operations, operations_for
 from .calls import Differentiable, as_autocast, operation
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from .backend import cluster_available, operations_for
+from .backends import cluster_available, operations_for
 from .calls import operation
 
 # From this many points in three dimensions on, torch-cluster's search tree is quicker than measuring all pairs.

@@ -226,7 +226,7 @@ def _read_scalar(folder: Path, tags: Sequence[str]) -> tuple[np.ndarray, np.ndar
     """Return steps and finite values of the first of some tags that a run wrote to TensorBoard; empty if it did not."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    # It logs every file that it opens.
+    # TensorBoard's reader logs every file that it opens.
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
     files = [own_file(folder, path.name, MAX_EVENTS) for path in sorted(folder.glob("*tfevents*"))]
     events = EventAccumulator(str(folder), {"scalars": 0})

@@ -26,6 +26,7 @@ from ..model.freezing import freeze, require_not_anew
 from ..model.layers import sync_norms
 from ..model.summary import summarize
 from ..model.transfer import Source, take_weights
+from ..provenance import git_state
 from ..settings import shown
 from .class_weights import class_weights
 from .guards import Batch
@@ -66,7 +67,7 @@ def build_trainer(
         UserError: nothing of the source fits, or a part to be frozen is not there or begins anew.
     """
     store, split, grid = data.store, data.split, data.grid
-    description = checkpoint_description(config, store.classes)
+    description = checkpoint_description(config, store.classes, len(split.train))
     model = _build_model(config, device, world, description, store.classes, source)
     channels = {"variant": config.data.variant, "features": tuple(config.data.features)}
     augment = [instantiate(part) for part in config.recipe.augmentation]
@@ -156,8 +157,11 @@ def _settings(config: DictConfig, device: torch.device, objective: Objective) ->
     )
 
 
-def checkpoint_description(config: DictConfig, classes: ClassList) -> dict[str, Any]:
-    """Return what a run's checkpoints say about their network and data, as ``save_checkpoint`` takes it.
+def checkpoint_description(config: DictConfig, classes: ClassList, rooms: int) -> dict[str, Any]:
+    """Return what a run's checkpoints say about network, data and training, as ``save_checkpoint`` takes it.
+
+    Args:
+        rooms: number of rooms to train on.
 
     Raises:
         UserError: a checkpoint cannot describe a setting. This is found before the training, and not after it.
@@ -178,9 +182,29 @@ def checkpoint_description(config: DictConfig, classes: ClassList) -> dict[str, 
         trained_on["synthetic"] = {key: store[key] for key in ("rooms_per_area", "density", "seed")}
     network = describe_network(plain["model"])
     # The full config is written for people to read. No program reads it.
-    description = {"network": network, "trained_on": trained_on, "config": plain}
+    description = {"network": network, "trained_on": trained_on, "config": plain, "card": _card(plain, rooms)}
     _described(description, classes)
     return description
+
+
+def _card(config: dict[str, Any], rooms: int) -> dict[str, Any]:
+    """Return what a checkpoint's card says before the network is scored."""
+    recipe, git = config["recipe"], git_state() or {}
+    name_of = lambda part: str(part["_target_"]).rpartition(".")[2]
+    return {
+        "training": {
+            "recipe": recipe["name"],
+            "optimizer": name_of(recipe["optimizer"]),
+            "learning_rate": recipe["optimizer"].get("lr"),
+            **{key: shown(recipe[key]) for key in ("loss", "class_weights")},
+            "augmentation": [name_of(part) for part in recipe["augmentation"]],
+            "ema": recipe["ema"],
+            **{key: config[key] for key in ("epochs", "batch_size", "seed")},
+            "rooms": rooms,
+            "weights": None if config["weights"] is None else str(config["weights"]),
+            **git,
+        }
+    }
 
 
 def _described(description: dict[str, Any], classes: ClassList) -> Description:

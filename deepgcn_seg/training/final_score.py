@@ -13,9 +13,10 @@ from ..data.dataset import area_name
 from ..distributed import World
 from ..evaluation.evaluate import evaluate_rooms
 from ..evaluation.metrics import Scores
+from ..evaluation.model_card import score_of, write_card
 from ..evaluation.protocols import Protocol
 from ..evaluation.scores import write_json
-from ..model.checkpoint import load_weights, read_checkpoint
+from ..model.checkpoint import add_to_checkpoint, load_weights, read_checkpoint
 from ..provenance import versions
 from ..settings import shown
 from .build import TrainingData
@@ -71,6 +72,8 @@ def score_run(
     metrics = {"test": entry, "parameters": parameters, "training": cost, "versions": versions()}
     if (weights := recorded_weights(folder)) is not None:
         metrics["weights"] = weights
+    if isinstance(card := content.get("card"), dict):
+        write_card(folder, add_to_checkpoint(path, card={**card, "score": score_of(entry).plain()}))
     write_json(folder / "metrics.json", metrics)
     confusion = torch.tensor(entry["confusion"])
     # These events belong to the step after the last. If a run is killed while it scores, the resumed run replaces them.
@@ -99,7 +102,7 @@ def _settings_to_compare(config: DictConfig, protocol: Protocol) -> dict[str, An
         **{key: config[key] for key in ("depth", "channels", "k", "points", "batch_size", "epochs", "seed")},
         "dilation": str(config.model.dilation),
         "stochastic": config.model.stochastic,
-        "dynamic": config.model.dynamic,
+        "graph": str(config.model.graph),
         "fold": config.data.fold,
         "data": config.data.name,
         "protocol": protocol.name,

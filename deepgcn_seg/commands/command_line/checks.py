@@ -24,7 +24,7 @@ from ...evaluation.protocols import Protocol
 from ...model import description
 from ...model.description import NETWORK
 from ...model.freezing import freeze
-from ...model.graph import dilation_schedule
+from ...model.graph import dilation_schedule, find_graph
 from ...model.operators import OperatorError, OperatorSettingError
 from ...model.own_layers import TORCH_ACTS, TORCH_NORMS, options_of
 from ...old_names import RENAMED
@@ -35,7 +35,8 @@ from .help import suggestion
 # Argument of the network -> the setting that it follows in conf/model/deepgcn.yaml.
 _FOLLOWS = {
     **{name: name for name in ("depth", "channels", "k", "conv")},
-    **{name: f"graph.{name}" for name in ("dynamic", "dilation", "stochastic", "epsilon", "loop")},
+    **{name: f"graph.{name}" for name in ("dilation", "stochastic", "epsilon", "loop")},
+    "graph": "graph.name",
     "dilation_period": "graph.period",
     "connection": "backbone.connection",
 }
@@ -203,11 +204,11 @@ def _check_network(config: DictConfig) -> int:
     k, depth, points = network["k"], network["depth"], config.points
     if k > points:
         raise UserError(f"k={k}: must be at most points={points}")
-    largest = max(dilation_schedule(network["dilation"], depth, network["dilation_period"]))
-    needed = k * largest + (not network["loop"])
+    dilations = dilation_schedule(network["dilation"], depth, network["dilation_period"])
+    needed = find_graph(network["graph"])(k, dilations, loop=network["loop"]).min_points
     if needed > points:
         raise UserError(
-            f"k={k} with dilation up to {largest} (depth={depth}) needs blocks of {needed} points, "
+            f"k={k} with dilation up to {max(dilations)} (depth={depth}) needs blocks of {needed} points, "
             f"but points={points}: raise points, lower k or depth, or set graph.dilation or graph.period"
         )
     if config.data.features is not None:

@@ -17,6 +17,7 @@ from ...distributed import MAX_DEVICES
 from ...model import description
 from ...model.connection import PAPER_CONNECTIONS
 from ...model.description import NETWORK, Depth, Dilation, Width
+from ...model.graph import GRAPHS
 from ...model.layers import ACTS, NORMS
 from ...settings import (
     Count,
@@ -30,6 +31,7 @@ from ...settings import (
     choice,
     integer,
     is_number,
+    key_of,
     listed,
     number,
     rule,
@@ -148,7 +150,7 @@ def _are_texts(value: Any) -> bool:
 class Graph(Settings):
     """``graph``: neighbours of every layer."""
 
-    dynamic: Flag
+    name: Annotated[str, key_of(GRAPHS)]
     dilation: Dilation
     period: MaybeCount
     stochastic: Flag

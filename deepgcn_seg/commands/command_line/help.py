@@ -68,7 +68,7 @@ def groups_of(conf: Path, command: str) -> list[str]:
 def suggestion(key: str, known: Iterable[str]) -> str:
     """Return a hint for an unknown setting: those with a similar name, or where all are listed."""
     if key in RENAMED:
-        return f"it is now {RENAMED[key]}"
+        return f"it is now {RENAMED[key].name}"
     known = list(known)
     if key in known:
         return f"another choice of {key.split('.')[0]} has it, but not this one"
@@ -88,7 +88,8 @@ def _choices(conf: Path, group: str) -> list[str]:
 
 def _settings_in(lines: Iterable[str]) -> Iterator[tuple[int, str, str]]:
     """Yield line number, dotted key and comment of each setting in lines of YAML, as block style writes them."""
-    # Indent and name of the settings around a line; the number of an item of a list is half a step further in.
+    # Indents and names of the settings that enclose a line, outermost first. An item of a list stands at the indent of
+    # its setting, so its number gets half a step more.
     above: list[tuple[float, str]] = []
     for number, line in enumerate(lines):
         match = _SETTING.fullmatch(line)

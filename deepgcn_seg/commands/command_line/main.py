@@ -26,7 +26,7 @@ from ...distributed import MAX_DEVICES, declared, leave, torchrun
 from ...errors import Interrupted, OccupiedError, UserError
 from ...evaluation.protocols import Protocol
 from ...model import DeepGCN
-from ...old_names import RENAMED
+from ...old_names import RENAMED, present_value, renamed_argument
 from ...provenance import as_called
 from . import help
 from .arguments import assigned, for_hydra, given, require_settings
@@ -92,7 +92,11 @@ def _is_unread() -> bool:
 
 @dataclass
 class _Outcome:
-    """What became of the task. composed: whether Hydra got as far as to call it; failures: of the jobs of a sweep."""
+    """How a command ended.
+
+    Attributes:
+        composed: whether Hydra composed a config and called the task. failures: errors of the jobs of a sweep.
+    """
 
     composed: bool = False
     failures: list[BaseException] = field(default_factory=list)
@@ -101,7 +105,8 @@ class _Outcome:
 def _command(task: Callable[[DictConfig], Any], conf: Path, config_name: str, program: Sequence[str]) -> None:
     verbose = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    # When the log file's disk is full, other files tell so in one line; logging would print tracebacks.
+    # When the disk of the log file is full, logging would print a traceback for each line. The error in one line comes
+    # from the other files that are written.
     logging.raiseExceptions = False
     quiet_hydra()
     _start_processes(program, sys.argv[1:])
@@ -236,6 +241,7 @@ def hydra_arguments(arguments: list[str], conf: Path) -> list[str]:
     Raises:
         UserError: that is no run directory, or a setting that a resumed run cannot change.
     """
+    arguments = [renamed_argument(argument) for argument in arguments]
     run = given(arguments, "resume")
     if run is None:
         return for_hydra(arguments)
@@ -277,16 +283,18 @@ def _renamed(stored: Path) -> list[str]:
     """
     config: Any = OmegaConf.to_container(OmegaConf.load(stored))
     arguments = []
-    for old, new in RENAMED.items():
+    for old, present in RENAMED.items():
         group, key = old.split(".")
         part = config.get(group)
         if isinstance(part, dict) and key in part and _is_ours(part.get("_target_"), DeepGCN, Protocol):
-            arguments += [f"~{old}", f"+{new}={json.dumps(part[key])}"]
+            arguments += [f"~{old}", f"+{present.name}={json.dumps(present_value(old, part[key]))}"]
     return arguments
 
 
 def _is_ours(target: Any, *kinds: type) -> bool:
-    """Return whether the name of a class is that of one of these or of a subclass."""
+    """Return whether the name of a class is that of one of these or of a subclass, or there is none."""
+    if target is None:
+        return True
     try:
         found = get_class(target)
     # The module may be a user's own, which is built later and fails there in one line.

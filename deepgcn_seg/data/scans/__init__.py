@@ -1,1 +1,1 @@
-"""Point-cloud files: what a scan is (:mod:`.scan`), reading and writing (:mod:`.files`), finding files, and labels."""
+"""Point-cloud files: what a scan is (:mod:`.formats.scan`), reading and writing (:mod:`.files`), and finding files."""

@@ -1,7 +1,7 @@
 """Reading and writing scans: one function each, for every format of :mod:`.format_table`."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -11,11 +11,11 @@ import numpy as np
 from ...errors import UserError, first_line
 from ...escaping import ascii_escaped, one_line
 from ...files import replacing, why_no_file
-from .format_table import FORMATS
+from .format_table import FORMATS, WRITTEN, require_library
 from .formats.bounds import MAX_HEADER, MAX_POINTS, Bounds, clean_names
+from .formats.scan import Scan
 from .formats.scene import is_scene, read_scene
 from .formats.typed import LazyFields, number_column
-from .scan import Scan
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,8 @@ def read_scan(path: str | Path, columns: Sequence[str] | None = None, max_points
         raise UserError(f"{path}: {why_no_file(path)}")
     if not scene and path.suffix.lower() not in FORMATS:
         raise UserError(f"{path}: unknown format; known are {', '.join(FORMATS)}")
+    if not scene:
+        require_library(path)
     try:
         read = read_scene if scene else FORMATS[path.suffix.lower()].read
         scan = read(Bounds(path, max_points), columns)
@@ -89,8 +91,7 @@ def write_scan(path: str | Path, scan: Scan, more: Mapping[str, np.ndarray], not
         UserError: an unknown format, or the file cannot be written.
     """
     path = Path(path)
-    if path.suffix.lower() not in FORMATS:
-        raise UserError(f"{path}: unknown format; known are {', '.join(FORMATS)}")
+    write = require_writer(path)
     kept = {name: values for name, values in scan.fields.items() if name not in more}
     family = {".laz": ".las"}
     formats = [family.get(name.suffix.lower(), name.suffix.lower()) for name in (path, scan.path)]
@@ -98,7 +99,7 @@ def write_scan(path: str | Path, scan: Scan, more: Mapping[str, np.ndarray], not
     full = _checked(Scan(scan.path, {**kept, **more}, template))
     try:
         with replacing(path) as temporary:
-            changes = FORMATS[path.suffix.lower()].write(temporary, full, _ascii_notes(notes))
+            changes = write(temporary, full, _ascii_notes(notes))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     # Libraries raise errors of many types when they cannot write.
@@ -108,6 +109,20 @@ def write_scan(path: str | Path, scan: Scan, more: Mapping[str, np.ndarray], not
     changes += [f"{other} of {scan.path} is not kept" for other in others]
     if changes:
         log.warning("%s: %s", path, "; ".join(changes))
+
+
+def require_writer(path: Path) -> Callable[[Path, Scan, list[str]], list[str]]:
+    """Return the function that writes the format of ``path``'s suffix.
+
+    Raises:
+        UserError: an unknown format, one that is only read, or one whose library is not installed.
+    """
+    found = FORMATS.get(path.suffix.lower())
+    if found is None or found.write is None:
+        known = "unknown format" if found is None else f"{path.suffix[1:].upper()} is only read"
+        raise UserError(f"{path}: {known}; write one of {', '.join(WRITTEN)}")
+    require_library(path)
+    return found.write
 
 
 def _ascii_notes(notes: Sequence[str]) -> list[str]:

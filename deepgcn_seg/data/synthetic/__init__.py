@@ -1,12 +1,4 @@
-"""Synthetic rooms in the raw Stanford layout: the embedded default data.
+"""What synthetic rooms are made of: rectangles (:mod:`.scene`), walls and furniture, and the scanners that see them.
 
-Six areas of offices, conference rooms, lounges and hallways have objects of all 13 classes. Simulated scanners see
-them: surfaces are sampled densely, thinned with distance, hidden by what stands before them, and given range noise,
-uneven light, an exposure and colour noise. Colours and heights overlap between classes on purpose (board and wall,
-beam and ceiling, column and wall, sofa and chair): a board is brighter than the wall it hangs on, but not brighter
-than other walls. A point alone does not tell its class; its neighbourhood does.
+:mod:`deepgcn_seg.data.synthetic_rooms` furnishes rooms with it, and knows the classes and files of S3DIS.
 """
-
-from .rooms import generate, make_room, write_raw_room
-
-__all__ = ["generate", "make_room", "write_raw_room"]

@@ -5,14 +5,14 @@ import numpy as np
 from .scene import Scene
 
 
-def scan(scene: Scene, density: float, scanners: int = 2) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def scan(scene: Scene, density: float, scanners: int = 2) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the points of a scene that scanners inside the room see.
 
     Args:
         density: points per square metre within 1.6 m of a scanner; falls with squared distance.
 
     Returns:
-        xyz (N, 3) metres, rgb (N, 3) uint8, label (N,) uint8, object (N,) int64.
+        xyz (N, 3) metres, rgb (N, 3) uint8, and the number (N,) of the scene's rectangle that each point lies on.
     """
     rng = scene.rng
     origins, edges = np.array(scene.origins, float), np.array(scene.edges, float)
@@ -40,8 +40,7 @@ def scan(scene: Scene, density: float, scanners: int = 2) -> tuple[np.ndarray, n
     light = light + 0.05 * np.sin(xyz @ wave + rng.uniform(0, 6))
     light = light * rng.uniform(0.65, 1.1)
     color = np.array(scene.colors, float)[patch] * light[:, None] + rng.normal(0, 7, (len(patch), 3))
-    labels, objects = np.array(scene.labels, np.uint8), np.array(scene.objects)
-    return xyz, np.clip(np.round(color), 0, 255).astype(np.uint8), labels[patch], objects[patch]
+    return xyz, np.clip(np.round(color), 0, 255).astype(np.uint8), patch
 
 
 def _visible(ray: np.ndarray, distance: np.ndarray, cells: int = 640) -> np.ndarray:

@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..classes import S3DIS
-
 UP = np.array((0.0, 0.0, 1.0))
 
 # Colours that several classes share.
@@ -21,8 +19,8 @@ THINGS = np.array(
     [(40, 40, 44), (205, 55, 45), (50, 115, 190), (235, 200, 60), (240, 240, 236), (225, 120, 40), (70, 150, 75)]
 )
 
-# Class and number of an object.
-Thing = tuple[int, int]
+# Name of the class, and number, of an object.
+Thing = tuple[str, int]
 Vector = Sequence[float] | np.ndarray
 
 
@@ -32,7 +30,8 @@ class Scene:
 
     Attributes:
         rng: of all random choices. size: (3,) of the room, metres.
-        origins, edges, labels, objects, colors: for each rectangle its corner, two edges, class, object and colour.
+        origins, edges, classes, objects, colors: for each rectangle its corner, two edges, name of its class, number of
+            its object, and colour.
         returns: for each rectangle the share of scanner rays that it reflects to the scanner.
         count: number of objects.
     """
@@ -41,16 +40,16 @@ class Scene:
     size: np.ndarray
     origins: list = field(default_factory=list)
     edges: list = field(default_factory=list)
-    labels: list = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
     objects: list = field(default_factory=list)
     colors: list = field(default_factory=list)
     returns: list = field(default_factory=list)
     count: int = 0
 
     def new_object(self, name: str) -> Thing:
-        """Return the class and the number of a new object of the named class."""
+        """Return a new object of the named class."""
         self.count += 1
-        return S3DIS.names.index(name), self.count - 1
+        return name, self.count - 1
 
     def color(self, palette: np.ndarray, spread: float = 8.0) -> np.ndarray:
         """Return a random colour of the palette (n, 3), varied a little."""
@@ -63,7 +62,7 @@ class Scene:
         self.returns.append(returns)
         self.origins.append(origin)
         self.edges.append((u, v))
-        self.labels.append(thing[0])
+        self.classes.append(thing[0])
         self.objects.append(thing[1])
         self.colors.append(color)
 

@@ -1,7 +1,8 @@
 """From a row's list of candidates to its wanted ranks, exactly and without sorting the list.
 
-A candidate is a key (its distance) and a column (which point it is). Of m = 16 wanted ranks, 0 to 27 * 15 at the
-largest dilation, few candidates have one, so only few are put in order::
+A candidate is a key (its distance) and a column (which point it is). At the largest dilation of ResGCN-28, 27, a list
+has more than 400 candidates, of which 16 are wanted: those of the ranks 0, 27, ..., 27 * 15. So candidates are divided
+into bins by their keys, and only those of bins with a wanted rank are put in order::
 
     bins: 256 intervals of keys; bin(key) grows with the key
     count the candidates of each bin; running sums tell the bin of each wanted rank
@@ -43,9 +44,14 @@ BINS = 256
 # and sorting n log n slower steps. Measured with 16 lanes and one bin of n, counted and sorted: 0.5 and 0.9
 # microseconds for n = 64, 1.8 and 2.2 for 128, 2.6 and 2.7 for 160, 3.8 and 3.7 for 192.
 LARGEST_COUNTED = 192
-# Bisections of a range of keys. 2^-18 of it separates the keys of a sample even where a few outliers make it wide: with
-# 12, a network's last layers listed a quarter more candidates.
+# Most bisections of the range of keys, which a few outliers can make wide. After 18, an interval of 2^-18 of the range
+# is left. With 12, a network's last layers listed a quarter more candidates. (The kernels for GPUs stop at 12; more
+# were not tried there.)
 BISECTIONS = 18
+# A threshold is set this many standard deviations above the rank that is expected, and SLACK ranks more. A row has too
+# few candidates if more of the sample than that are among its wanted points. The hypergeometric distribution gives 2 to
+# 4 such rows in 1000 for 4096 points and k = 16, at any dilation up to 27. They are searched again.
+MARGIN, SLACK = 2.5, 2.0
 
 
 class Scratch(NamedTuple):
@@ -89,9 +95,8 @@ def threshold_of(sample, count, expected):
     Returns:
         The key, or the largest finite one if the sample is too small: infinite keys, which are no points, never pass.
     """
-    # The number of sampled points among the wanted ones has a standard deviation of sqrt(expected). With a margin of
-    # 2.5 deviations and 2 points, fewer than one row in a hundred gets too few candidates; it is searched again.
-    rank = int(expected + 2.5 * np.sqrt(expected) + 2.0)
+    # The number of sampled points among the wanted ones has a standard deviation of sqrt(expected).
+    rank = int(expected + MARGIN * np.sqrt(expected) + SLACK)
     if rank >= count:
         return np.finfo(sample.dtype).max
     low, high = _range_of(sample, count)

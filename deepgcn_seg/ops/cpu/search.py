@@ -77,8 +77,8 @@ def search(
     batch, count, _ = points.shape
     prepared = _prepared(points.contiguous().numpy(), present_points(points, mask), sample_size)
     strips = -(-count // (STRIP * LANES))
-    # The amount of work, as `run_sliced` counts it. With the factor 4, up to 362 points are searched on one thread:
-    # they take 0.4 ms, and several threads are no quicker.
+    # The amount of work, by which `run_sliced` decides how many threads share it. With the factor 4, clouds of up to
+    # 362 points are searched on one thread: they take 0.4 ms, and several threads are no quicker.
     steps = 4 * batch * count * count
     run_sliced(_search_strips, batch * strips, steps, *prepared, ranks.numpy(), loop, out.numpy())
 
@@ -188,8 +188,8 @@ def _search_strips(start, stop, cloud, sample, step, ranks, loop, out):
                 thresholds[r] = largest
                 missing += 1
         if missing:
-            # For a few rows in a thousand the sample was misleading, and the list is too short. Their threshold is now
-            # so high that all points are candidates, and that of finished rows so low that none is.
+            # The thresholds of a few rows in a thousand were too low (ranks.MARGIN), so that their lists are too short.
+            # These rows now get a threshold that all points pass, and finished rows one that none passes.
             _fill_lists(queries, points, thresholds, lists)
             for r in range(rows):
                 if thresholds[r] > 0:

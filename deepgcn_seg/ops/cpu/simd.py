@@ -69,8 +69,9 @@ class _VectorModel(models.PrimitiveModel):
 def vector_function(signature: Callable[..., Any]) -> Callable[[Callable], Any]:
     """Return a decorator for a function that emits LLVM instructions: compiled code can then call it.
 
-    numba calls such a function an intrinsic. It gets LLVM's builder and the arguments as LLVM values, and returns an
-    LLVM value or None. An array arrives as a struct, with a pointer ``data`` to its first element, and its ``shape``.
+    numba calls such a function an intrinsic. The decorated function gets LLVM's builder, which appends instructions,
+    and the arguments as LLVM values; it returns an LLVM value or None. An array arrives as a struct whose ``data``
+    points to the first element, and whose ``shape`` is that of the array.
 
     Args:
         signature: returns numba's signature of a call, given numba's types of the arguments.

@@ -5,7 +5,7 @@ threads as PyTorch would use (:func:`torch.get_num_threads`), and inside each of
 there are never more threads than processors. :func:`run_each` hands out pieces of work; the others are built on it:
 
 - :func:`run_sliced` for a kernel that works on ``start <= i < stop`` of something,
-- :func:`each_alone` for a function of tensors, called once for each block of points.
+- :func:`map_on_threads` for a function of tensors, called once for each block of points.
 """
 
 import os
@@ -85,7 +85,7 @@ def run_sliced(kernel: Callable[..., None], size: int, steps: int, *arguments: A
     run_each(lambda bound: kernel(*bound, *arguments), zip(bounds, bounds[1:]))
 
 
-def each_alone(function: Callable[..., Tensor], arguments: Sequence[tuple]) -> list[Tensor]:
+def map_on_threads(function: Callable[..., Tensor], arguments: Sequence[tuple]) -> list[Tensor]:
     """Return ``[function(*some) for some in arguments]``, computed in inference on one thread each.
 
     Threads that share one call wait for each other at every operation; threads that have a call each do not. What

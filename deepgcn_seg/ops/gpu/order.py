@@ -3,9 +3,10 @@
 ::
 
     for each query:                                      a program
-        if its list is shorter than wanted or was full:  note it, for :mod:`.rows`
-        if its list is longer than Plan.keep:            move the nearest to its front, by bisection
-        sort the places in the list by distance          32-bit codes; 64-bit pairs where the codes tie wrongly
+        if its list is shorter than wanted or was full:  add the query to those that :mod:`.rows` searches again
+        if its list is longer than Plan.keep:            move the nearest candidates to its front, by bisection
+        sort the places in the list by distance          as 32-bit codes, which shorten distances; as 64-bit pairs
+                                                         where two different distances have the same code
         write the columns of the wanted ranks
 """
 

@@ -6,8 +6,9 @@ from functools import lru_cache
 
 from .launch import power_of_two
 
-# A threshold lies this many standard deviations of the sampling error above what the sample says. Then 6 in 1000 rows
-# of independent distances have fewer candidates than wanted.
+# A threshold lies this many standard deviations of the sampling error above what the sample says. Then 1 to 6 in 1000
+# rows of independent distances have fewer candidates than wanted (hypergeometric distribution, 1024 to 16384 points,
+# k = 16, dilations up to 27).
 MARGIN = 2.5
 # A list has room for this many standard deviations more candidates than are expected. A network's features are less
 # evenly spread than random points, and 3 in 1000 of its rows have more candidates than that.

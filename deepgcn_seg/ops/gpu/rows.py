@@ -2,14 +2,15 @@
 
 ::
 
-    _make_first_rows   distances of one query to all points, by several programs; a program's first query
-    _search_missed     a program's queries in turn:
-                           distances of the query to all points (of its first they are made already)
-                           bisection for a threshold that lets through all wanted ranks and few more
-                           write these down, sort them, and write the columns at the wanted ranks
+    _make_first_rows   for the first query of each program: its distances to all points, shared by several programs
+    _search_missed     for each query of the program in turn:
+                           make its distances to all points, unless it is the program's first
+                           find by bisection a threshold that lets through all wanted ranks and few more
+                           write down the distances that pass, sort them, and write the columns of the wanted ranks
 
-Bisection halves an interval of distances for 12 steps and one of bit patterns after that, so that it ends: after at
-most 44 passes over the row, exactly. Of equal distances at the threshold, those of the smallest columns are kept.
+Bisection halves an interval of distances 12 times, and then an interval of their bit patterns, of which there are at
+most 2^32. So it ends after at most 44 passes over the row with an exact threshold. Of several equal distances at the
+threshold, those of the smallest columns are kept.
 """
 
 import math
@@ -25,7 +26,7 @@ from .split import SplitPoints
 
 # Parameters of kernels are many because a tuple of tensors as one parameter needs Triton 3.3; PyTorch 2.6 brings 3.2.
 # Columns for which _make_distances makes distances at a time. With 64 channels that is a tile of 64 x 64 products, 32
-# registers of each of 128 threads. Not measured: few queries are missed.
+# registers of each of 128 threads. Other numbers were not measured, because only a few queries in 1000 come here.
 COLUMNS = 64
 
 
@@ -40,8 +41,9 @@ class RowSizes(NamedTuple):
     # Columns at a time while candidates are written down. Each takes four numbers (a distance, its kind, a running sum,
     # a place): with a quarter of `held` they take as many registers.
     piece: int = 1024
-    # Columns of a program of _make_first_rows. A row of 4096 has eight: if 3 to 6 in 1000 queries are missed, as is
-    # usual (`plan`), a block's 12 to 24 missed rows become 96 to 192 programs, about one for each processor.
+    # Columns of a program of _make_first_rows. A row of 4096 has eight such programs. If 3 to 6 in 1000 queries are
+    # missed (plan.MARGIN and plan.ROOM), the 12 to 24 rows of a block become 96 to 192 programs, about one for each
+    # processor.
     share: int = 512
 
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from ....errors import UserError
 from ....escaping import one_line
-from ..scan import COLORS, LABELS, Scan
 from .bounds import MAX_DIRECTORY, MAX_FIELDS, MAX_HEADER, Bounds, clean_names, renamed
+from .scan import COLORS, LABELS, Scan
 from .text import named_columns
 from .typed import structured
 
@@ -28,7 +28,8 @@ _VECTORS: dict[str, Sequence[str]] = dict.fromkeys(_XYZ, "xyz")
 _VECTORS |= dict.fromkeys(("rgb", "color", "colors", "colour", "colours"), COLORS[0])
 _VECTORS |= dict.fromkeys(("normal", "normals"), ("nx", "ny", "nz"))
 _RGBA = ("rgba", "color", "colors", "colour", "colours")
-# Names of arrays that have a value for each point. With another length they are a mistake, and no further array.
+# Names of arrays that must have one value for each point. If the length of one differs, the file is refused. An array
+# of another name and length is taken for something else and left out.
 _PER_POINT = {
     *_VECTORS, *_RGBA, *LABELS, *(name for names in COLORS for name in names),
     "alpha", "nx", "ny", "nz", "intensity", "intensities", "reflectance", "strength", "confidence",

@@ -1,9 +1,6 @@
 """LAS and LAZ: laspy reads headers, NumPy reads points, and lazrs decodes LAZ in a process of its own."""
 
 import struct
-import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
 from copy import deepcopy
 from functools import partial
@@ -13,14 +10,16 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from ....errors import UserError
-from ....escaping import one_line
-from ..scan import COLORS, Scan
 from . import laz_decoder
 from .bounds import Bounds, clean_names, renamed
+from .decoding import decoding
+from .scan import COLORS, Scan
 from .typed import LazyFields
 
 # Most records of a header. Files have a handful, and each takes more memory than it has bytes.
 _MAX_RECORDS = 1000
+# Records of COPC: LAZ whose chunks are the nodes of an octree.
+_COPC = "copc"
 # Bytes to take from the decoding process at a time.
 _PIECE = 1 << 24
 # The largest rounding of coordinates that is not worth a warning: half a millimetre, if their unit is the metre.
@@ -120,6 +119,10 @@ def read_las(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
     empty, record = (
         laspy.ScaleAwarePointRecord(of, header.point_format, header.scales, header.offsets) for of in (rows[:0], rows)
     )
+    # The index of COPC is of the places of points in this file, and laspy does not write it.
+    header.vlrs[:] = [one for one in header.vlrs if one.user_id != _COPC]
+    if header.evlrs:
+        header.evlrs[:] = [one for one in header.evlrs if one.user_id != _COPC]
     # A name or type that laspy refuses must be an error here, not when the field is asked for.
     for make in _fields(empty).makers.values():
         make()
@@ -144,18 +147,9 @@ def _decode(bounds: Bounds, file: BinaryIO, header: Any) -> bytearray:
     description = described[0].record_data
     settings = [str(bounds.path.resolve()), *map(str, (start, width, count, _PIECE)), description.hex()]
     points = bytearray()
-    with tempfile.TemporaryFile() as messages:
-        # With -P, Python finds no modules in the current folder or beside the script.
-        command = [sys.executable, "-P", laz_decoder.__file__, *settings]
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages) as process:
-            assert process.stdout is not None
-            while piece := process.stdout.read(_PIECE):
-                points += piece
-        messages.seek(0)
-        lines = messages.read(1 << 16).decode("utf-8", "replace").strip().splitlines()
-    if process.returncode:
-        last = one_line(lines[-1] if lines else "the decoder ended without a reason", 150)
-        raise UserError(f"{bounds.path}: not a readable LAZ file ({last})")
+    with decoding(bounds.path, laz_decoder.__file__, settings) as decoded:
+        while piece := decoded.read(_PIECE):
+            points += piece
     return points
 
 

@@ -15,9 +15,9 @@ import numpy as np
 
 from ....errors import UserError
 from ....escaping import one_line
-from ..scan import COLORS, PACKED, Scan, unpacked
 from .bounds import MAX_HEADER, Bounds, clean_names, decoded, line_number, pieces_of_lines, renamed
 from .rows import read_rows
+from .scan import COLORS, PACKED, Scan, unpacked
 from .typed import as_declared, structured
 
 _TYPES = {("F", 4): "<f4", ("F", 8): "<f8"} | {(t, size): f"<{t.lower()}{size}" for t in "IU" for size in (1, 2, 4, 8)}

@@ -17,9 +17,9 @@ import numpy as np
 from ....errors import UserError
 from ....escaping import ascii_escaped, one_line
 from ....files import Identity, identify, open_file
-from ..scan import Scan
 from .bounds import MAX_HEADER, MAX_LINE, Bounds, clean_names, clean_word, decoded, first_lines, line_number, renamed
 from .rows import read_rows, write_rows
+from .scan import Scan
 from .typed import as_declared, structured
 
 log = logging.getLogger(__name__)

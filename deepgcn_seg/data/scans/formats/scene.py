@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from ....errors import UserError
-from ..scan import COLORS, Scan
 from .arrays import read_array
 from .bounds import Bounds
+from .scan import COLORS, Scan
 from .text import named_columns
 
 # File -> fields. Labels of ScanNet's 20 and 200 classes are in files of their own.

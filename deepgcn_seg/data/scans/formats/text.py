@@ -10,16 +10,17 @@ import numpy as np
 
 from ....errors import UserError
 from ....escaping import one_line
-from ..scan import Scan
 from .bounds import Bounds, clean_names, pieces_of_lines, renamed
+from .pts import read_counted_rows
 from .rows import not_a_number, read_rows, write_rows
+from .scan import Scan
 from .text_header import Columns, Top, find_columns, read_top, shown, with_newlines
 
 log = logging.getLogger(__name__)
 
 # Names of columns to show in messages, by the number of columns.
 _EXAMPLES = {2: "x,y,z", 3: "x,y,z", 4: "x,y,z,intensity", 6: "x,y,z,r,g,b", 7: "x,y,z,intensity,r,g,b"}
-# A pair of whole numbers, as which a number with a decimal comma is split at commas.
+# Two whole numbers and a comma, which in a file with decimal commas are one number.
 _PAIR = re.compile(rb"([0-9]{1,40}),([0-9]{1,40})")
 
 
@@ -98,18 +99,25 @@ def read_text(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
             found = Columns(None, len(columns))
             pieces = (_PAIR.sub(rb"\1.\2", piece) for piece in pieces)
         bounds.check_fields(found.count)
-        values = read_rows(bounds, pieces, found.count, top.delimiter, top.number, names or (), found.more)
-    _check_count(path, top, len(values[0]))
+        settings = (found.count, top.delimiter, top.number, names or ())
+        scan = None
+        if path.suffix.lower() == ".pts" and top.claimed is not None and found.count >= 3 and not found.more:
+            values, scan = read_counted_rows(bounds, pieces, top.claimed, *settings)
+        else:
+            values = read_rows(bounds, pieces, *settings, found.more)
+    if scan is None:
+        _check_count(path, top, len(values[0]))
     if top.recoded is not None:
         log.warning("%s: line %d is not UTF-8; it is read as cp1252, the encoding of Windows", path, top.recoded)
     if found.more:
         log.warning("%s: the lists of numbers behind column %d are left out", path, found.count)
     if columns is None and names is not None:
-        return Scan(path, _without_row_numbers(path, top, names, values), top.delimiter)
-    if columns is None:
-        _check_certain(path, top, values)
-    fields = named_columns(path, values, columns, shown(top.first, 100), leica=path.suffix.lower() == ".pts")
-    return Scan(path, fields, top.delimiter)
+        fields = _without_row_numbers(path, top, names, values)
+    else:
+        if columns is None:
+            _check_certain(path, top, values)
+        fields = named_columns(path, values, columns, shown(top.first, 100), leica=path.suffix.lower() == ".pts")
+    return Scan(path, fields if scan is None else {**fields, "scan": scan}, top.delimiter)
 
 
 def _without_row_numbers(

@@ -19,9 +19,10 @@ _COUNT_DIGITS = 15
 _COMMENTS = (b"#", b"//", b"%")
 _DELIMITERS = (",", ";", "\t", " ", "|")
 _DECIMAL_COMMA = re.compile(rb"[+-]?[0-9]+,[0-9]+([eE][+-]?[0-9]+)?")
-# A comment after the words of a row. A # with three or more hexadecimal digits may be a colour.
+# A comment after the words of a row. A # followed by three to eight hexadecimal digits is a colour and no comment.
 _COMMENT_AT_END = re.compile(rb"\s(#(?![0-9a-fA-F]{3,8}\s*$)|//).*")
-# Pairs of whole numbers with commas, without blanks and with no sign but at the first of a pair.
+# A row of decimal commas between commas: 1,5,-2,25,... Split at each comma it is pairs of whole numbers, of which only
+# the first of each pair may have a sign.
 _WHOLE_PAIRS = re.compile(rb"[+-]?[0-9]+,[0-9]+(,[+-]?[0-9]+,[0-9]+){2,}")
 # Most lines above the rows that are neither comments nor numbers.
 _MOST_TITLES = 20
@@ -153,11 +154,10 @@ def read_top(path: Path, file: BinaryIO) -> Top:
 
 
 def _refuse_ptx(lines: "_Lines") -> None:
-    """Refuse PTX, which begins with two counts and a sensor position of three numbers; else leave the file as it is."""
+    """Refuse PTX, which begins with two counts and a scanner's position of three numbers; else leave the file as is."""
     if len(_words(lines.next(), " ")) == 3:
         raise UserError(
-            f"{lines.path}: looks like PTX (two counts, then the position of the scanner), which is not read; save it "
-            "as PTS, or remove the first 10 lines if it is one scan that needs no transformation"
+            f"{lines.path}: looks like PTX (two counts, then the position of the scanner); give it the ending .ptx"
         )
     lines.file.seek(-lines.size, os.SEEK_CUR)
 

@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import UserError
-from ...escaping import one_line
-from ...schema import read_yaml
-from ..classes import ClassList, no_label
-from ..room import KEPT, NO_COORDINATES, NO_LABEL, Repair, Room
-from ..units import UP
+from ..errors import UserError
+from ..escaping import one_line
+from ..schema import read_yaml
+from .classes import ClassList, no_label
 from .classes_file import FORMS, MAX_LABEL, ClassesFile
-from .files import read_scan
-from .formats.bounds import MAX_POINTS
-from .scan import AXES, LABELS, Scan
+from .room import KEPT, NO_COORDINATES, NO_LABEL, Repair, Room
+from .scans.files import read_scan
+from .scans.formats.bounds import MAX_POINTS
+from .scans.formats.scan import AXES, LABELS, Scan
+from .units import UP
 
 # What a label can mean besides a class: its points are left out, or they are unlabelled.
 SKIPPED, NO_CLASS = -1, -2

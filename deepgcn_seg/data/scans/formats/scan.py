@@ -1,7 +1,7 @@
 """A scan: the points of a file with all their fields, and the fields that are its coordinates and colours.
 
 Files are not trusted. What a header claims is compared with the file, or with ``max_points``, before memory is taken
-(:mod:`.formats.bounds`). Nothing is unpickled, and whatever is wrong ends in one :class:`UserError` that names the
+(:mod:`.bounds`). Nothing is unpickled, and whatever is wrong ends in one :class:`UserError` that names the
 file.
 """
 
@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import UserError
-from .formats.typed import LazyFields
+from ....errors import UserError
+from .typed import LazyFields
 
 log = logging.getLogger(__name__)
 

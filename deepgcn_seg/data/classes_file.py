@@ -19,9 +19,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from ...escaping import one_line
-from ...schema import Schema
-from ..classes import ClassList
+from ..escaping import one_line
+from ..schema import Schema
+from .classes import ClassList
 
 
 def _text(value: Any) -> Any:
@@ -103,7 +103,7 @@ class ClassesFile(Schema):
     @model_validator(mode="before")
     @classmethod
     def _that_are_set(cls, content: Any) -> Any:
-        """Return the settings without those that are null, unless that is the name of a class."""
+        """Return the settings without those that are null (which ``null`` is not if a class has that name)."""
         if not isinstance(content, dict):
             return content
         named = content.get("classes")

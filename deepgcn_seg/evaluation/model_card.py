@@ -1,0 +1,281 @@
+"""The card of a trained network: what it tells apart, what it was trained on, how good it is, and what it is not for.
+
+A run directory has it as ``MODEL_CARD.md``. The same facts are in the checkpoint, under ``card``, so that a file that
+was copied elsewhere still has them (``python -m deepgcn_seg info FILE``). They are data: a file from somebody else is
+validated by :class:`Card` before it is shown, and decides nothing.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, StringConstraints
+
+from ..escaping import markdown
+from ..files import replacing
+from ..model.checkpoint import describe
+from ..model.description import Description, Network, TrainedOn
+from ..provenance import as_called
+from ..schema import Schema
+from ..settings import integer, number
+
+NAME = "MODEL_CARD.md"
+# A class with a lower IoU is named among the limits: more of its points are labelled wrong than right.
+LOW_IOU = 0.33
+
+Text = Annotated[str, StringConstraints(max_length=500)]
+Texts = Annotated[tuple[Text, ...], Field(max_length=1000)]
+Number = Annotated[int, integer(0, 2**62)]
+Part = Annotated[float, number(0, 1)]
+
+
+class Training(Schema):
+    """How a network was trained.
+
+    Attributes:
+        recipe: its name. optimizer, loss, class_weights, augmentation: as the config has them. epochs: passes over all
+            blocks. weights: where the first weights came from; None for random ones.
+        commit: of the code, None if it was no checkout of Git. dirty: whether its files differed from the commit.
+        rooms: number of rooms to train on.
+    """
+
+    recipe: Text
+    optimizer: Text
+    learning_rate: float | None
+    loss: Text
+    class_weights: Text
+    augmentation: Texts = ()
+    ema: float | None = None
+    epochs: Number
+    batch_size: Number
+    seed: Number
+    rooms: Number
+    weights: Text | None = None
+    commit: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{7,64}$")] | None = None
+    dirty: bool = False
+
+
+class Score(Schema):
+    """How good a network is on the rooms that were held out; fields as in ``metrics.json``.
+
+    Attributes:
+        selection: how the checkpoint was chosen. IoU: of each class, None for one that no point belongs to.
+    """
+
+    protocol: Text
+    dataset: Text
+    areas: Texts
+    rooms: Number
+    points: Number
+    selection: Text
+    step: Number
+    mIoU: Part | None
+    mIoU_interval: tuple[Part, Part] | None = None
+    mAcc: Part | None
+    OA: Part | None
+    IoU: dict[Text, Part | None] = Field(max_length=100_000)
+
+
+class Card(Schema):
+    """The facts of a card that the rest of a checkpoint does not have.
+
+    Attributes:
+        score: None until the training has ended and the network was scored.
+    """
+
+    training: Training
+    score: Score | None = None
+
+
+def score_of(entry: Mapping[str, Any]) -> Score:
+    """Return the score of a card from the entry of a protocol in ``metrics.json``."""
+    same = ("protocol", "dataset", "points", "selection", "mIoU", "mIoU_interval", "mAcc", "OA", "IoU")
+    return Score.of(
+        {
+            **{name: entry[name] for name in same},
+            "areas": [str(area) for area in entry["areas"]],
+            "rooms": len(entry["rooms"]),
+            "step": entry["checkpoint_step"],
+        },
+        "score",
+    )
+
+
+def write_card(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write the card of a checkpoint into a run directory.
+
+    Args:
+        content: of the checkpoint, as :func:`~deepgcn_seg.model.checkpoint.read_checkpoint` returns it.
+    """
+    with replacing(folder / NAME) as temporary:
+        temporary.write_text(card_text(content, "checkpoint"))
+
+
+def card_text(content: Mapping[str, Any], path: str | Path) -> str:
+    """Return the card of a checkpoint as Markdown.
+
+    Args:
+        content: of the checkpoint. path: its file, for messages.
+
+    Raises:
+        UserError: a field is of another type or out of range.
+    """
+    description = describe(content, path)
+    found = content.get("card")
+    card = None if found is None else Card.of(found, f"checkpoint {path}: card")
+    tensors: Any = content["model"]
+    parameters = sum(tensor.numel() for name, tensor in tensors.items() if not _is_statistic(name))
+    parts = (
+        _network(description, parameters),
+        _data(description),
+        _training(card, content),
+        _scores(card, description.classes),
+        _limits(card, description),
+        _use(description),
+    )
+    return "\n".join(line for part in parts for line in (*part, ""))
+
+
+def _is_statistic(name: str) -> bool:
+    return str(name).endswith((".running_mean", ".running_var", ".num_batches_tracked"))
+
+
+def _network(description: Description, parameters: int) -> Iterator[str]:
+    network, trained = description.network, description.trained_on
+    if isinstance(network, Network):
+        conv = getattr(network.conv, "name", "own")
+        yield f"# {_title(network)}{f' trained on {markdown(trained.name)}' if trained else ''}"
+        yield ""
+        yield (
+            f"A network that labels each point of a room as one of {len(description.classes)} classes: "
+            f"{network.depth} graph convolutions ({markdown(conv)}) of {network.channels} channels with "
+            f"{markdown(network.connection)} connections, {network.k} neighbours, dilation "
+            f"{markdown(network.dilation)}, a fusion block and a prediction head. {parameters:,} parameters."
+        )
+    else:
+        yield f"# {markdown(network.target)}"
+        yield ""
+        yield f"A network of its author's own class, with {parameters:,} parameters. Its module is needed to use it."
+    yield ""
+    yield f"Classes: {', '.join(map(markdown, description.classes))}."
+
+
+def _title(network: Network) -> str:
+    names = {"plain": "PlainGCN", "res": "ResGCN", "dense": "DenseGCN", "res+": "ResGCN+", "rev": "RevGCN"}
+    return f"{names.get(network.connection, 'DeepGCN')}-{network.depth}"
+
+
+def _data(description: Description) -> Iterator[str]:
+    yield "## Data"
+    yield ""
+    trained = description.trained_on
+    if trained is None:
+        yield "The checkpoint does not say what it was trained on."
+        return
+    yield f"- Data set: {markdown(trained.name)}; held out for testing: {_fold(trained)}."
+    yield f"- Input of a point: {', '.join(trained.features)} ({markdown(trained.variant)} variant)."
+    yield (
+        f"- Rooms are cut into blocks of {trained.side:g} m x {trained.side:g} m, {trained.stride:g} m apart, with "
+        f"{trained.points} points each. Coordinates are in metres, z is up."
+    )
+
+
+def _fold(trained: TrainedOn) -> str:
+    return "nothing" if trained.fold is None else f"area {markdown(trained.fold)}"
+
+
+def _training(card: Card | None, content: Mapping[str, Any]) -> Iterator[str]:
+    yield "## Training"
+    yield ""
+    if card is None:
+        yield "The checkpoint does not say how it was trained."
+        return
+    training, step = card.training, content.get("step")
+    yield (
+        f"- Recipe {markdown(training.recipe)}: {markdown(training.optimizer)}"
+        f"{'' if training.learning_rate is None else f', learning rate {training.learning_rate:g}'}, "
+        f"{training.epochs} epochs of batches of {training.batch_size} blocks, {training.rooms} rooms, seed "
+        f"{training.seed}; this file is of step {step}."
+    )
+    yield f"- Loss: {markdown(training.loss)}; class weights: {markdown(training.class_weights)}."
+    yield f"- Augmentation: {', '.join(map(markdown, training.augmentation)) or 'none'}."
+    if training.ema is not None:
+        yield f"- The weights are a moving average with decay {training.ema:g}."
+    if training.weights is not None:
+        yield f"- It began with the weights of {markdown(training.weights)}."
+    changed = " with changes that are not committed" if training.dirty else ""
+    yield f"- Code: {f'commit {training.commit}{changed}' if training.commit else 'no commit is known'}."
+
+
+def _scores(card: Card | None, classes: Sequence[str]) -> Iterator[str]:
+    yield "## Scores"
+    yield ""
+    if card is None or card.score is None:
+        why = "" if card is None else ": it was written before the test rooms were scored"
+        yield f"The checkpoint does not say how good it is{why}."
+        return
+    score = card.score
+    yield (
+        f"On {score.rooms} rooms ({score.points:,} points) of area {', '.join(map(markdown, score.areas))} of "
+        f"{markdown(score.dataset)}, which were not trained on. Protocol: {markdown(score.protocol)}. "
+        f"Checkpoint: {markdown(score.selection)}, step {score.step}."
+    )
+    yield ""
+    yield from ("| | |", "|---|---:|")
+    interval = f" ({' to '.join(map(_percent, score.mIoU_interval))})" if score.mIoU_interval else ""
+    yield f"| mIoU{' (95 % over rooms)' if interval else ''} | {_percent(score.mIoU)}{interval} |"
+    yield f"| mAcc | {_percent(score.mAcc)} |"
+    yield f"| OA | {_percent(score.OA)} |"
+    yield from (f"| IoU of {markdown(name)} | {_percent(score.IoU.get(name))} |" for name in classes)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _limits(card: Card | None, description: Description) -> Iterator[str]:
+    yield "## Limits"
+    yield ""
+    yield "- Every point gets one of the classes, also a point of something that is none of them."
+    trained = description.trained_on
+    if trained is not None and trained.source == "synthetic":
+        yield "- It was trained on synthetic rooms; nothing is known of real ones."
+    if trained is not None and "color" in trained.features:
+        yield "- It was trained with colours. A scan without colours is labelled worse."
+    score = None if card is None else card.score
+    if score is None:
+        return
+    absent = [name for name in description.classes if score.IoU.get(name) is None]
+    low = [(name, iou) for name in description.classes if (iou := score.IoU.get(name)) is not None and iou < LOW_IOU]
+    if absent:
+        yield f"- Not measured, because the test rooms have none: {', '.join(map(markdown, absent))}."
+    if low:
+        yield f"- Often wrong: {', '.join(f'{markdown(name)} (IoU {_percent(iou)})' for name, iou in low)}."
+    if score.mIoU_interval is None:
+        yield "- The test rooms are too few for an interval of the mIoU."
+    if "test" in score.selection:
+        yield "- The checkpoint was chosen by the test rooms themselves, so the scores are too good."
+    yield "- The scores are of one training. Another seed or another held-out area gives other ones."
+
+
+def _use(description: Description) -> Iterator[str]:
+    trusted = _trusted(description)
+    yield "## Use"
+    yield ""
+    yield "```bash"
+    yield as_called(
+        f"python tools/predict.py checkpoint=FILE input=scan.ply{f' trusted=[{trusted}]' if trusted else ''}"
+    )
+    yield "```"
+    yield ""
+    yield "```python"
+    yield f'model = deepgcn_seg.load_model("FILE"{f", trusted=[{trusted!r}]" if trusted else ""})'
+    yield "```"
+
+
+def _trusted(description: Description) -> str | None:
+    """Return the module of a part of its author's own, None if there is none."""
+    network = description.network
+    parts = [network] if not isinstance(network, Network) else [network.conv, network.norm, network.act]
+    targets = [part.target for part in parts if hasattr(part, "target")]
+    return targets[0].rpartition(".")[0] if targets else None
