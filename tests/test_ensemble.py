@@ -133,7 +133,10 @@ def test_a_checkpoint_counts_once(pair, tmp_path):
 
 
 def test_blocks_have_as_many_points_as_any_network_was_trained_on(tmp_path, caplog):
-    paths = [save(tmp_path / "a.ckpt", points=64, batch_size=2), save(tmp_path / "b.ckpt", points=96, batch_size=4)]
+    paths = [
+        save(tmp_path / "a.ckpt", points=64, batch_size=2),
+        save(tmp_path / "b.ckpt", points=96, batch_size=4, weights_seed=1),
+    ]
     segmenter = Segmenter(paths, device="cpu")
     assert (segmenter._voting.points, segmenter._voting.batch_size) == (96, 2)
     assert "64, 96 points a block; 96 are taken" in caplog.text
@@ -234,7 +237,7 @@ def test_the_number_of_an_average_names_its_networks(runs):
     paths = [f"{runs}/{name}/checkpoints/best.ckpt" for name in ("a", "b,b")]
     assert entry["checkpoints"] == paths
     assert entry["checkpoint"] == f"average of 2 networks ({', '.join(paths)})"
-    assert entry["protocol"].startswith("rooms (") and "votes 2, turned, mirrored, scaled by" in entry["protocol"]
+    assert entry["protocol"].startswith("rooms (") and "votes 2, turned, scaled by 1, 0.95, 64" in entry["protocol"]
     assert "average of 2 networks" in " ".join(done.stdout.split())
 
 

@@ -173,7 +173,6 @@ def read_trained(checkpoints: Checkpoints) -> Trained:
             and side of a block.
     """
     found = Trained(tuple(_read(path) for path in find_checkpoints(checkpoints)))
-    _require_different(found.members)
     expected = [dict(member.expects()) for member in found.members]
     for name in expected[0]:
         found.require_same(
@@ -181,6 +180,8 @@ def read_trained(checkpoints: Checkpoints) -> Trained:
             [each.get(name) for each in expected],
             "networks are averaged that have the same classes, features, variant and side of a block",
         )
+    # Last: the same weights may have been trained on other things, which is the more telling error.
+    _require_different(found.members)
     return found
 
 
