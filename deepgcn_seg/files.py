@@ -172,3 +172,22 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def require_writable(key: str, path: Path) -> None:
+    """Refuse, before any work, a file that cannot be written; make its folder if there is none.
+
+    Args:
+        key: the setting that names the file, for messages.
+
+    Raises:
+        UserError: it is a folder, or its folder cannot be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise UserError(f"{key}={path} is a folder: give a file")
+        if not os.access(path.parent, os.W_OK):
+            raise UserError(f"{key}={path}: the folder {path.parent} cannot be written to")
+    except OSError as error:
+        raise UserError(f"{key}={path}: cannot be written ({error.strerror})") from None

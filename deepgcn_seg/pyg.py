@@ -7,27 +7,30 @@ place of ``torch_geometric.nn.DynamicEdgeConv``, with the same arguments, parame
 instance into its ``DeepGCNLayer``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch_geometric.nn import MLP
 from torch_geometric.nn import BatchNorm as PygBatchNorm
 from torch_geometric.nn import Linear as PygLinear
+from torch_geometric.nn.inits import reset
 from torch_geometric.utils import scatter, to_dense_batch
 
 from .model.convolution import EdgeConv
 from .model.graph import DilatedKnnGraph
-from .model.layers import BatchNorm, Pointwise
+from .model.layers import BatchNorm, Pointwise, is_nondecreasing
+from .model.own_layers import is_exactly
 from .ops import center_and_neighbor, nearest_ranks
 
-LINEAR = (nn.Linear, PygLinear)
+LINEAR = (torch.nn.Linear, PygLinear)
 # How the messages of a point's edges can be joined, as torch_geometric names it.
 AGGREGATIONS = ("max", "min", "mean", "sum", "add")
 
 
-class DilatedKNNGraph(nn.Module):
+class DilatedKNNGraph(torch.nn.Module):
     """The dilated k-NN graph of each cloud, as edges: neighbours at ranks 0, d, 2d, ..., (k-1)d of distance.
 
     In training, stochastic dilation takes k random ranks below k*d instead, with probability ``epsilon``. A cloud with
@@ -47,11 +50,13 @@ class DilatedKNNGraph(nn.Module):
     def forward(self, x: Tensor, batch: Tensor | None = None) -> Tensor:
         """Return the edges of points with coordinates or features x."""
         points, mask = _dense(x, batch)
+        if not len(x):
+            return torch.empty(2, 0, dtype=torch.int64, device=x.device)
         index, exists = _neighbors(self.graph, points, mask)
         return _edges(index, exists, mask)
 
 
-class DynamicConv(nn.Module):
+class DynamicConv(torch.nn.Module):
     """A convolution of this package over the dilated k-NN graph of its own input.
 
     Args:
@@ -67,7 +72,7 @@ class DynamicConv(nn.Module):
 
     def __init__(
         self,
-        conv: nn.Module,
+        conv: torch.nn.Module,
         k: int,
         dilation: int = 1,
         stochastic: bool = False,
@@ -81,20 +86,26 @@ class DynamicConv(nn.Module):
     def forward(self, x: Tensor, batch: Tensor | None = None) -> Tensor:
         """Return the convolution of x with its neighbours in its own feature space."""
         points, mask = _dense(x, batch)
+        if not len(x):
+            # Norms have no statistics of no points.
+            index = torch.empty(1, 0, self.graph.k, dtype=torch.int64, device=x.device)
+            return deepcopy(self.conv).eval()(x[None], index, None)[0]
         return _flat(self.conv(points, self.graph(points, mask), mask), mask)
 
 
-class DynamicEdgeConv(nn.Module):
+class DynamicEdgeConv(torch.nn.Module):
     """EdgeConv over the k-NN graph of its own input (DGCNN, 1801.07829), in place of torch_geometric's.
 
     h_i = max_j nn([x_i ; x_j - x_i])
 
     No tensor of all edges is made if ``nn`` is a linear map, with a batch norm and an activation that keeps the order
     of values (ReLU, leaky ReLU) after it or without them, and the aggregation is ``max``. Otherwise the first linear
-    map is computed once per point, and the rest of ``nn`` once per edge.
+    map is computed once per point, and the rest of ``nn`` once per edge. A module of another class, of one derived from
+    these or with hooks is called with the tensor of all edges.
 
     Args:
-        nn: from 2 C to C' channels: an ``nn.Linear``, an ``nn.Sequential``, ``torch_geometric.nn.MLP``, or any module.
+        nn: from 2 C to C' channels: a linear map, a ``torch.nn.Sequential``, ``torch_geometric.nn.MLP``, or any module
+            or function.
         k: neighbours per point, the point itself among them. aggr: one of :data:`AGGREGATIONS`.
         dilation, stochastic, epsilon: of the graph, as in :class:`DilatedKNNGraph`; torch_geometric has none.
 
@@ -103,7 +114,7 @@ class DynamicEdgeConv(nn.Module):
 
     def __init__(
         self,
-        nn: torch.nn.Module,
+        nn: Callable[[Tensor], Tensor],
         k: int,
         aggr: str = "max",
         *,
@@ -114,21 +125,27 @@ class DynamicEdgeConv(nn.Module):
         super().__init__()
         if aggr not in AGGREGATIONS:
             raise ValueError(f"aggr={aggr!r}: must be one of {', '.join(AGGREGATIONS)}")
-        _share_norms(nn)
         self.nn, self.aggr = nn, aggr
         self.graph = DilatedKnnGraph(k, dilation, stochastic, epsilon)
+
+    def reset_parameters(self) -> None:
+        """Draw the weights of the network anew."""
+        reset(self.nn)
 
     def forward(self, x: Tensor, batch: Tensor | None = None) -> Tensor:
         """Return h."""
         points, mask = _dense(x, batch)
+        if not len(x):
+            return self.nn(x.new_empty(0, 2 * x.shape[1]))
         index, exists = _neighbors(self.graph, points, mask)
         layers = _layers(self.nn)
         conv = _edge_conv(layers) if self.aggr == "max" and exists is None else None
         if conv is not None:
             return _flat(conv(points, index, mask), mask)
         source, target = _edges(index, exists, mask)
-        if isinstance(layers[0], LINEAR):
-            center, neighbor = center_and_neighbor(x, layers[0].weight, layers[0].bias)
+        first: Any = layers[0]
+        if is_exactly(first, *LINEAR):
+            center, neighbor = center_and_neighbor(x, first.weight, first.bias)
             edges, rest = center[target] + neighbor[source], layers[1:]
         else:
             edges, rest = torch.cat([x[target], x[source] - x[target]], -1), layers
@@ -143,15 +160,25 @@ def _dense(x: Tensor, batch: Tensor | None) -> tuple[Tensor, Tensor | None]:
     Raises:
         ValueError: x or batch is of another shape, or batch is not ascending.
     """
+    if not isinstance(x, Tensor):
+        raise ValueError(
+            f"x must be one tensor (points, channels), got {type(x).__name__}: neighbours are searched among the same "
+            "points; for those of a second set use torch_geometric's own class"
+        )
     if x.dim() != 2:
         raise ValueError(f"x must be (points, channels), got {tuple(x.shape)}")
     if batch is None:
         return x[None], None
+    if not isinstance(batch, Tensor):
+        raise ValueError(f"batch must be one tensor (points,), got {type(batch).__name__}")
     if batch.shape != x.shape[:1]:
         raise ValueError(f"batch must give the cloud of each of {len(x)} points, got {tuple(batch.shape)}")
     if bool((batch[1:] < batch[:-1]).any()):
         raise ValueError("batch must be ascending: the points of each cloud together")
-    points, mask = to_dense_batch(x, batch)
+    if not len(x):
+        return x[None], None
+    # Numbers that no point has stand for no cloud.
+    points, mask = to_dense_batch(x, torch.unique_consecutive(batch, return_inverse=True)[1])
     return points, None if bool(mask.all()) else mask
 
 
@@ -193,48 +220,48 @@ def _edges(index: Tensor, exists: Tensor | None, mask: Tensor | None) -> Tensor:
     return torch.stack([source[exists], target[exists]])
 
 
-def _share_norms(network: nn.Module) -> None:
-    """Let every batch norm below a network be one of ours, with the same parameters and running statistics.
+class _Layer(Pointwise):
+    """A layer whose linear map may be torch_geometric's."""
 
-    It can then take its statistics from :func:`~deepgcn_seg.ops.edge_extremum`, which makes no tensor of edges.
+    linear_maps = LINEAR
+
+
+def _layers(network: Any) -> list[torch.nn.Module]:
+    """Return the layers that a network applies one after the other.
+
+    A network of another class than those known here, or with hooks, is one layer: it is called as it is.
     """
-    for parent in list(network.modules()):
-        for name, norm in list(parent.named_children()):
-            if type(norm) is nn.BatchNorm1d and norm.affine and norm.track_running_stats and norm.momentum is not None:
-                ours = BatchNorm(norm.num_features, norm.eps, norm.momentum).train(norm.training)
-                ours.weight, ours.bias = norm.weight, norm.bias
-                ours.running_mean, ours.running_var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
-                ours.num_batches_tracked = cast(Tensor, norm.num_batches_tracked)
-                setattr(parent, name, ours)
-
-
-def _layers(network: Any) -> list[nn.Module]:
-    """Return the layers that a network applies one after the other; the network itself if it is of another kind."""
-    if isinstance(network, nn.Sequential):
+    if is_exactly(network, torch.nn.Sequential):
         return [layer for child in network for layer in _layers(child)]
-    if type(network) is PygBatchNorm and not network.allow_single_element:
+    if is_exactly(network, PygBatchNorm) and not network.allow_single_element:
         return [network.module]
-    if type(network) is not MLP or any(network.dropout) or network.supports_norm_batch:
+    if not is_exactly(network, MLP) or any(network.dropout) or network.supports_norm_batch:
         return [network]
-    layers: list[nn.Module] = []
+    layers: list[torch.nn.Module] = []
     for i, linear in enumerate(network.lins):
         layers.append(linear)
         if i < len(network.norms):
             after = [network.norms[i]] if network.act is None else [network.norms[i], network.act]
             layers += after[::-1] if network.act_first else after
-    return [part for layer in layers for part in _layers(layer) if not isinstance(part, nn.Identity)]
+    return [part for layer in layers for part in _layers(layer) if not is_exactly(part, torch.nn.Identity)]
 
 
-def _edge_conv(layers: Sequence[nn.Module]) -> EdgeConv | None:
+def _edge_conv(layers: Sequence[torch.nn.Module]) -> EdgeConv | None:
     """Return an EdgeConv of these very layers; None if they are of other kinds or in another order than it has."""
     linear, *rest = layers
-    norms = [layer for layer in rest if isinstance(layer, BatchNorm)]
-    acts = [layer for layer in rest if isinstance(layer, nn.ReLU | nn.LeakyReLU | nn.PReLU)]
-    if not isinstance(linear, LINEAR) or len(norms) > 1 or len(acts) > 1 or len(norms) + len(acts) < len(rest):
+    norms = [layer for layer in rest if _is_known_norm(layer)]
+    acts = [layer for layer in rest if is_nondecreasing(layer)]
+    if not is_exactly(linear, *LINEAR) or len(norms) > 1 or len(acts) > 1 or len(norms) + len(acts) < len(rest):
         return None
-    if acts and isinstance(acts[0], nn.PReLU) and acts[0].num_parameters > 1:
+    if acts and isinstance(acts[0], torch.nn.PReLU) and acts[0].num_parameters > 1:
         # PyTorch's layer wants its channels in the second dimension, which are points here.
         return None
+    norm = BatchNorm.view(cast(torch.nn.BatchNorm1d, norms[0])) if norms else None
     order = "act-norm" if rest and acts and rest[0] is acts[0] else "norm-act"
-    layer = Pointwise.of(linear, norms[0] if norms else None, acts[0] if acts else None, order)
-    return None if layer.monotone_sign() is None else EdgeConv.of(layer)
+    return EdgeConv.of(_Layer.of(linear, norm, acts[0] if acts else None, order))
+
+
+def _is_known_norm(layer: Any) -> bool:
+    """Return whether a layer is a batch norm whose statistics :func:`~deepgcn_seg.ops.edge_extremum` can give."""
+    known = is_exactly(layer, torch.nn.BatchNorm1d, BatchNorm) and layer.affine and layer.track_running_stats
+    return known and layer.momentum is not None

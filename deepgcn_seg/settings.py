@@ -140,7 +140,8 @@ def are_modules(value: Any) -> bool:
 
 # Modules of a user's own; one name stands for a list of one.
 Modules = Annotated[Sequence[str], rule("a list of names of modules, as [mine]", are_modules)]
-Flag = Annotated[bool, rule("true or false", lambda value: isinstance(value, bool))]
+FLAG = rule("true or false", lambda value: isinstance(value, bool))
+Flag = Annotated[bool, FLAG]
 Count = Annotated[int, integer(1, 1_000_000)]
 Seed = Annotated[int, integer(0, MAX_SEED)]
 Share = Annotated[float, number(0, 1)]

@@ -294,3 +294,27 @@ def test_unknown_layer_spec(wrong):
 def test_bad_settings_of_gen_conv(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong)).removeprefix("hidden_")):
         GENConv(6, 6, **{"mlp_layers": 2, **wrong})
+
+
+@pytest.mark.parametrize(
+    ("conv", "settings", "message"),
+    [
+        (GraphSAGE, {"normalize": "no"}, "normalize=no: must be true or false"),
+        (GIN, {"learn_eps": "no"}, "learn_eps=no: must be true or false"),
+        (GENConv, {"learn_temperature": 1}, "learn_temperature=1: must be true or false"),
+        (GENConv, {"message_norm": "no"}, "message_norm=no: must be true or false"),
+        (GENConv, {"learn_message_scale": "no"}, "learn_message_scale=no: must be true or false"),
+        (GENConv, {"hidden_norm": "group"}, "hidden_norm=group: must be one of batch"),
+        (GENConv, {"temperature": "hot"}, "temperature=hot: must be a number"),
+        (GENConv, {"aggregation": "power", "temperature": 0}, "temperature=0: must be not 0 for the power mean"),
+        (GENConv, {"eps": -1}, "eps=-1: must be a number of at least 0"),
+    ],
+)
+def test_arguments_are_validated(conv, settings, message):
+    with pytest.raises(ValueError, match=message):
+        conv(4, 4, **settings)
+
+
+def test_the_bias_of_a_layer_is_true_or_false():
+    with pytest.raises(ValueError, match="bias=no: must be true or false"):
+        LayerSpec(bias="no")

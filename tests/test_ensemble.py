@@ -122,12 +122,21 @@ def test_a_checkpoint_counts_once(pair, tmp_path):
     (tmp_path / "link.ckpt").symlink_to(pair[0])
     with pytest.raises(UserError, match="link.ckpt: is given twice"):
         load_model([*pair, tmp_path / "link.ckpt"])
+    shutil.copy(pair[0], tmp_path / "copy.ckpt")
+    with pytest.raises(UserError, match=r"copy\.ckpt: has the weights of .*; each member of an ensemble counts once"):
+        Segmenter([pair[0], tmp_path / "copy.ckpt"], device="cpu")
+    for wrong in (None, ["A", 3], {"A": 1}, 3, b"A"):
+        with pytest.raises(UserError, match="^checkpoint=.*: must be a file or run directory, or a list of them"):
+            Segmenter(wrong)
     with pytest.raises(UserError, match="give at least one file"):
         load_model([])
 
 
 def test_blocks_have_as_many_points_as_any_network_was_trained_on(tmp_path, caplog):
-    paths = [save(tmp_path / "a.ckpt", points=64, batch_size=2), save(tmp_path / "b.ckpt", points=96, batch_size=4)]
+    paths = [
+        save(tmp_path / "a.ckpt", points=64, batch_size=2),
+        save(tmp_path / "b.ckpt", points=96, batch_size=4, weights_seed=1),
+    ]
     segmenter = Segmenter(paths, device="cpu")
     assert (segmenter._voting.points, segmenter._voting.batch_size) == (96, 2)
     assert "64, 96 points a block; 96 are taken" in caplog.text
@@ -174,6 +183,27 @@ def test_the_config_and_python_mean_the_same_copies_and_numbers_name_them():
     assert "votes 1, 4096" in Protocol("rooms").describe()
 
 
+@pytest.mark.parametrize("turn", [True, False])
+@pytest.mark.parametrize("mirror", [True, False])
+@pytest.mark.parametrize("scales", [(1.0,), (1.0, 0.95, 1.05), (0.9,)], ids=str)
+@pytest.mark.parametrize("votes", [1, 2, 3, 4, 5, 8])
+def test_a_description_names_the_copies_that_a_vote_has_seen(votes, scales, mirror, turn):
+    sampling = Sampling(votes=votes, turn=turn, mirror=mirror, scales=scales)
+    points = block()
+    copies = [sampling.copy(points, vote) for vote in range(votes)]
+    factors = [round(float(copy.room_size[2] / points.room_size[2]), 4) for copy in copies]
+    # A quarter turn swaps the sides of the room; a mirror image changes the orientation of three edges.
+    orientation = lambda found: np.sign(np.linalg.det((found.xyz[1:4] - found.xyz[0]).astype(np.float64)))
+    seen = {
+        "turned": any(copy.room_size[0] < copy.room_size[1] for copy in copies),
+        "mirrored": any(orientation(copy) != orientation(points) for copy in copies),
+    }
+    told = [f"votes {votes}", *(name for name, done in seen.items() if done)]
+    if set(factors) != {1.0}:
+        told.append(f"scaled by {', '.join(f'{factor:g}' for factor in dict.fromkeys(factors))}")
+    assert sampling.describe_votes() == ", ".join(told)
+
+
 def test_labels_of_copies(pair):
     xyz, rgb = scan()
     copies, votes = (Segmenter(pair, device="cpu", **settings) for settings in ({"tta": True}, {"votes": 8}))
@@ -207,7 +237,7 @@ def test_the_number_of_an_average_names_its_networks(runs):
     paths = [f"{runs}/{name}/checkpoints/best.ckpt" for name in ("a", "b,b")]
     assert entry["checkpoints"] == paths
     assert entry["checkpoint"] == f"average of 2 networks ({', '.join(paths)})"
-    assert entry["protocol"].startswith("rooms (") and "votes 2, turned, mirrored, scaled by" in entry["protocol"]
+    assert entry["protocol"].startswith("rooms (") and "votes 2, turned, scaled by 1, 0.95, 64" in entry["protocol"]
     assert "average of 2 networks" in " ".join(done.stdout.split())
 
 

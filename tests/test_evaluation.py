@@ -23,6 +23,7 @@ from deepgcn_seg.evaluation.evaluate import evaluate_rooms
 from deepgcn_seg.evaluation.metrics import miou_interval, points_by_class
 from deepgcn_seg.inference.picture import close_together, draw_points, plain, room_picture, scan_picture
 from deepgcn_seg.inference.voting import cover
+from deepgcn_seg.settings import SettingError
 
 CLASSES = ClassList.of(["a", "b", "c"], [(255, 0, 0), (0, 255, 0), (0, 0, 255)])
 CPU = torch.device("cpu")
@@ -167,6 +168,16 @@ def test_rooms_labels_every_point_once(small_store, points, stride, votes):
     assert {key: len(p) for key, p in result.predictions.items()} == {"Area_1/x_1": 700, "Area_1/y_1": 90}
     again = protocol.run(ByHeight(), small_store, small_store.rooms, CPU)
     assert torch.equal(result.confusion, again.confusion)
+
+
+@pytest.mark.parametrize("name", ["recut", "blocks"])
+@pytest.mark.parametrize(
+    "setting", [{"votes": 8}, {"turn": True}, {"mirror": True}, {"scales": (0.9,)}, {"stride": 0.5}]
+)
+def test_what_only_rooms_reads_is_refused_elsewhere(name, setting):
+    with pytest.raises(SettingError, match=f"^{next(iter(setting))}=.*: only with protocol=rooms or protocol=tta"):
+        Protocol(name, **setting)
+    assert Protocol(name, votes=1, turn=False, mirror=False, scales=[1.0], stride=1.5, side=1.5)
 
 
 def test_votes_are_averaged_as_probabilities(tmp_path):

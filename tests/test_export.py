@@ -32,6 +32,8 @@ KINDS = {
     "res+, gen, layer norm": {"connection": "res+", "conv": GENConv, "norm": "layer", "act": "gelu"},
     "reversible, sage": {"connection": "rev", "conv": GraphSAGE},
     "gin, prelu": {"conv": GIN, "act": "prelu", "norm": "none"},
+    "edge, prelu": {"act": "prelu"},
+    "edge, falling prelu": {"act": partial(nn.PReLU, init=-0.3), "norm": "none"},
     "of torch_geometric": {
         "conv": partial(MessagePassing, operator=partial(pyg.GATv2Conv, heads=2, concat=False)),
     },
@@ -61,13 +63,28 @@ def test_onnx_gives_the_same_logits_for_any_number_of_blocks_and_points(settings
         assert found.labels == 0
 
 
-@pytest.mark.parametrize("conv", [EdgeConv, MRConv])
-def test_a_program_has_standard_operators_alone(conv):
-    model = network(conv=conv)
+@pytest.mark.parametrize(
+    "settings", [{}, {"conv": MRConv}, {"act": "prelu"}, {"act": partial(nn.PReLU, init=-0.3)}], ids=str
+)
+def test_a_program_has_standard_operators_alone(settings):
+    model = network(**settings)
     program = standard_program(model)
     assert not [node for node in program.graph.nodes if "deepgcn_seg" in str(node.target)]
     points = torch.rand(3, 40, 9)
     torch.testing.assert_close(program.module()(points), model(points))
+    assert any(isinstance(part, nn.PReLU) for part in model.modules()) == ("act" in settings)
+
+
+def test_the_axes_of_an_onnx_model_have_names(tmp_path):
+    import onnx
+
+    write_onnx(network(depth=2), tmp_path / "model.onnx", {})
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    axes = [[dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+            for value in (graph.input[0], graph.output[0])]  # fmt: skip
+    assert axes == [["blocks", "points", 9], ["blocks", "points", 13]]
+    inside = {dim.dim_param for value in graph.value_info for dim in value.type.tensor_type.shape.dim}
+    assert not [name for name in inside if re.search(r"\bs\d", name)]
 
 
 def test_a_difference_is_found():
@@ -79,13 +96,35 @@ def test_a_difference_is_found():
     assert found.labels > 0.9
 
 
-def test_a_part_that_cannot_be_traced_is_named():
-    class Python(EdgeConv):
-        def forward(self, x, index, mask=None):
-            return super().forward(x, index, mask) * float(x.sum())
+class Unmoved(nn.Module):
+    """What reads a value of its input, as no trace can."""
 
-    with pytest.raises(UserError, match="cannot be exported: connection res, convolution Python"):
-        standard_program(network(conv=Python))
+    def __init__(self, *channels):
+        super().__init__()
+
+    def forward(self, x, *others):
+        return x * float(x.sum())
+
+
+class UntracedConv(EdgeConv):
+    def forward(self, x, index, mask=None):
+        return super().forward(x, index, mask) * float(x.sum())
+
+
+@pytest.mark.parametrize(
+    ("settings", "part"),
+    [
+        ({"conv": UntracedConv}, r"backbone\.head, UntracedConv"),
+        ({"norm": Unmoved}, r"backbone\.head\.layer\.norm, Unmoved"),
+        ({"act": Unmoved}, r"backbone\.head\.layer\.act, Unmoved"),
+    ],
+    ids=["convolution", "norm", "activation"],
+)
+def test_the_part_that_cannot_be_traced_is_named_in_one_line(settings, part, capfd):
+    with pytest.raises(UserError, match=f"^the network cannot be exported: {part}: ") as raised:
+        standard_program(network(**settings))
+    assert "\n" not in str(raised.value)
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +139,9 @@ def checkpoint(tmp_path_factory):
 def test_the_command(checkpoint, tmp_path, ending):
     output = tmp_path / f"model{ending}"
     done = run("export", f"checkpoint={checkpoint}", f"output={output}", f"hydra.run.dir={tmp_path}/log")
+    # Tracing, the file's size and three comparisons; nothing of other libraries.
     assert done.stderr.count("Compared on") == 3
+    assert len((done.stdout + done.stderr).strip().splitlines()) == 5, done.stdout + done.stderr
     if ending == ".onnx":
         import onnx
 
@@ -151,11 +192,14 @@ def test_the_example_of_the_page_needs_onnxruntime_and_numpy_alone(checkpoint, t
         (["checkpoint={checkpoint}"], "output is not set"),
         (["checkpoint={checkpoint}", "output=model.txt"], "must be a file whose name ends in .onnx or .pt2"),
         (["checkpoint={checkpoint}", "output=/nowhere/model.onnx"], "there is no folder /nowhere"),
+        (["checkpoint={checkpoint}", "output={folder}"], "is a folder: give a file"),
         (["checkpoint=/nowhere.ckpt", "output=model.onnx"], "checkpoint /nowhere.ckpt: no such file"),
     ],
 )
 def test_what_is_wrong_is_said_before_any_work(checkpoint, tmp_path, arguments, message):
-    given = [argument.format(checkpoint=checkpoint) for argument in arguments]
+    folder = tmp_path / "folder.onnx"
+    folder.mkdir()
+    given = [argument.format(checkpoint=checkpoint, folder=folder) for argument in arguments]
     done = run("export", *given, f"hydra.run.dir={tmp_path}", check=False)
     assert done.returncode == 2
     assert message in done.stderr

@@ -8,6 +8,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -94,6 +96,7 @@ def test_the_stop_button_ends_a_training_that_goes_on_later(trained, tiny, tmp_p
 def test_nothing_of_a_call_remains_in_the_process(tiny, tmp_path):
     logger = logging.getLogger("deepgcn_seg")
     before = logger.level, list(logger.handlers), logging.root.level, list(logging.root.handlers), os.getcwd()
+    random, hook, filters = torch.get_rng_state(), threading.excepthook, list(warnings.filters)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         # As in an application with a Hydra of its own.
         deepgcn_seg.train(*tiny, "max_steps=1")
@@ -102,6 +105,9 @@ def test_nothing_of_a_call_remains_in_the_process(tiny, tmp_path):
     assert not HydraConfig.initialized()
     after = logger.level, list(logger.handlers), logging.root.level, list(logging.root.handlers), os.getcwd()
     assert after == before
+    assert torch.equal(torch.get_rng_state(), random)
+    assert threading.excepthook is hook
+    assert warnings.filters == filters
 
 
 def test_a_finished_run_is_extended_and_says_what_the_schedule_does(tiny):
@@ -140,6 +146,8 @@ def test_a_finished_run_is_extended_and_says_what_the_schedule_does(tiny):
         (["experiment=ablate_k"], r"these settings are a multirun"),
         (["devices=2"], r"devices=2: give it on the command line"),
         (["resume=nowhere"], r"resume=nowhere: not a run directory"),
+        (["=3"], r"^=3: no setting stands before the ="),
+        (["hydra.searchpath=[/nowhere]"], r"hydra\.searchpath=\[/nowhere\]: there is no folder /nowhere"),
         ([14], r"14: settings are texts, as 'depth=14'"),
         (["hydra.run.dir=/proc/none"], r"/proc/none"),
     ],

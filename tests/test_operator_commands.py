@@ -32,17 +32,61 @@ def test_settings_that_fit_pass(settings):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ([f"{PYG}GINConv", "conv.networks={nn:[12,out]}"], "model: GINConv in a layer from 9 to 8 channels: mat1"),
+        ([f"{PYG}GINConv", "conv.networks={nn:[12,out]}"], "conv: GINConv in a layer from 9 to 8 channels: mat1"),
         ([f"{PYG}GINConv", "conv.networks={nn:[in,32]}"], r"for 4 points it returns \(4, 32\), not \(4, 8\)"),
-        ([f"{PYG}GINConv"], r"needs nn; if that is a network, give its widths: networks\.nn=\[in,out\]"),
-        ([f"{PYG}SAGEConv", "+conv.operator.agr=max"], "SAGEConv .*unexpected keyword argument 'agr'"),
-        ([f"{PYG}SAGEConv", "conv.edge_positions=true"], "edge_positions=true: SAGEConv takes no edge_attr"),
-        ([f"{PYG}EdgeConv", "conv.networks={nn:[2*input,out]}"], r"model\.networks\.nn=.*must be a list of at least"),
+        ([f"{PYG}GINConv"], r"conv: .*: needs nn; if .* network, give its widths: conv\.networks=\{nn:\[in,out\]\}"),
+        (
+            [f"{PYG}GINConv", "conv.networks={nm:[in,out]}"],
+            r"conv\.networks\.nm: GINConv has no such argument; did you mean nn",
+        ),
+        (
+            [f"{PYG}NNConv", "conv.networks={nn:[3,in*out]}"],
+            r"conv: .*edge_attr too; conv\.edge_positions=true gives it",
+        ),
+        ([f"{PYG}SAGEConv", "+conv.operator.in_channels=2"], r"^conv\.operator\.in_channels=2: each layer sets it"),
+        ([f"{PYG}SAGEConv", "conv.edge_positions=no"], "^conv.edge_positions=no: must be true or false"),
+        (
+            [f"{PYG}GINConv", "conv.networks={nn:[in,out]}", "+conv.operator.train_eps=no"],
+            r"^conv\.operator\.train_eps=no",
+        ),
+        (
+            [f"{PYG}SageConv"],
+            r"^conv\.operator\._target_=torch_geometric\.nn\.SageConv: there is no such .* mean SAGEConv",
+        ),
+        (["conv._target_=nowhere.Conv"], r"^conv\._target_=nowhere\.Conv: there is no such class or function"),
+        (
+            ["model.norm={_target_:torch.nn.GroupNrm,_partial_:true}"],
+            r"^model\.norm\._target_=torch\.nn\.GroupNrm: .*GroupNorm",
+        ),
+        (
+            ["model.norm={_target_:torch.nn.GroupNorm,_partial_:true,groups:4}"],
+            r"^model\.norm\.groups: no such .* model\.norm\.num_groups\?",
+        ),
+        (
+            ["model.norm={_target_:torch.nn.GroupNorm,_partial_:true,num_groups:4,affine:no}"],
+            r"^model\.norm\.affine=no: must be true",
+        ),
+        (
+            ["model.act={_target_:torch.nn.ELU,_partial_:true,inplace:no}"],
+            r"^model\.act\.inplace=no: must be true or false",
+        ),
+        (["conv.operator=5"], "^conv.operator=5: must be settings with a _target_"),
+        (["conv=gen", "conv.mlp_layers=0"], r"^conv\.mlp_layers=0: must be an integer from 1"),
+        (["conv=gen", "+conv.layers=2"], r"^conv\.layers: no such setting; did you mean conv\.mlp_layers\?"),
+        ([f"{PYG}SAGEConv", "+conv.operator.agr=max"], "^conv: SAGEConv .*unexpected keyword argument 'agr'"),
+        (
+            [f"{PYG}SAGEConv", "conv.edge_positions=true"],
+            "SAGEConv .*: takes no edge_attr, which conv.edge_positions=true",
+        ),
+        ([f"{PYG}EdgeConv", "conv.networks={nn:[2*input,out]}"], r"^conv\.networks\.nn=.*must be a list of at least"),
         (["model.positions=[0,1]"], r"model: positions=\[0, 1\]: the graph convolution reads three"),
         ([GROUPS, "channels=6"], r"model: num_channels \(6\) must be divisible by num_groups \(4\)"),
         (["model.norm={_target_:torch.nn.GroupNorm,num_groups:4}"], r"model\.norm=.* _target_ and _partial_: true"),
         (["model.act={_target_:torch.nn.Softmax,_partial_:true}"], "model: act: torch.nn.Softmax cannot stand here"),
-        (["model.act={_target_:torch.nn.ELU,_partial_:true,alfa:1}"], "torch.nn.ELU has no option alfa"),
+        (
+            ["model.act={_target_:torch.nn.ELU,_partial_:true,alfa:1}"],
+            r"^model\.act\.alfa: no such setting; known are alpha, inplace",
+        ),
         (["model.act=silu"], r"model\.act=silu: must be one of relu, .*, or settings with a _target_"),
     ],
     ids=str,

@@ -184,7 +184,7 @@ def test_normals_of_points_in_one_place_are_unit_vectors(count):
     [
         (pyg.GINConv, {"networks": {"nn": [12, "out"]}}, "GINConv in a layer from 9 to 8 channels: mat1 and mat2 .*9"),
         (pyg.GINConv, {"networks": {"nn": ["in", 16]}}, r"returns \(4, 16\), not \(4, 8\)"),
-        (pyg.GINConv, {}, r"needs nn; if that is a network, give its widths: networks\.nn=\[in,out\]"),
+        (pyg.GINConv, {}, r"needs nn; if that is a network, give its widths: networks=\{nn:\[in,out\]\}"),
         (
             pyg.GINConv,
             {"networks": {"nn": ["in", "wide"]}},
@@ -195,14 +195,39 @@ def test_normals_of_points_in_one_place_are_unit_vectors(count):
         (pyg.GINConv, {"networks": {"nn": "in"}}, r"networks\.nn=in: must be a list of at least two"),
         (pyg.GINConv, {"networks": ["in", "out"]}, r"networks=\[in,out\]: must be a mapping"),
         (pyg.GINConv, {"networks": {"nn": nn.Linear(9, 8)}}, "one network for all layers; with _partial_: true"),
-        (partial(pyg.GINConv, nn=nn.Linear(9, 8)), {}, r"operator\.nn is one network, .* networks\.nn=\[in,out\]"),
+        (partial(pyg.GINConv, nn=nn.Linear(9, 8)), {}, r"operator\.nn: is one network, .* networks=\{nn:\[in,out\]\}"),
         (partial(pyg.SAGEConv, in_channels=9), {}, r"operator\.in_channels=9: each layer sets it"),
         (partial(pyg.SAGEConv, agr="max"), {}, "unexpected keyword argument 'agr'"),
         (partial(pyg.GATv2Conv, heads=2), {}, r"returns \(4, 16\), not \(4, 8\)"),
-        (pyg.SAGEConv, {"edge_positions": True}, "edge_positions=true: SAGEConv takes no edge_attr"),
-        (pyg.SAGEConv, {"networks": {"net": ["in", "out"]}}, "unexpected keyword argument 'net'"),
-        (partial(pyg.GCN2Conv, channels=8, alpha=0.1), {}, "GCN2Conv needs x_0, which points do not have"),
-        (pyg.DenseGCNConv, {}, "DenseGCNConv takes no edge_index"),
+        (pyg.SAGEConv, {"edge_positions": True}, "SAGEConv in .*: takes no edge_attr, which edge_positions=true"),
+        (
+            pyg.SAGEConv,
+            {"networks": {"net": ["in", "out"]}},
+            r"networks\.net: SAGEConv has no such argument; leave it out",
+        ),
+        (
+            pyg.GINConv,
+            {"networks": {"nm": ["in", "out"]}},
+            r"networks\.nm: GINConv has no such argument; did you mean nn\?",
+        ),
+        (pyg.SAGEConv, {"edge_positions": "no"}, "edge_positions=no: must be true or false"),
+        (
+            partial(pyg.GINConv, train_eps="no"),
+            {"networks": {"nn": ["in", "out"]}},
+            r"operator\.train_eps=no: must be true",
+        ),
+        (partial(pyg.GATv2Conv, add_self_loops=0), {}, r"operator\.add_self_loops=0: must be true or false"),
+        (pyg.SAGEConv(9, 8), {}, r"operator=SAGEConv\(9, 8.*must be what builds a layer"),
+        (
+            pyg.NNConv,
+            {"networks": {"nn": [3, "in*out"]}},
+            "does not work with x, edge_index alone .*; it takes edge_attr too; edge_positions=true gives it edge_attr",
+        ),
+        (pyg.RGCNConv, {}, "RGCNConv in a layer from 9 to 8 channels: needs num_relations$"),
+        (partial(pyg.RGCNConv, num_relations=2), {}, r"alone \(AssertionError\); it takes edge_type too"),
+        (pyg.XConv, {}, "XConv .*: takes no edge_index, and does not fit"),
+        (partial(pyg.GCN2Conv, channels=8, alpha=0.1), {}, "GCN2Conv .*: needs x_0, which points do not have"),
+        (pyg.DenseGCNConv, {}, "DenseGCNConv .*: takes no edge_index"),
     ],
 )
 def test_what_does_not_fit_is_said_when_the_network_is_built_even_without_memory(operator, settings, message):

@@ -15,6 +15,7 @@ from deepgcn_seg.errors import UserError
 from deepgcn_seg.model import ORDERS, EdgeConv, GENConv, GraphSAGE, LayerSpec, MRConv, lean
 from deepgcn_seg.model.checkpoint import save_checkpoint
 from deepgcn_seg.model.description import describe_network
+from deepgcn_seg.model.layers import BatchNorm, Pointwise
 from deepgcn_seg.model.own_layers import TORCH_ACTS, TORCH_NORMS, TorchNorm
 
 SMALL = {"depth": 3, "channels": 8, "k": 4, "fusion_channels": 16, "head_channels": (16, 8)}
@@ -104,6 +105,82 @@ def test_lean_inference_leaves_whole_batches_to_own_parts():
                               ({"norm": OwnBatchNorm}, False), ({"act": OwnReLU}, False)):  # fmt: skip
         with torch.no_grad():
             assert lean.applies(DeepGCN(**SMALL, **settings).eval()) == applies, settings
+
+
+class Adapted(nn.Linear):
+    """A linear map with a term of a user's own, as an adapter of low rank is."""
+
+    def forward(self, x):
+        return super().forward(x) + x.sum(-1, keepdim=True)
+
+
+class TwiceBatchNorm(BatchNorm):
+    def forward(self, x, mask=None, counts=None):
+        return 2 * super().forward(x, mask)
+
+
+def changed(model, how):
+    """The model with a part that must be called in every graph convolution, the fusion block and the head."""
+    for part in [part for part in model.modules() if isinstance(part, Pointwise)]:
+        if how == "adapter":
+            part.linear.__class__ = Adapted
+        elif how == "hook of a linear map":
+            part.linear.register_forward_hook(lambda linear, given, out: out + given[0].sum(-1, keepdim=True))
+        elif how == "hook of a layer":
+            part.register_forward_pre_hook(lambda layer, given: (3 * given[0], *given[1:]))
+        elif how == "norm" and part.norm is not None:
+            part.norm.__class__ = TwiceBatchNorm
+        elif how == "hook of a norm" and part.norm is not None:
+            part.norm.register_forward_hook(lambda norm, given, out: 2 * out)
+        elif how == "hook of an activation":
+            part.act.register_forward_hook(lambda act, given, out: -out)
+    return model
+
+
+def plainly(conv, x, index, mask):
+    """EdgeConv or MRConv by their formulas."""
+    neighbors = torch.stack([block[rows] for block, rows in zip(x, index)])
+    center = x[:, :, None].expand_as(neighbors)
+    if isinstance(conv, MRConv):
+        return conv.layer(torch.cat([x, (neighbors - center).amax(2)], -1), mask)
+    edges = torch.cat([center, neighbors - center], -1).flatten(1, 2)
+    present = None if mask is None else mask.repeat_interleave(index.shape[2], 1)
+    return conv.layer(edges, present).view(*index.shape, -1).amax(2)
+
+
+HOWS = ["adapter", "hook of a linear map", "hook of a layer", "norm", "hook of a norm", "hook of an activation"]
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("kind", [EdgeConv, MRConv])
+def test_a_part_that_must_be_called_is_called_by_graph_convolutions(kind, how, masked, training):
+    torch.manual_seed(0)
+    conv = changed(kind(6, 5).double().train(training), how)
+    x, index = torch.randn(2, 20, 6, dtype=torch.float64), torch.randint(0, 15 if masked else 20, (2, 20, 4))
+    mask = torch.arange(20) < torch.tensor([[20], [15]]) if masked else None
+    there = torch.ones(2, 20, dtype=torch.bool) if mask is None else mask
+    torch.testing.assert_close(conv(x, index, mask)[there], plainly(conv, x, index, mask)[there])
+
+
+@pytest.mark.parametrize("connection", ["res", "dense"])
+@pytest.mark.parametrize("how", [how for how in HOWS if how != "hook of a layer"])
+def test_a_part_that_must_be_called_is_called_by_fusion_block_and_head(how, connection):
+    torch.manual_seed(0)
+    model = DeepGCN(**SMALL, connection=connection).double().eval()
+    changed(model.fusion, how), changed(model.head, how)
+    points = torch.rand(2, 40, 9, dtype=torch.float64)
+    features = torch.cat(model.backbone(points), -1)
+    fused = Pointwise.forward(model.fusion.layer, features).amax(1)
+    x = torch.cat([fused[:, None].expand(-1, 40, -1), features], -1)
+    for layer in (model.head.first, *model.head.rest):
+        x = Pointwise.forward(layer, x)
+    expected = model.head.classifier(x)
+    torch.testing.assert_close(model(points), expected)
+    with torch.no_grad():
+        assert not lean.applies(model)
+        torch.testing.assert_close(model(points), expected)
 
 
 @pytest.mark.parametrize("act", TORCH_ACTS)

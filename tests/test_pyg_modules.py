@@ -1,6 +1,7 @@
 """Our modules for torch_geometric's networks, against torch_geometric's own on edges found by brute force."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -42,6 +43,72 @@ class Doubled(nn.Module):
 
     def forward(self, x):
         return 2 * self.linear(x)
+
+
+class DoubledLinear(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class Summed(nn.Sequential):
+    def forward(self, x):
+        return sum(layer(x) for layer in self)
+
+
+class Shifted(nn.BatchNorm1d):
+    def forward(self, x):
+        return super().forward(x) + 3
+
+
+class Negative(nn.ReLU):
+    def forward(self, x):
+        return -super().forward(x)
+
+
+class OwnMLP(pyg.MLP):
+    def forward(self, x, *arguments):
+        return 2 * super().forward(x, *arguments)
+
+
+def hooked(network, name, place=""):
+    """A network, a part of which has a hook."""
+    double = {"forward": lambda part, given, out: 2 * out, "forward_pre": lambda part, given: 3 * given[0]}[name]
+    getattr(network.get_submodule(place), f"register_{name}_hook")(double)
+    return network
+
+
+def patched(network):
+    """A linear map whose instance has a forward of its own."""
+    original = network[0].forward
+    network[0].forward = lambda x: 2 * original(x)
+    return network
+
+
+def layer():
+    return nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.ReLU())
+
+
+# What looks like a network whose layers can be computed one by one from their weights, and computes something else.
+CALLED = {
+    "a linear map of one's own": lambda: DoubledLinear(8, 6),
+    "a linear map of one's own first": lambda: nn.Sequential(DoubledLinear(8, 6), nn.ReLU()),
+    "a sequence of one's own": lambda: Summed(nn.Linear(8, 6), nn.Linear(8, 6)),
+    "a norm of one's own": lambda: nn.Sequential(nn.Linear(8, 6), Shifted(6), nn.ReLU()),
+    "an activation of one's own": lambda: nn.Sequential(nn.Linear(8, 6), Negative()),
+    "an MLP of one's own": lambda: OwnMLP([8, 6], plain_last=False),
+    "weight norm": lambda: nn.Sequential(nn.utils.weight_norm(nn.Linear(8, 6)), nn.ReLU()),
+    "weight norm by parametrisation": lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(8, 6))),
+    "spectral norm": lambda: nn.utils.spectral_norm(nn.Linear(8, 6)),
+    "a forward of the instance's own": lambda: patched(layer()),
+    **{
+        f"{name} hook, {place or 'whole'}": partial(lambda name, place: hooked(layer(), name, place), name, place)
+        for name in ("forward", "forward_pre")
+        for place in ("", "0", "1", "2")
+    },
+    "hook of an MLP": lambda: hooked(pyg.MLP([8, 6], plain_last=False), "forward"),
+    "hook of an MLP's layer": lambda: hooked(pyg.MLP([8, 6], plain_last=False), "forward", "lins.0"),
+    "hook of an MLP's norm": lambda: hooked(pyg.MLP([8, 6], plain_last=False), "forward", "norms.0"),
+}
 
 
 def clouds(sizes, channels=4):
@@ -124,6 +191,81 @@ def test_dynamic_edge_conv_is_torch_geometrics(make, sizes, training):
         torch.testing.assert_close(mine, its, msg=name)
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+@pytest.mark.parametrize("make", CALLED.values(), ids=CALLED)
+def test_a_network_with_hooks_or_of_another_class_is_called_as_it_is(make):
+    torch.manual_seed(0)
+    network = make().double()
+    conv = DynamicEdgeConv(network, k=6)
+    x, batch = clouds([20, 20])
+    source, target = brute_edges(x, batch, range(6))
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    # The second step has other weights, which old weight norm computes in a hook.
+    for _ in range(2):
+        weights = torch.randn(40, 6, dtype=torch.float64)
+        conv.eval()
+        expected = network(torch.cat([x[target], x[source] - x[target]], 1)).view(40, 6, 6).amax(1)
+        torch.testing.assert_close(conv(x, batch), expected)
+        conv.train()
+        optimizer.zero_grad()
+        (conv(x, batch) * weights).sum().backward()
+        optimizer.step()
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook")
+def test_hooks_of_all_modules_and_of_gradients_run():
+    seen = []
+    network, (x, batch) = layer().double(), clouds([20, 20])
+    network[0].register_full_backward_hook(lambda part, *gradients: seen.append("backward"))
+    with nn.modules.module.register_module_forward_hook(lambda part, *values: seen.append(type(part).__name__)):
+        DynamicEdgeConv(network, 6)(x, batch).sum().backward()
+    assert {"Linear", "BatchNorm1d", "ReLU", "Sequential", "backward"} <= set(seen)
+
+
+def test_the_network_that_is_given_stays_as_it_is():
+    network = layer().double()
+    parts, before = list(network), {name: value.clone() for name, value in network.state_dict().items()}
+    conv, (x, batch) = DynamicEdgeConv(network, 6), clouds([20, 20])
+    conv(x, batch)
+    assert list(network) == parts and type(network[1]) is nn.BatchNorm1d
+    assert network[1].num_batches_tracked == 1
+    torch.testing.assert_close(network[0].weight, before["0.weight"])
+    conv.reset_parameters()
+    assert network[1].num_batches_tracked == 0
+    assert not torch.equal(network[0].weight, before["0.weight"])
+
+
+@pytest.mark.parametrize("lazy", [lambda: pyg.MLP([-1, 6]), lambda: pyg.Linear(-1, 6), lambda: nn.LazyLinear(6)])
+def test_a_width_that_the_first_input_sets(lazy):
+    x, batch = clouds([20, 20])
+    network = lazy()
+    conv = DynamicEdgeConv(network, 6)
+    first = conv(x.float(), batch)
+    source, target = brute_edges(x, batch, range(6))
+    expected = network(torch.cat([x[target], x[source] - x[target]], 1).float()).view(40, 6, 6).amax(1)
+    torch.testing.assert_close(first, expected)
+    torch.testing.assert_close(conv(x.float(), batch), expected)
+
+
+@pytest.mark.parametrize("batch", [None, torch.empty(0, dtype=torch.int64)])
+def test_no_points_have_no_features_and_no_edges(batch):
+    x = torch.empty(0, 4, requires_grad=True)
+    conv = DynamicEdgeConv(layer(), 6)
+    assert conv(x, batch).shape == (0, 6)
+    assert DynamicConv(EdgeConv(4, 7), 6)(x, batch).shape == (0, 7)
+    assert DilatedKNNGraph(6)(x, batch).shape == (2, 0)
+    assert conv.nn[1].running_var.eq(1).all()
+
+
+@pytest.mark.parametrize(
+    "module", [lambda: DynamicEdgeConv(layer().double(), 6), lambda: DynamicConv(MRConv(4, 6).double(), 6)]
+)
+def test_a_number_that_no_point_has_is_no_cloud(module):
+    torch.manual_seed(0)
+    conv, (x, batch) = module(), clouds([20, 20, 20])
+    torch.testing.assert_close(conv(x, torch.tensor([1, 4, 5])[batch]), conv(x, batch))
+
+
 @pytest.mark.parametrize("aggr", ["mean", "sum", "add", "min"])
 def test_other_aggregations(aggr):
     network = nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.ReLU()).double()
@@ -168,6 +310,12 @@ def test_our_convolutions_in_torch_geometrics_blocks(conv, block):
     ("x", "batch", "message"),
     [
         (torch.rand(2, 5, 4), None, "points, channels"),
+        (
+            (torch.rand(5, 4), torch.rand(5, 4)),
+            None,
+            "x must be one tensor .*, got tuple: neighbours are searched among",
+        ),
+        (torch.rand(5, 4), (torch.zeros(5),) * 2, "batch must be one tensor .*, got tuple"),
         (torch.rand(5, 4), torch.zeros(4, dtype=torch.int64), "each of 5 points"),
         (torch.rand(5, 4), torch.tensor([0, 1, 0, 1, 1]), "ascending"),
     ],

@@ -1,11 +1,13 @@
 """``tools/convert.py``: a checkpoint of the official PyTorch code into one of ours."""
 
 import logging
+from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from ..data.classes import S3DIS
 from ..errors import UserError
+from ..files import require_writable
 from ..model.checkpoint import save_checkpoint
 from ..model.official import conv_name, convert_official
 
@@ -24,6 +26,7 @@ def convert(config: DictConfig) -> None:
     conv = None if OmegaConf.select(config, "conv") is None else conv_name(config.conv)
     if conv not in (None, "edge", "mr"):
         raise UserError(f"conv={conv}: official models have edge or mr")
+    require_writable("output", Path(config.output))
     try:
         model, network = convert_official(config.checkpoint, config.k, config.act, config.connection, conv)
     except ValueError as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from ..errors import UserError
+from ..files import require_writable
 from ..inference.export import describe_for_export, differences, load_exported, write_onnx, write_program
 from ..model import DeepGCN
 from ..model.checkpoint import build_model, describe, find_checkpoint, read_checkpoint
@@ -28,6 +29,7 @@ def export(config: DictConfig) -> None:
     path, output = find_checkpoint(config.checkpoint), Path(config.output)
     if not output.absolute().parent.is_dir():
         raise UserError(f"output={output}: there is no folder {output.parent}")
+    require_writable("output", output)
     content = read_checkpoint(path)
     description = describe(content, path)
     if description.trained_on is None:
@@ -37,7 +39,7 @@ def export(config: DictConfig) -> None:
         raise UserError(f"checkpoint {path}: its network is a {type(model).__name__}; a DeepGCN can be exported")
     log.info("Tracing the network: seconds a layer")
     write = write_program if output.suffix.lower() == ".pt2" else write_onnx
-    write(model, output, describe_for_export(model, description.trained_on))
+    write(model, output, describe_for_export(model, description.class_list, description.trained_on))
     log.info("%s: %.1f MB", output, output.stat().st_size / 2**20)
     if config.check:
         _check(model, output, description.trained_on.points)

@@ -3,7 +3,9 @@
 Each takes the settings of its command line as texts and composes the same config. Differences: a mistake is a
 :class:`~deepgcn_seg.errors.UserError` instead of an exit, and there are no multiruns and no further processes. Calls
 run one after the other, also from several threads, because Hydra and PyTorch's random generator have one state for the
-whole process.
+whole process. After a call, that state is what it was before, and so are the filters of warnings and
+``threading.excepthook``. PyTorch's compiler keeps the environment variables that it sets for its cache
+(``TORCHINDUCTOR_CACHE_DIR``).
 """
 
 from collections.abc import Sequence

@@ -21,7 +21,7 @@ from ..data.scans.search import find_scans, scans_root
 from ..data.units import UP
 from ..errors import UserError
 from ..escaping import one_line
-from ..files import replacing
+from ..files import replacing, require_writable
 from ..inference.picture import scan_picture
 from ..inference.segmenter import Prediction, Segmenter
 from ..inference.truth import CLASSES_FILE, truth_of
@@ -61,7 +61,7 @@ def predict(config: DictConfig) -> list[Path]:
     written += [("submission", path) for path in submissions]
     require_distinct(read, written)
     for key, path in written:
-        _require_writable(key, path)
+        require_writable(key, path)
     for path in outputs:
         require_library(path)
     settings = {key: config[key] for key in ("device", "stride", "votes", "batch_size", "tile", "trusted", "tta")}
@@ -204,18 +204,6 @@ def _identity(path: Path) -> tuple[object, ...]:
     if other != nearest and os.path.exists(other) and other.samefile(nearest):
         rest = tuple(part.casefold() for part in rest)
     return status.st_dev, status.st_ino, *rest
-
-
-def _require_writable(key: str, path: Path) -> None:
-    """Refuse, before any work, a file that cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise UserError(f"{key}={path} is a folder: give a file")
-        if not os.access(path.parent, os.W_OK):
-            raise UserError(f"{key}={path}: the folder {path.parent} cannot be written to")
-    except OSError as error:
-        raise UserError(f"{key}={path}: cannot be written ({error.strerror})") from None
 
 
 def _require_writable_points(output: Path, xyz: np.ndarray) -> None:

@@ -33,7 +33,7 @@ from ..errors import UserError
 from ..inference.sampling import Sampling
 from ..inference.voting import BadScoresError, Voting, finite_logits
 from ..progress import track
-from ..settings import choice
+from ..settings import SettingError, choice, shown
 from .metrics import confusion_matrix
 
 PROTOCOLS = ("blocks", "recut", "rooms")
@@ -79,14 +79,24 @@ class Protocol(Sampling):
             which the stride, and votes with their copies, are for ``rooms`` only.
 
     Raises:
-        SettingError: a setting is out of range.
+        SettingError: a setting is out of range, or is for ``rooms`` only.
     """
 
     name: Annotated[str, choice(*PROTOCOLS)] = "rooms"
 
     def __post_init__(self):
         super().__post_init__()
+        if self.name != "rooms":
+            self._require_no_votes()
         self.grid()
+
+    def _require_no_votes(self) -> None:
+        """Refuse settings that only ``rooms`` reads, unless they change nothing."""
+        neutral = {"stride": (1.0, self.side), "votes": (1,), "turn": (False,), "mirror": (False,), "scales": ([1.0],)}
+        for setting, values in neutral.items():
+            value = getattr(self, setting)
+            if (list(value) if isinstance(value, Sequence) else value) not in values:
+                raise SettingError(f"{setting}={shown(value)}: only with protocol=rooms or protocol=tta")
 
     def grid(self) -> BlockGrid:
         """Return how rooms are cut into blocks; with ``rooms``, every point is in a block."""

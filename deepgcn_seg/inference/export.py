@@ -8,7 +8,13 @@ price is memory: N x N distances and N x k x C edges for each block of N points.
 
 import io
 import json
-from collections.abc import Callable, Sequence
+import logging
+import re
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +24,16 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from ..data.classes import ClassList
 from ..errors import UserError, first_line
 from ..files import replacing
 from ..model import DeepGCN
+from ..model.description import TrainedOn
+from ..model.own_layers import is_exactly
 from ..ops import edge_moments
+
+# Runs an exported file: points (B, N, channels) -> logits (B, N, classes), both float32.
+Runner = Callable[[np.ndarray], np.ndarray]
 
 # Blocks of the example that is traced. More than one, because torch.export would take a size of 1 for a constant.
 TRACED_BLOCKS = 2
@@ -38,17 +50,19 @@ def standard_program(model: DeepGCN) -> ExportedProgram:
     Raises:
         UserError: a part of the network cannot be traced; names the part.
     """
+    model = with_constant_slopes(model)
     fewest = model.min_points
     shapes = ({0: Dim("blocks", min=1), 1: Dim("points", min=max(fewest, 2))},)
     example = torch.rand(TRACED_BLOCKS, fewest + 2, model.in_channels)
     try:
-        with torch.no_grad():
-            program = torch.export.export(model.eval(), (example,), dynamic_shapes=shapes)
+        with torch.no_grad(), quiet():
+            program = torch.export.export(model, (example,), dynamic_shapes=shapes)
     # Tracing can raise anything, of PyTorch's or of a part's own.
     except Exception as error:
-        raise UserError(f"the network cannot be exported: {_first_part(model)} ({first_line(error)})") from None
-    _fix_ranks(program)
-    program = program.run_decompositions(_STANDARD)
+        raise UserError(f"the network cannot be exported: {_failed_part(model, error)}{first_line(error)}") from None
+    with quiet():
+        _fix_ranks(program)
+        program = program.run_decompositions(_STANDARD)
     own = {str(node.target) for node in program.graph.nodes if str(node.target).startswith("deepgcn_seg.")}
     if own:
         raise UserError(f"the network cannot be exported: no standard operators for {', '.join(sorted(own))}")
@@ -69,17 +83,20 @@ def write_onnx(model: DeepGCN, path: Path, metadata: dict[str, str]) -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise UserError(f"to write ONNX, {error.name} is needed: pip install 'deepgcn_seg[export]'") from None
-    written = torch.onnx.export(
-        standard_program(model),
-        (),
-        input_names=["points"],
-        output_names=["logits"],
-        opset_version=OPSET,
-        dynamo=True,
-        verbose=False,
-    )
+    program = standard_program(model)
+    with quiet():
+        written = torch.onnx.export(
+            program,
+            (),
+            input_names=["points"],
+            output_names=["logits"],
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
     assert written is not None
     proto = written.model_proto
+    _name_axes(proto)
     for key, value in metadata.items():
         proto.metadata_props.append(onnx.StringStringEntryProto(key=key, value=value))
     onnx.checker.check_model(proto)
@@ -103,7 +120,7 @@ def write_program(model: DeepGCN, path: Path, metadata: dict[str, str]) -> None:
         temporary.write_bytes(buffer.getvalue())
 
 
-def describe_for_export(model: Any, trained: Any) -> dict[str, str]:
+def describe_for_export(model: DeepGCN, classes: ClassList, trained: TrainedOn) -> dict[str, str]:
     """Return what a user of an exported network must know, each value as JSON.
 
     Returns:
@@ -112,7 +129,7 @@ def describe_for_export(model: Any, trained: Any) -> dict[str, str]:
         training. min_points: the fewest that a block may have.
     """
     facts = {
-        "classes": list(model.classes.names),
+        "classes": list(classes.names),
         "channels": list(trained.features),
         "variant": trained.variant,
         "side": trained.side,
@@ -122,11 +139,8 @@ def describe_for_export(model: Any, trained: Any) -> dict[str, str]:
     return {key: json.dumps(value) for key, value in facts.items()}
 
 
-Runner = Callable[[np.ndarray], np.ndarray]
-
-
 def load_exported(path: Path) -> Runner:
-    """Return what runs an exported file: points (B, N, channels) -> logits (B, N, classes), both float32.
+    """Return what runs an exported file.
 
     Raises:
         UserError: onnxruntime is missing.
@@ -262,7 +276,47 @@ def _value(argument: Any) -> Any:
     return function(*map(_value, argument.args), **{k: _value(v) for k, v in argument.kwargs.items()})
 
 
-def _first_part(model: nn.Module) -> str:
-    """Return the names of the network's convolution, norm and connection, one of which prevents its export."""
-    backbone: Any = model.backbone
-    return f"connection {backbone.connection.name}, convolution {type(backbone.head).__name__}"
+def _failed_part(model: nn.Module, error: Exception) -> str:
+    """Return the name and class of the innermost part whose ``forward`` raised an error; empty if no part did."""
+    names = {id(part): f"{name}, {type(part).__name__}: " for name, part in model.named_modules() if name}
+    calls = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return next((names[id(part)] for part in reversed(calls) if id(part) in names), "")
+
+
+def with_constant_slopes(model: DeepGCN) -> DeepGCN:
+    """Return a copy of a network, in evaluation, whose PReLUs have their slopes as numbers.
+
+    A trace follows one branch, and which one EdgeConv takes depends on the sign of the slope.
+    """
+    model = deepcopy(model).eval()
+    for parent in list(model.modules()):
+        act: Any
+        for name, act in list(parent.named_children()):
+            if is_exactly(act, nn.PReLU) and act.weight.numel() == 1:
+                setattr(parent, name, nn.LeakyReLU(act.weight.item()))
+    return model
+
+
+def _name_axes(proto: Any) -> None:
+    """Name the free axes of an ONNX model ``blocks`` and ``points``, where PyTorch has names such as s6."""
+    dims = proto.graph.input[0].type.tensor_type.shape.dim
+    names = {dims[0].dim_param: "blocks", dims[1].dim_param: "points"}
+    graph = proto.graph
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            # Other axes may be expressions of the two.
+            if dim.dim_param:
+                dim.dim_param = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), dim.dim_param)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hide what libraries log, warn and print inside the context: an error is raised, and told by the caller."""
+    before, printed = logging.root.manager.disable, io.StringIO()
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(printed), redirect_stderr(printed):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -60,6 +60,10 @@ class Sampling:
 
     def describe_votes(self) -> str:
         """Return the number of passes, and which copies of the room they see."""
-        factors = ", ".join(f"{factor:g}" for factor in self.scales)
-        copies = {"turned": self.turn, "mirrored": self.mirror, f"scaled by {factors}": tuple(self.scales) != (1.0,)}
+        scales = tuple(dict.fromkeys(self.scales[: self.votes]))
+        copies = {
+            "turned": self.turn and self.votes > 1,
+            "mirrored": self.mirror and self.votes > (4 if self.turn else 1),
+            f"scaled by {', '.join(f'{factor:g}' for factor in scales)}": scales != (1.0,),
+        }
         return ", ".join([f"votes {self.votes}", *(copy for copy, seen in copies.items() if seen)])

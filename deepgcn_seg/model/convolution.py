@@ -6,7 +6,6 @@ out_channels, spec)``; :class:`LayerSpec` says which norm and activation follow 
 After each class come its options, with the ranges that a checkpoint may give. The table of all by name is at the end.
 """
 
-import math
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -16,8 +15,8 @@ from torch.nn import functional as F
 
 from ..ops import center_and_neighbor, edge_extremum, gather_neighbors, neighbor_max
 from ..schema import Schema
-from ..settings import Share, choice, integer, number, require
-from .layers import BatchNorm, LayerSpec, Pointwise, negative_slope
+from ..settings import FLAG, Share, choice, integer, number, require, rule
+from .layers import NORMS, BatchNorm, LayerSpec, Pointwise, negative_slope
 
 Number = Annotated[float, number(-1e6, 1e6)]
 # GENConv's power mean clamps messages and their mean to this range, as the authors' code does.
@@ -51,6 +50,8 @@ class EdgeConv(nn.Module):
     def forward(self, x: Tensor, index: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return h."""
         layer = self.layer
+        if not layer.takes_products:
+            return self._call(x, index, mask)
         linear, sign = layer.linear, layer.monotone_sign()
         if sign is None:
             return layer.finish_edges(self._edges(x, index), mask).amax(2)
@@ -81,6 +82,14 @@ class EdgeConv(nn.Module):
             points = index.shape[1] if mask is None else mask.sum(1)
             scale, shift = norm.scale_shift(mean, var, points * index.shape[2])
         return lambda x: torch.addcmul(shift, x, scale)
+
+    def _call(self, x: Tensor, index: Tensor, mask: Tensor | None) -> Tensor:
+        """Return h by a call of the layer with every edge, [x_i ; x_j - x_i]."""
+        batch, count, k = index.shape
+        center = x[:, :, None].expand(*index.shape, -1)
+        edges = torch.cat([center, gather_neighbors(x, index) - center], -1)
+        present = None if mask is None else mask.repeat_interleave(k, 1)
+        return self.layer(edges.flatten(1, 2), present).view(batch, count, k, -1).amax(2)
 
     def _edges(self, x: Tensor, index: Tensor) -> Tensor:
         """Return W [x_i ; x_j - x_i] + b for every edge, (B, N, k, C)."""
@@ -116,6 +125,8 @@ class MRConv(nn.Module):
         """Return h."""
         # W [x ; m - x] = (W1 - W2) x + W2 m needs neither the difference nor the concatenation.
         linear = self.layer.linear
+        if not self.layer.takes_products:
+            return self.layer(torch.cat([x, neighbor_max(x, index, mask) - x], -1), mask)
         own, relative = linear.weight.chunk(2, 1)
         product = F.linear(x, own - relative, linear.bias) + F.linear(neighbor_max(x, index, mask), relative)
         return self.layer.finish(product, mask)
@@ -144,6 +155,7 @@ class GraphSAGE(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, spec: LayerSpec = LayerSpec(), normalize: bool = False):
         super().__init__()
+        require("normalize", normalize, FLAG)
         self.pool = Pointwise(in_channels, in_channels, spec)
         self.layer = Pointwise(2 * in_channels, out_channels, spec)
         self.normalize = normalize
@@ -190,6 +202,7 @@ class GIN(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, spec: LayerSpec = LayerSpec(), learn_eps: bool = True):
         super().__init__()
+        require("learn_eps", learn_eps, FLAG)
         self.layer = Pointwise(in_channels, out_channels, spec)
         self.eps = nn.Parameter(torch.zeros(()), requires_grad=learn_eps)
 
@@ -245,8 +258,14 @@ class GENConv(nn.Module):
         super().__init__()
         require("aggregation", aggregation, choice("softmax", "power"))
         require("mlp_layers", mlp_layers, integer(1))
-        if not math.isfinite(temperature) or (aggregation == "power" and temperature == 0):
-            raise ValueError(f"temperature must be finite, and not 0 for the power mean, got {temperature!r}")
+        require("temperature", temperature, number(-1e6, 1e6))
+        if aggregation == "power":
+            require("temperature", temperature, rule("not 0 for the power mean", lambda power: power != 0))
+        require("learn_temperature", learn_temperature, FLAG)
+        require("message_norm", message_norm, FLAG)
+        require("learn_message_scale", learn_message_scale, FLAG)
+        require("hidden_norm", hidden_norm, choice(*NORMS))
+        require("eps", eps, number(0, 1))
         self.aggregation, self.learn_temperature, self.eps = aggregation, learn_temperature, eps
         self.temperature = nn.Parameter(torch.tensor(float(temperature)), requires_grad=learn_temperature)
         self.message_scale = None

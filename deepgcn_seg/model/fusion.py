@@ -53,6 +53,11 @@ class JointPointwise(Pointwise):
         """Apply the layer to [shared ; x], or to x alone; x is what :meth:`~.backbone.Backbone.concatenate` returns."""
         if shared is None:
             shared = x.new_empty(x.shape[0], 0)
+        if not self.takes_products:
+            # In a dense backbone each layer's output is the front of the last one.
+            parts = [x[..., :width] for width in self.parts(x)]
+            everywhere = shared[:, None].expand(*x.shape[:2], -1)
+            return super().forward(torch.cat([everywhere, *parts], -1), mask)
         operands = as_autocast(x, shared, self.linear.weight, self.linear.bias)
         return self.finish(_JointLinear.of(*operands, self.parts(x)), mask)
 

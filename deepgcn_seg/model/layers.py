@@ -3,6 +3,7 @@
 In all tensors (B, N, C) the channels come last. An optional ``mask`` (B, N) is True where a point is present.
 """
 
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, cast
 
@@ -10,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..distributed import SummedOverAll
-from ..settings import choice, number, require, validate
-from .own_layers import Factory, TorchNorm, build_act, build_norm, is_torch_act, name_or_factory
+from ..settings import Flag, choice, number, require, validate
+from .own_layers import Factory, TorchNorm, build_act, build_norm, is_exactly, is_hooked, is_torch_act, name_or_factory
 
 NORMS = ("batch", "instance", "layer", "none")
 ACTS = ("relu", "leakyrelu", "prelu", "gelu", "none")
@@ -32,6 +33,13 @@ class BatchNorm(nn.BatchNorm1d):
     running_var: Tensor
     num_batches_tracked: Tensor
     momentum: float
+
+    @classmethod
+    def view(cls, norm: nn.BatchNorm1d) -> "BatchNorm":
+        """Return a norm of this class that shares the parameters and running statistics of one of PyTorch's."""
+        shared: Any = copy(norm)
+        shared.__class__ = cls
+        return shared
 
     def forward(self, x: Tensor, mask: Tensor | None = None, counts: Tensor | None = None) -> Tensor:
         """Normalise x (B, N, C).
@@ -194,13 +202,15 @@ def make_act(name: str | Factory) -> nn.Module | None:
 def is_nondecreasing(act: nn.Module | None) -> bool:
     """Return whether an activation is known to be nondecreasing: none, ReLU, and leaky ones without a negative slope.
 
-    A class derived from these is not known.
+    Those of a class derived from these, or with hooks, are not known.
     """
+    if act is not None and not is_exactly(act, nn.ReLU, nn.LeakyReLU, nn.PReLU):
+        return False
     if type(act) is nn.PReLU:
         return not bool((act.weight < 0).any())
     if type(act) is nn.LeakyReLU:
         return act.negative_slope >= 0
-    return act is None or type(act) is nn.ReLU
+    return True
 
 
 def negative_slope(act: nn.Module | None, like: Tensor) -> Tensor:
@@ -229,7 +239,7 @@ class LayerSpec:
     order: Annotated[str, choice(*ORDERS)] = "norm-act"
     norm: Annotated[str | Factory, name_or_factory(choice(*NORMS))] = "batch"
     act: Annotated[str | Factory, name_or_factory(choice(*ACTS))] = "relu"
-    bias: bool = True
+    bias: Flag = True
     eps: Annotated[float, number(0, above=True)] = 1e-5
 
     def __post_init__(self):
@@ -252,7 +262,12 @@ class Pointwise(nn.Module):
     """act(norm(W x_i + b)) of each point i, or norm(act(W x_i + b)), as ``spec.order`` says.
 
     Shape: x (B, N, in_channels) -> (B, N, out_channels).
+
+    Attributes:
+        linear_maps: classes whose linear map is W x + b.
     """
+
+    linear_maps: tuple[type[nn.Module], ...] = (nn.Linear,)
 
     def __init__(self, in_channels: int, out_channels: int, spec: LayerSpec = LayerSpec()):
         super().__init__()
@@ -277,23 +292,32 @@ class Pointwise(nn.Module):
     def sliceable(self) -> bool:
         """Whether each point's result depends on its own features alone, so that points can be computed in slices."""
         norm = self.norm
-        fixed = norm is None or isinstance(norm, LayerNorm) or (isinstance(norm, BatchNorm) and not norm.training)
+        fixed = norm is None or type(norm) is LayerNorm or (type(norm) is BatchNorm and not norm.training)
         return fixed and self.separates_blocks
+
+    @property
+    def takes_products(self) -> bool:
+        """Whether the linear map may be computed from its weights, in parts, without a call of the layer.
+
+        A linear map of a user's own, as an adapter puts it in the place of ours, must be called. So must a layer or a
+        linear map with hooks.
+        """
+        return is_exactly(self.linear, *self.linear_maps) and not is_hooked(self)
 
     @property
     def separates_blocks(self) -> bool:
         """Whether in evaluation no block's result depends on another block; of a user's own parts, that is unknown."""
-        known = self.norm is None or isinstance(self.norm, BatchNorm | InstanceNorm | LayerNorm | TorchNorm)
+        known = self.norm is None or type(self.norm) in (BatchNorm, InstanceNorm, LayerNorm, TorchNorm)
         return known and (self.act is None or is_torch_act(self.act))
 
     def monotone_sign(self) -> Tensor | None:
         """Return (C,) with +1 for channels whose order norm and activation keep, and -1 for those they reverse.
 
         Returns None if they do neither, or if that is not known, so that they cannot be applied to the maximum of
-        values alone.
+        values alone. It is not known of parts with hooks, which must see every value.
         """
         weight = self.linear.weight
-        known = self.norm is None or isinstance(self.norm, BatchNorm | InstanceNorm)
+        known = self.norm is None or is_exactly(self.norm, BatchNorm, InstanceNorm)
         if not known or not is_nondecreasing(self.act):
             return None
         ones = weight.new_ones(len(weight))
@@ -312,7 +336,7 @@ class Pointwise(nn.Module):
     @property
     def counts_points(self) -> bool:
         """Whether the norm can count points several times, or needs no counts."""
-        return self.norm is None or isinstance(self.norm, BatchNorm | InstanceNorm | LayerNorm)
+        return self.norm is None or type(self.norm) in (BatchNorm, InstanceNorm, LayerNorm)
 
     def finish_edges(self, edges: Tensor, mask: Tensor | None = None) -> Tensor:
         """Apply norm and activation to each of the edges (B, N, k, C), of the points that are present."""

@@ -23,6 +23,7 @@ from ..ops import Differentiable, map_on_threads
 from .fusion import FusionBlock
 from .head import PredictionHead
 from .layers import hide_absent
+from .own_layers import is_hooked
 
 
 @dataclass(frozen=True)
@@ -46,17 +47,18 @@ def applies(model: nn.Module) -> bool:
     """Return whether a call of the model needs nothing but its logits.
 
     This is so if no gradient is needed, the model is not being compiled and no part is in training mode. A hook, or a
-    fusion block, head, norm or activation of a user's own, must see the features of the whole batch, so the answer is
-    then False.
+    fusion block, head, norm, activation or linear map of a user's own, must see the features of the whole batch, so the
+    answer is then False.
     """
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
     if type(model.fusion) is not FusionBlock or type(model.head) is not PredictionHead:
         return False
-    if not model.fusion.layer.separates_blocks:
+    wide = (model.fusion.layer, model.head.first)
+    if not all(layer.separates_blocks and layer.takes_products for layer in wide):
         return False
     parts = list(model.modules())[1:]
-    return not any(part.training or part._forward_hooks or part._forward_pre_hooks for part in parts)
+    return not any(part.training or is_hooked(part) for part in parts)
 
 
 def infer(model: nn.Module, points: Tensor, mask: Tensor | None, sizes: Sizes | None = None) -> Tensor:

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from ..schema import Schema
-from ..settings import Share
+from ..settings import Share, shown
 from .arguments import Width
 from .convolution import Number
 from .layers import LayerSpec, Pointwise, make_norm
 from .neighborhood import Geometry
-from .operators import BuildOperator, Network, build_operator, name_of, operate, require_fit
+from .operators import BuildOperator, Network, OperatorSettingError, build_operator, operate, require_fit
 
 
 class MessagePassing(nn.Module):
@@ -55,9 +55,11 @@ class MessagePassing(nn.Module):
         edge_positions: bool = False,
     ):
         super().__init__()
+        if not isinstance(edge_positions, bool):
+            raise OperatorSettingError(f"edge_positions={shown(edge_positions)}: must be true or false")
         channels = in_channels, out_channels
         build = partial(build_operator, operator, *channels, networks or {})
-        self.inputs = require_fit(build, name_of(operator), channels, edge_positions)
+        self.inputs = require_fit(build, operator, channels, edge_positions)
         self.reads_geometry = not {"pos", "normal", "edge_attr"}.isdisjoint(self.inputs)
         self.operator = build()
         self.norm, self.act, self.order = make_norm(spec.norm, out_channels, spec.eps), spec.make_act(), spec.order

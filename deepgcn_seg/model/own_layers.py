@@ -9,11 +9,14 @@ itself.
 import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pydantic import PlainValidator
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+
+from ..settings import FLAG, require
 
 Factory = Callable[..., nn.Module]
 
@@ -55,6 +58,30 @@ TORCH_ACTS: dict[str, type[nn.Module]] = {
         nn.Threshold,
     )
 }
+
+
+def is_exactly(module: nn.Module | None, *kinds: type[nn.Module]) -> bool:
+    """Return whether a call of a module runs the ``forward`` of one of some classes, and nothing else.
+
+    This is not so of a class derived from them, and of a module whose call runs hooks. Only the call of such a module
+    gives its result: the result must not be computed from its weights.
+    """
+    return type(module) in kinds and not is_hooked(cast(nn.Module, module))
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Return whether a call of a module runs more than the ``forward`` of its class.
+
+    That is hooks, those for all modules of the process too, or a ``forward`` that was set on the instance.
+    """
+    return bool(
+        "forward" in module.__dict__
+        or module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or _has_any_global_hook()
+    )
 
 
 class TorchNorm(nn.Module):
@@ -100,6 +127,7 @@ def build_norm(factory: Factory, channels: int, eps: float) -> nn.Module:
     """
     kind = _kind(factory)
     _require_known(kind, TORCH_NORMS, "norm")
+    require_flags(factory, "norm.")
     if kind not in _CHANNELS:
         return factory(channels)
     given = factory.keywords if isinstance(factory, partial) else {}
@@ -116,12 +144,30 @@ def build_act(factory: Factory) -> nn.Module:
         ValueError: one of torch.nn that does not treat each value by itself, or works in place.
     """
     _require_known(_kind(factory), TORCH_ACTS, "act")
+    require_flags(factory, "act.")
     act = factory()
     if getattr(act, "inplace", False):
         raise ValueError("act: inplace=true would overwrite features that other parts still read; leave it out")
-    if isinstance(act, nn.PReLU) and act.num_parameters != 1:
+    if type(act) is nn.PReLU and act.num_parameters != 1:
         raise ValueError(f"act: num_parameters={act.num_parameters}: a PReLU has one slope here; leave it out")
     return act
+
+
+def require_flags(factory: Callable[..., Any], before: str = "") -> None:
+    """Refuse a value that is not true or false for an argument that is: other values count as true, as ``no`` does.
+
+    Args:
+        before: what a message puts before the argument's name.
+
+    Raises:
+        SettingError: names the argument.
+    """
+    if not isinstance(factory, partial):
+        return
+    parameters = inspect.signature(factory.func).parameters
+    for name, value in factory.keywords.items():
+        if name in parameters and isinstance(parameters[name].default, bool):
+            require(f"{before}{name}", value, FLAG)
 
 
 def _kind(factory: Factory) -> Any:

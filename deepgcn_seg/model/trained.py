@@ -7,7 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ..data.classes import ClassList
 from ..data.label_numbers import LabelNumbers
@@ -43,7 +44,9 @@ def find_checkpoints(checkpoints: Checkpoints) -> list[Path]:
     Raises:
         UserError: there is none, one is named twice, or one is a directory without a checkpoint.
     """
-    several = [checkpoints] if isinstance(checkpoints, (str, Path)) else list(checkpoints)
+    several: Any = [checkpoints] if isinstance(checkpoints, (str, Path)) else checkpoints
+    if not isinstance(several, (list, tuple)) or not all(isinstance(path, (str, Path)) for path in several):
+        raise UserError(f"checkpoint={shown(several)}: must be a file or run directory, or a list of them")
     if not several:
         raise UserError("checkpoint=[]: give at least one file")
     paths = [find_checkpoint(path) for path in several]
@@ -173,7 +176,8 @@ def read_trained(checkpoints: Checkpoints) -> Trained:
         checkpoints: files or run directories.
 
     Raises:
-        UserError: one is unreadable, or they have not the same classes, features, variant and side of a block.
+        UserError: one is unreadable, two have the same weights, or they have not the same classes, features, variant
+            and side of a block.
     """
     found = Trained(tuple(_read(path) for path in find_checkpoints(checkpoints)))
     expected = [dict(member.expects()) for member in found.members]
@@ -183,7 +187,31 @@ def read_trained(checkpoints: Checkpoints) -> Trained:
             [each.get(name) for each in expected],
             "networks are averaged that have the same classes, features, variant and side of a block",
         )
+    # Last: the same weights may have been trained on other things, which is the more telling error.
+    _require_different(found.members)
     return found
+
+
+def _require_different(members: Sequence[Member]) -> None:
+    """Refuse two checkpoints of the same weights, such as a best one and a last one of the same step.
+
+    Raises:
+        UserError: names both.
+    """
+    for i, member in enumerate(members):
+        for other in members[:i]:
+            if _are_equal(member.tensors, other.tensors):
+                raise UserError(
+                    f"checkpoint {member.path}: has the weights of {other.path}; each member of an ensemble counts once"
+                )
+
+
+def _are_equal(tensors: Any, others: Any) -> bool:
+    """Return whether two state dicts hold the same values; False if they are damaged, which is told later."""
+    if not (isinstance(tensors, dict) and isinstance(others, dict)) or tensors.keys() != others.keys():
+        return False
+    pairs = [(tensor, others[name]) for name, tensor in tensors.items()]
+    return all(isinstance(a, Tensor) and isinstance(b, Tensor) and torch.equal(a, b) for a, b in pairs)
 
 
 def _read(path: Path) -> Member:

@@ -66,6 +66,8 @@ def require_settings(arguments: Sequence[str], main: str | None) -> None:
         UserError: says what to write.
     """
     for before, argument in zip(["", *arguments], arguments):
+        if argument.lstrip("+~").startswith("="):
+            raise UserError(f"{argument}: no setting stands before the =; settings are KEY=VALUE")
         if "=" in argument or argument.startswith(("-", "~")) or before in _WITH_VALUE:
             continue
         remedy = f"write {main}={argument}" if main else "settings are KEY=VALUE"

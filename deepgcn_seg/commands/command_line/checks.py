@@ -2,7 +2,9 @@
 
 import inspect
 import re
+import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ from ...model import description
 from ...model.description import NETWORK
 from ...model.freezing import freeze
 from ...model.graph import dilation_schedule, find_graph
+from ...model.operators import OperatorError, OperatorSettingError
+from ...model.own_layers import TORCH_ACTS, TORCH_NORMS, options_of
 from ...old_names import RENAMED
 from ...settings import SettingError, setting_problem, shown, validate_given
 from .command_settings import COMMANDS
@@ -219,8 +223,8 @@ def _check_network(config: DictConfig) -> int:
     known = list(description.Network.model_fields)
     if unknown := [name for name in network if name not in known and not name.startswith("_")]:
         raise UserError(_no_such_setting("model", unknown[0], known))
-    # A network that a checkpoint could not describe must not be trained.
-    description.Network.of(description.describe_network(network), "model")
+    _check_layers(network)
+    _check_description(network)
     try:
         # On the meta device, which has no memory, this finds in no time what does not fit together.
         with torch.device("meta"):
@@ -230,6 +234,44 @@ def _check_network(config: DictConfig) -> int:
         if not isinstance(error.__cause__, RuntimeError):
             raise
     return needed
+
+
+def _check_layers(network: dict[str, Any]) -> None:
+    """Refuse an operator, norm or activation that does not say what builds it, or has settings that it does not know.
+
+    Raises:
+        UserError: names the key.
+    """
+    operator = network["conv"].get("operator", {"_target_": None})
+    if not isinstance(operator, dict) or "_target_" not in operator:
+        raise UserError(f"conv.operator={shown(operator)}: must be settings with a _target_ and _partial_: true")
+    for name, kinds in (("norm", TORCH_NORMS), ("act", TORCH_ACTS)):
+        layer: Any = network.get(name)
+        kind = kinds.get(str(layer["_target_"]).removeprefix("torch.nn.")) if isinstance(layer, dict) else None
+        if kind is not None:
+            known = options_of(kind)
+            if unknown := [option for option in layer if option not in known and not option.startswith("_")]:
+                raise UserError(_no_such_setting(f"model.{name}", unknown[0], sorted(known)))
+
+
+def _check_description(network: dict[str, Any]) -> None:
+    """Refuse a network that a checkpoint could not describe: it must not be trained.
+
+    Raises:
+        UserError: names the key.
+    """
+    try:
+        description.Network.of(description.describe_network(network), "model")
+    except UserError as error:
+        # A description has the name of the convolution in front of its settings, which a command line has not.
+        found = re.fullmatch(r"model: (unknown field )?conv\.\w+\.(.*)", str(error), re.S)
+        if found is None:
+            raise
+        if found[1]:
+            named = inspect.signature(get_object(network["conv"]["_target_"])).parameters
+            known = [name for name in named if name not in ("in_channels", "out_channels", "spec")]
+            raise UserError(_no_such_setting("conv", found[2], known)) from None
+        raise UserError(f"conv.{found[2]}") from None
 
 
 def _build(key: str, part: Any) -> Any:
@@ -268,10 +310,30 @@ def _no_such_setting(key: str, name: str, known: Sequence[str]) -> str:
 def refusal(error: InstantiationException, key: str) -> str | None:
     """Return in one line why a constructor refuses its settings, or None if it failed for another reason."""
     cause = error.__cause__
+    if found := re.match(r"Error locating target '([^']*)'", str(error)):
+        return _not_found(error, key, found[1])
+    if isinstance(cause, OperatorSettingError):
+        return f"conv.{cause}"
+    if isinstance(cause, OperatorError):
+        return "conv: " + re.sub(r"\b(?=(networks|edge_positions)=)", "conv.", str(cause))
     if isinstance(cause, SettingError):
         return f"{key}.{cause}"
     refused = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
     return f"{key}: {first_line(cause)}" if isinstance(cause, refused) else None
+
+
+def _not_found(error: InstantiationException, key: str, target: str) -> str:
+    """Return in one line that a ``_target_`` does not exist, with names that may have been meant."""
+    place = re.search(r"full_key: (\S+)", str(error))
+    key = place[1] if place else key
+    # The network's convolution is that of the group of the same name.
+    key = key.removeprefix("model.") if key.startswith("model.conv") else key
+    module, _, name = target.rpartition(".")
+    # Loaded by the search for the target, unless there is no such module.
+    names = {each.lower(): each for each in dir(sys.modules[module])} if module in sys.modules else {}
+    close = get_close_matches(name.lower(), names, 1)
+    hint = f"did you mean {names[close[0]]}?" if close else "check its spelling, and that PYTHONPATH has its module"
+    return f"{key}._target_={target}: there is no such class or function; {hint}"
 
 
 def require_read(config: DictConfig, known: dict[str, str]) -> None:
@@ -281,8 +343,12 @@ def require_read(config: DictConfig, known: dict[str, str]) -> None:
     refers to by ``${...}`` is read.
 
     Raises:
-        UserError: names the setting, and those that may have been meant.
+        UserError: names the setting, and those that may have been meant; or a folder of settings that is not there.
     """
+    for place in HydraConfig.get().searchpath:
+        folder = str(place).removeprefix("file://")
+        if "://" not in folder and not Path(folder).is_dir():
+            raise UserError(f"hydra.searchpath={shown([place])}: there is no folder {folder}")
     for override in HydraConfig.get().overrides.task:
         key = override.partition("=")[0].lstrip("+")
         parts = key.split(".")

@@ -3,12 +3,14 @@
 import logging
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -25,7 +27,7 @@ from . import help
 from .arguments import quote
 from .checks import check, require_choices, require_read
 from .failures import error_line
-from .main import hydra_arguments, require_known
+from .main import hydra_arguments, quiet_hydra, require_known
 from .whole import replace_wholes
 
 # Hydra's state is that of the process. A thread may call a command within another, but two threads take turns.
@@ -70,7 +72,7 @@ def run_command(
     conf = own if own is not None and replaced else settings_folder()
     _require_plain(settings)
     call = f"deepgcn_seg.{command}({', '.join(map(repr, settings))})"
-    with _turn, called_as(call), _user_errors(conf, command):
+    with _turn, called_as(call), _user_errors(conf, command), _process_as_before():
         require_known(settings, command)
         require_choices(list(settings), conf)
         folder, name, overrides = _place(hydra_arguments(list(settings), conf), conf, command)
@@ -80,6 +82,19 @@ def run_command(
             if compose(name, overrides, return_hydra_config=True).hydra.mode == RunMode.MULTIRUN:
                 raise UserError("these settings are a multirun: use tools/train.py, or call once for each run")
             return _run(task, conf, command, name, overrides)
+
+
+@contextmanager
+def _process_as_before() -> Iterator[None]:
+    """Give the process its warning filters, hook for errors of threads and random state back afterwards."""
+    hook = threading.excepthook
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng(devices):
+            quiet_hydra()
+            yield
+    finally:
+        threading.excepthook = hook
 
 
 def _require_plain(settings: Sequence[str]) -> None:

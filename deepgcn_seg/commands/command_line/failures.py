@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
+from hydra.errors import InstantiationException, OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -44,6 +44,8 @@ def _reason(error: BaseException, conf: Path, config_name: str) -> str:
         key = next((line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")), "settings")
         return refusal(error, key) or " ".join(lines[:2])
     text = lines[0] if lines else type(error).__name__
+    if isinstance(error, OverrideParseException) and error.override not in text:
+        return f"{error.override}: cannot be read ({text.partition(' See https:')[0]})"
     if text.startswith("In '") and len(lines) > 1 and lines[1].startswith("Available options"):
         missing = text.split("'")[3] if text.count("'") >= 4 else text
         group, _, choice = missing.rpartition("/")

@@ -69,6 +69,9 @@ def suggestion(key: str, known: Iterable[str]) -> str:
     """Return a hint for an unknown setting: those with a similar name, or where all are listed."""
     if key in RENAMED:
         return f"it is now {RENAMED[key].name}"
+    known = list(known)
+    if key in known:
+        return f"another choice of {key.split('.')[0]} has it, but not this one"
     names = [name for name in known if not name.rsplit(".", 1)[-1].startswith("_")]
     ends: dict[str, list[str]] = {}
     for name in names:

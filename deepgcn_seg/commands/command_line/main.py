@@ -109,8 +109,7 @@ def _command(task: Callable[[DictConfig], Any], conf: Path, config_name: str, pr
     # When the disk of the log file is full, logging would print a traceback for each line. The error in one line comes
     # from the other files that are written.
     logging.raiseExceptions = False
-    # Our launcher configs have the names of the plugins' own, which are their schemas.
-    warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/.*' is validated against ConfigStore schema")
+    quiet_hydra()
     _start_processes(program, sys.argv[1:])
     world, outcome = declared(), _Outcome()
 
@@ -218,6 +217,16 @@ def _without_output(arguments: list[str]) -> list[str]:
     folders = ["hydra.run.dir=.", "hydra.sweep.dir=.", "hydra.sweep.subdir=."]
     rest = [a for a in arguments if not a.startswith(("hydra.run", "hydra.sweep", "hydra/job_log"))]
     return [*rest, *quiet, *folders]
+
+
+def quiet_hydra() -> None:
+    """Hide two of Hydra's warnings.
+
+    Our launcher configs have the names of the plugins' own, which are their schemas. A search path that is not there
+    is an error of ours (:func:`~.checks.require_read`).
+    """
+    warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/.*' is validated against ConfigStore schema")
+    warnings.filterwarnings("ignore", message=r"provider=hydra\.searchpath .* is not available")
 
 
 def require_known(arguments: Sequence[str], command: str) -> None:
