@@ -87,7 +87,7 @@ def test_every_setting_has_a_comment_for_help(name):
 
 
 def test_help_shows_values_as_they_are_set():
-    lines = help.page(CONF, "train", ["recipe=modern", "depth=7"]).splitlines()
+    lines = help.page(CONF, "train", ["recipe=modern_turns", "depth=7"]).splitlines()
     shown = {line.split("#")[0].strip(): line.split("#")[1].strip() for line in lines if "  # " in line}
     assert shown["depth: 7"] == "graph convolutions, the head one included"
     assert shown["lr: 0.008"] == "learning rate at the start"
@@ -232,8 +232,8 @@ def test_a_wrong_setting_is_one_line_that_begins_with_its_key(override, message)
         (["batch_size=15", "accumulate=2"], "batch_size=15: must be a multiple of 2"),
         (["points=131072", "batch_size=65536"], "batch_size=65536: with points=131072"),
         (["recipe=modern", "recipe.schedule.warmup=2"], "recipe.schedule.warmup=2: must be"),
-        (["recipe=modern", "recipe.augmentation.0.step=-90"], "recipe.augmentation.0.step=-90: must be"),
-        (["recipe=modern", "recipe.augmentation.2.low=2"], "recipe.augmentation.2.low=2: must be at most high=1.1"),
+        (["recipe=modern_turns", "recipe.augmentation.0.step=-90"], "recipe.augmentation.0.step=-90: must be"),
+        (["recipe=modern", "recipe.augmentation.0.low=2"], "recipe.augmentation.0.low=2: must be at most high=1.05"),
         (["+recipe.optimizer.betas=[2,1]"], "recipe.optimizer: Invalid beta"),
         (["+recipe.optimizer.betas=[0.9]"], "recipe.optimizer: "),
         (["+recipe.optimizer.speed=1"], "recipe.optimizer.speed: no such setting; known are lr, betas"),

@@ -69,7 +69,7 @@ def test_a_newcomers_day(place):
     assert [store.open(room).count for room in store.rooms] == [3000 - 40] * 3
     assert store.open(store.rooms[0]).size == pytest.approx([4, 3, 2.6], abs=0.02)
     assert training.returncode == 0, training.stderr
-    assert (place / "outputs" / "scans" / "checkpoints" / "best.ckpt").is_file()
+    assert (place / "outputs" / "scans" / "checkpoints" / "last.ckpt").is_file()
     assert labelled.returncode == 2
     assert "Eingang (kaputt).ply" in labelled.stderr
     for name in ("Flur 1", "Flur 2"):
@@ -87,7 +87,7 @@ def test_two_scans_train_and_say_what_is_used(tmp_path):
     classes(raw, classes=["floor", "wall", "things"], ignore=255, scale=0.001)
     log = f"hydra.run.dir={tmp_path}/log"
     run("prepare", f"source={raw}", f"data.root={tmp_path}/store", log)
-    common = [*SMALL, "data=folder", f"data.root={tmp_path}/store", "data.fold=b"]
+    common = [*SMALL, "data=folder", f"data.root={tmp_path}/store", "data.fold=b", "select=validation"]
     done = run("train", *common, f"hydra.run.dir={tmp_path}/run")
     assert "No room is left for validation (data.validation=0.1, 1 rooms to train on)" in done.stderr
     scored = json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]

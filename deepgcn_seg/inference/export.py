@@ -17,7 +17,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, List  # noqa: UP035
 
 import numpy as np
 import torch
@@ -201,7 +201,7 @@ def differences(model: DeepGCN, run: Runner, sizes: Sequence[tuple[int, int]]) -
 
 
 @torch.library.custom_op("deepgcn_seg::search_at", mutates_args=())
-def _search_at(points: Tensor, ranks: Sequence[int], loop: bool) -> Tensor:
+def _search_at(points: Tensor, ranks: List[int], loop: bool) -> Tensor:  # noqa: UP006 - as PyTorch 2.6 has it
     """Do what ``nearest_ranks`` does, with ranks that a trace knows as numbers."""
     return _search_by_topk(points, ranks, loop)
 
@@ -211,7 +211,7 @@ def _(points, ranks, loop):
     return points.new_empty(*points.shape[:2], len(ranks), dtype=torch.int64)
 
 
-def _search_by_topk(points: Tensor, ranks: Sequence[int], loop: bool) -> Tensor:
+def _search_by_topk(points: Tensor, ranks: list[int], loop: bool) -> Tensor:
     """Return the neighbours (B, N, k) of points (B, N, C) at some ranks of squared distance."""
     centred = points - points.mean(1, keepdim=True)
     norms = centred.square().sum(-1)

@@ -11,7 +11,7 @@ from ..data.blocks import NINE, VARIANTS, channels
 from ..settings import Count, Flag, Metres, Seed, choice, integer, listed, number, validate
 
 # Test-time augmentation: the eight ways in which a square fits onto itself, each in one of three sizes. The factors are
-# within the range of training (recipe=modern).
+# within the range of training (recipe=modern_turns).
 TTA: dict[str, Any] = {"votes": 8, "turn": True, "mirror": True, "scales": (1.0, 0.95, 1.05)}
 
 

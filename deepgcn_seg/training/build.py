@@ -151,6 +151,7 @@ def _settings(config: DictConfig, device: torch.device, objective: Objective) ->
     return TrainingSettings(
         **{key: config[key] for key in (*same, "validate_every", "save_every")},
         freeze=list(config.freeze),
+        keep_best=config.select != "last",
         device=device,
         objective=objective,
         ema=recipe.ema,

@@ -44,8 +44,9 @@ class TrainingSettings:
     batch_size: blocks of one optimiser step, over all processes and passes. accumulate: passes per step.
     objective: the loss. schedule: returns the factor of the learning rate. norm_momentum: returns batch norms'
     momentum; None keeps it. ema: decay of the averaged weights; None for no average. max_bad_steps: number of
-    successive steps that may be skipped because their loss or gradients are not finite. freeze: modules that stay
-    in eval mode (:func:`~deepgcn_seg.model.freezing.set_training_mode`).
+    successive steps that may be skipped because their loss or gradients are not finite. keep_best: whether the
+    checkpoint with the highest validation mIoU is kept as ``best.ckpt``. freeze: modules that stay in eval mode
+    (:func:`~deepgcn_seg.model.freezing.set_training_mode`).
     """
 
     epochs: int
@@ -64,6 +65,7 @@ class TrainingSettings:
     schedule: Callable[[Clock], float] = field(default=lambda clock: 1.0)
     norm_momentum: Callable[[Clock], float] | None = None
     max_bad_steps: int = 10
+    keep_best: bool = True
     freeze: Sequence[str] = ()
 
 
@@ -304,7 +306,7 @@ class Trainer:
         log.warning("%s. Step skipped, %d so far", what, state.skipped)
 
     def _validate(self) -> Result | None:
-        """Score the model on held-out rooms, and save it as ``best.ckpt`` if it is the best so far."""
+        """Score the model on held-out rooms, and save it as ``best.ckpt`` if that is kept and it is the best so far."""
         state = self.state
         state.validated_step = state.step
         if self.validate is None:
@@ -327,7 +329,8 @@ class Trainer:
             )
         if better:
             state.best = miou
-            self.save("best.ckpt")
+            if self.settings.keep_best:
+                self.save("best.ckpt")
         return result
 
     def _show(self, points: torch.Tensor, labels: torch.Tensor) -> None:
