@@ -21,7 +21,8 @@ from deepgcn_seg.model.checkpoint import read_checkpoint
 ROOT = Path(__file__).parent.parent
 # Seconds, not minutes: two layers, few points.
 TINY = [
-    "depth=2", "channels=8", "k=4", "points=64", "batch_size=4", "epochs=2", "max_steps=6", "recipe=modern",
+    "depth=2", "channels=8", "k=4", "points=64", "batch_size=4", "epochs=2", "max_steps=6",
+    "recipe=modern", "recipe.loss=cross_entropy", "select=validation",
     "model.fusion_channels=16", "model.head_channels=[16,8]", "save_every=2", "device=cpu",
     "data.store.rooms_per_area=1", "data.store.density=60",
 ]  # fmt: skip
@@ -435,7 +436,7 @@ def test_resume_auto_starts_or_goes_on(data_root, tmp_path):
     run("train", *arguments)
     first = (tmp_path / "metrics.json").read_text()
     done = run("train", *arguments)
-    assert "all 6 steps are done, nothing is left to train" in done.stderr
+    assert "all 6 steps of max_steps=6 are done" in done.stderr
     assert (
         json.loads(first)["test"]["confusion"]
         == json.loads((tmp_path / "metrics.json").read_text())["test"]["confusion"]

@@ -65,7 +65,7 @@ def test_two_processes_freeze_as_one_does(trained, data_root, tmp_path):  # noqa
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("weights=nowhere.ckpt", "checkpoint {}/nowhere.ckpt: no such file"),
+        ("weights=nowhere.ckpt", "weights={}/nowhere.ckpt: no such file"),
         ("weights=", "weights is empty"),
         ("weights=empty", "weights {}/empty: a directory without checkpoints/best.ckpt or last.ckpt; give a file"),
         ("weights=pickle.ckpt", "checkpoint {}/pickle.ckpt: damaged, or not a checkpoint (it names pathlib"),

@@ -14,7 +14,6 @@ from typing import Any, cast
 import torch
 from pydantic import PlainValidator
 from torch import Tensor, nn
-from torch.nn.modules import module as hooks
 
 from ..settings import FLAG, require
 
@@ -72,7 +71,8 @@ def is_exactly(module: nn.Module | None, *kinds: type[nn.Module]) -> bool:
 def is_hooked(module: nn.Module) -> bool:
     """Return whether a call of a module runs more than the ``forward`` of its class.
 
-    That is hooks, those for all modules of the process too, or a ``forward`` that was set on the instance.
+    That is its hooks, or a ``forward`` that was set on the instance. Hooks for all modules of a process do not count:
+    they are those of tools that count and trace, which are to see what is computed without them.
     """
     return bool(
         "forward" in module.__dict__
@@ -80,10 +80,6 @@ def is_hooked(module: nn.Module) -> bool:
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
-        or hooks._global_forward_hooks
-        or hooks._global_forward_pre_hooks
-        or hooks._global_backward_hooks
-        or hooks._global_backward_pre_hooks
     )
 
 

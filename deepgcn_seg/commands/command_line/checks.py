@@ -263,8 +263,8 @@ def _check_description(network: dict[str, Any]) -> None:
     try:
         description.Network.of(description.describe_network(network), "model")
     except UserError as error:
-        # A description has the name of the convolution in front of its settings, which a command line has not.
-        found = re.fullmatch(r"model: (unknown field )?conv\.\w+\.(.*)", str(error), re.S)
+        # On the command line these settings do not belong to the group model.
+        found = re.fullmatch(r"model: (unknown field )?conv\.(.*)", str(error), re.S)
         if found is None:
             raise
         if found[1]:
