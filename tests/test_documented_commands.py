@@ -1,5 +1,6 @@
 """Every command of the README and of docs/ runs as it stands, on tiny data."""
 
+import importlib.util
 import re
 import shlex
 import shutil
@@ -9,6 +10,7 @@ import torch
 from test_commands import ROOT, TINY, run
 from test_labelled_scans import classes, write_scans
 from test_predict import scan_file
+from test_scanners import ptx
 
 from deepgcn_seg.data.build_store import prepare
 from deepgcn_seg.data.export_hdf5 import export_blocks
@@ -59,8 +61,15 @@ def place(tmp_path_factory, store, raw_rooms):
         re.search(r"```python\n(.*?)```", (ROOT / "docs" / "tutorial.md").read_text(), re.S)[1]
     )
     run("train", *TINY, f"data.root={root}/tiny", f"hydra.run.dir={root}/RUN_DIR", "max_steps=1")
-    shutil.copy(root / "RUN_DIR" / "checkpoints" / "best.ckpt", root / "FILE")
-    for name in ("connection", "folds", "mean", "recipes", "losses", "depth"):
+    # An average is of two networks with different weights.
+    run("train", *TINY, f"data.root={root}/tiny", f"hydra.run.dir={root}/other", "max_steps=1", "seed=1")
+    shutil.copy(root / "other" / "checkpoints" / "last.ckpt", root / "FILE")
+    shutil.copytree(root / "RUN_DIR", root / "outputs" / "scans")
+    (root / "building.ptx").write_text(ptx([f"{x / 6} {y / 6} 1 0.5" for x in range(12) for y in range(12)]))
+    if importlib.util.find_spec("pye57"):
+        run("predict", f"checkpoint={root}/RUN_DIR", f"input={root}/building.ptx", f"output={root}/building.e57",
+            f"hydra.run.dir={root}/log")  # fmt: skip
+    for name in ("connection", "folds", "mean", "recipes", "losses", "depth", "published"):
         shutil.copytree(root / "RUN_DIR", root / "outputs" / name / "0_resgcn2")
     official = torch.load(ROOT / "tests" / "fixtures" / "res_edge_7.pt", weights_only=True)
     torch.save({"state_dict": official["state_dict"]}, root / "ckpt_best.pth")
@@ -92,6 +101,8 @@ def test_documented_command(tool, arguments, place, tmp_path):
         done = run(tool, "hydra/launcher=submitit_slurm", "--cfg", "hydra")
         assert "SlurmLauncher" in done.stdout
         return
+    if ".e57" in arguments:
+        pytest.importorskip("pye57")
     if tool == "export" and ".onnx" in arguments:
         pytest.importorskip("onnxruntime")
     if "assembly" in arguments or "measure=pyg" in arguments:
