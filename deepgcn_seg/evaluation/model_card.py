@@ -14,13 +14,14 @@ from pydantic import Field, StringConstraints
 from ..escaping import markdown
 from ..files import replacing
 from ..model.checkpoint import describe
+from ..model.connection import CONNECTIONS
 from ..model.description import Description, Network, TrainedOn
 from ..provenance import as_called
 from ..schema import Schema
 from ..settings import integer, number
 
 NAME = "MODEL_CARD.md"
-# A class with a lower IoU is named among the limits: more of its points are labelled wrong than right.
+# A class with a lower IoU is named among the limits: for each of its points that is right, two are wrong.
 LOW_IOU = 0.33
 
 Text = Annotated[str, StringConstraints(max_length=500)]
@@ -144,7 +145,8 @@ def _network(description: Description, parameters: int) -> Iterator[str]:
     network, trained = description.network, description.trained_on
     if isinstance(network, Network):
         conv = getattr(network.conv, "name", "own")
-        yield f"# {_title(network)}{f' trained on {markdown(trained.name)}' if trained else ''}"
+        name = f"{CONNECTIONS[network.connection].network}-{network.depth}"
+        yield f"# {name}{f' trained on {markdown(trained.name)}' if trained else ''}"
         yield ""
         yield (
             f"A network that labels each point of a room as one of {len(description.classes)} classes: "
@@ -158,11 +160,6 @@ def _network(description: Description, parameters: int) -> Iterator[str]:
         yield f"A network of its author's own class, with {parameters:,} parameters. Its module is needed to use it."
     yield ""
     yield f"Classes: {', '.join(map(markdown, description.classes))}."
-
-
-def _title(network: Network) -> str:
-    names = {"plain": "PlainGCN", "res": "ResGCN", "dense": "DenseGCN", "res+": "ResGCN+", "rev": "RevGCN"}
-    return f"{names.get(network.connection, 'DeepGCN')}-{network.depth}"
 
 
 def _data(description: Description) -> Iterator[str]:

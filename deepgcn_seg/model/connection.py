@@ -27,6 +27,7 @@ class Connection:
 
     Attributes:
         name: the connection's name in printed models and in messages.
+        network: the name of networks with it in the papers, to which tables add the depth: ResGCN-28.
         pre_activated: whether norm and activation stand in front of each convolution, and once more after the last.
         nested: whether the first channels of a layer's output are the output of the layer before.
         keeps_layers: whether the fusion block sees the output of every layer, or of the last one alone. An own
@@ -35,6 +36,7 @@ class Connection:
     """
 
     name = "own"
+    network = "DeepGCN"
     pre_activated = False
     nested = False
     keeps_layers = True
@@ -125,6 +127,7 @@ class Plain(Connection):
     """
 
     name = "plain"
+    network = "PlainGCN"
     official = MappingProxyType({"dilation": "none", "stochastic": False})
 
     def combine(self, x: Tensor, h: Tensor) -> Tensor:
@@ -136,6 +139,7 @@ class Residual(Connection):
     """x + h: residual graph connections (ResGCN; DeepGCNs, "Residual Learning for GCNs")."""
 
     name = "res"
+    network = "ResGCN"
 
     def combine(self, x: Tensor, h: Tensor) -> Tensor:
         """Return the sum."""
@@ -149,6 +153,7 @@ class Dense(Connection):
     """
 
     name = "dense"
+    network = "DenseGCN"
     nested = True
 
     def combine(self, x: Tensor, h: Tensor) -> Tensor:
@@ -169,6 +174,7 @@ class PreActivatedResidual(Residual):
     """x + h, where norm and activation come before the convolution (ResGCN+, DeeperGCN's pre-activation)."""
 
     name = "res+"
+    network = "ResGCN+"
     pre_activated = True
 
 
@@ -182,6 +188,7 @@ class Reversible(PreActivatedResidual):
     """
 
     name = "rev"
+    network = "RevGCN"
     keeps_layers = False
 
     def __init__(self, groups: int = 2):

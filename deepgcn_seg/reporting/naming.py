@@ -5,13 +5,12 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from ..model.connection import CONNECTIONS
 from ..model.description import Network, OwnPart
 from ..old_names import ADDED
 from .runs import REPEATS, Run, varied
 
-# The paper's names; ResGCN+ and RevGCN are those of later ones (Li et al. 2020 and 2021).
-KINDS = {"plain": "PlainGCN", "res": "ResGCN", "dense": "DenseGCN", "res+": "ResGCN+", "rev": "RevGCN"}
-# The same for a config that names a backbone alone, by conf/backbone.
+# The connection of a config that names a backbone alone, by conf/backbone.
 _BACKBONES = {"plaingcn": "plain", "resgcn": "res", "densegcn": "dense", "resgcnplus": "res+", "revgcn": "rev"}
 # Settings that the name of a network stands for.
 _NAMED = ("depth", "model.depth", "model.connection", "model._target_", "backbone.name", "backbone.connection")
@@ -28,9 +27,9 @@ def kind_of(run: Run) -> str:
     if isinstance(run.network, OwnPart):
         return run.network.target.rpartition(".")[2]
     if isinstance(run.network, Network):
-        return KINDS[run.network.connection]
+        return CONNECTIONS[run.network.connection].network
     name = str(run.settings.get("backbone.name", "network"))
-    return KINDS[_BACKBONES[name]] if name in _BACKBONES else name
+    return CONNECTIONS[_BACKBONES[name]].network if name in _BACKBONES else name
 
 
 def network_name(run: Run) -> str:

@@ -10,7 +10,8 @@ import torch
 
 from ..data.layouts import natural
 from ..evaluation.metrics import Scores
-from .naming import KINDS, experiment, kind_of, labels
+from ..model.connection import CONNECTIONS
+from .naming import experiment, kind_of, labels
 from .runs import Run
 
 
@@ -46,7 +47,7 @@ def experiments(runs: Sequence[Run]) -> list[Experiment]:
         groups[experiment(run)].append(run)
         names[experiment(run)] = label
     found = [Experiment(names[key], group) for key, group in groups.items()]
-    order = list(KINDS.values())
+    order = [connection.network for connection in CONNECTIONS.values()]
     kind = lambda each: order.index(name) if (name := kind_of(each.runs[0])) in order else len(order)
     return sorted(found, key=lambda each: (kind(each), natural(each.label)))
 
