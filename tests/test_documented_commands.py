@@ -49,7 +49,8 @@ def place(tmp_path_factory, store, raw_rooms):
         .replace("rooms_per_area: 6", "rooms_per_area: 1")
         .replace("density: 1000 ", "density: 60 ")
     )
-    shutil.copytree(store.root, root / "data" / "s3dis")
+    for name in ("data/s3dis", "STORE"):
+        shutil.copytree(store.root, root / name)
     (root / "Stanford3dDataset_v1.2_Aligned_Version").symlink_to(raw_rooms)
     export_blocks(store, root / "indoor3d_sem_seg_hdf5_data")
     prepare(classes(write_scans(root / "scans")), root / "data" / "scans")
