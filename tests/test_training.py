@@ -1,6 +1,5 @@
 """The training loop on its own: whatever stops it, and when, it ends as a run left alone does."""
 
-import json
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
@@ -24,7 +23,7 @@ from deepgcn_seg.model.layers import BatchNorm, LayerNorm
 from deepgcn_seg.training import loop, state, tensorboard
 from deepgcn_seg.training.loop import Trainer, TrainingSettings
 from deepgcn_seg.training.losses import CrossEntropy, Objective
-from deepgcn_seg.training.run_directory import finished_miou, record_changes
+from deepgcn_seg.training.run_directory import finished_miou
 from deepgcn_seg.training.schedules import HalveByEpochs
 from deepgcn_seg.training.state import average_of
 from deepgcn_seg.training.tensorboard import RunLog
@@ -353,14 +352,9 @@ def test_a_validation_without_a_score_is_said_once(tmp_path, monkeypatch, caplog
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
 
 
-def test_a_run_goes_on_only_to_become_longer(tmp_path, caplog):
+def test_a_run_that_is_done_says_what_would_go_on(tmp_path, caplog):
     caplog.set_level("INFO")
     trainer(tmp_path, max_steps=4).fit()
-    last = (tmp_path / "checkpoints" / "last.ckpt").read_bytes()
-    for settings, limit in (({"max_steps": 3}, "max_steps=3 stands for 3"), ({"epochs": 1}, "epochs=1 stands for 3")):
-        with pytest.raises(UserError, match=f"4 steps were trained, but {limit}; a resumed run can only become longer"):
-            trainer(tmp_path, **settings)
-    assert (tmp_path / "checkpoints" / "last.ckpt").read_bytes() == last
     trainer(tmp_path, max_steps=4)
     assert "all 4 steps of max_steps=4 are done" in caplog.text
     trainer(tmp_path).fit()
@@ -368,51 +362,10 @@ def test_a_run_goes_on_only_to_become_longer(tmp_path, caplog):
     assert "all 9 steps of epochs=3 are done" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"classes": ["wall", "floor", "thing"]}, "but those of the data are in another order floor, wall"),
-        ({"classes": ["wall"]}, "classes wall, but those of the data are floor, wall"),
-        ({"trained_on": {"features": ["block", "room"]}}, r"data.features=\[block,color\]: the run was started with"),
-        ({"trained_on": {"variant": "port"}}, "data.variant=paper: the run was started with port, and keeps it"),
-        ({"trained_on": {"batch_size": 4}}, "batch_size=2: the run was started with 4"),
-        ({"steps_per_epoch": 2}, "an epoch had 2 steps, and has 3 now"),
-    ],
-    ids=str,
-)
-def test_a_run_goes_on_with_its_classes_channels_and_epochs(tmp_path, change, message):
-    names = ["floor", "wall", "thing"]
-    trained_on = {"features": ("block", "color"), "variant": "paper", "batch_size": 2}
-    found = trainer(tmp_path, max_steps=1)
-    found.fit()
-    last = tmp_path / "checkpoints" / "last.ckpt"
-    content = {**torch.load(last, weights_only=True), "classes": names, "trained_on": trained_on}
-    classes = ClassList.of(names, [(0, 0, 0)] * 3)
-    found.description = {"classes": classes, "trained_on": trained_on, "steps_per_epoch": 3}
-    torch.save(content, last)
-    found.resume()
-    torch.save({**content, **change}, last)
-    with pytest.raises(UserError, match=message):
-        found.resume()
-
-
-def test_what_a_resumed_run_changes_is_said_and_kept(tmp_path, caplog):
-    caplog.set_level("INFO")
-    before = {"recipe.loss": "cross_entropy", "epochs": "2"}
-    path = tmp_path / "run.json"
-    path.write_text(json.dumps({"settings": before, "class_weights": {"wall": 1.0}}))
-    now = {"recipe.loss.focal": "1", "epochs": "3"}
-    record_changes(now, {"wall": 2.0}, tmp_path)
-    for told in ("recipe.loss cross_entropy -> not set", "recipe.loss.focal not set -> 1", "epochs 2 -> 3"):
-        assert told in caplog.text
-    assert json.loads(path.read_text()) == {"settings": now, "class_weights": {"wall": 2.0}}
-    record_changes(now, None, tmp_path)
-    assert json.loads(path.read_text()) == {"settings": now}
-    # A setting that runs did not have from the beginning has the value that it had then.
-    path.write_text(json.dumps({"settings": {"epochs": "3"}}))
-    caplog.clear()
-    record_changes({"epochs": "3", "recipe.loss": "cross_entropy"}, None, tmp_path)
-    assert not caplog.text
+def test_averaged_weights_are_not_trained_on(tmp_path):
+    trainer(tmp_path, max_steps=4).fit()
+    with pytest.raises(UserError, match="has averaged weights beside those of the optimiser"):
+        trainer(tmp_path, ema=None)
 
 
 def test_training_goes_on_over_blocks_without_a_labelled_point(tmp_path, monkeypatch):

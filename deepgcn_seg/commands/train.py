@@ -26,12 +26,13 @@ from ..provenance import provenance
 from ..training.build import TrainingData, announce, build_trainer
 from ..training.final_score import score_run
 from ..training.loop import Trainer
+from ..training.resuming import Resumed
 from ..training.run_directory import (
     complete,
     finished_miou,
-    first_step,
     keep_config,
     record_changes,
+    require_free,
     run_settings,
     set_scores_aside,
     sole_training,
@@ -70,29 +71,32 @@ def _train(config: DictConfig, folder: Path, device: torch.device, world: World)
             log.info("%s: finished before, mIoU %.4f", folder, finished)
             return finished
         resuming = (folder / "checkpoints" / "last.ckpt").is_file()
-    step = first_step(folder, resuming)
+    settings = run_settings(config)
+    resumed = Resumed(folder, settings) if resuming else None
+    if resumed is None:
+        require_free(folder)
     source = None if resuming else _read_weights(config)
     # Record the settings as they were given, before opening the data changes those that depend on the data. They are
     # written once nothing can refuse them any more: a resumed run that is refused stays as it was.
     given = deepcopy(config)
-    facts = {**provenance(device, world.size), "settings": run_settings(config)}
+    facts = {**provenance(device, world.size), "settings": settings}
     if source is not None:
         facts["weights"] = source.record()
 
     data = _open_data(config, world)
-    run_log = RunLog(folder if world.first else None, step)
-    trainer = build_trainer(config, folder, data, device, world, run_log, source)
-    if resuming:
-        trainer.resume()
+    run_log = RunLog(folder if world.first else None, 0 if resumed is None else resumed.step + 1)
+    trainer = build_trainer(config, folder, data, device, world, run_log, source or resumed)
+    if resumed is not None:
+        trainer.resume(resumed.changes_loss)
     else:
         run_log.config(OmegaConf.to_yaml(config, resolve=True))
     if world.first:
         keep_config(given, folder)
         weights = _named_weights(trainer, data)
-        if not resuming:
+        if resumed is None:
             write_json(folder / "run.json", facts if weights is None else {**facts, "class_weights": weights})
         else:
-            record_changes(facts["settings"], weights, folder)
+            record_changes(folder, settings, weights, resumed.changed, resumed.changes)
             if trainer.state.step < trainer.total_steps:
                 set_scores_aside(folder, trainer.state.step)
     announce(config, trainer, data)

@@ -80,6 +80,10 @@ class OfficialBlocks:
         found = [(room, row) for room in rooms for row in self._rows_of(room)]
         return OfficialBlockDataset([row for _, row in found], [room for room, _ in found], points, **settings)
 
+    def fingerprint(self, room: RoomEntry) -> str:
+        """Return the number of a room's blocks, the only thing known of it without reading all of the blocks."""
+        return f"{len(self._blocks[f'{room.area}_{room.name}'])} blocks"
+
     def labels(self, room: RoomEntry) -> np.ndarray:
         """Return the labels of the points of all of a room's blocks, one block after the other.
 

@@ -89,7 +89,8 @@ class History:
         # A row is written by the order of its columns.
         if self._rows and list(self._rows[0]) != list(row):
             raise UserError(f"{self._path}: has other columns than this training, or in another order; {_REMEDY}")
-        self._rows.append(row)
+        # A run that was killed between a row and its checkpoint comes to the same step again.
+        self._rows = [before for before in self._rows if (before["step"] or 0) < (row["step"] or 0)] + [row]
         try:
             with replacing(self._path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
                 writer = csv.writer(file)

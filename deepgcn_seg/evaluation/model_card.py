@@ -37,7 +37,7 @@ class Training(Schema):
         recipe: its name. optimizer, loss, class_weights, augmentation: as the config has them. epochs: passes over all
             blocks. weights: where the first weights came from; None for random ones.
         commit: of the code, None if it was no checkout of Git. dirty: whether its files differed from the commit.
-        rooms: number of rooms to train on.
+        rooms: number of rooms to train on. changes: settings that were changed on the way, a text for each time.
     """
 
     recipe: Text
@@ -54,6 +54,7 @@ class Training(Schema):
     weights: Text | None = None
     commit: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{7,64}$")] | None = None
     dirty: bool = False
+    changes: Texts = ()
 
 
 class Score(Schema):
@@ -200,6 +201,7 @@ def _training(card: Card | None, content: Mapping[str, Any]) -> Iterator[str]:
         yield f"- The weights are a moving average with decay {training.ema:g}."
     if training.weights is not None:
         yield f"- It began with the weights of {markdown(training.weights)}."
+    yield from (f"- Changed {markdown(change)}." for change in training.changes)
     changed = " with changes that are not committed" if training.dirty else ""
     yield f"- Code: {f'commit {training.commit}{changed}' if training.commit else 'no commit is known'}."
 

@@ -32,6 +32,7 @@ from .class_weights import class_weights
 from .guards import Batch
 from .loop import Trainer, TrainingSettings
 from .losses import Objective, build_loss
+from .resuming import Resumed, rooms_of
 from .tensorboard import RunLog
 
 log = logging.getLogger(__name__)
@@ -56,24 +57,30 @@ def build_trainer(
     device: torch.device,
     world: World,
     run_log: RunLog,
-    source: Source | None = None,
+    source: Source | Resumed | None = None,
 ) -> Trainer:
     """Return the trainer of a config, whose model has the channels and classes of the data.
 
     Args:
-        folder: the run directory. source: weights to begin with, as far as they fit; None for random ones.
+        folder: the run directory. source: weights to begin with, as far as they fit, or the run that goes on; None for
+            a run that begins with random weights.
 
     Raises:
-        UserError: nothing of the source fits, or a part to be frozen is not there or begins anew.
+        UserError: nothing of the source fits, a part to be frozen is not there or begins anew, or the run cannot go on
+            with these settings and data.
     """
     store, split, grid = data.store, data.split, data.grid
-    description = checkpoint_description(config, store, len(split.train))
-    # Class weights that do not fit are refused before the network is built.
-    objective = _objective(config.recipe, data, device, world)
-    model = _build_model(config, device, world, description, store.classes, source)
     channels = {"variant": config.data.variant, "features": tuple(config.data.features)}
     augment = [instantiate(part) for part in config.recipe.augmentation]
     blocks = block_dataset(store, split.train, config.points, grid, seed=config.seed, augment=augment, **channels)
+    description = checkpoint_description(config, store, len(split.train))
+    description["rooms"] = rooms_of(split, store)
+    # Whatever does not fit is refused before the network is built.
+    if isinstance(source, Resumed):
+        _go_on(source, description, store.classes, config, len(blocks))
+    objective = _objective(config.recipe, data, device, world)
+    first = source if isinstance(source, Source) else None
+    model = _build_model(config, device, world, description, store.classes, first)
     # The official blocks of points cannot be cut again.
     name = "blocks" if isinstance(store, OfficialBlocks) else "recut"
     protocol = Protocol(name, points=config.points, batch_size=config.batch_size, side=grid.side, **channels)
@@ -94,6 +101,16 @@ def build_trainer(
         world,
         _blocks_to_show(data, split.validation or split.test, config, channels),
     )
+
+
+def _go_on(resumed: Resumed, description: dict[str, Any], classes: ClassList, config: DictConfig, blocks: int) -> None:
+    """Refuse to go on with settings or data that do not fit the run, and write what has changed into its card."""
+    own = {**description, "classes": classes, "steps_per_epoch": blocks // min(config.batch_size, blocks)}
+    recipe = config.recipe
+    schedules = [instantiate(part) for part in (recipe.schedule, recipe.norm_momentum) if part is not None]
+    resumed.require_same(own, config.epochs, config.max_steps, schedules)
+    if resumed.changes:
+        description["card"]["training"]["changes"] = list(map(str, resumed.changes))
 
 
 def _build_model(

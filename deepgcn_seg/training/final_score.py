@@ -1,6 +1,7 @@
 """Score a finished training on its test rooms: a table, ``metrics.json``, pictures and TensorBoard's entry."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from ..changes import values_in_time
 from ..data.dataset import area_name
 from ..distributed import World
 from ..evaluation.evaluate import evaluate_rooms
@@ -20,7 +22,7 @@ from ..model.checkpoint import add_to_checkpoint, load_weights, read_checkpoint
 from ..provenance import versions
 from ..settings import shown
 from .build import TrainingData
-from .run_directory import recorded_weights
+from .run_directory import recorded_changes, recorded_weights
 from .tensorboard import RunLog
 
 log = logging.getLogger(__name__)
@@ -73,6 +75,8 @@ def score_run(
     metrics = {"test": entry, "parameters": parameters, "training": cost, "versions": versions()}
     if (weights := recorded_weights(folder)) is not None:
         metrics["weights"] = weights
+    if changes := recorded_changes(folder):
+        metrics["changes"] = [change.plain() for change in changes]
     if isinstance(card := content.get("card"), dict):
         write_card(folder, add_to_checkpoint(path, card={**card, "score": score_of(entry).plain()}))
     write_json(folder / "metrics.json", metrics)
@@ -84,23 +88,27 @@ def score_run(
         run_log.image("4_test/room", folder / "room.png", after)
     scores = Scores.of(confusion)
     results = {"hparam/mIoU": scores.miou, "hparam/mAcc": scores.macc, "hparam/OA": scores.oa}
-    run_log.hparams(_settings_to_compare(config, protocol), results)
+    run_log.hparams(_settings_to_compare(config, protocol, values_in_time(changes)), results)
     run_log.close()
     log.info("Run directory: %s", folder)
     return scores.miou
 
 
-def _settings_to_compare(config: DictConfig, protocol: Protocol) -> dict[str, Any]:
-    """Return the settings that TensorBoard's table of runs shows."""
+def _settings_to_compare(config: DictConfig, protocol: Protocol, changed: Mapping[str, str]) -> dict[str, Any]:
+    """Return the settings that TensorBoard's table of runs shows.
+
+    Args:
+        changed: all values of settings that were changed on the way, by name.
+    """
     plain: Any = OmegaConf.to_container(config.recipe)
     return {
         "backbone": config.backbone.name,
         # An operator of torch_geometric is told by its own name.
         "conv": str(config.conv.get("operator", config.conv)._target_).rsplit(".", 1)[-1],
         "recipe": config.recipe.name,
-        "loss": shown(plain["loss"]),
-        "class_weights": shown(plain["class_weights"]),
-        **{key: config[key] for key in ("depth", "channels", "k", "points", "batch_size", "epochs", "seed")},
+        **{key: changed.get(f"recipe.{key}", shown(plain[key])) for key in ("loss", "class_weights")},
+        **{key: config[key] for key in ("depth", "channels", "k", "points", "batch_size", "seed")},
+        "epochs": changed.get("epochs", config.epochs),
         "dilation": str(config.model.dilation),
         "stochastic": config.model.stochastic,
         "graph": str(config.model.graph),

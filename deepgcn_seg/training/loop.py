@@ -27,6 +27,7 @@ from ..progress import Meter
 from .guards import Batch, RunningStatistics, advice_on_memory, save_bad_batch, stop_requested
 from .inspection import gradient_norms, neighbor_distances, predicted_labels
 from .losses import Objective
+from .resuming import total_steps
 from .schedules import Clock, set_norm_momentum
 from .state import TrainingState
 from .tensorboard import RunLog
@@ -115,9 +116,7 @@ class Trainer:
         self.description = {**description, "steps_per_epoch": self.steps_per_epoch}
         # Whether the log has said so already: it is said once in a process.
         self._told_of_no_score = self._told_of_no_label = False
-        self.total_steps = self.steps_per_epoch * settings.epochs
-        if settings.max_steps is not None:
-            self.total_steps = min(self.total_steps, settings.max_steps)
+        self.total_steps = total_steps(self.steps_per_epoch, settings.epochs, settings.max_steps)
 
     @property
     def epoch(self) -> int:
@@ -183,8 +182,16 @@ class Trainer:
 
     def _end_epoch(self) -> None:
         """Validate if it is time, add a row to the history, and save."""
+        self._add_row(self._validate() if self.validation_due else None)
+        self.save("last.ckpt")
+
+    def _add_row(self, result: Result | None) -> None:
+        """Add a row to the history of the steps since the row before.
+
+        Args:
+            result: of the validation of the last step; None if there was none.
+        """
         state = self.state
-        result = self._validate() if self.validation_due else None
         # An epoch whose steps were all left out, or had no labelled point, has no loss, and no row.
         if state.losses:
             epoch = Epoch(
@@ -199,7 +206,6 @@ class Trainer:
             )
             self.run_log.epoch(epoch, self.description["classes"])
             state.loss_sum, state.losses = 0.0, 0
-        self.save("last.ckpt")
 
     def _batches(self) -> Iterator[Batch]:
         """Return an iterator over the batches of this epoch that have not been used yet."""
@@ -355,24 +361,25 @@ class Trainer:
         self.run_log.flush()
         self.state.save(self.folder / name, self.description, self.settings.device, self.world)
 
-    def resume(self) -> None:
-        """Restore the state of ``last.ckpt``.
+    def resume(self, other_loss: bool = False) -> None:
+        """Restore the state of ``last.ckpt``. Whether the run may go on is checked before (:mod:`.resuming`).
+
+        Args:
+            other_loss: whether the steps from now on have another loss; those until now then get a row of the history.
 
         Raises:
-            UserError: the file is missing, damaged, of another model or other data, or has been trained for longer.
+            UserError: the file is missing, damaged, or of another model.
         """
         path, total = self.folder / "last.ckpt", self.total_steps
-        self.state.load(path, self.description, self.settings.device, self.world)
-        of_epochs, max_steps = self.steps_per_epoch * self.settings.epochs, self.settings.max_steps
-        limit = f"epochs={self.settings.epochs}" if total == of_epochs else f"max_steps={max_steps}"
-        if self.state.step > total:
-            raise UserError(
-                f"{path}: {self.state.step} steps were trained, but {limit} stands for {total}; a resumed run can only "
-                "become longer"
-            )
-        if self.state.step == total:
+        self.state.load(path, self.settings.device, self.world)
+        if self.state.step >= total:
+            of_epochs = self.steps_per_epoch * self.settings.epochs
+            limit = f"epochs={self.settings.epochs}" if total == of_epochs else f"max_steps={self.settings.max_steps}"
             log.info("%s: all %d steps of %s are done; a larger one goes on", path, total, limit)
             return
+        if other_loss and self.state.losses:
+            self._add_row(None)
+            self.save("last.ckpt")
         before = self.state.optimizer.param_groups[0]["lr"]
         clock = Clock(self.state.step, self.steps_per_epoch, total)
         rate = self.base_rates[0] * self.settings.schedule(clock)

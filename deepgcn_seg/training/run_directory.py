@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,10 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from ..changes import Change, Values, changes_of, typed
 from ..distributed import World
 from ..errors import OccupiedError, UserError
-from ..escaping import one_line
 from ..files import replacing
-from ..model.checkpoint import read_checkpoint
 from ..old_names import ADDED, renamed
 from ..schema import read_json
 
@@ -92,20 +91,16 @@ def complete(config: DictConfig) -> None:
             OmegaConf.update(config, key, value, force_add=True)
 
 
-def first_step(folder: Path, resuming: bool) -> int:
-    """Return the first step whose events are new: 0 in a new run, else the one after the last checkpoint.
+def require_free(folder: Path) -> None:
+    """Refuse to begin a run in a folder that holds one already.
 
     Raises:
-        OccupiedError: the run is new, but the folder holds one already.
+        OccupiedError: it does.
     """
-    path = folder / "checkpoints" / "last.ckpt"
-    if resuming:
-        return read_checkpoint(path)["step"] + 1
-    if path.is_file():
+    if (folder / "checkpoints" / "last.ckpt").is_file():
         raise OccupiedError(
             f"{folder} already holds a run: resume={folder} goes on with it, or choose another directory"
         )
-    return 0
 
 
 def finished_miou(config: DictConfig, folder: Path) -> float | None:
@@ -120,7 +115,7 @@ def finished_miou(config: DictConfig, folder: Path) -> float | None:
         before, now = renamed(dict(read_json(folder / "run.json")["settings"])), run_settings(config)
     except (ValueError, TypeError, KeyError):
         raise UserError(f"{folder / 'run.json'}: says nothing of the run's settings") from None
-    if changed := _changed(before, now):
+    if changed := changed_settings(before, now):
         raise OccupiedError(
             f"{folder} holds a run of other settings ({', '.join(list(changed)[:5])}); choose another hydra.sweep.dir"
         )
@@ -131,41 +126,83 @@ def finished_miou(config: DictConfig, folder: Path) -> float | None:
     return miou if isinstance(miou, (int, float)) else None
 
 
-def _changed(before: dict[str, str], now: dict[str, str]) -> dict[str, tuple[str | None, str | None]]:
+def changed_settings(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, Values]:
     """Return the settings that two runs have not the same, with both values; None for one that a run does not have."""
-    before = {**{key: str(value) for key, value in ADDED.items() if key in now}, **before}
-    every = {key: (before.get(key), now.get(key)) for key in {**now, **before}}
+    there, here = _whole(before), _whole(now)
+    there = {**{key: str(value) for key, value in ADDED.items() if key in here}, **there}
+    every = {key: (there.get(key), here.get(key)) for key in {**here, **there}}
     return {key: values for key, values in every.items() if values[0] != values[1]}
+
+
+def _whole(settings: Mapping[str, str]) -> dict[str, str]:
+    """Return settings with the parts of a loss, as ``recipe.loss.focal``, put together to the one setting they are."""
+    inside = {key: value for key, value in settings.items() if key.startswith("recipe.loss.")}
+    rest = {key: value for key, value in settings.items() if key not in inside}
+    if not inside:
+        return rest
+    parts = [f"{key.removeprefix('recipe.loss.')}:{value}" for key, value in sorted(inside.items())]
+    return {**rest, "recipe.loss": f"{{{','.join(parts)}}}"}
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """Return the content of ``run.json``; empty if there is none, or if it is something else.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    path = folder / "run.json"
+    facts = read_json(path) if path.is_file() else None
+    return facts if isinstance(facts, dict) else {}
+
+
+def recorded_settings(folder: Path) -> dict[str, str] | None:
+    """Return a run's settings by their present names, as its ``run.json`` has them; None if it has none."""
+    settings = _record(folder).get("settings")
+    return renamed({key: str(value) for key, value in settings.items()}) if isinstance(settings, dict) else None
+
+
+def recorded_changes(folder: Path) -> list[Change]:
+    """Return the settings that were changed during a run, as its ``run.json`` has them.
+
+    Raises:
+        UserError: they are damaged.
+    """
+    return changes_of(_record(folder), f"{folder / 'run.json'}")
 
 
 def recorded_weights(folder: Path) -> Any:
     """Return where a run's first weights came from, as its ``run.json`` has it; None if it began with random ones."""
     try:
-        return read_json(folder / "run.json").get("weights")
-    except (UserError, AttributeError):
+        return _record(folder).get("weights")
+    except UserError:
         return None
 
 
-def record_changes(now: dict[str, str], class_weights: dict[str, float] | None, folder: Path) -> None:
-    """Say which settings a resumed run has changed, such as more epochs, and put them into its ``run.json``.
+def record_changes(
+    folder: Path,
+    now: Mapping[str, str],
+    class_weights: Mapping[str, float] | None,
+    changed: Mapping[str, Values],
+    changes: Sequence[Change],
+) -> None:
+    """Say which settings a resume has changed, such as more epochs, and put them into the run's ``run.json``.
 
     Args:
         now: as :func:`run_settings` returns them. class_weights: those of the loss by class, if it has some.
+        changed: settings of ``now`` that are not as before, with both values. changes: of the whole run.
     """
-    path = folder / "run.json"
-    facts = read_json(path) if path.is_file() else None
-    if not isinstance(facts, dict) or not isinstance(before := facts.get("settings"), dict):
+    if changed:
+        told = [f"{key} {typed(there)} -> {typed(here)}" for key, (there, here) in changed.items()]
+        more = f" and {len(told) - _LISTED} more" if len(told) > _LISTED else ""
+        log.info("Changed: %s%s", ", ".join(told[:_LISTED]), more)
+    before = _record(folder)
+    if not isinstance(before.get("settings"), dict):
         return
-    if changed := _changed(renamed(before), now):
-        typed = lambda value: "not set" if value is None else one_line(value, 60)
-        shown = [f"{key} {typed(there)} -> {typed(here)}" for key, (there, here) in changed.items()]
-        more = f" and {len(shown) - _LISTED} more" if len(shown) > _LISTED else ""
-        log.info("Changed since the run was started: %s%s", ", ".join(shown[:_LISTED]), more)
-    if changed or facts.get("class_weights") != class_weights:
-        facts = {**facts, "settings": now, "class_weights": class_weights}
-        if class_weights is None:
-            del facts["class_weights"]
-        with replacing(path) as temporary:
+    facts = {**before, "settings": dict(now), "class_weights": class_weights}
+    facts["changes"] = [change.plain() for change in changes]
+    facts = {key: value for key, value in facts.items() if key not in ("class_weights", "changes") or value}
+    if facts != before:
+        with replacing(folder / "run.json") as temporary:
             temporary.write_text(json.dumps(facts, indent=1) + "\n")
 
 

@@ -1,7 +1,6 @@
 """The state of a training that a checkpoint restores: weights, optimiser, counts and random state."""
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,10 +10,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from ..distributed import World
 from ..errors import UserError, first_line
-from ..escaping import one_line
 from ..model.checkpoint import load_weights, read_checkpoint, save_checkpoint
 from ..schema import Schema
-from ..settings import integer, number, shown
+from ..settings import integer, number
 
 
 class Counts(Schema):
@@ -80,18 +78,18 @@ class TrainingState:
         except (OSError, RuntimeError) as error:
             raise UserError(f"cannot write {path} ({error}); the previous checkpoint is intact") from None
 
-    def load(self, path: Path, description: Mapping[str, Any], device: torch.device, world: World) -> None:
+    def load(self, path: Path, device: torch.device, world: World) -> None:
         """Restore what :meth:`save` wrote. A process that did not exist then keeps its own random state.
 
-        Args:
-            description: what :meth:`save` would write now; a run keeps its classes, channels and epochs.
-
         Raises:
-            UserError: the file is missing, damaged, of another model, or of a run on other data.
+            UserError: the file is missing, damaged, or of another model.
         """
         content, where = read_checkpoint(path), f"checkpoint {path}"
-        _require_same_run(content, description, where)
         counts = Counts.of({name: content[name] for name in Counts.model_fields if name in content}, where)
+        if self.averaged is None and content.get("training") is not None:
+            raise UserError(
+                f"{where}: has averaged weights, and the optimiser's state is of the others; set recipe.ema"
+            )
         load_weights(self.result, content["model"], where)
         try:
             if self.averaged is not None:
@@ -104,41 +102,6 @@ class TrainingState:
             raise UserError(f"{where}: not the state of this training ({first_line(error)})") from None
         for name, count in counts:
             setattr(self, name, count)
-
-
-def _require_same_run(content: Mapping[str, Any], own: Mapping[str, Any], where: str) -> None:
-    """Refuse a checkpoint whose classes, channels or epochs are others than those of the run that goes on.
-
-    Args:
-        content: of the checkpoint. own: the description of the run as it is now.
-
-    Raises:
-        UserError: names both.
-    """
-    classes, here = content.get("classes"), list(own["classes"])
-    if isinstance(classes, (list, tuple)) and list(classes) != here:
-        order = " in another order" if sorted(map(str, classes)) == sorted(here) else ""
-        raise UserError(
-            f"{where}: classes {one_line(', '.join(map(str, classes)), 300)}, but those of the data are{order} "
-            f"{', '.join(here)}; a resumed run keeps its classes (weights= begins a run with its weights)"
-        )
-    before, now = content.get("trained_on"), own.get("trained_on")
-    for name, setting in _KEPT.items():
-        if isinstance(before, Mapping) and isinstance(now, Mapping) and name in before:
-            there, value = (list(v) if isinstance(v, (list, tuple)) else v for v in (before[name], now[name]))
-            if there != value:
-                raise UserError(f"{setting}={shown(value)}: the run was started with {shown(there)}, and keeps it")
-    steps, epoch = content.get("steps_per_epoch"), own.get("steps_per_epoch")
-    if isinstance(steps, int) and steps != epoch:
-        raise UserError(
-            f"{where}: an epoch had {steps} steps, and has {epoch} now that the rooms or how they are cut into blocks "
-            "have changed; a resumed run keeps its blocks (weights= begins a run with its weights)"
-        )
-
-
-# Field of a checkpoint's trained_on -> the setting. A resumed run keeps these: the network reads these channels, and
-# its epochs are counted in steps of this many blocks. accumulate, which saves memory too, may change.
-_KEPT = {"features": "data.features", "variant": "data.variant", "batch_size": "batch_size"}
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
