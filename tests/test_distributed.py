@@ -40,7 +40,7 @@ def alone(data_root, tmp_path_factory):  # noqa: F811
 
 def test_two_processes_give_the_same_curve(alone, data_root, tmp_path):  # noqa: F811
     done = run("train", *EXACT, "devices=2", f"data.root={data_root}", f"hydra.run.dir={tmp_path}/run")
-    assert "4 blocks: 2 processes x 1 passes of 2" in done.stderr
+    assert "4 blocks: 2 processes x 1 pass of 2" in done.stderr
     one, two = losses(alone), losses(tmp_path / "run")
     assert list(one) == list(two) == [1, 2, 3, 4, 5, 6]
     assert np.allclose(list(one.values()), list(two.values()), rtol=1e-4)
@@ -90,7 +90,7 @@ def test_two_processes_stop_and_one_goes_on(alone, data_root, tmp_path):  # noqa
 def test_batch_that_cannot_be_shared_out_is_one_line(data_root, tmp_path):  # noqa: F811
     done = run("train", *EXACT, "accumulate=3", f"data.root={data_root}", f"hydra.run.dir={tmp_path}/run", check=False)
     assert done.returncode == 2
-    assert "batch_size=4: must be a multiple of 3 (1 processes x accumulate=3)" in done.stderr
+    assert "batch_size=4: must be a multiple of 3 (1 process x accumulate=3)" in done.stderr
 
 
 def test_a_process_that_dies_ends_the_job(data_root, tmp_path):  # noqa: F811

@@ -10,7 +10,7 @@ from deepgcn_seg import DeepGCN
 from deepgcn_seg.errors import UserError
 from deepgcn_seg.model import GENConv, MRConv
 from deepgcn_seg.model.convolution import EdgeConv, GraphSAGE
-from deepgcn_seg.model.freezing import freeze, require_taken, set_training_mode
+from deepgcn_seg.model.freezing import freeze, outermost, require_taken, set_training_mode
 
 NETWORKS = {
     "plain": {"connection": "plain"},
@@ -119,3 +119,8 @@ def test_what_begins_anew_is_not_frozen(parts, refused):
         return
     with pytest.raises(UserError, match=r"backbone.head begins anew \(channels block there, room here\), and frozen"):
         require_taken(parts, anew)
+
+
+def test_a_part_of_a_frozen_part_is_not_named_again():
+    names = ["backbone.head", "backbone", "fusion", "backbone", "backbone2"]
+    assert outermost(names) == ["backbone", "fusion", "backbone2"]

@@ -354,7 +354,7 @@ def test_a_training_with_a_sum_and_weights_logs_and_records_them(data_root, tmp_
     recorded = json.loads((tmp_path / "run.json").read_text())["class_weights"]
     assert list(recorded) == list(store.classes)
     assert list(recorded.values()) == pytest.approx(expected.tolist(), abs=1e-5)
-    assert "Loss: WeightedSum(terms=((1, CrossEntropy(smoothing=0.1)), (1, LovaszSoftmax())))" in done.stderr
+    assert "Loss: {cross_entropy:1,lovasz:1}, label_smoothing 0.1" in done.stderr
     assert done.stderr.count("Class weights (sqrt, from ") == 1
     assert f"ceiling {expected[0]:.4g}, floor {expected[1]:.4g}" in done.stderr
 

@@ -89,7 +89,7 @@ def test_two_scans_train_and_say_what_is_used(tmp_path):
     run("prepare", f"source={raw}", f"data.root={tmp_path}/store", log)
     common = [*SMALL, "data=folder", f"data.root={tmp_path}/store", "data.fold=b", "select=validation"]
     done = run("train", *common, f"hydra.run.dir={tmp_path}/run")
-    assert "No room is left for validation (data.validation=0.1, 1 rooms to train on)" in done.stderr
+    assert "No room is left for validation (data.validation=0.1, 1 room to train on)" in done.stderr
     scored = json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]
     assert scored["selection"] == "last"
     for tool, more in (("evaluate", []), ("predict", [f"input={tmp_path}/scan.ply", f"output={tmp_path}/out.ply"])):

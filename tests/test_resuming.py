@@ -105,8 +105,13 @@ def test_other_rooms_under_the_same_names_are_refused(run, tmp_path):
 
 
 @pytest.mark.parametrize("record", ["new", "old"])
-def test_a_store_elsewhere_and_a_run_without_the_record_go_on(run, record, finished, store, tmp_path):
-    moved = shutil.copytree(store.root, tmp_path / "moved")
+def test_a_store_elsewhere_and_a_run_without_the_record_go_on(run, record, store, raw_rooms, tmp_path):
+    moved = tmp_path / "moved"
+    if record == "new":
+        # Prepared again from the same scans.
+        prepare(raw_rooms, moved)
+    else:
+        shutil.copytree(store.root, moved)
     if record == "old":
         path = run / "checkpoints" / "last.ckpt"
         content = last(run)
@@ -257,6 +262,15 @@ def test_changes_at_one_step_are_one_and_a_change_back_is_none():
     changes = add_change(changes, 9, {"b": ("z", None)})
     assert values_in_time(changes) == {"b": "x, from step 4 on z, from step 9 on not set"}
     assert add_change(changes, 10, {}) == changes
+
+
+def test_a_validation_on_test_rooms_is_said(store, tmp_path):
+    given = [*TINY, f"data.root={store.root}", f"hydra.run.dir={tmp_path}", "select=test", "max_steps=1"]
+    deepgcn_seg.train(*given, "freeze=[backbone.head,backbone,backbone]", "recipe.loss={focal:1}")
+    logged = (tmp_path / "train.log").read_text()
+    assert "for 1 step; validation on 2 test rooms, test on 2 of Area_5" in logged
+    assert "Loss: {focal:1}, focal_gamma 2" in logged and "Frozen: backbone; " in logged
+    assert "A step is 8 blocks: 1 process x 1 pass of 8" in logged
 
 
 def test_a_damaged_record_of_changes_is_one_line():

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 from ..errors import UserError
+from ..settings import counted
 from .build_store import prepare
 from .classes import S3DIS
 from .layouts import HDF5, STORE, recognise
@@ -79,7 +80,7 @@ def folder(root: str | Path) -> RoomStore | OfficialBlocks:
 def s3dis_hdf5(root: str | Path) -> OfficialBlocks:
     """Return S3DIS as the official HDF5 blocks (``indoor3d_sem_seg_hdf5_data``)."""
     store = OfficialBlocks(root)
-    log.info("Data: %s, blocks of %d rooms in %d areas", store.source, len(store.rooms), len(store.areas))
+    log.info("Data: %s, blocks of %s", store.source, _size(store))
     return store
 
 
@@ -95,5 +96,9 @@ def _open(root: str | Path) -> RoomStore | OfficialBlocks:
             "then data.root=STORE"
         )
     store = RoomStore(layout.root)
-    log.info("Data: %s, %d rooms in %d areas (%s)", root, len(store.rooms), len(store.areas), store.source)
+    log.info("Data: %s, %s (%s)", root, _size(store), store.source)
     return store
+
+
+def _size(store: RoomStore | OfficialBlocks) -> str:
+    return f"{counted(len(store.rooms), 'room')} in {counted(len(store.areas), 'area')}"

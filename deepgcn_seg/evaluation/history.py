@@ -1,5 +1,7 @@
 """``history.csv``: a row for each epoch of a training, for spreadsheets, pandas and the reports.
 
+An epoch has two rows if ``max_steps`` ended the training in it and a resume went on, or if its loss was changed.
+
 ============================  ==========================================================================
 ``step``, ``epoch``           optimiser steps done, and the epoch that the last one belongs to
 ``learning_rate``             of the last step

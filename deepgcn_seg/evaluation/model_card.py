@@ -18,7 +18,7 @@ from ..model.connection import CONNECTIONS
 from ..model.description import Description, Network, TrainedOn
 from ..provenance import as_called
 from ..schema import Schema
-from ..settings import integer, number
+from ..settings import counted, integer, number
 
 NAME = "MODEL_CARD.md"
 # A class with a lower IoU is named among the limits: for each of its points that is right, two are wrong.
@@ -192,8 +192,8 @@ def _training(card: Card | None, content: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"- Recipe {markdown(training.recipe)}: {markdown(training.optimizer)}"
         f"{'' if training.learning_rate is None else f', learning rate {training.learning_rate:g}'}, "
-        f"{training.epochs} epochs of batches of {training.batch_size} blocks, {training.rooms} rooms, seed "
-        f"{training.seed}; this file is of step {step}."
+        f"{training.epochs} epochs of batches of {training.batch_size} blocks, "
+        f"{counted(training.rooms, 'room')}, seed {training.seed}; this file is of step {step}."
     )
     yield f"- Loss: {markdown(training.loss)}; class weights: {markdown(training.class_weights)}."
     yield f"- Augmentation: {', '.join(map(markdown, training.augmentation)) or 'none'}."
@@ -214,8 +214,9 @@ def _scores(card: Card | None, classes: Sequence[str]) -> Iterator[str]:
         yield f"The checkpoint does not say how good it is{why}."
         return
     score = card.score
+    areas = ", ".join(map(markdown, score.areas))
     yield (
-        f"On {score.rooms} rooms ({score.points:,} points) of area {', '.join(map(markdown, score.areas))} of "
+        f"On {counted(score.rooms, 'room')} ({score.points:,} points) of area {areas} of "
         f"{markdown(score.dataset)}, which were not trained on. Protocol: {markdown(score.protocol)}. "
         f"Checkpoint: {markdown(score.selection)}, step {score.step}."
     )

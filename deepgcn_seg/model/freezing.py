@@ -56,6 +56,12 @@ def require_taken(frozen: Sequence[str], newly_initialised: dict[str, str]) -> N
             )
 
 
+def outermost(names: Sequence[str]) -> list[str]:
+    """Return each name once, without those of parts of the others: ``backbone.head`` is a part of ``backbone``."""
+    names = list(dict.fromkeys(names))
+    return [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
+
+
 def _modules(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
     known = dict(model.named_modules())
     for name in names:

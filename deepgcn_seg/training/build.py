@@ -22,12 +22,12 @@ from ..distributed import World
 from ..evaluation.protocols import Protocol, Result
 from ..model import DeepGCN
 from ..model.description import Description, describe_network
-from ..model.freezing import freeze, require_taken
+from ..model.freezing import freeze, outermost, require_taken
 from ..model.layers import sync_norms
 from ..model.summary import summarize
 from ..model.transfer import Source, take_weights
 from ..provenance import git_state
-from ..settings import shown
+from ..settings import counted, shown
 from .class_weights import class_weights
 from .guards import Batch
 from .loop import Trainer, TrainingSettings
@@ -139,7 +139,12 @@ def _build_model(
         trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         if not config.weights:
             log.warning("freeze=%s without weights: these parts keep their random first weights", shown(frozen))
-        log.info("Frozen: %s; %s of %s parameters are trained", ", ".join(frozen), f"{trained:,}", f"{parameters:,}")
+        log.info(
+            "Frozen: %s; %s of %s parameters are trained",
+            ", ".join(outermost(frozen)),
+            f"{trained:,}",
+            f"{parameters:,}",
+        )
     log.info(
         "Model: %s-%d, %d channels, k %d, %s parameters, %s",
         config.backbone.name,
@@ -245,25 +250,33 @@ def _blocks_to_show(
     return torch.stack(points), torch.stack(labels)
 
 
+def _loss_as_typed(recipe: DictConfig) -> str:
+    """Return the loss of a recipe as it is typed, with the settings that it uses."""
+    loss: Any = OmegaConf.to_container(recipe, resolve=True)["loss"]  # type: ignore[call-overload,index]
+    used = [f"label_smoothing {recipe.label_smoothing:g}"] * ("cross_entropy" in loss and recipe.label_smoothing > 0)
+    used += [f"focal_gamma {recipe.focal_gamma:g}"] * ("focal" in loss)
+    return ", ".join([shown(loss), *used])
+
+
 def announce(config: DictConfig, trainer: Trainer, data: TrainingData) -> None:
     """Log the data, the loss and the size of a step, and warn of data that will make training worse."""
     store, split = data.store, data.split
     log.info(
-        "Training on %d blocks of %d rooms for %d steps; validation on %d rooms, test on %d of %s",
-        len(trainer.blocks),
-        len(split.train),
-        trainer.total_steps,
-        len(split.validation),
+        "Training on %s of %s for %s; validation on %s, test on %d of %s",
+        counted(len(trainer.blocks), "block"),
+        counted(len(split.train), "room"),
+        counted(trainer.total_steps, "step"),
+        counted(len(split.test), "test room") if config.select == "test" else counted(len(split.validation), "room"),
         len(split.test),
         area_name(store, config.data.fold),
     )
-    log.info("Loss: %s", trainer.settings.objective.loss)
+    log.info("Loss: %s", _loss_as_typed(config.recipe))
     if not split.validation and config.select == "validation":
         log.warning(
-            "No room is left for validation (data.validation=%g, %d rooms to train on), so that nothing chooses a "
+            "No room is left for validation (data.validation=%g, %s to train on), so that nothing chooses a "
             "best checkpoint: the last one is scored, and used by predict",
             config.data.validation,
-            len(split.train),
+            counted(len(split.train), "room"),
         )
     if isinstance(store, RoomStore) and (share := share_held(store, split.train, data.grid)) < FEW:
         log.warning(
@@ -273,10 +286,10 @@ def announce(config: DictConfig, trainer: Trainer, data: TrainingData) -> None:
             advise(store, split.train, data.grid),
         )
     log.info(
-        "A step is %d blocks: %d processes x %d passes of %d; learning rate %s",
-        trainer.batch_size,
-        trainer.world.size,
-        config.accumulate,
+        "A step is %s: %s x %s of %d; learning rate %s",
+        counted(trainer.batch_size, "block"),
+        counted(trainer.world.size, "process"),
+        counted(config.accumulate, "pass"),
         trainer.sampler.part,
         ", ".join(f"{rate:g}" for rate in trainer.base_rates),
     )

@@ -12,6 +12,7 @@ from ..data.store import RoomStore
 from ..distributed import World
 from ..errors import UserError
 from ..progress import track
+from ..settings import counted
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ def class_weights(
         # The first process counts for all: they agree, and the labels are read once.
         counts = world.share(count_labels(store, rooms) if world.first else None)
         weights = weights_of_counts(given, counts, beta)
-        source = f"{given}, from {counts.sum():,} points of {len(rooms)} rooms"
+        source = f"{given}, from {counts.sum():,} points of {counted(len(rooms), 'room')}"
     else:
         weights, source = np.array(given, float), "as given"
         if len(weights) != len(classes):

@@ -24,6 +24,7 @@ from ..evaluation.protocols import Result
 from ..memory import peak_memory_mb
 from ..model.freezing import set_training_mode
 from ..progress import Meter
+from ..settings import counted
 from .guards import Batch, RunningStatistics, advice_on_memory, save_bad_batch, stop_requested
 from .inspection import gradient_norms, neighbor_distances, predicted_labels
 from .losses import Objective
@@ -107,7 +108,7 @@ class Trainer:
         if self.batch_size % parts:
             raise UserError(
                 f"batch_size={self.batch_size}: must be a multiple of {parts} "
-                f"({world.size} processes x accumulate={settings.accumulate})"
+                f"({counted(world.size, 'process')} x accumulate={settings.accumulate})"
             )
         self.sampler = EpochSampler(
             len(blocks), settings.seed, self.batch_size, self.batch_size // parts, world.rank, world.size

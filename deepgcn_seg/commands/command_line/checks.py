@@ -28,7 +28,7 @@ from ...model.graph import dilation_schedule, find_graph
 from ...model.operators import OperatorError, OperatorSettingError
 from ...model.own_layers import TORCH_ACTS, TORCH_NORMS, options_of
 from ...old_names import RENAMED
-from ...settings import SettingError, setting_problem, shown, validate_given
+from ...settings import SettingError, counted, setting_problem, shown, validate_given
 from .command_settings import COMMANDS
 from .help import suggestion
 
@@ -105,7 +105,7 @@ def _check_training(config: DictConfig) -> None:
     if config.batch_size % parts:
         raise UserError(
             f"batch_size={config.batch_size}: must be a multiple of {parts} "
-            f"({processes} processes x accumulate={config.accumulate})"
+            f"({counted(processes, 'process')} x accumulate={config.accumulate})"
         )
     protocol = config.protocol
     if config.data.features is None and "features" in protocol:
