@@ -127,7 +127,7 @@ def test_a_finished_run_is_extended_and_says_what_the_schedule_does(tiny):
     log = (found.directory / "train.log").read_text()
     told = f"at step {steps} of {2 * steps}; learning rate {rate(steps, 2 * steps):.3g}, before {rate(steps - 1, steps):.3g}"
     assert told in log
-    assert "Changed since the run was started: epochs 1 -> 2" in log
+    assert "Changed: epochs 1 -> 2" in log
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from test_commands import tensors_equal
 from test_losses import composed
 
@@ -20,7 +21,7 @@ from deepgcn_seg.evaluation.model_card import NAME
 from deepgcn_seg.model.checkpoint import read_checkpoint
 from deepgcn_seg.reporting.config import read_config
 from deepgcn_seg.training import loop
-from deepgcn_seg.training.resuming import Effect, effect_of, require_same_data
+from deepgcn_seg.training.resuming import EFFECTS, Effect, effect_of, require_same_data
 from deepgcn_seg.training.run_directory import changed_settings, record_changes, run_settings
 
 TINY = [
@@ -204,6 +205,13 @@ def test_all_settings_of_a_recipe_are_decided_on():
     """A setting that a resume keeps is kept on purpose."""
     kept = {key for key in run_settings(composed()) if key.startswith("recipe.") and effect_of(key) is None}
     assert kept == {"recipe.name", "recipe.optimizer._target_", "recipe.optimizer._partial_"}
+
+
+def test_the_settings_that_may_change_are_there():
+    """A setting that is renamed is renamed here too."""
+    config = composed("recipe=modern")
+    there = lambda key: OmegaConf.select(config, key, default=EFFECTS) is not EFFECTS
+    assert {key for key in EFFECTS if not there(key)} == {"recipe.optimizer.betas", "recipe.optimizer.eps"}
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ class Effect(Enum):
 # The settings that a resumed run may change, or groups of them; the longest name that fits decides. It keeps every
 # other setting: with another network, other rooms, blocks or seed, or another choice of the best checkpoint, the best
 # checkpoint and its score would be of something else than the run says.
-_EFFECTS: dict[str, Effect | None] = {
+EFFECTS: dict[str, Effect | None] = {
     # The rooms themselves are compared (_require_same_rooms), wherever they are.
     "data.root": Effect.WORK,
     "data.store": Effect.WORK,
@@ -67,7 +67,7 @@ def effect_of(key: str) -> Effect | None:
     """Return what a change of a setting does to a resumed run; None if the run keeps the setting."""
     parts = key.split(".")
     names = (".".join(parts[:count]) for count in range(len(parts), 0, -1))
-    return next((_EFFECTS[name] for name in names if name in _EFFECTS), None)
+    return next((EFFECTS[name] for name in names if name in EFFECTS), None)
 
 
 def total_steps(steps_per_epoch: int, epochs: int, max_steps: int | None) -> int:

@@ -87,9 +87,7 @@ class TrainingState:
         content, where = read_checkpoint(path), f"checkpoint {path}"
         counts = Counts.of({name: content[name] for name in Counts.model_fields if name in content}, where)
         if self.averaged is None and content.get("training") is not None:
-            raise UserError(
-                f"{where}: has averaged weights, and the optimiser's state is of the others; set recipe.ema"
-            )
+            raise UserError(f"{where}: has averaged weights beside those of the optimiser; recipe.ema must be set")
         load_weights(self.result, content["model"], where)
         try:
             if self.averaged is not None:
