@@ -43,8 +43,11 @@ class Change(Schema):
         return sorted(self.settings.items())
 
 
-class _Changes(Schema):
-    changes: Annotated[tuple[Change, ...], Field(max_length=1000)] = ()
+Changes = Annotated[tuple[Change, ...], Field(max_length=1000)]
+
+
+class _Record(Schema):
+    changes: Changes
 
 
 def changes_of(facts: Any, where: str) -> list[Change]:
@@ -55,7 +58,7 @@ def changes_of(facts: Any, where: str) -> list[Change]:
     """
     if not isinstance(facts, Mapping) or "changes" not in facts:
         return []
-    return list(_Changes.of({"changes": facts["changes"]}, where).changes)
+    return list(_Record.of({"changes": facts["changes"]}, where).changes)
 
 
 def add_change(changes: Sequence[Change], step: int, settings: Mapping[str, Values]) -> list[Change]:

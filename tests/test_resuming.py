@@ -19,7 +19,8 @@ from deepgcn_seg.errors import Interrupted, UserError
 from deepgcn_seg.evaluation.history import read_history
 from deepgcn_seg.evaluation.model_card import NAME
 from deepgcn_seg.model.checkpoint import read_checkpoint
-from deepgcn_seg.reporting.config import read_config
+from deepgcn_seg.reporting.reading import LeftOut
+from deepgcn_seg.reporting.runs import find_runs
 from deepgcn_seg.training import loop
 from deepgcn_seg.training.resuming import EFFECTS, Effect, effect_of, require_same_data
 from deepgcn_seg.training.run_directory import changed_settings, record_changes, run_settings
@@ -45,6 +46,11 @@ def run(finished, tmp_path):
 
 def last(folder):
     return read_checkpoint(folder / "checkpoints" / "last.ckpt")
+
+
+def reported(folder):
+    """The settings by which a report tells a run from others."""
+    return find_runs(folder, LeftOut())[0][0].settings
 
 
 def content_of(folder):
@@ -144,7 +150,7 @@ def test_a_change_on_the_way_is_recorded_everywhere(run, caplog):
         assert json.loads((run / file).read_text())["changes"] == recorded
     told = f"from step {done + 1} on: recipe.loss {{focal:1}} instead of cross_entropy, "
     assert last(run)["card"]["training"]["changes"][0].startswith(told)
-    settings = read_config(run).settings
+    settings = reported(run)
     assert settings["recipe.loss"] == f"cross_entropy, from step {done + 1} on {{focal:1}}"
     assert settings["epochs"] == 2
     # Further, without a change: the record stays.
@@ -178,7 +184,7 @@ def test_a_longer_cosine_is_recorded_because_its_first_steps_had_other_rates(run
     deepgcn_seg.train(f"resume={cosine}", "epochs=2")
     facts = json.loads((cosine / "run.json").read_text())
     assert facts["changes"] == [{"step": done, "settings": {"epochs": ["1", "2"]}}]
-    assert read_config(cosine).settings["epochs"] == f"1, from step {done} on 2"
+    assert reported(cosine)["epochs"] == f"1, from step {done} on 2"
     for settings, message in (
         (["recipe.ema=null"], "recipe.ema=null: the run was started with averaged weights"),
         (["recipe.ema=0.9"], r"recipe\.ema=0\.9: the run has all its"),

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..changes import values_in_time
 from ..errors import UserError
 from ..escaping import one_line
 from ..model.description import Network, OwnPart, describe_network
 from ..old_names import ADDED, renamed
 from ..schema import read_yaml
-from .reading import MAX_COUNT, MAX_SETTINGS, own_file, read_changes, shown
+from .reading import MAX_COUNT, MAX_SETTINGS, own_file, shown
 
 # Settings that say where a run was done, not what it is.
 _NOT_SETTINGS = ("resume", "data.root", "data.store.root", "device", "workers", "pages")
@@ -52,9 +51,7 @@ def read_config(folder: Path) -> Configured | None:
     if len(settings) > MAX_SETTINGS:
         raise UserError(f"{path}: {len(settings)} settings, more than {MAX_SETTINGS}")
     added = {key: _value(value) for key, value in ADDED.items()}
-    # A run that was trained with several values of a setting is not one with the last of them.
-    changed = {shown(key): shown(values) for key, values in values_in_time(read_changes(folder)).items()}
-    return Configured({**added, **settings, **changed}, _network(config))
+    return Configured({**added, **settings}, _network(config))
 
 
 def _network(config: Mapping[str, Any]) -> Network | OwnPart | None:

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
-from ..changes import Change, changes_of
+from ..changes import Changes
 from ..errors import UserError, first_line
 from ..escaping import one_line
 from ..evaluation import history
@@ -112,11 +112,12 @@ class Training(_Written):
 
 
 class Metrics(_Written):
-    """``metrics.json`` of a training."""
+    """``metrics.json`` of a training. changes: settings that were changed on the way."""
 
     test: Tested
     parameters: Count
     training: Training = Training()
+    changes: Changes = ()
 
 
 class LeftOut:
@@ -174,19 +175,11 @@ def read_facts(folder: Path) -> dict[str, str]:
     """
     found = {}
     for key, value in _read_run(folder).items():
+        # Changed settings are among the settings of the run.
         if key not in ("settings", "changes"):
             parts = [f"{k} {shown(v)}" for k, v in value.items()] if isinstance(value, dict) else [value]
             found[shown(key)] = one_line(", ".join(map(str, parts)), 10 * MAX_SHOWN)
     return found
-
-
-def read_changes(folder: Path) -> list[Change]:
-    """Return the settings that were changed while a run was trained, from ``run.json``.
-
-    Raises:
-        UserError: cannot be read.
-    """
-    return changes_of(_read_run(folder), f"{folder / 'run.json'}")
 
 
 def read_device(folder: Path) -> str:

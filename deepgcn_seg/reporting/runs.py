@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
+from ..changes import values_in_time
 from ..errors import UserError
 from ..escaping import one_line
 from ..model.description import Network, OwnPart
 from .config import read_config
-from .reading import LeftOut, Metrics, Tested, read_metrics, why_unfinished
+from .reading import LeftOut, Metrics, Tested, read_metrics, shown, why_unfinished
 
 # Runs that differ in these settings alone repeat one experiment.
 REPEATS = ("data.fold", "seed")
@@ -81,7 +82,9 @@ def find_runs(root: str | Path, left_out: LeftOut) -> tuple[list[Run], list[Path
             if metrics is None:
                 unfinished.append(folder)
             else:
-                runs.append(Run(folder, config.settings, metrics, config.network))
+                # A run that was trained with several values of a setting is not one with the last of them.
+                changed = {shown(key): shown(values) for key, values in values_in_time(metrics.changes).items()}
+                runs.append(Run(folder, {**config.settings, **changed}, metrics, config.network))
     if not runs and not unfinished:
         if left_out.reasons:
             raise UserError(f"runs={root}: none of the runs below it can be read; the first: {left_out.reasons[0]}")
