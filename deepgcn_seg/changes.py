@@ -14,8 +14,8 @@ from .escaping import one_line
 from .schema import Schema
 from .settings import integer, shown
 
-# Characters of a value that a message shows.
-_SHOWN = 60
+# Characters of a value that a message shows, and of a change; a line of a card has at most 500.
+_SHOWN, _LINE = 60, 450
 # What Python's text of a value is on a command line.
 _TYPED = {"None": "null", "True": "true", "False": "false"}
 
@@ -36,7 +36,7 @@ class Change(Schema):
     def __str__(self) -> str:
         """Return the change in one line: ``from step 12 on: recipe.loss lovasz instead of cross_entropy``."""
         changed = [f"{one_line(key, 100)} {typed(new)} instead of {typed(old)}" for key, (old, new) in self._sorted]
-        return f"from step {self.step} on: {', '.join(changed)}"
+        return one_line(f"from step {self.step} on: {', '.join(changed)}", _LINE)
 
     @property
     def _sorted(self) -> list[tuple[str, Values]]:

@@ -89,7 +89,7 @@ def test_what_a_run_is_cannot_be_changed(run, settings, message, caplog):
 def test_settings_of_steps_are_refused_if_no_step_is_left(run):
     before, done = content_of(run), last(run)["step"]
     for settings in (["recipe.loss=lovasz", "recipe.optimizer.lr=0.5"], ["freeze=[backbone]"]):
-        message = f"{settings[0]}: the run has all its {done} steps (1 epochs), so that no step would use it"
+        message = f"{settings[0]}: the run has all its {done} steps (1 epoch), so that no step would use it"
         with pytest.raises(UserError) as raised:
             deepgcn_seg.train(f"resume={run}", *settings)
         assert str(raised.value).startswith(message)
@@ -276,6 +276,11 @@ def test_changes_at_one_step_are_one_and_a_change_back_is_none():
     changes = add_change(changes, 9, {"b": ("z", None)})
     assert values_in_time(changes) == {"b": "x, from step 4 on z, from step 9 on not set"}
     assert add_change(changes, 10, {}) == changes
+
+
+def test_a_change_of_many_settings_is_a_line_of_a_card():
+    change = Change(step=4, settings={f"recipe.schedule.{i}": ("x" * 1000, None) for i in range(40)})
+    assert len(str(change)) < 500 and "\n" not in str(change)
 
 
 def test_a_validation_on_test_rooms_is_said(store, tmp_path):

@@ -136,7 +136,8 @@ class Resumed:
 
     def _require_length(self, total: int, limit: str, steps_per_epoch: int) -> None:
         """Refuse fewer steps than were done, and settings of steps if none is left."""
-        done = f"{counted(self.step, 'step')} ({_number(self.step / steps_per_epoch)} epochs)"
+        epochs = round(self.step / steps_per_epoch, 1)
+        done = f"{counted(self.step, 'step')} ({epochs:g} {'epoch' if epochs == 1 else 'epochs'})"
         if self.step > total:
             raise UserError(
                 f"{limit}: stands for {counted(total, 'step')}, but the run has {done} already; a resumed run can only "
@@ -249,7 +250,3 @@ def _require_same_rooms(before: Any, now: Mapping[str, Mapping[str, str]], where
             f"{where}: the {part} rooms are others than when the run was started ({', '.join(differences[:_LISTED])}"
             f"{more}); a resumed run keeps its rooms ({_OTHER_RUN})"
         )
-
-
-def _number(value: float) -> str:
-    return f"{value:.3g}"
