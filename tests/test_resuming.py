@@ -16,7 +16,7 @@ from deepgcn_seg.changes import Change, add_change, changes_of, values_in_time
 from deepgcn_seg.data.build_store import prepare
 from deepgcn_seg.data.synthetic_rooms import generate
 from deepgcn_seg.errors import Interrupted, UserError
-from deepgcn_seg.evaluation.history import read_history
+from deepgcn_seg.evaluation.history import Epoch, History, read_history
 from deepgcn_seg.evaluation.model_card import NAME
 from deepgcn_seg.model.checkpoint import read_checkpoint
 from deepgcn_seg.reporting.reading import LeftOut
@@ -296,3 +296,11 @@ def test_a_damaged_record_of_changes_is_one_line():
     for damaged in (5, [{"step": -1, "settings": {}}], [{"step": 1, "settings": {"a": ["1"]}}]):
         with pytest.raises(UserError, match=r"^run\.json: changes"):
             changes_of({"changes": damaged}, "run.json")
+
+
+def test_a_step_that_is_done_again_has_one_row(tmp_path):
+    """A run may be killed between a row of the history and the checkpoint that goes with it."""
+    history = History(tmp_path, 0)
+    for step, loss in ((2, 1.0), (4, 0.5), (4, 0.25)):
+        history.append(Epoch(step, 1, 0.1, loss, None, None, 1.0, 1.0).row(["wall"]))
+    assert [(row["step"], row["train_loss"]) for row in read_history(tmp_path / "history.csv")] == [(2, 1), (4, 0.25)]
