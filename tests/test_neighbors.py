@@ -306,6 +306,12 @@ def test_what_the_search_tree_cannot_answer_or_answers_later_is_searched_exhaust
     assert tree.suits(large_cloud(), None, 15, True)
 
 
+def test_the_search_tree_needs_twice_the_points_for_twice_the_neighbours():
+    furthest = 2 * tree.TREE_NEIGHBORS - 1
+    assert tree.suits(large_cloud(2 * tree.TREE_POINTS), None, furthest, True)
+    assert not tree.suits(large_cloud(2 * tree.TREE_POINTS - 1), None, furthest, True)
+
+
 def test_searching_leaves_pytorchs_threads_as_they_are(set_threads):
     set_threads(3)
     with ops.backend("numba"):

@@ -6,22 +6,25 @@ torch-cluster is optional. Its search on GPUs has no tree and compares all pairs
 import torch
 from torch import Tensor
 
-# The tree is quicker from this number of points on, as long as no more neighbours than these are asked for: its time
-# grows with points times neighbours, that of the exhaustive search with the square of the points. Measured on two cores
-# with points on the walls of a box, in milliseconds: all pairs with one thread, with two, and the tree, which has one.
+# The tree is quicker from this number of points on if at most this number of neighbours is asked for, and from
+# proportionally more points on with more neighbours: its time grows with points times neighbours, that of all pairs
+# with the square of the points. The number of threads does not count, because it must not decide between ties. Measured
+# on two cores with points on the walls of a box, in milliseconds: all pairs with one thread, with two, and the tree,
+# which has one thread.
 #
 #     points           16,384             32,768               65,536
 #     k = 16           50, 37, 30         175, 113, 80         689, 423, 214
 #     k = 32           56, 37, 53         172, 127, 152        714, 520, 386
 #
 # With points all over the box and k = 16: 55, 42, 49; 165, 107, 107; 628, 404, 215.
-TREE_POINTS, TREE_NEIGHBORS = 65536, 32
+TREE_POINTS, TREE_NEIGHBORS = 32768, 16
 
 
 def suits(points: Tensor, mask: Tensor | None, furthest: int, loop: bool) -> bool:
     """Return whether the tree can search these points for neighbours up to the rank ``furthest``, and is quicker."""
-    large = points.device.type == "cpu" and points.shape[-1] == 3 and points.shape[1] >= TREE_POINTS
-    return large and mask is None and loop and furthest < TREE_NEIGHBORS
+    if points.device.type != "cpu" or points.shape[-1] != 3 or mask is not None or not loop:
+        return False
+    return TREE_NEIGHBORS * points.shape[1] >= TREE_POINTS * max(furthest + 1, TREE_NEIGHBORS)
 
 
 def search(points: Tensor, mask: None, ranks: Tensor, loop: bool, out: Tensor) -> None:
