@@ -33,8 +33,13 @@ from .tensorboard import RunLog
 
 log = logging.getLogger(__name__)
 
-# Number of steps between two logs of each layer's gradient norm. A log copies a number per parameter from the GPU.
+# Number of steps between two logs of each layer's gradient norm. A log copies a number per parameter from the GPU. In
+# ResGCN-28 it takes 1.5 ms on a CPU, where a step takes 0.8 s; on a GPU it has not been measured.
 LAYERS_EVERY = 20
+# Number of steps between two checkpoints in an epoch; conf/train.yaml has the same. A killed run loses at most these,
+# a minute on an H100 with 16 blocks a step, seven on two CPU cores with one block. A checkpoint of ResGCN-28 with its
+# optimiser has 44 MB, and took a second on a busy disk.
+SAVE_EVERY = 500
 
 
 @dataclass
@@ -62,7 +67,7 @@ class TrainingSettings:
     workers: int = 0
     points: int = 4096
     validate_every: int = 1
-    save_every: int = 500
+    save_every: int = SAVE_EVERY
     objective: Objective = field(default_factory=Objective)
     ema: float | None = None
     schedule: Callable[[Clock], float] = field(default=lambda clock: 1.0)
