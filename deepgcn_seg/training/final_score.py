@@ -93,6 +93,7 @@ def score_run(
 def _settings_to_compare(config: DictConfig, protocol: Protocol) -> dict[str, Any]:
     """Return the settings that TensorBoard's table of runs shows."""
     plain: Any = OmegaConf.to_container(config.recipe)
+    graph = config.model.graph
     return {
         "backbone": config.backbone.name,
         # An operator of torch_geometric is told by its own name.
@@ -103,7 +104,7 @@ def _settings_to_compare(config: DictConfig, protocol: Protocol) -> dict[str, An
         **{key: config[key] for key in ("depth", "channels", "k", "points", "batch_size", "epochs", "seed")},
         "dilation": str(config.model.dilation),
         "stochastic": config.model.stochastic,
-        "graph": str(config.model.graph),
+        "graph": graph if isinstance(graph, str) else str(graph._target_).rsplit(".", 1)[-1],
         "fold": config.data.fold,
         "data": config.data.name,
         "protocol": protocol.name,
