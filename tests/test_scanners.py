@@ -236,36 +236,186 @@ def xyz_of_e57(xyz):
     return dict(zip(("cartesianX", "cartesianY", "cartesianZ"), xyz.T.copy()))
 
 
-def of_libe57(path, fields, name="a scan", images=0, reference=""):
-    """Write an E57 file of one scan. fields: name -> (node of the prototype, numbers)."""
+def of_libe57(path, *scans, name="a scan", images=0, reference=""):
+    """Write an E57 file. scans: functions of a library and a file that return name -> (node of the prototype, numbers),
+    and for ``colorLimits`` name -> node."""
     from pye57 import libe57
 
     image = libe57.ImageFile(str(path), "w")
     image.extensionsAdd("", libe57.E57_V1_0_URI)
     image.extensionsAdd("nor", "http://www.libe57.org/E57_NOR_surface_normals.txt")
-    scans, pictures = libe57.VectorNode(image, True), libe57.VectorNode(image, True)
+    data, pictures = libe57.VectorNode(image, True), libe57.VectorNode(image, True)
     for key, node in {
         "formatName": libe57.StringNode(image, "ASTM E57 3D Imaging Data File"), "guid": libe57.StringNode(image, "1"),
-        "versionMajor": libe57.IntegerNode(image, 1), "versionMinor": libe57.IntegerNode(image, 0), "data3D": scans,
+        "versionMajor": libe57.IntegerNode(image, 1), "versionMinor": libe57.IntegerNode(image, 0), "data3D": data,
         "images2D": pictures, "coordinateMetadata": libe57.StringNode(image, reference),
     }.items():  # fmt: skip
         image.root().set(key, node)
     for _ in range(images):
         pictures.append(libe57.StructureNode(image))
-    one, prototype, buffers = libe57.StructureNode(image), libe57.StructureNode(image), libe57.VectorSourceDestBuffer()
-    one.set("guid", libe57.StringNode(image, "2"))
-    one.set("name", libe57.StringNode(image, name))
-    for key, (node, values) in fields(libe57, image).items():
-        prototype.set(key, node)
-        buffers.append(libe57.SourceDestBuffer(image, key, values, len(values), True, True))
-    points = libe57.CompressedVectorNode(image, prototype, libe57.VectorNode(image, True))
-    one.set("points", points)
-    scans.append(one)
-    writer = points.writer(buffers)
-    writer.write(len(values))
-    writer.close()
+    for fields in scans:
+        one, prototype = libe57.StructureNode(image), libe57.StructureNode(image)
+        one.set("guid", libe57.StringNode(image, "2"))
+        one.set("name", libe57.StringNode(image, name))
+        data.append(one)
+        columns, buffers = fields(libe57, image), libe57.VectorSourceDestBuffer()
+        if limits := columns.pop("colorLimits", {}):
+            one.set("colorLimits", libe57.StructureNode(image))
+        for key, node in limits.items():
+            one["colorLimits"].set(key, node)
+        # A buffer has one place at least.
+        count = len(next(iter(columns.values()))[1])
+        columns = {key: (node, np.resize(values, max(count, 1))) for key, (node, values) in columns.items()}
+        for key, (node, values) in columns.items():
+            prototype.set(key, node)
+            buffers.append(libe57.SourceDestBuffer(image, key, values, len(values), True, True))
+        points = libe57.CompressedVectorNode(image, prototype, libe57.VectorNode(image, True))
+        one.set("points", points)
+        writer = points.writer(buffers)
+        writer.write(count)
+        writer.close()
     image.close()
     return path
+
+
+COLOR_ELEMENTS = ("colorRed", "colorGreen", "colorBlue")
+
+
+def colored(values, kind, limits=None):
+    """A scan for ``of_libe57`` whose point number i has the colour values[i] in all channels, and i for x, y, z.
+
+    kind: (least, most) of an integer; or "f4"; or (least, most, scale) of a scaled integer. limits: ``colorLimits``.
+    """
+
+    def fields(e57, image):
+        def node():
+            if kind == "f4":
+                return e57.FloatNode(image, 0.0, e57.E57_SINGLE)
+            if len(kind) == 2:
+                return e57.IntegerNode(image, kind[0], *kind)
+            return e57.ScaledIntegerNode(image, 0, *kind, 0.0)
+
+        place = np.arange(float(len(values)))
+        columns = {name: (e57.FloatNode(image, 0.0), place) for name in ("cartesianX", "cartesianY", "cartesianZ")}
+        columns |= {name: (node(), np.array(values, np.float64)) for name in COLOR_ELEMENTS}
+        if limits is not None:
+            number = e57.FloatNode if isinstance(limits[1], float) else e57.IntegerNode
+            ends = tuple(zip(("Minimum", "Maximum"), limits))
+            columns["colorLimits"] = {f"{name}{end}": number(image, of) for name in COLOR_ELEMENTS for end, of in ends}
+        return columns
+
+    return fields
+
+
+# Numbers of 10 and 16 bits, the first dark: x / 1023 * 255, and the high byte.
+TEN, DARK, WIDE = [0, 3, 512, 1023], [0, 175, 200, 255], [255, 256, 30_000, 65_535]
+
+
+@NEEDS_PYE57
+@pytest.mark.parametrize(
+    ("scans", "expected"),
+    [
+        ([([0, 7, 200], (0, 255), (0, 255)), (WIDE, (0, 65535), (0, 65535))], [0, 7, 200, 0, 1, 117, 255]),
+        ([(WIDE, (0, 65535)), ([0, 7, 200], (0, 255))], [0, 1, 117, 255, 0, 7, 200]),
+        ([([0, 7, 200], (0, 255)), ([0, 0.5, 1], "f4")], [0, 7, 200, 0, 128, 255]),
+        ([([0, 1, 1], (0, 255)), ([], "f4", (0.0, 1.0))], [0, 1, 1]),
+        ([(TEN, (0, 1023), (0, 1023))], [0, 1, 128, 255]),
+        ([(TEN, (0, 1023))], [0, 1, 128, 255]),
+        ([(TEN[:3], (0, 1000))], [0, 1, 128]),
+        ([(DARK, (0, 65535), (0, 65535))], [0, 0, 0, 0]),
+        ([(DARK, (0, 65535))], [0, 0, 0, 0]),
+        ([(DARK, (0, 65535)), (WIDE, (0, 65535))], [0, 0, 0, 0, 0, 1, 117, 255]),
+        ([(DARK, (0, 65535), (0, 255))], DARK),
+        ([([0, 1, 1], "f4", (0.0, 255.0))], [0, 1, 1]),
+        ([([0, 0.5, 1], "f4", (0.0, 1.0))], [0, 128, 255]),
+        ([([0, 0.5, 1.001], "f4", (0.0, 1.0))], [0, 128, 255]),
+        ([([0, 1, 9, 240], "f4")], [0, 1, 9, 240]),
+        ([(np.arange(256) / 255, (0, 255, 1 / 255))], range(256)),
+        ([([16, 100, 235], (0, 255), (16, 235))], [0, 98, 255]),
+        ([([12, 240], (12, 240))], [12, 240]),
+        ([([0, 1, 255], (-(2**15), 2**15 - 1))], [0, 1, 255]),
+    ],
+)
+def test_colours_of_e57_have_the_range_that_each_scan_declares(tmp_path, caplog, scans, expected):
+    found = read_scan(of_libe57(tmp_path / "a.e57", *(colored(*scan) for scan in scans)))
+    assert not caplog.records
+    assert np.array_equal(found.rgb, np.repeat([[of] for of in expected], 3, 1))
+    # The colours are the same in every format that the scan is written in.
+    for name in ("b.e57", "b.las", "b.ply"):
+        write_scan(tmp_path / name, found, {})
+        assert np.array_equal(read_scan(tmp_path / name).rgb, found.rgb), name
+
+
+@NEEDS_PYE57
+def test_colours_that_a_declared_range_does_not_hold_are_said(tmp_path, caplog):
+    wrong = colored([0, 7, 200], (0, 255), (0.0, 1.0))
+    found = read_scan(of_libe57(tmp_path / "a.e57", colored([0, 9], (0, 255)), wrong))
+    assert found.rgb[:, 0].tolist() == [0, 9, 0, 7, 200]
+    assert "scan 1 declares colorRed from 0 to 1, but has 0 to 200; the declared range is not used" in caplog.text
+    for values in ([-5, 7], [0, 2**20]):
+        path = of_libe57(tmp_path / "b.e57", colored(values, (-(2**31), 2**31 - 1)))
+        with pytest.raises(UserError, match=f"scan 0 has colours from {min(values)} to .*neither 8 nor 16 bits"):
+            read_scan(path)
+
+
+@NEEDS_PYE57
+def test_ranges_of_colours_that_are_no_numbers_are_not_used(tmp_path):
+    content = of_libe57(tmp_path / "a.e57", colored([0, 3, 1023], (0, 1023), (0.25, 1e300))).read_bytes()
+    for new in (b"nan", b"inf", b"x", b"1e999", b"0.25", b""):
+        edit = xml_edit(
+            b'<colorRedMaximum type="Float">1.0000000000000001e+300<', b'<colorRedMaximum type="Float">%s<' % new
+        )
+        assert read_scan(write(tmp_path / "b.e57", repaged(content, edit))).rgb[:, 0].tolist() == [0, 1, 255]
+
+
+@NEEDS_PYE57
+@pytest.mark.parametrize("counts", [(3, 0, 2), (0, 3), (3, 0), (0, 0, 2, 0)])
+def test_e57_may_have_scans_without_points(tmp_path, counts):
+    values, start = [], 0
+    for count in counts:
+        values.append(range(start, start + count))
+        start += count
+    found = read_scan(of_libe57(tmp_path / "a.e57", *(colored(of, (0, 255)) for of in values)))
+    assert found.fields["scan"].tolist() == np.repeat(range(len(counts)), counts).tolist()
+    assert found.rgb[:, 0].tolist() == list(range(start))
+    write_scan(tmp_path / "b.e57", found, {})
+    assert np.array_equal(read_scan(tmp_path / "b.e57").fields["scan"], found.fields["scan"])
+
+
+@NEEDS_PYE57
+def test_a_gap_between_scans_of_text_is_written_as_e57(tmp_path):
+    text = ptx(ROWS[:2], 1) + ptx([], 1) + ptx(COLORED[2:4], 1)
+    for suffix, content in ((".ptx", text), (".pts", "2\n1 2 3\n4 5 6\n0\n2\n7 8 9\n1 1 1\n")):
+        found = read_scan(write(tmp_path / f"a{suffix}", content))
+        write_labelled(
+            tmp_path / "b.e57", found, Prediction(np.zeros(4, np.uint8), np.ones(4, np.float32)), CLASSES, False
+        )
+        again = read_scan(tmp_path / "b.e57")
+        assert again.fields["scan"].tolist() == [0, 0, 2, 2] and np.array_equal(again.xyz, found.xyz)
+
+
+@NEEDS_PYE57
+@pytest.mark.parametrize(
+    ("states", "missing"),
+    [
+        ({"sphericalInvalidState": [0, 1, 2]}, [False, True, True]),
+        ({"cartesianInvalidState": [2, 0, 1]}, [True, False, True]),
+        # The state of the coordinates that are read counts.
+        ({"sphericalInvalidState": [1, 1, 1], "cartesianInvalidState": [0, 0, 2]}, [False, False, True]),
+    ],
+)
+def test_points_of_e57_with_both_coordinates_may_be_marked_by_either_state(tmp_path, states, missing):
+    def fields(e57, image):
+        xyz = np.arange(3.0) + 1
+        names = [f"cartesian{axis}" for axis in "XYZ"] + ["sphericalRange", "sphericalAzimuth", "sphericalElevation"]
+        columns = {name: (e57.FloatNode(image, 0.0), xyz) for name in names}
+        return columns | {
+            name: (e57.IntegerNode(image, 0, 0, 2), np.array(of, np.uint8)) for name, of in states.items()
+        }
+
+    found = read_scan(of_libe57(tmp_path / "a.e57", fields))
+    assert np.isnan(found.xyz).all(1).tolist() == missing
+    assert np.array_equal(found.xyz[~np.array(missing), 0], (np.arange(3.0) + 1)[~np.array(missing)])
 
 
 @NEEDS_PYE57
@@ -310,7 +460,7 @@ def test_e57_of_other_writers(tmp_path, caplog):
         found["timeStamp"] = (e57.IntegerNode(image, 0, 0, 2**40), np.arange(50).astype("q") * 2**33)
         return found
 
-    path = of_libe57(tmp_path / "a.e57", fields, "Büro <1>", images=2, reference='PROJCS["a & b"]')
+    path = of_libe57(tmp_path / "a.e57", fields, name="Büro <1>", images=2, reference='PROJCS["a & b"]')
     found = read_scan(path)
     r, azimuth, elevation = angles.T
     flat = np.stack(
