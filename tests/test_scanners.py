@@ -85,6 +85,48 @@ def test_ptx_keeps_points_without_a_return_in_place_and_colours(tmp_path):
         assert "scan" not in found.fields
 
 
+def test_ptx_of_millimetres_and_metres(tmp_path):
+    text = ptx(ROWS[:4]) + ptx(ROWS[:2], 1, QUARTER, MOVED)
+    scaled = text.replace("1.0 0.0 0.0 0\n0.0 1.0 0.0 0\n0.0 0.0 1.0 0", "0.001 0 0 0\n0 0.001 0 0\n0 0 0.001 0", 1)
+    assert scaled != text
+    found = read_scan(write(tmp_path / "a.ptx", scaled))
+    expected = np.r_[POINTS[:4] / 1000, turned(QUARTER, POINTS[:2]) + MOVED]
+    assert np.allclose(found.xyz, expected, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_ptx_of_any_system(tmp_path, newline, mark):
+    text = mark + (ptx(COLORED, 3, ASKEW, MOVED) + ptx(COLORED[:2], 1)).replace("\n", newline)
+    found = read_scan(write(tmp_path / "a.ptx", text.encode()))
+    assert np.allclose(found.xyz, np.r_[turned(ASKEW, POINTS) + MOVED, POINTS[:2]], rtol=0, atol=1e-8)
+    assert found.rgb[:, 0].tolist() == [0, 1, 2, 3, 4, 5, 0, 1]
+
+
+def test_colours_of_ptx_are_bytes_or_fractions_in_each_scan(tmp_path):
+    def rows(*colors):
+        return [f"1 2 3 0.5 {color}" for color in colors]
+
+    text = ptx(rows("0 1 1", "1 0 0"), 1) + ptx(rows("0.0 0.5 1.0", "0.2 0 1"), 1) + ptx(rows("255.0 1.0 7"), 1)
+    expected = [[0, 1, 1], [1, 0, 0], [0, 128, 255], [51, 0, 255], [255, 1, 7]]
+    assert read_scan(write(tmp_path / "a.ptx", text)).rgb.tolist() == expected
+
+
+@pytest.mark.parametrize("zero", ["0 0 0 0.5", " 0.000\t0.000 0.000 0.500000 ", "-0 0. +0 1"])
+@pytest.mark.parametrize("places", [[0], [0, 1, 2], [3, 5], [5], range(6)])
+def test_lines_of_ptx_without_a_return_may_lack_colours(tmp_path, zero, places):
+    rows = [zero if number in places else row for number, row in enumerate(COLORED)]
+    found = read_scan(write(tmp_path / "a.ptx", ptx(rows, 2, QUARTER, MOVED) + ptx(COLORED[4:], 1)))
+    missing = np.isin(np.arange(8), list(places))
+    assert np.array_equal(np.isnan(found.xyz).all(1), missing)
+    expected = np.r_[turned(QUARTER, POINTS) + MOVED, POINTS[4:]]
+    assert np.allclose(found.xyz[~missing], expected[~missing], rtol=0, atol=1e-8)
+    assert np.array_equal(found.rgb[:, 0], np.where(missing, 0, [*range(6), 4, 5]))
+    # A line with a return must have them.
+    with pytest.raises(UserError, match="line 16 has 4 columns, not 7"):
+        read_scan(write(tmp_path / "b.ptx", ptx([*COLORED[:5], "0 0 1 0.5"])))
+
+
 def test_a_field_that_some_scans_lack_is_said(tmp_path, caplog):
     found = read_scan(write(tmp_path / "a.ptx", ptx(ROWS) + ptx(COLORED)))
     assert found.rgb[:, 2].tolist() == [0] * 6 + [255] * 6
@@ -103,7 +145,10 @@ def test_a_field_that_some_scans_lack_is_said(tmp_path, caplog):
         (ptx(ROWS).replace("2\n3\n", "2\n2\n", 1), "line 15 is no line 1 of the header of a scan, which has 1 number: "),
         (ptx(ROWS, translation=(np.nan, 0, 0)), "line 3 is no line 3 of the header"),
         (ptx(ROWS).replace("0 0 0 1\n", "0 0 0 2\n"), "line 7: .* is no matrix of a scan"),
-        (ptx(ROWS, quaternion=(1e-9, 0, 0, 0)), "line 7: .* is no matrix of a scan"),
+        (ptx(ROWS).replace("0 0 0 1\n", "0 0 0 2\n"), "its last column must be 0 0 0 1"),
+        (ptx(ROWS, quaternion=(1e-9, 0, 0, 0)), "line 7: .* is no matrix of a scan: it scales points by 1e-18, 1e-18, 1e-18; each must be in 1e-09..1e.09"),
+        (ptx([f"{row} 0.5 0.5 1.5" for row in ROWS]), r"colours \(red\) that are not whole numbers in 0..255, nor fractions"),
+        (ptx([f"{row} 0.5 0.5 -0.5" for row in ROWS]), r"colours \(blue\) that are not whole numbers in 0..255, nor fractions"),
         (ptx([]), "no points"),
         ("", "no points"),
         ("\n \n", "no points"),
@@ -176,6 +221,27 @@ def test_pts_of_several_scans_is_one_cloud(tmp_path, columns, piece):
     found = read_text(Bounds(write(tmp_path / "a.pts", text.encode()), piece_bytes=piece), None)
     assert np.array_equal(np.stack([found.fields[name] for name in list(found.fields)[:-1]], 1), values)
     assert found.fields["scan"].tolist() == np.repeat(np.arange(4), counts).tolist()
+
+
+@pytest.mark.parametrize("empty", [1, 3])
+@pytest.mark.parametrize("row", ["1 2 3", "1.5 2 3 7 10 20 30"])
+def test_pts_may_begin_with_scans_without_points(tmp_path, empty, row):
+    found = read_scan(write(tmp_path / "a.pts", "0\n" * empty + f"3\n{row}\n{row}\n{row}\n0\n1\n{row}\n"))
+    assert found.fields["scan"].tolist() == [empty] * 3 + [empty + 2]
+    assert found.xyz[:, 1:].tolist() == [[2, 3]] * 4
+    with pytest.raises(UserError, match="line 2 says that 2 points follow, but 1 do"):
+        read_scan(write(tmp_path / "a.pts", f"0\n2\n{row}\n"))
+    with pytest.raises(UserError, match="more than 10,000 scans"):
+        read_scan(write(tmp_path / "a.pts", "0\n" * 10_000 + f"1\n{row}\n"))
+
+
+@pytest.mark.parametrize("suffix", [".xyz", ".asc", ".txt", ".csv"])
+@pytest.mark.parametrize("text", ["2\n1 2 3\n4 5 6\n1\n7 8 9\n", "0\n1\n1 2 3\n"])
+def test_several_scans_in_other_text_are_told_what_reads_them(tmp_path, suffix, text):
+    with pytest.raises(UserError, match=r"each below the number of its points, are read if .* ends in \.pts"):
+        read_scan(write(tmp_path / f"a{suffix}", text))
+    with pytest.raises(UserError, match="line 2 has 1 columns, not 3 as the first$"):
+        read_scan(write(tmp_path / f"a{suffix}", "1 2 3\n4\n"))
 
 
 @pytest.mark.parametrize(
