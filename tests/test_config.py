@@ -18,7 +18,7 @@ from deepgcn_seg.data.blocks import BlockGrid
 from deepgcn_seg.errors import UserError
 from deepgcn_seg.evaluation import Protocol
 from deepgcn_seg.model import DynamicGraph, FixedGraph
-from deepgcn_seg.model.connection import Plain
+from deepgcn_seg.model.connection import BACKBONES, Plain
 from deepgcn_seg.training.schedules import HalveByEpochs
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -131,6 +131,11 @@ def test_plain_has_no_dilation_unless_asked():
     assert {name: composed("backbone=plaingcn").graph[name] for name in Plain.official} == Plain.official
     asked = composed("backbone=plaingcn", "graph.dilation=linear", "graph.stochastic=true")
     assert instantiate(asked.model).backbone.graphs[-1].dilation == 27
+
+
+def test_every_backbone_is_called_as_its_connection_says():
+    named = {name: composed(f"backbone={name}").backbone.connection for name in choices("backbone")}
+    assert named == {name: kind.name for name, kind in BACKBONES.items()}
 
 
 def test_settings_reach_the_model():

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/*.md"))
 # Files that a reader is asked to write.
-TO_BE_WRITTEN = {"conf/conv/mean.yaml"}
+TO_BE_WRITTEN = {"conf/conv/mean.yaml", "conf/graph/radius.yaml"}
 FOLDERS = "|".join(path.name for path in sorted((ROOT / "deepgcn_seg").iterdir()) if (path / "__init__.py").exists())
 # A path from the root of the checkout, or a module or folder of the package: `model/graph.py`, `ops/cpu/`. `data/s3dis/`
 # is a folder of the user's.
@@ -22,7 +22,7 @@ def blocks(name):
     return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.S)
 
 
-@pytest.mark.parametrize("code", blocks("docs/model.md"), ids=["use", "own convolution"])
+@pytest.mark.parametrize("code", blocks("docs/model.md"), ids=["use", "own convolution", "own graph"])
 def test_code_of_the_model_page(code):
     exec(compile(code, "docs/model.md", "exec"), {})
 

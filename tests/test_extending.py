@@ -1,6 +1,8 @@
 """A connection, a convolution and a graph of a user's own, from outside the package."""
 
 import sys
+from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 from typing import Literal
 
@@ -18,9 +20,10 @@ from deepgcn_seg.data.classes import S3DIS
 from deepgcn_seg.errors import UserError
 from deepgcn_seg.model import CONNECTIONS, GRAPHS, Connection, Graph, LayerSpec, Pointwise, convolution
 from deepgcn_seg.model.checkpoint import save_checkpoint
+from deepgcn_seg.model.connection import Reversible
 from deepgcn_seg.model.description import describe_network
 from deepgcn_seg.model.summary import summarize
-from deepgcn_seg.ops import gather_neighbors
+from deepgcn_seg.ops import gather_neighbors, nearest_ranks
 from deepgcn_seg.schema import Schema
 
 SMALL = {"depth": 4, "channels": 8, "k": 4, "fusion_channels": 16, "head_channels": (16, 8)}
@@ -73,10 +76,33 @@ class FarMeanConv(MeanConv):
 class RandomGraph(Graph):
     """Any k points are neighbours: the same for all layers of a pass."""
 
-    def neighbors(self, layers, positions, mask):
+    def neighbors(self, graphs, positions, mask):
         batch, count, _ = positions.shape
         index = torch.randint(count, (batch, count, self.k), generator=torch.Generator().manual_seed(0))
         return lambda i, x: index
+
+
+@dataclass(frozen=True, kw_only=True)
+class RadiusGraph(Graph):
+    """The k nearest points by position, but those beyond a radius, whose place the point itself takes."""
+
+    radius: float = 0.2
+    strict: bool = False
+
+    def __post_init__(self):
+        if self.radius <= 0:
+            raise ValueError(f"radius={self.radius}: must be above 0")
+
+    def neighbors(self, graphs, positions, mask):
+        nearest = nearest_ranks(positions, torch.arange(self.k), mask, self.loop)
+        distance = (gather_neighbors(positions, nearest) - positions[:, :, None]).norm(dim=-1)
+        near = distance < self.radius if self.strict else distance <= self.radius
+        index = torch.where(near, nearest, torch.arange(positions.shape[1])[None, :, None])
+        return lambda i, x: index
+
+    @property
+    def min_points(self):
+        return self.k
 
 
 class OwnNet(DeepGCN):
@@ -90,7 +116,7 @@ class OwnNet(DeepGCN):
 def mine(monkeypatch):
     """A module of the user's, with all of these."""
     module = ModuleType("mine_of_extending")
-    for part in (MeanConv, OwnNet):
+    for part in (MeanConv, OwnNet, RadiusGraph):
         own = type(part.__name__, (part,), {"__module__": module.__name__})
         setattr(module, part.__name__, own)
     monkeypatch.setitem(sys.modules, module.__name__, module)
@@ -101,13 +127,26 @@ def mine(monkeypatch):
     "own",
     [
         {"connection": Halved()},
+        {"connection": Halved},
         {"connection": Growing()},
         {"conv": MeanConv},
         {"conv": FarMeanConv},
         {"graph": RandomGraph},
-        {"connection": Growing(), "conv": MeanConv, "graph": RandomGraph},
+        {"graph": RadiusGraph},
+        {"graph": partial(RadiusGraph, radius=0.1)},
+        {"connection": partial(Growing), "conv": partial(MeanConv), "graph": partial(RadiusGraph, radius=0.1)},
     ],
-    ids=["residual connection", "growing connection", "convolution", "convolution of positions", "graph", "all three"],
+    ids=[
+        "residual connection",
+        "class of a connection",
+        "growing connection",
+        "convolution",
+        "convolution of positions",
+        "graph",
+        "graph with a setting",
+        "partial of a graph",
+        "partials of all three",
+    ],
 )
 def test_a_part_of_ones_own_trains_and_evaluates(own):
     model = DeepGCN(**SMALL, **own)
@@ -122,18 +161,99 @@ def test_a_part_of_ones_own_trains_and_evaluates(own):
     # Gradients wanted, the ordinary pass is taken.
     assert torch.allclose(lean, model(points), atol=1e-5)
     assert summarize(model).flops > 0
-    widths = [8, 16, 24, 32] if isinstance(own.get("connection"), Growing) else [8] * 4
+    widths = [8, 16, 24, 32] if isinstance(model.backbone.connection, Growing) else [8] * 4
     assert [layer.shape[-1] for layer in model.features(points)] == widths
 
 
 def test_what_ones_own_connection_and_graph_compute():
     model = DeepGCN(**SMALL, connection=Halved(), graph=RandomGraph).eval()
     points = torch.rand(1, 30, 9)
-    index = RandomGraph(4).neighbors(None, points, None)(0, points)
+    index = RandomGraph(k=4).neighbors(None, points, None)(0, points)
     x = model.backbone.head(points, index)
     for block, found in zip(model.backbone.blocks, model.features(points)[1:]):
         x = (x + block.conv(x, index)) / 2
         assert torch.allclose(found, x)
+
+
+def test_the_setting_of_ones_own_graph_decides_its_neighbours():
+    model = DeepGCN(**{**SMALL, "k": 20}, graph=partial(RadiusGraph, radius=0.3)).eval()
+    points = torch.rand(1, 40, 9)
+    positions = points[0, :, 6:]
+    index = model.backbone.graph.neighbors(model.backbone.graphs, positions[None], None)(0, positions[None])[0]
+    for i, found in enumerate(index):
+        distance = (positions - positions[i]).norm(dim=-1)
+        near = distance.argsort()[:20]
+        assert set(found.tolist()) == set(near[distance[near] <= 0.3].tolist())
+    assert any(len(found.unique()) < 20 for found in index)
+    assert not torch.allclose(model(points), wider(model)(points))
+
+
+def wider(model):
+    """The network with the same weights, whose graph reaches everywhere."""
+    other = DeepGCN(**{**SMALL, "k": 20}, graph=partial(RadiusGraph, radius=9.0)).eval()
+    other.load_state_dict(model.state_dict())
+    return other
+
+
+@pytest.mark.parametrize(
+    ("graph", "message"),
+    [
+        (partial(RadiusGraph, radius=-1.0), "radius=-1.0: must be above 0"),
+        (partial(RadiusGraph, strict="no"), "graph.strict=no: must be true or false"),
+        (partial(RadiusGraph, k=8), "graph: k is an argument of the network; set it there"),
+        (partial(MeanConv), "give a subclass of Graph"),
+        (RadiusGraph(), "give a subclass of Graph"),
+    ],
+)
+def test_what_cannot_be_a_graph_is_refused(graph, message):
+    with pytest.raises(ValueError, match=message):
+        DeepGCN(**SMALL, graph=graph)
+
+
+@pytest.mark.parametrize("connection", [MeanConv, partial(MeanConv), 5])
+def test_what_cannot_be_a_connection_is_refused(connection):
+    with pytest.raises(ValueError, match="connection"):
+        DeepGCN(**SMALL, connection=connection)
+
+
+def test_the_groups_of_a_network_are_those_of_a_class_of_a_connection():
+    assert DeepGCN(**SMALL, connection=Reversible, groups=4).backbone.connection.groups == 4
+
+
+OWN_GRAPH = "{_target_: mine_of_extending.RadiusGraph, _partial_: true, radius: 0.1}"
+
+
+def composed_with_own_graph(folder, *overrides):
+    """A composed config of a network whose graph is a file of the user's in the group ``graph``."""
+    (folder / "graph").mkdir()
+    (folder / "graph" / "radius.yaml").write_text(f"defaults: [dynamic]\nname: {OWN_GRAPH}\n")
+    small = ["depth=4", "channels=8", "k=4", "model.fusion_channels=16", "model.head_channels=[8]"]
+    return composed(f"hydra.searchpath=[file://{folder}]", "graph=radius", *small, *overrides)
+
+
+@pytest.mark.usefixtures("mine")
+def test_a_graph_of_ones_own_is_a_file_of_settings_and_is_saved_and_loaded(tmp_path):
+    config = composed_with_own_graph(tmp_path, "graph.name.radius=0.3")
+    check(config)
+    model = instantiate(config.model).eval()
+    assert (model.backbone.graph.radius, model.min_points) == (0.3, 4)
+    saved_and_loaded(tmp_path / "a.ckpt", model, OmegaConf.to_container(config.model, resolve=True))
+
+
+@pytest.mark.usefixtures("mine")
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("graph.name.radius=-1", "graph.name: radius=-1: must be above 0"),
+        ("+graph.name.radios=1", "graph.name.radios: no such setting; did you mean graph.name.radius"),
+        ("+graph.name.k=8", "graph.name: graph: k is an argument of the network"),
+        ("graph.name._partial_=false", "graph.name=.*settings with a _target_ and _partial_: true"),
+        ("graph.name._target_=mine_of_extending.RadioGraph", "did you mean RadiusGraph"),
+    ],
+)
+def test_a_wrong_setting_of_ones_own_graph_is_named(override, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        check(composed_with_own_graph(tmp_path, override))
 
 
 def test_a_convolution_of_ones_own_is_saved_and_loaded_where_it_is_trusted(tmp_path, mine):
@@ -166,7 +286,7 @@ def saved_and_loaded(path, model, config):
     [
         ({"connection": Halved()}, "model_config.connection=.*cannot hold a connection of your own"),
         ({"connection": {"_target_": "mine.Halved"}}, "model_config.connection=.*cannot hold a connection of your own"),
-        ({"graph": RandomGraph}, "model_config.graph=.*cannot hold a graph of your own"),
+        ({"graph": RandomGraph}, "model_config.graph=.*must be one of dynamic, fixed"),
     ],
 )
 def test_what_a_description_cannot_hold_is_named(tmp_path, own, message):
@@ -231,7 +351,7 @@ def test_a_checkpoint_from_before_graphs_had_names_is_loaded(dynamic, graph, tmp
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("graph.name=random", "graph.name=random: must be one of dynamic, fixed$"),
+        ("graph.name=random", "graph.name=random: must be one of dynamic, fixed, or settings with a _target_"),
         ("backbone.connection=halved", "model.connection=halved: must be one of plain, res, dense, res\\+, rev$"),
     ],
 )

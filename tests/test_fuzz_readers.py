@@ -268,8 +268,11 @@ def ptx(rng):
             lines.insert(rng.randrange(10), lines.pop(rng.randrange(10)))
         points = [" ".join(["0.25", "2", "3", "0.5", *some(rng, [], [["1", "2", "3"], ["1"]], 0.1)]) for _ in range(4)]
         points[0] = " ".join(some(rng, "0", NUMBERS, 0.05) for _ in points[0].split())
+        if rng.random() < 0.3:
+            colors = rng.choice(["1 2 3", "0.5 0 1", "1.5 2 3", "0 0 nan"])
+            points = [points[0], "0 0 0 0.5", *(f"{line} {colors}" for line in points[2:])]
         blocks.append("\n".join([*lines, *points, ""]))
-    content = "".join(blocks).encode()
+    content = "".join(blocks).replace("\n", some(rng, "\n", ["\r\n", "\r"], 0.2)).encode()
     return content[: some(rng, len(content), [rng.randrange(len(content))], 0.1)]
 
 

@@ -18,7 +18,8 @@ from deepgcn_seg.errors import UserError
 from deepgcn_seg.reporting.page import write_page
 from deepgcn_seg.reporting.reading import LeftOut
 from deepgcn_seg.reporting.runs import find_runs
-from deepgcn_seg.reporting.tables import comparisons, six_folds
+from deepgcn_seg.reporting.six_folds import six_folds
+from deepgcn_seg.reporting.tables import comparisons
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
 # Figures and their fonts take most of a report's time.

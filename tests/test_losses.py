@@ -39,6 +39,7 @@ from deepgcn_seg.training.losses import (
     WeightedSum,
     build_loss,
     jaccard_gradient,
+    require_loss,
 )
 from deepgcn_seg.training.run_directory import finished_miou, run_settings
 from deepgcn_seg.training.tensorboard import RunLog
@@ -315,6 +316,34 @@ def test_a_loss_that_cannot_be_is_one_line_before_any_work(override, message):
         check(composed(override))
     assert str(raised.value).startswith(override.split("=")[0])
     assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+class Squared:
+    """The mean square of the logits, of which each is counted as often as there are labels."""
+
+    def __call__(self, logits, labels, class_weights):
+        return logits.square().mean()
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (
+            torch.nn.CrossEntropyLoss(),
+            r"CrossEntropyLoss cannot be called with logits \(8, 4\), labels \(8,\) and class",
+        ),
+        (lambda logits, labels, weights: logits, r"must return a scalar .*, not a tensor of shape \(8, 4\)"),
+        (lambda logits, labels, weights: torch.tensor(1.0), r"not a tensor of shape \(\) without a gradient"),
+        (lambda logits, labels, weights: 1.0, "not float"),
+        (lambda logits, labels, weights: (logits.mean(0) * weights).sum(), "class weights, which may be None: .*None"),
+        (lambda logits, labels, weights: logits[:, 7].mean(), "index 7 is out of bounds"),
+    ],
+)
+def test_a_loss_of_ones_own_that_does_not_fit_is_one_line_before_the_training(loss, message):
+    with pytest.raises(UserError, match=f"^recipe.loss: .*{message}"):
+        require_loss(loss, 4, None, torch.device("cpu"))
+    for fits in (Squared(), CrossEntropy(), LovaszSoftmax()):
+        require_loss(fits, 4, None, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("loss", ["lovasz", "{lovasz:2}"])

@@ -1,6 +1,8 @@
 """Neighbour selection against a stable sort of float64 distances."""
 
+import sys
 import threading
+from types import ModuleType
 
 import pytest
 import torch
@@ -8,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepgcn_seg import ops
+from deepgcn_seg.ops.backends import cluster_available, operations_for, search_for
+from deepgcn_seg.ops.cpu import tree
 from deepgcn_seg.ops.cpu.search import SAMPLE, search
 
 
@@ -252,32 +256,60 @@ def test_result_does_not_depend_on_threads(set_threads):
     assert torch.equal(results[0], results[2])
 
 
-@pytest.mark.parametrize("ranks", [torch.arange(16), torch.tensor([3, 0, 60])])
+@pytest.mark.parametrize("ranks", [torch.arange(16), torch.tensor([0, 3, 60])])
 def test_search_tree_of_torch_cluster(ranks):
     pytest.importorskip("torch_cluster", reason="torch-cluster is not installed (make cluster builds it)")
-    from deepgcn_seg.ops.neighbors import TREE_POINTS
-
-    points = torch.rand(2, TREE_POINTS, 3) + 50
-    found = ops.nearest_ranks(points, ranks)
-    d = torch.cdist(points.double(), points.double())
-    nearest = d.topk(int(ranks.max()) + 1, largest=False).values
-    assert torch.allclose(d.gather(2, found), nearest[:, :, ranks], atol=1e-5)
+    points = torch.rand(2, 3000, 3) + 50
+    found = torch.empty(2, 3000, len(ranks), dtype=torch.int64)
+    tree.search(points, None, ranks, True, found)
+    nearest = distances(points).sort(-1).values
+    assert torch.allclose(distances(points).gather(2, found), nearest[:, :, ranks], atol=1e-5)
 
 
-def test_without_torch_cluster_large_clouds_are_searched_exhaustively(monkeypatch, caplog):
-    import sys
+@pytest.fixture(params=["installed", "missing"])
+def torch_cluster(request, monkeypatch):
+    """Whether torch-cluster can be imported, for the time of a test."""
+    module = ModuleType("torch_cluster") if request.param == "installed" else None
+    monkeypatch.setitem(sys.modules, "torch_cluster", module)
+    cluster_available.cache_clear()
+    yield request.param == "installed"
+    cluster_available.cache_clear()
 
-    from deepgcn_seg.ops.neighbors import TREE_POINTS
 
-    module = sys.modules["deepgcn_seg.ops.backends"]
-    monkeypatch.setitem(sys.modules, "torch_cluster", None)
-    module.cluster_available.cache_clear()
-    points = torch.rand(1, TREE_POINTS, 3)
-    with caplog.at_level("INFO"):
-        found = ops.nearest_ranks(points, torch.arange(2))
-    module.cluster_available.cache_clear()
-    assert "make cluster" in caplog.text
-    assert torch.equal(found[0, :, 0], torch.arange(TREE_POINTS))
+def large_cloud(count=tree.TREE_POINTS, channels=3):
+    """Points that take no memory."""
+    return torch.zeros(1, 1, channels).expand(1, count, channels)
+
+
+@pytest.mark.parametrize("name", ["auto", "torch", "numba"])
+def test_the_search_tree_is_only_taken_where_no_backend_is_forced(name, torch_cluster, caplog):
+    with ops.backend(name), caplog.at_level("INFO"):
+        search = search_for(large_cloud(), None, tree.TREE_NEIGHBORS - 1, True)
+        exhaustive = operations_for(large_cloud()).search
+    assert search == (tree.search if name == "auto" and torch_cluster else exhaustive)
+    assert ("make cluster" in caplog.text) == (name == "auto" and not torch_cluster)
+
+
+@pytest.mark.parametrize(
+    ("points", "mask", "furthest", "loop"),
+    [
+        (large_cloud(tree.TREE_POINTS - 1), None, 15, True),
+        (large_cloud(channels=4), None, 15, True),
+        (large_cloud(), torch.ones(1, tree.TREE_POINTS, dtype=torch.bool), 15, True),
+        (large_cloud(), None, tree.TREE_NEIGHBORS, True),
+        (large_cloud(), None, 15, False),
+    ],
+    ids=["few points", "four channels", "mask", "many neighbours", "without loops"],
+)
+def test_what_the_search_tree_cannot_answer_or_answers_later_is_searched_exhaustively(points, mask, furthest, loop):
+    assert not tree.suits(points, mask, furthest, loop)
+    assert tree.suits(large_cloud(), None, 15, True)
+
+
+def test_the_search_tree_needs_twice_the_points_for_twice_the_neighbours():
+    furthest = 2 * tree.TREE_NEIGHBORS - 1
+    assert tree.suits(large_cloud(2 * tree.TREE_POINTS), None, furthest, True)
+    assert not tree.suits(large_cloud(2 * tree.TREE_POINTS - 1), None, furthest, True)
 
 
 def test_searching_leaves_pytorchs_threads_as_they_are(set_threads):

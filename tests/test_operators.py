@@ -217,6 +217,11 @@ def test_normals_of_points_in_one_place_are_unit_vectors(count):
             r"operator\.train_eps=no: must be true",
         ),
         (partial(pyg.GATv2Conv, add_self_loops=0), {}, r"operator\.add_self_loops=0: must be true or false"),
+        (
+            partial(pyg.GCNConv, cached=True),
+            {},
+            "GCNConv .*: cached: keeps the graph of the first batch for all others",
+        ),
         (pyg.SAGEConv(9, 8), {}, r"operator=SAGEConv\(9, 8.*must be what builds a layer"),
         (
             pyg.NNConv,
@@ -234,6 +239,11 @@ def test_what_does_not_fit_is_said_when_the_network_is_built_even_without_memory
     for device in ("cpu", "meta"):
         with torch.device(device), pytest.raises(ValueError, match=message):
             DeepGCN(conv=partial(MessagePassing, operator=operator, **settings), **SMALL)
+
+
+@pytest.mark.parametrize("aggr", ["lstm", "median", "powermean"])
+def test_aggregations_that_need_sorted_edges_have_them(aggr):
+    DeepGCN(conv=partial(MessagePassing, operator=partial(pyg.SAGEConv, aggr=aggr)), **SMALL)(torch.rand(1, 30, 9))
 
 
 def test_a_trial_does_not_change_the_weights_of_a_seed():

@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
 
+import laspy
 import numpy as np
 import pytest
 import torch
@@ -714,6 +715,45 @@ def test_labels_are_the_classification_of_las_if_asked_for(tmp_path):
     again = read_scan(tmp_path / "b.laz")
     assert again.fields["classification"].tolist() == again.fields["label"].tolist() == known.label.tolist()
     assert again.fields["classification_input"].tolist() == [0] * 4
+
+
+@pytest.mark.parametrize("suffix", [".las", ".laz"])
+@pytest.mark.parametrize(
+    ("version", "point_format", "colored"),
+    [("1.2", 0, 2), ("1.1", 1, 3), ("1.3", 4, 5), ("1.4", 6, 7), ("1.4", 9, 10), ("1.2", 3, 3), ("1.4", 7, 7)],
+)
+def test_class_colours_are_those_of_las(tmp_path, caplog, suffix, version, point_format, colored):
+    """Other programs read 16 bits, in the dimensions of a point format that has them."""
+    las = laspy.LasData(laspy.LasHeader(point_format=point_format, version=version))
+    las.x = las.y = las.z = np.arange(4) / 4
+    las.intensity, las.classification = np.arange(4) * 100, [2, 3, 4, 5]
+    las.add_extra_dim(laspy.ExtraBytesParams("own", np.int16))
+    las["own"] = [-5, 0, 5, 9]
+    if point_format in (3, 7):
+        las.red = las.green = las.blue = np.arange(4) * 5000
+    las.write(str(tmp_path / f"a{suffix}"))
+    write_labelled(tmp_path / f"b{suffix}", read_scan(tmp_path / f"a{suffix}"), LABELS, S3DIS, True)
+    found = laspy.read(tmp_path / f"b{suffix}")
+    assert found.point_format.id == colored
+    colors = np.array([*[S3DIS.palette[number] for number in (0, 1, 12)], (0, 0, 0)])
+    assert np.array_equal(np.stack([found.red, found.green, found.blue], 1), colors * 257)
+    assert sorted(found.point_format.extra_dimension_names) == ["confidence", "label", "own"]
+    assert np.asarray(found.classification).tolist() == [2, 3, 4, 5] and found["own"].tolist() == [-5, 0, 5, 9]
+    assert found.intensity.tolist() == [0, 100, 200, 300] and np.asarray(found.x).tolist() == [0, 0.25, 0.5, 0.75]
+    assert ("becomes" in caplog.text) == (colored != point_format)
+    assert np.array_equal(read_scan(tmp_path / f"b{suffix}").rgb, colors)
+
+
+def test_colours_in_extra_bytes_become_those_of_las(tmp_path):
+    las = laspy.LasData(laspy.LasHeader(point_format=6, version="1.4"))
+    las.x = las.y = las.z = np.arange(4.0)
+    las.add_extra_dims([laspy.ExtraBytesParams(name, np.uint8) for name in ("red", "green", "blue")])
+    las["red"] = [1, 2, 3, 255]
+    las.write(str(tmp_path / "a.las"))
+    write_labelled(tmp_path / "b.las", read_scan(tmp_path / "a.las"), LABELS, S3DIS, False)
+    found = laspy.read(tmp_path / "b.las")
+    assert found.point_format.id == 7 and found.red.tolist() == [257, 514, 771, 65535]
+    assert sorted(found.point_format.extra_dimension_names) == ["confidence", "label"]
 
 
 def test_fields_of_the_scan_that_are_named_as_the_results_are_kept_and_said(tmp_path, caplog):

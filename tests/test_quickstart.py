@@ -48,7 +48,7 @@ def rooms_miou(model, folder, data_root):
     description = {"network": {}, "classes": store.classes}
     trainer = Trainer(model, optimizer, blocks, None, settings, folder, description, RunLog(folder))
     trainer.fit()
-    result = instantiate(config.protocol).run(trainer.state.result, store, split.test, torch.device("cpu"))
+    result = instantiate(config.protocol).run(trainer.state.network_to_use, store, split.test, torch.device("cpu"))
     return Scores.of(result.confusion).miou
 
 

@@ -27,7 +27,8 @@ from deepgcn_seg.reporting.naming import labels
 from deepgcn_seg.reporting.reading import LeftOut
 from deepgcn_seg.reporting.result_table import Column, Interval, ResultTable, Spread
 from deepgcn_seg.reporting.runs import find_runs
-from deepgcn_seg.reporting.tables import class_tables, comparisons, six_folds
+from deepgcn_seg.reporting.six_folds import six_folds
+from deepgcn_seg.reporting.tables import class_tables, comparisons
 
 CLASSES = ["a", "b"]
 

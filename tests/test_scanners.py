@@ -85,6 +85,48 @@ def test_ptx_keeps_points_without_a_return_in_place_and_colours(tmp_path):
         assert "scan" not in found.fields
 
 
+def test_ptx_of_millimetres_and_metres(tmp_path):
+    text = ptx(ROWS[:4]) + ptx(ROWS[:2], 1, QUARTER, MOVED)
+    scaled = text.replace("1.0 0.0 0.0 0\n0.0 1.0 0.0 0\n0.0 0.0 1.0 0", "0.001 0 0 0\n0 0.001 0 0\n0 0 0.001 0", 1)
+    assert scaled != text
+    found = read_scan(write(tmp_path / "a.ptx", scaled))
+    expected = np.r_[POINTS[:4] / 1000, turned(QUARTER, POINTS[:2]) + MOVED]
+    assert np.allclose(found.xyz, expected, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_ptx_of_any_system(tmp_path, newline, mark):
+    text = mark + (ptx(COLORED, 3, ASKEW, MOVED) + ptx(COLORED[:2], 1)).replace("\n", newline)
+    found = read_scan(write(tmp_path / "a.ptx", text.encode()))
+    assert np.allclose(found.xyz, np.r_[turned(ASKEW, POINTS) + MOVED, POINTS[:2]], rtol=0, atol=1e-8)
+    assert found.rgb[:, 0].tolist() == [0, 1, 2, 3, 4, 5, 0, 1]
+
+
+def test_colours_of_ptx_are_bytes_or_fractions_in_each_scan(tmp_path):
+    def rows(*colors):
+        return [f"1 2 3 0.5 {color}" for color in colors]
+
+    text = ptx(rows("0 1 1", "1 0 0"), 1) + ptx(rows("0.0 0.5 1.0", "0.2 0 1"), 1) + ptx(rows("255.0 1.0 7"), 1)
+    expected = [[0, 1, 1], [1, 0, 0], [0, 128, 255], [51, 0, 255], [255, 1, 7]]
+    assert read_scan(write(tmp_path / "a.ptx", text)).rgb.tolist() == expected
+
+
+@pytest.mark.parametrize("zero", ["0 0 0 0.5", " 0.000\t0.000 0.000 0.500000 ", "-0 0. +0 1"])
+@pytest.mark.parametrize("places", [[0], [0, 1, 2], [3, 5], [5], range(6)])
+def test_lines_of_ptx_without_a_return_may_lack_colours(tmp_path, zero, places):
+    rows = [zero if number in places else row for number, row in enumerate(COLORED)]
+    found = read_scan(write(tmp_path / "a.ptx", ptx(rows, 2, QUARTER, MOVED) + ptx(COLORED[4:], 1)))
+    missing = np.isin(np.arange(8), list(places))
+    assert np.array_equal(np.isnan(found.xyz).all(1), missing)
+    expected = np.r_[turned(QUARTER, POINTS) + MOVED, POINTS[4:]]
+    assert np.allclose(found.xyz[~missing], expected[~missing], rtol=0, atol=1e-8)
+    assert np.array_equal(found.rgb[:, 0], np.where(missing, 0, [*range(6), 4, 5]))
+    # A line with a return must have them.
+    with pytest.raises(UserError, match="line 16 has 4 columns, not 7"):
+        read_scan(write(tmp_path / "b.ptx", ptx([*COLORED[:5], "0 0 1 0.5"])))
+
+
 def test_a_field_that_some_scans_lack_is_said(tmp_path, caplog):
     found = read_scan(write(tmp_path / "a.ptx", ptx(ROWS) + ptx(COLORED)))
     assert found.rgb[:, 2].tolist() == [0] * 6 + [255] * 6
@@ -103,7 +145,10 @@ def test_a_field_that_some_scans_lack_is_said(tmp_path, caplog):
         (ptx(ROWS).replace("2\n3\n", "2\n2\n", 1), "line 15 is no line 1 of the header of a scan, which has 1 number: "),
         (ptx(ROWS, translation=(np.nan, 0, 0)), "line 3 is no line 3 of the header"),
         (ptx(ROWS).replace("0 0 0 1\n", "0 0 0 2\n"), "line 7: .* is no matrix of a scan"),
-        (ptx(ROWS, quaternion=(1e-9, 0, 0, 0)), "line 7: .* is no matrix of a scan"),
+        (ptx(ROWS).replace("0 0 0 1\n", "0 0 0 2\n"), "its last column must be 0 0 0 1"),
+        (ptx(ROWS, quaternion=(1e-9, 0, 0, 0)), "line 7: .* is no matrix of a scan: it scales points by 1e-18, 1e-18, 1e-18; each must be in 1e-09..1e.09"),
+        (ptx([f"{row} 0.5 0.5 1.5" for row in ROWS]), r"colours \(red\) that are not whole numbers in 0..255, nor fractions"),
+        (ptx([f"{row} 0.5 0.5 -0.5" for row in ROWS]), r"colours \(blue\) that are not whole numbers in 0..255, nor fractions"),
         (ptx([]), "no points"),
         ("", "no points"),
         ("\n \n", "no points"),
@@ -178,6 +223,27 @@ def test_pts_of_several_scans_is_one_cloud(tmp_path, columns, piece):
     assert found.fields["scan"].tolist() == np.repeat(np.arange(4), counts).tolist()
 
 
+@pytest.mark.parametrize("empty", [1, 3])
+@pytest.mark.parametrize("row", ["1 2 3", "1.5 2 3 7 10 20 30"])
+def test_pts_may_begin_with_scans_without_points(tmp_path, empty, row):
+    found = read_scan(write(tmp_path / "a.pts", "0\n" * empty + f"3\n{row}\n{row}\n{row}\n0\n1\n{row}\n"))
+    assert found.fields["scan"].tolist() == [empty] * 3 + [empty + 2]
+    assert found.xyz[:, 1:].tolist() == [[2, 3]] * 4
+    with pytest.raises(UserError, match="line 2 says that 2 points follow, but 1 do"):
+        read_scan(write(tmp_path / "a.pts", f"0\n2\n{row}\n"))
+    with pytest.raises(UserError, match="more than 10,000 scans"):
+        read_scan(write(tmp_path / "a.pts", "0\n" * 10_000 + f"1\n{row}\n"))
+
+
+@pytest.mark.parametrize("suffix", [".xyz", ".asc", ".txt", ".csv"])
+@pytest.mark.parametrize("text", ["2\n1 2 3\n4 5 6\n1\n7 8 9\n", "0\n1\n1 2 3\n"])
+def test_several_scans_in_other_text_are_told_what_reads_them(tmp_path, suffix, text):
+    with pytest.raises(UserError, match=r"each below the number of its points, are read if .* ends in \.pts"):
+        read_scan(write(tmp_path / f"a{suffix}", text))
+    with pytest.raises(UserError, match="line 2 has 1 columns, not 3 as the first$"):
+        read_scan(write(tmp_path / f"a{suffix}", "1 2 3\n4\n"))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -236,36 +302,184 @@ def xyz_of_e57(xyz):
     return dict(zip(("cartesianX", "cartesianY", "cartesianZ"), xyz.T.copy()))
 
 
-def of_libe57(path, fields, name="a scan", images=0, reference=""):
-    """Write an E57 file of one scan. fields: name -> (node of the prototype, numbers)."""
+def of_libe57(path, *scans, name="a scan", images=0, reference=""):
+    """Write an E57 file. scans: functions of a library and a file that return name -> (node of the prototype, numbers),
+    and for ``colorLimits`` name -> node."""
     from pye57 import libe57
 
     image = libe57.ImageFile(str(path), "w")
     image.extensionsAdd("", libe57.E57_V1_0_URI)
     image.extensionsAdd("nor", "http://www.libe57.org/E57_NOR_surface_normals.txt")
-    scans, pictures = libe57.VectorNode(image, True), libe57.VectorNode(image, True)
+    data, pictures = libe57.VectorNode(image, True), libe57.VectorNode(image, True)
     for key, node in {
         "formatName": libe57.StringNode(image, "ASTM E57 3D Imaging Data File"), "guid": libe57.StringNode(image, "1"),
-        "versionMajor": libe57.IntegerNode(image, 1), "versionMinor": libe57.IntegerNode(image, 0), "data3D": scans,
+        "versionMajor": libe57.IntegerNode(image, 1), "versionMinor": libe57.IntegerNode(image, 0), "data3D": data,
         "images2D": pictures, "coordinateMetadata": libe57.StringNode(image, reference),
     }.items():  # fmt: skip
         image.root().set(key, node)
     for _ in range(images):
         pictures.append(libe57.StructureNode(image))
-    one, prototype, buffers = libe57.StructureNode(image), libe57.StructureNode(image), libe57.VectorSourceDestBuffer()
-    one.set("guid", libe57.StringNode(image, "2"))
-    one.set("name", libe57.StringNode(image, name))
-    for key, (node, values) in fields(libe57, image).items():
-        prototype.set(key, node)
-        buffers.append(libe57.SourceDestBuffer(image, key, values, len(values), True, True))
-    points = libe57.CompressedVectorNode(image, prototype, libe57.VectorNode(image, True))
-    one.set("points", points)
-    scans.append(one)
-    writer = points.writer(buffers)
-    writer.write(len(values))
-    writer.close()
+    for fields in scans:
+        one, prototype = libe57.StructureNode(image), libe57.StructureNode(image)
+        one.set("guid", libe57.StringNode(image, "2"))
+        one.set("name", libe57.StringNode(image, name))
+        data.append(one)
+        columns, buffers = fields(libe57, image), libe57.VectorSourceDestBuffer()
+        if limits := columns.pop("colorLimits", {}):
+            one.set("colorLimits", libe57.StructureNode(image))
+        for key, node in limits.items():
+            one["colorLimits"].set(key, node)
+        # A buffer has one place at least.
+        count = len(next(iter(columns.values()))[1])
+        columns = {key: (node, np.resize(values, max(count, 1))) for key, (node, values) in columns.items()}
+        for key, (node, values) in columns.items():
+            prototype.set(key, node)
+            buffers.append(libe57.SourceDestBuffer(image, key, values, len(values), True, True))
+        points = libe57.CompressedVectorNode(image, prototype, libe57.VectorNode(image, True))
+        one.set("points", points)
+        writer = points.writer(buffers)
+        writer.write(count)
+        writer.close()
     image.close()
     return path
+
+
+COLOR_ELEMENTS = ("colorRed", "colorGreen", "colorBlue")
+
+
+def colored(values, kind, limits=None):
+    """A scan for ``of_libe57`` whose point number i has the colour values[i] in all channels, and i for x, y, z.
+
+    kind: (least, most) of an integer; or "f4"; or (least, most, scale) of a scaled integer. limits: ``colorLimits``.
+    """
+
+    def fields(e57, image):
+        def node():
+            if kind == "f4":
+                return e57.FloatNode(image, 0.0, e57.E57_SINGLE)
+            if len(kind) == 2:
+                return e57.IntegerNode(image, kind[0], *kind)
+            return e57.ScaledIntegerNode(image, 0, *kind, 0.0)
+
+        place = np.arange(float(len(values)))
+        columns = {name: (e57.FloatNode(image, 0.0), place) for name in ("cartesianX", "cartesianY", "cartesianZ")}
+        columns |= {name: (node(), np.array(values, np.float64)) for name in COLOR_ELEMENTS}
+        if limits is not None:
+            number = e57.FloatNode if isinstance(limits[1], float) else e57.IntegerNode
+            ends = tuple(zip(("Minimum", "Maximum"), limits))
+            columns["colorLimits"] = {f"{name}{end}": number(image, of) for name in COLOR_ELEMENTS for end, of in ends}
+        return columns
+
+    return fields
+
+
+# Numbers of 10 and 16 bits, the first dark: x / 1023 * 255, and the high byte.
+TEN, DARK, WIDE = [0, 3, 512, 1023], [0, 175, 200, 255], [255, 256, 30_000, 65_535]
+
+
+@NEEDS_PYE57
+@pytest.mark.parametrize(
+    ("scans", "expected"),
+    [
+        ([([0, 7, 200], (0, 255), (0, 255)), (WIDE, (0, 65535), (0, 65535))], [0, 7, 200, 0, 1, 117, 255]),
+        ([(WIDE, (0, 65535)), ([0, 7, 200], (0, 255))], [0, 1, 117, 255, 0, 7, 200]),
+        ([([0, 7, 200], (0, 255)), ([0, 0.5, 1], "f4")], [0, 7, 200, 0, 128, 255]),
+        ([([0, 1, 1], (0, 255)), ([], "f4", (0.0, 1.0))], [0, 1, 1]),
+        ([(TEN, (0, 1023), (0, 1023))], [0, 1, 128, 255]),
+        ([(TEN, (0, 1023))], [0, 1, 128, 255]),
+        ([(TEN[:3], (0, 1000))], [0, 1, 128]),
+        ([(DARK, (0, 65535), (0, 65535))], [0, 0, 0, 0]),
+        ([(DARK, (0, 65535))], [0, 0, 0, 0]),
+        ([(DARK, (0, 65535)), (WIDE, (0, 65535))], [0, 0, 0, 0, 0, 1, 117, 255]),
+        ([(DARK, (0, 65535), (0, 255))], DARK),
+        ([([0, 1, 1], "f4", (0.0, 255.0))], [0, 1, 1]),
+        ([([0, 0.5, 1], "f4", (0.0, 1.0))], [0, 128, 255]),
+        ([([0, 0.5, 1.001], "f4", (0.0, 1.0))], [0, 128, 255]),
+        ([([0, 1, 9, 240], "f4")], [0, 1, 9, 240]),
+        ([(np.arange(256) / 255, (0, 255, 1 / 255))], range(256)),
+        ([([16, 100, 235], (0, 255), (16, 235))], [0, 98, 255]),
+        ([([12, 240], (12, 240))], [12, 240]),
+        ([([0, 1, 255], (-(2**15), 2**15 - 1))], [0, 1, 255]),
+    ],
+)
+def test_colours_of_e57_have_the_range_that_each_scan_declares(tmp_path, caplog, scans, expected):
+    found = read_scan(of_libe57(tmp_path / "a.e57", *(colored(*scan) for scan in scans)))
+    assert not caplog.records
+    assert np.array_equal(found.rgb, np.repeat([[of] for of in expected], 3, 1))
+    # The colours are the same in every format that the scan is written in.
+    for name in ("b.e57", "b.las", "b.ply"):
+        write_scan(tmp_path / name, found, {})
+        assert np.array_equal(read_scan(tmp_path / name).rgb, found.rgb), name
+
+
+@NEEDS_PYE57
+def test_colours_that_a_declared_range_does_not_hold_are_said(tmp_path, caplog):
+    wrong = colored([0, 7, 200], (0, 255), (0.0, 1.0))
+    found = read_scan(of_libe57(tmp_path / "a.e57", colored([0, 9], (0, 255)), wrong))
+    assert found.rgb[:, 0].tolist() == [0, 9, 0, 7, 200]
+    assert "scan 1 declares colorRed from 0 to 1, but has 0 to 200; the declared range is not used" in caplog.text
+    for values in ([-5, 7], [0, 2**20]):
+        path = of_libe57(tmp_path / "b.e57", colored(values, (-(2**31), 2**31 - 1)))
+        with pytest.raises(UserError, match=f"scan 0 has colours from {min(values)} to .*neither 8 nor 16 bits"):
+            read_scan(path)
+
+
+@NEEDS_PYE57
+def test_ranges_of_colours_that_are_no_numbers_are_not_used(tmp_path):
+    content = of_libe57(tmp_path / "a.e57", colored([0, 3, 1023], (0, 1023), (0.25, 2.0**20))).read_bytes()
+    for new in (b"nan", b"inf", b"x", b"1e999", b"0.25", b"-7", b""):
+        edit = xml_edit(b'<colorRedMaximum type="Float">1.048576e+06<', b'<colorRedMaximum type="Float">%s<' % new)
+        assert read_scan(write(tmp_path / "b.e57", repaged(content, edit))).rgb[:, 0].tolist() == [0, 1, 255]
+
+
+@NEEDS_PYE57
+@pytest.mark.parametrize("counts", [(3, 0, 2), (0, 3), (3, 0), (0, 0, 2, 0)])
+def test_e57_may_have_scans_without_points(tmp_path, counts):
+    values, start = [], 0
+    for count in counts:
+        values.append(range(start, start + count))
+        start += count
+    found = read_scan(of_libe57(tmp_path / "a.e57", *(colored(of, (0, 255)) for of in values)))
+    assert found.fields["scan"].tolist() == np.repeat(range(len(counts)), counts).tolist()
+    assert found.rgb[:, 0].tolist() == list(range(start))
+    write_scan(tmp_path / "b.e57", found, {})
+    assert np.array_equal(read_scan(tmp_path / "b.e57").fields["scan"], found.fields["scan"])
+
+
+@NEEDS_PYE57
+def test_a_gap_between_scans_of_text_is_written_as_e57(tmp_path):
+    text = ptx(ROWS[:2], 1) + ptx([], 1) + ptx(COLORED[2:4], 1)
+    for suffix, content in ((".ptx", text), (".pts", "2\n1 2 3\n4 5 6\n0\n2\n7 8 9\n1 1 1\n")):
+        found = read_scan(write(tmp_path / f"a{suffix}", content))
+        write_labelled(
+            tmp_path / "b.e57", found, Prediction(np.zeros(4, np.uint8), np.ones(4, np.float32)), CLASSES, False
+        )
+        again = read_scan(tmp_path / "b.e57")
+        assert again.fields["scan"].tolist() == [0, 0, 2, 2] and np.array_equal(again.xyz, found.xyz)
+
+
+@NEEDS_PYE57
+@pytest.mark.parametrize(
+    ("states", "missing"),
+    [
+        ({"sphericalInvalidState": [0, 1, 2]}, [False, True, True]),
+        ({"cartesianInvalidState": [2, 0, 1]}, [True, False, True]),
+        # The state of the coordinates that are read counts.
+        ({"sphericalInvalidState": [1, 1, 1], "cartesianInvalidState": [0, 0, 2]}, [False, False, True]),
+    ],
+)
+def test_points_of_e57_with_both_coordinates_may_be_marked_by_either_state(tmp_path, states, missing):
+    def fields(e57, image):
+        xyz = np.arange(3.0) + 1
+        names = [f"cartesian{axis}" for axis in "XYZ"] + ["sphericalRange", "sphericalAzimuth", "sphericalElevation"]
+        columns = {name: (e57.FloatNode(image, 0.0), xyz) for name in names}
+        return columns | {
+            name: (e57.IntegerNode(image, 0, 0, 2), np.array(of, np.uint8)) for name, of in states.items()
+        }
+
+    found = read_scan(of_libe57(tmp_path / "a.e57", fields))
+    assert np.isnan(found.xyz).all(1).tolist() == missing
+    assert np.array_equal(found.xyz[~np.array(missing), 0], (np.arange(3.0) + 1)[~np.array(missing)])
 
 
 @NEEDS_PYE57
@@ -310,7 +524,7 @@ def test_e57_of_other_writers(tmp_path, caplog):
         found["timeStamp"] = (e57.IntegerNode(image, 0, 0, 2**40), np.arange(50).astype("q") * 2**33)
         return found
 
-    path = of_libe57(tmp_path / "a.e57", fields, "Büro <1>", images=2, reference='PROJCS["a & b"]')
+    path = of_libe57(tmp_path / "a.e57", fields, name="Büro <1>", images=2, reference='PROJCS["a & b"]')
     found = read_scan(path)
     r, azimuth, elevation = angles.T
     flat = np.stack(

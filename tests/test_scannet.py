@@ -215,6 +215,18 @@ def test_rescans_are_never_divided_between_training_and_validation(tmp_path):
     assert len(chosen) > 1
 
 
+def test_what_is_left_out_is_counted(release, tmp_path, caplog):
+    """Scenes that no list names, and those without a labelled vertex."""
+    write_scene(release, "scene0009_00", "ply")
+    xyz, rgb, ids = vertices(0)
+    write_mesh(release / "scans" / "scene0000_00" / "scene0000_00_vh_clean_2.labels.ply", xyz, rgb, 0 * ids)
+    with caplog.at_level("INFO"):
+        store = prepare(release, tmp_path / "store")
+    assert "1 scenes that no list names are left out" in caplog.text
+    assert "1 rooms are not in the store, such as" in caplog.text and "scene0000_00" in caplog.text
+    assert {room.key for room in store.rooms}.isdisjoint({"train/scene0000_00", "train/scene0009_00"})
+
+
 # -- files that do not fit ----------------------------------------------------------------------
 
 
@@ -247,6 +259,8 @@ OF_ONE = {"segGroups": [{"label": "wall", "segments": [1]}]}
         (in_scene(SEGMENTS, {"segIndices": [10**400]}), "segIndices.0="),
         (in_scene(SEGMENTS, {}), "segIndices is missing"),
         (in_scene(SEGMENTS, "[" * 100_000), "not a readable JSON file"),
+        (in_scene(OBJECTS, {"sceneId": "scannet.scene0777_00", **OF_ONE}), "json: is of scannet.scene0777_00, not of"),
+        (in_scene(SEGMENTS, {"sceneId": "scene0777_00", "segIndices": [1] * 900}), "json: is of scene0777_00, not of"),
         (in_scene(OBJECTS, {"segGroups": [{"label": 3, "segments": []}]}), "segGroups.0.label=3"),
         (in_scene(OBJECTS, {"segGroups": [{"label": "wall", "segments": [1.5]}]}), "segGroups.0.segments.0=1.5"),
         (lambda root: (root / TABLE).unlink(), f"{TABLE}: not there; the labels of a scene are in"),
@@ -270,6 +284,10 @@ def test_a_scene_without_labels_and_one_with_too_few_are_refused(release, tmp_pa
     xyz, rgb, ids = vertices(0)
     write_mesh(labels, xyz[:-1], rgb[:-1], ids[:-1])
     with pytest.raises(UserError, match=r"labels\.ply: labels of 899 vertices, but .* has 900"):
+        prepare(release, tmp_path / "store")
+    other = np.roll(np.arange(len(xyz)), 1)
+    write_mesh(labels, xyz[other], rgb, ids[other])
+    with pytest.raises(UserError, match=r"labels\.ply: its vertices are not those of the mesh beside it"):
         prepare(release, tmp_path / "store")
     write_mesh(labels, xyz, rgb)
     with pytest.raises(UserError, match=r"labels\.ply: no field label; it has x, y, z, red"):

@@ -98,19 +98,19 @@ def test_lanes_of_a_bitmask_are_appended(dtype, share):
 
 
 @njit
-def _tile(rows, candidates, half_norms, tile):
-    write_tile(rows, 1, candidates, 2, half_norms, tile)
+def _tile(queries, points, half_norms, tile):
+    write_tile(queries, 1, points, 2, half_norms, tile)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("channels", [1, 7, 64])
 def test_a_tile_is_a_product_of_matrices(dtype, channels):
     rng = np.random.default_rng(0)
-    rows = rng.integers(-9, 9, (2, channels, LANES)).astype(dtype)
-    candidates, half_norms = rng.integers(-9, 9, (3, channels, LANES)).astype(dtype), rng.integers(0, 9, 3 * LANES)
+    queries = rng.integers(-9, 9, (2, channels, LANES)).astype(dtype)
+    points, half_norms = rng.integers(-9, 9, (3, channels, LANES)).astype(dtype), rng.integers(0, 9, 3 * LANES)
     tile = np.empty(LANES * LANES, dtype)
-    _tile(rows, candidates, half_norms.astype(dtype), tile)
-    np.testing.assert_array_equal(tile.reshape(LANES, LANES), half_norms[2 * LANES :] - rows[1].T @ candidates[2])
+    _tile(queries, points, half_norms.astype(dtype), tile)
+    np.testing.assert_array_equal(tile.reshape(LANES, LANES), half_norms[2 * LANES :] - queries[1].T @ points[2])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -236,7 +236,7 @@ def test_the_history_has_a_row_for_each_epoch_whatever_stops_the_run(monkeypatch
             assert row["train_loss"] == pytest.approx(mean, rel=1e-5)
         # Validated after the second epoch and at the end.
         assert rows[0]["mIoU"] is rows[0]["validation_loss"] is rows[0]["IoU/wall"] is None
-        final = score(running.trainer.state.result)
+        final = score(running.trainer.state.network_to_use)
         assert rows[2]["validation_loss"] == pytest.approx(final.loss, rel=1e-5)
         assert rows[2]["mIoU"] == pytest.approx(Scores.of(final.confusion).miou, rel=1e-5)
         assert [rows[2][f"IoU/{name}"] or 0 for name in CLASSES.names] == pytest.approx(

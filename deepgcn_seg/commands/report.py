@@ -16,7 +16,8 @@ from ..reporting.published import AREA_5, SIX_FOLD
 from ..reporting.reading import LeftOut
 from ..reporting.results import comparable
 from ..reporting.runs import Run, describe_unfinished, find_runs
-from ..reporting.tables import class_tables, comparisons, published_table, six_folds
+from ..reporting.six_folds import six_folds
+from ..reporting.tables import class_tables, comparisons, published_table
 
 # The first line of report.tex.
 PACKAGES = "% Needs \\usepackage{booktabs}.\n\n"

@@ -24,7 +24,7 @@ from ..schema import read_json
 from .classes import S3DIS, no_label
 from .labelled_scans import Labelling, read_labelled_room, read_labelling
 from .layouts import HDF5, SCANNET, SCANS, STANFORD, STORE, Layout, recognise
-from .room import KEPT, Repair, Room
+from .room import KEPT, ROOM_SKIPPED, Repair, Room
 from .room_file import MadeFrom, read_header, write_room
 from .scannet import LABELLING, missing_scenes, read_scannet_room, scene_files
 from .scans.formats.arrays import read_shape
@@ -234,6 +234,8 @@ def _report(path: Path, repairs: list[Repair], prepared: list[Path]) -> None:
         temporary.write_text("".join(f"{line}\n" for line in lines), **text)
     if damaged := sum(repair.action != KEPT for repair in repairs):
         log.warning("%d places of the raw files were repaired or skipped: see %s", damaged, path)
+    if left_out := [repair.file for repair in repairs if repair.action == ROOM_SKIPPED]:
+        log.warning("%d rooms are not in the store, such as %s: see %s", len(left_out), left_out[0], path)
     counts: Counter[tuple[str, str]] = Counter()
     for repair in repairs:
         counts[repair.problem, repair.action] += repair.points or 0
@@ -292,7 +294,7 @@ def _read_layout(layout: Layout, key: str, labelling: Labelling, max_points: int
             labelling = replace(labelling, columns=_COLUMNS[: _width(path)])
         room, repairs = read_labelled_room(path, area, name, labelling, max_points)
     if not (room.label != no_label(labelling.classes)).any():
-        return None, [*repairs, Repair(str(path), None, "no points of any class", "room skipped")]
+        return None, [*repairs, Repair(str(path), None, "no points of any class", ROOM_SKIPPED)]
     return room, repairs
 
 

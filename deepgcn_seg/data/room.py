@@ -64,6 +64,8 @@ class RoomEntry:
 # What can be wrong with points, and what is done with those that nobody has labelled.
 NO_COORDINATES, NO_LABEL = "NaN or infinite coordinates", "no label"
 KEPT = "kept, but neither trained on nor scored"
+# What is done with a room that has no point to train on.
+ROOM_SKIPPED = "room skipped"
 
 
 @dataclass(frozen=True)

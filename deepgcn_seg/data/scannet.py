@@ -15,6 +15,7 @@ scannetv2-labels.combined.tsv                                  the NYU40 id of e
 
 import csv
 import io
+import logging
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -33,6 +34,9 @@ from .labelled_scans import NO_CLASS, Labelling, labelled_room
 from .room import SCENE, Repair, Room, place_of
 from .scans.files import read_scan
 from .scans.formats.bounds import MAX_POINTS
+from .scans.formats.scan import Scan
+
+log = logging.getLogger(__name__)
 
 # Names of files behind the name of their scene.
 MESH, LABELS = "_vh_clean_2.ply", "_vh_clean_2.labels.ply"
@@ -40,6 +44,8 @@ SEGMENTS, OBJECTS = "_vh_clean_2.0.010000.segs.json", ".aggregation.json"
 TABLE = "scannetv2-labels.combined.tsv"
 # The areas of a store, and what the official lists are called.
 AREAS = ("train", "val")
+# Metres between a vertex of the mesh and the same one in the file of labels, at most: one may have been rounded.
+_SAME_VERTEX = 1e-3
 # Bytes of a list of scenes and of the table of categories. The official ones have 20 kB and 100 kB.
 _MAX_LIST, _MAX_TABLE = 1 << 20, 1 << 24
 
@@ -82,6 +88,7 @@ class _Annotation(Schema):
 class _Segments(_Annotation):
     """The segment of each vertex."""
 
+    sceneId: str = ""
     segIndices: tuple[_SegmentNumber, ...]
 
 
@@ -95,6 +102,7 @@ class _Object(_Annotation):
 class _Objects(_Annotation):
     """The objects of a scene."""
 
+    sceneId: str = ""
     segGroups: tuple[_Object, ...]
 
 
@@ -109,6 +117,8 @@ def find_scenes(root: Path) -> list[tuple[str, str, Path]] | None:
         return None
     area = read_lists(root)
     if found := [(area[folder.name], folder.name, folder) for folder in folders if folder.name in area]:
+        if len(found) < len(folders):
+            log.info("%s: %d scenes that no list names are left out", root, len(folders) - len(found))
         return found
     raise UserError(
         f"{root}: {len(folders)} scenes of ScanNet, but scannetv2_train.txt and scannetv2_val.txt name none"
@@ -160,14 +170,14 @@ def read_scannet_room(
     """Return a scene as a room, one point for each vertex in their order, and what is wrong with its files.
 
     Raises:
-        UserError: a file is missing or damaged, or the labels are not as many as the vertices.
+        UserError: a file is missing or damaged, or the labels are of other vertices or of another scene.
     """
     mesh, labels, *annotation = scene_files(folder)
     scan = read_scan(mesh, None, max_points)
     if annotation:
         ids, repairs = _annotated(labels, *annotation)
     else:
-        ids, repairs = _field_of_labels(labels, max_points), []
+        ids, repairs = _field_of_labels(labels, scan, max_points), []
     if len(ids) != len(scan):
         raise UserError(f"{labels}: labels of {len(ids):,} vertices, but {mesh.name} has {len(scan):,}")
     scan = replace(scan, fields={**scan.fields, "label": ids})
@@ -175,12 +185,24 @@ def read_scannet_room(
     return room, repairs + found
 
 
-def _field_of_labels(path: Path, max_points: int) -> np.ndarray:
-    """Return the NYU40 ids (N,) in a file of labels."""
-    fields = read_scan(path, None, max_points).fields
-    if "label" not in fields:
-        raise UserError(f"{path}: no field label; it has {one_line(', '.join(fields), 500)}")
-    return fields["label"]
+def _field_of_labels(path: Path, mesh: Scan, max_points: int) -> np.ndarray:
+    """Return the NYU40 ids (N,) in a file of labels, which has the vertices of the mesh in the same order."""
+    labelled = read_scan(path, None, max_points)
+    if "label" not in labelled.fields:
+        raise UserError(f"{path}: no field label; it has {one_line(', '.join(labelled.fields), 500)}")
+    same = len(labelled) == len(mesh)
+    if same and not np.allclose(labelled.xyz, mesh.xyz, rtol=0, atol=_SAME_VERTEX, equal_nan=True):
+        raise UserError(
+            f"{path}: its vertices are not those of the mesh beside it in the same order, so that its labels would be "
+            "of other points; take both files from the release again"
+        )
+    return labelled.fields["label"]
+
+
+def _require_scene(given: str, path: Path) -> None:
+    """Refuse an annotation that names another scene than its folder, as ``scannet.scene0000_00``."""
+    if given and given.rpartition(".")[2] != path.parent.name:
+        raise UserError(f"{path}: is of {one_line(given, 60)}, not of {path.parent.name}")
 
 
 def _annotated(segments_path: Path, objects_path: Path, table_path: Path) -> tuple[np.ndarray, list[Repair]]:
@@ -197,7 +219,9 @@ def _annotated(segments_path: Path, objects_path: Path, table_path: Path) -> tup
             )
     ids, repairs = read_table(table_path), []
     of_category: dict[str, list[int]] = {}
-    for thing in _Objects.of(read_json(objects_path), str(objects_path)).segGroups:
+    objects = _Objects.of(read_json(objects_path), str(objects_path))
+    _require_scene(objects.sceneId, objects_path)
+    for thing in objects.segGroups:
         of_category.setdefault(thing.label, []).extend(thing.segments)
     of_segment: dict[int, int] = {}
     for category, segments in of_category.items():
@@ -205,8 +229,9 @@ def _annotated(segments_path: Path, objects_path: Path, table_path: Path) -> tup
             problem = f"category {one_line(category, 60)}, which {TABLE} does not have"
             repairs.append(Repair(str(objects_path), None, problem, "taken as unlabelled"))
         of_segment.update(dict.fromkeys(segments, ids.get(category, 0)))
-    indices = _Segments.of(read_json(segments_path), str(segments_path)).segIndices
-    return np.array([of_segment.get(segment, 0) for segment in indices], np.int64), repairs
+    of_vertex = _Segments.of(read_json(segments_path), str(segments_path))
+    _require_scene(of_vertex.sceneId, segments_path)
+    return np.array([of_segment.get(segment, 0) for segment in of_vertex.segIndices], np.int64), repairs
 
 
 def read_table(path: Path) -> dict[str, int]:

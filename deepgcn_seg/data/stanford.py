@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..files import why_no_file
 from .classes import S3DIS, ClassList
 from .layouts import natural
-from .room import NO_COORDINATES, Repair, Room
+from .room import NO_COORDINATES, ROOM_SKIPPED, Repair, Room
 from .row_kernel import read_rows
 from .scans.formats.bounds import PIECE_BYTES, pieces_of_lines
 
@@ -49,7 +49,7 @@ def read_room(folder: str | Path, classes: ClassList = S3DIS) -> tuple[Room | No
     folder = Path(folder)
     annotations = folder / "Annotations"
     if not annotations.is_dir():
-        return None, [Repair(str(folder), None, "no Annotations folder", "room skipped")]
+        return None, [Repair(str(folder), None, "no Annotations folder", ROOM_SKIPPED)]
     repairs: list[Repair] = []
     kept: list[tuple[Path, str, np.ndarray]] = []
     for file in sorted(annotations.iterdir(), key=lambda path: (_original(path.stem) != path.stem, natural(path.name))):
@@ -62,7 +62,7 @@ def read_room(folder: str | Path, classes: ClassList = S3DIS) -> tuple[Room | No
         elif not _is_copy(file, name, rows, kept, repairs):
             kept.append((file, name, rows))
     if not kept:
-        return None, [*repairs, Repair(str(annotations), None, "no points in any annotation", "room skipped")]
+        return None, [*repairs, Repair(str(annotations), None, "no points in any annotation", ROOM_SKIPPED)]
     rows = np.concatenate([part for _, _, part in kept])
     labels = [np.full(len(part), classes.names.index(name), np.uint8) for _, name, part in kept]
     _compare_with_whole(folder / f"{folder.name}.txt", len(rows), repairs)

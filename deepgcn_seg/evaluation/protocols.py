@@ -7,6 +7,9 @@ recut    N sampled points of each block, blocks side by side (stride 1 m): the p
 rooms    Every point of every room gets one label, by voting (:mod:`deepgcn_seg.inference.voting`).
 =======  ====================================================================================
 
+A protocol scores one network. The six-fold score of S3DIS is made of six networks, each scored on the area that was
+held out for it: :func:`deepgcn_seg.reporting.six_folds.six_folds`.
+
 Points whose true label is :func:`~deepgcn_seg.data.classes.no_label` are context: the network sees them, and they are
 not scored. A network that puts out NaN or infinity is an error, and so is a point without a vote.
 """

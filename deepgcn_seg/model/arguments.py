@@ -28,18 +28,14 @@ def _is_dilation(value: Any) -> bool:
 Dilation = Annotated[Any, rule("linear, none, an integer of at least 1 or a list of such integers", _is_dilation)]
 
 
-def _or_own(plain: PlainValidator, name: str) -> PlainValidator:
-    """Add advice to a validator's message: how a checkpoint can describe a network with a user's own part."""
-
-    def check(value: Any) -> Any:
-        try:
-            return plain.func(value)  # type: ignore[call-arg]
-        except ValueError as error:
-            own = isinstance(value, dict) or hasattr(value, "__dict__")
-            advice = f"; a description cannot hold a {name} of your own: make a subclass of DeepGCN that sets it"
-            raise ValueError(f"{error}{advice if own else ''}") from None
-
-    return PlainValidator(check)
+def _named_connection(value: Any) -> Any:
+    """Return the name of a connection, or say how a checkpoint can describe a network with a user's own."""
+    try:
+        return key_of(CONNECTIONS).func(value)  # type: ignore[call-arg]
+    except ValueError as error:
+        own = isinstance(value, dict) or hasattr(value, "__dict__")
+        advice = "; a description cannot hold a connection of your own: make a subclass of DeepGCN that sets it"
+        raise ValueError(f"{error}{advice if own else ''}") from None
 
 
 class Arguments(Schema):
@@ -47,7 +43,7 @@ class Arguments(Schema):
 
     in_channels: Width = 9
     num_classes: Width = 13
-    connection: Annotated[str, _or_own(key_of(CONNECTIONS), "connection")] = "res"
+    connection: Annotated[str, PlainValidator(_named_connection)] = "res"
     depth: Depth = 28
     channels: Width = 64
     k: Width = 16
@@ -56,7 +52,7 @@ class Arguments(Schema):
     norm_eps: Annotated[float, number(0, 1, above=True)] = 1e-5
     act: Annotated[str, choice(*ACTS)] = "relu"
     bias: Flag = True
-    graph: Annotated[str, _or_own(key_of(GRAPHS), "graph")] = "dynamic"
+    graph: Annotated[str, key_of(GRAPHS)] = "dynamic"
     dilation: Dilation = "linear"
     dilation_period: Annotated[int | None, integer(1, 65_536, null=True)] = None
     stochastic: Flag = True

@@ -17,6 +17,8 @@ ConvFactory = Callable[[int, int, LayerSpec], nn.Module]
 class Backbone(nn.Module):
     """The GCN backbone block: layers 0 (the head) to depth - 1 (DeepGCNs, "Methodology").
 
+    ``head`` is the head graph convolution here, as in the official code; ``DeepGCN.head`` is the prediction head.
+
     Args:
         in_channels: channels of the points. channels: channels that each layer computes; the growth rate if dense.
         conv: called as ``conv(in_channels, out_channels, spec)`` for each graph convolution.
@@ -42,7 +44,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.channels, self.connection, self.graph, self.dropout = channels, connection, graph, dropout
         self.positions = list(graph.positions)
-        self.graphs = graph.layers()
+        self.graphs = graph.knn_graphs()
         pre_activated = connection.pre_activated
         inner = spec.linear_only() if pre_activated else spec
 
@@ -75,11 +77,15 @@ class Backbone(nn.Module):
         positions = points[..., self.positions]
         neighbors = self.graph.neighbors(self.graphs, positions, mask)
         geometry = Geometry(positions, mask)
+        # Neighbours are searched when a layer asks for them. ``around(i, x)`` returns those of layer i, whose input is
+        # x, with what else a convolution may know of them; the connection calls it once before each block. Blocks are
+        # counted from 0, layers from the head on: block i is layer i + 1. A block hands the convolution its neighbours'
+        # indices and the mask, and the geometry only if the convolution reads that (``Neighborhood.arguments``).
         around = lambda i, x: Neighborhood(neighbors(i, x), mask, geometry)
         x = self.head(points, *around(0, positions).arguments(self.head))
         widths, dropout = self.layer_widths(), self.dropout if self.training else 0.0
         outputs = self.connection.run(self.blocks, x, lambda i, y: around(i + 1, y), widths[-1], dropout)
-        # The generator holds the head's features as long as it needs them.
+        # Free the head's features here; the connection holds them as long as it needs them.
         del x
         for i, output in enumerate(outputs, 1):
             yield self._finish(output, mask) if i == len(widths) else output

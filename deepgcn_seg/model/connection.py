@@ -2,17 +2,18 @@
 
 A connection is an object that says how a layer's input x and its convolution's output h make the layer's output, how
 wide that is, and what of it the fusion block sees. :data:`CONNECTIONS` has those of this package by name. One of your
-own is a subclass of :class:`Connection`, given as ``DeepGCN(connection=MyConnection())``.
+own is a subclass of :class:`Connection`, given as ``DeepGCN(connection=MyConnection)``, or as an object of it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 
-from .lean import with_room
+from .append_in_place import with_room
 from .neighborhood import Neighborhood
 from .reversible import ReversibleBlock, ReversibleSequence
 
@@ -29,7 +30,8 @@ class Connection:
         name: the connection's name in printed models and in messages.
         network: the name of networks with it in the papers, to which tables add the depth: ResGCN-28.
         pre_activated: whether norm and activation stand in front of each convolution, and once more after the last.
-        nested: whether the first channels of a layer's output are the output of the layer before.
+        nested: whether the first channels of a layer's output are the output of the layer before, until norm and
+            activation follow the last (:attr:`last_has_all`).
         keeps_layers: whether the fusion block sees the output of every layer, or of the last one alone. An own
             :meth:`run` must yield accordingly.
         official: further arguments of :class:`~deepgcn_seg.model.DeepGCN` that the official codes set with it.
@@ -78,7 +80,8 @@ class Connection:
             channels: number of channels of the last layer's output. dropout: probability in this pass, 0 in evaluation.
         """
         combine: Combine = self.combine
-        # With dropout, each layer also drops features of its input.
+        # With dropout, each layer also drops features of its input. Its output does not begin with them then, and must
+        # be a copy.
         if not dropout:
             x, combine = self.start(x, channels)
         for i, block in enumerate(blocks):
@@ -226,19 +229,30 @@ PAPER_CONNECTIONS = (Plain.name, Residual.name, Dense.name)
 CONNECTIONS: dict[str, type[Connection]] = {
     kind.name: kind for kind in (Plain, Residual, Dense, PreActivatedResidual, Reversible)
 }
+# The connection of each ``backbone=...``, which is called as its networks are: ``resgcnplus`` for ResGCN+.
+BACKBONES = {kind.network.lower().replace("+", "plus"): kind for kind in CONNECTIONS.values()}
 
 
-def find_connection(connection: str | Connection, groups: int = 2) -> Connection:
-    """Return the connection of a name; return a :class:`Connection` object unchanged.
+def find_connection(connection: str | Connection | Callable[[], Connection], groups: int = 2) -> Connection:
+    """Return the connection of a name or of what builds one; return a :class:`Connection` object unchanged.
 
     Args:
+        connection: a name in :data:`CONNECTIONS`, an object, a subclass of Connection, or a partial of one.
         groups: number of channel groups of a reversible connection.
 
     Raises:
-        ValueError: there is no connection of that name.
+        ValueError: there is no connection of that name, or it is of another class.
     """
     if isinstance(connection, Connection):
         return connection
-    if not isinstance(connection, str) or connection not in CONNECTIONS:
-        raise ValueError(f"unknown connection {connection!r}: choose one of {', '.join(CONNECTIONS)}")
-    return CONNECTIONS[connection].build(groups)
+    if isinstance(connection, str) and connection in CONNECTIONS:
+        connection = CONNECTIONS[connection]
+    kind = connection.func if isinstance(connection, partial) else connection
+    if not isinstance(kind, type) or not issubclass(kind, Connection):
+        raise ValueError(
+            f"unknown connection {connection!r}: choose one of {', '.join(CONNECTIONS)}, or give a subclass of "
+            "Connection"
+        )
+    if kind is connection:
+        return kind.build(groups)
+    return cast(Callable[[], Connection], connection)()

@@ -14,7 +14,7 @@ from .backbone import Backbone, ConvFactory
 from .connection import Connection, Dense, Plain, PreActivatedResidual, Residual, Reversible, find_connection
 from .convolution import EdgeConv
 from .fusion import FusionBlock
-from .graph import Graph, dilation_schedule, find_graph
+from .graph import Graph, build_graph, dilation_schedule
 from .head import PredictionHead
 from .layers import LayerSpec, hide_absent, initialise
 from .own_layers import Factory
@@ -23,7 +23,10 @@ Constructor = TypeVar("Constructor", bound=Callable[..., Any])
 
 
 def _shows_settings_of(init: Callable[..., None]) -> Callable[[Constructor], Constructor]:
-    """Let a constructor with ``**settings`` show those in its signature, and so in ``help()``."""
+    """Let a constructor with ``**settings`` show those in its signature, and so in ``help()``.
+
+    The short constructors pass them on to ``init``. To repeat them in each, with their defaults, would let them differ.
+    """
     settings = [p.replace(kind=p.KEYWORD_ONLY) for p in list(inspect.signature(init).parameters.values())[1:]]
 
     def show(constructor: Constructor) -> Constructor:
@@ -42,23 +45,27 @@ class DeepGCN(nn.Module):
     The defaults are the paper's ResGCN-28 in the TensorFlow code's variant: linear map,
     norm, activation; head graph on room-normalised positions.
 
-    Five arguments take parts of your own. ``connection``, ``graph``, ``norm`` and ``act`` take a name of a table
-    (:data:`.CONNECTIONS`, :data:`.GRAPHS`, :data:`.NORMS`, :data:`.ACTS`) or something of your own: a connection is an
-    object, because the whole network has one; a graph is a class, because the network gives it k, dilations and the
-    like; a convolution, norm or activation is a class or function that builds one, because each layer has its own.
-    A checkpoint holds a convolution, norm or activation of your own by the name of its module, and builds it if you
-    trust that. It cannot hold a connection or a graph of your own, because it has only their names: enter them in the
-    table, or make a subclass of DeepGCN that sets them.
+    Five arguments take parts of your own: ``connection``, ``graph``, ``conv``, ``norm`` and ``act``. Each is what
+    builds the part, a class or a ``functools.partial`` of one with settings of its own, and the network calls it:
+    ``connection()``, ``graph(k=..., dilations=..., ...)``, ``conv(c_in, c_out, spec)``, ``norm(channels)``, ``act()``.
+    All but ``conv`` may be a name instead (:data:`.CONNECTIONS`, :data:`.GRAPHS`, :data:`.NORMS`, :data:`.ACTS`). A
+    checkpoint holds a part of your own by the name of its module, and builds it if you trust that. It holds a
+    connection by a name in the table alone (docs/model.md says why).
+
+    ``head`` is the prediction head here, and the head graph convolution in :class:`~.backbone.Backbone`. The official
+    code calls that one ``head``, and this one ``prediction``. Both names are in every checkpoint, so they stay.
 
     Args:
         in_channels: features per point. num_classes: classes.
-        connection: plain, res, dense, res+ or rev, or a :class:`.Connection` object.
+        connection: plain, res, dense, res+ or rev, or a :class:`.Connection`, as class or object. The paper's
+            PlainGCN has no dilation either: that is :meth:`plaingcn`. With ``connection="plain"`` alone, dilation
+            stays as the other arguments say, linear and stochastic unless they are given.
         depth: graph convolutions, the head included. channels: width of each (growth rate if dense).
         k: neighbours per point. conv: builds a graph convolution, ``conv(c_in, c_out, spec)``.
         order, norm, norm_eps, act, bias: what follows linear maps (:class:`.LayerSpec`); norm and act may be classes
             of torch.nn or of your own (:mod:`.own_layers`).
-        graph: dynamic (neighbours in each layer's feature space), fixed (by position), or a subclass of
-            :class:`.Graph`.
+        graph: dynamic (neighbours in each layer's feature space), fixed (by position), or what builds a
+            :class:`.Graph` from its fields: a subclass or a partial of one.
         dilation, dilation_period: schedule over depth (:func:`.dilation_schedule`).
         stochastic, epsilon: stochastic dilation in training.
         loop: a point is its own neighbour.
@@ -79,7 +86,7 @@ class DeepGCN(nn.Module):
         self,
         in_channels: int = 9,
         num_classes: int = 13,
-        connection: str | Connection = "res",
+        connection: str | Connection | Callable[[], Connection] = "res",
         depth: int = 28,
         channels: int = 64,
         k: int = 16,
@@ -89,7 +96,7 @@ class DeepGCN(nn.Module):
         norm_eps: float = 1e-5,
         act: str | Factory = "relu",
         bias: bool = True,
-        graph: str | type[Graph] = "dynamic",
+        graph: str | Callable[..., Graph] = "dynamic",
         dilation: str | int | Sequence[int] = "linear",
         dilation_period: int | None = None,
         stochastic: bool = True,
@@ -104,10 +111,11 @@ class DeepGCN(nn.Module):
         groups: int = 2,
         init: str = "xavier",
     ):
+        # locals() holds every argument under its name here, so that one call validates all of them.
         arguments = {name: value for name, value in locals().items() if name in Arguments.model_fields}
         for name in ("connection", "graph", "norm", "act"):
-            # What is a user's own has no list of allowed values.
-            if isinstance(arguments[name], Connection) or callable(arguments[name]):
+            # What is a user's own has no list of allowed values. Its builder refuses what it cannot take.
+            if isinstance(arguments[name], (Connection, Graph)) or callable(arguments[name]):
                 del arguments[name]
         check_arguments(arguments)
         if len(set(positions)) < len(positions) or max(positions) >= in_channels:
@@ -116,15 +124,22 @@ class DeepGCN(nn.Module):
             raise ValueError(f"conv must build a graph convolution, conv(c_in, c_out, spec), got {conv!r}")
         super().__init__()
         spec = LayerSpec(order, norm, act, bias, norm_eps)
-        dilations = dilation_schedule(dilation, depth, dilation_period)
-        graphs = find_graph(graph)(k, dilations, stochastic, epsilon, loop, positions)
+        graphs = build_graph(
+            graph,
+            k=k,
+            dilations=dilation_schedule(dilation, depth, dilation_period),
+            stochastic=stochastic,
+            epsilon=epsilon,
+            loop=loop,
+            positions=positions,
+        )
         connected = find_connection(connection, groups)
         connected.check(channels)
         self.in_channels, self.num_classes = in_channels, num_classes
         self.backbone = Backbone(in_channels, channels, conv, spec, graphs, connected, block_dropout, recompute)
-        widths, nested = self.backbone.layer_widths(), connected.last_has_all
-        self.fusion = FusionBlock(widths, fusion_channels, spec, nested)
-        self.head = PredictionHead(widths, fusion_channels, num_classes, spec, nested, head_channels, dropout)
+        widths, last_has_all = self.backbone.layer_widths(), connected.last_has_all
+        self.fusion = FusionBlock(widths, fusion_channels, spec, last_has_all)
+        self.head = PredictionHead(widths, fusion_channels, num_classes, spec, last_has_all, head_channels, dropout)
         initialise(self, init)
 
     @classmethod

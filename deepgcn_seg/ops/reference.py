@@ -34,7 +34,7 @@ def search(points: Tensor, mask: Tensor | None, ranks: Tensor, loop: bool, out: 
     for block in range(batch):
         for first in range(0, count, queries):
             tile = points[block, first : first + queries]
-            # |x - y|^2 less |x|^2, which all candidates y of a query x share.
+            # |x - y|^2 less |x|^2, which all points y share that a query x is compared with.
             distances = torch.addmm(norms[block], tile, points[block].t(), alpha=-2)
             if not loop:
                 distances.diagonal(first).fill_(torch.inf)

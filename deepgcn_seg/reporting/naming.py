@@ -5,17 +5,20 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from ..model.connection import CONNECTIONS
+from ..model.connection import BACKBONES, CONNECTIONS
 from ..model.description import Network, OwnPart
 from ..old_names import ADDED
 from .runs import REPEATS, Run, varied
 
-# The connection of a config that names a backbone alone, by conf/backbone.
-_BACKBONES = {"plaingcn": "plain", "resgcn": "res", "densegcn": "dense", "resgcnplus": "res+", "revgcn": "rev"}
 # Settings that the name of a network stands for.
 _NAMED = ("depth", "model.depth", "model.connection", "model._target_", "backbone.name", "backbone.connection")
 # Settings whose key says little by itself.
-_TITLES = {"recipe.optimizer.lr": "learning rate", "data.fold": "fold", "conv._target_": "convolution"}
+_TITLES = {
+    "recipe.optimizer.lr": "learning rate",
+    "data.fold": "fold",
+    "conv._target_": "convolution",
+    "graph.name._target_": "graph",
+}
 # The arguments of a part, as in "Turn 90, Mirror 0.5".
 _ARGUMENTS = re.compile(r"(?<=[A-Za-z])( (-?[\d.]+(e-?\d+)?|none))+(?=, |$)")
 # Characters of a value in a label.
@@ -29,7 +32,7 @@ def kind_of(run: Run) -> str:
     if isinstance(run.network, Network):
         return CONNECTIONS[run.network.connection].network
     name = str(run.settings.get("backbone.name", "network"))
-    return CONNECTIONS[_BACKBONES[name]].network if name in _BACKBONES else name
+    return BACKBONES[name].network if name in BACKBONES else name
 
 
 def network_name(run: Run) -> str:

@@ -31,7 +31,7 @@ from ..settings import counted, shown
 from .class_weights import class_weights
 from .guards import Batch
 from .loop import Trainer, TrainingSettings
-from .losses import Objective, build_loss
+from .losses import Objective, build_loss, require_loss
 from .resuming import Resumed, rooms_of
 from .tensorboard import RunLog
 
@@ -164,6 +164,7 @@ def _objective(recipe: DictConfig, data: TrainingData, device: torch.device, wor
     loss = build_loss(recipe.loss, recipe.label_smoothing, recipe.focal_gamma)
     weights = class_weights(recipe.class_weights, data.store, data.split.train, recipe.effective_beta, world)
     of_classes = None if weights is None else torch.tensor(weights, dtype=torch.float32, device=device)
+    require_loss(loss, len(data.store.classes), of_classes, device)
     return Objective(loss, of_classes, int(no_label(data.store.classes)))
 
 

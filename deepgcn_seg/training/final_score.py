@@ -101,6 +101,7 @@ def _settings_to_compare(config: DictConfig, protocol: Protocol, changed: Mappin
         changed: all values of settings that were changed on the way, by name.
     """
     plain: Any = OmegaConf.to_container(config.recipe)
+    graph = config.model.graph
     return {
         "backbone": config.backbone.name,
         # An operator of torch_geometric is told by its own name.
@@ -111,7 +112,7 @@ def _settings_to_compare(config: DictConfig, protocol: Protocol, changed: Mappin
         "epochs": changed.get("epochs", config.epochs),
         "dilation": str(config.model.dilation),
         "stochastic": config.model.stochastic,
-        "graph": str(config.model.graph),
+        "graph": graph if isinstance(graph, str) else str(graph._target_).rsplit(".", 1)[-1],
         "fold": config.data.fold,
         "data": config.data.name,
         "protocol": protocol.name,

@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..errors import UserError, first_line
 from ..settings import Part, number, validate
 
 
@@ -162,6 +163,29 @@ def build_loss(given: str | Mapping[str, Any], label_smoothing: float = 0.0, foc
     if isinstance(given, str):
         return losses[given]
     return WeightedSum(tuple((weight, losses[name]) for name, weight in given.items()))
+
+
+def require_loss(loss: Loss, num_classes: int, class_weights: Tensor | None, device: torch.device) -> None:
+    """Call a loss once for a few points, so that one that does not fit is known before the training begins.
+
+    Raises:
+        UserError: it cannot be called as :class:`Loss` says, or does not return a scalar with a gradient.
+    """
+    name, points = type(loss).__name__, 8
+    logits = torch.zeros(points, num_classes, device=device, requires_grad=True)
+    labels = torch.arange(points, device=device) % num_classes
+    try:
+        value = loss(logits, labels, class_weights)
+    # Losses raise all kinds of errors for what they do not expect.
+    except Exception as error:
+        raise UserError(
+            f"recipe.loss: {name} cannot be called with logits {tuple(logits.shape)}, labels ({points},) and class "
+            f"weights, which may be None: {first_line(error, 200)}"
+        ) from error
+    if not isinstance(value, Tensor) or value.dim() or not value.requires_grad:
+        what = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        without = " without a gradient" if isinstance(value, Tensor) and not value.requires_grad else ""
+        raise UserError(f"recipe.loss: {name} must return a scalar that depends on the logits, not {what}{without}")
 
 
 def _mean(losses: Tensor, labels: Tensor, class_weights: Tensor | None) -> Tensor:

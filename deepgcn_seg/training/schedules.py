@@ -1,4 +1,8 @@
-"""Schedules of a learning rate or momentum. They are functions of the step, so that they have no state to save."""
+"""Schedules of a learning rate or momentum. They are functions of the step, so that they have no state to save.
+
+The optimiser whose learning rate they set is a setting, ``recipe.optimizer``: Adam in ``conf/recipe/paper.yaml`` and
+``port.yaml``, AdamW in ``modern.yaml``. :mod:`deepgcn_seg.training.build` builds it.
+"""
 
 import math
 from dataclasses import dataclass

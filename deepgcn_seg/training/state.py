@@ -50,7 +50,7 @@ class TrainingState:
         self.loss_sum, self.losses = 0.0, 0
 
     @property
-    def result(self) -> nn.Module:
+    def network_to_use(self) -> nn.Module:
         """The network to validate and to use: the one with averaged weights, if there is one."""
         return self.model if self.averaged is None else self.averaged.module
 
@@ -72,9 +72,8 @@ class TrainingState:
         counts = {name: getattr(self, name) for name in Counts.model_fields}
         optimizer = self.optimizer.state_dict()
         try:
-            save_checkpoint(
-                path, self.result, **description, optimizer=optimizer, random=random, training=training, **counts
-            )
+            state = {"optimizer": optimizer, "random": random, "training": training, **counts}
+            save_checkpoint(path, self.network_to_use, **description, **state)
         except (OSError, RuntimeError) as error:
             raise UserError(f"cannot write {path} ({error}); the previous checkpoint is intact") from None
 
@@ -88,7 +87,7 @@ class TrainingState:
         counts = Counts.of({name: content[name] for name in Counts.model_fields if name in content}, where)
         if self.averaged is None and content.get("training") is not None:
             raise UserError(f"{where}: has averaged weights beside those of the optimiser; recipe.ema must be set")
-        load_weights(self.result, content["model"], where)
+        load_weights(self.network_to_use, content["model"], where)
         try:
             if self.averaged is not None:
                 self.averaged.n_averaged.fill_(content["training"]["steps_averaged"])

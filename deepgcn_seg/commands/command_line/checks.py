@@ -4,6 +4,7 @@ import inspect
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from ...evaluation.protocols import Protocol
 from ...model import description
 from ...model.description import NETWORK
 from ...model.freezing import freeze
-from ...model.graph import dilation_schedule, find_graph
+from ...model.graph import Graph, build_graph, dilation_schedule
 from ...model.operators import OperatorError, OperatorSettingError
 from ...model.own_layers import TORCH_ACTS, TORCH_NORMS, options_of
 from ...old_names import RENAMED
@@ -205,7 +206,7 @@ def _check_network(config: DictConfig) -> int:
     if k > points:
         raise UserError(f"k={k}: must be at most points={points}")
     dilations = dilation_schedule(network["dilation"], depth, network["dilation_period"])
-    needed = find_graph(network["graph"])(k, dilations, loop=network["loop"]).min_points
+    needed = _fewest_points(network["graph"], {**network, "dilations": dilations})
     if needed > points:
         raise UserError(
             f"k={k} with dilation up to {max(dilations)} (depth={depth}) needs blocks of {needed} points, "
@@ -234,6 +235,19 @@ def _check_network(config: DictConfig) -> int:
         if not isinstance(error.__cause__, RuntimeError):
             raise
     return needed
+
+
+def _fewest_points(graph: Any, network: dict[str, Any]) -> int:
+    """Return the fewest points of a block that a network's graph takes.
+
+    Raises:
+        UserError: a user's own graph cannot be built with its settings.
+    """
+    part = _build("graph.name", graph) if isinstance(graph, dict) else graph
+    try:
+        return build_graph(part, **{field.name: network[field.name] for field in fields(Graph)}).min_points
+    except (ValueError, TypeError) as error:
+        raise UserError(_unknown_argument("graph.name", error, graph) or f"graph.name: {first_line(error)}") from None
 
 
 def _check_layers(network: dict[str, Any]) -> None:

@@ -6,11 +6,11 @@ validated here.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, WrapValidator
+from pydantic import ConfigDict, Field, PlainValidator, WrapValidator
 
 from ...data.blocks import VARIANTS, channels
 from ...distributed import MAX_DEVICES
@@ -32,7 +32,6 @@ from ...settings import (
     choice,
     integer,
     is_number,
-    key_of,
     listed,
     number,
     rule,
@@ -101,10 +100,19 @@ def _built(null: bool = False) -> Any:
 Built = Annotated[Any, _built()]
 
 
-def _named_or_built(*names: str) -> Any:
-    """Return a validator of some names, and of settings that each layer builds its own part from."""
-    fits = lambda value: value in names if isinstance(value, str) else _builds_later(value)
-    return rule(f"one of {', '.join(names)}, or settings with a _target_ and _partial_: true", fits)
+def _named_or_built(names: Collection[str]) -> PlainValidator:
+    """Return a validator of some names, and of settings that the network builds a part from.
+
+    Args:
+        names: the names, or a table of them as it is when a value is validated: it may grow.
+    """
+
+    def check(value: Any) -> Any:
+        if value in names if isinstance(value, str) else _builds_later(value):
+            return value
+        raise ValueError(f"must be one of {', '.join(names)}, or settings with a _target_ and _partial_: true")
+
+    return PlainValidator(check)
 
 
 def _builds_later(value: Any) -> bool:
@@ -151,7 +159,7 @@ def _are_texts(value: Any) -> bool:
 class Graph(Settings):
     """``graph``: neighbours of every layer."""
 
-    name: Annotated[str, key_of(GRAPHS)]
+    name: Annotated[Any, _named_or_built(GRAPHS)]
     dilation: Dilation
     period: MaybeCount
     stochastic: Flag
@@ -164,8 +172,9 @@ class Network(description.Arguments):
 
     model_config = ConfigDict(extra="ignore")
     conv: Built
-    norm: Annotated[Any, _named_or_built(*NORMS)]
-    act: Annotated[Any, _named_or_built(*ACTS)]
+    graph: Annotated[Any, _named_or_built(GRAPHS)]
+    norm: Annotated[Any, _named_or_built(NORMS)]
+    act: Annotated[Any, _named_or_built(ACTS)]
     # Among the nine channels, even if the data have fewer.
     positions: Annotated[list[int], listed(integer(0, 8), 1, 9)]
 

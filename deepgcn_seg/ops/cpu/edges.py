@@ -12,8 +12,10 @@ computed where it is needed, from a register of a point's channels and one of it
         for each point i, and each of its k neighbours j:
             add the edge's gradient to those of i and of j
 
-Backward adds to points j that other points share. As a thread owns whole channels, no two threads add to the same
-number, and each adds in the same order on any number of threads.
+Backward adds to points j that other points share. As only one thread works on a channel of a block of points, no two
+threads add to the same number, and each adds in the same order on any number of threads. That limits the threads: with
+16 lanes, 64 channels are 4 vectors, so that one block of points keeps at most 4 threads busy, and two blocks 8. More
+than two were not measured.
 """
 
 from typing import Any, NamedTuple
@@ -25,12 +27,13 @@ from torch.nn import functional as F
 
 from ...kernel_cache import kernel
 from .. import reference
+from .arrays import as_arrays, present_points
 from .simd import LANES, load, splat, store, where_greater, widened
 from .threads import run_sliced
 
-# Points in a group. Moments are summed in float64 over each group, and then over the groups, so that the order of the
-# sum does not depend on the number of threads. 4096 points make 16 groups, which keep up to 16 threads busy.
-ROWS = 256
+# Points in a part of a block. Moments are summed in float64 over each part, and then over the parts, so that the order
+# of the sum does not depend on the number of threads. 4096 points make 16 parts, which keep up to 16 threads busy.
+PART = 256
 
 
 class Edges(NamedTuple):
@@ -85,13 +88,13 @@ def _extremum_backward(start, stop, grad, index, present, place, grad_neighbor):
     """Add each extreme's gradient to that of the neighbour it came from.
 
     Args:
-        start, stop: groups of LANES channels, counted through all blocks.
+        start, stop: vectors of LANES channels, counted through all blocks.
         grad: (B, N, C). place: of :func:`_extremum`. grad_neighbor: (B, N, C), added to.
     """
     count, channels = grad.shape[1], grad.shape[2]
-    groups = channels // LANES
-    for group in range(start, stop):
-        b, first = group // groups, group % groups * LANES
+    vectors = channels // LANES
+    for vector in range(start, stop):
+        b, first = vector // vectors, vector % vectors * LANES
         for i in range(count):
             if present[b, i]:
                 # Each channel of a point may have its extreme from another neighbour, so vectors do not help here.
@@ -101,29 +104,29 @@ def _extremum_backward(start, stop, grad, index, present, place, grad_neighbor):
 
 @kernel()
 def _moments(start, stop, edges, shift, total, square):
-    """Write the sums of phi(e) - shift, and of its square, over the edges of :data:`ROWS` points each.
+    """Write the sums of phi(e) - shift, and of its square, over the edges of :data:`PART` points each.
 
     The edges of one point are summed up in the points' type, and those of several points in float64.
 
     Args:
-        start, stop: groups of ROWS points, counted through all blocks.
+        start, stop: parts of PART points, counted through all blocks.
         shift: (C,), near the mean of phi(e): sums of squares far from zero would lose digits.
-        total, square: (B, groups, C) float64, written.
+        total, square: (B, parts, C) float64, written.
     """
     count, channels = edges.center.shape[1], edges.center.shape[2]
-    k, groups = edges.indices.shape[2], total.shape[1]
-    own, values = edges.center.reshape(-1), edges.neighbor.reshape(-1)
+    k, parts = edges.indices.shape[2], total.shape[1]
+    centers, values = edges.center.reshape(-1), edges.neighbor.reshape(-1)
     totals, squares = total.reshape(-1), square.reshape(-1)
     zero = splat(edges.center.dtype.type(0))
-    for group in range(start, stop):
-        b, row = group // groups, group % groups * ROWS
+    for part in range(start, stop):
+        b, row = part // parts, part % parts * PART
         for first in range(0, channels, LANES):
             slope, shifts = load(edges.slope, first), load(shift, first)
             all_sum, all_square = widened(zero), widened(zero)
-            for i in range(row, min(row + ROWS, count)):
+            for i in range(row, min(row + PART, count)):
                 if not edges.present[b, i]:
                     continue
-                center = load(own, (b * count + i) * channels + first)
+                center = load(centers, (b * count + i) * channels + first)
                 row_sum, row_square = zero, zero
                 for n in range(k):
                     e = center + load(values, (b * count + edges.indices[b, i, n]) * channels + first)
@@ -133,8 +136,8 @@ def _moments(start, stop, edges, shift, total, square):
                 # A sum of k numbers of similar size keeps its digits in float32. A sum over all points would not.
                 all_sum = all_sum + widened(row_sum)
                 all_square = all_square + widened(row_square)
-            store(totals, group * channels + first, all_sum)
-            store(squares, group * channels + first, all_square)
+            store(totals, part * channels + first, all_sum)
+            store(squares, part * channels + first, all_square)
 
 
 @kernel()
@@ -142,16 +145,16 @@ def _moments_backward(start, stop, edges, offset, factor, grad_center, grad_neig
     """Add the gradients of center, neighbor and slope, given that of phi(e): offset + factor * phi(e).
 
     Args:
-        start, stop: groups of LANES channels, counted through all blocks.
+        start, stop: vectors of LANES channels, counted through all blocks.
         offset, factor: (B, C). grad_center, grad_neighbor: (B, N, C), and grad_slope: (B, C), added to.
     """
     count, channels = edges.center.shape[1], edges.center.shape[2]
-    k, groups = edges.indices.shape[2], channels // LANES
-    own, values = edges.center.reshape(-1), edges.neighbor.reshape(-1)
-    own_grads, grads = grad_center.reshape(-1), grad_neighbor.reshape(-1)
+    k, vectors = edges.indices.shape[2], channels // LANES
+    centers, values = edges.center.reshape(-1), edges.neighbor.reshape(-1)
+    center_grads, grads = grad_center.reshape(-1), grad_neighbor.reshape(-1)
     zero, one = splat(edges.center.dtype.type(0)), splat(edges.center.dtype.type(1))
-    for group in range(start, stop):
-        b, first = group // groups, group % groups * LANES
+    for vector in range(start, stop):
+        b, first = vector // vectors, vector % vectors * LANES
         slope = load(edges.slope, first)
         offsets = load(offset.reshape(-1), b * channels + first)
         factors = load(factor.reshape(-1), b * channels + first)
@@ -160,7 +163,7 @@ def _moments_backward(start, stop, edges, offset, factor, grad_center, grad_neig
             if not edges.present[b, i]:
                 continue
             at = (b * count + i) * channels + first
-            center, own_grad = load(own, at), zero
+            center, center_grad = load(centers, at), zero
             for n in range(k):
                 other = (b * count + edges.indices[b, i, n]) * channels + first
                 e = center + load(values, other)
@@ -169,9 +172,9 @@ def _moments_backward(start, stop, edges, offset, factor, grad_center, grad_neig
                 phi_grad = offsets + factors * (steepness * e)
                 slope_grad = slope_grad + where_greater(e, zero, zero, phi_grad * e)
                 e_grad = phi_grad * steepness
-                own_grad = own_grad + e_grad
+                center_grad = center_grad + e_grad
                 store(grads, other, load(grads, other) + e_grad)
-            store(own_grads, at, load(own_grads, at) + own_grad)
+            store(center_grads, at, load(center_grads, at) + center_grad)
         store(grad_slope.reshape(-1), b * channels + first, slope_grad)
 
 
@@ -179,7 +182,7 @@ def neighbor_extremum(x: Tensor, index: Tensor, mask: Tensor | None, sign: Tenso
     """Return what :func:`deepgcn_seg.ops.neighbor_max` does, and the place (B, N, C) int16 of each extreme."""
     padded, sign = _padded(x, sign)
     extreme, place = torch.empty_like(padded), torch.empty(padded.shape, dtype=torch.int16)
-    arrays = *_arrays(padded, index), present_points(x, mask), *_arrays(sign, extreme, place)
+    arrays = *as_arrays(padded, index), present_points(x, mask), *as_arrays(sign, extreme, place)
     run_sliced(_extremum, x.shape[0] * x.shape[1], index.numel() * padded.shape[2], *arrays)
     return _without_padding(x, extreme.to(x.dtype), place)
 
@@ -188,9 +191,9 @@ def neighbor_extremum_backward(grad: Tensor, index: Tensor, mask: Tensor | None,
     """Return the gradient (B, N, C) of the features, given that of the extremes and their places."""
     padded, places = _padded(grad, place)
     out = torch.zeros_like(padded)
-    arrays = *_arrays(padded, index), present_points(grad, mask), *_arrays(places, out)
+    arrays = *as_arrays(padded, index), present_points(grad, mask), *as_arrays(places, out)
     # The kernel adds single numbers, not vectors, which takes about LANES times as long.
-    run_sliced(_extremum_backward, _channel_groups(padded), LANES * padded.numel(), *arrays)
+    run_sliced(_extremum_backward, _channel_vectors(padded), LANES * padded.numel(), *arrays)
     return _without_padding(grad, out)[0].to(grad.dtype)
 
 
@@ -205,9 +208,9 @@ def edge_moments(
     edges = _edges(padded_center, padded_neighbor, index, padded_slope, mask)
     batch, count, channels = padded_center.shape
     shift = reference.typical_activation(padded_center, padded_neighbor, padded_slope)
-    total, square = torch.empty(2, batch, -(-count // ROWS), channels, dtype=torch.float64)
+    total, square = torch.empty(2, batch, -(-count // PART), channels, dtype=torch.float64)
     steps = index.numel() * channels
-    run_sliced(_moments, batch * total.shape[1], steps, edges, *_arrays(shift, total, square))
+    run_sliced(_moments, batch * total.shape[1], steps, edges, *as_arrays(shift, total, square))
     mean, var = reference.moments_of_sums(total, square, shift, index, mask)
     return _without_padding(center, mean, var)
 
@@ -219,17 +222,17 @@ def edge_moments_backward(
     padded = _padded(center, neighbor, slope)
     edges = _edges(padded[0], padded[1], index, padded[2], mask)
     offset, factor = _padded(offset.to(padded[0].dtype), factor.to(padded[0].dtype))
-    # Threads work on different blocks, so each block has its own gradient of the slope; they are added up below.
+    # Threads work on different blocks, so each block has a gradient of the slope of its own; they are added up below.
     grads = torch.zeros_like(padded[0]), torch.zeros_like(padded[1]), torch.zeros_like(offset)
     steps = index.numel() * padded[0].shape[2]
-    run_sliced(_moments_backward, _channel_groups(padded[0]), steps, edges, *_arrays(offset, factor, *grads))
+    run_sliced(_moments_backward, _channel_vectors(padded[0]), steps, edges, *as_arrays(offset, factor, *grads))
     grad_center, grad_neighbor, grad_slope = _without_padding(center, *grads)
     return grad_center.to(center.dtype), grad_neighbor.to(neighbor.dtype), grad_slope.sum(0).to(slope.dtype)
 
 
 def _edges(center: Tensor, neighbor: Tensor, index: Tensor, slope: Tensor, mask: Tensor | None) -> Edges:
-    own, values, numbers, slopes = _arrays(center, neighbor, index, slope)
-    return Edges(own, values, numbers, present_points(center, mask), slopes)
+    centers, values, numbers, slopes = as_arrays(center, neighbor, index, slope)
+    return Edges(centers, values, numbers, present_points(center, mask), slopes)
 
 
 def _padded(*tensors: Tensor) -> list[Tensor]:
@@ -245,16 +248,6 @@ def _without_padding(like: Tensor, *tensors: Tensor) -> Any:
     return tuple(t if t.shape[-1] == channels else t[..., :channels].contiguous() for t in tensors)
 
 
-def _channel_groups(x: Tensor) -> int:
-    """Return the number of groups of LANES channels in all blocks."""
+def _channel_vectors(x: Tensor) -> int:
+    """Return the number of vectors of LANES channels in all blocks."""
     return x.shape[0] * x.shape[2] // LANES
-
-
-def present_points(x: Tensor, mask: Tensor | None) -> np.ndarray:
-    """Return the mask (B, N) as an array; all points are present if there is none."""
-    return np.ones(x.shape[:2], bool) if mask is None else mask.contiguous().numpy()
-
-
-def _arrays(*tensors: Tensor) -> list[np.ndarray]:
-    """Return contiguous arrays, which share the memory of contiguous tensors."""
-    return [tensor.detach().contiguous().numpy() for tensor in tensors]

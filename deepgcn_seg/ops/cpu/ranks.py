@@ -8,7 +8,8 @@ into bins by their keys, and only those of bins with a wanted rank are put in or
     count the candidates of each bin; running sums tell the bin of each wanted rank
     gather the candidates of wanted bins, bin after bin
     for each gathered candidate:
-        place = number of gathered candidates that come before it    compared with those of its and the next bins only
+        place = number of gathered candidates that come before it     compared only with those up to as many places
+                                                                      away as the fullest bin has candidates
     out[m] = the candidate whose place corresponds to ranks[m]
 
 Equal keys are ordered by column, so the result is that of a stable sort, in whatever order candidates come. If a bin
@@ -48,16 +49,18 @@ LARGEST_COUNTED = 192
 # is left. With 12, a network's last layers listed a quarter more candidates. (The kernels for GPUs stop at 12; more
 # were not tried there.)
 BISECTIONS = 18
-# A threshold is set this many standard deviations above the rank that is expected, and SLACK ranks more. A row has too
-# few candidates if more of the sample than that are among its wanted points. The hypergeometric distribution gives 2 to
-# 4 such rows in 1000 for 4096 points and k = 16, at any dilation up to 27. They are searched again.
+# A threshold is set this many standard deviations above the rank that is expected, and SLACK ranks more. A row can have
+# too few candidates only if as many of the sample or more are among its wanted points. The hypergeometric distribution
+# gives 2 to 4 such rows in 1000 for 4096 points and k = 16, at any dilation up to 27, which is an upper bound. They are
+# searched again.
 MARGIN, SLACK = 2.5, 2.0
 
 
 class Scratch(NamedTuple):
     """Memory that :func:`select` works in, allocated once for many rows."""
 
-    # The gathered candidates, behind LARGEST_COUNTED entries whose keys are -inf. The last entry takes what is dropped.
+    # The gathered candidates. Behind them is room for the keys of inf that `_order` writes, and the last entry takes
+    # what is dropped.
     few_keys: np.ndarray
     few_columns: np.ndarray
     # The bin of each candidate of the list.
@@ -71,13 +74,11 @@ class Scratch(NamedTuple):
 
 
 @kernel()
-def scratch_for(longest, keys):
-    """Return scratch for lists of up to ``longest`` candidates with keys of the type of the array ``keys``."""
-    room = LARGEST_COUNTED + longest + LARGEST_COUNTED + 2 * LANES
-    few_keys = np.empty(room, keys.dtype)
-    few_keys[:LARGEST_COUNTED] = -np.inf
-    few_columns = np.empty(room, np.uint32)
-    few_columns[:LARGEST_COUNTED] = 0
+def scratch_for(longest, like):
+    """Return scratch for lists of up to ``longest`` candidates, whose keys have the type of the array ``like``."""
+    # `_order` writes as many keys of inf as the fullest bin has candidates, and a vector more.
+    room = longest + LARGEST_COUNTED + LANES + 1
+    few_keys, few_columns = np.empty(room, like.dtype), np.empty(room, np.uint32)
     bin_of, ordered = np.empty(room, np.uint32), np.empty(room, np.uint32)
     sizes, ends, starts = np.empty(BINS, np.uint32), np.empty(BINS, np.uint32), np.empty(BINS, np.uint32)
     return Scratch(few_keys, few_columns, bin_of, ordered, sizes, ends, starts)
@@ -100,11 +101,12 @@ def threshold_of(sample, count, expected):
     if rank >= count:
         return np.finfo(sample.dtype).max
     low, high = _range_of(sample, count)
+    store(sample, count, splat(sample.dtype.type(np.inf)))
     # Look for a key that ``rank`` to ``rank + 2`` of the sample do not exceed: nearly exact, and sooner found.
     # Bisection only counts, without branches. Selecting the key would take branches, which processors mispredict.
     for _ in range(BISECTIONS):
         middle = low + (high - low) * sample.dtype.type(0.5)
-        below = _count(sample[:count], middle)
+        below = _count(sample, count, middle)
         if below < rank:
             low = middle
         else:
@@ -149,8 +151,8 @@ def select(keys, columns, count, ranks, out, scratch):
     """Write into ``out[m]`` the candidate of rank ``ranks[m]``.
 
     Args:
-        keys, columns: the list is their first ``count`` entries; keys are finite. LANES more entries must exist. All
-            are overwritten.
+        keys, columns: the list is their first ``count`` entries; keys are finite. ``keys`` must have LANES more
+            entries, which are overwritten.
         ranks: (m,) ascending. out: (m,) int64. scratch: of :func:`scratch_for`.
     """
     if count <= ranks[-1]:
@@ -172,7 +174,7 @@ def select(keys, columns, count, ranks, out, scratch):
     # Candidates of bins without a wanted rank are gathered too, because skipping them would need a branch. Each is
     # written to the last place, where the next one overwrites it.
     starts[:] = len(few_keys) - 1
-    end, fullest, last, shift = LARGEST_COUNTED, 0, -1, 0
+    end, fullest, last, to_place = 0, 0, -1, 0
     for m in range(len(ranks)):
         b = _first_beyond(ends, ranks[m])
         if b != last:
@@ -180,10 +182,11 @@ def select(keys, columns, count, ranks, out, scratch):
             starts[b] = end
             end += np.int64(sizes[b])
             fullest = max(fullest, np.int64(sizes[b]))
-            # Added to a rank in the whole list, this gives the place among the gathered candidates.
-            shift = end - np.int64(ends[b])
+            # In the order of the whole list this bin ends at ends[b], and among the gathered candidates at `end`. The
+            # difference leads from a rank in this bin to its place.
+            to_place = end - np.int64(ends[b])
         # For now the result holds this place; the column that is there replaces it below.
-        out[m] = ranks[m] + shift
+        out[m] = ranks[m] + to_place
     gather(keys, columns, bin_of, count, starts, few_keys, few_columns)
     _order(few_keys, few_columns, end, fullest, ordered)
     for m in range(len(ranks)):
@@ -238,40 +241,37 @@ def _first_beyond(ends, rank):
 
 @kernel()
 def _order(keys, columns, end, fullest, ordered):
-    """Write ``columns[LARGEST_COUNTED:end]`` into ``ordered``, by key and then by column.
+    """Write ``columns[:end]`` into ``ordered``, by key and then by column.
 
     Args:
-        keys: bin after bin. Before them are :data:`LARGEST_COUNTED` keys of -inf.
+        keys: bin after bin; as many more as ``fullest`` and LANES are overwritten.
         fullest: number of candidates in the fullest bin.
     """
-    start = LARGEST_COUNTED
     if fullest > LARGEST_COUNTED:
-        order = np.argsort(columns[start:end], kind="mergesort")
-        order = order[np.argsort(keys[start:end][order], kind="mergesort")]
-        ordered[start:end] = columns[start:end][order]
+        # Sort by column, then stably by key: candidates with equal keys stay in the order of their columns.
+        order = np.argsort(columns[:end], kind="mergesort")
+        order = order[np.argsort(keys[:end][order], kind="mergesort")]
+        ordered[:end] = columns[:end][order]
         return
     # Keys that are ``fullest`` or more places away are in other bins: those before are smaller, those after are larger.
     # So a key need only be compared with those in between.
     keys[end : end + fullest + LANES] = np.inf
     # The place of a candidate is the number of those before it: a comparison with LANES others at a time, no branches.
-    for i in range(start, end):
+    for i in range(end):
         key, column = splat(keys[i]), splat(columns[i])
-        at = i - fullest
-        for j in range(i - fullest, i + fullest, LANES):
+        at = first = max(i - fullest, 0)
+        for j in range(first, i + fullest, LANES):
             at += count_bits(comes_before(load(keys, j), load(columns, j), key, column))
         ordered[at] = columns[i]
 
 
-@kernel(fastmath={"reassoc", "nsz"})
-def _count(sample, key):
-    """Return how many entries of the sample, at most 2^24, do not exceed ``key``.
-
-    They are counted in float32, because LLVM then works on whole vectors.
-    """
-    count = np.float32(0)
-    for s in range(len(sample)):
-        count += np.float32(1) if sample[s] <= key else np.float32(0)
-    return count
+@kernel()
+def _count(sample, count, key):
+    """Return how many of the first ``count`` entries do not exceed ``key``. LANES entries of inf must follow them."""
+    limits, total = splat(key), 0
+    for s in range(0, count, LANES):
+        total += count_bits(at_most(load(sample, s), limits))
+    return total
 
 
 @kernel()
@@ -291,4 +291,6 @@ def _range_of(keys, count):
     # Leave out the lane that holds the smallest key. If the same lane held the second smallest too, a larger key is
     # found, and all keys below it go to the first bin.
     second = lowest(where_greater(low, splat(least), low, splat(top)))
-    return least if second == top else second, top
+    # If there is no lane between the smallest and the largest key, as with few different keys, the range begins at the
+    # smallest after all. It would be empty otherwise.
+    return (least if second == top else second), top

@@ -6,20 +6,21 @@ be among the wanted ones are written to memory::
     for each strip of 32 query points (rows):                       threads take strips in turn
         distances of the rows to a sample of 256 points, all of which are listed
         threshold of a row = a distance that lets through a few points more than are wanted      ranks.threshold_of
-        for each group of LANES candidate points (columns):
-            tile = distances of the rows to the group                                            tiles.write_tile
+        for each panel of LANES points (columns):
+            tile = distances of the rows to the columns                                          tiles.write_tile
             for each row of the tile:
                 bitmask = distances <= threshold of the row
-                append the distances and the numbers of these candidates to the row's list       simd.append
+                append the distances and the columns that pass, the candidates, to its list      simd.append
         for each row:
             find the wanted ranks in its list, by bins                                           ranks.select
         for each row whose list was shorter than wanted: again, without a threshold
 
-Rows are those of the distance matrix, which is never stored: a row belongs to a query point, a column to a candidate.
+Rows and columns are those of the distance matrix, which is never stored: a row belongs to a query point, a column to a
+point that it is compared with. Candidates are only those columns of a row whose distance passes its threshold.
 
-What is called a distance here is ``|y|^2 / 2 - x.y``: half the squared distance, less ``|x|^2 / 2``, which all
-candidates y of a query point x share. Points are centred first, because far from the origin the difference would lose
-its digits. One code serves any number of points, float32 and float64, and any width of registers.
+What is called a distance here is ``|y|^2 / 2 - x.y``: half the squared distance, less ``|x|^2 / 2``, which all points y
+share that a query point x is compared with. Points are centred first, because far from the origin the difference would
+lose its digits. One code serves any number of points, float32 and float64, and any width of registers.
 """
 
 from typing import NamedTuple
@@ -28,28 +29,34 @@ import numpy as np
 from torch import Tensor
 
 from ...kernel_cache import kernel
-from .edges import present_points
+from .arrays import present_points
 from .ranks import remove, scratch_for, select, shorten, threshold_of
 from .simd import LANES, append, at_most, load, numbered, splat, store
 from .threads import run_sliced
 from .tiles import write_tile
 
 # Number of points in the sample: every (N // SAMPLE)-th point of a cloud. A cloud of fewer than 4 * SAMPLE points has
-# no sample, and all of its points are candidates. A larger sample costs more; a smaller one gives looser thresholds,
+# no sample, and lists all of its points. A larger sample costs more; a smaller one gives looser thresholds,
 # which more candidates pass. Measured: 128, 256 and 512 differ by less than 7 % of a search.
 SAMPLE = 256
-# Groups of rows in a strip, which has 32 rows. With 64 channels they take 8 KiB and stay in the L1 cache while all
-# columns are read once, from memory if need be. Measured: 16, 32 and 64 rows are equally fast at 4096 points, whose
+# Panels of query points in a strip, which has 32 rows. With 64 channels they take 8 KiB and stay in the L1 cache while
+# all columns are read once, from memory if need be. Measured: 16, 32 and 64 rows are equally fast at 4096 points, whose
 # columns fit the L2 cache.
 STRIP = 32 // LANES
+# How many steps a distance counts for when `run_sliced` decides whether threads share a search. A search of 256 points
+# with 64 channels takes 4 nanoseconds for each distance, and edge kernels 0.05 to 0.1 for each of their numbers. So
+# threads share the search of one block of 181 points or more, where two begin to be quicker. Measured as
+# `threads.SMALL`, with one and with two threads: 0.105, 0.105 ms for 128 points, 0.168, 0.129 for 181, 0.255, 0.186 for
+# 256, and 0.430, 0.295 for 362.
+STEPS_PER_DISTANCE = 64
 
 
 class Cloud(NamedTuple):
-    """Points of a batch in groups of LANES, channel by channel, the last group filled up."""
+    """Points of a batch in P panels of LANES points, channel by channel, the last panel filled up."""
 
-    # (B, G, C, LANES).
-    tiles: np.ndarray
-    # (B, G * LANES), half of the squared norms; infinite for absent points, which are never neighbours.
+    # (B, P, C, LANES).
+    panels: np.ndarray
+    # (B, P * LANES), half of the squared norms; infinite for absent points, which are never neighbours.
     half_norms: np.ndarray
 
 
@@ -77,9 +84,7 @@ def search(
     batch, count, _ = points.shape
     prepared = _prepared(points.contiguous().numpy(), present_points(points, mask), sample_size)
     strips = -(-count // (STRIP * LANES))
-    # The amount of work, by which `run_sliced` decides how many threads share it. With the factor 4, clouds of up to
-    # 362 points are searched on one thread: they take 0.4 ms, and several threads are no quicker.
-    steps = 4 * batch * count * count
+    steps = STEPS_PER_DISTANCE * batch * count * count
     run_sliced(_search_strips, batch * strips, steps, *prepared, ranks.numpy(), loop, out.numpy())
 
 
@@ -91,13 +96,13 @@ def _prepared(points, present, sample_size):
         points: (B, N, C). present: (B, N) bool. sample_size: about how many points to sample.
     """
     batch, count, _ = points.shape
-    # With few points the sample is empty. Then thresholds are infinite, and all points are candidates.
+    # With few points the sample is empty. Then no threshold holds any point back, and all are listed.
     step = count // sample_size if count >= 4 * sample_size else count + 1
     cloud, sample = _empty_cloud(points, count), _empty_cloud(points, count // step)
     for b in range(batch):
         mean = _mean(points[b], present[b])
-        _fill(points[b], present[b], mean, 1, cloud.tiles[b], cloud.half_norms[b])
-        _fill(points[b], present[b], mean, step, sample.tiles[b], sample.half_norms[b])
+        _fill(points[b], present[b], mean, 1, cloud.panels[b], cloud.half_norms[b])
+        _fill(points[b], present[b], mean, step, sample.panels[b], sample.half_norms[b])
     return cloud, sample, step
 
 
@@ -105,9 +110,9 @@ def _prepared(points, present, sample_size):
 def _empty_cloud(points, count):
     """Return memory, not yet written, for the cloud of ``count`` points of each block."""
     batch, _, channels = points.shape
-    groups = -(-count // LANES)
-    tiles = np.empty((batch, groups, channels, LANES), points.dtype)
-    return Cloud(tiles, np.empty((batch, groups * LANES), points.dtype))
+    panels = -(-count // LANES)
+    half_norms = np.empty((batch, panels * LANES), points.dtype)
+    return Cloud(np.empty((batch, panels, channels, LANES), points.dtype), half_norms)
 
 
 @kernel()
@@ -124,24 +129,24 @@ def _mean(points, present):
 
 
 @kernel()
-def _fill(points, present, mean, step, tiles, half_norms):
+def _fill(points, present, mean, step, panels, half_norms):
     """Write the cloud of every ``step``-th point of one block, centred.
 
     Args:
         points: (N, C). present: (N,) bool. mean: (C,), subtracted from the points.
-        tiles: (G, C, LANES), written. half_norms: (G * LANES,), written.
+        panels: (P, C, LANES), written. half_norms: (P * LANES,), written.
     """
     count = len(points) // step
-    # The last group may have fewer points than lanes.
-    tiles[-1:] = 0
+    # The last panel may have fewer points than lanes.
+    panels[-1:] = 0
     zero, half = splat(points.dtype.type(0)), splat(points.dtype.type(0.5))
-    for group in range(len(tiles)):
-        first = group * LANES
+    for panel in range(len(panels)):
+        first = panel * LANES
         for lane in range(min(count - first, LANES)):
             point = (first + lane) * step
             for channel in range(len(mean)):
-                tiles[group, channel, lane] = points[point, channel] - mean[channel] if present[point] else 0
-        flat, squares = tiles[group].reshape(-1), zero
+                panels[panel, channel, lane] = points[point, channel] - mean[channel] if present[point] else 0
+        flat, squares = panels[panel].reshape(-1), zero
         # Norms, like the products, are of the centred coordinates.
         for channel in range(0, len(flat), LANES):
             squares = squares + load(flat, channel) * load(flat, channel)
@@ -158,41 +163,40 @@ def _search_strips(start, stop, cloud, sample, step, ranks, loop, out):
     Args:
         cloud, sample: of all points, and of every ``step``-th. The others as in :func:`search`.
     """
-    count, groups = out.shape[1], cloud.tiles.shape[1]
-    strips = -(-groups // STRIP)
+    count, panels = out.shape[1], cloud.panels.shape[1]
+    strips = -(-panels // STRIP)
     # Without loops the query point itself is in the list too, until `_select_row` removes it.
     wanted = ranks[-1] + (1 if loop else 2)
     # Lists have room for a vector more than there are points: `append` writes whole vectors.
-    height, longest = STRIP * LANES, (groups + 1) * LANES
-    keys, columns = np.empty((height, longest), cloud.tiles.dtype), np.empty((height, longest), np.uint32)
+    height, longest = STRIP * LANES, (panels + 1) * LANES
+    keys, columns = np.empty((height, longest), cloud.panels.dtype), np.empty((height, longest), np.uint32)
     lists, scratch = Lists(keys, columns, np.empty(height, np.int64)), scratch_for(longest, cloud.half_norms)
     # Infinite distances, those to absent points, do not pass the largest finite threshold.
-    largest = np.finfo(cloud.tiles.dtype).max
-    everything, thresholds = np.full(height, largest), np.full(height, largest)
+    largest = np.finfo(cloud.panels.dtype).max
+    no_limit, thresholds, unfinished = np.full(height, largest), np.full(height, largest), np.empty(height, np.bool_)
     for strip in range(start, stop):
         b, first = strip // strips, strip % strips * STRIP
-        points, sampled = Cloud(cloud.tiles[b], cloud.half_norms[b]), Cloud(sample.tiles[b], sample.half_norms[b])
-        queries = points.tiles[first : first + STRIP]
-        # The lists hold the distances to the sample first. An empty sample leaves them empty, and thresholds infinite.
-        _fill_lists(queries, sampled, everything, lists)
+        points, sampled = Cloud(cloud.panels[b], cloud.half_norms[b]), Cloud(sample.panels[b], sample.half_norms[b])
+        queries = points.panels[first : first + STRIP]
+        # The lists hold the distances to the sample first. An empty sample leaves them empty, and thresholds largest.
+        _fill_lists(queries, sampled, no_limit, lists)
         for r in range(len(queries) * LANES):
             # Of every step-th point, a step-th of the wanted ones is expected.
             thresholds[r] = threshold_of(keys[r], lists.counts[r], wanted / step)
         _fill_lists(queries, points, thresholds, lists)
-        rows, missing = min(len(queries) * LANES, count - first * LANES), 0
+        rows = min(len(queries) * LANES, count - first * LANES)
         for r in range(rows):
-            if lists.counts[r] >= wanted:
+            unfinished[r] = lists.counts[r] < wanted
+            if not unfinished[r]:
                 _select_row(lists, r, first * LANES + r, ranks, loop, out[b], scratch)
-                thresholds[r] = -largest
-            else:
-                thresholds[r] = largest
-                missing += 1
-        if missing:
+        if unfinished[:rows].any():
             # The thresholds of a few rows in a thousand were too low (ranks.MARGIN), so that their lists are too short.
             # These rows now get a threshold that all points pass, and finished rows one that none passes.
+            for r in range(rows):
+                thresholds[r] = largest if unfinished[r] else -largest
             _fill_lists(queries, points, thresholds, lists)
             for r in range(rows):
-                if thresholds[r] > 0:
+                if unfinished[r]:
                     # All points of the cloud are listed. To put so many in order would take a hundred times as long.
                     lists.counts[r] = shorten(keys[r], columns[r], lists.counts[r], wanted)
                     _select_row(lists, r, first * LANES + r, ranks, loop, out[b], scratch)
@@ -208,26 +212,26 @@ def _select_row(lists, row, point, ranks, loop, out, scratch):
 
 
 @kernel()
-def _fill_lists(rows, points, thresholds, lists):
+def _fill_lists(queries, points, thresholds, lists):
     """Write the lists of some rows: the points whose distance does not exceed the row's threshold.
 
     Args:
-        rows: (g, C, LANES). points: the Cloud of one block of points.
+        queries: (p, C, LANES), the panels of these rows. points: the Cloud of one block of points.
         thresholds: one for each row; further entries are ignored.
         lists: written. A row whose distances are NaN has no candidates.
     """
-    tile = np.empty(LANES * LANES, rows.dtype)
+    tile = np.empty(LANES * LANES, queries.dtype)
     lists.counts[:] = 0
     longest = lists.keys.shape[1]
     keys, columns = lists.keys.reshape(-1), lists.columns.reshape(-1)
     # The outer loop goes over columns and the inner one over rows: the rows of a strip stay in the L1 cache, and each
     # column is used by all of them while it is there too.
-    for column in range(len(points.tiles)):
-        numbers = numbered(np.uint32(column * LANES))
-        for group in range(len(rows)):
-            write_tile(rows, group, points.tiles, column, points.half_norms, tile)
+    for panel in range(len(points.panels)):
+        numbers = numbered(np.uint32(panel * LANES))
+        for query_panel in range(len(queries)):
+            write_tile(queries, query_panel, points.panels, panel, points.half_norms, tile)
             for i in range(LANES):
-                row = group * LANES + i
+                row = query_panel * LANES + i
                 start = row * longest
                 end = start + lists.counts[row]
                 distances = load(tile, i * LANES)

@@ -74,7 +74,9 @@ def vector_function(signature: Callable[..., Any]) -> Callable[[Callable], Any]:
     points to the first element, and whose ``shape`` is that of the array.
 
     Args:
-        signature: returns numba's signature of a call, given numba's types of the arguments.
+        signature: returns numba's signature of a call, given numba's types of the arguments. A type that is called with
+            types gives a signature: ``types.int64(bits)`` is that of a function that takes a value of the type ``bits``
+            and returns an int64, and ``x(a, b, x, y)`` that of a function of four arguments that returns one like x.
     """
 
     def decorated(emit: Callable) -> Any:
@@ -204,7 +206,8 @@ def append(builder, array, place, values, bits):
 
     The array must have LANES entries from ``place`` on. Those after the written lanes get arbitrary values.
     """
-    # As many lanes at a time as one register has with AVX-512. (LLVM 22 packs a wider vector wrongly.)
+    # As many lanes at a time as one register has with AVX-512, because LLVM 22 packs a wider vector wrongly: without
+    # this, test_simd.py::test_lanes_of_a_bitmask_are_appended crashes in float64.
     lanes = LANES // 2 if AVX512 and isinstance(values.type.element, ir.DoubleType) else LANES
     for first in range(0, LANES, lanes):
         part = ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(range(first, first + lanes)))

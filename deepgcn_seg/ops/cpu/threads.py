@@ -18,11 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Work of fewer steps than these runs on the calling thread. Measured on two idle cores: to hand work to two threads and
-# wait for them takes 17 to 56 microseconds. Two threads are quicker in a search from 2^20 steps on (0.45 for 0.71 ms;
-# at 2^19 0.50 for 0.44), and in an edge kernel from 2^22 on (0.18 for 0.23 ms). Between 2^19 and 2^22 an edge kernel
-# loses up to 90 microseconds by them.
-SMALL = 1 << 19
+# Work of fewer steps than these runs on the calling thread, because to hand work to two threads and wait for them takes
+# 20 to 30 microseconds. A step is one number of an edge kernel; `search` says how many a distance counts for. Measured
+# with one and with two threads in alternation (two cores, 64 channels, the least of 150 calls, in milliseconds):
+#
+#     steps                            2^20             2^21             2^22
+#     largest neighbour                0.060, 0.078     0.110, 0.113     0.232, 0.174
+#     moments over edges               0.110, 0.140     0.174, 0.177     0.337, 0.269
+#     gradient of the moments          0.123, 0.132     0.230, 0.189     0.480, 0.313
+#     gradient of the largest          0.098, 0.099     0.202, 0.157     0.463, 0.291
+SMALL = 1 << 21
 # Slices for each thread. A thread that another program holds up delays the others by one slice at most, which is a
 # quarter of its share. Measured: one slice more costs 1 to 2 microseconds, the call of a kernel.
 SLICES = 4
@@ -88,8 +93,8 @@ def run_sliced(kernel: Callable[..., None], size: int, steps: int, *arguments: A
 def map_on_threads(function: Callable[..., Tensor], arguments: Sequence[tuple]) -> list[Tensor]:
     """Return ``[function(*some) for some in arguments]``, computed in inference on one thread each.
 
-    Threads that share one call wait for each other at every operation; threads that have a call each do not. What
-    remains when the number of calls is not a multiple of that of threads is computed by all threads together.
+    Threads that share one call wait for each other at every operation; threads that have a call each do not. Calls left
+    over after each thread has had the same number are computed one by one, each on all threads.
     """
     threads = torch.get_num_threads()
     alone = 0 if threads <= 1 or _bound_to_this_thread() else len(arguments) // threads * threads

@@ -84,6 +84,7 @@ def search(
         for row in range(0, count, chunk):
             blocks, rows = min(together, batch - block), min(chunk, count - row)
             list_candidates(split, thresholds, lists, how, loop, step, (block, blocks), (row, rows))
+            # Short lists are sorted by 32-bit codes, which is half the work of sorting distances with all their bits.
             coded = how.keep <= limits.most_coded
             select_from_lists(thresholds, lists, how, coded, ranks, out, (block, blocks), (row, rows))
     search_missed(split, lists.missed, lists.misses, how.wanted, ranks, loop, out, sizes)

@@ -16,7 +16,8 @@ from ....escaping import one_line
 from . import e57_decoder
 from .bounds import Bounds, clean_names
 from .decoding import decoding
-from .e57_header import Setup, read_header
+from .e57_colors import scaled_colors
+from .e57_header import COLOR_ELEMENTS, Setup, read_header
 from .scan import COLORS, Scan
 from .setups import joined
 
@@ -27,9 +28,8 @@ PIECE = 1 << 18
 # Names of the standard for coordinates and colours.
 CARTESIAN = ("cartesianX", "cartesianY", "cartesianZ")
 _SPHERICAL = ("sphericalRange", "sphericalAzimuth", "sphericalElevation")
-# Coordinates -> the field that is not 0 where a point has none.
+# Coordinates -> the field that is not 0 where a point has none. A scan may have one of them for both.
 _INVALID: dict[tuple[str, ...], str] = {CARTESIAN: "cartesianInvalidState", _SPHERICAL: "sphericalInvalidState"}
-COLOR_ELEMENTS = ("colorRed", "colorGreen", "colorBlue")
 _NAMES = dict(zip(COLOR_ELEMENTS, COLORS[0]))
 
 
@@ -53,6 +53,7 @@ def read_e57(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
             parts.append(part)
     if len(parts) < len(header.setups):
         raise UserError(f"{bounds.path}: not a readable E57 file (its points end early)")
+    scaled_colors(bounds.path, header.setups, parts, {path: names[path] for path in COLOR_ELEMENTS if path in names})
     return Scan(bounds.path, joined(bounds.path, parts), header)
 
 
@@ -69,7 +70,8 @@ def _read_points(
 ) -> dict[str, np.ndarray] | None:
     """Return the fields of a scan, or None if the decoder ends before."""
     system = _coordinates(path, setup)
-    invalid = _INVALID[system]
+    states = (_INVALID[system], *_INVALID.values())
+    invalid = next((state for state in states if state in {field.path for field in setup.fields}), "")
     used = {*system, invalid}
     fields = {names[field.path]: np.empty(setup.count, field.kind) for field in setup.fields if field.path not in used}
     xyz = [np.empty(setup.count) for _ in range(3)]

@@ -31,9 +31,11 @@ def decode(path: str, piece: int, scans: list[Any], output: BinaryIO) -> None:
     image = libe57.ImageFile(os.fsencode(path), "r")
     scan_nodes = image.root()["data3D"]
     for index, count, fields in scans:
+        # The library has no reader for a scan without points.
+        if not count:
+            continue
         buffers, arrays = libe57.VectorSourceDestBuffer(), []
-        # A buffer of the library has one place at least.
-        size = max(min(piece, count), 1)
+        size = min(piece, count)
         for name, kind in fields:
             arrays.append(np.empty(size, kind))
             # The last two arguments: convert numbers to the buffer's type, and scale them.

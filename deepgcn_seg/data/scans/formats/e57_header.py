@@ -10,7 +10,7 @@ import struct
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy as np
 from ....errors import UserError
 from ....escaping import one_line
 from .bounds import Bounds
+from .colors import BYTES, FRACTIONS, WORDS
 from .setups import MAX_SCANS, Pose
 
 _PAGE, _CHECKSUM = 1024, 4
@@ -25,7 +26,12 @@ _PAGE, _CHECKSUM = 1024, 4
 _MAX_XML = 8 << 20
 _SPACE = "{http://www.astm.org/COMMIT/E57/2010-e57-v1.0}"
 _SCHEMA = "{http://www.w3.org/2001/XMLSchema-instance}"
+COLOR_ELEMENTS = ("colorRed", "colorGreen", "colorBlue")
 _INT64 = np.iinfo(np.int64)
+# A full fraction after rounding, such as 255 times a scale of 0.0039215686.
+_ONE = 1 + 1e-4
+# The smallest range of colours that is believed, so that scaling by it stays within floating-point numbers.
+_LEAST_RANGE = 1e-3
 # Integers that pye57 has buffers for, and those that need a larger buffer.
 _INTEGERS = ("i1", "u1", "i2", "u2", "i4", "u4", "i8")
 
@@ -36,11 +42,13 @@ class Field:
 
     Attributes:
         path: its name in the file, with the prefix of an extension. kind: NumPy type. bits: of a value in the file.
+        ranges: of a colour, the numbers for 0 and for full colour, as the scan declares them. The first counts.
     """
 
     path: str
     kind: str
     bits: int
+    ranges: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -166,7 +174,8 @@ def _setup(bounds: Bounds, index: int, scan: ET.Element, prefixes: dict[str, str
         if layout is None:
             others.append(path)
         else:
-            fields.append(Field(path, *layout))
+            ranges = _color_ranges(scan, node, path) if path in COLOR_ELEMENTS else ()
+            fields.append(Field(path, *layout, tuple(ranges)))
     pose = scan.find(f"{_SPACE}pose")
     quaternion = tuple(_vector(bounds.path, pose, "rotation", "wxyz")) or (1.0, 0.0, 0.0, 0.0)
     translation = tuple(_vector(bounds.path, pose, "translation", "xyz")) or (0.0, 0.0, 0.0)
@@ -196,6 +205,32 @@ def _layout(path: Path, node: ET.Element) -> tuple[str, int] | None:
             whole = next(name for name, of in limits if of.min <= least and most <= of.max)
             return whole if kind == "Integer" else "f8", (most - least).bit_length()
     return None
+
+
+def _color_ranges(scan: ET.Element, node: ET.Element, name: str) -> Iterator[tuple[float, float]]:
+    """Yield the range of a colour in ``colorLimits``, and the one that follows from the limits of its field.
+
+    A field has fractions if its largest number is 1 and it is no integer. Else it has as many bits as this number
+    needs, at least 8: writers may cut the limits of a field to the colours that they have.
+    """
+    limits = [scan.find(f"{_SPACE}colorLimits/{_SPACE}{name}{end}") for end in ("Minimum", "Maximum")]
+    low, high = (nan if one is None else _value(one, one.text or "0") for one in limits)
+    if _LEAST_RANGE <= high - low <= WORDS:
+        yield low, high
+    low, high = (_value(node, node.get(end, "nan")) for end in ("minimum", "maximum"))
+    if 0 <= low <= high and 0 < high <= WORDS:
+        whole = node.get("type") == "Integer"
+        yield 0, FRACTIONS if high <= _ONE and not whole else max(BYTES, 2 ** int(high).bit_length() - 1)
+
+
+def _value(node: ET.Element, text: str) -> float:
+    """Return a number of a node, with the scale and offset that scaled integers have, or NaN if it is none."""
+    scaled = node.get("type") == "ScaledInteger"
+    try:
+        scale, offset = (float(node.get(name, of)) if scaled else of for name, of in (("scale", 1.0), ("offset", 0.0)))
+        return float(text) * scale + offset
+    except ValueError:
+        return nan
 
 
 def _integer(path: Path, text: str) -> int:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from .bounds import clean_names, renamed
-from .e57 import CARTESIAN, COLOR_ELEMENTS, PIECE, buffer_type
-from .e57_header import Header, Setup
+from .e57 import CARTESIAN, PIECE, buffer_type
+from .e57_header import COLOR_ELEMENTS, Header, Setup
 from .scan import AXES, COLORS, Scan
 from .setups import MAX_SCANS
 

@@ -22,6 +22,8 @@ _MAX_RECORDS = 1000
 _COPC = "copc"
 # Bytes to take from the decoding process at a time.
 _PIECE = 1 << 24
+# Point formats without colours -> those with the same dimensions and colours.
+_COLORED = {0: 2, 1: 3, 4: 5, 6: 7, 9: 10}
 # The largest rounding of coordinates that is not worth a warning: half a millimetre, if their unit is the metre.
 _ROUNDING = 0.0005
 
@@ -161,18 +163,17 @@ def write_las(path: Path, scan: Scan, notes: list[str], compress: bool = False) 
     """
     import laspy
 
-    if scan.template is not None:
-        header, record = scan.template
-        # Writing changes header and points, and the scan may be written again.
-        points = laspy.ScaleAwarePointRecord(record.array.copy(), record.point_format, record.scales, record.offsets)
-        las = laspy.LasData(deepcopy(header), points)
-    else:
-        las = _new_las(scan)
-    done = {"x", "y", "z"} | (set(COLORS[0]) if scan.template is None and scan.rgb is not None else set())
+    new = scan.template is None
+    las = _new_las(scan) if new else _original_las(scan)
+    done = {"x", "y", "z"} | (set(COLORS[0]) if new and scan.rgb is not None else set())
+    changes = _rounded(las, scan.xyz) if new else []
+    fields = dict(scan.fields)
+    if not new and (colors := _bytes_of_16_bits(scan)):
+        fields |= colors
+        las, changes = _with_colors(las)
     standard = set(las.point_format.dimension_names)
     added: dict[str, np.ndarray] = {}
-    changes = [] if scan.template is not None else _rounded(las, scan.xyz)
-    for name, values in scan.fields.items():
+    for name, values in fields.items():
         if name.lower() in done or (name in standard and _fits(las, name, values)):
             continue
         # These values must not be changed to fit a dimension of the format, so the field gets another name.
@@ -189,6 +190,35 @@ def write_las(path: Path, scan: Scan, notes: list[str], compress: bool = False) 
     with open(path, "wb") as file:
         las.write(file, do_compress=compress)
     return changes
+
+
+def _original_las(scan: Scan) -> Any:
+    """Return the points and header that the scan came with, as a copy: the scan may be written again."""
+    import laspy
+
+    header, record = scan.template
+    points = laspy.ScaleAwarePointRecord(record.array.copy(), record.point_format, record.scales, record.offsets)
+    return laspy.LasData(deepcopy(header), points)
+
+
+def _bytes_of_16_bits(scan: Scan) -> dict[str, np.ndarray]:
+    """Return the fields of colours (N,) uint16 if they are bytes, such as the colours of classes, else nothing."""
+    colors = {name: scan.fields[name] for name in COLORS[0] if name in scan.fields}
+    if len(colors) < len(COLORS[0]) or any(of.dtype != np.uint8 for of in colors.values()):
+        return {}
+    return {name: of.astype(np.uint16) * 257 for name, of in colors.items()}
+
+
+def _with_colors(las: Any) -> tuple[Any, list[str]]:
+    """Return the file in a point format that has colours, and a line if it had none. Extra bytes of their names go."""
+    import laspy
+
+    before = las.point_format.id
+    if before not in _COLORED:
+        return las, []
+    las.remove_extra_dims([name for name in COLORS[0] if name in las.point_format.extra_dimension_names])
+    found = laspy.convert(las, point_format_id=_COLORED[before])
+    return found, [f"point format {before} becomes {_COLORED[before]}, which has colours"]
 
 
 def _new_las(scan: Scan) -> Any:

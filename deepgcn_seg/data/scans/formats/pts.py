@@ -18,7 +18,7 @@ _COUNT = re.compile(rb"\n[ \t]*([0-9]{1,15})[ \t]*\r?(?=\n|\Z)")
 def read_counted_rows(
     bounds: Bounds,
     pieces: Iterable[bytes],
-    claimed: int,
+    counts: Sequence[int],
     columns: int,
     delimiter: str,
     line: int,
@@ -26,7 +26,10 @@ def read_counted_rows(
 ) -> tuple[list[np.ndarray], np.ndarray | None]:
     """Read rows as :func:`~.rows.read_rows` does, and the counts between them.
 
-    A single scan may have more or fewer rows than ``claimed``; the caller decides what to make of that.
+    A single scan may have more or fewer rows than its count; the caller decides what to make of that.
+
+    Args:
+        counts: above the first row. All but the last are 0, of scans without points.
 
     Returns:
         The columns, and the number of each row's scan (N,) uint16, or None if there is one scan.
@@ -34,8 +37,8 @@ def read_counted_rows(
     Raises:
         UserError: one of several scans has another number of points than the line above it says.
     """
-    blocks, points = _Blocks(pieces, claimed, line), 0
-    parts: list[dict[str, np.ndarray]] = []
+    blocks, points = _Blocks(pieces, counts[-1], line), 0
+    parts = [{str(number): np.empty(0, np.int64) for number in range(columns)} for _ in counts[:-1][:MAX_SCANS]]
     while blocks.claimed is not None:
         if len(parts) == MAX_SCANS:
             raise UserError(f"{bounds.path}: more than {MAX_SCANS:,} scans")

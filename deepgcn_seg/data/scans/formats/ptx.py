@@ -4,10 +4,12 @@ The header has the number of columns and that of rows, the position of the scann
 three numbers), and a matrix of four lines that takes points, as row vectors, into shared coordinates:
 [x y z 1] matrix. The position and axes repeat the matrix; as in other programs, the matrix alone moves points.
 
-The lines of points are x y z intensity or x y z intensity r g b. Where no light came back, a line has ``0 0 0``.
+The lines of points are x y z intensity or x y z intensity r g b, with colours in 0..255 or fractions of 1. Where no
+light came back, a line has ``0 0 0``, and may lack the colours.
 """
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -17,9 +19,11 @@ import numpy as np
 from ....errors import UserError
 from ....escaping import one_line
 from .bounds import MAX_LINE, Bounds, first_lines
+from .colors import BYTES, FRACTIONS, as_bytes
 from .rows import plain, read_rows
 from .scan import COLORS, Scan
 from .setups import MAX_SCANS, Pose, joined
+from .text_header import with_newlines
 
 # Numbers in each line of a header: columns, rows, position, three axes, four lines of the matrix.
 _HEADER = (1, 1, 3, 3, 3, 3, 4, 4, 4, 4)
@@ -28,6 +32,11 @@ _NAMES = ("x", "y", "z", "intensity", *COLORS[0])
 _SHORTEST = 8
 # Most columns and most rows of a scan.
 _MOST = 1_000_000
+# The factors by which a matrix may scale points: from nanometres to metres, and back.
+_SCALES = (1e-9, 1e9)
+_MARK = b"\xef\xbb\xbf"
+# A line of four numbers for a direction without a return, behind the end of the line before.
+_NO_RETURN = re.compile(rb"\n[ \t]*(?:[+-]?0(?:\.0*)?[ \t]+){3}[^ \t\r\n]+(?=[ \t]*\r?(?:\n|\Z))")
 # Points to transform at a time.
 _PIECE = 1 << 18
 
@@ -40,7 +49,10 @@ def read_ptx(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
     """
     parts: list[dict[str, np.ndarray]] = []
     points, number = 0, 1
-    with open(bounds.path, "rb") as file:
+    with open(bounds.path, "rb") as opened:
+        file = with_newlines(opened)
+        if file.read(len(_MARK)) != _MARK:
+            file.seek(0)
         while (blank := _blank_lines(file)) is not None:
             if len(parts) == MAX_SCANS:
                 raise UserError(f"{bounds.path}: more than {MAX_SCANS:,} scans")
@@ -79,12 +91,13 @@ def _read_header(bounds: Bounds, file: BinaryIO, number: int) -> tuple[int, Pose
     if not all(0 <= count <= _MOST and count == round(count) for count in (columns, rows)):
         raise UserError(f"{path}: line {number:,}: a scan of {columns:g} columns and {rows:g} rows")
     matrix = np.array(lines[6:])
-    scaled = abs(np.linalg.det(matrix[:3, :3]))
-    if matrix[:, 3].tolist() != [0, 0, 0, 1] or not 1e-6 < scaled < 1e6:
-        raise UserError(
-            f"{path}: line {number + 6:,}: {matrix.tolist()} is no matrix of a scan: its last column must be 0 0 0 1, "
-            "its last row has the translation, and the rest is a rotation"
-        )
+    where = f"{path}: line {number + 6:,}: {matrix.tolist()} is no matrix of a scan"
+    if matrix[:, 3].tolist() != [0, 0, 0, 1]:
+        raise UserError(f"{where}: its last column must be 0 0 0 1, and its last row has the translation")
+    scales = np.linalg.svd(matrix[:3, :3], compute_uv=False)
+    if not (_SCALES[0] <= scales.min() and scales.max() <= _SCALES[1]):
+        shown = ", ".join(f"{scale:.3g}" for scale in scales)
+        raise UserError(f"{where}: it scales points by {shown}; each must be in {_SCALES[0]:g}..{_SCALES[1]:g}")
     return int(columns) * int(rows), Pose(matrix[:3, :3].T, matrix[3, :3])
 
 
@@ -105,16 +118,17 @@ def _header_lines(path: Path, file: BinaryIO, first: int) -> Iterator[list[float
 
 def _read_points(bounds: Bounds, file: BinaryIO, count: int, pose: Pose, number: int) -> dict[str, np.ndarray]:
     """Return the fields of the next ``count`` lines, the first of which has this number."""
-    path, start = bounds.path, file.tell()
-    width = len(file.readline(MAX_LINE).split()) if count else 4
-    file.seek(start)
+    path, width = bounds.path, _width(file, count)
     if width not in (4, 7):
         raise UserError(f"{path}: line {number:,} has {width} words; a point has 4, x y z intensity, or 7 with r g b")
-    values = read_rows(bounds, first_lines(path, file, count), width, " ", number, _NAMES)
+    pieces = first_lines(path, file, count)
+    if width == 7:
+        pieces = (_NO_RETURN.sub(rb"\g<0> 0 0 0", b"\n" + piece)[1:] for piece in pieces)
+    values = read_rows(bounds, pieces, width, " ", number, _NAMES)
     if len(values[0]) != count:
         raise UserError(f"{path}: the header above line {number:,} claims {count:,} points, it has {len(values[0]):,}")
     fields = {name: of.astype(np.float64, copy=False) for name, of in zip(_NAMES[:4], values[:4])}
-    fields |= {name: _color(path, name, of) for name, of in zip(_NAMES[4:], values[4:])}
+    fields |= _colors(path, dict(zip(_NAMES[4:], values[4:])))
     for first in range(0, count, _PIECE):
         piece = slice(first, first + _PIECE)
         xyz = np.stack([fields[axis][piece] for axis in "xyz"], 1)
@@ -124,8 +138,27 @@ def _read_points(bounds: Bounds, file: BinaryIO, count: int, pose: Pose, number:
     return fields
 
 
-def _color(path: Path, name: str, values: np.ndarray) -> np.ndarray:
-    colors = values.astype(np.uint8) if len(values) and 0 <= values.min() <= values.max() <= 255 else values[:0]
-    if not np.array_equal(colors, values):
-        raise UserError(f"{path}: colours ({name}) that are not whole numbers in 0..255")
-    return colors
+def _width(file: BinaryIO, count: int) -> int:
+    """Return the number of words of the first of ``count`` lines that has a return, or else of the last line."""
+    start, width = file.tell(), 4
+    for _ in range(count):
+        if not (line := file.readline(MAX_LINE)):
+            break
+        width = len(line.split())
+        if not _NO_RETURN.fullmatch(b"\n" + line.rstrip()):
+            break
+    file.seek(start)
+    return width
+
+
+def _colors(path: Path, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the colours of a scan as uint8. Numbers with decimal points, none above 1, are fractions."""
+    if not columns:
+        return {}
+    floats = any(of.dtype.kind == "f" for of in columns.values())
+    full = FRACTIONS if floats and max(of.max(initial=0) for of in columns.values()) <= FRACTIONS else BYTES
+    for name, of in columns.items():
+        inside = 0 <= of.min(initial=0) <= of.max(initial=0) <= full
+        if not (inside and (full == FRACTIONS or np.array_equal(of, np.rint(of)))):
+            raise UserError(f"{path}: colours ({name}) that are not whole numbers in 0..255, nor fractions in 0..1")
+    return {name: as_bytes(of, 0, full) for name, of in columns.items()}

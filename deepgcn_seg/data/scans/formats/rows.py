@@ -83,6 +83,14 @@ def read_rows(
     return [column.all() for column in found]
 
 
+class UnevenRows(UserError):
+    """A line has another number of words than the first. words: how many it has, one more than the first at most."""
+
+    def __init__(self, message: str, words: int):
+        super().__init__(message)
+        self.words = words
+
+
 class _NotANumber(Exception):
     """A cell of text that is no number. line, column: its place, the column from 0. text: what the cell holds."""
 
@@ -146,9 +154,8 @@ def _numbers(path: Path, piece: bytes, columns: int, delimiter: str, line: int, 
     rows, wrong, length = split_lines(text, ord(delimiter), columns, words, ends, digits, more)
     if wrong:
         above = "more than " if length > columns else ""
-        raise UserError(
-            f"{path}: line {line + wrong - 1:,} has {above}{min(length, columns)} columns, not {columns} as the first"
-        )
+        wide = f"{above}{min(length, columns)}"
+        raise UnevenRows(f"{path}: line {line + wrong - 1:,} has {wide} columns, not {columns} as the first", length)
     strings = pa.Array.from_buffers(pa.string(), rows * columns, [None, pa.py_buffer(ends), pa.py_buffer(words)])
     values, odd = _cast(strings)
     if odd is not None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ....errors import UserError
+from .colors import WORDS, as_bytes, guessed_full
 from .typed import LazyFields
 
 log = logging.getLogger(__name__)
@@ -93,6 +94,9 @@ class Scan:
     def rgb(self) -> np.ndarray | None:
         """Colours (N, 3) uint8, or None without; colours of 16 bits or in 0..1 are scaled to 0..255.
 
+        Which of them they are is guessed from the largest. Readers of formats that declare the range of colours give
+        numbers of which the guess is right.
+
         The bytes of all three may be packed into one field ``rgb`` or ``rgba`` (:func:`unpacked`).
 
         A point without coordinates may have no colour either: NaN becomes black there.
@@ -118,14 +122,9 @@ class Scan:
         if len(rgb) and (not np.isfinite(rgb).all() or rgb.min() < 0):
             raise UserError(f"{self.path}: colours that are NaN, infinite or negative")
         largest = rgb.max(initial=0)
-        if fractions and largest <= 1:
-            rgb = rgb * 255
-        elif largest > 255:
-            # Writers widen bytes by a factor of 256 or of 257. The high byte is the same.
-            rgb = np.floor(rgb / 256)
-        if rgb.max(initial=0) >= 256:
+        if largest > WORDS:
             raise UserError(f"{self.path}: colours up to {largest:g}, which are neither 8 nor 16 bits")
-        return np.minimum(np.rint(rgb), 255).astype(np.uint8)
+        return as_bytes(rgb, 0, guessed_full(largest, fractions))
 
 
 def unpacked(path: Path, name: str, values: np.ndarray) -> list[np.ndarray] | None:

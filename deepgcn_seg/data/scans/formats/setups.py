@@ -87,7 +87,9 @@ def joined(path: Path, parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarr
     fields, colors = {}, {name for group in COLORS for name in group}
     for name in names:
         there = [part.pop(name, None) for part in parts]
-        kind = np.result_type(*(values.dtype for values in there if values is not None))
+        given = [values for values in there if values is not None]
+        # A scan without points does not decide on the type.
+        kind = np.result_type(*(values.dtype for values in [of for of in given if len(of)] or given))
         missing = np.nan if kind.kind == "f" and name not in colors else 0
         column, start = np.empty(sum(counts), kind), 0
         for values, count in zip(there, counts):

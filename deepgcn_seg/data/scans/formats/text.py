@@ -12,7 +12,7 @@ from ....errors import UserError
 from ....escaping import one_line
 from .bounds import Bounds, clean_names, pieces_of_lines, renamed
 from .pts import read_counted_rows
-from .rows import not_a_number, read_rows, write_rows
+from .rows import UnevenRows, not_a_number, read_rows, write_rows
 from .scan import Scan
 from .text_header import Columns, Top, find_columns, read_top, shown, with_newlines
 
@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 # Names of columns to show in messages, by the number of columns.
 _EXAMPLES = {2: "x,y,z", 3: "x,y,z", 4: "x,y,z,intensity", 6: "x,y,z,r,g,b", 7: "x,y,z,intensity,r,g,b"}
+_SEVERAL = "several scans, each below the number of its points, are read if the file's name ends in .pts"
 # Two whole numbers and a comma, which in a file with decimal commas are one number.
 _PAIR = re.compile(rb"([0-9]{1,40}),([0-9]{1,40})")
 
@@ -85,7 +86,7 @@ def read_text(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
     If ``columns`` names half as many columns as the first row has whole numbers between commas, the numbers have
     decimal commas.
     """
-    path = bounds.path
+    path, leica = bounds.path, bounds.path.suffix.lower() == ".pts"
     with open(path, "rb") as opened:
         file = with_newlines(opened)
         top = read_top(path, file)
@@ -101,10 +102,14 @@ def read_text(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
         bounds.check_fields(found.count)
         settings = (found.count, top.delimiter, top.number, names or ())
         scan = None
-        if path.suffix.lower() == ".pts" and top.claimed is not None and found.count >= 3 and not found.more:
-            values, scan = read_counted_rows(bounds, pieces, top.claimed, *settings)
+        if leica and top.counts and found.count >= 3 and not found.more:
+            values, scan = read_counted_rows(bounds, pieces, top.counts, *settings)
         else:
-            values = read_rows(bounds, pieces, *settings, found.more)
+            try:
+                values = read_rows(bounds, pieces, *settings, found.more)
+            except UnevenRows as error:
+                hint = f"; {_SEVERAL}" if top.counts and error.words == 1 and not leica else ""
+                raise UserError(f"{error}{hint}") from None
     if scan is None:
         _check_count(path, top, len(values[0]))
     if top.recoded is not None:
@@ -116,7 +121,7 @@ def read_text(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
     else:
         if columns is None:
             _check_certain(path, top, values)
-        fields = named_columns(path, values, columns, shown(top.first, 100), leica=path.suffix.lower() == ".pts")
+        fields = named_columns(path, values, columns, shown(top.first, 100), leica)
     return Scan(path, fields if scan is None else {**fields, "scan": scan}, top.delimiter)
 
 
@@ -132,6 +137,8 @@ def _without_row_numbers(
 
 def _check_count(path: Path, top: Top, count: int) -> None:
     """Compare the number of points with the number in the file, if there is one."""
+    if len(top.counts) > 1:
+        raise UserError(f"{path}: {len(top.counts)} numbers of points above the first row; {_SEVERAL}")
     if top.claimed is not None and top.claimed > count:
         raise UserError(
             f"{path}: says that it has {top.claimed:,} points, but has {count:,}: it is cut off, or its first "

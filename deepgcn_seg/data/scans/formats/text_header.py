@@ -67,7 +67,7 @@ class Top:
     Attributes:
         first, number: the first row, without a comment at its end, and the number of its line. size: bytes of this
             line in the file. delimiter: between its words.
-        claimed: a count of points on a line of its own, or None.
+        counts: of points, each on a line of its own; all but the last are 0, of scans without points.
         titles: lines that are neither comments nor numbers. comment: the last comment that names x, y and z, or None.
         recoded: number of the first line that is not UTF-8, or None.
     """
@@ -76,10 +76,15 @@ class Top:
     number: int = 0
     size: int = 0
     delimiter: str = " "
-    claimed: int | None = None
+    counts: list[int] = field(default_factory=list)
     titles: list[bytes] = field(default_factory=list)
     comment: bytes | None = None
     recoded: int | None = None
+
+    @property
+    def claimed(self) -> int | None:
+        """The count of points above the first row, or None."""
+        return self.counts[-1] if self.counts else None
 
     @property
     def may_be_decimals(self) -> bool:
@@ -135,8 +140,8 @@ def read_top(path: Path, file: BinaryIO) -> Top:
             comment = words.lstrip(b"#/% \t")
             if any({"x", "y", "z"} <= set(split(comment.lower(), mark)) for mark in _DELIMITERS):
                 top.comment = comment
-        elif top.claimed is None and words.isdigit() and len(words) <= _COUNT_DIGITS:
-            top.claimed = int(words)
+        elif not top.claimed and words.isdigit() and len(words) <= _COUNT_DIGITS:
+            top.counts.append(int(words))
         elif _is_row(row := _COMMENT_AT_END.sub(b"", line)):
             top.first, top.number, top.size, top.delimiter = row, lines.number, lines.size, _delimiter(row)
             if words.isdigit():

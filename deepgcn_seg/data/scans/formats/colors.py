@@ -1,0 +1,29 @@
+"""Colours of any depth as bytes."""
+
+import numpy as np
+
+# The largest numbers that a file without a declared range may mean by full colour: fractions, 8 and 16 bits.
+FRACTIONS, BYTES, WORDS = 1, 255, 65535
+
+
+def guessed_full(largest: float, fractions: bool) -> int:
+    """Return the number that means full colour in a file that declares none.
+
+    Args:
+        largest: of the colours. fractions: whether colours in 0..1 are fractions; else they are almost black bytes.
+    """
+    if fractions and largest <= FRACTIONS:
+        return FRACTIONS
+    return BYTES if largest <= BYTES else WORDS
+
+
+def as_bytes(values: np.ndarray, low: float, full: float) -> np.ndarray:
+    """Return colours as uint8: ``low`` becomes 0, and ``full`` becomes 255.
+
+    Args:
+        values: finite numbers, of any shape.
+    """
+    if (low, full) == (0, WORDS):
+        # Writers widen bytes by a factor of 256 or of 257. The high byte is the same.
+        return np.clip(np.floor(values / 256), 0, BYTES).astype(np.uint8)
+    return np.clip(np.rint((values - low) * (BYTES / (full - low))), 0, BYTES).astype(np.uint8)
