@@ -1,6 +1,8 @@
 """The distributions: built from a checkout, and used from another folder without it."""
 
 import json
+import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -10,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from deepgcn_seg.__main__ import COMMANDS
 
 pytest.importorskip("setuptools")
 ROOT = Path(__file__).parent.parent
@@ -39,6 +43,10 @@ def distributions(tmp_path_factory):
     with tarfile.open(sdist) as archive:
         archive.extractall(out / "unpacked", filter="data")
     (unpacked,) = (out / "unpacked").iterdir()
+    # What an earlier build left of a module that is gone.
+    stale = unpacked / "build" / "lib" / "deepgcn_seg" / "gone.py"
+    stale.parent.mkdir(parents=True)
+    stale.touch()
     build(unpacked, "build_wheel", out)
     (wheel,) = out.glob("*.whl")
     return sdist, wheel
@@ -108,9 +116,13 @@ def test_help_and_errors_name_the_installed_command(installed, tmp_path):
     assert done.stderr == "error: data.root=/nowhere: no such folder; make a room store with deepgcn-seg prepare\n"
 
 
-def test_the_commands_are_those_of_tools():
-    from deepgcn_seg.__main__ import COMMANDS
+@pytest.mark.parametrize("left", ["build/lib/deepgcn_seg/gone.py", "dist/a.whl"])
+def test_what_a_build_leaves_is_not_committed(left):
+    tracked()
+    assert subprocess.run(["git", "check-ignore", "-q", left], cwd=ROOT, check=False).returncode == 0
 
+
+def test_the_commands_are_those_of_tools():
     assert set(COMMANDS) == {path.stem for path in (ROOT / "tools").glob("*.py")}
 
 
@@ -129,3 +141,54 @@ def test_the_list_of_commands_is_quick(arguments, status, message):
     )
     assert done.returncode == status
     assert message in done.stdout + done.stderr
+
+
+@pytest.fixture
+def tab(tmp_path):
+    """What bash offers when Tab is pressed after a line, once the README's command was typed."""
+    typed = next(line for line in (ROOT / "README.md").read_text().split("`") if "deepgcn-seg -sc" in line)
+    program = tmp_path / "bin" / "deepgcn-seg"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m deepgcn_seg "$@"\n')
+    program.chmod(0o755)
+
+    def offered(line, install=typed):
+        press = f"""
+        {install}
+        COMP_LINE={shlex.quote(line)} COMP_POINT={len(line)} COMP_WORDS=({line}) COMP_CWORD={len(line.split(" ")) - 1}
+        $(complete -p deepgcn-seg | sed 's/.*-F \\([^ ]*\\).*/\\1/')
+        printf '%s\\n' "${{COMPREPLY[@]}}"
+        """
+        done = subprocess.run(
+            ["bash", "-c", press],
+            cwd=tmp_path,
+            env={"PATH": f"{program.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stderr == ""
+        return done.stdout.split()
+
+    return offered
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="no bash")
+def test_bash_completes_commands_and_settings(tab):
+    assert tab("deepgcn-seg tr") == ["train"]
+    assert tab("deepgcn-seg ", 'eval "$(deepgcn-seg train -sc install=bash)"') == list(COMMANDS)
+    assert tab("deepgcn-seg train depth=") == ["depth=28"]
+    # A setting of another command than the one that every installation is made with.
+    assert tab("deepgcn-seg predict chec") == ["checkpoint="]
+    # The files of this folder.
+    assert tab("deepgcn-seg info ") == ["bin"]
+    by_script = subprocess.run(
+        [sys.executable, "tools/train.py", "-sc", "query=bash"],
+        cwd=ROOT,
+        env={**os.environ, "COMP_LINE": "python tools/train.py k=4 backbone="},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    choices = tab("deepgcn-seg train k=4 backbone=")
+    assert "backbone=densegcn" in choices and choices == by_script.stdout.split()
