@@ -203,3 +203,9 @@ def shown(value: Any) -> str:
     else:
         typed = " ".join(one_line(value).split())
     return typed if len(typed) <= _SHOWN else f"{typed[:_SHOWN]}..."
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural unless it is 1: ``1 room``, ``2 passes``."""
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{ending}"
