@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -192,3 +193,43 @@ def test_bash_completes_commands_and_settings(tab):
     )
     choices = tab("deepgcn-seg train k=4 backbone=")
     assert "backbone=densegcn" in choices and choices == by_script.stdout.split()
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.cpu"])
+def test_images_have_what_the_examples_need(name):
+    text = (ROOT / "docker" / name).read_text()
+    (extras,) = re.findall(r"pip install .*'\.\[(.*)\]'", text)
+    assert {"e57", "export", "launchers"} <= set(extras.split(","))
+
+
+def test_a_service_without_a_gpu_has_the_image_without_cuda():
+    services = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())["services"]
+    cpu = services["cpu"]
+    assert "deploy" in services["train"] and "deploy" not in cpu
+    assert cpu["build"]["dockerfile"] == "docker/Dockerfile.cpu" and cpu["image"] != services["train"]["image"]
+    assert cpu["volumes"] == services["train"]["volumes"]
+
+
+@pytest.mark.parametrize(
+    ("python", "installs"),
+    [
+        # As images of python have it, as Debian with python3-minimal, and a system without Python.
+        ("#!/bin/sh\necho {headers}\n", False),
+        ("#!/bin/sh\necho No module named ensurepip >&2\nexit 1\n", True),
+        (None, True),
+    ],
+)
+def test_the_cpu_image_installs_venv_and_headers_where_its_base_has_none(tmp_path, python, installs):
+    text = (ROOT / "docker" / "Dockerfile.cpu").read_text()
+    step = re.search(r"^    && (\{ test -e .*?; \}) \\$", text, re.DOTALL | re.MULTILINE)[1]
+    (tmp_path / "Python.h").touch()
+    programs = {"apt-get": f'#!/bin/sh\necho "$@" > {tmp_path}/installed\n'}
+    if python is not None:
+        programs["python3"] = python.format(headers=tmp_path)
+    for name, script in programs.items():
+        (tmp_path / name).write_text(script)
+        (tmp_path / name).chmod(0o755)
+    subprocess.run(["/bin/sh", "-c", step], env={"PATH": str(tmp_path)}, check=True, capture_output=True)
+    installed = tmp_path / "installed"
+    assert installed.exists() == installs
+    assert not installs or {"python3-dev", "python3-venv"} <= set(installed.read_text().split())

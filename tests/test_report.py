@@ -119,7 +119,7 @@ def test_what_varied_is_a_column_in_order_of_value(tmp_path):
     (table,) = comparisons(find_runs(tmp_path, LeftOut())[0])
     assert table.header == ["depth", "mIoU", "mAcc", "OA", "parameters", "minutes", "peak MB", "points/s", "run"]
     assert [row[0] for row in table.rows] == ["7", "14", "28"]
-    assert table.rows[0][1:7] == ["57.00", "50.00", "75.00", "1,234", "1.5", "512"]
+    assert table.rows[0][1:7] == ["57.00", "50.00", "75.00", "1,234", "1.50", "512"]
     assert "| depth | mIoU (%) |" in table.markdown()
     assert table.csv().splitlines()[0].startswith("depth,mIoU")
     assert "d28" in table.latex()

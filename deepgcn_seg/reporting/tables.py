@@ -8,6 +8,7 @@ import torch
 
 from ..data.layouts import natural
 from ..evaluation.metrics import Scores, miou_interval
+from ..settings import three_digits
 from .naming import experiment, labels, title_of
 from .published import Published
 from .result_table import PERCENT, Column, Interval, ResultTable, Spread, percent
@@ -46,7 +47,7 @@ def _comparison(runs: list[Run], data: str, protocol: str) -> ResultTable:
         *[Column("95 % interval", *PERCENT)] * intervals,
         *(Column(name, *PERCENT, best) for name in SCORES[1:]),
         Column("parameters", form=","),
-        Column("minutes", form=".1f"),
+        Column("minutes", form=three_digits),
         Column("peak MB", form=",.0f"),
         Column("points/s", form=","),
         Column("run"),
