@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -193,6 +194,15 @@ def test_bash_completes_commands_and_settings(tab):
     )
     choices = tab("deepgcn-seg train k=4 backbone=")
     assert "backbone=densegcn" in choices and choices == by_script.stdout.split()
+
+
+def test_every_requirement_of_make_and_of_the_images_is_pinned():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    plain = lambda requirement: re.match(r"[\w-]+", requirement)[0].lower().replace("_", "-")
+    pinned = {plain(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if line[:1].isalnum()}
+    needed = {plain(each) for part in project["optional-dependencies"].values() for each in part}
+    # PyTorch says which setuptools it can be used with.
+    assert {*map(plain, project["dependencies"]), *needed} - {"deepgcn-seg", "setuptools"} <= pinned
 
 
 @pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.cpu"])

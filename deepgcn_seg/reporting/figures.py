@@ -4,6 +4,7 @@ Each is written as PNG, as PDF and as SVG.
 """
 
 import logging
+import textwrap
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -269,7 +270,10 @@ def draw_confusion(result: Result, data: str, path: Path, palette: str = "screen
     for row in np.flatnonzero(points == 0):
         axis.text((number - 1) / 2, row, "no points", ha="center", va="center", color="0.4", fontsize=8)
     summed = f", sum over {len(result.scores)} seeds" if len(result.scores) > 1 else ""
-    axis.set_title(f"{escaped(result.label, 80)}\n{escaped(f'{data}, {result.rooms}', 80)}{summed}", fontsize=9)
+    title = [escaped(result.label, 80), f"{escaped(f'{data}, {result.rooms}', 80)}{summed}"]
+    # Over the whole figure, in lines that are no longer than it is wide.
+    wide = int((side + 2.4) / _width(["x"], 9))
+    figure.suptitle("\n".join(line for part in title for line in textwrap.wrap(part, wide)), fontsize=9)
     if number <= MAX_WRITTEN:
         for (row, line), share in np.ndenumerate(shares):
             if share >= 0.5:
