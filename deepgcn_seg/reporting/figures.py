@@ -267,7 +267,7 @@ def draw_confusion(result: Result, data: str, path: Path, palette: str = "screen
     axis.set_yticks(range(number), names)
     axis.set_xlabel("Prediction")
     axis.set_ylabel("Truth")
-    for row in np.flatnonzero(points == 0):
+    for row in np.flatnonzero(points == 0).tolist():
         axis.text((number - 1) / 2, row, "no points", ha="center", va="center", color="0.4", fontsize=8)
     summed = f", sum over {len(result.scores)} seeds" if len(result.scores) > 1 else ""
     title = [escaped(result.label, 80), f"{escaped(f'{data}, {result.rooms}', 80)}{summed}"]
