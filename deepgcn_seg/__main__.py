@@ -33,19 +33,23 @@ def main() -> None:
     if name == "--version":
         print(__version__)
         return
+    if set(sys.argv[1:]) & {"-sc", "--shell-completion"}:
+        from deepgcn_seg.commands.command_line.completion import complete
+
+        complete(COMMANDS, sys.argv[1:])
+        return
     if name not in COMMANDS:
         sys.exit(f"error: {name}: no such command; there are {', '.join(COMMANDS)}")
     # Imported when a command is run: PyTorch takes seconds.
-    if name == "info":
-        from deepgcn_seg.commands.info import info
-
-        sys.exit(info(f"deepgcn-seg {name}", sys.argv[2:]))
-    from deepgcn_seg.commands.command_line.composing import settings_folder
-    from deepgcn_seg.commands.command_line.main import command
-
     task = getattr(importlib.import_module(f"deepgcn_seg.commands.{name}"), name)
     # What the command sees is its own name, as if it were a script.
     sys.argv[:2] = [f"deepgcn-seg {name}"]
+    if name == "info":
+        # It takes files, not settings.
+        sys.exit(task(sys.argv[0], sys.argv[1:]))
+    from deepgcn_seg.commands.command_line.main import command
+    from deepgcn_seg.commands.command_line.settings_folder import settings_folder
+
     command(task, settings_folder(), name, ["-m", "deepgcn_seg", name])
 
 

@@ -192,6 +192,12 @@ def setting_problem(error: ValidationError, ignore: str | None = None) -> str:
     return problem(error, lambda value: absent[value] if value in (None, "") else f"={shown(value)}", ignore)
 
 
+def three_digits(value: float) -> str:
+    """Return a number with three significant digits, but at most six decimals; all digits of a larger whole part."""
+    decimals = 2 - math.floor(math.log10(value)) if value > 0 else 0
+    return f"{value:,.{min(max(decimals, 0), 6)}f}"
+
+
 def shown(value: Any) -> str:
     """Return a value as it is typed on a command line, cut if it is long."""
     if value is None or isinstance(value, bool):

@@ -184,9 +184,31 @@ def test_the_ceiling_is_off_in_both_views_whatever_was_predicted(tmp_path, page)
     show(page, tmp_path / "a.html", xyz, rgb, label, None, truth, S3DIS, "t")
     image = pixels(page)
     assert has(image, "floor") and not has(image, "wall") and not has(image, "ceiling")
+    ceiling = f"{(truth == 0).sum():,} of the ceiling are hidden"
+    assert page.inner_text("#count") == f"20,000 points; {ceiling}"
     page.uncheck("#ceiling")
+    assert page.inner_text("#count") == "20,000 points"
     left, right = np.split(pixels(page), 2, axis=1)
     assert has(left, "ceiling") and has(right, "wall")
+    assert page.errors == []
+
+
+@pytest.mark.parametrize(("share", "off"), [(0.88, False), (0.3, True)])
+def test_a_wrongly_predicted_ceiling_does_not_empty_the_page(tmp_path, page, share, off):
+    xyz, rgb = office(20_000)
+    # Predicted from the top down; what is low is no ceiling, whatever is predicted.
+    xyz[:, 2] = np.where(np.arange(20_000) < share * 20_000, 2 + xyz[:, 2] / 3.2, xyz[:, 2] / 3.2)
+    label = np.where(xyz[:, 2] > 1.45, 0, WALL).astype(np.uint8)
+    label[-100:], xyz[-100:, 2] = 0, 0
+    show(page, tmp_path / "a.html", xyz, rgb, label, None, None, S3DIS, "t")
+    assert page.is_visible("#ceiling") and page.is_checked("#ceiling") == off
+    assert ("are hidden" in page.inner_text("#count")) == off
+    assert has(pixels(page), "ceiling")
+    page.set_checked("#ceiling", True)
+    # Only those of the lower half are left.
+    image = pixels(page)
+    assert has(image, "ceiling") and has(image, "wall")
+    assert page.evaluate("roofed") == (label == 0).sum() - 100
     assert page.errors == []
 
 
@@ -232,7 +254,9 @@ def test_a_picked_point_shows_its_fields(tmp_path, page, way, size):
     fields = [
         ("intensity", np.arange(9) / 4),
         ("text", np.array(list("abcdefghi"))),
-        ("id", np.arange(9) + 3_000_000_000),
+        ("id", np.arange(9) + 9_007_199_254_740_993),
+        ("gps_time", np.arange(9) + 123456789.25),
+        ("small", (np.arange(9) + np.float32(1234567.1)).astype(np.float32)),
     ]
     write_viewer(tmp_path / "a.html", xyz + 100, rgb, label, np.full(9, 0.8), truth, S3DIS, "t", fields)
     context = page.context.browser.new_context(
@@ -257,7 +281,11 @@ def test_a_picked_point_shows_its_fields(tmp_path, page, way, size):
         assert shown.pop("truth") == f"wall ({'right' if name == 'wall' else 'wrong'})"
         assert [float(v) for v in shown.pop("x, y, z").split(",")] == pytest.approx(xyz[row] + 100, abs=2e-3)
         assert shown.pop("colour") == ", ".join(map(str, rgb[row]))
-        assert shown == {"confidence": "0.80", "row": str(row), "intensity": f"{row / 4:g}", "id": "3000000000"}
+        assert shown.pop("id") == str(9_007_199_254_740_993 + row)
+        assert shown.pop("gps_time") == str(123456789.25 + row)
+        # As NumPy writes the shortest decimal number that is the same in 32 bits.
+        assert shown.pop("small") == np.format_float_positional(fields[4][1][row], trim="-")
+        assert shown == {"confidence": "0.80", "row": str(row), "intensity": f"{row / 4:g}"}
         # A ring around it in both views.
         assert opened.locator(".mark").count() == 2
     opened.keyboard.press("Escape")
@@ -348,7 +376,7 @@ def test_the_report_page_shows_a_run_and_its_switches_work(tmp_path, page, train
     assert details.locator("table.confusion").is_visible()
     assert "office_1" in details.inner_text()
     rows = details.locator("table.confusion tr").all()[1:]
-    cells = lambda: [[c for c in row.locator("td").all_inner_texts() if c] for row in rows]
+    cells = lambda: [[c for c in row.locator("td[data-points]").all_inner_texts() if c] for row in rows]
     assert all(abs(sum(map(float, row)) - 100) < 1 for row in cells() if row)
     details.locator("button.switch").click()
     points = sum(int(cell.replace(",", "")) for row in cells() for cell in row)

@@ -20,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from test_commands import ROOT, TINY, data_root, run, tensors_equal, trained  # noqa: F401
 
 import deepgcn_seg
-from deepgcn_seg.commands.command_line.composing import settings_folder
+from deepgcn_seg.commands.command_line.settings_folder import settings_folder
 from deepgcn_seg.data.scans.files import read_scan
 from deepgcn_seg.errors import Interrupted
 from deepgcn_seg.evaluation.history import read_history

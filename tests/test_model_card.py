@@ -2,7 +2,10 @@
 
 import json
 import re
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 import torch
 from test_checkpoint import NETWORK, TRAINED_ON, small
@@ -10,6 +13,7 @@ from test_commands import TINY, run
 
 from deepgcn_seg.commands.info import info
 from deepgcn_seg.data.classes import S3DIS
+from deepgcn_seg.escaping import markdown
 from deepgcn_seg.evaluation.model_card import card_text
 from deepgcn_seg.model.checkpoint import read_checkpoint, save_checkpoint
 
@@ -55,6 +59,73 @@ def test_a_run_has_the_card_of_its_checkpoint_with_its_scores(trained):
     assert f"{weights:,} parameters" in text
     # The command prints the same, and so does the checkpoint alone in another folder.
     assert run("info", trained).stdout == text + "\n"
+
+
+def test_the_card_says_which_rooms_and_counts_as_one_writes(trained):
+    text = (trained / "MODEL_CARD.md").read_text()
+    source = json.loads((trained / "metrics.json").read_text())["test"]["data"]
+    assert "density 60" in source and "seed 0" in source
+    assert f"- Data: {markdown(source)}; held out for testing: area 5." in text
+    assert "On 1 room (" in text and f"of area 5 of {markdown(source)}, which was not trained on." in text
+    assert not re.search(r"\b1 (rooms|epochs|blocks|points)\b", text)
+
+
+def test_the_commands_of_a_card_work_as_they_stand(trained, tmp_path, monkeypatch):
+    np.savetxt(tmp_path / "scan.xyz", np.random.default_rng(0).random((300, 3)))
+    text = (trained / "MODEL_CARD.md").read_text()
+    command, code = (re.search(rf"```{kind}\n(.*?)```", text, re.DOTALL)[1] for kind in ("bash", "python"))
+    _, script, *arguments = command.replace("FILE", str(trained)).replace("scan.ply", "scan.xyz").split()
+    done = run(
+        re.fullmatch(r"tools/(\w+)\.py", script)[1],
+        *[a.replace("=", f"={tmp_path}/") if a.startswith(("input", "output")) else a for a in arguments],
+    )
+    assert (tmp_path / "labelled.ply").is_file(), done.stderr
+    names = {}
+    exec(code.replace("FILE", str(trained)), names)
+    assert names["model"].classes.names == S3DIS.names
+
+
+@pytest.mark.parametrize(
+    ("dataset", "data", "shown"),
+    [
+        ("folder", "my/scans", "my/scans"),
+        ("folder", None, "folder"),
+        ("S3DIS", "/data/Stanford", "S3DIS (/data/Stanford)"),
+        ("synthetic", "synthetic rooms, seed 3", "synthetic rooms, seed 3"),
+    ],
+)
+def test_a_card_names_the_data_and_not_how_it_is_read(tmp_path, dataset, data, shown):
+    card = {"training": {**TRAINING, "data": data}, "score": {**SCORE, "dataset": dataset, "data": data}}
+    save_checkpoint(
+        tmp_path / "a.ckpt",
+        small(),
+        NETWORK,
+        S3DIS,
+        {**TRAINED_ON, "name": dataset, "synthetic": None, "source": None},
+        step=3,
+        card=card,
+    )
+    text = card_text(read_checkpoint(tmp_path / "a.ckpt"), "a")
+    assert f"- Data: {shown}; held out" in text and f"of area 5 of {shown}, which were" in text
+    assert f" trained on {shown if dataset == 'folder' else dataset}\n" in text
+
+
+def test_the_installed_command_names_itself_in_a_card(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "deepgcn_seg", "info", str(saved(tmp_path))], capture_output=True, text=True, check=True
+    )
+    assert "\ndeepgcn-seg predict checkpoint=FILE input=scan.ply output=labelled.ply\n" in done.stdout
+    assert "tools/" not in done.stdout
+
+
+def test_info_ends_quietly_if_nobody_reads_it(tmp_path):
+    path = saved(tmp_path)
+    command = [sys.executable, "tools/info.py", *[str(path)] * 200]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
 
 
 def test_scoring_changes_nothing_else_of_the_checkpoint(trained, tmp_path):

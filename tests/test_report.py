@@ -15,6 +15,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 from PIL import Image
+from rich.console import Console
 
 from deepgcn_seg.commands.report import report
 from deepgcn_seg.errors import UserError
@@ -22,13 +23,15 @@ from deepgcn_seg.model import DeepGCN
 from deepgcn_seg.model.summary import summarize
 from deepgcn_seg.palette import print_colors
 from deepgcn_seg.reporting.cost import cost_table
-from deepgcn_seg.reporting.figures import draw_scores, line_styles
+from deepgcn_seg.reporting.figures import draw_confusion, draw_scores, line_styles
 from deepgcn_seg.reporting.naming import labels
 from deepgcn_seg.reporting.reading import LeftOut
 from deepgcn_seg.reporting.result_table import Column, Interval, ResultTable, Spread
+from deepgcn_seg.reporting.results import comparable
 from deepgcn_seg.reporting.runs import find_runs
 from deepgcn_seg.reporting.six_folds import six_folds
 from deepgcn_seg.reporting.tables import class_tables, comparisons
+from deepgcn_seg.settings import three_digits
 
 CLASSES = ["a", "b"]
 
@@ -79,7 +82,7 @@ def test_six_folds_are_pooled_by_one_matrix(tmp_path):
 def test_intervals_stand_beside_the_scores(tmp_path):
     folders = [make_run(tmp_path, f"f{fold}", [[100, 100], [0, 0]], fold) for fold in range(1, 7)]
     runs = lambda: find_runs(tmp_path, LeftOut())[0]
-    assert "95 %" not in comparisons(runs())[0].header
+    assert "95 % interval" not in comparisons(runs())[0].header
     for folder in folders:
         # Two rooms of 100 points of the first class, of which 80 and 20 are right: mIoU 40, 10 or 25 (both).
         rooms = {
@@ -90,7 +93,7 @@ def test_intervals_stand_beside_the_scores(tmp_path):
         changed(rooms=rooms, mIoU_interval=[0.1, 0.4])(folder)
     (table,) = comparisons(runs())
     columns = dict(zip(table.header, zip(*table.rows)))
-    assert columns["95 %"] == ("10.00 to 40.00",) * 6
+    assert columns["95 % interval"] == ("10.00 to 40.00",) * 6
     (folds,) = six_folds(runs())
     # Twelve rooms: the mIoU of the bootstrap is 10 + 30 X / 12, X binomial with 12 draws of 1/2, whose 2.5 and 97.5 %
     # quantiles are 3 and 9.
@@ -117,8 +120,8 @@ def test_what_varied_is_a_column_in_order_of_value(tmp_path):
     (table,) = comparisons(find_runs(tmp_path, LeftOut())[0])
     assert table.header == ["depth", "mIoU", "mAcc", "OA", "parameters", "minutes", "peak MB", "points/s", "run"]
     assert [row[0] for row in table.rows] == ["7", "14", "28"]
-    assert table.rows[0][1:7] == ["57.00", "50.00", "75.00", "1,234", "1.5", "512"]
-    assert "| depth | mIoU |" in table.markdown()
+    assert table.rows[0][1:7] == ["57.00", "50.00", "75.00", "1,234", "1.50", "512"]
+    assert "| depth | mIoU (%) |" in table.markdown()
     assert table.csv().splitlines()[0].startswith("depth,mIoU")
     assert "d28" in table.latex()
     assert table.terminal().row_count == 3
@@ -585,6 +588,77 @@ def test_latex_has_the_form_of_booktabs(columns):
         bare = re.sub(r"\\[{}]", "", line)
         assert bare.count("{") == bare.count("}")
     assert columns == 1 or (r"3.0 $\pm$ 0.5" in tex and r"\textbf{3.0" in tex)
+
+
+def test_every_form_of_a_table_has_the_units():
+    table = ResultTable("t", [Column("training", "min"), Column("mIoU", "%"), Column("run")], [[1.5, 2.5, "a"]])
+    shown = Console(width=100, file=io.StringIO())
+    shown.print(table.terminal())
+    for text in (shown.file.getvalue(), table.markdown(), table.csv(), table.latex().replace("\\", "")):
+        assert "training (min)" in text and "mIoU (%)" in text and "run (" not in text
+
+
+def test_the_page_has_the_units(tmp_path):
+    two_runs(tmp_path)
+    page = reported(tmp_path)[1]
+    for heading in ("training (min)", "step (ms)", "peak memory (MB)", "scoring (points/s)", "mIoU (%)"):
+        assert re.search(f"<th[^>]*>{re.escape(heading)}</th>", page)
+    assert re.search(r"</b> mIoU [\d.]+ %, mAcc [\d.]+ %, OA [\d.]+ %", page)
+
+
+def test_settings_are_headed_by_words_unless_two_have_the_same(tmp_path):
+    for run, (backbone, steps, ema, other) in zip(
+        "abcd", [("x", 1, 1, 1), ("y", 2, 2, 1), ("x", 1, 2, 1), ("x", 2, 1, 2)]
+    ):
+        groups = {"backbone": {"name": backbone}, "recipe": {"name": "r", "ema": ema}, "other": {"ema": other}}
+        described(make_run(tmp_path, run, SQUARE), **groups, max_steps=steps)
+    (table,) = comparisons(find_runs(tmp_path, LeftOut())[0])
+    settings = table.header[: table.header.index("mIoU")]
+    assert set(settings) == {"backbone", "max steps", "recipe.ema", "other.ema"}
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+def test_deviations_are_explained_where_there_are_some(tmp_path, repeated):
+    network_run(tmp_path, "a", k=8)
+    network_run(tmp_path, "b", k=8 if repeated else 16, seed=1)
+    runs = find_runs(tmp_path, LeftOut())[0]
+    tables = [*comparisons(runs), *class_tables(runs), cost_table(runs, LeftOut())]
+    assert ("Means over seeds" in [table.title for table in tables]) == repeated
+    assert any("deviation" in note for table in tables for note in table.notes) == repeated
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.0, "0"),
+        (0.000123456, "0.000123"),
+        (1e-300, "0.000000"),
+        (0.04567, "0.0457"),
+        (8.125, "8.12"),
+        (98765.4, "98,765"),
+    ],
+)
+def test_small_costs_do_not_read_zero(value, shown):
+    assert three_digits(value) == shown
+
+
+def test_a_confusion_matrix_names_missing_classes_and_summed_seeds(tmp_path):
+    network_run(tmp_path, "a", confusion=((3, 1), (0, 0)))
+
+    def drawn():
+        ((result,),) = comparable(find_runs(tmp_path, LeftOut())[0]).values()
+        draw_confusion(result, "d", tmp_path / "c.png")
+        return lines_of(tmp_path / "c.svg")
+
+    texts = drawn()
+    assert texts.count("no points") == 1 and "75" in texts and "0" in texts
+    assert not any("seeds" in text for text in texts)
+    network_run(tmp_path, "b", confusion=((1, 3), (0, 0)), seed=1)
+    texts = drawn()
+    assert "sum over 2 seeds" in " ".join(texts) and texts.count("50") >= 2
+    network_run(tmp_path, "c", confusion=((0, 0), (0, 5)), seed=2)
+    assert "no points" not in drawn()
+    assert "the test rooms have no such points" in reported(tmp_path)[1]
 
 
 def test_csv_has_every_digit_and_no_text_for_numbers():

@@ -68,6 +68,26 @@ def test_a_page_holds_each_point_with_what_belongs_to_it(tmp_path):
         assert (page["fields"][name] == fields[name][rows]).all()
 
 
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (np.array([0.5, np.nan, np.inf]), "f4"),
+        (np.array([123456789.25, 0, 0]), "f8"),
+        (np.array([0, 2**32 - 1, 5]), "u4"),
+        (np.array([-(2**31), 2**31 - 1, 5]), "i4"),
+        (np.array([-1, 2**62 + 1, 5]), "i8"),
+        (np.array([0, 2**64 - 1, 5], np.uint64), "u8"),
+        (np.array([True, False, True]), "u4"),
+        (np.array([0.1, 0.2, 0.3], np.float32), "f4"),
+    ],
+)
+def test_fields_keep_every_digit(tmp_path, values, kind):
+    xyz, label = np.arange(9.0).reshape(3, 3), np.zeros(3, np.uint8)
+    page = written(tmp_path / "a.html", xyz, None, label, None, None, CLASSES, "t", [("field", values)])
+    assert page["fields"]["field"].dtype == np.dtype(kind)
+    np.testing.assert_array_equal(page["fields"]["field"], values[page["fields"]["row"]])
+
+
 def test_more_classes_than_a_byte_can_tell_apart(tmp_path):
     classes = ClassList.of([f"c{n}" for n in range(300)], [[n % 256, 0, 0] for n in range(300)])
     label = np.arange(300, dtype=np.uint16)

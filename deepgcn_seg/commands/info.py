@@ -9,6 +9,7 @@ from rich.markdown import Markdown
 from ..errors import UserError
 from ..evaluation.model_card import card_text
 from ..model.checkpoint import find_checkpoint, read_checkpoint
+from .command_line.output import output_may_go_unread
 
 USAGE = """Usage: {program} FILE [FILE ...]
 
@@ -24,15 +25,18 @@ def info(program: str, arguments: Sequence[str]) -> int:
     if not arguments or {"-h", "--help"} & set(arguments):
         print(USAGE.format(program=program))
         return 0 if arguments else 2
-    status = 0
-    for argument in arguments:
-        try:
-            path = find_checkpoint(argument.removeprefix("checkpoint="))
-            text = card_text(read_checkpoint(path), path)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            status = 1
-            continue
-        # For people as a page; for other programs as the Markdown that it is.
-        Console().print(Markdown(text)) if sys.stdout.isatty() else print(text)
-    return status
+    with output_may_go_unread():
+        return max(map(_print_card, arguments))
+
+
+def _print_card(argument: str) -> int:
+    """Print the card of a checkpoint, or why it cannot be read, and return the exit status."""
+    try:
+        path = find_checkpoint(argument.removeprefix("checkpoint="))
+        text = card_text(read_checkpoint(path), path)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    # For people as a page; for other programs as the Markdown that it is.
+    Console().print(Markdown(text)) if sys.stdout.isatty() else print(text)
+    return 0

@@ -25,6 +25,8 @@ NAME = "MODEL_CARD.md"
 LOW_IOU = 0.33
 
 Text = Annotated[str, StringConstraints(max_length=500)]
+# As long as a room store allows.
+Source = Annotated[str, StringConstraints(max_length=10_000)]
 Texts = Annotated[tuple[Text, ...], Field(max_length=1000)]
 Number = Annotated[int, integer(0, 2**62)]
 Part = Annotated[float, number(0, 1)]
@@ -36,6 +38,7 @@ class Training(Schema):
     Attributes:
         recipe: its name. optimizer, loss, class_weights, augmentation: as the config has them. epochs: passes over all
             blocks. weights: where the first weights came from; None for random ones.
+        data: where the rooms came from, as their store says; None in cards from before it was kept.
         commit: of the code, None if it was no checkout of Git. dirty: whether its files differed from the commit.
         rooms: number of rooms to train on. changes: settings that were changed on the way, a text for each time.
     """
@@ -52,6 +55,7 @@ class Training(Schema):
     seed: Number
     rooms: Number
     weights: Text | None = None
+    data: Source | None = None
     commit: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{7,64}$")] | None = None
     dirty: bool = False
     changes: Texts = ()
@@ -61,11 +65,13 @@ class Score(Schema):
     """How good a network is on the rooms that were held out; fields as in ``metrics.json``.
 
     Attributes:
+        data: where the rooms came from; None in cards from before it was kept.
         selection: how the checkpoint was chosen. IoU: of each class, None for one that no point belongs to.
     """
 
     protocol: Text
     dataset: Text
+    data: Source | None = None
     areas: Texts
     rooms: Number
     points: Number
@@ -91,7 +97,7 @@ class Card(Schema):
 
 def score_of(entry: Mapping[str, Any]) -> Score:
     """Return the score of a card from the entry of a protocol in ``metrics.json``."""
-    same = ("protocol", "dataset", "points", "selection", "mIoU", "mIoU_interval", "mAcc", "OA", "IoU")
+    same = ("protocol", "dataset", "data", "points", "selection", "mIoU", "mIoU_interval", "mAcc", "OA", "IoU")
     return Score.of(
         {
             **{name: entry[name] for name in same},
@@ -128,8 +134,8 @@ def card_text(content: Mapping[str, Any], path: str | Path) -> str:
     tensors: Any = content["model"]
     parameters = sum(tensor.numel() for name, tensor in tensors.items() if not _is_statistic(name))
     parts = (
-        _network(description, parameters),
-        _data(description),
+        _network(card, description, parameters),
+        _data(card, description),
         _training(card, content),
         _scores(card, description.classes),
         _limits(card, description),
@@ -142,12 +148,14 @@ def _is_statistic(name: str) -> bool:
     return str(name).endswith((".running_mean", ".running_var", ".num_batches_tracked"))
 
 
-def _network(description: Description, parameters: int) -> Iterator[str]:
+def _network(card: Card | None, description: Description, parameters: int) -> Iterator[str]:
     network, trained = description.network, description.trained_on
     if isinstance(network, Network):
         conv = getattr(network.conv, "name", "own")
+        # The name of a data set is enough for the title; one's own scans have none.
+        data = card.training.data if card and trained and trained.name == "folder" else None
         name = f"{CONNECTIONS[network.connection].network}-{network.depth}"
-        yield f"# {name}{f' trained on {markdown(trained.name)}' if trained else ''}"
+        yield f"# {name}{f' trained on {_named(trained.name, data)}' if trained else ''}"
         yield ""
         yield (
             f"A network that labels each point of a room as one of {len(description.classes)} classes: "
@@ -163,18 +171,31 @@ def _network(description: Description, parameters: int) -> Iterator[str]:
     yield f"Classes: {', '.join(map(markdown, description.classes))}."
 
 
-def _data(description: Description) -> Iterator[str]:
+def _data(card: Card | None, description: Description) -> Iterator[str]:
     yield "## Data"
     yield ""
     trained = description.trained_on
     if trained is None:
         yield "The checkpoint does not say what it was trained on."
         return
-    yield f"- Data set: {markdown(trained.name)}; held out for testing: {_fold(trained)}."
+    data = None if card is None else card.training.data
+    yield f"- Data: {_named(trained.name, data)}; held out for testing: {_fold(trained)}."
     yield f"- Input of a point: {', '.join(trained.features)} ({markdown(trained.variant)} variant)."
     yield (
         f"- Rooms are cut into blocks of {trained.side:g} m x {trained.side:g} m, {trained.stride:g} m apart, with "
         f"{trained.points} points each. Coordinates are in metres, z is up."
+    )
+
+
+def _named(dataset: str, data: str | None) -> str:
+    """Return the name of a data set and where its rooms came from, for a sentence.
+
+    The default name of one's own scans is left out, because it says only how they are read.
+    """
+    if data is None:
+        return markdown(dataset)
+    return (
+        markdown(data) if dataset == "folder" or data.startswith(dataset) else f"{markdown(dataset)} ({markdown(data)})"
     )
 
 
@@ -192,7 +213,7 @@ def _training(card: Card | None, content: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"- Recipe {markdown(training.recipe)}: {markdown(training.optimizer)}"
         f"{'' if training.learning_rate is None else f', learning rate {training.learning_rate:g}'}, "
-        f"{training.epochs} epochs of batches of {training.batch_size} blocks, "
+        f"{counted(training.epochs, 'epoch')} of batches of {counted(training.batch_size, 'block')}, "
         f"{counted(training.rooms, 'room')}, seed {training.seed}; this file is of step {step}."
     )
     yield f"- Loss: {markdown(training.loss)}; class weights: {markdown(training.class_weights)}."
@@ -216,8 +237,9 @@ def _scores(card: Card | None, classes: Sequence[str]) -> Iterator[str]:
     score = card.score
     areas = ", ".join(map(markdown, score.areas))
     yield (
-        f"On {counted(score.rooms, 'room')} ({score.points:,} points) of area {areas} of "
-        f"{markdown(score.dataset)}, which were not trained on. Protocol: {markdown(score.protocol)}. "
+        f"On {counted(score.rooms, 'room')} ({counted(score.points, 'point')}) of area {areas} of "
+        f"{_named(score.dataset, score.data)}, which {'was' if score.rooms == 1 else 'were'} not trained on. "
+        f"Protocol: {markdown(score.protocol)}. "
         f"Checkpoint: {markdown(score.selection)}, step {score.step}."
     )
     yield ""
@@ -263,12 +285,13 @@ def _use(description: Description) -> Iterator[str]:
     yield "## Use"
     yield ""
     yield "```bash"
-    yield as_called(
-        f"python tools/predict.py checkpoint=FILE input=scan.ply{f' trusted=[{trusted}]' if trusted else ''}"
-    )
+    more = f" trusted=[{trusted}]" if trusted else ""
+    yield as_called(f"python tools/predict.py checkpoint=FILE input=scan.ply output=labelled.ply{more}")
     yield "```"
     yield ""
     yield "```python"
+    yield "import deepgcn_seg"
+    yield ""
     yield f'model = deepgcn_seg.load_model("FILE"{f", trusted=[{trusted!r}]" if trusted else ""})'
     yield "```"
 

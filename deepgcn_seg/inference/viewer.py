@@ -20,7 +20,7 @@ from ..escaping import one_line, script_json
 from ..files import replacing
 from .picture import close_together
 
-# A point takes 16 bytes and 4 for each further field, of which base64 makes 21 and 5: a page has at most 86 MB.
+# A point takes 16 bytes and at most 8 for each further field, of which base64 makes 21 and 11: at most 128 MB a page.
 MAX_POINTS, MAX_FIELDS = 2_000_000, 4
 # Coordinates are stored as integers of so many bits, which are below a millimetre in a scan of 60 m.
 BITS = 16
@@ -126,14 +126,21 @@ def _numbered(labels: np.ndarray, classes: ClassList) -> np.ndarray:
 
 
 def _packed_fields(fields: Iterable[tuple[str, np.ndarray]], shown: np.ndarray) -> list[dict[str, Any]]:
-    """Return the first numeric fields, of the points that are shown: integers of up to 32 bits, and float32."""
-    packed = []
-    for name, values in islice(((name, values) for name, values in fields if values.dtype.kind in "biuf"), MAX_FIELDS):
-        kind = next((k for k in ("u4", "i4") if np.can_cast(values.dtype, k)), "f4")
-        # Numbers that are too large for float32 become infinite.
+    """Return the first numeric fields, of the points that are shown."""
+    numeric = ((name, values[shown]) for name, values in fields if values.dtype.kind in "biuf")
+    return [{"name": one_line(name, 100), **_packed(_compact(values))} for name, values in islice(numeric, MAX_FIELDS)]
+
+
+def _compact(values: np.ndarray) -> np.ndarray:
+    """Return numbers as the first of the types that the page reads, the smaller ones first, that holds all exactly."""
+    kinds = ("f4", "f8") if values.dtype.kind == "f" else ("u4", "i4", "u8", "i8")
+    for kind in kinds[:-1]:
+        # Numbers that are too large for float32 become infinite, and differ.
         with np.errstate(over="ignore"):
-            packed.append({"name": one_line(name, 100), **_packed(values[shown].astype(kind))})
-    return packed
+            small = values.astype(kind)
+        if np.array_equal(small, values, equal_nan=values.dtype.kind == "f"):
+            return small
+    return values.astype(kinds[-1])
 
 
 def _packed(values: np.ndarray) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import cast
 from rich.table import Table
 from torch import Tensor, nn
 
+from ..settings import three_digits
 from .deepgcn import DeepGCN
 from .fusion import JointPointwise
 
@@ -53,9 +54,9 @@ class Summary:
         for name in ("part", "layers", "parameters", "GFLOP"):
             table.add_column(name, justify="left" if name == "part" else "right")
         for part in self.parts:
-            table.add_row(part.name, str(part.layers), f"{part.parameters:,}", f"{part.flops / 1e9:.3f}")
+            table.add_row(part.name, str(part.layers), f"{part.parameters:,}", three_digits(part.flops / 1e9))
         table.add_section()
-        table.add_row("all", "", f"{self.parameters:,}", f"{self.flops / 1e9:.3f}", style="bold")
+        table.add_row("all", "", f"{self.parameters:,}", three_digits(self.flops / 1e9), style="bold")
         return table
 
 

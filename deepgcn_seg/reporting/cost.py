@@ -10,6 +10,7 @@ from ..model.deepgcn import DeepGCN
 from ..model.description import Network, OwnPart
 from ..model.from_description import build_network
 from ..model.summary import summarize
+from ..settings import three_digits
 from .reading import LeftOut, read_device
 from .result_table import Column, ResultTable, Spread
 from .results import experiments
@@ -30,8 +31,8 @@ def cost_table(runs: Sequence[Run], left_out: LeftOut) -> ResultTable:
         Column("runs"),
         Column("parameters", form=","),
         Column("points a block", form=","),
-        Column("GFLOP", form=".3f"),
-        Column("training", "min", ".1f"),
+        Column("GFLOP", form=three_digits),
+        Column("training", "min", three_digits),
         Column("step", "ms", ",.0f"),
         Column("peak memory", "MB", ",.0f"),
         Column("scoring", "points/s", ",.0f"),
@@ -49,8 +50,9 @@ def cost_table(runs: Sequence[Run], left_out: LeftOut) -> ResultTable:
     notes = [
         "GFLOP: of the forward pass of one block, counted from the config; - for a network of one's own. "
         "Training: time in steps, without validation.",
-        "Means +- standard deviations over the runs of each network, which differ in seed and fold.",
     ]
+    if any(len(experiment.runs) > 1 for experiment in experiments(runs)):
+        notes.append("Means +- standard deviations over the runs of each network, which differ in seed and fold.")
     return ResultTable("Cost", columns, rows, notes, "cost")
 
 

@@ -4,6 +4,7 @@ Each is written as PNG, as PDF and as SVG.
 """
 
 import logging
+import textwrap
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -244,25 +245,35 @@ def _limits(lowest: float, highest: float) -> tuple[float, float]:
 def draw_confusion(result: Result, data: str, path: Path, palette: str = "screen") -> None:
     """Draw a confusion matrix: the share of each true class (rows) that was labelled as each class (columns).
 
+    The row of a class that the rooms do not have is grey and says so.
+
     Args:
         data: what the rooms are of, for the title.
         path: of the PNG; files with the other endings are written beside it. palette: ``screen`` or ``print``.
     """
     counts = result.confusion.double().numpy()
-    shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    points = counts.sum(1, keepdims=True)
+    shares = np.where(points > 0, 100 * counts / np.maximum(points, 1), np.nan)
     number = len(result.classes)
     side = min(max(0.42 * number, 2.4), 40)
     figure = Figure(figsize=(side + 2.4, side + 1.6), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
-    image = axis.imshow(shares, cmap="Greys" if palette == "print" else "Blues", vmin=0, vmax=100)
+    colors = colormaps["Greys" if palette == "print" else "Blues"].with_extremes(bad="0.93")
+    image = axis.imshow(shares, cmap=colors, vmin=0, vmax=100)
     figure.colorbar(image, ax=axis, shrink=0.8, label="Share of the true class (%)")
     names = [escaped(name, 40) for name in result.classes]
     axis.set_xticks(range(number), names, rotation=90)
     axis.set_yticks(range(number), names)
     axis.set_xlabel("Prediction")
     axis.set_ylabel("Truth")
-    axis.set_title(f"{escaped(result.label, 80)}\n{escaped(f'{data}, {result.rooms}', 80)}", fontsize=9)
+    for row in np.flatnonzero(points == 0).tolist():
+        axis.text((number - 1) / 2, row, "no points", ha="center", va="center", color="0.4", fontsize=8)
+    summed = f", sum over {len(result.scores)} seeds" if len(result.scores) > 1 else ""
+    title = [escaped(result.label, 80), f"{escaped(f'{data}, {result.rooms}', 80)}{summed}"]
+    # Over the whole figure, in lines that are no longer than it is wide.
+    wide = int((side + 2.4) / _width(["x"], 9))
+    figure.suptitle("\n".join(line for part in title for line in textwrap.wrap(part, wide)), fontsize=9)
     if number <= MAX_WRITTEN:
         for (row, line), share in np.ndenumerate(shares):
             if share >= 0.5:

@@ -81,7 +81,7 @@ def _about(run: Run, label: str, best: bool, left_out: LeftOut) -> dict[str, Any
             about = test.rooms.get(room)
             with left_out.noting():
                 picture = _embedded(read_picture(run.folder, name), "JPEG")
-                pictures[f"{room}: mIoU {_percent(about.mIoU if about else None)}"] = picture
+                pictures[f"{room}: mIoU {_percent(about.mIoU if about else None)} %"] = picture
     worst = sorted(test.rooms.items(), key=lambda item: (item[1].mIoU is None, item[1].mIoU or 0))[:WORST_ROOMS_LISTED]
     return {
         "name": run.name,

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import mean, stdev
 
@@ -42,17 +42,22 @@ class Column:
     """A column of a table.
 
     Attributes:
-        name: the heading. unit: of its numbers; stands in headings of LaTeX and CSV.
-        form: of its numbers as text, a format specification of Python, such as ``.2f``.
+        name: the heading. unit: of its numbers, which stands behind the name.
+        form: of its numbers as text, a format specification of Python, such as ``.2f``, or a function.
         best: whether LaTeX prints the highest value in bold.
         deviations: whether they stand behind means; in CSV they always do.
     """
 
     name: str
     unit: str = ""
-    form: str = ""
+    form: str | Callable[[float], str] = ""
     best: bool = False
     deviations: bool = True
+
+    @property
+    def heading(self) -> str:
+        """The name with the unit."""
+        return f"{self.name} ({self.unit})" if self.unit else self.name
 
     def text(self, cell: Cell) -> str:
         """Return a cell as text; numbers are rounded."""
@@ -61,7 +66,9 @@ class Column:
             return self.text(cell.mean) + (f" +- {self.text(cell.deviation)}" if shown else "")
         if isinstance(cell, Interval):
             return f"{self.text(cell.low)} to {self.text(cell.high)}"
-        return "-" if cell is None else cell if isinstance(cell, str) else format(cell, self.form)
+        if cell is None or isinstance(cell, str):
+            return "-" if cell is None else cell
+        return self.form(cell) if callable(self.form) else format(cell, self.form)
 
 
 def percent(share: float | None) -> float | None:
@@ -84,7 +91,7 @@ class ResultTable:
     """A table of results that were measured alike.
 
     Attributes:
-        cells: rows of values as they are; they are rounded where they are printed, and whole in CSV.
+        cells: rows of values as they are; they are rounded where they are printed, and have all digits in CSV.
         file: the name of its CSV file after ``report-``; empty for a number.
     """
 
@@ -100,6 +107,11 @@ class ResultTable:
         return [column.name for column in self.columns]
 
     @property
+    def headings(self) -> list[str]:
+        """The names of the columns with their units."""
+        return [column.heading for column in self.columns]
+
+    @property
     def rows(self) -> list[list[str]]:
         """The cells as text."""
         return [[column.text(cell) for column, cell in zip(self.columns, row)] for row in self.cells]
@@ -108,7 +120,7 @@ class ResultTable:
         """Return the table as rich prints it."""
         notes = (terminal(note, "table.caption") for note in self.notes)
         table = Table(title=terminal(self.title, "table.title"), caption=Text("\n").join(notes))
-        for name, cells in zip(self.header, self._by_column()):
+        for name, cells in zip(self.headings, self._by_column()):
             # In a narrow window, names are wrapped first, but not into single letters.
             longest = max([len(cell) for cell in cells if isinstance(cell, str)], default=0)
             table.add_column(terminal(name), overflow="fold", min_width=min(longest, 20))
@@ -118,7 +130,7 @@ class ResultTable:
 
     def markdown(self) -> str:
         """Return a section in Markdown."""
-        header, *rows = ([markdown(cell) for cell in row] for row in (self.header, *self.rows))
+        header, *rows = ([markdown(cell) for cell in row] for row in (self.headings, *self.rows))
         table = "\n".join("| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *rows))
         return f"## {markdown(self.title)}\n\n{table}\n\n" + "".join(f"{markdown(note)}\n\n" for note in self.notes)
 
@@ -137,9 +149,8 @@ class ResultTable:
     def _latex_column(self, i: int) -> list[str]:
         """Return the heading and the cells of a column in LaTeX."""
         column, cells = self.columns[i], self._by_column()[i]
-        unit = f" ({column.unit})" if column.unit else ""
         best = _best(column, cells)
-        lines = [latex(column.name + unit)]
+        lines = [latex(column.heading)]
         for cell in cells:
             text = latex(column.text(cell)).replace(" +- ", r" $\pm$ ")
             lines.append(f"\\textbf{{{text}}}" if best and column.text(cell).split(" +- ")[0] == best else text)

@@ -6,7 +6,8 @@ from typing import Any
 
 from ..data.layouts import natural
 from ..evaluation.metrics import Scores
-from .naming import experiment
+from ..settings import three_digits
+from .naming import experiment, title_of
 from .published import Published
 from .result_table import PERCENT, Column, ResultTable, Spread, percent, percent_interval
 from .results import by_measure, comparable
@@ -20,9 +21,16 @@ def comparisons(runs: Sequence[Run]) -> list[ResultTable]:
     tables = []
     for measured, group in by_measure(runs).items():
         tables.append(_comparison(group, *measured))
-        if len({run.settings.get("seed") for run in group}) > 1:
-            tables.append(_over_seeds(group, *measured))
+        seeds = _by_seeds(group)
+        if max(map(len, seeds)) > 1:
+            tables.append(_over_seeds(seeds, *measured))
     return tables
+
+
+def _settings_columns(keys: Sequence[str]) -> list[Column]:
+    """Return a column for each setting, headed by words; by the whole key if two settings have the same words."""
+    titles = list(map(title_of, keys))
+    return [Column(key if titles.count(title) > 1 else title) for key, title in zip(keys, titles)]
 
 
 def _comparison(runs: list[Run], data: str, protocol: str) -> ResultTable:
@@ -32,12 +40,12 @@ def _comparison(runs: list[Run], data: str, protocol: str) -> ResultTable:
     # Scores on different areas do not compare networks.
     best = len({run.test.areas for run in runs}) == 1
     columns = [
-        *map(Column, keys),
+        *_settings_columns(keys),
         Column("mIoU", *PERCENT, best),
-        *[Column("95 %", *PERCENT)] * intervals,
+        *[Column("95 % interval", *PERCENT)] * intervals,
         *(Column(name, *PERCENT, best) for name in SCORES[1:]),
         Column("parameters", form=","),
-        Column("minutes", form=".1f"),
+        Column("minutes", form=three_digits),
         Column("peak MB", form=",.0f"),
         Column("points/s", form=","),
         Column("run"),
@@ -63,17 +71,24 @@ def _comparison(runs: list[Run], data: str, protocol: str) -> ResultTable:
         f"Data: {data}. Protocol: {protocol}. Test areas: {', '.join(areas)}.",
         "Minutes and peak MB are of training, points/s of scoring."
         + (f" Checkpoint: {', '.join(selections)}." if selections else ""),
-        *["95 %: interval of the mIoU, by bootstrap over the test rooms."] * intervals,
+        *["95 % interval: of the mIoU, by bootstrap over the test rooms."] * intervals,
     ]
     return ResultTable("Runs", columns, rows, notes)
 
 
-def _over_seeds(runs: list[Run], data: str, protocol: str) -> ResultTable:
-    """Return the table of means and standard deviations of runs that differ in their seed alone."""
+def _by_seeds(runs: Sequence[Run]) -> list[list[Run]]:
+    """Return the runs in groups that differ in their seed alone."""
     keys = [key for key in varied(runs) if key != "seed"]
     groups: dict[tuple, list[Run]] = defaultdict(list)
     for run in sorted(runs, key=lambda run: [_sortable(run.settings.get(key)) for key in keys]):
         groups[(experiment(run), str(run.settings.get("data.fold")))].append(run)
+    return list(groups.values())
+
+
+def _over_seeds(groups: Sequence[Sequence[Run]], data: str, protocol: str) -> ResultTable:
+    """Return the table of means and standard deviations of groups of runs that differ in their seed alone."""
+    runs = [run for group in groups for run in group]
+    keys = [key for key in varied(runs) if key != "seed"]
     best = len({run.test.areas for run in runs}) == 1
     rows = [
         [
@@ -81,10 +96,10 @@ def _over_seeds(runs: list[Run], data: str, protocol: str) -> ResultTable:
             len(group),
             *(Spread.of([percent(getattr(run.test, name)) for run in group]) for name in SCORES),
         ]
-        for group in groups.values()
+        for group in groups
     ]
     notes = [f"Data: {data}. Protocol: {protocol}. Mean +- standard deviation over seeds."]
-    columns = [*map(Column, keys), Column("seeds"), *(Column(name, *PERCENT, best) for name in SCORES)]
+    columns = [*_settings_columns(keys), Column("seeds"), *(Column(name, *PERCENT, best) for name in SCORES)]
     return ResultTable("Means over seeds", columns, rows, notes)
 
 
@@ -101,10 +116,9 @@ def class_tables(runs: Sequence[Run]) -> list[ResultTable]:
     tables: list[ResultTable] = []
     for (data, protocol, rooms, classes), found in comparable(runs).items():
         rows = [[each.label, len(each.scores), *_spreads(each.scores)] for each in found]
-        notes = [
-            f"Data: {data}. Protocol: {protocol}. Rooms: {rooms}.",
-            "mIoU, mAcc, OA: mean +- standard deviation over seeds. IoU of each class: mean over seeds.",
-        ]
+        notes = [f"Data: {data}. Protocol: {protocol}. Rooms: {rooms}. Of each class: IoU."]
+        if any(len(each.scores) > 1 for each in found):
+            notes.append("mIoU, mAcc, OA: mean +- standard deviation over seeds. IoU of each class: mean over seeds.")
         file = f"classes-{len(tables)}" if tables else "classes"
         columns = [Column("network"), Column("seeds"), *(Column(name, *PERCENT, True) for name in SCORES)]
         columns += [Column(name, *PERCENT, True, deviations=False) for name in classes]

@@ -209,12 +209,12 @@ def checkpoint_description(config: DictConfig, opened: RoomStore | OfficialBlock
         trained_on["synthetic"] = {key: store[key] for key in ("rooms_per_area", "density", "seed")}
     network = describe_network(plain["model"])
     # The full config is written for people to read. No program reads it.
-    description = {"network": network, "trained_on": trained_on, "config": plain, "card": _card(plain, rooms)}
+    description = {"network": network, "trained_on": trained_on, "config": plain, "card": _card(plain, opened, rooms)}
     _described(description, opened.classes)
     return description
 
 
-def _card(config: dict[str, Any], rooms: int) -> dict[str, Any]:
+def _card(config: dict[str, Any], opened: RoomStore | OfficialBlocks, rooms: int) -> dict[str, Any]:
     """Return what a checkpoint's card says before the network is scored."""
     recipe, git = config["recipe"], git_state() or {}
     name_of = lambda part: str(part["_target_"]).rpartition(".")[2]
@@ -228,6 +228,7 @@ def _card(config: dict[str, Any], rooms: int) -> dict[str, Any]:
             "ema": recipe["ema"],
             **{key: config[key] for key in ("epochs", "batch_size", "seed")},
             "rooms": rooms,
+            "data": opened.source,
             "weights": None if config["weights"] is None else str(config["weights"]),
             **git,
         }

@@ -28,23 +28,11 @@ from .arguments import quote
 from .checks import check, require_choices, require_read
 from .failures import error_line
 from .main import hydra_arguments, quiet_hydra, require_known
+from .settings_folder import settings_folder
 from .whole import replace_wholes
 
 # Hydra's state is that of the process. A thread may call a command within another, but two threads take turns.
 _turn = threading.RLock()
-
-
-def settings_folder() -> Path:
-    """Return the folder of the settings that come with the code: in the package, or beside it in a checkout.
-
-    Raises:
-        UserError: there is none.
-    """
-    package = Path(__file__).parents[2]
-    for folder in (package / "conf", package.parent / "conf"):
-        if (folder / "train.yaml").is_file():
-            return folder
-    raise UserError(f"no settings in {package} or beside it: give config_dir=DIR, the folder conf/ of a checkout")
 
 
 def run_command(

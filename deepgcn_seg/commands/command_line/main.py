@@ -4,12 +4,10 @@ import functools
 import json
 import logging
 import os
-import select
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,10 +30,11 @@ from . import help
 from .arguments import assigned, for_hydra, given, require_settings
 from .checks import check, require_choices, require_read
 from .failures import SweepSummary, error_line, forget_failure, note_failure
+from .output import output_may_go_unread
 from .whole import replace_wholes
 
-# Exit statuses: a user's error; work that was stopped but saved and can be resumed; output that nobody reads any more.
-USER_ERROR, INTERRUPTED, UNREAD = 2, 75, 141
+# Exit statuses: a user's error; work that was stopped but saved and can be resumed.
+USER_ERROR, INTERRUPTED = 2, 75
 
 # Command -> the setting that a file or folder without a key is probably meant for.
 _MAIN = {
@@ -61,34 +60,8 @@ def command(
         conf: the folder of the settings. config_name: the command. program: what starts it in several processes, as
             torchrun takes it; None for the script that was started.
     """
-    with _output_may_go_unread():
+    with output_may_go_unread():
         _command(task, conf, config_name, program or sys.argv[:1])
-
-
-@contextmanager
-def _output_may_go_unread() -> Iterator[None]:
-    """End quietly if the program that reads our output has ended, as ``head`` does."""
-    # A file's name need not be text.
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    try:
-        try:
-            yield
-        finally:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        if not _is_unread():
-            # Another pipe has broken, such as the one to a process that loads data.
-            raise
-        # The interpreter flushes once more at its end, and must not complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(UNREAD)
-
-
-def _is_unread() -> bool:
-    """Return whether standard output is a pipe whose reader has ended."""
-    output = select.poll()
-    output.register(sys.stdout, 0)
-    return any(events & select.POLLERR for _, events in output.poll(0))
 
 
 @dataclass

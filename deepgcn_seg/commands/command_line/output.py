@@ -1,0 +1,36 @@
+"""Standard output of a command, which another program may stop reading."""
+
+import os
+import select
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# The exit status of a command whose output nobody reads any more, as a shell has it for SIGPIPE.
+UNREAD = 141
+
+
+@contextmanager
+def output_may_go_unread() -> Iterator[None]:
+    """End quietly if the program that reads our output has ended, as ``head`` does."""
+    # A file's name need not be text.
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _is_unread():
+            # Another pipe has broken, such as the one to a process that loads data.
+            raise
+        # The interpreter flushes once more at its end, and must not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(UNREAD)
+
+
+def _is_unread() -> bool:
+    """Return whether standard output is a pipe whose reader has ended."""
+    output = select.poll()
+    output.register(sys.stdout, 0)
+    return any(events & select.POLLERR for _, events in output.poll(0))
