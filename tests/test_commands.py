@@ -483,7 +483,7 @@ def test_an_ablation_is_one_multirun(data_root, tmp_path):
     )
     run("report", f"runs={tmp_path}", f"hydra.run.dir={tmp_path}/log")
     header, *rows = (tmp_path / "report.csv").read_text().splitlines()
-    assert header.startswith("model.order,mIoU")
+    assert header.startswith("order,mIoU (%)")
     assert [row.split(",")[0] for row in rows] == ["act-norm", "norm-act"]
 
 

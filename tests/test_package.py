@@ -1,5 +1,6 @@
 """The distributions: built from a checkout, and used from another folder without it."""
 
+import importlib
 import json
 import os
 import re
@@ -100,6 +101,9 @@ def test_commands_run_from_another_folder(installed, tmp_path):
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
     assert facts["command"].startswith("deepgcn-seg train depth=2")
     assert facts["git"] is None
+    raw = next((tmp_path / "data" / "synthetic").glob("*/raw"))
+    done = run(installed, tmp_path, "prepare", f"source={raw}", "data.root=prepared")
+    assert "rooms in 6 areas are ready" in done.stderr
     done = run(installed, tmp_path, "evaluate", "checkpoint=run", "protocol=recut", "hydra.run.dir=scored")
     assert "mIoU" in done.stdout
     # Own settings beside those of the package.
@@ -126,6 +130,13 @@ def test_what_a_build_leaves_is_not_committed(left):
 
 def test_the_commands_are_those_of_tools():
     assert set(COMMANDS) == {path.stem for path in (ROOT / "tools").glob("*.py")}
+
+
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"info"}))
+def test_a_command_is_the_function_that_its_tool_runs(name):
+    task = getattr(importlib.import_module(f"deepgcn_seg.commands.{name}"), name)
+    assert task.__module__ == f"deepgcn_seg.commands.{name}"
+    assert re.search(rf"command\({name}, ", (ROOT / "tools" / f"{name}.py").read_text())
 
 
 @pytest.mark.parametrize(

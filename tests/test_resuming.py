@@ -115,8 +115,9 @@ def test_other_rooms_under_the_same_names_are_refused(run, tmp_path):
 def test_a_store_elsewhere_and_a_run_without_the_record_go_on(run, record, store, raw_rooms, tmp_path):
     moved = tmp_path / "moved"
     if record == "new":
-        # Prepared again from the same scans.
-        prepare(raw_rooms, moved)
+        # Prepared again, from copies of the scans whose times are others.
+        copied = shutil.copytree(raw_rooms, tmp_path / "copied", copy_function=shutil.copyfile)
+        prepare(copied, moved)
     else:
         shutil.copytree(store.root, moved)
     if record == "old":

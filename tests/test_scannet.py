@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 from test_commands import ROOT, TINY, data_root, run, trained  # noqa: F401
 
-from deepgcn_seg.commands.prepare import prepare_configured
+from deepgcn_seg.commands import prepare as prepare_command
 from deepgcn_seg.data.build_store import prepare
 from deepgcn_seg.data.dataset import split_by_area
 from deepgcn_seg.data.layouts import recognise
@@ -187,9 +187,9 @@ def test_missing_scenes_are_told_and_scenes_of_no_list_left_out(release, tmp_pat
     assert "1 scenes of the official lists are missing, such as train/scene0000_00" in caplog.text
     config = OmegaConf.create({"shard": None, "check": True, "source": str(release), "data": {"root": None}})
     with pytest.raises(UserError, match="1 scenes of the official lists are missing: train/scene0000_00"):
-        prepare_configured(config)
+        prepare_command.prepare(config)
     write_scene(release, "scene0000_00", "ply")
-    prepare_configured(config)
+    prepare_command.prepare(config)
 
 
 # -- rescans ------------------------------------------------------------------------------------
@@ -357,7 +357,7 @@ def test_the_documented_commands_go_from_the_release_to_a_submission(tmp_path):
         assert list(entry["rooms"]) == ["val/scene0003_00"] and entry["classes"] == list(SCANNET.names)
         assert (entry["points"], entry["unlabelled"]) == (np.isin(ids, NYU40).sum(), (~np.isin(ids, NYU40)).sum())
     assert "unlabelled points were left out" in " ".join(done["evaluate"].stdout.split())
-    assert "validation on 1 rooms" in done["train"].stderr or "validation on 2 rooms" in done["train"].stderr
+    assert "validation on 1 room" in done["train"].stderr or "validation on 2 rooms" in done["train"].stderr
     assert store.areas == ["train", "val"]
     for name in ("scene0707_00", "scene0708_00"):
         lines = (tmp_path / "submission" / f"{name}.txt").read_text().splitlines()

@@ -1,5 +1,6 @@
 """The training loop on its own: whatever stops it, and when, it ends as a run left alone does."""
 
+import json
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
@@ -474,6 +475,16 @@ def test_a_run_from_before_there_were_weights_is_this_run_without_them(tmp_path)
     for other in ({"weights": "a.ckpt", "freeze": []}, {"weights": None, "freeze": ["head"]}):
         with pytest.raises(OccupiedError, match="a run of other settings"):
             finished_miou(OmegaConf.create({"k": 4, **other}), tmp_path)
+
+
+def test_a_run_whose_settings_were_changed_on_the_way_is_not_one_of_the_last(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    facts = {"settings": {"k": "4"}, "changes": [{"step": 12, "settings": {"recipe.loss": ["focal", "lovasz"]}}]}
+    (tmp_path / "run.json").write_text(json.dumps(facts))
+    (tmp_path / "metrics.json").write_text('{"test": {"mIoU": 0.5}}')
+    with pytest.raises(OccupiedError, match="other settings at first .from step 12 on: recipe.loss lovasz instead"):
+        finished_miou(OmegaConf.create({"k": 4}), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from deepgcn_seg.commands.command_line.main import command
-from deepgcn_seg.commands.prepare import prepare_configured
+from deepgcn_seg.commands.prepare import prepare
 
 if __name__ == "__main__":
-    command(prepare_configured, Path(__file__).parent.parent / "conf", "prepare")
+    command(prepare, Path(__file__).parent.parent / "conf", "prepare")

@@ -7,7 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
-from ..data.build_store import prepare
+from ..data import build_store
 from ..data.export_hdf5 import export_blocks
 from ..data.layouts import HDF5, SCANNET, STORE, Layout, recognise
 from ..data.official_hdf5 import OfficialBlocks
@@ -20,7 +20,7 @@ from ..escaping import one_line
 log = logging.getLogger(__name__)
 
 
-def prepare_configured(config: DictConfig) -> None:
+def prepare(config: DictConfig) -> None:
     """Prepare raw rooms, compare them with the rooms of S3DIS (``check``), or export blocks of a store (``export``).
 
     Raises:
@@ -41,7 +41,7 @@ def prepare_configured(config: DictConfig) -> None:
     if not Path(config.source).is_dir():
         raise UserError(f"source={config.source}: no such folder")
     settings = {key: config[key] for key in ("workers", "max_points", "scale")}
-    store = prepare(config.source, config.data.root, shard=shard, **settings)
+    store = build_store.prepare(config.source, config.data.root, shard=shard, **settings)
     if store is None:
         log.info("%s: the rooms of shard %s are ready; other shards are not yet", config.data.root, config.shard)
         return None

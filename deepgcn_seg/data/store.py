@@ -8,6 +8,7 @@
 Files are written whole or not at all, and many processes may read them at the same time.
 """
 
+import hashlib
 import json
 import os
 from functools import lru_cache
@@ -166,8 +167,13 @@ class RoomStore:
         return _open(room.path, identify(room.path), self._records[room.key].sha256, len(self.classes))
 
     def fingerprint(self, room: RoomEntry) -> str:
-        """Return a text that is the same for the same points and labels of a room, wherever the store is."""
-        return self._records[room.key].sha256[:16]
+        """Return a text that is the same for rooms of the same number of points, place and extent.
+
+        It is read from the header of the room's file, without its points. The checksum of the file would not do: it
+        covers the times of the files that the room was made from, and differs if the room is prepared again.
+        """
+        _, header = read_header(room.path)
+        return hashlib.sha256(repr((header.points, header.origin, header.size)).encode()).hexdigest()[:16]
 
     def labels(self, room: RoomEntry) -> np.ndarray:
         """Return the labels (N,) of a room's points.

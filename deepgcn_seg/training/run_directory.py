@@ -107,7 +107,7 @@ def finished_miou(config: DictConfig, folder: Path) -> float | None:
     """Return the mIoU if ``folder`` holds a finished run of the same settings, else None.
 
     Raises:
-        OccupiedError: it holds a run of other settings.
+        OccupiedError: it holds a run of other settings, or one that had other settings at first.
     """
     if not (folder / "checkpoints" / "last.ckpt").is_file():
         return None
@@ -118,6 +118,10 @@ def finished_miou(config: DictConfig, folder: Path) -> float | None:
     if changed := changed_settings(before, now):
         raise OccupiedError(
             f"{folder} holds a run of other settings ({', '.join(list(changed)[:5])}); choose another hydra.sweep.dir"
+        )
+    if changes := recorded_changes(folder):
+        raise OccupiedError(
+            f"{folder} holds a run that had other settings at first ({changes[0]}); choose another hydra.sweep.dir"
         )
     try:
         miou = read_json(folder / "metrics.json")["test"]["mIoU"]
