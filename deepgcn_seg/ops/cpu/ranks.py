@@ -199,8 +199,8 @@ def _write_bins(keys, count, bin_of):
     """Write the bin of each key.
 
     The bin is (BINS - 1) * t^2, rounded down, where t grows from 0 at the second smallest key to 1 at the largest. So
-    bins are narrower further out, where candidates lie denser (in D
-    dimensions their number grows as the distance to the power D).
+    bins are narrower further out, where candidates lie denser (in D dimensions their number grows as the distance to
+    the power D).
     """
     low, high = _range_of(keys, count)
     scale = np.sqrt(np.float64(BINS - 1)) / (high - low) if high > low else 0.0
