@@ -96,7 +96,7 @@ def test_every_setting_has_a_comment_for_help(name):
 def test_help_shows_values_as_they_are_set():
     lines = help.page(CONF, "train", ["recipe=modern_turns", "depth=7"]).splitlines()
     shown = {line.split("#")[0].strip(): line.split("#")[1].strip() for line in lines if "  # " in line}
-    assert shown["depth: 7"] == "graph convolutions, the head one included"
+    assert shown["depth: 7"] == "layers, the head included"
     assert shown["lr: 0.008"] == "learning rate at the start"
     assert shown["step: 90"] == "degrees; 0 for any angle"
 

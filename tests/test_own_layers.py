@@ -183,6 +183,24 @@ def test_a_part_that_must_be_called_is_called_by_fusion_block_and_head(how, conn
         torch.testing.assert_close(model(points), expected)
 
 
+class Centred(nn.Linear):
+    """A linear map of a user's own that takes the mean over all points of a block."""
+
+    def forward(self, x):
+        return super().forward(x - x.mean(1, keepdim=True))
+
+
+@pytest.mark.parametrize("place", ["fusion.layer.linear", "head.first.linear", "head.rest.0.linear", "head.classifier"])
+def test_an_own_linear_map_gets_all_points_of_a_block(place):
+    torch.manual_seed(0)
+    model = DeepGCN(**SMALL).double().eval()
+    points = torch.rand(1, lean.CPU.slice + 8, 9, dtype=torch.float64)
+    model.get_submodule(place).__class__ = Centred
+    with torch.no_grad():
+        found = model(points)
+    torch.testing.assert_close(found, model(points))
+
+
 @pytest.mark.parametrize("act", TORCH_ACTS)
 @pytest.mark.parametrize("order", ORDERS)
 def test_every_activation_of_torch_trains(act, order):

@@ -27,7 +27,7 @@ class Backbone(nn.Module):
         connection: how layers are connected.
         dropout: probability inside the blocks. recompute: recompute convolutions in the backward pass.
 
-    Shape: (B, N, in_channels) -> one (B, N, width) per layer (:meth:`layer_widths`).
+    Shape: (B, N, in_channels) -> one (B, N, width) per layer that the fusion block sees (:meth:`layer_widths`).
     """
 
     def __init__(
@@ -77,14 +77,15 @@ class Backbone(nn.Module):
         positions = points[..., self.positions]
         neighbors = self.graph.neighbors(self.graphs, positions, mask)
         geometry = Geometry(positions, mask)
-        # Neighbours are searched when a layer asks for them. ``around(i, x)`` returns those of layer i, whose input is
-        # x, with what else a convolution may know of them; the connection calls it once before each block. Blocks are
-        # counted from 0, layers from the head on: block i is layer i + 1. A block hands the convolution its neighbours'
-        # indices and the mask, and the geometry only if the convolution reads that (``Neighborhood.arguments``).
-        around = lambda i, x: Neighborhood(neighbors(i, x), mask, geometry)
-        x = self.head(points, *around(0, positions).arguments(self.head))
+        # Neighbours are searched when a layer asks for them. ``of_layer(i, x)`` returns those of layer i, whose input
+        # is x, with what else a convolution may know of them; the connection calls it once before each block. Blocks
+        # are counted from 0, layers from the head on: block i is layer i + 1. A block hands the convolution its
+        # neighbours' indices and the mask, and the geometry only if the convolution reads that
+        # (``Neighborhood.arguments``).
+        of_layer = lambda i, x: Neighborhood(neighbors(i, x), mask, geometry)
+        x = self.head(points, *of_layer(0, positions).arguments(self.head))
         widths, dropout = self.layer_widths(), self.dropout if self.training else 0.0
-        outputs = self.connection.run(self.blocks, x, lambda i, y: around(i + 1, y), widths[-1], dropout)
+        outputs = self.connection.run(self.blocks, x, lambda i, y: of_layer(i + 1, y), widths[-1], dropout)
         # Free the head's features here; the connection holds them as long as it needs them.
         del x
         for i, output in enumerate(outputs, 1):

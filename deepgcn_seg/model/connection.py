@@ -29,7 +29,8 @@ class Connection:
     Attributes:
         name: the connection's name in printed models and in messages.
         network: the name of networks with it in the papers, to which tables add the depth: ResGCN-28.
-        pre_activated: whether norm and activation stand in front of each convolution, and once more after the last.
+        pre_activated: whether norm and activation stand in front of each block's convolution, and once more after the
+            last.
         nested: whether the first channels of a layer's output are the output of the layer before, until norm and
             activation follow the last (:attr:`last_has_all`).
         keeps_layers: whether the fusion block sees the output of every layer, or of the last one alone. An own
@@ -80,8 +81,8 @@ class Connection:
             channels: number of channels of the last layer's output. dropout: probability in this pass, 0 in evaluation.
         """
         combine: Combine = self.combine
-        # With dropout, each layer also drops features of its input. Its output does not begin with them then, and must
-        # be a copy.
+        # With dropout, a layer also drops features of its input. Its output then does not begin with its input, so it
+        # cannot be appended in place.
         if not dropout:
             x, combine = self.start(x, channels)
         for i, block in enumerate(blocks):

@@ -29,8 +29,8 @@ class EdgeConv(nn.Module):
     h_i = max_j layer(W [x_i ; x_j - x_i] + b)
 
     No edge tensors are needed if norm and activation are monotone per channel (:func:`~deepgcn_seg.ops.edge_extremum`).
-    Layer norm, GELU and a PReLU with a negative slope are not monotone, and those of torch.nn or a user's own are not
-    known to be: they need a tensor of all edges.
+    Layer norm, GELU and a PReLU whose slope has become negative are not monotone, and those of torch.nn or a user's own
+    are not known to be: they need a tensor of all edges.
 
     Shape: x (B, N, in_channels), index (B, N, k) -> (B, N, out_channels).
     """
@@ -41,7 +41,7 @@ class EdgeConv(nn.Module):
 
     @classmethod
     def of(cls, layer: Pointwise) -> "EdgeConv":
-        """Return the convolution of this very layer, which maps from 2 C channels."""
+        """Return a convolution that uses this layer, which maps from 2 C channels."""
         conv = cls.__new__(cls)
         nn.Module.__init__(conv)
         conv.layer = layer
@@ -60,7 +60,7 @@ class EdgeConv(nn.Module):
         return act(norm(extreme)) if layer.order == "norm-act" else norm(act(extreme))
 
     def _slope(self) -> Tensor | None:
-        """Return the negative slope of the activation that comes before the norm.
+        """Return the slope below zero of the activation that comes before the norm.
 
         Returns None if the norm does not need statistics of the edges.
         """

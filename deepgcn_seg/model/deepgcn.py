@@ -42,8 +42,8 @@ def _shows_settings_of(init: Callable[..., None]) -> Callable[[Constructor], Con
 class DeepGCN(nn.Module):
     """A deep graph convolutional network for point-cloud semantic segmentation.
 
-    The defaults are the paper's ResGCN-28 in the TensorFlow code's variant: linear map,
-    norm, activation; head graph on room-normalised positions.
+    The defaults are the paper's ResGCN-28 in the TensorFlow code's variant (linear map, norm, activation; head graph on
+    room-normalised positions) with PyTorch's epsilon of norms, 1e-5. ``recipe=paper`` sets TensorFlow's, 1e-3.
 
     Five arguments take parts of your own: ``connection``, ``graph``, ``conv``, ``norm`` and ``act``. Each is what
     builds the part, a class or a ``functools.partial`` of one with settings of its own, and the network calls it:
@@ -60,7 +60,7 @@ class DeepGCN(nn.Module):
         connection: plain, res, dense, res+ or rev, or a :class:`.Connection`, as class or object. The paper's
             PlainGCN has no dilation either: that is :meth:`plaingcn`. With ``connection="plain"`` alone, dilation
             stays as the other arguments say, linear and stochastic unless they are given.
-        depth: graph convolutions, the head included. channels: width of each (growth rate if dense).
+        depth: layers, the head included. channels: width of each (growth rate if dense).
         k: neighbours per point. conv: builds a graph convolution, ``conv(c_in, c_out, spec)``.
         order, norm, norm_eps, act, bias: what follows linear maps (:class:`.LayerSpec`); norm and act may be classes
             of torch.nn or of your own (:mod:`.own_layers`).
@@ -206,7 +206,7 @@ class DeepGCN(nn.Module):
         return hide_absent(self.head(features, fused, mask), mask, 0)
 
     def features(self, points: Tensor, mask: Tensor | None = None) -> list[Tensor]:
-        """Return the output (B, N, width) of each backbone layer, for inspection."""
+        """Return the output (B, N, width) of each layer that the fusion block sees, for inspection."""
         return self.backbone(self._checked(points, mask), mask)
 
     def _checked(self, points: Tensor, mask: Tensor | None) -> Tensor:

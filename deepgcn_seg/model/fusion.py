@@ -43,10 +43,10 @@ class JointPointwise(Pointwise):
         return _sum_repeated(self.linear.weight, self.shared, self.parts(x))
 
     def parts(self, x: Tensor) -> list[int]:
-        """Return how many columns of the weights belong to each layer; all belong to one if x repeats nothing.
+        """Return how many columns of the weights belong to each part of the features.
 
-        If the last layer's output has all, x is that output alone, or all outputs side by side
-        (:meth:`~.backbone.Backbone.concatenate`).
+        There is one part per layer if x is the last output of a dense backbone, which has all; otherwise x is all
+        outputs side by side (:meth:`~.backbone.Backbone.concatenate`), and one part has all columns.
         """
         return self.widths if self.last_has_all and x.shape[-1] == self.widths[-1] else [sum(self.widths)]
 

@@ -29,13 +29,13 @@ Neighbors = Callable[[int, Tensor], Tensor]
 
 
 def dilation_schedule(dilation: str | int | Sequence[int], depth: int, period: int | None = None) -> list[int]:
-    """Return the dilation of every graph convolution, the head (always 1) included.
+    """Return the dilation of every layer, the head included (1, unless a list is given).
 
     Args:
         dilation: ``linear`` for the paper's 1, 1, 2, ..., depth - 1; ``none`` for 1 everywhere; an
             integer for that dilation in every layer after the head; or an explicit list of at most
             ``depth``, cycled over the layers from the head on, as the TensorFlow code's ``--dilations``.
-        depth: number of graph convolutions.
+        depth: number of layers, the head included.
         period: for ``linear``, the number of layers after which dilations start again at 1.
 
     Raises:
@@ -108,7 +108,8 @@ class Graph:
         k: neighbours per point. dilations: one per layer.
         stochastic, epsilon: whether stochastic dilation is on, and its probability.
         loop: whether a point may be its own neighbour.
-        positions: input channels with the coordinates in which the head's neighbours are searched.
+        positions: input channels with the coordinates in which the head's neighbours are searched, and in a
+            :class:`FixedGraph` those of every layer.
     """
 
     k: int = 16
@@ -153,10 +154,10 @@ class DynamicGraph(Graph):
 class FixedGraph(Graph):
     """A graph of neighbours by position in every layer: one search for the head, and one for all other layers.
 
-    The head's neighbours are not taken from the search for the other layers. Where points are equally near, PyTorch's
-    ``topk`` chooses others in a search up to another rank (blocks with repeated points: half of the neighbours), so
-    that without compiled kernels results of earlier trainings would change. And a hook on the head's module, as that of
-    TensorBoard's neighbour distances, sees a search only if the module is called.
+    The head has its own search for two reasons. Between equally near points, PyTorch's ``topk`` decides differently in
+    a search up to another rank (in blocks with repeated points, for half of the neighbours), which would change results
+    of earlier trainings without compiled kernels. And hooks, as that of TensorBoard's neighbour distances, must see the
+    head's module called.
     """
 
     def neighbors(self, graphs: nn.ModuleList, positions: Tensor, mask: Tensor | None) -> Neighbors:

@@ -182,7 +182,7 @@ def make_norm(name: str | Factory, channels: int, eps: float = 1e-5) -> nn.Modul
 def make_act(name: str | Factory) -> nn.Module | None:
     """Return an activation by its name in :data:`ACTS`, or what builds it (:mod:`.own_layers`); None for ``none``.
 
-    The negative slopes of ``leakyrelu`` and ``prelu`` are 0.2 (official code).
+    ``leakyrelu`` and ``prelu`` have the slope 0.2 below zero (official code).
     """
     if not isinstance(name, str):
         return build_act(name)
@@ -200,7 +200,7 @@ def make_act(name: str | Factory) -> nn.Module | None:
 
 
 def is_nondecreasing(act: nn.Module | None) -> bool:
-    """Return whether an activation is known to be nondecreasing: none, ReLU, and leaky ones without a negative slope.
+    """Return whether an activation is known to be nondecreasing: none, ReLU, or leaky with a slope of 0 or more.
 
     Those of a class derived from these, or with hooks, are not known.
     """
@@ -278,7 +278,7 @@ class Pointwise(nn.Module):
 
     @classmethod
     def of(cls, linear: nn.Module, norm: nn.Module | None, act: nn.Module | None, order: str) -> "Pointwise":
-        """Return the layer of these very modules, without weights of its own."""
+        """Return a layer that uses these modules."""
         layer = cls.__new__(cls)
         nn.Module.__init__(layer)
         layer.linear, layer.norm, layer.act, layer.order = cast(nn.Linear, linear), norm, act, order

@@ -2,7 +2,8 @@
 
 - Some blocks of points at a time go through the network, so that only their features are in memory. On a CPU each
   thread takes blocks of its own through all layers, so that threads do not wait for one another at every operation.
-- Each layer's features are written directly into the concatenated tensor, so that they are never held twice.
+- Each layer's features are copied into the concatenated tensor as soon as they are computed, so that only one layer is
+  held twice. A dense backbone needs no such copy: its layers share one tensor (:mod:`.append_in_place`).
 - The fusion block and the prediction head, whose layers are several times wider than the backbone's, take some hundred
   points at a time, so that their features never exist for a whole block of points. This is possible only in layers
   that compute a point's result from that point alone, and so not with instance norm.
@@ -24,7 +25,7 @@ from ..ops import map_on_threads
 from .fusion import FusionBlock
 from .head import PredictionHead
 from .layers import hide_absent
-from .own_layers import is_hooked
+from .own_layers import is_exactly, is_hooked
 
 
 @dataclass(frozen=True)
@@ -51,16 +52,19 @@ CPU, GPU = Sizes(4096, 512), Sizes(32768, 16384)
 def applies(model: nn.Module) -> bool:
     """Return whether a call of the model needs nothing but its logits.
 
-    This is so if no gradient is needed, the model is not being compiled and no part is in training mode. A hook, or a
-    fusion block, head, norm, activation or linear map of a user's own, must see the features of the whole batch, so the
-    answer is then False.
+    This is so if no gradient is needed, the model is not being compiled and no part is in training mode. A hook, a
+    fusion block, head, norm or activation of a user's own, and a linear map of a user's own in fusion block or head
+    must see the features of the whole batch, so the answer is then False. A graph convolution of a user's own, and a
+    linear map in one, gets whole blocks of points, and must not let one block influence another.
     """
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
     if type(model.fusion) is not FusionBlock or type(model.head) is not PredictionHead:
         return False
-    wide = (model.fusion.layer, model.head.first)
-    if not all(layer.separates_blocks and layer.takes_products for layer in wide):
+    layers = (model.fusion.layer, model.head.first, *model.head.rest)
+    if not all(layer.separates_blocks and layer.takes_products for layer in layers):
+        return False
+    if not is_exactly(model.head.classifier, nn.Linear):
         return False
     parts = list(model.modules())[1:]
     return not any(part.training or is_hooked(part) for part in parts)
@@ -99,7 +103,7 @@ def _logits(model: Any, points: Tensor, mask: Tensor | None, size: int) -> Tenso
 
 
 def _concatenate(backbone: Any, points: Tensor, mask: Tensor | None, large: bool) -> Tensor:
-    """Return the features of all layers, each written into its place as soon as it is computed."""
+    """Return the features of all layers, each copied into its place as soon as it is computed."""
     if not large or backbone.connection.last_has_all or len(backbone.layer_widths()) == 1:
         return backbone.concatenate(backbone(points, mask))
     features, start = points.new_empty(0), 0

@@ -73,13 +73,13 @@ class _Reverse(torch.autograd.Function):
     """The pass through all blocks, which keeps graphs, the last output and some inputs; backward inverts each block."""
 
     @staticmethod
-    def forward(ctx, blocks, graph, drop, x, *parameters):
+    def forward(ctx, blocks, around, drop, x, *parameters):
         ctx.blocks, ctx.drop, ctx.graphs, ctx.inputs = blocks, drop, [], {}
         smallest = torch.int16 if x.shape[1] <= torch.iinfo(torch.int16).max else torch.int32
         for i, block in enumerate(blocks):
             if i % KEPT_EVERY == 0:
                 ctx.inputs[i] = x.detach()
-            neighborhood = graph(i, x)
+            neighborhood = around(i, x)
             _require_constant_positions(block, neighborhood)
             # The graph is kept and not recomputed, because rounding in the inverse could swap nearly equal distances.
             ctx.graphs.append(replace(neighborhood, index=neighborhood.index.to(smallest)))
@@ -138,13 +138,13 @@ class ReversibleSequence(nn.ModuleList):
     def forward(
         self,
         x: Tensor,
-        graph: Callable[[int, Tensor], Neighborhood],
+        around: Callable[[int, Tensor], Neighborhood],
         dropout: float = 0.0,
     ) -> Tensor:
         """Run all blocks.
 
         Args:
-            x: (B, N, C). graph: called as ``graph(i, x)`` for the neighbours of block i's points.
+            x: (B, N, C). around: called as ``around(i, x)`` for the neighbours of block i's points.
             dropout: probability; one mask is drawn for all blocks.
 
         Raises:
@@ -163,6 +163,6 @@ class ReversibleSequence(nn.ModuleList):
         with torch.autocast(device, enabled=False):
             if not torch.is_grad_enabled():
                 for i, block in enumerate(self):
-                    x = block(x, graph(i, x), drop)
+                    x = block(x, around(i, x), drop)
                 return x
-            return _Reverse.apply(list(self), graph, drop, x, *parameters)
+            return _Reverse.apply(list(self), around, drop, x, *parameters)

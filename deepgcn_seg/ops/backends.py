@@ -30,7 +30,8 @@ from . import reference
 from .cpu import tree
 from .gpu.launch import interpreted
 
-# Types that the kernels take. Half precision is summed up in float32.
+# Types that the kernels take. Half precision is summed up in float32. The search on a GPU takes float32 alone, and
+# leaves float64 to PyTorch; half precision is made float32 before.
 TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 BACKENDS = ("auto", "torch", "numba", "triton")
 _requested = "auto"
@@ -40,7 +41,7 @@ log = logging.getLogger(__name__)
 
 @lru_cache(maxsize=1)
 def numba_available() -> bool:
-    """Return whether the compiled CPU kernels can run; says so once in the log when they cannot."""
+    """Return whether the compiled CPU kernels can run; log once if not."""
     try:
         from ..kernel_cache import config
     # numba raises ValueError if its environment variables have invalid values.
@@ -54,7 +55,7 @@ def numba_available() -> bool:
 
 @lru_cache(maxsize=1)
 def triton_available() -> bool:
-    """Return whether the GPU kernels can run, tried once with a small one; says so in the log when they cannot."""
+    """Return whether the GPU kernels can run, by one call of a small one; log once if not."""
     # By default Triton keeps kernels below HOME, and fails if it cannot write there.
     if "TRITON_HOME" not in os.environ and (folder := cache_folder("triton")):
         os.environ.setdefault("TRITON_CACHE_DIR", str(folder))
@@ -75,7 +76,7 @@ def triton_available() -> bool:
 
 @lru_cache(maxsize=1)
 def cluster_available() -> bool:
-    """Return whether torch-cluster can be imported; says once in the log what is used when it cannot."""
+    """Return whether torch-cluster can be imported; log once if not, with what is used instead."""
     try:
         import torch_cluster  # noqa: F401
     except (ImportError, OSError):
@@ -96,7 +97,7 @@ def set_backend(name: str) -> None:
     if name not in BACKENDS:
         raise ValueError(f"unknown backend {name!r}: choose one of {', '.join(BACKENDS)}")
     if name == "numba" and not numba_available():
-        raise ValueError("backend 'numba' was asked for, but numba cannot be imported")
+        raise ValueError("backend 'numba' was asked for, but its kernels cannot run here (the log says why)")
     if name == "triton" and not triton_available():
         raise ValueError("backend 'triton' was asked for, but its kernels cannot run here (the log says why)")
     _requested = name

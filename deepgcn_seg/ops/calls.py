@@ -1,6 +1,7 @@
-"""How PyTorch sees our operations: as custom operators when it compiles or profiles, otherwise as autograd functions.
+"""How PyTorch sees our operations: the kernels as custom operators, and what is differentiated as autograd functions.
 
-Both cost some ten microseconds a call, which on a hundred points is longer than the operation takes. So the plain
+The kernels are custom operators while PyTorch compiles or profiles. With gradients on, autograd functions call them.
+Each costs some ten microseconds a call, which on a hundred points is longer than the operation takes. So the plain
 function is called where nothing compiles, profiles or differentiates.
 """
 
@@ -15,8 +16,8 @@ from torch import Tensor
 def operation(function: Callable) -> Any:
     """Register a function of tensors as ``torch.ops.deepgcn_seg.<its name>``; ``torch.compile`` does not trace into it.
 
-    The returned function has ``register_fake``, to which a function is given that returns empty results of the right
-    shapes. The operation is called through PyTorch's registry only while PyTorch compiles or profiles; a profile then
+    ``register_fake`` of the returned function takes a function that returns empty results of the right shapes. The
+    operation is called through PyTorch's registry only while PyTorch compiles or profiles; a profile then
     shows it under that name.
     """
     registered = torch.library.custom_op(f"deepgcn_seg::{function.__name__.lstrip('_')}", function, mutates_args=())
@@ -47,7 +48,10 @@ class Differentiable(torch.autograd.Function):
 
 
 def as_autocast(*operands: Tensor | None) -> tuple[Any, ...]:
-    """Return tensors in the type that autocast gives matrix products; inside autograd functions it does not act."""
+    """Return tensors in the type that autocast gives matrix products.
+
+    The backward pass of an autograd function runs outside autocast, so that its operands must have one type already.
+    """
     device = next(operand.device.type for operand in operands if operand is not None)
     if not torch.is_autocast_enabled(device):
         return operands

@@ -50,7 +50,8 @@ def edge_extremum(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Return each point's largest edge ``max_j e_ij``, ``e_ij = W [x_i ; x_j - x_i] + b``, and the moments of phi(e).
 
-    For the backward pass it keeps x and the place of the largest edge; products with the weights are made again there.
+    For the backward pass it keeps x, the index and the place of the largest edge. Products with the weights are made
+    again there.
 
     Args:
         x: (B, N, C) features. weight: W, (C', 2 C). bias: b, (C',), or None.

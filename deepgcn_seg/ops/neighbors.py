@@ -18,10 +18,10 @@ from .calls import operation
 def nearest_ranks(points: Tensor, ranks: Tensor, mask: Tensor | None = None, loop: bool = True) -> Tensor:
     """Return, for each point, the points at the given ranks of distance from it.
 
-    Distances are squared Euclidean, of centred coordinates, in float32 at least (float64 for float64 points), whatever
-    autocast or matmul precision is set. The compiled backends break ties towards the smaller index; PyTorch's ``topk``
-    and torch-cluster's tree, which ``auto`` takes for large three-dimensional clouds, break them arbitrarily. No
-    gradient flows.
+    Distances are squared Euclidean, in float32 at least (float64 for float64 points), whatever autocast or matmul
+    precision is set. Searches by products of coordinates, all but the tree's, centre these first. The compiled backends
+    break ties towards the smaller index; PyTorch's ``topk`` and torch-cluster's tree, which ``auto`` takes for large
+    three-dimensional clouds, break them arbitrarily. No gradient flows.
 
     Args:
         points: (B, N, C) coordinates or features.

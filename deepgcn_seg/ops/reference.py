@@ -33,9 +33,9 @@ def search(points: Tensor, mask: Tensor | None, ranks: Tensor, loop: bool, out: 
     furthest = int(ranks[-1]) + 1
     for block in range(batch):
         for first in range(0, count, queries):
-            tile = points[block, first : first + queries]
+            rows = points[block, first : first + queries]
             # |x - y|^2 less |x|^2, which all points y share that a query x is compared with.
-            distances = torch.addmm(norms[block], tile, points[block].t(), alpha=-2)
+            distances = torch.addmm(norms[block], rows, points[block].t(), alpha=-2)
             if not loop:
                 distances.diagonal(first).fill_(torch.inf)
             nearest = distances.topk(furthest, largest=False, sorted=True).indices

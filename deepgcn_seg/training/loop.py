@@ -50,13 +50,13 @@ class TrainingSettings:
 
     epochs, max_steps: the training ends with whichever comes first; None for no limit of steps. batch_size: blocks of
     one optimiser step, over all processes and passes. accumulate: passes per step. points: points of a block. seed: of
-    the order of blocks. precision: ``fp32``, or ``bf16`` for autocast to bfloat16. workers: processes that load blocks;
-    0 for the trainer's own. validate_every: epochs between two validations. save_every: steps between two checkpoints
-    within an epoch; its end always has one. objective: the loss. schedule: returns the factor of the learning rate.
-    norm_momentum: returns batch norms' momentum; None keeps it. ema: decay of the averaged weights; None for no
-    average. max_bad_steps: number of successive steps that may be skipped because their loss or gradients are not
-    finite. keep_best: whether the checkpoint with the highest validation mIoU is kept as ``best.ckpt``. freeze: modules
-    that stay in eval mode (:func:`~deepgcn_seg.model.freezing.set_training_mode`).
+    the order of blocks. device: runs the model. precision: ``fp32``, or ``bf16`` for autocast to bfloat16. workers:
+    processes that load blocks; 0 for the trainer's own. validate_every: epochs between two validations. save_every:
+    steps between two checkpoints within an epoch; its end always has one. objective: the loss. schedule: returns the
+    factor of the learning rate. norm_momentum: returns batch norms' momentum; None keeps it. ema: decay of the averaged
+    weights; None for no average. max_bad_steps: number of successive steps that may be skipped because their loss or
+    gradients are not finite. keep_best: whether the checkpoint with the highest validation mIoU is kept as
+    ``best.ckpt``. freeze: modules that stay in eval mode (:func:`~deepgcn_seg.model.freezing.set_training_mode`).
     """
 
     epochs: int
@@ -244,19 +244,19 @@ class Trainer:
         # One sum over processes serves all. All must know in the same step that one of them was asked to stop.
         own = [sum(losses), float(len(losses)), float(stop())]
         sums = self.world.sum(torch.tensor(own, dtype=torch.float64, device=settings.device))
-        counted, stopping = int(sums[1]), bool(sums[2] > 0)
-        if not counted:
+        labelled, stopping = int(sums[1]), bool(sums[2] > 0)
+        if not labelled:
             statistics.restore()
             self._skip_unlabelled()
             return None, stopping
-        loss = float(sums[0]) / counted
+        loss = float(sums[0]) / labelled
         self.world.average_gradients(model)
         # The gradients are now sums divided by the number of all passes, those without a labelled point included, which
         # added 0. The step is on the mean of the others.
-        if (all_passes := self.world.size * len(passes)) > counted:
+        if (all_passes := self.world.size * len(passes)) > labelled:
             for parameter in model.parameters():
                 if parameter.grad is not None:
-                    parameter.grad *= all_passes / counted
+                    parameter.grad *= all_passes / labelled
         norm = nn.utils.get_total_norm(p.grad for p in model.parameters() if p.grad is not None)
 
         if not (math.isfinite(loss) and torch.isfinite(norm)):
@@ -316,8 +316,8 @@ class Trainer:
         if state.bad_steps == 1 and self.world.first:
             save_bad_batch(path, state.step + 1, blocks, passes)
         what = (
-            f"step {state.step + 1}: loss {loss:g}, gradient norm {norm:g}; blocks {'; '.join(blocks[:4])}, "
-            f"all in {path}"
+            f"step {state.step + 1}: loss {loss:g}, gradient norm {norm:g}; blocks {'; '.join(blocks[:4])}; "
+            f"the first such batch is in {path}"
         )
         if state.bad_steps > self.settings.max_bad_steps:
             raise UserError(f"{what}. {state.bad_steps} such steps in a row: lower the rate (recipe.optimizer.lr)")
@@ -387,7 +387,7 @@ class Trainer:
         if self.state.step >= total:
             of_epochs = self.steps_per_epoch * self.settings.epochs
             limit = f"epochs={self.settings.epochs}" if total == of_epochs else f"max_steps={self.settings.max_steps}"
-            log.info("%s: all %d steps of %s are done; a larger one goes on", path, total, limit)
+            log.info("%s: all %d steps of %s are done; set a larger value to continue", path, total, limit)
             return
         if other_loss and self.state.losses:
             self._add_row(None)

@@ -1,7 +1,8 @@
 """Aggregation over the edges of a graph on the CPU: the kernels behind :mod:`deepgcn_seg.ops.edges`.
 
-An edge joins point i with its neighbour j = index[i, n], n < k. No array has an entry for each edge: an edge's value is
-computed where it is needed, from a register of a point's channels and one of its neighbour's::
+An edge joins point i with its neighbour j = index[i, n], n < k. No array holds the features of edges; only the index
+has an entry for each. An edge's value is computed where it is needed, from a register of a point's channels and one of
+its neighbour's::
 
     for each point i:                                         forward: threads share the points
         for each LANES channels:

@@ -49,8 +49,8 @@ LARGEST_COUNTED = 192
 # is left. With 12, a network's last layers listed a quarter more candidates. (The kernels for GPUs stop at 12; more
 # were not tried there.)
 BISECTIONS = 18
-# A threshold is set this many standard deviations above the rank that is expected, and SLACK ranks more. A row can have
-# too few candidates only if as many of the sample or more are among its wanted points. The hypergeometric distribution
+# A threshold is set this many standard deviations above the rank that is expected, and SLACK ranks more. A list is
+# too short only if at least ``rank`` sampled points are among the wanted ones. The hypergeometric distribution
 # gives 2 to 4 such rows in 1000 for 4096 points and k = 16, at any dilation up to 27, which is an upper bound. They are
 # searched again.
 MARGIN, SLACK = 2.5, 2.0
@@ -94,7 +94,8 @@ def threshold_of(sample, count, expected):
             sampled, an n-th of the wanted ones.
 
     Returns:
-        The key, or the largest finite one if the sample is too small: infinite keys, which are no points, never pass.
+        The key, or the largest finite one if the sample is too small. Keys of absent points are infinite and never
+        pass.
     """
     # The number of sampled points among the wanted ones has a standard deviation of sqrt(expected).
     rank = int(expected + MARGIN * np.sqrt(expected) + SLACK)
@@ -198,7 +199,8 @@ def _write_bins(keys, count, bin_of):
     """Write the bin of each key.
 
     The bin is (BINS - 1) * t^2, rounded down, where t grows from 0 at the second smallest key to 1 at the largest. So
-    bins are narrower further out, where candidates lie denser (in d dimensions their number grows as distance^d).
+    bins are narrower further out, where candidates lie denser (in D dimensions their number grows as the distance to
+    the power D).
     """
     low, high = _range_of(keys, count)
     scale = np.sqrt(np.float64(BINS - 1)) / (high - low) if high > low else 0.0

@@ -1,11 +1,11 @@
 """Neighbour search on the CPU: for each query point, the points at given ranks of distance from it.
 
-The distances of all pairs are computed, a tile at a time, and compared while they are in registers. Only those that may
-be among the wanted ones are written to memory::
+The distances of all pairs are computed in registers, a tile at a time, written to a tile of 1 KiB (float32, AVX-512) in
+the L1 cache, and compared there. Only those that may be among the wanted ones are appended to a row's list::
 
-    for each strip of 32 query points (rows):                       threads take strips in turn
-        distances of the rows to a sample of 256 points, all of which are listed
-        threshold of a row = a distance that lets through a few points more than are wanted      ranks.threshold_of
+    for each strip of 32 query points (rows):                       a thread takes slices of consecutive strips
+        distances of the rows to a sample of 256 points or more, all of which are listed
+        threshold of a row = a distance so large that few rows list too few points               ranks.threshold_of
         for each panel of LANES points (columns):
             tile = distances of the rows to the columns                                          tiles.write_tile
             for each row of the tile:
@@ -13,7 +13,10 @@ be among the wanted ones are written to memory::
                 append the distances and the columns that pass, the candidates, to its list      simd.append
         for each row:
             find the wanted ranks in its list, by bins                                           ranks.select
-        for each row whose list was shorter than wanted: again, without a threshold
+        for each row whose list was shorter than wanted: again, without a threshold              ranks.shorten
+
+At 4096 points a row lists about 90 candidates for 16 wanted ones, and 630 for 406 (dilation 27). From the list of all
+points that a search without a threshold makes, most are dropped before the ranks are found.
 
 Rows and columns are those of the distance matrix, which is never stored: a row belongs to a query point, a column to a
 point that it is compared with. Candidates are only those columns of a row whose distance passes its threshold.
@@ -36,8 +39,9 @@ from .threads import run_sliced
 from .tiles import write_tile
 
 # Number of points in the sample: every (N // SAMPLE)-th point of a cloud. A cloud of fewer than 4 * SAMPLE points has
-# no sample, and lists all of its points. A larger sample costs more; a smaller one gives looser thresholds,
-# which more candidates pass. Measured: 128, 256 and 512 differ by less than 7 % of a search.
+# no sample, and lists all of its points; the others have samples of 256 to 319. A larger sample costs more; a smaller
+# one gives looser thresholds, which more candidates pass. Measured: 128, 256 and 512 differ by less than 7 % of a
+# search.
 SAMPLE = 256
 # Panels of query points in a strip, which has 32 rows. With 64 channels they take 8 KiB and stay in the L1 cache while
 # all columns are read once, from memory if need be. Measured: 16, 32 and 64 rows are equally fast at 4096 points, whose
@@ -45,7 +49,7 @@ SAMPLE = 256
 STRIP = 32 // LANES
 # How many steps a distance counts for when `run_sliced` decides whether threads share a search. A search of 256 points
 # with 64 channels takes 4 nanoseconds for each distance, and edge kernels 0.05 to 0.1 for each of their numbers. So
-# threads share the search of one block of 181 points or more, where two begin to be quicker. Measured as
+# threads share the search of one block of 182 points or more, where two begin to be quicker. Measured as
 # `threads.SMALL`, with one and with two threads: 0.105, 0.105 ms for 128 points, 0.168, 0.129 for 181, 0.255, 0.186 for
 # 256, and 0.430, 0.295 for 362.
 STEPS_PER_DISTANCE = 64
@@ -90,20 +94,20 @@ def search(
 
 @kernel()
 def _prepared(points, present, sample_size):
-    """Return the cloud of all points, the cloud of the sample, and the step between sampled points.
+    """Return the cloud of all points, the cloud of the sample, and its stride: every how many-th point is sampled.
 
     Args:
         points: (B, N, C). present: (B, N) bool. sample_size: about how many points to sample.
     """
     batch, count, _ = points.shape
     # With few points the sample is empty. Then no threshold holds any point back, and all are listed.
-    step = count // sample_size if count >= 4 * sample_size else count + 1
-    cloud, sample = _empty_cloud(points, count), _empty_cloud(points, count // step)
+    stride = count // sample_size if count >= 4 * sample_size else count + 1
+    cloud, sample = _empty_cloud(points, count), _empty_cloud(points, count // stride)
     for b in range(batch):
         mean = _mean(points[b], present[b])
         _fill(points[b], present[b], mean, 1, cloud.panels[b], cloud.half_norms[b])
-        _fill(points[b], present[b], mean, step, sample.panels[b], sample.half_norms[b])
-    return cloud, sample, step
+        _fill(points[b], present[b], mean, stride, sample.panels[b], sample.half_norms[b])
+    return cloud, sample, stride
 
 
 @kernel()
@@ -129,21 +133,21 @@ def _mean(points, present):
 
 
 @kernel()
-def _fill(points, present, mean, step, panels, half_norms):
-    """Write the cloud of every ``step``-th point of one block, centred.
+def _fill(points, present, mean, stride, panels, half_norms):
+    """Write the cloud of every ``stride``-th point of one block, centred.
 
     Args:
         points: (N, C). present: (N,) bool. mean: (C,), subtracted from the points.
         panels: (P, C, LANES), written. half_norms: (P * LANES,), written.
     """
-    count = len(points) // step
+    count = len(points) // stride
     # The last panel may have fewer points than lanes.
     panels[-1:] = 0
     zero, half = splat(points.dtype.type(0)), splat(points.dtype.type(0.5))
     for panel in range(len(panels)):
         first = panel * LANES
         for lane in range(min(count - first, LANES)):
-            point = (first + lane) * step
+            point = (first + lane) * stride
             for channel in range(len(mean)):
                 panels[panel, channel, lane] = points[point, channel] - mean[channel] if present[point] else 0
         flat, squares = panels[panel].reshape(-1), zero
@@ -152,16 +156,16 @@ def _fill(points, present, mean, step, panels, half_norms):
             squares = squares + load(flat, channel) * load(flat, channel)
         store(half_norms, first, half * squares)
         for lane in range(LANES):
-            if first + lane >= count or not present[(first + lane) * step]:
+            if first + lane >= count or not present[(first + lane) * stride]:
                 half_norms[first + lane] = np.inf
 
 
 @kernel()
-def _search_strips(start, stop, cloud, sample, step, ranks, loop, out):
+def _search_strips(start, stop, cloud, sample, stride, ranks, loop, out):
     """Write ``out`` for strips from ``start`` to ``stop``, counted through all blocks of points.
 
     Args:
-        cloud, sample: of all points, and of every ``step``-th. The others as in :func:`search`.
+        cloud, sample: of all points, and of every ``stride``-th. The others as in :func:`search`.
     """
     count, panels = out.shape[1], cloud.panels.shape[1]
     strips = -(-panels // STRIP)
@@ -176,14 +180,14 @@ def _search_strips(start, stop, cloud, sample, step, ranks, loop, out):
     no_limit, thresholds, unfinished = np.full(height, largest), np.full(height, largest), np.empty(height, np.bool_)
     for strip in range(start, stop):
         b, first = strip // strips, strip % strips * STRIP
-        points, sampled = Cloud(cloud.panels[b], cloud.half_norms[b]), Cloud(sample.panels[b], sample.half_norms[b])
-        queries = points.panels[first : first + STRIP]
+        block, sampled = Cloud(cloud.panels[b], cloud.half_norms[b]), Cloud(sample.panels[b], sample.half_norms[b])
+        queries = block.panels[first : first + STRIP]
         # The lists hold the distances to the sample first. An empty sample leaves them empty, and thresholds largest.
         _fill_lists(queries, sampled, no_limit, lists)
         for r in range(len(queries) * LANES):
-            # Of every step-th point, a step-th of the wanted ones is expected.
-            thresholds[r] = threshold_of(keys[r], lists.counts[r], wanted / step)
-        _fill_lists(queries, points, thresholds, lists)
+            # The sample has one point in ``stride``, so wanted / stride of the wanted ones are expected in it.
+            thresholds[r] = threshold_of(keys[r], lists.counts[r], wanted / stride)
+        _fill_lists(queries, block, thresholds, lists)
         rows = min(len(queries) * LANES, count - first * LANES)
         for r in range(rows):
             unfinished[r] = lists.counts[r] < wanted
@@ -194,7 +198,7 @@ def _search_strips(start, stop, cloud, sample, step, ranks, loop, out):
             # These rows now get a threshold that all points pass, and finished rows one that none passes.
             for r in range(rows):
                 thresholds[r] = largest if unfinished[r] else -largest
-            _fill_lists(queries, points, thresholds, lists)
+            _fill_lists(queries, block, thresholds, lists)
             for r in range(rows):
                 if unfinished[r]:
                     # All points of the cloud are listed. To put so many in order would take a hundred times as long.
@@ -212,11 +216,11 @@ def _select_row(lists, row, point, ranks, loop, out, scratch):
 
 
 @kernel()
-def _fill_lists(queries, points, thresholds, lists):
+def _fill_lists(queries, cloud, thresholds, lists):
     """Write the lists of some rows: the points whose distance does not exceed the row's threshold.
 
     Args:
-        queries: (p, C, LANES), the panels of these rows. points: the Cloud of one block of points.
+        queries: (p, C, LANES), the panels of these rows. cloud: the Cloud of one block of points, or of its sample.
         thresholds: one for each row; further entries are ignored.
         lists: written. A row whose distances are NaN has no candidates.
     """
@@ -226,10 +230,10 @@ def _fill_lists(queries, points, thresholds, lists):
     keys, columns = lists.keys.reshape(-1), lists.columns.reshape(-1)
     # The outer loop goes over columns and the inner one over rows: the rows of a strip stay in the L1 cache, and each
     # column is used by all of them while it is there too.
-    for panel in range(len(points.panels)):
+    for panel in range(len(cloud.panels)):
         numbers = numbered(np.uint32(panel * LANES))
         for query_panel in range(len(queries)):
-            write_tile(queries, query_panel, points.panels, panel, points.half_norms, tile)
+            write_tile(queries, query_panel, cloud.panels, panel, cloud.half_norms, tile)
             for i in range(LANES):
                 row = query_panel * LANES + i
                 start = row * longest

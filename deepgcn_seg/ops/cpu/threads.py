@@ -91,10 +91,11 @@ def run_sliced(kernel: Callable[..., None], size: int, steps: int, *arguments: A
 
 
 def map_on_threads(function: Callable[..., Tensor], arguments: Sequence[tuple]) -> list[Tensor]:
-    """Return ``[function(*some) for some in arguments]``, computed in inference on one thread each.
+    """Return ``[function(*some) for some in arguments]``, each call on one thread.
 
-    Threads that share one call wait for each other at every operation; threads that have a call each do not. Calls left
-    over after each thread has had the same number are computed one by one, each on all threads.
+    Call it with gradients off. Threads that share one call wait for each other at every operation; threads that have a
+    call each do not. Calls left over after each thread has had the same number are computed one by one, each on all
+    threads.
     """
     threads = torch.get_num_threads()
     alone = 0 if threads <= 1 or _bound_to_this_thread() else len(arguments) // threads * threads
