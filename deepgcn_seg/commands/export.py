@@ -10,6 +10,7 @@ from ..files import require_writable
 from ..inference.export import describe_for_export, differences, load_exported, write_onnx, write_program
 from ..model import DeepGCN
 from ..model.checkpoint import build_model, describe, find_checkpoint, read_checkpoint
+from ..settings import counted
 
 log = logging.getLogger(__name__)
 
@@ -55,10 +56,10 @@ def _check(model: DeepGCN, output: Path, points: int) -> None:
     sizes = [(1, fewest), (3, fewest + 37), (1, max(points, fewest))]
     for found in differences(model, load_exported(output), sizes):
         log.info(
-            "Compared on %d random blocks of %d points: largest difference %.1e of the largest logit, "
+            "Compared on %s of %s: largest difference %.1e of the largest logit, "
             "%.3f %% of the labels differ",
-            found.blocks,
-            found.points,
+            counted(found.blocks, "random block"),
+            counted(found.points, "point"),
             found.logits,
             100 * found.labels,
         )
