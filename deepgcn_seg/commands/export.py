@@ -56,8 +56,7 @@ def _check(model: DeepGCN, output: Path, points: int) -> None:
     sizes = [(1, fewest), (3, fewest + 37), (1, max(points, fewest))]
     for found in differences(model, load_exported(output), sizes):
         log.info(
-            "Compared on %s of %s: largest difference %.1e of the largest logit, "
-            "%.3f %% of the labels differ",
+            "Compared on %s of %s: largest difference %.1e of the largest logit, %.3f %% of the labels differ",
             counted(found.blocks, "random block"),
             counted(found.points, "point"),
             found.logits,
