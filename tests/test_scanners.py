@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import struct
 import subprocess
 import sys
@@ -350,25 +351,32 @@ COLOR_ELEMENTS = ("colorRed", "colorGreen", "colorBlue")
 def colored(values, kind, limits=None):
     """A scan for ``of_libe57`` whose point number i has the colour values[i] in all channels, and i for x, y, z.
 
-    kind: (least, most) of an integer; or "f4"; or (least, most, scale) of a scaled integer. limits: ``colorLimits``.
+    kind: (least, most) of an integer; or "f4" or "f8"; or (least, most, scale) of a scaled integer.
+    limits: ``colorLimits``.
     """
+    return apart(*[(values, kind, limits)] * 3)
+
+
+def apart(*channels):
+    """A scan as ``colored`` makes it, with values, kind and limits for each of red, green and blue."""
 
     def fields(e57, image):
-        def node():
-            if kind == "f4":
-                return e57.FloatNode(image, 0.0, e57.E57_SINGLE)
+        def node(kind):
+            if isinstance(kind, str):
+                return e57.FloatNode(image, 0.0, {"f4": e57.E57_SINGLE, "f8": e57.E57_DOUBLE}[kind])
             if len(kind) == 2:
                 return e57.IntegerNode(image, kind[0], *kind)
             return e57.ScaledIntegerNode(image, 0, *kind, 0.0)
 
-        place = np.arange(float(len(values)))
+        place = np.arange(float(len(channels[0][0])))
         columns = {name: (e57.FloatNode(image, 0.0), place) for name in ("cartesianX", "cartesianY", "cartesianZ")}
-        columns |= {name: (node(), np.array(values, np.float64)) for name in COLOR_ELEMENTS}
-        if limits is not None:
-            number = e57.FloatNode if isinstance(limits[1], float) else e57.IntegerNode
-            ends = tuple(zip(("Minimum", "Maximum"), limits))
-            columns["colorLimits"] = {f"{name}{end}": number(image, of) for name in COLOR_ELEMENTS for end, of in ends}
-        return columns
+        declared = {}
+        for name, (values, kind, *limits) in zip(COLOR_ELEMENTS, channels):
+            columns[name] = (node(kind), np.array(values, np.float64))
+            for end, limit in zip(("Minimum", "Maximum"), (limits and limits[0]) or ()):
+                number = e57.FloatNode if isinstance(limit, float) else e57.IntegerNode
+                declared[name + end] = number(image, limit)
+        return columns | ({"colorLimits": declared} if declared else {})
 
     return fields
 
@@ -400,6 +408,11 @@ TEN, DARK, WIDE = [0, 3, 512, 1023], [0, 175, 200, 255], [255, 256, 30_000, 65_5
         ([([16, 100, 235], (0, 255), (16, 235))], [0, 98, 255]),
         ([([12, 240], (12, 240))], [12, 240]),
         ([([0, 1, 255], (-(2**15), 2**15 - 1))], [0, 1, 255]),
+        # Integers up to 1 are fractions only if colorLimits say so.
+        ([([0, 1, 1], (0, 1))], [0, 1, 1]),
+        ([([0, 1, 1], (0, 1), (0, 1))], [0, 255, 255]),
+        # A scan without points has numbers in any range.
+        ([([16, 235], (0, 255), (16, 235)), ([], (0, 255), (16, 235))], [0, 255]),
     ],
 )
 def test_colours_of_e57_have_the_range_that_each_scan_declares(tmp_path, caplog, scans, expected):
@@ -412,16 +425,70 @@ def test_colours_of_e57_have_the_range_that_each_scan_declares(tmp_path, caplog,
         assert np.array_equal(read_scan(tmp_path / name).rgb, found.rgb), name
 
 
+INT16, INT32 = (-(2**15), 2**15 - 1), (-(2**31), 2**31 - 1)
+
+
 @NEEDS_PYE57
-def test_colours_that_a_declared_range_does_not_hold_are_said(tmp_path, caplog):
+@pytest.mark.parametrize(
+    ("channels", "expected"),
+    [
+        # The largest limit of a scan decides: 60000 / 256, 200 / 256, 900 / 256; and 1000 * 255 / 1023.
+        ([([60_000], (0, 60_000)), ([200], (0, 200)), ([900], (0, 900))], (234, 0, 3)),
+        ([([0], (0, 0)), ([255], (0, 255)), ([1000], (0, 1000))], (0, 64, 249)),
+        ([([60_000], (0, 60_000)), ([0], (0, 0)), ([1], (0, 1))], (234, 0, 0)),
+        ([([200], (0, 200, 1.0)), ([1], (0, 1, 1.0)), ([0.5], (0, 5, 0.1))], (200, 1, 0)),
+        # Limits of all scaled integers below 1 are cut fractions, whatever integers there are.
+        ([([0.8], (0, 8, 0.1)), ([0.2], (0, 2, 0.1)), ([0], (0, 255))], (204, 51, 0)),
+        # Numbers without limits are guessed from alone, fractions apart from integers.
+        ([([255], (0, 255)), ([65_535], (0, 65_535)), ([0.6], "f4")], (0, 255, 153)),
+        ([([200], (0, 200)), ([100], (0, 100)), ([0.6], "f4")], (200, 100, 153)),
+        ([([40_000], (0, 65_535), (0, 65_535)), ([200], INT16), ([100], INT16)], (156, 200, 100)),
+        ([([40_000], INT32), ([200], INT16), ([0.2], "f4")], (156, 0, 51)),
+        # Numbers below 0 are in a range that is declared, and no matter for the other channels.
+        ([([-10], INT16, (-10, 245)), ([200], INT16), ([7], INT16)], (0, 200, 7)),
+    ],
+)
+def test_channels_of_an_e57_scan_have_one_depth(tmp_path, caplog, channels, expected):
+    found = read_scan(of_libe57(tmp_path / "a.e57", apart(*channels)))
+    assert found.rgb.tolist() == [list(expected)]
+    assert not caplog.records
+
+
+@NEEDS_PYE57
+def test_colours_that_a_declared_range_does_not_hold_are_said_once(tmp_path, caplog):
     wrong = colored([0, 7, 200], (0, 255), (0.0, 1.0))
     found = read_scan(of_libe57(tmp_path / "a.e57", colored([0, 9], (0, 255)), wrong))
     assert found.rgb[:, 0].tolist() == [0, 9, 0, 7, 200]
     assert "scan 1 declares colorRed from 0 to 1, but has 0 to 200; the declared range is not used" in caplog.text
-    for values in ([-5, 7], [0, 2**20]):
-        path = of_libe57(tmp_path / "b.e57", colored(values, (-(2**31), 2**31 - 1)))
-        with pytest.raises(UserError, match=f"scan 0 has colours from {min(values)} to .*neither 8 nor 16 bits"):
-            read_scan(path)
+    assert len(caplog.records) == 1
+
+
+@NEEDS_PYE57
+def test_color_limits_that_one_channel_does_not_keep_to_are_used_for_none(tmp_path, caplog):
+    channels = [([value], (0, 65_535), (0, 255)) for value in (200, 60_000, 30_000)]
+    found = read_scan(of_libe57(tmp_path / "a.e57", apart(*channels)))
+    assert found.rgb.tolist() == [[0, 234, 117]]
+    assert [record.getMessage().split(": ", 1)[1] for record in caplog.records] == [
+        "scan 0 declares colorGreen from 0 to 255, but has 60000 to 60000; the declared range is not used, "
+        "nor those of the other colours of this scan"
+    ]
+
+
+@NEEDS_PYE57
+@pytest.mark.parametrize("values", [[-5, 7], [0, 2**20]])
+def test_e57_colours_of_unknown_depth_are_refused(tmp_path, values):
+    path = of_libe57(tmp_path / "b.e57", apart((values, INT32), ([0, 9], (0, 255)), (values, INT32)))
+    message = f"scan 0 has colours from {min(values)} to {max(values):g}, which are neither 8 nor 16 bits"
+    with pytest.raises(UserError, match=re.escape(message)):
+        read_scan(path)
+
+
+@NEEDS_PYE57
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_e57_colours_that_are_not_finite_at_points_with_coordinates_are_refused(tmp_path, bad):
+    path = of_libe57(tmp_path / "a.e57", apart(([7, 200], "f8"), ([bad, 9], "f8"), ([1, 2], "f8")))
+    with pytest.raises(UserError, match=r"a\.e57: colours that are NaN or infinite at points with coordinates"):
+        read_scan(path)
 
 
 @NEEDS_PYE57

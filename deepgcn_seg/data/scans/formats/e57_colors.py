@@ -9,18 +9,40 @@ import numpy as np
 
 from ....errors import UserError
 from .colors import BYTES, FRACTIONS, WORDS, as_bytes, guessed_full
-from .e57_header import Field, Setup
+from .e57_header import Field, Range, Setup
 
 log = logging.getLogger(__name__)
 
 
-class _Column(NamedTuple):
-    """A colour of a scan: its field in the file, its name in the fields of the scan, its least and largest number."""
+class _Channel(NamedTuple):
+    """Red, green or blue of one scan.
+
+    Attributes:
+        field: its field in the file. arrays: all fields of the scan. name: the name of this channel in ``arrays``.
+        least, largest: of its finite numbers; infinity and -infinity if it has none, so that every range holds them.
+    """
 
     field: Field
+    arrays: dict[str, np.ndarray]
     name: str
     least: float
     largest: float
+
+    @property
+    def has_numbers(self) -> bool:
+        """Whether it has finite numbers."""
+        return self.least <= self.largest
+
+    @property
+    def floats(self) -> bool:
+        """Whether its numbers are floats, as those of scaled integers are too."""
+        return self.arrays[self.name].dtype.kind == "f"
+
+    def within(self, declared: Range) -> bool:
+        """Return whether its numbers are in a range, up to half a step of 8 bits for rounding."""
+        low, full = declared
+        margin = (full - low) / (2 * BYTES)
+        return low - margin <= self.least and self.largest <= full + margin
 
 
 def scaled_colors(
@@ -35,62 +57,90 @@ def scaled_colors(
         parts: the fields of each scan. names: element -> its name in ``parts``, of the colours in the file.
 
     Raises:
-        UserError: colours that are NaN, infinite or negative at points with coordinates, or beyond 16 bits.
+        UserError: colours that are NaN or infinite at points with coordinates; or that are negative or beyond 16 bits,
+            and no declared range holds them.
     """
-    scaled: list[tuple[dict[str, np.ndarray], _Column, tuple[float, float]]] = []
+    channels: list[_Channel] = []
+    ranges: list[Range] = []
     for setup, part in zip(setups, parts):
-        columns = [_column(field, names[field.path], part) for field in setup.fields if field.path in names]
-        scaled += zip([part] * len(columns), columns, _ranges(path, setup, columns))
-    filled = [(part[of.name], of, bounds) for part, of, bounds in scaled if len(part[of.name])]
-    ranges, least = {bounds for *_, bounds in filled}, min((of.least for _, of, _ in filled), default=0)
-    largest = max((of.largest for _, of, _ in filled), default=0)
-    floats = all(values.dtype.kind == "f" for values, *_ in filled)
-    fractions = ranges == {(0, FRACTIONS)} and floats and largest <= FRACTIONS
-    words = ranges == {(0, WORDS)} and BYTES < largest <= WORDS
-    if least >= 0 and (fractions or words):
+        of_scan = [_channel(field, part, names[field.path]) for field in setup.fields if field.path in names]
+        channels += of_scan
+        ranges += _ranges(path, setup, of_scan)
+    if _rgb_guesses(channels, ranges):
         return
-    for part, of, bounds in scaled:
-        part[of.name] = as_bytes(_known(path, part, of.name), *bounds)
+    for channel, (low, full) in zip(channels, ranges):
+        channel.arrays[channel.name] = as_bytes(_known(path, channel), low, full)
 
 
-def _column(field: Field, name: str, part: dict[str, np.ndarray]) -> _Column:
-    known = part[name][np.isfinite(part[name])]
-    return _Column(field, name, *((float(known.min()), float(known.max())) if len(known) else (0.0, 0.0)))
+def _channel(field: Field, arrays: dict[str, np.ndarray], name: str) -> _Channel:
+    finite = arrays[name][np.isfinite(arrays[name])]
+    if not len(finite):
+        return _Channel(field, arrays, name, np.inf, -np.inf)
+    return _Channel(field, arrays, name, float(finite.min()), float(finite.max()))
 
 
-def _ranges(path: Path, setup: Setup, columns: Sequence[_Column]) -> list[tuple[float, float]]:
-    """Return the numbers for 0 and for full colour of each colour of a scan: the first range that holds its numbers.
+def _rgb_guesses(channels: Sequence[_Channel], ranges: Sequence[Range]) -> bool:
+    """Return whether :attr:`.scan.Scan.rgb`, which is given no ranges, guesses the right one for all scans."""
+    used = {bounds for channel, bounds in zip(channels, ranges) if channel.has_numbers}
+    filled = [channel for channel in channels if channel.has_numbers]
+    if min((channel.least for channel in filled), default=0) < 0:
+        return False
+    largest = max((channel.largest for channel in filled), default=0)
+    if used == {(0, FRACTIONS)}:
+        return largest <= FRACTIONS and all(channel.floats for channel in filled)
+    return used == {(0, WORDS)} and BYTES < largest <= WORDS
 
-    If a scan declares no such range, it is guessed from the largest number of all colours.
+
+def _ranges(path: Path, setup: Setup, channels: Sequence[_Channel]) -> list[Range]:
+    """Return the range of each channel of a scan: the one that the scan declares, or a guess from the numbers.
+
+    The guess uses only the channels without a declared range, and floats apart from integers: one says nothing about
+    the other.
+
+    Raises:
+        UserError: numbers that are negative or beyond 16 bits, in a channel without a declared range.
     """
-    found = [next((bounds for bounds in of.field.ranges if _holds(bounds, of)), None) for of in columns]
-    for of, bounds in zip(columns, found):
-        if bounds != next(iter(of.field.ranges), None):
-            log.warning(
-                "%s: scan %d declares %s from %g to %g, but has %g to %g; the declared range is not used",
-                path, setup.index, of.field.path, *of.field.ranges[0], of.least, of.largest,
-            )  # fmt: skip
-    if None in found and not all(of.least >= 0 and of.largest <= WORDS for of in columns):
+    declared = _declared(path, setup, channels)
+    others = [channel for channel, bounds in zip(channels, declared) if bounds is None]
+    least, largest = min((of.least for of in others), default=0), max((of.largest for of in others), default=0)
+    if least < 0 or largest > WORDS:
         raise UserError(
-            f"{path}: scan {setup.index} has colours from {min(of.least for of in columns):g} to "
-            f"{max(of.largest for of in columns):g}, which are neither 8 nor 16 bits"
+            f"{path}: scan {setup.index} has colours from {least:g} to {largest:g}, which are neither 8 nor 16 bits"
         )
-    floats = all(of.field.kind.startswith("f") for of in columns)
-    full = guessed_full(max((of.largest for of in columns), default=0), floats)
-    return [(0, full) if bounds is None else bounds for bounds in found]
+    full = {
+        floats: guessed_full(max((of.largest for of in others if of.floats == floats), default=0), floats)
+        for floats in (False, True)
+    }
+    return [bounds or (0, full[channel.floats]) for channel, bounds in zip(channels, declared)]
 
 
-def _holds(bounds: tuple[float, float], column: _Column) -> bool:
-    """Return whether the numbers of a column are within a range, up to half a step of 8 bits for rounding."""
-    margin = (bounds[1] - bounds[0]) / (2 * BYTES)
-    return bounds[0] - margin <= column.least and column.largest <= bounds[1] + margin
+def _declared(path: Path, setup: Setup, channels: Sequence[_Channel]) -> list[Range | None]:
+    """Return the range that a scan declares for each channel, or None for a channel without one.
+
+    ``colorLimits`` come before the limits of fields. Each of the two is used for all channels of a scan or for none: if
+    the numbers of one channel are not within its range, those of the others may be so only because they are dark.
+    """
+    found: list[Range | None] = [None] * len(channels)
+    for declared in ([of.field.color_limits for of in channels], [of.field.depth for of in channels]):
+        if all(bounds is None or channel.within(bounds) for channel, bounds in zip(channels, declared)):
+            found = [first or bounds for first, bounds in zip(found, declared)]
+    for channel in channels:
+        bounds = channel.field.color_limits or channel.field.depth
+        if bounds and not channel.within(bounds):
+            log.warning(
+                "%s: scan %d declares %s from %g to %g, but has %g to %g; the declared range is not used, "
+                "nor those of the other colours of this scan",
+                path, setup.index, channel.field.path, *bounds, channel.least, channel.largest,
+            )  # fmt: skip
+            break
+    return found
 
 
-def _known(path: Path, part: dict[str, np.ndarray], name: str) -> np.ndarray:
-    """Return a colour of a scan as float64, with 0 where a point has neither a colour nor coordinates."""
-    values = part[name].astype(np.float64)
+def _known(path: Path, channel: _Channel) -> np.ndarray:
+    """Return the numbers of a channel as float64, with 0 where a point has neither a colour nor coordinates."""
+    values = channel.arrays[channel.name].astype(np.float64)
     missing = ~np.isfinite(values)
-    if np.isfinite(np.stack([part[axis][missing] for axis in "xyz"])).all(0).any():
-        raise UserError(f"{path}: colours that are NaN, infinite or negative")
+    if np.isfinite(np.stack([channel.arrays[axis][missing] for axis in "xyz"])).all(0).any():
+        raise UserError(f"{path}: colours that are NaN or infinite at points with coordinates")
     values[missing] = 0
     return values

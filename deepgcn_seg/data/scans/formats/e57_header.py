@@ -34,6 +34,8 @@ _ONE = 1 + 1e-4
 _LEAST_RANGE = 1e-3
 # Integers that pye57 has buffers for, and those that need a larger buffer.
 _INTEGERS = ("i1", "u1", "i2", "u2", "i4", "u4", "i8")
+# The numbers of a colour that mean 0 and full colour.
+Range = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,14 @@ class Field:
 
     Attributes:
         path: its name in the file, with the prefix of an extension. kind: NumPy type. bits: of a value in the file.
-        ranges: of a colour, the numbers for 0 and for full colour, as the scan declares them. The first counts.
+        color_limits: of a colour, its range in ``colorLimits``. depth: of a colour, its range by the limits of fields.
     """
 
     path: str
     kind: str
     bits: int
-    ranges: tuple[tuple[float, float], ...] = ()
+    color_limits: Range | None = None
+    depth: Range | None = None
 
 
 @dataclass(frozen=True)
@@ -167,15 +170,16 @@ def _setup(bounds: Bounds, index: int, scan: ET.Element, prefixes: dict[str, str
         raise UserError(f"{bounds.path}: scan {index} has no points")
     count = bounds.check_points(_integer(bounds.path, points.get("recordCount", "0")))
     bounds.check_fields(len(prototype))
+    nodes = [(_path(node.tag, prefixes), node) for node in prototype]
+    depths = _color_depths({path: node for path, node in nodes if path in COLOR_ELEMENTS})
     fields, others = [], []
-    for node in prototype:
-        path = _path(node.tag, prefixes)
+    for path, node in nodes:
         layout = _layout(bounds.path, node)
         if layout is None:
             others.append(path)
         else:
-            ranges = _color_ranges(scan, node, path) if path in COLOR_ELEMENTS else ()
-            fields.append(Field(path, *layout, tuple(ranges)))
+            limits = _color_limits(scan, path) if path in COLOR_ELEMENTS else None
+            fields.append(Field(path, *layout, limits, depths.get(path)))
     pose = scan.find(f"{_SPACE}pose")
     quaternion = tuple(_vector(bounds.path, pose, "rotation", "wxyz")) or (1.0, 0.0, 0.0, 0.0)
     translation = tuple(_vector(bounds.path, pose, "translation", "xyz")) or (0.0, 0.0, 0.0)
@@ -207,20 +211,33 @@ def _layout(path: Path, node: ET.Element) -> tuple[str, int] | None:
     return None
 
 
-def _color_ranges(scan: ET.Element, node: ET.Element, name: str) -> Iterator[tuple[float, float]]:
-    """Yield the range of a colour in ``colorLimits``, and the one that follows from the limits of its field.
-
-    A field has fractions if its largest number is 1 and it is no integer. Else it has as many bits as this number
-    needs, at least 8: writers may cut the limits of a field to the colours that they have.
-    """
+def _color_limits(scan: ET.Element, name: str) -> Range | None:
+    """Return the range of a colour in ``colorLimits`` of a scan, or None if it has none that can be believed."""
     limits = [scan.find(f"{_SPACE}colorLimits/{_SPACE}{name}{end}") for end in ("Minimum", "Maximum")]
     low, high = (nan if one is None else _value(one, one.text or "0") for one in limits)
-    if _LEAST_RANGE <= high - low <= WORDS:
-        yield low, high
-    low, high = (_value(node, node.get(end, "nan")) for end in ("minimum", "maximum"))
-    if 0 <= low <= high and 0 < high <= WORDS:
-        whole = node.get("type") == "Integer"
-        yield 0, FRACTIONS if high <= _ONE and not whole else max(BYTES, 2 ** int(high).bit_length() - 1)
+    return (low, high) if _LEAST_RANGE <= high - low <= WORDS else None
+
+
+def _color_depths(colors: dict[str, ET.Element]) -> dict[str, Range]:
+    """Return the range of each colour of a scan by the limits of its fields; colours without usable limits have none.
+
+    Writers may cut the limits of each field to the colours that it has. So the largest limit counts, of all colours of
+    the scan that are integers, and likewise of all others (floats and scaled integers). The colours have as many bits
+    as this number needs, at least 8. If it is at most 1, integers still have 8 bits and are almost black; others are
+    fractions.
+    """
+    largest: dict[bool, dict[str, float]] = {True: {}, False: {}}
+    for name, node in colors.items():
+        low, high = (_value(node, node.get(end, "nan")) for end in ("minimum", "maximum"))
+        if 0 <= low <= high <= WORDS:
+            largest[node.get("type") == "Integer"][name] = high
+    depths: dict[str, Range] = {}
+    for whole, limits in largest.items():
+        high = max(limits.values(), default=0)
+        if high > 0:
+            full = FRACTIONS if high <= _ONE and not whole else max(BYTES, 2 ** int(high).bit_length() - 1)
+            depths |= dict.fromkeys(limits, (0, full))
+    return depths
 
 
 def _value(node: ET.Element, text: str) -> float:
