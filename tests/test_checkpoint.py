@@ -176,7 +176,7 @@ class Evil:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (lambda folder: Evil(str(folder / "touched")), "names io open"),
+        (lambda folder: Evil(str(folder / "touched")), "names _?io open"),
         (lambda folder: bytearray(9), "bytearray"),
         (lambda folder: torch.eye(3).to_sparse(), "sparse"),
         (lambda folder: torch.quantize_per_tensor(torch.ones(3), 1.0, 0, torch.qint8), "qtensor"),
