@@ -35,6 +35,12 @@ def test_code_of_the_page_for_torch_geometric(code):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_section_and_no_paragraph_stands_twice(page):
+    paragraphs = [text for text in page.read_text().split("\n\n") if text.startswith("#") or len(text) > 120]
+    assert sorted(paragraphs) == sorted(set(paragraphs))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_and_pictures_exist(page):
     for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
         assert (page.parent / target).exists(), f"{page.name}: {target}"
