@@ -111,11 +111,10 @@ def finished_miou(config: DictConfig, folder: Path) -> float | None:
     """
     if not (folder / "checkpoints" / "last.ckpt").is_file():
         return None
-    try:
-        before, now = renamed(dict(read_json(folder / "run.json")["settings"])), run_settings(config)
-    except (ValueError, TypeError, KeyError):
-        raise UserError(f"{folder / 'run.json'}: says nothing of the run's settings") from None
-    if changed := changed_settings(before, now):
+    before = recorded_settings(folder)
+    if before is None:
+        raise UserError(f"{folder / 'run.json'}: says nothing of the run's settings")
+    if changed := changed_settings(before, run_settings(config)):
         raise OccupiedError(
             f"{folder} holds a run of other settings ({', '.join(list(changed)[:5])}); choose another hydra.sweep.dir"
         )
