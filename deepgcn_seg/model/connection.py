@@ -6,7 +6,6 @@ own is a subclass of :class:`Connection`, given as ``DeepGCN(connection=MyConnec
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from types import MappingProxyType
 from typing import Any, Self, cast
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from .append_in_place import with_room
 from .neighborhood import Neighborhood
+from .own_layers import built_by
 from .reversible import ReversibleBlock, ReversibleSequence
 
 Combine = Callable[[Tensor, Tensor], Tensor]
@@ -248,7 +248,7 @@ def find_connection(connection: str | Connection | Callable[[], Connection], gro
         return connection
     if isinstance(connection, str) and connection in CONNECTIONS:
         connection = CONNECTIONS[connection]
-    kind = connection.func if isinstance(connection, partial) else connection
+    kind = built_by(connection)
     if not isinstance(kind, type) or not issubclass(kind, Connection):
         raise ValueError(
             f"unknown connection {connection!r}: choose one of {', '.join(CONNECTIONS)}, or give a subclass of "

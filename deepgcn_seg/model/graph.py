@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..ops import nearest_ranks
 from ..settings import integer, listed, number, require
-from .own_layers import require_flags
+from .own_layers import built_by, require_flags
 
 SCHEDULES = ("linear", "none")
 # A function of the layer's number i and its input features x (B, N, C), which returns the neighbours (B, N, k).
@@ -185,7 +185,7 @@ def build_graph(graph: str | Callable[..., Graph], **settings: Any) -> Graph:
         ValueError: there is no graph of that name, it is no subclass of Graph, or a partial sets a field of Graph.
     """
     build: Any = GRAPHS.get(graph, graph) if isinstance(graph, str) else graph
-    kind = build.func if isinstance(build, partial) else build
+    kind = built_by(build)
     if not isinstance(kind, type) or not issubclass(kind, Graph):
         raise ValueError(
             f"unknown graph {graph!r}: choose one of {', '.join(GRAPHS)}, or give a subclass of Graph or a partial"

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ..errors import first_line
 from ..settings import SettingError, shown
-from .own_layers import require_flags
+from .own_layers import built_by, require_flags
 
 # A network that an operator takes: the widths of its linear maps, or a function of in_channels and out_channels.
 Network = Sequence[int | str] | Callable[[int, int], nn.Module]
@@ -86,7 +86,7 @@ def _require_arguments(
     Operators of torch_geometric take further arguments by ``**kwargs``, none of which is a network.
     """
     others = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
-    if others and not str(getattr(_built_by(operator), "__module__", "")).startswith("torch_geometric."):
+    if others and not str(getattr(built_by(operator), "__module__", "")).startswith("torch_geometric."):
         return
     for name in networks:
         if name not in parameters:
@@ -154,14 +154,9 @@ def _width(width: int | str, channels: Mapping[str, int]) -> int:
     return sum(math.prod(channels[f] if f in channels else int(f) for f in factors) for factors in products)
 
 
-def _built_by(operator: BuildOperator) -> Any:
-    """Return the class or function that builds an operator."""
-    return operator.func if isinstance(operator, partial) else operator
-
-
 def name_of(operator: BuildOperator) -> str:
     """Return the name of what builds an operator, for messages."""
-    return getattr(_built_by(operator), "__name__", type(_built_by(operator)).__name__)
+    return getattr(built_by(operator), "__name__", type(built_by(operator)).__name__)
 
 
 def inputs_of(operator: nn.Module | type[nn.Module], edge_positions: bool) -> list[str]:
@@ -209,7 +204,7 @@ def require_fit(
         OperatorError: it cannot be built or called, or returns something else.
         OperatorSettingError: a setting of it cannot be used.
     """
-    name, kind = name_of(operator), _built_by(operator)
+    name, kind = name_of(operator), built_by(operator)
     where = f"{name} in a layer from {channels[0]} to {channels[1]} channels"
     with torch.device("cpu"), torch.random.fork_rng(devices=[]), torch.no_grad():
         try:

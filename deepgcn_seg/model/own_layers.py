@@ -124,7 +124,7 @@ def build_norm(factory: Factory, channels: int, eps: float) -> nn.Module:
     Raises:
         ValueError: a norm of torch.nn that cannot stand here, or not with these settings.
     """
-    kind = _kind(factory)
+    kind = built_by(factory)
     _require_known(kind, TORCH_NORMS, "norm")
     require_flags(factory, "norm.")
     if kind not in _CHANNELS:
@@ -142,7 +142,7 @@ def build_act(factory: Factory) -> nn.Module:
     Raises:
         ValueError: one of torch.nn that does not treat each value by itself, or works in place.
     """
-    _require_known(_kind(factory), TORCH_ACTS, "act")
+    _require_known(built_by(factory), TORCH_ACTS, "act")
     require_flags(factory, "act.")
     act = factory()
     if getattr(act, "inplace", False):
@@ -169,7 +169,8 @@ def require_flags(factory: Callable[..., Any], before: str = "") -> None:
             require(f"{before}{name}", value, FLAG)
 
 
-def _kind(factory: Factory) -> Any:
+def built_by(factory: Any) -> Any:
+    """Return the class or function that builds a part: that of a ``functools.partial``, or what is given itself."""
     return factory.func if isinstance(factory, partial) else factory
 
 
