@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from forked import Forked
+from omegaconf import OmegaConf
 from test_labelled_scans import classes, write_scans
 
 from deepgcn_seg import load_model
@@ -288,6 +289,22 @@ def test_assembly_of_library_parts_is_the_same_network(tmp_path):
     networks = "networks=[reference,assembly,ours]"
     run("benchmark", *SMALL_BENCHMARK, "depth=3", "points=128", networks, f"hydra.run.dir={tmp_path}")
     assert "times assembly" in (tmp_path / "benchmark.md").read_text()
+
+
+def test_a_gpu_has_its_memory_back_before_memory_is_measured(monkeypatch):
+    """With 16 blocks the official formulation takes half of a large GPU, in each of the two processes."""
+    from deepgcn_seg.benchmark import network
+
+    calls = []
+    times = {"reference": [1.0], "ours": [1.0]}
+    monkeypatch.setattr(network, "interleaved", lambda *_: calls.append("timed") or times)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append("emptied"))
+    monkeypatch.setattr(network, "alone", lambda *_: calls.append("memory") or ([1.0], 1.0))
+    monkeypatch.setattr(network, "publish", lambda *_: None)
+    sizes = {"connection": "res", "depth": 1, "channels": 8, "k": 4, "points": 16, "precision": "fp32"}
+    edge = {"conv": {"_target_": "deepgcn_seg.EdgeConv"}, "networks": ["reference", "ours"]}
+    network.measure_network(OmegaConf.create({**sizes, **edge, "batch_sizes": [1], "repeats": 1, "device": "cpu"}))
+    assert calls == ["timed", "emptied", "memory", "memory"] * 2
 
 
 def test_convert_an_official_checkpoint_and_evaluate_it(tmp_path, store):
