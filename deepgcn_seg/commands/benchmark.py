@@ -5,6 +5,7 @@ from collections.abc import Callable
 from omegaconf import DictConfig
 
 from ..benchmark.data import measure_data
+from ..benchmark.gpu import measure_gpu
 from ..benchmark.network import measure_network
 from ..benchmark.parser import measure_parser
 from ..benchmark.parts import measure_parts
@@ -15,6 +16,7 @@ from ..errors import UserError
 
 MEASURES: dict[str, Callable[[DictConfig], None]] = {
     "network": measure_network,
+    "gpu": measure_gpu,
     "parts": measure_parts,
     "scaling": measure_scaling,
     "small": measure_small,

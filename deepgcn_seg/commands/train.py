@@ -42,6 +42,9 @@ from .command_line.checks import protocol_as_trained
 
 log = logging.getLogger(__name__)
 
+# If steps wait for their blocks in more than this share of their time, more processes to load are advised.
+WAITING = 0.1
+
 
 def train(config: DictConfig) -> float:
     """Train the configured model and score its best checkpoint on the held-out area.
@@ -101,10 +104,12 @@ def _train(config: DictConfig, folder: Path, device: torch.device, world: World)
                 set_scores_aside(folder, trainer.state.step)
     announce(config, trainer, data)
     trainer.fit()
+    _log_waiting(trainer)
     world.barrier()
 
     cost = {
         "seconds": round(trainer.state.seconds, 2),
+        "waited_seconds": round(trainer.state.waited, 2),
         "steps": trainer.state.step,
         "skipped_steps": trainer.state.skipped,
         "peak_memory_mb": peak_memory_mb(device),
@@ -113,6 +118,15 @@ def _train(config: DictConfig, folder: Path, device: torch.device, world: World)
     # Wait for every process before the process group is closed: another may still be writing.
     world.barrier()
     return miou
+
+
+def _log_waiting(trainer: Trainer) -> None:
+    """Log which share of the steps' time was spent waiting for blocks, and what to do if that is much."""
+    state = trainer.state
+    if state.seconds > 0:
+        share = state.waited / state.seconds
+        advice = f"; workers={trainer.settings.workers}: more of them load faster" if share > WAITING else ""
+        log.info("Steps took %.0f s, %.0f %% of it waiting for blocks%s", state.seconds, 100 * share, advice)
 
 
 def _named_weights(trainer: Trainer, data: TrainingData) -> dict[str, float] | None:

@@ -172,6 +172,7 @@ class Trainer:
             started = time.perf_counter()
             # The time includes waiting for data, so that the speed shows if a loader cannot keep up.
             passes = [next(batches) for _ in range(settings.accumulate)]
+            state.waited += time.perf_counter() - started
             loss, stopping = self._train_step(passes, stop)
             state.step += 1
             seconds = time.perf_counter() - started

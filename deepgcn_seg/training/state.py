@@ -22,6 +22,7 @@ class Counts(Schema):
     best: Annotated[float, number(-1, 1)]
     seconds: Annotated[float, number(0)]
     skipped: Annotated[int, integer(0)]
+    waited: Annotated[float, number(0)] = 0.0
     validated_step: Annotated[int, integer(0, 2**62)] = 0
     bad_steps: Annotated[int, integer(0)] = 0
     loss_sum: Annotated[float, number(-math.inf)] = 0.0
@@ -37,8 +38,8 @@ class TrainingState:
 
     Attributes:
         step: optimiser steps done. validated_step: step of the last validation. best: highest validation mIoU so far.
-        seconds: time spent in steps. skipped: number of all skipped steps. bad_steps: number of the latest steps that
-            were skipped in a row.
+        seconds: time spent in steps. waited: the part of it in which they waited for their blocks.
+        skipped: number of all skipped steps. bad_steps: number of the latest steps that were skipped in a row.
         loss_sum, losses: sum and number of the losses since the last row of the history, without skipped steps.
     """
 
@@ -46,7 +47,7 @@ class TrainingState:
         self.model, self.optimizer = model, optimizer
         self.averaged = None if ema is None else average_of(model, ema)
         self.step, self.validated_step, self.best = 0, 0, -1.0
-        self.seconds, self.skipped, self.bad_steps = 0.0, 0, 0
+        self.seconds, self.waited, self.skipped, self.bad_steps = 0.0, 0.0, 0, 0
         self.loss_sum, self.losses = 0.0, 0
 
     @property

@@ -362,6 +362,17 @@ class Axes(Settings):
     k: MaybeCounts = None
 
 
+class OnGpu(Settings):
+    """``gpu`` of ``tools/benchmark.py``."""
+
+    parts: Annotated[list[Any], listed(text(), 1)]
+    blocks: Count
+    sizes: Counts
+    depth: Depth
+    clouds: Counts
+    minutes: Annotated[float, number(0, 1e6, above=True)]
+
+
 class Benchmark(Settings):
     """``tools/benchmark.py``."""
 
@@ -374,6 +385,7 @@ class Benchmark(Settings):
     device: Text
     precision: Precision
     axes: Axes
+    gpu: OnGpu
     sizes: Annotated[list[Any], listed(listed(integer(1, 1_000_000), 5, 5), 1)]
     workers: Workers
     batches: Count

@@ -1,0 +1,368 @@
+"""``measure=gpu``: what is to be known of this code on a GPU, in the order of its worth.
+
+It is made for a GPU that is there for a quarter of an hour: each line is printed and written to ``gpu.json`` as soon as
+it is known, and a part that fails is named while the next one goes on. Times are by the GPU's own clock, memory is the
+peak of what is allocated above the network, and both formulations run in turn in one process.
+
+========  ==========================================================================================================
+kernels   errors of the compiled kernels against PyTorch in float64, at real sizes (:mod:`.kernels`)
+network   a training step and an inference beside the official formulation
+passes    what each kind of kernel takes of a pass, and the least that it could take
+search    the neighbour search alone, by kernel, beside PyTorch's product and ``topk`` (and ``flashlib``)
+others    bfloat16, DenseGCN, MRConv, a deep ResGCN, and single large clouds
+training  a training on ``data`` of so many minutes: speed, waiting for data, score
+========  ==========================================================================================================
+"""
+
+import json
+import logging
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from .. import ops
+from ..device import device as device_of
+from ..errors import UserError, first_line
+from ..evaluation.scores import write_json
+from ..model.checkpoint import read_checkpoint
+from ..provenance import versions
+from .build import build, network_settings
+from .kernels import check_kernels
+from .parts import peak_bandwidth, peak_flops, work
+from .reference import knn
+from .timing import TASKS, batch, run, seconds
+
+log = logging.getLogger(__name__)
+
+# Times faster than the official formulation, and times less memory, that this package aims at.
+GOALS = {"step": (6, 9), "inference": (10, 6)}
+# Kind of kernel -> beginnings of the names of its kernels on a GPU, or of its operations where there is none.
+KINDS = {
+    "search: split": ("_split",),
+    "search: thresholds": ("_thresholds",),
+    "search: candidates": ("_candidates",),
+    "search: order": ("_select_listed",),
+    "search: rows": ("_make_first_rows", "_search_missed"),
+    "search": ("deepgcn_seg::nearest_ranks",),
+    "aggregation": ("_extremum", "_moments", "deepgcn_seg::neighbor_extremum", "deepgcn_seg::edge_moments"),
+    "linear maps": ("aten::addmm", "aten::mm", "aten::bmm"),
+}
+# Parts of the names of cuBLAS's kernels.
+PRODUCTS = ("gemm", "gemv", "cutlass", "splitK")
+REST = "norm, activation, sums, copies"
+
+
+class Lines:
+    """The lines of a measurement, printed and written to ``gpu.json`` one by one."""
+
+    def __init__(self, head: str, facts: dict[str, Any]):
+        self._path = Path(HydraConfig.get().runtime.output_dir) / "gpu.json"
+        self._started = time.perf_counter()
+        self._content = {"measured": head, **facts, "versions": versions(), "lines": [], "failed": {}}
+        self.part = ""
+        print(head, flush=True)
+
+    def add(self, what: str, value: float | str, unit: str = "", note: str = "") -> None:
+        """Add a line: what was measured, its value with its unit, and what it is to be compared with."""
+        at = round(time.perf_counter() - self._started, 1)
+        line = {"part": self.part, "what": what, "value": value, "unit": unit, "note": note, "at_seconds": at}
+        self._content["lines"].append(line)
+        shown = f"{value:.4g}" if isinstance(value, float) else value
+        print(f"{at:6.1f} s  {self.part:8}  {what:58}  {shown:>10} {unit:4}  {note}".rstrip(), flush=True)
+        write_json(self._path, self._content)
+
+    def fail(self, error: BaseException) -> None:
+        """Note that the present part has failed."""
+        self._content["failed"][self.part] = f"{type(error).__name__}: {first_line(error)}"
+        self.add("FAILED", self._content["failed"][self.part])
+        log.info("%s", self.part, exc_info=error)
+
+    @property
+    def failed(self) -> list[str]:
+        """The parts that have failed."""
+        return list(self._content["failed"])
+
+
+def measure_gpu(config: DictConfig) -> None:
+    """Measure the parts ``config.gpu.parts``, each line as soon as it is known.
+
+    Raises:
+        UserError: a part is unknown, or one has failed; the others are measured.
+    """
+    parts: dict[str, Callable[[Lines, DictConfig, torch.device], None]] = {
+        "kernels": _kernels,
+        "network": _network,
+        "passes": _passes,
+        "search": _search,
+        "others": _others,
+        "training": _training,
+    }
+    if unknown := [name for name in config.gpu.parts if name not in parts]:
+        raise UserError(f"gpu.parts: {', '.join(unknown)} is none of {', '.join(parts)}")
+    settings, device = network_settings(config), device_of(config.device)
+    facts = {"settings": settings, "points": config.points, "blocks": config.gpu.blocks, "repeats": config.repeats}
+    lines = Lines(_head(device), facts)
+    if device.type == "cuda":
+        # Without them, PyTorch's operations would be measured.
+        _require_kernels()
+    for name in config.gpu.parts:
+        lines.part = name
+        try:
+            parts[name](lines, config, device)
+        # Whatever goes wrong in one part, a GPU that is there for minutes measures the others.
+        except Exception as error:
+            lines.fail(error)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    if lines.failed:
+        raise UserError(f"failed: {', '.join(lines.failed)}; the lines above and gpu.json have the others")
+
+
+def _require_kernels() -> None:
+    """Raise a UserError if the GPU kernels cannot run; the log says why."""
+    try:
+        with ops.backend("triton"):
+            pass
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def _head(device: torch.device) -> str:
+    """Return card, driver and versions in one line."""
+    about = [str(device)]
+    if device.type == "cuda":
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        try:
+            driver = subprocess.run(query, capture_output=True, text=True, timeout=20).stdout.split("\n")[0]
+        except (OSError, subprocess.TimeoutExpired):
+            driver = "not known"
+        about = [torch.cuda.get_device_name(device), f"driver {driver}", f"CUDA {torch.version.cuda}"]
+    try:
+        import triton
+
+        about.append(f"triton {triton.__version__}")
+    except ImportError:
+        about.append("no triton")
+    return ", ".join([*about, f"torch {torch.__version__}", time.strftime("%Y-%m-%d")])
+
+
+def _kernels(lines: Lines, config: DictConfig, device: torch.device) -> None:
+    worst = 0.0
+    for count in config.gpu.sizes:
+        dilations = [d for d in range(1, config.depth) if d * config.k <= count]
+        for check in check_kernels(device, count, config.channels, config.k, dilations):
+            worst = max(worst, check.error / check.allowed)
+            lines.add(check.what, check.error, "", f"{'allowed' if check.passed else 'ABOVE'} {check.allowed:g}")
+    lines.add("largest error, as a share of what is allowed", worst)
+    if not worst <= 1:
+        raise UserError("a kernel's error is above what is allowed")
+
+
+def _network(lines: Lines, config: DictConfig, device: torch.device) -> None:
+    settings = network_settings(config)
+    models = {name: build(name, settings, device) for name in ("reference", "ours")}
+    data = batch(config.gpu.blocks, config.points, device)
+    for task in TASKS:
+        times, memory = _in_turn({name: _pass(model, task, data) for name, model in models.items()}, config, device)
+        for name in models:
+            lines.add(f"{task}, {name}", statistics.median(times[name]), "s", _range(times[name]))
+        faster, less = GOALS[task]
+        ratio = statistics.median(times["reference"]) / statistics.median(times["ours"])
+        lines.add(f"{task}, times faster", ratio, "", f"goal {faster}")
+        for name, peak in memory.items():
+            lines.add(f"{task}, {name}", peak, "MB")
+        if memory:
+            lines.add(f"{task}, times less memory", memory["reference"] / memory["ours"], "", f"goal {less}")
+
+
+def _passes(lines: Lines, config: DictConfig, device: torch.device) -> None:
+    settings = network_settings(config)
+    model, data = build("ours", settings, device), batch(config.gpu.blocks, config.points, device)
+    peak, bandwidth = peak_flops(device), peak_bandwidth(device)
+    lines.add("float32 product of 2048 x 2048", peak / 1e12, "TF/s")
+    lines.add("copy of 256 MB", bandwidth / 1e9, "GB/s")
+    for task in TASKS:
+        action = _pass(model, task, data)
+        times, _ = _in_turn({"ours": action}, config, device)
+        whole = statistics.median(times["ours"])
+        spent = _by_kind(action, device)
+        least = work(settings, task, config.gpu.blocks, config.points)
+        bounds = {name: 1e3 * max(flops / peak, moved / bandwidth) for name, (flops, moved) in least.items()}
+        searches = sum(value for kind, value in spent.items() if kind.startswith("search"))
+        notes = {"aggregation": bounds["edge aggregation"], "linear maps": bounds["linear maps"]}
+        for kind, value in spent.items():
+            lines.add(f"{task}: {kind}", 1e3 * value, "ms", f"least {notes[kind]:.3g} ms" if kind in notes else "")
+        lines.add(f"{task}: all searches", 1e3 * searches, "ms", f"least {bounds['neighbour search']:.3g} ms")
+        lines.add(f"{task}: gaps between kernels", 1e3 * (whole - sum(spent.values())), "ms")
+        lines.add(f"{task}: whole pass", 1e3 * whole, "ms", _range(times["ours"]))
+
+
+def _search(lines: Lines, config: DictConfig, device: torch.device) -> None:
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randn(config.gpu.blocks, config.points, config.channels, generator=generator).to(device)
+    largest = config.depth - 1
+    for d in sorted({1, min(16, largest), largest}):
+        ranks = torch.arange(config.k) * d
+        actions: dict[str, Callable[[], Any]] = {
+            "ours": partial(ops.nearest_ranks, points, ranks),
+            # PyTorch's way: the whole matrix of distances, its largest k x d entries, every d-th of these.
+            "product and topk": partial(knn, points.transpose(1, 2).unsqueeze(-1), config.k, d),
+        }
+        if d == 1 and (flash := _flash_knn()) is not None:
+            actions["flashlib"] = partial(flash, points, points, config.k)
+        times, memory = _in_turn(actions, config, device)
+        size = f"{config.gpu.blocks} x {config.points} x {config.channels}, d {d}"
+        for name in actions:
+            lines.add(f"{size}: {name}", 1e3 * statistics.median(times[name]), "ms", _megabytes(memory, name))
+        for kind, value in _by_kind(actions["ours"], device).items():
+            lines.add(f"{size}: {kind}", 1e3 * value, "ms")
+
+
+def _flash_knn() -> Callable[..., Any] | None:
+    """Return the search of flashlib, the fastest public kernel for undilated neighbours; None if not installed."""
+    try:
+        from flashlib import flash_knn
+    except ImportError:
+        return None
+    return flash_knn
+
+
+def _others(lines: Lines, config: DictConfig, device: torch.device) -> None:
+    settings, blocks = network_settings(config), config.gpu.blocks
+    cases: list[tuple[str, dict[str, Any], int, int]] = [
+        ("bf16", {"precision": "bf16"}, blocks, config.points),
+        ("DenseGCN, half the width", {"connection": "dense", "channels": config.channels // 2}, blocks, config.points),
+        ("MRConv", {"conv": "mr"}, blocks, config.points),
+        (f"{config.gpu.depth} layers", {"depth": config.gpu.depth}, blocks, config.points),
+        *((f"one cloud of {count} points", {}, 1, count) for count in config.gpu.clouds),
+    ]
+    for name, changed, size, points in cases:
+        model, data = build("ours", settings | changed, device), batch(size, points, device)
+        for task in TASKS:
+            times, memory = _in_turn({"ours": _pass(model, task, data)}, config, device)
+            lines.add(f"{name}: {task}", statistics.median(times["ours"]), "s", _megabytes(memory, "ours"))
+
+
+def _training(lines: Lines, config: DictConfig, device: torch.device) -> None:
+    settings = network_settings(config)
+    model, data = build("ours", settings, device), batch(config.gpu.blocks, config.points, device)
+    times, _ = _in_turn({"ours": _pass(model, "step", data)}, config, device)
+    # A step of the training takes this long at least, and its optimiser and loader come on top.
+    steps = max(int(60 * config.gpu.minutes / (1.2 * statistics.median(times["ours"]))), 1)
+    del model, data
+    folder = Path(HydraConfig.get().runtime.output_dir) / "training"
+    hydra = HydraConfig.get()
+    given = [text for text in hydra.overrides.task if text.lstrip("+~").startswith("data")]
+    network = [f"{key}={config[key]}" for key in ("depth", "channels", "k", "points")]
+    command = [sys.executable, "-m", "deepgcn_seg", "train", f"data={hydra.runtime.choices['data']}", *network]
+    command += [f"batch_size={config.gpu.blocks}", f"device={device}", f"workers={config.workers}", "recipe=modern"]
+    command += ["epochs=100000", f"max_steps={steps}", "validate_every=100000", "protocol=recut", "pages=false"]
+    command += ["data.validation=0", *given, f"hydra.run.dir={folder}"]
+    lines.add("steps planned", str(steps), "", f"for {config.gpu.minutes:g} minutes")
+    started = time.perf_counter()
+    if code := subprocess.run(command).returncode:
+        raise UserError(f"the training ended with exit code {code}; what it said is above")
+    lines.add("training, from start to scores", time.perf_counter() - started, "s")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    spent, test = metrics["training"], metrics["test"]
+    per_epoch = read_checkpoint(folder / "checkpoints" / "last.ckpt")["steps_per_epoch"]
+    lines.add("step", spent["seconds"] / spent["steps"], "s", f"{spent['steps']} steps")
+    lines.add("epoch", per_epoch * spent["seconds"] / spent["steps"], "s", f"{per_epoch} steps")
+    speed = spent["steps"] * config.gpu.blocks * config.points / spent["seconds"]
+    lines.add("points a second", speed)
+    lines.add("share of the time that steps wait for data", spent["waited_seconds"] / spent["seconds"])
+    lines.add("peak memory", float(spent["peak_memory_mb"]), "MB")
+    lines.add("mIoU", 100 * test["mIoU"], "%", test["protocol"])
+
+
+def _pass(model: nn.Module, task: str, data: tuple[Tensor, Tensor]) -> Callable[[], None]:
+    return partial(run, model, task, *data)
+
+
+def _in_turn(
+    actions: dict[str, Callable[[], Any]], config: DictConfig, device: torch.device
+) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Return the seconds of each action's calls, which take turns, and its peak memory on a GPU in MiB.
+
+    The memory is what a call allocates above what was held before; it is not counted on a CPU. The first calls, which
+    compile kernels, are not timed.
+    """
+    for action in actions.values():
+        action()
+    memory = {name: _peak_mb(action) for name, action in actions.items() if device.type == "cuda"}
+    times: dict[str, list[float]] = {name: [] for name in actions}
+    for _ in range(config.repeats):
+        for name, action in actions.items():
+            times[name].append(_device_seconds(action, device))
+    return times, memory
+
+
+def _peak_mb(action: Callable[[], Any]) -> float:
+    """Return the most that a call of an action allocates on a GPU, in MiB above what was held."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    action()
+    torch.cuda.synchronize()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
+
+
+def _device_seconds(action: Callable[[], Any], device: torch.device) -> float:
+    """Return the time of a call: on a GPU by its own clock."""
+    if device.type != "cuda":
+        return seconds(action)
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    action()
+    end.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(end) / 1e3
+
+
+def _by_kind(action: Callable[[], Any], device: torch.device) -> dict[str, float]:
+    """Return the seconds of each kind of kernel in a call, without those that do not occur."""
+    on_gpu = device.type == "cuda"
+    action()
+    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as profiler:
+        action()
+        if on_gpu:
+            torch.cuda.synchronize()
+    spent = dict.fromkeys((*KINDS, REST), 0.0)
+    for name, value in _kernel_times(profiler, on_gpu):
+        spent[_kind_of(name)] += value
+    return {kind: value for kind, value in spent.items() if value > 0}
+
+
+def _kernel_times(profiler: profile, on_gpu: bool) -> Iterator[tuple[str, float]]:
+    """Return names and seconds of kernels; without a GPU those of operations, ours with all that they call."""
+    for event in profiler.key_averages():
+        if on_gpu:
+            yield event.key, event.self_device_time_total / 1e6
+        else:
+            ours = event.key.startswith("deepgcn_seg::")
+            yield event.key, (event.cpu_time_total if ours else event.self_cpu_time_total) / 1e6
+
+
+def _kind_of(name: str) -> str:
+    if any(part in name for part in PRODUCTS):
+        return "linear maps"
+    return next((kind for kind, starts in KINDS.items() if name.startswith(starts)), REST)
+
+
+def _megabytes(memory: dict[str, float], name: str) -> str:
+    return f"{memory[name]:.0f} MB" if memory else ""
+
+
+def _range(times: list[float]) -> str:
+    return f"{min(times):.4g} to {max(times):.4g}"

@@ -1,0 +1,106 @@
+"""``measure=gpu``: its checks of kernels find wrong ones, and its lines are there whatever fails (dry, on a CPU)."""
+
+import json
+import math
+
+import pytest
+import torch
+from test_commands import data_root, run  # noqa: F401 - a fixture
+
+from deepgcn_seg import ops
+from deepgcn_seg.benchmark import kernels
+
+CPU = torch.device("cpu")
+TINY = ["measure=gpu", "depth=2", "channels=8", "k=3", "points=64", "repeats=1", "device=cpu", "gpu.blocks=2"]
+TINY += ["gpu.sizes=[12]", "gpu.depth=3", "gpu.clouds=[70]", "gpu.minutes=0.0001"]
+
+
+def test_all_parts_on_a_cpu(tmp_path, data_root):  # noqa: F811
+    """The kernels' part runs Triton's, step by step."""
+    pytest.importorskip("triton", reason="no Triton on this platform")
+    store = [f"data.root={data_root}", "data.store.rooms_per_area=1", "data.store.density=60"]
+    done = run("benchmark", *TINY, *store, f"hydra.run.dir={tmp_path}", env={"TRITON_INTERPRET": "1"})
+    content = json.loads((tmp_path / "gpu.json").read_text())
+    assert content["failed"] == {} and "triton" in content["measured"]
+    found = {}
+    for line in content["lines"]:
+        assert line["what"] in done.stdout
+        found.setdefault(line["part"], {})[line["what"]] = line["value"]
+    assert list(found) == ["kernels", "network", "passes", "search", "others", "training"]
+    assert all(math.isfinite(float(value)) for values in found.values() for value in values.values())
+    assert {"search, 12 x 8, random, d 1, masked", "neighbor_max, 12 x 8, bfloat16"} <= set(found["kernels"])
+    times = found["network"]
+    faster = times["step, reference"] / times["step, ours"]
+    assert times["step, times faster"] == pytest.approx(faster)
+    whole = found["passes"]["inference: whole pass"]
+    assert 0 < found["passes"]["inference: all searches"] < 10 * whole
+    assert {"2 x 64 x 8, d 1: ours", "2 x 64 x 8, d 1: product and topk"} <= set(found["search"])
+    assert {"bf16: step", "3 layers: step", "one cloud of 70 points: inference"} <= set(found["others"])
+    assert 0 <= found["training"]["share of the time that steps wait for data"] <= 1
+    assert (tmp_path / "training" / "metrics.json").is_file()
+
+
+def test_a_part_that_fails_is_named_and_the_next_one_goes_on(tmp_path):
+    parts = ["gpu.parts=[training,search]", "data=s3dis", f"data.root={tmp_path}/missing"]
+    done = run("benchmark", *TINY, *parts, f"hydra.run.dir={tmp_path}/out", check=False)
+    assert "failed: training" in done.stderr and "missing" in done.stderr
+    content = json.loads((tmp_path / "out" / "gpu.json").read_text())
+    assert "exit code" in content["failed"]["training"]
+    assert any(line["part"] == "search" and line["unit"] == "ms" for line in content["lines"])
+
+
+def test_an_unknown_part_is_refused(tmp_path):
+    done = run("benchmark", *TINY, "gpu.parts=[speed]", f"hydra.run.dir={tmp_path}", check=False)
+    assert "gpu.parts: speed is none of kernels, network" in done.stderr
+
+
+@pytest.fixture
+def on_cpu(monkeypatch):
+    """The kernels of the CPU are checked: Triton's interpreter takes a tenth of a second for each query."""
+    monkeypatch.setattr(kernels, "backend_to_check", lambda device: "auto")
+
+
+def test_right_kernels_have_no_error_to_speak_of(on_cpu):
+    checks = list(kernels.check_kernels(CPU, 60, 8, 4, [1, 3]))
+    assert all(check.passed for check in checks), [check for check in checks if not check.passed]
+    assert len(checks) == 2 + 2 + 4 + 4 + 2
+
+
+NEAREST = ops.nearest_ranks
+WRONG_SEARCHES = {
+    "another point": lambda *args: torch.cat([NEAREST(*args)[..., :-1], NEAREST(*args)[..., -1:] * 0 + 7], -1),
+    "the next rank": lambda points, ranks, mask, loop: NEAREST(points, ranks + 1, mask, loop),
+    "a point twice": lambda *args: NEAREST(*args)[..., [0, 1, 1]],
+    "loops": lambda points, ranks, mask, loop: NEAREST(points, ranks, mask, True),
+    "the mask": lambda points, ranks, mask, loop: NEAREST(points, ranks, None, loop),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_SEARCHES)
+def test_a_wrong_search_is_found(wrong, on_cpu, monkeypatch):
+    points = torch.randn(2, 50, 3)
+    mask = torch.rand(2, 50) < 0.7
+    assert kernels.search_error(points, 3, 2, mask, False) <= kernels.DISTANCE_TOLERANCE
+    monkeypatch.setattr(kernels.ops, "nearest_ranks", WRONG_SEARCHES[wrong])
+    assert kernels.search_error(points, 3, 2, mask, False) > 10 * kernels.DISTANCE_TOLERANCE
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_wrong_aggregation_is_found(masked, on_cpu, monkeypatch):
+    mask = torch.rand(2, 30) < 0.7 if masked else None
+    arguments = CPU, 30, 5, 4
+    plain, edges = ops.neighbor_max, ops.edge_extremum
+
+    def off(x, *args, **settings):
+        out, mean, variance = edges(x, *args, **settings)
+        return out, mean * (1 + 1e-3 * (x.dtype == torch.float32)), variance
+
+    assert kernels.edge_error(*arguments, mask, torch.Generator()) < 1e-5
+    assert kernels.extremum_error(*arguments, torch.float32, mask, torch.Generator()) < 1e-5
+    monkeypatch.setattr(kernels.ops, "edge_extremum", off)
+    assert kernels.edge_error(*arguments, mask, torch.Generator()) > 5e-4
+    # The value is right, and the gradient is not.
+    share = lambda x: 1.0 if x.dtype == torch.float64 else 0.9
+    wrong = lambda x, *args: plain(x.detach() + share(x) * (x - x.detach()), *args)
+    monkeypatch.setattr(kernels.ops, "neighbor_max", wrong)
+    assert kernels.extremum_error(*arguments, torch.float32, mask, torch.Generator()) > 5e-2
