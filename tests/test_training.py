@@ -134,7 +134,7 @@ def left_by(folder):
     kept = {}
     for name in ("last", "best"):
         kept[name] = torch.load(folder / "checkpoints" / f"{name}.ckpt")
-        del kept[name]["seconds"]
+        del kept[name]["seconds"], kept[name]["waited"]
     rows = read_history(folder / "history.csv")
     history = [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
     return curves, kept, history
