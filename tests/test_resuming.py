@@ -65,7 +65,7 @@ def content_of(folder):
         (["data.fold=1"], "data.fold=1: the run was started with 5, and keeps it; weights= begins another run"),
         (["seed=9"], "seed=9: the run was started with 0"),
         (["data.validation=0"], r"data.validation=0: the run was started with 0\.2"),
-        (["select=test"], "select=test: the run was started with validation"),
+        (["select=test"], "select=test: the run was started with last"),
         (["recipe.ema=0.9"], r"recipe.ema=0\.9: the run was started without averaged weights"),
         (["recipe.optimizer={_target_:torch.optim.SGD,_partial_:true,lr:1}"], r"recipe\.optimizer\._target_=torch.optim"),
         (["+recipe.optimizer.amsgrad=true"], r"recipe\.optimizer\.amsgrad=true: the run was started with not set"),

@@ -37,7 +37,7 @@ from ..inference.sampling import Sampling
 from ..inference.voting import BadScoresError, Voting, finite_logits
 from ..progress import track
 from ..settings import SettingError, choice, shown
-from .metrics import confusion_matrix
+from .metrics import confusion_matrix, miou_interval, points_by_class
 
 PROTOCOLS = ("blocks", "recut", "rooms")
 # Stride of the protocols that sample points, as a share of the block's side.
@@ -66,6 +66,11 @@ class Result:
     def confusion(self) -> Tensor:
         """The confusion matrix (C, C) int64, summed over all rooms."""
         return self.by_room.sum(0)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of the mIoU over rooms (:func:`.metrics.miou_interval`); None if there is only one room."""
+        return miou_interval(points_by_class(self.by_room))
 
     @property
     def points(self) -> int:

@@ -12,7 +12,7 @@ from ..data.classes import ClassList
 from ..data.room import RoomEntry
 from ..escaping import terminal
 from ..files import replacing
-from .metrics import Scores, miou_interval, points_by_class
+from .metrics import Scores, points_by_class
 from .protocols import Protocol, Result
 
 
@@ -52,7 +52,7 @@ def summary(
 ) -> dict[str, Any]:
     """Return the entry of a protocol in ``metrics.json``: scores in all and of each room, and how they were measured.
 
-    ``mIoU_interval`` is the 95 % interval over rooms (:func:`~deepgcn_seg.evaluation.metrics.miou_interval`). Each room
+    ``mIoU_interval`` is the 95 % interval over rooms (:attr:`.protocols.Result.interval`). Each room
     has the points of every class that are right (``hits``), true and predicted, from which the interval of several
     runs together follows.
 
@@ -71,7 +71,7 @@ def summary(
         "protocol": protocol.describe(),
         **about,
         **Scores.of(result.confusion).as_dict(classes.names),
-        "mIoU_interval": miou_interval(points),
+        "mIoU_interval": result.interval,
         "rooms": by_room,
         "points": result.points,
         "unlabelled": result.unlabelled,

@@ -337,8 +337,14 @@ class Trainer:
             self._show(*self.shown_blocks)
         miou = Scores.of(result.confusion).miou
         better = miou > state.best
-        suffix = " (best so far)" if better else ""
-        log.info("Epoch %d, step %d: validation mIoU %.4f%s", self.present_epoch, state.step, miou, suffix)
+        log.info(
+            "Epoch %d, step %d: validation mIoU %.4f%s%s",
+            self.present_epoch,
+            state.step,
+            miou,
+            over_rooms(result),
+            " (best so far)" if better else "",
+        )
         if math.isnan(miou) and not self._logged_no_score:
             self._logged_no_score = True
             log.warning(
@@ -398,3 +404,11 @@ class Trainer:
         rate = self.base_rates[0] * self.settings.schedule(clock)
         where = (path, self.state.step, total)
         log.info("Going on from %s at step %d of %d; learning rate %.3g, before %.3g", *where, rate, before)
+
+
+def over_rooms(result: Result) -> str:
+    """Return how far the mIoU of a validation would move with other rooms, for the log; nothing if it has one room."""
+    if (interval := result.interval) is None:
+        return ""
+    low, high = interval
+    return f", 95 % over {len(result.by_room)} rooms {low:.2f} to {high:.2f}"
