@@ -29,6 +29,7 @@ from ..errors import UserError, first_line
 from ..files import replacing
 from ..model import DeepGCN
 from ..model.description import TrainedOn
+from ..model.evaluating import evaluating
 from ..model.own_layers import is_exactly
 from ..ops import edge_moments
 
@@ -188,7 +189,7 @@ def differences(model: DeepGCN, run: Runner, sizes: Sequence[tuple[int, int]]) -
     for blocks, points in sizes:
         generator = torch.Generator().manual_seed(0)
         given = torch.rand(blocks, points, model.in_channels, generator=generator)
-        with torch.inference_mode():
+        with evaluating(model):
             expected = model(given).numpy()
         actual = run(given.numpy())
         apart = float(np.abs(expected - actual).max() / np.abs(expected).max())
