@@ -643,7 +643,7 @@ def test_a_directory_has_one_training_at_a_time(data_root, tmp_path):
             assert done.returncode == 2
             lines = done.stderr.strip().splitlines()
             assert len(lines) == 1
-            assert f"error: {tmp_path}: another training writes here (process {first.pid} on " in lines[0]
+            assert f"error: {tmp_path}: another command writes here (process {first.pid} on " in lines[0]
         assert left(tmp_path) == before
     finally:
         first.kill()

@@ -33,10 +33,11 @@ def choices(group):
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
+@pytest.mark.parametrize("command", sorted(path.stem for path in CONF.glob("*.yaml")))
 @pytest.mark.parametrize("mode", ["run", "sweep"])
-def test_trainings_that_a_shell_loop_starts_at_once_have_directories_of_their_own(mode):
+def test_commands_that_a_shell_loop_starts_at_once_have_directories_of_their_own(mode, command):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        configs = [compose("train", return_hydra_config=True) for _ in range(3)]
+        configs = [compose(command, return_hydra_config=True) for _ in range(3)]
     assert len({config.hydra[mode].dir for config in configs}) == 3
 
 

@@ -28,6 +28,7 @@ from .arguments import quote
 from .checks import check, require_choices, require_read
 from .failures import error_line
 from .main import hydra_arguments, quiet_hydra, require_known
+from .output import claim_folder
 from .settings_folder import settings_folder
 from .whole import replace_wholes
 
@@ -130,6 +131,7 @@ def _run(
                 require_read(config, help.settings(conf, command))
                 replace_wholes(config, conf, command)
                 check(config, command)
+                claim_folder(config, command)
                 results.extend((folder, task(config)))
         # Hydra would print it besides.
         except Exception as error:
