@@ -83,7 +83,8 @@ class Voting(Sampling):
                 probabilities = logits.float().softmax(-1).cpu()
                 for sample, probability in zip(samples, probabilities):
                     if sample.room not in votes:
-                        votes[sample.room] = torch.zeros(source.open(sample.room).count, probabilities.shape[-1])
+                        shape = source.open(sample.room).count, probabilities.shape[-1]
+                        votes[sample.room] = torch.zeros(shape, dtype=torch.float32, device="cpu")
                     votes[sample.room].index_add_(0, torch.from_numpy(sample.rows), probability)
                 for room in [room for room in votes if room != samples[-1].room]:
                     yield room, _check_complete(room, votes.pop(room))
