@@ -425,3 +425,28 @@ def test_a_block_that_reaches_beyond_its_stride_may_leave_gaps_in_training_alone
     assert BlockGrid(1.0, 2.0).stride == 2
     assert Protocol("recut", side=0.5).grid() == BlockGrid(0.5, 0.5)
     assert Protocol("blocks", side=2.0).grid() == BlockGrid(2.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (None, r"^data\.root=\$\{oc\.env:DATA_OF_TEST\}/s3dis: Environment variable 'DATA_OF_TEST' not found$"),
+        (
+            "/x/${oc.env:HOME}",
+            r"^data\.root=/x/\$\{oc\.env:HOME\}/s3dis: the name of this folder must not have \$\{ in it",
+        ),
+        ("/x", None),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_a_variable_that_a_run_s_data_are_named_by_is_told_if_it_is_not_set(value, message, command, monkeypatch):
+    """As of a run that is resumed in another shell, whose stored settings have the variable."""
+    if value is not None:
+        monkeypatch.setenv("DATA_OF_TEST", value)
+    config = composed("data=s3dis", "data.root='${oc.env:DATA_OF_TEST}/s3dis'", name=command)
+    if message is None:
+        check(config, command)
+        assert config.data.store.root == "/x/s3dis"
+    else:
+        with pytest.raises(UserError, match=message):
+            check(config, command)

@@ -160,7 +160,7 @@ def _guarded(
             return result
         except BrokenPipeError:
             raise
-        except (UserError, HydraException, OSError) as error:
+        except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
             outcome.failures.append(error)
             if say is None:
                 raise
