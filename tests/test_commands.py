@@ -537,7 +537,11 @@ def test_a_failed_job_does_not_end_a_multirun(data_root, tmp_path):
         ("train", ["+data.colour=7"], "+data.colour: nothing reads this setting"),
         ("train", ["+recipe.schedule.speed=7"], "recipe.schedule"),
         ("predict", ["inputs=x"], "inputs: no such setting; did you mean input?"),
-        ("train", ["data.root=${oc.env:HOME}"], "data.root=${oc.env:HOME}: the name of this folder must not have ${"),
+        ("train", ["data.root=${data.name}"], "data.root=${data.name}: the name of this folder must not have ${"),
+        ("train", ["data.root=${oc.env:NOT_SET}/s3dis"], "Environment variable 'NOT_SET' not found"),
+        ("train", ["-m", "data.fold=glob(*)", "depth=2,3"], "data.fold=glob(*): no value, so that there is nothing to run"),
+        ("train", ["-m", "+hydra.sweeper.params.depth='range(5,1)'"], "depth=range(5,1): no value, so that there is nothing"),
+        ("evaluate", ["-m", "checkpoint=glob(*)"], "checkpoint=glob(*): no value, so that there is nothing to run"),
         ("train", ["data.fold=2024_05_12"], "data.fold=2024_05_12: must be one of 1..6"),
         ("train", ["k=5000"], "k=5000: must be at most points=4096"),
         ("train", ["data=s3dis", "data.root=/nowhere"], "data.root=/nowhere: no such folder"),
@@ -573,7 +577,7 @@ def test_a_failed_job_does_not_end_a_multirun(data_root, tmp_path):
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line(tool, arguments, message, tmp_path):
-    done = run(tool, *arguments, f"hydra.run.dir={tmp_path}", check=False)
+    done = run(tool, *arguments, f"hydra.run.dir={tmp_path}", f"hydra.sweep.dir={tmp_path}", check=False)
     assert done.returncode == 2
     lines = done.stderr.strip().splitlines()
     assert lines == [line for line in lines if line.startswith("error: ")]
@@ -645,7 +649,7 @@ def test_a_directory_has_one_training_at_a_time(data_root, tmp_path):
             assert done.returncode == 2
             lines = done.stderr.strip().splitlines()
             assert len(lines) == 1
-            assert f"error: {tmp_path}: another training writes here (process {first.pid} on " in lines[0]
+            assert f"error: {tmp_path}: another command writes here (process {first.pid} on " in lines[0]
         assert left(tmp_path) == before
     finally:
         first.kill()

@@ -33,10 +33,11 @@ def choices(group):
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
+@pytest.mark.parametrize("command", sorted(path.stem for path in CONF.glob("*.yaml")))
 @pytest.mark.parametrize("mode", ["run", "sweep"])
-def test_trainings_that_a_shell_loop_starts_at_once_have_directories_of_their_own(mode):
+def test_commands_that_a_shell_loop_starts_at_once_have_directories_of_their_own(mode, command):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        configs = [compose("train", return_hydra_config=True) for _ in range(3)]
+        configs = [compose(command, return_hydra_config=True) for _ in range(3)]
     assert len({config.hydra[mode].dir for config in configs}) == 3
 
 
@@ -424,3 +425,28 @@ def test_a_block_that_reaches_beyond_its_stride_may_leave_gaps_in_training_alone
     assert BlockGrid(1.0, 2.0).stride == 2
     assert Protocol("recut", side=0.5).grid() == BlockGrid(0.5, 0.5)
     assert Protocol("blocks", side=2.0).grid() == BlockGrid(2.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (None, r"^data\.root=\$\{oc\.env:DATA_OF_TEST\}/s3dis: Environment variable 'DATA_OF_TEST' not found$"),
+        (
+            "/x/${oc.env:HOME}",
+            r"^data\.root=/x/\$\{oc\.env:HOME\}/s3dis: the name of this folder must not have \$\{ in it",
+        ),
+        ("/x", None),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_a_variable_that_a_run_s_data_are_named_by_is_told_if_it_is_not_set(value, message, command, monkeypatch):
+    """As of a run that is resumed in another shell, whose stored settings have the variable."""
+    if value is not None:
+        monkeypatch.setenv("DATA_OF_TEST", value)
+    config = composed("data=s3dis", "data.root='${oc.env:DATA_OF_TEST}/s3dis'", name=command)
+    if message is None:
+        check(config, command)
+        assert config.data.store.root == "/x/s3dis"
+    else:
+        with pytest.raises(UserError, match=message):
+            check(config, command)

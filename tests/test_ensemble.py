@@ -228,6 +228,7 @@ def runs(tmp_path_factory):
 
 
 def evaluate(root, checkpoint, *settings, check=True):
+    shutil.rmtree(root / "scores", ignore_errors=True)
     return run("evaluate", f"checkpoint={checkpoint}", *settings, f"hydra.run.dir={root}/scores", check=check)
 
 

@@ -1,12 +1,15 @@
 """tools/evaluate.py: a network is scored on what it was trained on, whatever data it is given."""
 
 import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from test_checkpoint import NETWORK, TRAINED_ON, small
 from test_commands import TINY, run
 
+import deepgcn_seg
 from deepgcn_seg.data.classes import S3DIS
 from deepgcn_seg.model.checkpoint import read_checkpoint, save_checkpoint
 
@@ -30,6 +33,7 @@ def trained(tmp_path_factory):
 
 
 def evaluate(trained, *arguments, check=True, trusted="trusted=[mine_evaluated]", checkpoint="run"):
+    shutil.rmtree(trained / "scores", ignore_errors=True)
     return run(
         "evaluate",
         f"checkpoint={trained}/{checkpoint}",
@@ -78,7 +82,7 @@ def test_another_area_of_the_same_data_is_said_to_have_been_trained_on(trained):
 def test_own_parts_are_trusted_by_a_setting_that_the_error_names(trained, tool):
     np.save(trained / "scan.npy", np.random.default_rng(0).uniform(0, 2, (300, 3)))
     scan = [f"input={trained}/scan.npy", f"output={trained}/out.ply"] if tool == "predict" else []
-    common = [f"checkpoint={trained}/run", f"hydra.run.dir={trained}/log", *scan]
+    common = [f"checkpoint={trained}/run", f"hydra.run.dir={trained}/{tool}", *scan]
     done = run(tool, *common, check=False, env={"PYTHONPATH": str(trained)})
     assert done.returncode == 2
     assert "set trusted=[mine_evaluated]" in done.stderr.splitlines()[-1]
@@ -120,3 +124,68 @@ def test_many_more_rooms_than_anybody_makes_are_not_made_because_a_checkpoint_sa
     assert done.returncode == 2
     assert "data.store.rooms_per_area=1000 data.store.density=100000" in done.stderr.splitlines()[-1]
     assert not (tmp_path / "rooms").exists()
+
+
+def files(folder):
+    """The content of every file but logs and the lock, which say nothing of results."""
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.suffix != ".log" and p.name != ".lock"}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A run, and its scores under another protocol."""
+    root = tmp_path_factory.mktemp("folders")
+    deepgcn_seg.train(*TINY, f"data.root={root}/data", f"hydra.run.dir={root}/run")
+    deepgcn_seg.evaluate(f"checkpoint={root}/run", "protocol=recut", f"hydra.run.dir={root}/scores")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("command", "settings", "folder", "message"),
+    [
+        ("evaluate", ["protocol=recut"], "run", "holds a training, whose files are kept; choose another directory"),
+        ("evaluate", ["protocol=rooms"], "run", "holds a training"),
+        ("evaluate", [], "scores", r"scores/metrics\.json: scores that are there are kept; choose another directory"),
+        ("predict", ["input={}/scan.npy", "output={}/out.ply"], "run", "holds a training"),
+        ("predict", ["input={}/scan.npy", "output={}/out.ply"], "scores", "scores that are there are kept"),
+        ("train", TINY, "scores", r"scores/metrics\.json: scores that are there are kept"),
+    ],
+)
+def test_no_result_is_overwritten(plain, command, settings, folder, message):
+    np.save(plain / "scan.npy", np.random.default_rng(0).uniform(0, 2, (300, 3)))
+    before = files(plain / folder)
+    given = [setting.format(plain) for setting in settings]
+    what = f"data.root={plain}/data" if command == "train" else f"checkpoint={plain}/run"
+    with pytest.raises(deepgcn_seg.UserError, match=message) as raised:
+        getattr(deepgcn_seg, command)(what, *given, f"hydra.run.dir={plain}/{folder}")
+    assert "\n" not in str(raised.value)
+    assert files(plain / folder) == before
+
+
+def test_an_evaluation_that_left_no_scores_may_be_repeated(plain):
+    folder = plain / "killed"
+    again = lambda *more: deepgcn_seg.evaluate(f"checkpoint={plain}/run", f"hydra.run.dir={folder}", *more)
+    with pytest.raises(deepgcn_seg.UserError, match="data.fold=99"):
+        again("data.fold=99")
+    assert again("protocol=recut")["mIoU"] >= 0
+
+
+def test_of_two_evaluations_at_once_into_one_folder_one_is_refused_and_none_is_lost(plain):
+    command = ["evaluate", f"checkpoint={plain}/run", "protocol=recut", f"hydra.run.dir={plain}/at once"]
+    with ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(lambda part: run(*command, part, check=False), ("part=test", "part=train")))
+    (failed,) = (each for each in done if each.returncode == 2)
+    assert "choose another directory" in failed.stderr.splitlines()[-1]
+    won = ("test", "train")[1 - done.index(failed)]
+    assert list(json.loads((plain / "at once" / "metrics.json").read_text())) == [won]
+
+
+def test_a_sweep_that_is_repeated_keeps_its_scores(plain):
+    command = ["evaluate", "-m", f"checkpoint={plain}/run", "protocol=recut", "part=test,train"]
+    command.append(f"hydra.sweep.dir={plain}/sweep")
+    run(*command)
+    before = files(plain / "sweep")
+    done = run(*command, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("metrics.json: scores that are there are kept") == 2
+    assert files(plain / "sweep") == before

@@ -96,7 +96,7 @@ def test_two_scans_train_and_say_what_is_used(tmp_path):
         write_hall(tmp_path / "scan.ply", 1, unit=1.0)
         scan = read_scan(tmp_path / "scan.ply")
         write_scan(tmp_path / "scan.ply", Scan(scan.path, {n: v[40:] for n, v in scan.fields.items()}), {})
-        done = run(tool, f"checkpoint={tmp_path}/run/checkpoints/best.ckpt", *more, log)
+        done = run(tool, f"checkpoint={tmp_path}/run/checkpoints/best.ckpt", *more, f"hydra.run.dir={tmp_path}/{tool}")
         assert "no validation chose a best one; last.ckpt is taken" in done.stderr
 
 

@@ -19,6 +19,7 @@ from ..evaluation.scores import write_json
 from ..model.description import TrainedOn
 from ..model.trained import Trained, read_trained
 from ..schema import read_json
+from ..training.run_directory import claim, sole_writer
 from .command_line.checks import protocol_as_trained
 
 log = logging.getLogger(__name__)
@@ -40,12 +41,20 @@ def evaluate(config: DictConfig) -> float | None:
         mIoU.
 
     Raises:
-        UserError: a setting, the checkpoint or the data cannot be used, or they do not fit one another.
+        UserError: a setting, the checkpoint or the data cannot be used, or they do not fit one another; or the output
+            directory holds a training or other scores.
     """
     if OmegaConf.is_missing(config, "checkpoint"):
         raise UserError("checkpoint is not set: give checkpoint=FILE")
     if config.part not in PARTS:
         raise UserError(f"part={config.part}: must be one of {', '.join(PARTS)}")
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    with sole_writer(folder):
+        claim(config, folder)
+        return _evaluate(config, folder)
+
+
+def _evaluate(config: DictConfig, folder: Path) -> float | None:
     networks = read_trained(config.checkpoint if isinstance(config.checkpoint, str) else list(config.checkpoint))
     trained = networks.trained_on
     _require_same_data(config, networks)
@@ -57,7 +66,6 @@ def evaluate(config: DictConfig) -> float | None:
     own = config.data if config.data.name else trained
     fold = _fold(config, networks)
     split = split_by_area(store, fold, own.validation, trained.seed)
-    folder = Path(HydraConfig.get().runtime.output_dir)
     entry = evaluate_rooms(
         model.to(device),
         protocol,

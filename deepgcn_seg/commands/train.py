@@ -35,7 +35,7 @@ from ..training.run_directory import (
     require_free,
     run_settings,
     set_scores_aside,
-    sole_training,
+    sole_writer,
 )
 from ..training.tensorboard import RunLog
 from .command_line.checks import protocol_as_trained
@@ -61,7 +61,7 @@ def train(config: DictConfig) -> float:
     """
     device, world = _join_processes(config)
     folder = Path(world.share(HydraConfig.get().runtime.output_dir))
-    with sole_training(folder, world):
+    with sole_writer(folder, world):
         return _train(config, folder, device, world)
 
 

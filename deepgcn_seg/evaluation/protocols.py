@@ -151,22 +151,14 @@ class Protocol(Sampling):
         """
         self.require_rooms(store)
         started = time.perf_counter()
-        training = model.training
-        model.eval()
-        try:
-            with torch.inference_mode():
-                predictions: dict[str, np.ndarray] = {}
-                total = None
-                if self.name == "rooms":
-                    by_room, unlabelled, predictions = self._score_rooms(
-                        model, cast(RoomStore, store), rooms, device, world
-                    )
-                else:
-                    by_room, unlabelled, total = self._score_blocks(model, store, rooms, device, world)
-                by_room, unlabelled = (world.sum(counts.to(device)).cpu() for counts in (by_room, unlabelled))
-                loss = None if total is None else float(world.sum(total) / by_room.sum())
-        finally:
-            model.train(training)
+        predictions: dict[str, np.ndarray] = {}
+        total = None
+        if self.name == "rooms":
+            by_room, unlabelled, predictions = self._score_rooms(model, cast(RoomStore, store), rooms, device, world)
+        else:
+            by_room, unlabelled, total = self._score_blocks(model, store, rooms, device, world)
+        by_room, unlabelled = (world.sum(counts.to(device)).cpu() for counts in (by_room, unlabelled))
+        loss = None if total is None else float(world.sum(total) / by_room.sum())
         return Result(by_room, predictions, time.perf_counter() - started, int(unlabelled), loss)
 
     def _score_blocks(

@@ -29,8 +29,10 @@ from ..errors import UserError, first_line
 from ..files import replacing
 from ..model import DeepGCN
 from ..model.description import TrainedOn
+from ..model.evaluating import evaluating
 from ..model.own_layers import is_exactly
 from ..ops import edge_moments
+from ..torch_defaults import torch_defaults
 
 # Runs an exported file: points (B, N, channels) -> logits (B, N, classes), both float32.
 Runner = Callable[[np.ndarray], np.ndarray]
@@ -41,6 +43,7 @@ TRACED_BLOCKS = 2
 OPSET = 18
 
 
+@torch_defaults()
 def standard_program(model: DeepGCN) -> ExportedProgram:
     """Return a network in evaluation as a program of PyTorch's own operators, for any number of blocks and points.
 
@@ -139,6 +142,7 @@ def describe_for_export(model: DeepGCN, classes: ClassList, trained: TrainedOn) 
     return {key: json.dumps(value) for key, value in facts.items()}
 
 
+@torch_defaults()
 def load_exported(path: Path) -> Runner:
     """Return what runs an exported file.
 
@@ -175,6 +179,7 @@ class Difference:
     labels: float
 
 
+@torch_defaults()
 def differences(model: DeepGCN, run: Runner, sizes: Sequence[tuple[int, int]]) -> list[Difference]:
     """Return how far an exported file is from the network, for random blocks of several sizes.
 
@@ -188,7 +193,7 @@ def differences(model: DeepGCN, run: Runner, sizes: Sequence[tuple[int, int]]) -
     for blocks, points in sizes:
         generator = torch.Generator().manual_seed(0)
         given = torch.rand(blocks, points, model.in_channels, generator=generator)
-        with torch.inference_mode():
+        with evaluating(model):
             expected = model(given).numpy()
         actual = run(given.numpy())
         apart = float(np.abs(expected - actual).max() / np.abs(expected).max())

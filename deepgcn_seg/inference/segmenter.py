@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 
 from ..data.classes import GREY, no_label
 from ..data.scans.formats.scan import lost_digits
@@ -56,8 +55,9 @@ class Segmenter:
         trusted: modules of your own whose parts the network has (:func:`~deepgcn_seg.load_model`).
 
     Attributes:
-        model, classes: of the checkpoint. labelling: what label numbers in scans mean to these classes
-            (:func:`~.truth.labelling_of`). needs_color: whether it was trained with colours.
+        model, classes: of the checkpoint. ``predict`` runs the model in eval mode, whatever mode it was left in.
+        labelling: what label numbers in scans mean to these classes (:func:`~.truth.labelling_of`).
+        needs_color: whether it was trained with colours.
 
     Raises:
         UserError: not a readable checkpoint of ours, or a setting out of range.
@@ -153,12 +153,11 @@ class Segmenter:
         label = np.empty(len(metres), self.classes.dtype)
         confidence = np.full(len(metres), np.nan, np.float32)
         try:
-            with torch.inference_mode():
-                for entry, votes in self._voting.vote(self.model, tiles, tiles.entries, self.device):
-                    most, winner = votes.max(1)
-                    points = tiles.points_of(entry)
-                    label[points] = winner.numpy().astype(label.dtype)
-                    confidence[points] = (most / votes.sum(1)).numpy()
+            for entry, votes in self._voting.vote(self.model, tiles, tiles.entries, self.device):
+                most, winner = votes.max(1)
+                points = tiles.points_of(entry)
+                label[points] = winner.numpy().astype(label.dtype)
+                confidence[points] = (most / votes.sum(1)).numpy()
         except BadScoresError as error:
             raise UserError(f"{self._networks}: {error}") from None
         return label, confidence

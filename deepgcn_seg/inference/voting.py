@@ -19,6 +19,7 @@ from ..data.room import RoomEntry
 from ..data.stored_room import RoomSource
 from ..errors import UserError, first_line
 from ..memory import is_out_of_memory
+from ..model.evaluating import evaluating
 from ..progress import Meter
 from ..settings import SettingError
 from .sampling import Sampling
@@ -64,7 +65,7 @@ class Voting(Sampling):
         Samples of several rooms share a batch. Votes are held in memory only for the rooms of that batch.
 
         Args:
-            model: in eval mode.
+            model: maps points (B, N, channels) to logits (B, N, C), in whatever mode (:func:`finite_logits`).
 
         Raises:
             BadScoresError: the network puts out NaN or infinity.
@@ -82,7 +83,8 @@ class Voting(Sampling):
                 probabilities = logits.float().softmax(-1).cpu()
                 for sample, probability in zip(samples, probabilities):
                     if sample.room not in votes:
-                        votes[sample.room] = torch.zeros(source.open(sample.room).count, probabilities.shape[-1])
+                        shape = source.open(sample.room).count, probabilities.shape[-1]
+                        votes[sample.room] = torch.zeros(shape, dtype=torch.float32, device="cpu")
                     votes[sample.room].index_add_(0, torch.from_numpy(sample.rows), probability)
                 for room in [room for room in votes if room != samples[-1].room]:
                     yield room, _check_complete(room, votes.pop(room))
@@ -109,9 +111,10 @@ class Voting(Sampling):
 
 
 def finite_logits(model: nn.Module, points: Tensor, blocks: Sequence[str]) -> Tensor:
-    """Return the logits (B, N, C) of some blocks of points (B, N, channels).
+    """Return the logits (B, N, C) of some blocks of points (B, N, channels), without gradients.
 
     Args:
+        model: in whatever mode; it is in eval mode while it runs, and has its own mode back afterwards.
         blocks: a name for each, for messages.
 
     Raises:
@@ -119,7 +122,8 @@ def finite_logits(model: nn.Module, points: Tensor, blocks: Sequence[str]) -> Te
         UserError: there is not enough memory.
     """
     try:
-        logits = model(points)
+        with evaluating(model):
+            logits = model(points)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

@@ -17,6 +17,7 @@ from ..files import replacing
 from ..provenance import versions
 from ..schema import read_json
 from ..settings import are_modules, shown
+from ..torch_defaults import torch_defaults
 from .description import Description, Network
 from .from_description import build_network, fit_weights
 from .tensor_file import read_tensor_file
@@ -158,6 +159,7 @@ def describe(content: Mapping[str, Any], path: str | Path) -> Description:
     return Description.of(fields, f"checkpoint {path}")
 
 
+@torch_defaults()
 def build_model(
     content: Mapping[str, Any],
     path: str | Path,

@@ -184,8 +184,8 @@ class GraphSAGEOptions(Schema):
 def in_degree(index: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return how many present points have each point as neighbour, (B, N) float32, of an index (B, N, k)."""
     batch, count, k = index.shape
-    edges = torch.ones(1, 1, 1, device=index.device) if mask is None else mask[:, :, None].float()
-    zeros = torch.zeros(batch, count, device=index.device)
+    edges = index.new_ones(1, 1, 1, dtype=torch.float32) if mask is None else mask[:, :, None].float()
+    zeros = index.new_zeros(batch, count, dtype=torch.float32)
     return zeros.scatter_add_(1, index.flatten(1), edges.expand(batch, count, k).flatten(1))
 
 

@@ -1,5 +1,6 @@
 """Several networks as one, by the average of their class probabilities."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -22,10 +23,11 @@ class Ensemble(nn.Module):
 
     def forward(self, points: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the logarithms of the averaged class probabilities; NaN where a network's logit is not finite."""
-        total = torch.tensor(-torch.inf)
+        total = None
         for model in self.models:
             logits = (model(points) if mask is None else model(points, mask)).float()
             # Of -inf, which an ensemble of others would hide, a network by itself is refused.
             scores = logits.log_softmax(-1).masked_fill(~torch.isfinite(logits), torch.nan)
-            total = torch.logaddexp(total.to(scores.device), scores)
-        return total - torch.tensor(float(len(self.models))).log().item()
+            total = scores if total is None else torch.logaddexp(total, scores)
+        assert total is not None
+        return total - math.log(len(self.models))

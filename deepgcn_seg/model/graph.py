@@ -82,9 +82,9 @@ class DilatedKnnGraph(nn.Module):
 
     def ranks(self) -> Tensor:
         """Return the ranks (k,) that this call selects, ascending; random in training."""
-        if self.training and self.stochastic and torch.rand(1).item() < self.epsilon:
-            return torch.randperm(self.k * self.dilation)[: self.k].sort().values
-        return torch.arange(0, self.k * self.dilation, self.dilation)
+        if self.training and self.stochastic and torch.rand(1, dtype=torch.float32, device="cpu").item() < self.epsilon:
+            return torch.randperm(self.k * self.dilation, device="cpu")[: self.k].sort().values
+        return torch.arange(0, self.k * self.dilation, self.dilation, device="cpu")
 
     def forward(self, points: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the neighbours (B, N, k) of points (B, N, C), which are coordinates or features."""
@@ -162,7 +162,8 @@ class FixedGraph(Graph):
 
     def neighbors(self, graphs: nn.ModuleList, positions: Tensor, mask: Tensor | None) -> Neighbors:
         """Search once, up to the largest rank of any layer, and select the ranks of each layer after the head."""
-        ordered = nearest_ranks(positions, torch.arange(self.k * max(self.dilations)), mask, self.loop)
+        ranks = torch.arange(self.k * max(self.dilations), device="cpu")
+        ordered = nearest_ranks(positions, ranks, mask, self.loop)
         selected = lambda i: ordered[:, :, cast(DilatedKnnGraph, graphs[i]).ranks().to(ordered.device)]
         return lambda i, x: selected(i) if i else graphs[0](x, mask)
 

@@ -43,8 +43,8 @@ class Geometry:
 
 
 def _normals(positions: Tensor, mask: Tensor | None) -> Tensor:
-    count = torch.tensor([positions.shape[1]]) if mask is None else mask.sum(1)
-    ranks = torch.arange(min(NORMAL_NEIGHBORS, int(count.min())))
+    count = torch.tensor([positions.shape[1]], device="cpu") if mask is None else mask.sum(1)
+    ranks = torch.arange(min(NORMAL_NEIGHBORS, int(count.min())), device="cpu")
     near = gather_neighbors(positions, nearest_ranks(positions, ranks, mask))
     near = near - near.mean(2, keepdim=True)
     normals = torch.linalg.eigh(near.mT @ near).eigenvectors[..., 0]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..torch_defaults import torch_defaults
 from .connection import Dense, Plain, Residual, find_connection
 from .convolution import EdgeConv, MRConv
 from .deepgcn import DeepGCN
@@ -72,6 +73,7 @@ def load_official(
     return convert_official(source, k, act, connection, conv)[0]
 
 
+@torch_defaults()
 def convert_official(
     source: str | Path | Mapping[str, Any],
     k: int = 16,

@@ -51,7 +51,6 @@ def score_run(
     # The config of the command line builds the network. The checkpoint only gives its weights.
     model: nn.Module = instantiate(config.model)
     load_weights(model, content["model"], f"checkpoint {path}")
-    model.eval()
     protocol: Protocol = instantiate(config.protocol)
     entry = evaluate_rooms(
         model.to(device),

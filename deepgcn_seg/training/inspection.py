@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from ..model.evaluating import evaluating
 from ..model.graph import DilatedKnnGraph
 
 _LAYER = re.compile(r"backbone\.(head|blocks\.(\d+))\.")
@@ -32,10 +33,10 @@ def neighbor_distances(model: nn.Module, points: Tensor, xyz: Tensor) -> dict[in
     Neighbours in feature space may be far away in the room. The distance grows as features become semantic.
 
     Args:
-        model: in eval mode. points: (B, N, channels). xyz: (B, N, 3), whose unit is that of the result.
+        points: (B, N, channels). xyz: (B, N, 3), whose unit is that of the result.
     """
     graphs = [module for module in model.modules() if isinstance(module, DilatedKnnGraph)]
-    with _outputs(graphs) as found, torch.inference_mode():
+    with _outputs(graphs) as found, evaluating(model):
         model(points)
     batch = torch.arange(len(xyz), device=xyz.device)[:, None, None]
     return {
@@ -46,8 +47,8 @@ def neighbor_distances(model: nn.Module, points: Tensor, xyz: Tensor) -> dict[in
 
 
 def predicted_labels(model: nn.Module, points: Tensor) -> Tensor:
-    """Return the labels (B, N) that a model in eval mode gives to points (B, N, channels)."""
-    with torch.inference_mode():
+    """Return the labels (B, N) that a model gives in evaluation to points (B, N, channels)."""
+    with evaluating(model):
         return model(points).argmax(-1)
 
 

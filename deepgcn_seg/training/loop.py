@@ -363,12 +363,9 @@ class Trainer:
         points, network = points.to(self.settings.device), self.state.network_to_use
         # Channels 0-2 are the position in the block. If the input lacks them, there are no blocks to show.
         xyz = points[..., :3]
-        training = network.training
-        network.eval()
         clouds = {"truth": labels, "prediction": predicted_labels(network, points)}
         self.run_log.blocks(self.state.step, xyz, clouds, self.description["classes"])
         self.run_log.layers(self.state.step, "neighbor_distance", neighbor_distances(network, points, xyz))
-        network.train(training)
 
     def save(self, name: str) -> None:
         """Write a checkpoint that :meth:`resume` can continue from.

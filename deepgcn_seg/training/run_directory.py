@@ -1,4 +1,4 @@
-"""The directory of a run: lock it for one training, write its config, and find out whether it holds a run already."""
+"""The directory of a run: lock it for one process, write its config, and find out whether it holds a run already."""
 
 import fcntl
 import json
@@ -29,14 +29,14 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def sole_training(folder: Path, world: World = World()) -> Iterator[None]:
+def sole_writer(folder: Path, world: World = World()) -> Iterator[None]:
     """Lock a run's directory inside the context. The first of several processes that train together locks it for all.
 
     The kernel releases the lock when the process ends for whatever reason, and processes that load data do not inherit
     it. It works across machines if their common file system (NFS) has locks; if not, a warning says so.
 
     Raises:
-        OccupiedError: another training has locked it.
+        OccupiedError: another training or evaluation has locked it.
     """
     handle, problem = _lock(folder / LOCK) if world.first else (None, None)
     problem = world.share(problem)
@@ -59,12 +59,10 @@ def _lock(path: Path) -> tuple[int | None, str | None]:
         os.close(handle)
         return (
             None,
-            f"another training writes here ({holder or 'just started'}); wait for it, or choose another directory",
+            f"another command writes here ({holder or 'just started'}); wait for it, or choose another directory",
         )
     except OSError as error:
-        log.warning(
-            "%s: this file system has no locks (%s); start no second training here", path.parent, error.strerror
-        )
+        log.warning("%s: this file system has no locks (%s); start no second command here", path.parent, error.strerror)
         return handle, None
     # The text in the file serves the message above only.
     with suppress(OSError):
@@ -92,7 +90,7 @@ def complete(config: DictConfig) -> None:
 
 
 def require_free(folder: Path) -> None:
-    """Refuse to begin a run in a folder that holds one already.
+    """Refuse to begin a run in a folder that holds one already, or the scores of an evaluation.
 
     Raises:
         OccupiedError: it does.
@@ -101,6 +99,29 @@ def require_free(folder: Path) -> None:
         raise OccupiedError(
             f"{folder} already holds a run: resume={folder} goes on with it, or choose another directory"
         )
+    require_no_scores(folder)
+
+
+def require_no_scores(folder: Path) -> None:
+    """Refuse to write scores into a folder that holds some already.
+
+    Raises:
+        OccupiedError: it does.
+    """
+    if (path := folder / "metrics.json").exists():
+        raise OccupiedError(f"{path}: scores that are there are kept; choose another directory, or move this one")
+
+
+def claim(config: DictConfig, folder: Path) -> None:
+    """Write the config of a command that is no training into its directory.
+
+    Raises:
+        OccupiedError: the directory holds a training or scores, whose config and results would be overwritten.
+    """
+    if (folder / "run.json").exists() or (folder / "checkpoints" / "last.ckpt").exists():
+        raise OccupiedError(f"{folder} holds a training, whose files are kept; choose another directory")
+    require_no_scores(folder)
+    keep_config(config, folder)
 
 
 def finished_miou(config: DictConfig, folder: Path) -> float | None:

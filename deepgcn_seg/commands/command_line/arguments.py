@@ -10,7 +10,8 @@ forms have a meaning:
 * with ``-m``, Hydra's ``choice(...)``, ``range(...)`` and ``glob(...)`` sweep, and so do quoted texts with commas
   between them, ``"input='a.ply','b.ply'"``. A comma alone sweeps ``data.fold``, never a path.
 
-In templates (:data:`TEMPLATES`) Hydra fills in ``${...}``; in paths that is plain text. Otherwise they are the same.
+In templates (:data:`TEMPLATES`) Hydra fills in ``${...}``; in paths that is plain text. Otherwise they are the same. In
+``data.root`` alone, ``${oc.env:NAME}`` is filled in, as in a file of settings.
 """
 
 import os
@@ -33,6 +34,8 @@ TEMPLATES = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 FOLD = "data.fold"
 # Settings in which ${...} is filled in a second time, when Hydra builds an object or its own folders from them.
 _FILLED_IN_TWICE = ("data.root", "resume")
+# An environment variable, with a default that is plain text. Other interpolations can build objects.
+_VARIABLE = re.compile(r"\$\{oc\.env:\w+(?:,[^${}]*)?\}")
 
 # Options of Hydra whose value is the next argument.
 _WITH_VALUE = (
@@ -108,6 +111,8 @@ def _quoted(argument: str, sweeping: bool) -> str:
     if key == "checkpoint" and (paths := _listed(value)) is not None:
         return f"{before}[{','.join(quote(_no_interpolation(_plain(path))) for path in paths)}]"
     text = _plain(value)
+    if key == "data.root" and "${" in text and "${" not in _VARIABLE.sub("", text):
+        return before + quote(text)
     if "${" in text and key in _FILLED_IN_TWICE:
         raise UserError(f"{key}={text}: the name of this folder must not have ${{ in it; rename it, or link to it")
     # These three alone mean "must still be set" to OmegaConf; with ./ before them they are the same file's name.

@@ -41,6 +41,8 @@ _FOLLOWS = {
     "dilation_period": "graph.period",
     "connection": "backbone.connection",
 }
+# A reference to something other than a setting, as ${oc.env:NAME}.
+_FUNCTION = re.compile(r"\$\{[\w.]+:")
 
 
 def check(config: DictConfig, command: str = "train") -> None:
@@ -50,7 +52,9 @@ def check(config: DictConfig, command: str = "train") -> None:
         UserError: names the key, its value and what is allowed.
     """
     try:
-        COMMANDS[command].model_validate(_given(config))
+        given = _given(config)
+        COMMANDS[command].model_validate(given)
+        _require_plain_root(given.get("data", {}).get("root"))
         if "_target_" in (OmegaConf.select(config, "data.grid") or {}):
             _build("data.grid", config.data.grid)
         if command == "train":
@@ -66,21 +70,40 @@ def check(config: DictConfig, command: str = "train") -> None:
 
 
 def _given(config: DictConfig) -> dict[str, Any]:
-    """Return plain values of the settings that have one, without ``???`` and references to what is not known yet."""
+    """Return plain values of the settings that have one, without ``???`` and references to what is not known yet.
+
+    Raises:
+        UserError: a reference cannot be resolved, as one to an environment variable that is not set.
+    """
     values: dict[str, Any] = {}
     for key in config:
-        if OmegaConf.is_missing(config, key):
-            continue
         try:
+            if OmegaConf.is_missing(config, key):
+                continue
             value = config[key]
-        except InterpolationResolutionError:
-            continue
+        except InterpolationResolutionError as error:
+            typed = OmegaConf.to_container(config, resolve=False)[key]  # type: ignore[index,call-overload]
+            # A reference to another setting waits until that one is set, or refused.
+            if not _FUNCTION.search(typed):
+                continue
+            raise UserError(f"{error.full_key}={shown(typed)}: {why_unresolved(error)}") from None
         if isinstance(value, DictConfig):
             value = _given(value)
         elif OmegaConf.is_config(value):
             value = OmegaConf.to_object(value)
         values[str(key)] = value
     return values
+
+
+def why_unresolved(error: InterpolationResolutionError) -> str:
+    """Return in one line what a reference in the settings needs, as an environment variable that is not set."""
+    return first_line(error).rpartition("raised while resolving interpolation: ")[2].strip('"')
+
+
+def _require_plain_root(root: Any) -> None:
+    """Refuse a folder of data whose name, or the variable that it is taken from, would be filled in once more."""
+    if "${" in str(root):
+        raise UserError(f"data.root={root}: the name of this folder must not have ${{ in it; rename it, or link to it")
 
 
 def _check_protocol(values: dict[str, Any]) -> None:

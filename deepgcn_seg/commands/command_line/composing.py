@@ -23,11 +23,13 @@ from ...distributed import declared
 from ...errors import UserError
 from ...progress import in_notebook
 from ...provenance import called_as
+from ...torch_defaults import torch_defaults
 from . import help
 from .arguments import quote
 from .checks import check, require_choices, require_read
 from .failures import error_line
 from .main import hydra_arguments, quiet_hydra, require_known
+from .output import claim_folder
 from .settings_folder import settings_folder
 from .whole import replace_wholes
 
@@ -60,7 +62,7 @@ def run_command(
     conf = own if own is not None and replaced else settings_folder()
     _require_plain(settings)
     call = f"deepgcn_seg.{command}({', '.join(map(repr, settings))})"
-    with _turn, called_as(call), _user_errors(conf, command), _process_as_before():
+    with _turn, called_as(call), _user_errors(conf, command), _process_as_before(), torch_defaults():
         require_known(settings, command)
         require_choices(list(settings), conf)
         folder, name, overrides = _place(hydra_arguments(list(settings), conf), conf, command)
@@ -130,6 +132,7 @@ def _run(
                 require_read(config, help.settings(conf, command))
                 replace_wholes(config, conf, command)
                 check(config, command)
+                claim_folder(config, command)
                 results.extend((folder, task(config)))
         # Hydra would print it besides.
         except Exception as error:

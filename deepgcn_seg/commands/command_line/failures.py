@@ -5,18 +5,21 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import InstantiationException, OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from ...distributed import declared
 from ...errors import UserError
 from ...escaping import one_line
 from ...files import replacing
 from . import help
-from .checks import refusal
+from .checks import refusal, why_unresolved
 
 # Characters of an error that are shown: lists of classes are long, and names from files may be endless.
 MAX_MESSAGE = 4000
@@ -43,6 +46,8 @@ def _reason(error: BaseException, conf: Path, config_name: str) -> str:
     if isinstance(error, InstantiationException):
         key = next((line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")), "settings")
         return refusal(error, key) or " ".join(lines[:2])
+    if isinstance(error, InterpolationResolutionError):
+        return why_unresolved(error)
     text = lines[0] if lines else type(error).__name__
     if isinstance(error, OverrideParseException) and error.override not in text:
         return f"{error.override}: cannot be read ({text.partition(' See https:')[0]})"
@@ -74,12 +79,21 @@ def forget_failure() -> None:
 
 
 class SweepSummary(Callback):
-    """Hydra's callback that says at the end of a multirun which jobs failed and why, whatever launched them."""
+    """Hydra's callback that says at the end of a multirun which jobs failed and why, whatever launched them.
+
+    A multirun without a job has failed too.
+    """
 
     failed = False
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """List the failed jobs below the sweep's directory."""
+        """List the failed jobs below the sweep's directory, or say what left none to be run."""
+        if (empty := _sweeps_nothing(config)) and declared().first:
+            SweepSummary.failed = True
+            print(
+                f"error: {one_line(empty)}: no value, so that there is nothing to run; list them: A,B", file=sys.stderr
+            )
+            return
         root = Path(config.hydra.sweep.dir)
         notes = {path.parent: path.read_text().strip() for path in sorted(root.glob(f"**/{FAILED}"))}
         if not notes or not declared().first:
@@ -89,3 +103,15 @@ class SweepSummary(Callback):
         print(f"{len(notes)} of {jobs} jobs failed; the same command again runs what is missing", file=sys.stderr)
         for folder, reason in notes.items():
             print(f"  {folder}: {reason}", file=sys.stderr)
+
+
+def _sweeps_nothing(config: DictConfig) -> str | None:
+    """Return the argument of a multirun that sweeps over no value, as a ``glob(...)`` that nothing matches; or None."""
+    hydra: Any = OmegaConf.to_container(config.hydra, resolve=False)
+    settings = [f"{key}={value}" for key, value in (hydra["sweeper"].get("params") or {}).items()]
+    parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+    # The last value that a setting is given counts.
+    overrides = {each.key_or_group: each for each in parser.parse_overrides([*settings, *hydra["overrides"]["task"]])}
+    # Those of other sweepers, as an interval, have no list of values.
+    discrete = (each for each in overrides.values() if each.is_sweep_override() and each.is_discrete_sweep())
+    return next((each.input_line for each in discrete if not any(True for _ in each.sweep_iterator())), None)

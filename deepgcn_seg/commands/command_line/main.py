@@ -30,7 +30,7 @@ from . import help
 from .arguments import assigned, for_hydra, given, require_settings
 from .checks import check, require_choices, require_read
 from .failures import SweepSummary, error_line, forget_failure, note_failure
-from .output import output_may_go_unread
+from .output import claim_folder, output_may_go_unread
 from .whole import replace_wholes
 
 # Exit statuses: a user's error; work that was stopped but saved and can be resumed.
@@ -154,12 +154,13 @@ def _guarded(
             require_read(config, help.settings(conf, config_name))
             replace_wholes(config, conf, config_name)
             check(config, config_name)
+            claim_folder(config, config_name)
             result = task(config)
             forget_failure()
             return result
         except BrokenPipeError:
             raise
-        except (UserError, HydraException, OSError) as error:
+        except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
             outcome.failures.append(error)
             if say is None:
                 raise

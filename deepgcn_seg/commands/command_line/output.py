@@ -1,13 +1,29 @@
-"""Standard output of a command, which another program may stop reading."""
+"""The output of a command: its directory, and standard output, which another program may stop reading."""
 
 import os
 import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from ...training.run_directory import claim
 
 # The exit status of a command whose output nobody reads any more, as a shell has it for SIGPIPE.
 UNREAD = 141
+
+
+def claim_folder(config: DictConfig, command: str) -> None:
+    """Write the config of a command into its output directory; trainings and evaluations do it themselves, locked.
+
+    Raises:
+        OccupiedError: the directory holds a training or scores.
+    """
+    if command not in ("train", "evaluate"):
+        claim(config, Path(HydraConfig.get().runtime.output_dir))
 
 
 @contextmanager

@@ -182,7 +182,7 @@ def _moments_backward(start, stop, edges, offset, factor, grad_center, grad_neig
 def neighbor_extremum(x: Tensor, index: Tensor, mask: Tensor | None, sign: Tensor) -> tuple[Tensor, Tensor]:
     """Return what :func:`deepgcn_seg.ops.neighbor_max` does, and the place (B, N, C) int16 of each extreme."""
     padded, sign = _padded(x, sign)
-    extreme, place = torch.empty_like(padded), torch.empty(padded.shape, dtype=torch.int16)
+    extreme, place = torch.empty_like(padded), torch.empty_like(padded, dtype=torch.int16)
     arrays = *as_arrays(padded, index), present_points(x, mask), *as_arrays(sign, extreme, place)
     run_sliced(_extremum, x.shape[0] * x.shape[1], index.numel() * padded.shape[2], *arrays)
     return _without_padding(x, extreme.to(x.dtype), place)
@@ -209,7 +209,7 @@ def edge_moments(
     edges = _edges(padded_center, padded_neighbor, index, padded_slope, mask)
     batch, count, channels = padded_center.shape
     shift = reference.typical_activation(padded_center, padded_neighbor, padded_slope)
-    total, square = torch.empty(2, batch, -(-count // PART), channels, dtype=torch.float64)
+    total, square = shift.new_empty(2, batch, -(-count // PART), channels, dtype=torch.float64)
     steps = index.numel() * channels
     run_sliced(_moments, batch * total.shape[1], steps, edges, *as_arrays(shift, total, square))
     mean, var = reference.moments_of_sums(total, square, shift, index, mask)

@@ -39,7 +39,7 @@ def search(points: Tensor, mask: None, ranks: Tensor, loop: bool, out: Tensor) -
     batch, count, _ = points.shape
     nearest = int(ranks[-1]) + 1
     flat = points.reshape(batch * count, 3).contiguous()
-    block = torch.arange(batch).repeat_interleave(count)
+    block = torch.arange(batch, device="cpu").repeat_interleave(count)
     _, found = torch_cluster.knn(flat, flat, nearest, block, block)
-    first = torch.arange(batch)[:, None, None] * count
+    first = torch.arange(batch, device="cpu")[:, None, None] * count
     out.copy_((found.view(batch, count, nearest) - first)[:, :, ranks])
