@@ -540,7 +540,6 @@ def test_a_failed_job_does_not_end_a_multirun(data_root, tmp_path):
         ("train", ["data.root=${data.name}"], "data.root=${data.name}: the name of this folder must not have ${"),
         ("train", ["data.root=${oc.env:NOT_SET}/s3dis"], "Environment variable 'NOT_SET' not found"),
         ("train", ["-m", "data.fold=glob(*)", "depth=2,3"], "data.fold=glob(*): no value, so that there is nothing to run"),
-        ("train", ["-m", "+hydra.sweeper.params.depth='range(5,1)'"], "depth=range(5,1): no value, so that there is nothing"),
         ("evaluate", ["-m", "checkpoint=glob(*)"], "checkpoint=glob(*): no value, so that there is nothing to run"),
         ("train", ["data.fold=2024_05_12"], "data.fold=2024_05_12: must be one of 1..6"),
         ("train", ["k=5000"], "k=5000: must be at most points=4096"),
@@ -583,6 +582,16 @@ def test_mistakes_are_one_line(tool, arguments, message, tmp_path):
     assert lines == [line for line in lines if line.startswith("error: ")]
     assert len(lines) == 1
     assert message in lines[0]
+
+
+def test_an_experiment_that_sweeps_over_nothing_is_one_line(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    sweep = "hydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      depth: range(5,1)\n"
+    (tmp_path / "experiment" / "none.yaml").write_text(f"# @package _global_\n{sweep}")
+    given = [f"--config-dir={tmp_path}", "experiment=none", f"hydra.sweep.dir={tmp_path}/sweep"]
+    done = run("train", *given, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: depth=range(5,1): no value, so that there is nothing to run")
 
 
 def test_what_the_data_set_is_not_silently_replaced(data_root, tmp_path):
