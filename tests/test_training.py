@@ -498,7 +498,7 @@ def test_a_run_with_damaged_metrics_is_not_finished(metrics, miou, tmp_path):
     assert finished_miou(OmegaConf.create({"k": 4}), tmp_path) == miou
 
 
-@pytest.mark.parametrize(("rooms", "expected"), [(1, ""), (3, ", 95 % over 3 rooms 0.00 to 1.00")])
+@pytest.mark.parametrize(("rooms", "expected"), [(1, ""), (3, ", 95 % over 3 rooms 0.0000 to 1.0000")])
 def test_a_validation_says_how_far_other_rooms_would_move_it(rooms, expected):
     """All of the first room is labelled wrong, and none of the others; one draw of 27 has the first alone."""
     wrong, right = torch.tensor([[0, 8], [8, 0]]), torch.tensor([[8, 0], [0, 8]])

@@ -285,7 +285,7 @@ def announce(config: DictConfig, trainer: Trainer, data: TrainingData) -> None:
     elif config.select == "validation" and len(split.validation) < ROOMS_TO_CHOOSE_BY:
         log.warning(
             "The best checkpoint is chosen by %s: by so few it is a matter of chance. On real rooms the last weights "
-            "were better by a point of mIoU in the mean, and up to ten (select=last)",
+            "were better (select=last)",
             counted(len(split.validation), "room"),
         )
     if isinstance(store, RoomStore) and (share := share_held(store, split.train, data.grid)) < FEW:

@@ -343,7 +343,7 @@ class Trainer:
             state.step,
             miou,
             over_rooms(result),
-            " (best so far)" if better else "",
+            " (best so far)" if better and self.settings.keep_best else "",
         )
         if math.isnan(miou) and not self._logged_no_score:
             self._logged_no_score = True
@@ -408,4 +408,4 @@ def over_rooms(result: Result) -> str:
     if (interval := result.interval) is None:
         return ""
     low, high = interval
-    return f", 95 % over {len(result.by_room)} rooms {low:.2f} to {high:.2f}"
+    return f", 95 % over {len(result.by_room)} rooms {low:.4f} to {high:.4f}"
