@@ -10,6 +10,7 @@ from deepgcn_seg import DeepGCN
 
 SMALL = {"depth": 4, "channels": 8, "k": 4, "fusion_channels": 16, "head_channels": (16, 8)}
 CONNECTIONS = ["plain", "res", "dense", "res+"]
+TRAINED = [*({"connection": name} for name in (*CONNECTIONS, "rev")), {"recompute": True}]
 
 
 @pytest.fixture
@@ -27,9 +28,9 @@ def test_compiled_evaluation_is_one_graph(connection, order, points):
         assert torch.allclose(compiled(points), model(points), atol=1e-5)
 
 
-@pytest.mark.parametrize("connection", CONNECTIONS)
-def test_compiled_training_has_the_same_gradients(connection, points):
-    model = DeepGCN(connection=connection, stochastic=False, dropout=0.0, **SMALL).train()
+@pytest.mark.parametrize("settings", TRAINED, ids=str)
+def test_compiled_training_has_the_same_gradients(settings, points):
+    model = DeepGCN(stochastic=False, dropout=0.0, **settings, **SMALL).train()
     labels = torch.randint(13, (128,))
     torch.compiler.reset()
     grads = []
