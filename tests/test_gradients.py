@@ -169,3 +169,15 @@ def test_hooks_of_parameters_run_once_in_each_backward_pass(settings, points):
         loss.backward(retain_graph=True)
         assert_equal([p.grad for p in model.parameters()], [times * gradient for gradient in expected])
     assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+
+
+@pytest.mark.parametrize("connection", ["res", "dense", "rev"])
+@pytest.mark.parametrize("grad", [True, False])
+def test_features_are_tensors_of_their_own(connection, grad, points):
+    model = small(connection=connection).eval()
+    with torch.set_grad_enabled(grad):
+        layers = model.features(points)
+        expected = [layer.clone() for layer in layers]
+        for i, layer in enumerate(layers):
+            assert torch.equal(layer, expected[i])
+            layer.zero_()
