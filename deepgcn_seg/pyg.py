@@ -2,7 +2,7 @@
 
 ``batch`` gives the cloud of every point, ascending, as in all of torch_geometric; clouds may differ in size. The
 search and the edges run on the operations of this package (:mod:`deepgcn_seg.ops`). :class:`DynamicEdgeConv` takes the
-place of ``torch_geometric.nn.DynamicEdgeConv``, with the same arguments, parameters, values and gradients.
+place of ``torch_geometric.nn.DynamicEdgeConv``, with the same arguments, parameters, values and first derivatives.
 :class:`DynamicConv` puts any convolution of :mod:`deepgcn_seg.model.convolution` into a network of torch_geometric, for
 instance into its ``DeepGCNLayer``.
 """
@@ -263,5 +263,4 @@ def _edge_conv(layers: Sequence[torch.nn.Module]) -> EdgeConv | None:
 
 def _is_known_norm(layer: Any) -> bool:
     """Return whether a layer is a batch norm whose statistics :func:`~deepgcn_seg.ops.edge_extremum` can give."""
-    known = is_exactly(layer, torch.nn.BatchNorm1d, BatchNorm) and layer.affine and layer.track_running_stats
-    return known and layer.momentum is not None
+    return is_exactly(layer, torch.nn.BatchNorm1d, BatchNorm) and layer.affine

@@ -10,6 +10,7 @@ from deepgcn_seg import DeepGCN
 
 SMALL = {"depth": 4, "channels": 8, "k": 4, "fusion_channels": 16, "head_channels": (16, 8)}
 CONNECTIONS = ["plain", "res", "dense", "res+"]
+TRAINED = [*({"connection": name} for name in (*CONNECTIONS, "rev")), {"recompute": True}]
 
 
 @pytest.fixture
@@ -27,9 +28,9 @@ def test_compiled_evaluation_is_one_graph(connection, order, points):
         assert torch.allclose(compiled(points), model(points), atol=1e-5)
 
 
-@pytest.mark.parametrize("connection", CONNECTIONS)
-def test_compiled_training_has_the_same_gradients(connection, points):
-    model = DeepGCN(connection=connection, stochastic=False, dropout=0.0, **SMALL).train()
+@pytest.mark.parametrize("settings", TRAINED, ids=str)
+def test_compiled_training_has_the_same_gradients(settings, points):
+    model = DeepGCN(stochastic=False, dropout=0.0, **settings, **SMALL).train()
     labels = torch.randint(13, (128,))
     torch.compiler.reset()
     grads = []
@@ -74,3 +75,22 @@ def test_bfloat16_is_close(points):
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         mixed = model(points).float()
     assert (mixed - model(points)).abs().mean() < 0.05
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"order": "act-norm"}, {"norm": "instance"}, {"connection": "dense"}], ids=str
+)
+def test_weights_of_half_precision(settings, training, points):
+    model = DeepGCN(stochastic=False, dropout=0.0, graph="fixed", **settings, **SMALL).train(training).bfloat16()
+    logits = model(points.bfloat16())
+    logits.float().square().sum().backward()
+    exact = model.float()(points)
+    assert logits.dtype == torch.bfloat16 and (logits.float() - exact).abs().mean() < 0.1 * exact.abs().mean()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int64])
+def test_points_of_another_type_than_the_weights_are_refused(dtype, points):
+    with pytest.raises(ValueError, match=f"points are {dtype}, but the weights torch.float32"):
+        DeepGCN(**SMALL)(points.to(dtype))

@@ -22,7 +22,9 @@ def blocks(name):
     return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.S)
 
 
-@pytest.mark.parametrize("code", blocks("docs/model.md"), ids=["use", "own convolution", "own graph"])
+@pytest.mark.parametrize(
+    "code", blocks("docs/model.md"), ids=["use", "second derivatives", "own convolution", "own graph"]
+)
 def test_code_of_the_model_page(code):
     exec(compile(code, "docs/model.md", "exec"), {})
 

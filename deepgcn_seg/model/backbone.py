@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from .connection import Connection
 from .gcn_block import Block
 from .graph import Graph
-from .layers import LayerSpec
+from .layers import LayerSpec, apply_norm
 from .neighborhood import Geometry, Neighborhood
 
 ConvFactory = Callable[[int, int, LayerSpec], nn.Module]
@@ -103,6 +103,5 @@ class Backbone(nn.Module):
         return torch.cat(features, -1)
 
     def _finish(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        if self.last_norm is not None:
-            x = self.last_norm(x, mask)
+        x = apply_norm(self.last_norm, x, mask)
         return x if self.last_act is None else self.last_act(x)

@@ -81,7 +81,8 @@ class EdgeConv(nn.Module):
         else:
             points = index.shape[1] if mask is None else mask.sum(1)
             scale, shift = norm.scale_shift(mean, var, points * index.shape[2])
-        return lambda x: torch.addcmul(shift, x, scale)
+        # The statistics have float32 at least. Weights of half precision have features of half precision.
+        return lambda x: torch.addcmul(shift, x, scale).to(self.layer.linear.weight.dtype)
 
     def _call(self, x: Tensor, index: Tensor, mask: Tensor | None) -> Tensor:
         """Return h by a call of the layer with every edge, [x_i ; x_j - x_i]."""
@@ -106,7 +107,7 @@ class EdgeConvOptions(Schema):
 
 def _fixed(norm: nn.Module) -> bool:
     """Return whether a norm uses its running statistics."""
-    return isinstance(norm, BatchNorm) and not norm.training
+    return isinstance(norm, BatchNorm) and not norm.uses_batch_statistics
 
 
 class MRConv(nn.Module):

@@ -72,7 +72,8 @@ class DeepGCN(nn.Module):
         positions: input channels that are coordinates for the head's graph.
         fusion_channels, head_channels, dropout: fusion block and prediction head.
         block_dropout: dropout inside the blocks.
-        recompute: compute convolutions again in the backward pass to save memory (gradient checkpointing).
+        recompute: compute convolutions again in the backward pass to save memory (gradient checkpointing). It has no
+            effect under ``torch.compile``, which decides that itself.
         groups: channel groups of ``rev``.
         init: xavier (TensorFlow) or kaiming (PyTorch).
 
@@ -196,7 +197,8 @@ class DeepGCN(nn.Module):
             (B, N, num_classes) logits; zero at absent points.
 
         Raises:
-            ValueError: the points have another shape, are too few, or have NaN or infinite values.
+            ValueError: the points have another shape, are too few, have NaN or infinite values, or another type than
+                the weights without autocast.
         """
         points = self._checked(points, mask)
         if lean.applies(self):
@@ -206,8 +208,12 @@ class DeepGCN(nn.Module):
         return hide_absent(self.head(features, fused, mask), mask, 0)
 
     def features(self, points: Tensor, mask: Tensor | None = None) -> list[Tensor]:
-        """Return the output (B, N, width) of each layer that the fusion block sees, for inspection."""
-        return self.backbone(self._checked(points, mask), mask)
+        """Return the output (B, N, width) of each layer that the fusion block sees, for inspection.
+
+        They may be modified: each is a tensor of its own, while in the forward pass the layers of a dense backbone
+        share one.
+        """
+        return [layer.clone() for layer in self.backbone(self._checked(points, mask), mask)]
 
     def _checked(self, points: Tensor, mask: Tensor | None) -> Tensor:
         """Return the points, zero where absent, or raise the errors of :meth:`forward`."""
@@ -221,6 +227,10 @@ class DeepGCN(nn.Module):
             points = torch.where(mask[:, :, None], points, 0)
         if torch.compiler.is_compiling():
             return points
+        weights = next(self.parameters(), points).dtype
+        autocast = points.is_floating_point() and torch.is_autocast_enabled(points.device.type)
+        if points.dtype != weights and not autocast:
+            raise ValueError(f"points are {points.dtype}, but the weights {weights}: give points.to({weights})")
         fewest = points.shape[1] if mask is None else int(mask.sum(1).min())
         if fewest < self.min_points:
             raise ValueError(

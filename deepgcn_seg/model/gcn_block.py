@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .connection import Combine, Connection, find_connection
+from .layers import apply_norm
 from .neighborhood import Neighborhood
 from .recompute import recomputed
 
@@ -53,8 +54,7 @@ class Block(nn.Module):
 
     def activate(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Return act(norm(x)), leaving out norm or activation if the block has none."""
-        if self.norm is not None:
-            x = self.norm(x, mask)
+        x = apply_norm(self.norm, x, mask)
         return x if self.act is None else self.act(x)
 
     def _convolve(self, x: Tensor, neighborhood: Neighborhood) -> Tensor:

@@ -28,11 +28,6 @@ class BatchNorm(nn.BatchNorm1d):
     """
 
     synced = False
-    # In PyTorch's class each of these may be None, but here they never are.
-    running_mean: Tensor
-    running_var: Tensor
-    num_batches_tracked: Tensor
-    momentum: float
 
     @classmethod
     def view(cls, norm: nn.BatchNorm1d) -> "BatchNorm":
@@ -41,6 +36,11 @@ class BatchNorm(nn.BatchNorm1d):
         shared.__class__ = cls
         return shared
 
+    @property
+    def uses_batch_statistics(self) -> bool:
+        """Whether a call normalises by the statistics of its batch: in training, and without running statistics."""
+        return self.training or self.running_mean is None
+
     def forward(self, x: Tensor, mask: Tensor | None = None, counts: Tensor | None = None) -> Tensor:
         """Normalise x (B, N, C).
 
@@ -48,7 +48,7 @@ class BatchNorm(nn.BatchNorm1d):
             mask: (B, N), True where a point is present. counts: (B, N), how often each point counts in the batch
                 statistics, for example as a neighbour of several points; None if each counts once.
         """
-        if not self.training:
+        if not self.uses_batch_statistics:
             scale, shift = self.fixed_scale_shift()
             return torch.addcmul(shift, x, scale).to(x.dtype)
         if self.synced or counts is not None:
@@ -94,21 +94,52 @@ class BatchNorm(nn.BatchNorm1d):
             )
         pooled = summed((share * mean).sum(0))
         spread = summed((share * (var + (mean - pooled).square())).sum(0))
-        if self.track_running_stats:
+        if self.training and self.track_running_stats:
             with torch.no_grad():
-                self.num_batches_tracked.add_(1)
-                self.running_mean.lerp_(pooled.to(self.running_mean.dtype), self.momentum)
-                unbiased = spread * (total / (total - 1))
-                self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+                self._track(pooled, spread * (total / (total - 1)))
         return self._affine(pooled, spread)
 
+    def _track(self, mean: Tensor, var: Tensor) -> None:
+        """Update the running statistics, as far as there are any, by mean and unbiased variance of a batch (C,)."""
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        momentum = self.momentum
+        if momentum is None:
+            # The average over all batches.
+            momentum = 0.0 if self.num_batches_tracked is None else 1 / float(self.num_batches_tracked)
+        for running, value in ((self.running_mean, mean), (self.running_var, var)):
+            if running is not None:
+                running.lerp_(value.to(running.dtype), momentum)
+
     def fixed_scale_shift(self) -> tuple[Tensor, Tensor]:
-        """Return scale and shift (C,) in evaluation, computed from the running statistics."""
-        return self._affine(self.running_mean, self.running_var)
+        """Return scale and shift (C,), computed from the running statistics."""
+        return self._affine(cast(Tensor, self.running_mean), cast(Tensor, self.running_var))
 
     def _affine(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
         scale = self.weight * torch.rsqrt(var + self.eps)
         return scale, torch.addcmul(self.bias, mean, scale, value=-1)
+
+
+def uses_batch_statistics(norm: nn.Module | None) -> bool:
+    """Return whether a layer is a batch norm that normalises by the statistics of its batch, not by running ones."""
+    return isinstance(norm, BatchNorm) and norm.uses_batch_statistics
+
+
+def apply_norm(norm: nn.Module | None, x: Tensor, mask: Tensor | None, counts: Tensor | None = None) -> Tensor:
+    """Return norm(x) of points or edges x (B, N, C); x if there is no norm.
+
+    Raises:
+        ValueError: the norm is a batch norm of torch.nn, which does not know absent points.
+    """
+    if norm is None:
+        return x
+    if type(norm) in (nn.SyncBatchNorm, nn.BatchNorm1d):
+        raise ValueError(
+            f"torch.nn.{type(norm).__name__} cannot stand in the place of this package's batch norm, which knows "
+            "absent points and edges: for statistics over all processes leave out convert_sync_batchnorm(model), and "
+            "call deepgcn_seg.model.layers.sync_norms(model)"
+        )
+    return norm(x, mask) if counts is None else norm(x, mask, counts)
 
 
 def sync_norms(module: nn.Module) -> None:
@@ -292,8 +323,8 @@ class Pointwise(nn.Module):
     def sliceable(self) -> bool:
         """Whether each point's result depends on its own features alone, so that points can be computed in slices."""
         norm = self.norm
-        fixed = norm is None or type(norm) is LayerNorm or (type(norm) is BatchNorm and not norm.training)
-        return fixed and self.separates_blocks
+        each = norm is None or type(norm) in (BatchNorm, LayerNorm)
+        return each and not uses_batch_statistics(norm) and self.separates_blocks
 
     @property
     def takes_products(self) -> bool:
@@ -327,8 +358,7 @@ class Pointwise(nn.Module):
         """Apply norm and activation to x, a result of the linear map that was computed elsewhere."""
         if self.order == "act-norm" and self.act is not None:
             x = self.act(x)
-        if self.norm is not None:
-            x = self.norm(x, mask) if counts is None else self.norm(x, mask, counts)
+        x = apply_norm(self.norm, x, mask, counts)
         if self.order == "norm-act" and self.act is not None:
             x = self.act(x)
         return x

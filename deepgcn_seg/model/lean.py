@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from ..ops import map_on_threads
 from .fusion import FusionBlock
 from .head import PredictionHead
-from .layers import hide_absent
+from .layers import hide_absent, uses_batch_statistics
 from .own_layers import is_exactly, is_hooked
 
 
@@ -52,10 +52,11 @@ CPU, GPU = Sizes(4096, 512), Sizes(32768, 16384)
 def applies(model: nn.Module) -> bool:
     """Return whether a call of the model needs nothing but its logits.
 
-    This is so if no gradient is needed, the model is not being compiled and no part is in training mode. A hook, a
-    fusion block, head, norm or activation of a user's own, and a linear map of a user's own in fusion block or head
-    must see the features of the whole batch, so the answer is then False. A graph convolution of a user's own, and a
-    linear map in one, gets whole blocks of points, and must not let one block influence another.
+    This is so if no gradient is needed, the model is not being compiled, no part is in training mode and every batch
+    norm has running statistics. A hook, a fusion block, head, norm or activation of a user's own, and a linear map of a
+    user's own in fusion block or head must see the features of the whole batch, so the answer is then False. A graph
+    convolution of a user's own, and a linear map in one, gets whole blocks of points, and must not let one block
+    influence another.
     """
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
@@ -67,7 +68,7 @@ def applies(model: nn.Module) -> bool:
     if not is_exactly(model.head.classifier, nn.Linear):
         return False
     parts = list(model.modules())[1:]
-    return not any(part.training or is_hooked(part) for part in parts)
+    return not any(part.training or is_hooked(part) or uses_batch_statistics(part) for part in parts)
 
 
 def infer(model: nn.Module, points: Tensor, mask: Tensor | None, sizes: Sizes | None = None) -> Tensor:

@@ -137,11 +137,16 @@ def _statistics_gap(model: DeepGCN, cloud: Tensor) -> float:
     It is the log ratio of variances plus the difference of means in standard deviations, averaged over the channels of
     the backbone and the fusion block.
     """
-    norms = [m for part in (model.backbone, model.fusion) for m in part.modules() if isinstance(m, BatchNorm)]
+    # Networks of official checkpoints have running statistics and a momentum.
+    norms: list[Any] = [
+        m for part in (model.backbone, model.fusion) for m in part.modules() if isinstance(m, BatchNorm)
+    ]
     if not norms or not norms[0].num_batches_tracked:
         return torch.nan
     trial = deepcopy(model).train()
-    trial_norms = [m for part in (trial.backbone, trial.fusion) for m in part.modules() if isinstance(m, BatchNorm)]
+    trial_norms: list[Any] = [
+        m for part in (trial.backbone, trial.fusion) for m in part.modules() if isinstance(m, BatchNorm)
+    ]
     for norm in trial_norms:
         norm.momentum = 1.0
     for graph in trial.backbone.graphs:

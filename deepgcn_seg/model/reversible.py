@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..ops import Differentiable
 from .neighborhood import Neighborhood
-from .recompute import frozen_statistics
+from .recompute import Recorded
 
 # The input of every eighth block is kept. Gradients of 112 layers then agree with autograd's to 3e-6. Without any, they
 # were off by up to a third in networks of few channels.
@@ -69,12 +70,14 @@ class ReversibleBlock(nn.Module):
         return torch.cat(groups, -1)
 
 
-class _Reverse(torch.autograd.Function):
+class _Reverse(Differentiable):
     """The pass through all blocks, which keeps graphs, the last output and some inputs; backward inverts each block."""
 
     @staticmethod
     def forward(ctx, blocks, around, drop, x, *parameters):
         ctx.blocks, ctx.drop, ctx.graphs, ctx.inputs = blocks, drop, [], {}
+        # These hold no copies: they notice if parameters or modes are others in the backward pass.
+        ctx.recorded = [Recorded(block, detached=True) for block in blocks]
         smallest = torch.int16 if x.shape[1] <= torch.iinfo(torch.int16).max else torch.int32
         for i, block in enumerate(blocks):
             if i % KEPT_EVERY == 0:
@@ -98,18 +101,22 @@ class _Reverse(torch.autograd.Function):
     def backward(ctx, grad):
         (y,) = ctx.saved_tensors
         grads: dict[Tensor, Tensor] = {}
-        with torch.autocast(y.device.type, enabled=False), frozen_statistics(nn.ModuleList(ctx.blocks)):
+        with torch.autocast(y.device.type, enabled=False):
             for i in reversed(range(len(ctx.blocks))):
                 block, kept = ctx.blocks[i], ctx.graphs[i]
                 neighborhood = replace(kept, index=kept.index.long())
-                with torch.no_grad():
-                    x = ctx.inputs[i].detach() if i in ctx.inputs else block.inverse(y, neighborhood, ctx.drop)
-                own = [p for p in block.parameters() if p.requires_grad]
-                with torch.enable_grad():
-                    x.requires_grad_()
-                    out = block(x, neighborhood, ctx.drop)
-                    grad, *own_grads = torch.autograd.grad(out, [x, *own], grad, allow_unused=True)
-                grads.update(zip(own, own_grads))
+                with ctx.recorded[i] as recorded:
+                    with torch.no_grad():
+                        x = ctx.inputs[i].detach() if i in ctx.inputs else block.inverse(y, neighborhood, ctx.drop)
+                    with torch.enable_grad():
+                        x.requires_grad_()
+                        out = block(x, neighborhood, ctx.drop)
+                        leaves = recorded.leaves.values()
+                        grad, *own_grads = torch.autograd.grad(out, [x, *leaves], grad, allow_unused=True)
+                # Blocks may share parameters.
+                for parameter, own in zip(recorded.leaves, own_grads):
+                    if own is not None:
+                        grads[parameter] = grads[parameter] + own if parameter in grads else own
                 y = x.detach()
         return None, None, None, grad, *(grads.get(p) for p in ctx.parameters)
 
@@ -165,4 +172,7 @@ class ReversibleSequence(nn.ModuleList):
                 for i, block in enumerate(self):
                     x = block(x, around(i, x), drop)
                 return x
+            if torch.compiler.is_compiling():
+                # A compiled backward pass would keep all activations, so these blocks are not compiled.
+                torch._dynamo.graph_break()
             return _Reverse.apply(list(self), around, drop, x, *parameters)

@@ -38,8 +38,56 @@ class _NoContext:
         """Save nothing."""
 
 
+class _FirstDerivative(torch.autograd.Function):
+    """The identity of a gradient, whose own derivative is refused."""
+
+    @staticmethod
+    def forward(ctx, gradient: Tensor) -> Tensor:
+        """Return the gradient."""
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        """Refuse.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError(
+            "the operations of deepgcn_seg have first derivatives only, so a gradient that was computed with "
+            "create_graph=True cannot be differentiated; docs/model.md says how to have PyTorch compute layers instead"
+        )
+
+
+def _once(backward: Callable) -> Callable:
+    """Return a backward pass whose results refuse to be differentiated.
+
+    ``once_differentiable`` of PyTorch refuses only if a gradient that comes in has a history. But the results also
+    depend on what the forward pass saved.
+    """
+
+    @wraps(backward)
+    def call(ctx: Any, *gradients: Tensor) -> Any:
+        # Compiled functions have first derivatives only, and PyTorch says so.
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return backward(ctx, *gradients)
+        with torch.no_grad():
+            results = backward(ctx, *gradients)
+        return tuple(None if x is None else _FirstDerivative.apply(x.detach().requires_grad_()) for x in results)
+
+    return call
+
+
 class Differentiable(torch.autograd.Function):
-    """An autograd function whose ``forward`` is called directly where gradients are off."""
+    """An autograd function whose ``forward`` is called directly where gradients are off.
+
+    Its ``backward`` returns a tuple. It calls kernels that autograd does not record, so that it has no derivative
+    itself: to differentiate its results is a RuntimeError.
+    """
+
+    def __init_subclass__(cls, **settings: Any):
+        super().__init_subclass__(**settings)
+        cls.backward = staticmethod(_once(cls.backward))  # type: ignore[method-assign]
 
     @classmethod
     def of(cls, *arguments: Any) -> Any:

@@ -1,0 +1,183 @@
+"""Gradients in the ways people take them from PyTorch: what is computed is autograd's, and all else is an error."""
+
+from copy import deepcopy
+from functools import partial
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.func import functional_call
+
+from deepgcn_seg import DeepGCN
+from deepgcn_seg.distributed import SummedOverAll
+from deepgcn_seg.model.convolution import EdgeConv, MRConv
+from deepgcn_seg.model.layers import Pointwise
+
+SMALL = {"channels": 8, "k": 4, "fusion_channels": 16, "head_channels": (8,), "dropout": 0.0, "stochastic": False}
+NETWORKS = {"res": {}, "dense": {"connection": "dense"}, "rev": {"connection": "rev"}, "mr": {"conv": MRConv}}
+# What the backward pass computes again, and how it is switched off.
+AGAIN = {"rev": {"connection": "rev"}, "recomputed": {"recompute": True}}
+
+
+@pytest.fixture
+def points():
+    return torch.rand(2, 40, 9, dtype=torch.float64)
+
+
+def small(**settings):
+    return DeepGCN(**{"depth": 4, **SMALL, **settings}).double()
+
+
+def by_autograd(model):
+    """Return a copy of the network, through which autograd goes as through any other."""
+    copy = deepcopy(model)
+    for block in copy.backbone.blocks:
+        block.recompute = False
+    copy.backbone.blocks.forward = partial(in_order, copy.backbone.blocks)
+    return copy
+
+
+def in_order(blocks, x, around, dropout=0.0):
+    for i, block in enumerate(blocks):
+        x = block(x, around(i, x))
+    return x
+
+
+def gradients(model, points):
+    return torch.autograd.grad(model(points).square().sum(), list(model.parameters()))
+
+
+def assert_equal(found, expected):
+    for a, b in zip(found, expected, strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-6 * float(b.abs().max() + 1))
+
+
+@pytest.mark.parametrize("part", ["backbone", "fusion", "head", "whole"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_second_derivative_is_refused(network, part, points):
+    model = small(**NETWORKS[network]).eval()
+    points.requires_grad_()
+    # Frozen layers have second derivatives by their input.
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith(part))
+    (gradient,) = torch.autograd.grad(model(points).square().sum(), points, create_graph=True)
+    with pytest.raises(RuntimeError, match="first derivatives only"):
+        gradient.square().sum().backward()
+
+
+def test_a_second_derivative_is_refused_where_no_gradient_that_comes_in_has_a_history():
+    conv, x = EdgeConv(3, 4).eval(), torch.rand(1, 20, 3, requires_grad=True)
+    loss = conv(x, torch.randint(20, (1, 20, 4))).sum() + x.square().sum()
+    (gradient,) = torch.autograd.grad(loss, x, create_graph=True)
+    with pytest.raises(RuntimeError, match="first derivatives only"):
+        gradient.square().sum().backward()
+
+
+def test_layers_with_hooks_have_second_derivatives():
+    """docs/model.md says so."""
+    model = small(depth=3, act="leakyrelu", graph="fixed")
+    for layer in model.modules():
+        if isinstance(layer, Pointwise):
+            layer.register_forward_hook(lambda *_: None)
+    points = torch.rand(1, 10, 9, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda x: model(x).square(), points)
+
+
+def test_the_sum_over_processes_has_second_derivatives(monkeypatch):
+    # Two processes with the same values. Autograd does not see what the other one adds.
+    monkeypatch.setattr(dist, "all_reduce", lambda values: values.data.mul_(2))
+    x = torch.rand(3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda x: SummedOverAll.apply(x).pow(3), x)
+
+
+@pytest.mark.parametrize("shared", ["blocks", "branches", "weight", "computed"])
+def test_reversible_blocks_may_share_parameters(shared, points):
+    model = small(depth=5, connection="rev")
+    blocks = model.backbone.blocks
+    if shared == "blocks":
+        blocks[1] = blocks[2] = blocks[0]
+    for block in blocks:
+        if shared == "branches":
+            block.branches[1] = block.branches[0]
+        if shared == "weight":
+            block.branches[0].conv.layer.linear.weight = blocks[0].branches[0].conv.layer.linear.weight
+        if shared == "computed":
+            nn.utils.parametrizations.weight_norm(block.branches[0].conv.layer.linear)
+    other = by_autograd(model)
+    assert_equal(gradients(model, points), gradients(other, points))
+
+
+@pytest.mark.parametrize("settings", AGAIN.values(), ids=AGAIN)
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_the_mode_may_change_before_the_backward_pass(settings, training, points):
+    model = small(**settings).train(training)
+    expected = gradients(by_autograd(model), points)
+    loss = model(points).square().sum()
+    model.train(not training)
+    assert_equal(torch.autograd.grad(loss, list(model.parameters())), expected)
+    assert all(part.training != training for part in model.modules())
+
+
+@pytest.mark.parametrize("settings", AGAIN.values(), ids=AGAIN)
+def test_parameters_modified_before_the_backward_pass_are_refused(settings, points):
+    model = small(**settings)
+    loss = model(points).square().sum()
+    with torch.no_grad():
+        for parameter in model.backbone.blocks.parameters():
+            parameter.add_(0.1)
+    with pytest.raises(RuntimeError, match=r"modified in place.*before it is modified"):
+        loss.backward()
+
+
+def test_running_statistics_modified_before_the_backward_pass_are_refused(points):
+    model = small(connection="rev").eval()
+    loss = model(points).square().sum()
+    with torch.no_grad():
+        model.train()(points)
+    with pytest.raises(RuntimeError, match="modified in place"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("settings", AGAIN.values(), ids=AGAIN)
+def test_functional_call_gives_gradients_of_its_parameters(settings, training, points):
+    model = small(**settings).train(training)
+    base = {name: p.detach().clone().requires_grad_() for name, p in model.named_parameters()}
+    # As after a step of an inner loop, parameters are results; and one is computed from another.
+    given = {name: 1.1 * p for name, p in base.items()}
+    first, *_, last = (name for name in base if name.startswith("backbone.blocks.") and name.endswith("linear.weight"))
+    given[last] = given[last] + given[first]
+    found = []
+    for network in (model, by_autograd(model)):
+        buffers = {name: buffer.clone() + 0.5 for name, buffer in model.named_buffers() if "running" in name}
+        loss = functional_call(network, {**given, **buffers}, (points,)).square().sum()
+        found.append(torch.autograd.grad(loss, list(base.values()), retain_graph=True))
+    assert_equal(*found)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("settings", AGAIN.values(), ids=AGAIN)
+def test_hooks_of_parameters_run_once_in_each_backward_pass(settings, points):
+    model = small(**settings)
+    expected = gradients(by_autograd(model), points)
+    for parameter in model.parameters():
+        parameter.register_hook(lambda gradient: 3 * gradient)
+    loss = model(points).square().sum()
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    for times in (3, 6):
+        loss.backward(retain_graph=True)
+        assert_equal([p.grad for p in model.parameters()], [times * gradient for gradient in expected])
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+
+
+@pytest.mark.parametrize("connection", ["res", "dense", "rev"])
+@pytest.mark.parametrize("grad", [True, False])
+def test_features_are_tensors_of_their_own(connection, grad, points):
+    model = small(connection=connection).eval()
+    with torch.set_grad_enabled(grad):
+        layers = model.features(points)
+        expected = [layer.clone() for layer in layers]
+        for i, layer in enumerate(layers):
+            assert torch.equal(layer, expected[i])
+            layer.zero_()
