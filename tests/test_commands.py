@@ -555,7 +555,7 @@ def test_a_failed_job_does_not_end_a_multirun(data_root, tmp_path):
         ("convert", ["checkpoint=README.md", "output=README.md/x.ckpt"], "output=README.md/x.ckpt: cannot be written"),
         ("report", [], "runs is not set"),
         ("benchmark", ["conv=gin"], "GIN: the official code has"),
-        ("benchmark", ["measure=speed"], "measure=speed: must be one of network, parts"),
+        ("benchmark", ["measure=speed"], "measure=speed: must be one of network, gpu, parts"),
         ("benchmark", ["networks=[ours]"], "reference and ours must be among them"),
         ("benchmark", ["measure=small", "sizes=[[9,64,1,16,8]]"], "sizes: [9, 64, 1, 16, 8] is not depth, points"),
         ("benchmark", ["measure=scaling", "task=nap"], "task=nap: must be one of"),
