@@ -25,6 +25,7 @@ SMALL = {
     "benchmark": [
         "depth=3", "channels=8", "k=4", "points=128", "batch_sizes=[1]", "repeats=1", "rows=2000", "batches=1",
         "sizes=[[2,64,1,4,8]]", "axes.depth=[2]", "~axes.points", "~axes.batch", "~axes.k",
+        "gpu.sizes=[12]", "gpu.blocks=2", "gpu.depth=3", "gpu.clouds=[128]", "gpu.minutes=0.0001",
     ],
 }  # fmt: skip
 
