@@ -87,8 +87,9 @@ class Lines:
 
     def fail(self, error: BaseException, what: str = "") -> None:
         """Note that the present part, or a case of it, has failed."""
-        self._content["failed"].setdefault(self.part, f"{what}{type(error).__name__}: {first_line(error)}")
-        self.add("FAILED", f"{what}{type(error).__name__}: {first_line(error)}")
+        reason = f"{what}{type(error).__name__}: {first_line(error)}"
+        self._content["failed"].setdefault(self.part, reason)
+        self.add("FAILED", reason)
         log.info("%s", self.part, exc_info=error)
 
     @contextmanager

@@ -63,18 +63,14 @@ def check_kernels(device: torch.device, count: int, channels: int, k: int, dilat
         about = [f"{count} x {clouds[name].shape[2]}", name, f"d {d}"]
         about += ["masked"] * (present is not None) + ["no loops"] * (not loop)
         yield Check(f"search, {', '.join(about)}", error, DISTANCE_TOLERANCE)
-    for dtype in SUM_TOLERANCE:
-        for present in (None, mask):
+    presences: list[tuple[Tensor | None, str]] = [(None, ""), (mask, ", masked")]
+    for dtype, allowed in SUM_TOLERANCE.items():
+        kind = str(dtype).removeprefix("torch.")
+        for present, masked in presences:
             error = extremum_error(device, count, channels, k, dtype, present, generator)
-            masked = ", masked" if present is not None else ""
-            yield Check(
-                f"neighbor_max, {count} x {channels}, {str(dtype).removeprefix('torch.')}{masked}",
-                error,
-                SUM_TOLERANCE[dtype],
-            )
-    for present in (None, mask):
+            yield Check(f"neighbor_max, {count} x {channels}, {kind}{masked}", error, allowed)
+    for present, masked in presences:
         error = edge_error(device, count, channels, k, present, generator)
-        masked = ", masked" if present is not None else ""
         yield Check(f"edge_extremum, {count} x {channels}{masked}", error, SUM_TOLERANCE[torch.float32])
 
 

@@ -76,7 +76,7 @@ class _Reverse(Differentiable):
     @staticmethod
     def forward(ctx, blocks, around, drop, x, *parameters):
         ctx.blocks, ctx.drop, ctx.graphs, ctx.inputs = blocks, drop, [], {}
-        # These hold no copies: they notice if parameters or modes are others in the backward pass.
+        # These hold no copies. The backward pass runs with the parameters and modes of this one, or is refused.
         ctx.recorded = [Recorded(block, detached=True) for block in blocks]
         smallest = torch.int16 if x.shape[1] <= torch.iinfo(torch.int16).max else torch.int32
         for i, block in enumerate(blocks):
