@@ -5,6 +5,7 @@ import os
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ and "OMP_NUM_THREADS" not in os.environ:
     os.environ["OMP_NUM_THREADS"] = str(max((os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]), 1))
 
+import numpy
 import pytest
 import torch
 from hypothesis import settings
@@ -30,6 +31,18 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def triton_kernels():
+    """The GPU kernels run: on a GPU, or step by step in Triton's interpreter."""
+    triton = pytest.importorskip("triton", reason="no Triton on this platform")
+    if not torch.cuda.is_available() and tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7):
+        # Until Triton 3.7, its interpreter takes arrays of one number for numbers, which NumPy 2.4 no longer does.
+        try:
+            int(numpy.zeros(1))
+        except TypeError:
+            pytest.skip(f"the interpreter of Triton {triton.__version__} does not work with NumPy {numpy.__version__}")
 
 
 @pytest.fixture

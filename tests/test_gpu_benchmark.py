@@ -2,22 +2,27 @@
 
 import json
 import math
+import os
+import signal
+from pathlib import Path
 
+import hydra
 import pytest
 import torch
+from hydra.core.hydra_config import HydraConfig
 from test_commands import data_root, run  # noqa: F401 - a fixture
 
 from deepgcn_seg import ops
-from deepgcn_seg.benchmark import kernels
+from deepgcn_seg.benchmark import gpu, kernels
+from deepgcn_seg.errors import UserError
 
 CPU = torch.device("cpu")
 TINY = ["measure=gpu", "depth=2", "channels=8", "k=3", "points=64", "repeats=1", "device=cpu", "gpu.blocks=2"]
 TINY += ["gpu.sizes=[12]", "gpu.depth=3", "gpu.clouds=[70]", "gpu.minutes=0.0001"]
 
 
-def test_all_parts_on_a_cpu(tmp_path, data_root):  # noqa: F811
+def test_all_parts_on_a_cpu(tmp_path, data_root, triton_kernels):  # noqa: F811
     """The kernels' part runs Triton's, step by step."""
-    pytest.importorskip("triton", reason="no Triton on this platform")
     store = [f"data.root={data_root}", "data.store.rooms_per_area=1", "data.store.density=60"]
     done = run("benchmark", *TINY, *store, f"hydra.run.dir={tmp_path}", env={"TRITON_INTERPRET": "1"})
     content = json.loads((tmp_path / "gpu.json").read_text())
@@ -47,6 +52,26 @@ def test_a_part_that_fails_is_named_and_the_next_one_goes_on(tmp_path):
     content = json.loads((tmp_path / "out" / "gpu.json").read_text())
     assert "exit code" in content["failed"]["training"]
     assert any(line["part"] == "search" and line["unit"] == "ms" for line in content["lines"])
+
+
+def _killed(*arguments):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_part_whose_process_dies_is_named_and_the_next_one_goes_on(tmp_path, monkeypatch):
+    """As one does in whose kernels an error occurred."""
+    overrides = ["measure=gpu", *TINY, "gpu.parts=[search,passes]", f"hydra.runtime.output_dir={tmp_path}"]
+    with hydra.initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
+        config = hydra.compose("benchmark", [*overrides, "hydra.mode=RUN"], return_hydra_config=True)
+    # Afterwards there is none again.
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
+    HydraConfig.instance().set_config(config)
+    monkeypatch.setattr(gpu, "_search", _killed)
+    with pytest.raises(UserError, match="failed: search"):
+        gpu.measure_gpu(config)
+    content = json.loads((tmp_path / "gpu.json").read_text())
+    assert list(content["failed"]) == ["search"]
+    assert any(line["part"] == "passes" and line["unit"] == "ms" for line in content["lines"])
 
 
 def test_an_unknown_part_is_refused(tmp_path):

@@ -11,6 +11,7 @@ from test_edges import moments
 from deepgcn_seg import ops
 
 pytest.importorskip("triton", reason="no Triton on this platform")
+pytestmark = pytest.mark.usefixtures("triton_kernels")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 

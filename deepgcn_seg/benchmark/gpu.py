@@ -1,8 +1,9 @@
 """``measure=gpu``: what is to be known of this code on a GPU, in the order of its worth.
 
 It is made for a GPU that is there for a quarter of an hour: each line is printed and written to ``gpu.json`` as soon as
-it is known, and a part that fails is named while the next one goes on. Times are by the GPU's own clock, memory is the
-peak of what is allocated above the network, and both formulations run in turn in one process.
+it is known. Each part has a process of its own, because after an error of a kernel a process can use the GPU no more: a
+part that fails is named, and the next one goes on. Times are by the GPU's own clock, memory is the peak of what is
+allocated above the network, and both formulations run in turn in one process.
 
 ========  ==========================================================================================================
 kernels   errors of the compiled kernels against PyTorch in float64, at real sizes (:mod:`.kernels`)
@@ -16,13 +17,16 @@ training  a training on ``data`` of so many minutes: speed, waiting for data, sc
 
 import json
 import logging
+import signal
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +41,7 @@ from ..device import device as device_of
 from ..errors import UserError, first_line
 from ..evaluation.scores import write_json
 from ..model.checkpoint import read_checkpoint
+from ..processes import end_with_parent
 from ..provenance import provenance
 from .build import build, network_settings
 from .kernels import check_kernels
@@ -67,30 +72,38 @@ REST = "norm, activation, sums, copies"
 
 
 class Lines:
-    """The lines of a measurement, printed and written to ``gpu.json`` one by one."""
+    """The lines of a measurement, printed and written to ``gpu.json`` one by one, whichever process adds them."""
 
-    def __init__(self, head: str, facts: dict[str, Any]):
-        self._path = Path(HydraConfig.get().runtime.output_dir) / "gpu.json"
-        self._started = time.perf_counter()
-        self._content = {"measured": head, **facts, "lines": [], "failed": {}}
+    def __init__(self, path: Path, head: str, facts: dict[str, Any]):
+        self._path = path
+        self._started = time.time()
         self.part = ""
+        write_json(path, {"measured": head, **facts, "lines": [], "failed": {}})
         print(head, flush=True)
 
     def add(self, what: str, value: float | str, unit: str = "", note: str = "") -> None:
         """Add a line: what was measured, its value with its unit, and what it is to be compared with."""
-        at = round(time.perf_counter() - self._started, 1)
-        line = {"part": self.part, "what": what, "value": value, "unit": unit, "note": note, "at_seconds": at}
-        self._content["lines"].append(line)
+        at = round(time.time() - self._started, 1)
+        content = self._read()
+        content["lines"].append(
+            {"part": self.part, "what": what, "value": value, "unit": unit, "note": note, "at_seconds": at}
+        )
+        write_json(self._path, content)
         shown = f"{value:.4g}" if isinstance(value, float) else value
         print(f"{at:6.1f} s  {self.part:8}  {what:58}  {shown:>10} {unit:4}  {note}".rstrip(), flush=True)
-        write_json(self._path, self._content)
 
     def fail(self, error: BaseException, what: str = "") -> None:
         """Note that the present part, or a case of it, has failed."""
         reason = f"{what}{type(error).__name__}: {first_line(error)}"
-        self._content["failed"].setdefault(self.part, reason)
+        content = self._read()
+        content["failed"].setdefault(self.part, reason)
+        write_json(self._path, content)
         self.add("FAILED", reason)
         log.info("%s", self.part, exc_info=error)
+
+    def _read(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads(self._path.read_text())
+        return content
 
     @contextmanager
     def case(self, what: str) -> Iterator[None]:
@@ -103,7 +116,7 @@ class Lines:
     @property
     def failed(self) -> list[str]:
         """The parts that have failed."""
-        return list(self._content["failed"])
+        return list(self._read()["failed"])
 
 
 def measure_gpu(config: DictConfig) -> None:
@@ -112,35 +125,41 @@ def measure_gpu(config: DictConfig) -> None:
     Raises:
         UserError: a part is unknown, or one has failed; the others are measured.
     """
+    folder = Path(HydraConfig.get().runtime.output_dir)
     parts: dict[str, Callable[[Lines, DictConfig, torch.device], None]] = {
         "kernels": _kernels,
         "network": _network,
         "passes": _passes,
         "search": _search,
         "others": _others,
-        "training": _training,
+        "training": partial(_training, folder=folder / "training", data=_data_arguments()),
     }
     if unknown := [name for name in config.gpu.parts if name not in parts]:
         raise UserError(f"gpu.parts: {', '.join(unknown)} is none of {', '.join(parts)}")
     settings, device = network_settings(config), device_of(config.device)
     facts = {"settings": settings, "points": config.points, "blocks": config.gpu.blocks, "repeats": config.repeats}
     facts |= provenance(device)
-    lines = Lines(_head(device), facts)
+    lines = Lines(folder / "gpu.json", _head(device), facts)
     if device.type == "cuda":
         # Without them, PyTorch's operations would be measured.
         _require_kernels()
     for name in config.gpu.parts:
         lines.part = name
         try:
-            parts[name](lines, config, device)
+            with ProcessPoolExecutor(1, get_context("spawn"), end_with_parent) as process:
+                process.submit(parts[name], lines, config, device).result()
         # Whatever goes wrong in one part, a GPU that is there for minutes measures the others.
         except Exception as error:
             lines.fail(error)
-        # After an error of a kernel, every call fails: then this is no news.
-        with suppress(RuntimeError):
-            torch.cuda.empty_cache()
     if lines.failed:
         raise UserError(f"failed: {', '.join(lines.failed)}; the lines above and gpu.json have the others")
+
+
+def _data_arguments() -> list[str]:
+    """Return the arguments of the command line that choose data, for a training on the same."""
+    hydra = HydraConfig.get()
+    given = [text for text in hydra.overrides.task if text.lstrip("+~").startswith("data")]
+    return [f"data={hydra.runtime.choices['data']}", *given]
 
 
 def _require_kernels() -> None:
@@ -205,6 +224,11 @@ def _passes(lines: Lines, config: DictConfig, device: torch.device) -> None:
     model, data = build("ours", settings, device), batch(config.gpu.blocks, config.points, device)
     peak, bandwidth = peak_flops(device), peak_bandwidth(device)
     lines.add("float32 product of 2048 x 2048", peak / 1e12, "TF/s")
+    # The search of a GPU multiplies all pairs of points three times in float16, where a CPU's takes half of the pairs.
+    search, search_peak, share = "half of all pairs, in float32", peak, 1
+    if device.type == "cuda":
+        search, search_peak, share = "three float16 products of all pairs", peak_flops(device, 8192, torch.float16), 6
+        lines.add("float16 product of 8192 x 8192", search_peak / 1e12, "TF/s")
     lines.add("copy of 256 MB", bandwidth / 1e9, "GB/s")
     for task in TASKS:
         action = _pass(model, task, data)
@@ -214,12 +238,12 @@ def _passes(lines: Lines, config: DictConfig, device: torch.device) -> None:
         least = work(settings, task, config.gpu.blocks, config.points)
         bounds = {name: 1e3 * max(flops / peak, moved / bandwidth) for name, (flops, moved) in least.items()}
         searches = sum(value for kind, value in spent.items() if kind.startswith("search"))
+        flops, moved = least["neighbour search"]
+        searching = 1e3 * max(share * flops / search_peak, moved / bandwidth)
         notes = {"aggregation": bounds["edge aggregation"], "linear maps": bounds["linear maps"]}
         for kind, value in spent.items():
             lines.add(f"{task}: {kind}", 1e3 * value, "ms", f"least {notes[kind]:.3g} ms" if kind in notes else "")
-        # Our search multiplies in float16, and so can be faster than this.
-        note = f"least in float32, half of all pairs: {bounds['neighbour search']:.3g} ms"
-        lines.add(f"{task}: all searches", 1e3 * searches, "ms", note)
+        lines.add(f"{task}: all searches", 1e3 * searches, "ms", f"least for {search}: {searching:.3g} ms")
         if device.type == "cuda":
             lines.add(f"{task}: gaps between kernels", 1e3 * (whole - sum(spent.values())), "ms")
         lines.add(f"{task}: whole pass", 1e3 * whole, "ms", _range(times["ours"]))
@@ -278,24 +302,29 @@ def _others(lines: Lines, config: DictConfig, device: torch.device) -> None:
                 lines.add(f"{name}: {task}", statistics.median(times["ours"]), "s", _megabytes(memory, "ours"))
 
 
-def _training(lines: Lines, config: DictConfig, device: torch.device) -> None:
-    settings = network_settings(config)
-    model, data = build("ours", settings, device), batch(config.gpu.blocks, config.points, device)
-    times, _ = _in_turn({"ours": _pass(model, "step", data)}, config, device)
-    # A step of the training takes this long at least, and its optimiser and loader come on top.
-    steps = max(int(60 * config.gpu.minutes / (1.2 * statistics.median(times["ours"]))), 1)
-    del model, data
-    folder = Path(HydraConfig.get().runtime.output_dir) / "training"
-    hydra = HydraConfig.get()
-    given = [text for text in hydra.overrides.task if text.lstrip("+~").startswith("data")]
-    network = [f"{key}={config[key]}" for key in ("depth", "channels", "k", "points")]
-    command = [sys.executable, "-m", "deepgcn_seg", "train", f"data={hydra.runtime.choices['data']}", *network]
-    command += [f"batch_size={config.gpu.blocks}", f"device={device}", f"workers={config.workers}", "recipe=modern"]
-    command += ["epochs=100000", f"max_steps={steps}", "validate_every=100000", "protocol=recut", "pages=false"]
-    command += ["data.validation=0", *given, f"hydra.run.dir={folder}"]
+def _training(lines: Lines, config: DictConfig, device: torch.device, folder: Path, data: list[str]) -> None:
+    """Train on the data of these arguments of the command line, with the run in ``folder``."""
+    steps = _steps_within(60 * config.gpu.minutes, config, device)
+    # The training is another process, which needs the memory that this one's allocator keeps.
+    torch.cuda.empty_cache()
     lines.add("steps planned", str(steps), "", f"for {config.gpu.minutes:g} minutes")
+    network = [f"{key}={config[key]}" for key in ("depth", "channels", "k", "points")]
+    command = [sys.executable, "-m", "deepgcn_seg", "train", *network, "recipe=modern", "protocol=recut"]
+    command += [f"batch_size={config.gpu.blocks}", f"device={device}", f"workers={config.workers}", "pages=false"]
+    command += ["epochs=100000", f"max_steps={steps}", "validate_every=100000", "data.validation=0", *data]
     started = time.perf_counter()
-    if code := subprocess.run(command).returncode:
+    with subprocess.Popen([*command, f"hydra.run.dir={folder}"]) as training:
+        try:
+            # The steps are planned without the loader. Twice the time, and a minute to begin and be scored, is enough.
+            code = training.wait(120 * config.gpu.minutes + 60)
+        except subprocess.TimeoutExpired:
+            training.send_signal(signal.SIGINT)
+            training.wait()
+            raise UserError(
+                "the training took more than twice the time planned and was stopped: if its lines above say that steps "
+                "wait for data, set workers=; resume= goes on with it"
+            ) from None
+    if code:
         raise UserError(f"the training ended with exit code {code}; what it said is above")
     lines.add("training, from start to scores", time.perf_counter() - started, "s")
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -308,6 +337,13 @@ def _training(lines: Lines, config: DictConfig, device: torch.device) -> None:
     lines.add("share of the time that steps wait for data", spent["waited_seconds"] / spent["seconds"])
     lines.add("peak memory", float(spent["peak_memory_mb"]), "MB")
     lines.add("mIoU", 100 * test["mIoU"], "%", test["protocol"])
+
+
+def _steps_within(limit: float, config: DictConfig, device: torch.device) -> int:
+    """Return how many steps take so many seconds, with a fifth for optimiser and loader; at least one."""
+    model, data = build("ours", network_settings(config), device), batch(config.gpu.blocks, config.points, device)
+    times, _ = _in_turn({"ours": _pass(model, "step", data)}, config, device)
+    return max(int(limit / (1.2 * statistics.median(times["ours"]))), 1)
 
 
 def _pass(model: nn.Module, task: str, data: tuple[Tensor, Tensor]) -> Callable[[], None]:

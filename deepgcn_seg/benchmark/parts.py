@@ -79,9 +79,9 @@ def measure_parts(config: DictConfig) -> None:
     )
 
 
-def peak_flops(device: torch.device, size: int = 2048) -> float:
-    """Return the FLOP/s of a product of square float32 matrices, the best of six."""
-    a, b = torch.rand(2, size, size, device=device).unbind(0)
+def peak_flops(device: torch.device, size: int = 2048, dtype: torch.dtype = torch.float32) -> float:
+    """Return the FLOP/s of a product of square matrices, the best of six."""
+    a, b = torch.rand(2, size, size, device=device, dtype=dtype).unbind(0)
     return 2 * size**3 / min(seconds(_product, a, b) for _ in range(6))
 
 
