@@ -45,7 +45,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, neighborhood: Neighborhood, combine: Combine | None = None) -> Tensor:
         """Return the layer's output; ``combine`` replaces that of the connection (:meth:`.Connection.start`)."""
-        combine = combine or self.connection.combine
+        if combine is None:
+            combine = self.connection.combine
         if self.connection.pre_activated:
             h = F.dropout(self.activate(x, neighborhood.mask), self.dropout, self.training)
             return combine(x, self._convolve(h, neighborhood))

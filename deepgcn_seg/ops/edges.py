@@ -156,7 +156,9 @@ class _EdgeExtremum(Differentiable):
         if slope is not None:
             mean, var = _edge_moments(center, neighbor, index, slope, mask)
         ctx.save_for_backward(x, weight, bias, index, mask, slope, place, mean)
-        return extreme.add_(center), mean, var
+        # Compiled by PyTorch 2.11, what an in-place operation returns from here has no gradient.
+        edge = extreme + center if torch.compiler.is_compiling() else extreme.add_(center)
+        return edge, mean, var
 
     @staticmethod
     def backward(ctx, grad, grad_mean, grad_var):
