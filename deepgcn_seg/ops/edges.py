@@ -155,6 +155,8 @@ class _EdgeExtremum(Differentiable):
         mean = var = None
         if slope is not None:
             mean, var = _edge_moments(center, neighbor, index, slope, mask)
+        # Within a checkpoint, PyTorch 2.8 forgets the hooks of a parameter that is saved itself.
+        x, weight, bias, slope = (None if given is None else given.detach() for given in (x, weight, bias, slope))
         ctx.save_for_backward(x, weight, bias, index, mask, slope, place, mean)
         # Compiled by PyTorch 2.11, what an in-place operation returns from here has no gradient.
         edge = extreme + center if torch.compiler.is_compiling() else extreme.add_(center)
