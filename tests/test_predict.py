@@ -212,6 +212,10 @@ def test_colours_mean_the_same_in_every_form(name):
     assert np.array_equal(colors_of(SAME[name], 50), RGB)
 
 
+def test_fractions_may_exceed_one_by_a_rounding():
+    assert colors_of([[1.0000001, 0.5, 0]], 1).tolist() == [[255, 128, 0]]
+
+
 @pytest.mark.parametrize(
     ("rgb", "message"),
     [

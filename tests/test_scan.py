@@ -32,6 +32,10 @@ from deepgcn_seg.model.checkpoint import save_checkpoint
 NEEDS_PYE57 = pytest.mark.skipif(importlib.util.find_spec("pye57") is None, reason="pye57 is not installed")
 
 
+# Two points in one column of a scanner that stands at the origin.
+PTX_HEADER = "1\n2\n0 0 0\n1 0 0\n0 1 0\n0 0 1\n1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n"
+
+
 def writable(*besides):
     """The suffixes of all formats that are written but some, for tests that are skipped if a library is missing."""
     suffixes = [suffix for suffix in WRITTEN if suffix not in besides]
@@ -402,6 +406,34 @@ def test_fractions_of_cloudcompare_are_colours(tmp_path):
     assert found.rgb.tolist() == [[0, 255, 51]]
     found = read_scan(write(tmp_path / "a.txt", "//X Y Z Rf Gf Bf\n1 2 3 0 1 0\n"))
     assert found.rgb.tolist() == [[0, 255, 0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "above"),
+    [("a.txt", "x y z r g b\n"), ("a.csv", "x,y,z,red,green,blue\n"), ("a.ptx", PTX_HEADER)],
+)
+@pytest.mark.parametrize(
+    ("colors", "expected"),
+    [
+        (["0 0.5 0.9", "1 0.25 0"], [[0, 128, 230], [255, 64, 0]]),
+        (["0.5 0 1", "0.9 1 0"], [[128, 0, 255], [230, 255, 0]]),
+        (["1.0000001 0.5 0", "0.25 0.9 1"], [[255, 128, 0], [64, 230, 255]]),
+        (["1 0 3", "1 0 1"], [[1, 0, 3], [1, 0, 1]]),
+    ],
+    ids=["whole red", "whole others", "rounded", "bytes"],
+)
+def test_the_range_of_colours_is_that_of_all_three(tmp_path, name, above, colors, expected):
+    rows = "".join(f"1 2 {n} {'0.5 ' * (name == 'a.ptx')}{color}\n" for n, color in enumerate(colors))
+    found = read_scan(write(tmp_path / name, above + (rows.replace(" ", ",") if name == "a.csv" else rows)))
+    assert found.rgb.tolist() == expected
+
+
+def test_fractions_beyond_one_are_refused():
+    fields = dict.fromkeys("xyz", np.arange(3.0)) | dict.fromkeys("rgb", np.array([0.1, 0.5, 1.2]))
+    with pytest.raises(UserError, match="x: colours have fractions up to 1.2; scale them to 0..1 or 0..255"):
+        Scan(Path("x"), fields).rgb  # noqa: B018
+    means = Scan(Path("x"), fields | dict.fromkeys("rgb", np.array([0.1, 7.5, 99.7])))
+    assert means.rgb[:, 0].tolist() == [0, 8, 100]
 
 
 @pytest.mark.parametrize("scale", [1 / 255, 1, 256, 257])

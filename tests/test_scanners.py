@@ -484,6 +484,15 @@ def test_e57_colours_of_unknown_depth_are_refused(tmp_path, values):
 
 
 @NEEDS_PYE57
+def test_e57_fractions_beyond_one_are_refused_unless_by_a_rounding(tmp_path):
+    path = of_libe57(tmp_path / "a.e57", colored([0.5, 1.2], "f4"))
+    with pytest.raises(UserError, match=r"a\.e57: scan 0 has colours with fractions up to 1\.2"):
+        read_scan(path)
+    path = of_libe57(tmp_path / "b.e57", colored([0.5, 1.0000001], "f8"))
+    assert read_scan(path).rgb.tolist() == [[128] * 3, [255] * 3]
+
+
+@NEEDS_PYE57
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_e57_colours_that_are_not_finite_at_points_with_coordinates_are_refused(tmp_path, bad):
     path = of_libe57(tmp_path / "a.e57", apart(([7, 200], "f8"), ([bad, 9], "f8"), ([1, 2], "f8")))

@@ -4,6 +4,10 @@ import numpy as np
 
 # The largest numbers that a file without a declared range may mean by full colour: fractions, 8 and 16 bits.
 FRACTIONS, BYTES, WORDS = 1, 255, 65535
+# A full fraction after rounding, such as 255 times a scale of 0.0039215686.
+ONE = 1 + 1e-4
+# The lightest point of a scan in bytes is lighter than this.
+_BLACK = 16
 
 
 def guessed_full(largest: float, fractions: bool) -> int:
@@ -12,9 +16,18 @@ def guessed_full(largest: float, fractions: bool) -> int:
     Args:
         largest: of the colours. fractions: whether colours in 0..1 are fractions; else they are almost black bytes.
     """
-    if fractions and largest <= FRACTIONS:
+    if fractions and largest <= ONE:
         return FRACTIONS
     return BYTES if largest <= BYTES else WORDS
+
+
+def exceed_one(values: np.ndarray) -> bool:
+    """Return whether colours are fractions of 1 of which some are too light: as bytes they would all be black.
+
+    Args:
+        values: finite numbers, of any shape.
+    """
+    return ONE < values.max(initial=0) < _BLACK and not np.array_equal(values, np.rint(values))
 
 
 def as_bytes(values: np.ndarray, low: float, full: float) -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ....errors import UserError
-from .colors import WORDS, as_bytes, guessed_full
+from .colors import WORDS, as_bytes, exceed_one, guessed_full
 from .typed import LazyFields
 
 log = logging.getLogger(__name__)
@@ -94,15 +94,15 @@ class Scan:
     def rgb(self) -> np.ndarray | None:
         """Colours (N, 3) uint8, or None without; colours of 16 bits or in 0..1 are scaled to 0..255.
 
-        Which of them they are is guessed from the largest. Readers of formats that declare the range of colours give
-        numbers of which the guess is right.
+        Which of them they are is guessed from the largest of all three. Readers of formats that declare the range of
+        colours give numbers of which the guess is right.
 
         The bytes of all three may be packed into one field ``rgb`` or ``rgba`` (:func:`unpacked`).
 
         A point without coordinates may have no colour either: NaN becomes black there.
 
         Raises:
-            UserError: NaN at another point, or negative colours.
+            UserError: NaN at another point, negative colours, or fractions beyond 1.
         """
         for names in COLORS:
             found = [field for name in names if (field := self.field(name)) is not None]
@@ -115,7 +115,8 @@ class Scan:
         rgb = np.stack([self.fields[name] for name in found], 1)
         if rgb.dtype == np.uint8:
             return rgb
-        fractions = names == _FRACTIONS or self.fields[found[0]].dtype.kind == "f"
+        # In text, a column of fractions may happen to have whole numbers only.
+        fractions = names == _FRACTIONS or rgb.dtype.kind == "f"
         rgb = _numbers(self.path, found[0], rgb, np.float32)
         if not np.isfinite(rgb).all():
             rgb = np.where(np.isfinite(rgb) | np.isfinite(self.xyz).all(1)[:, None], rgb, 0)
@@ -124,6 +125,8 @@ class Scan:
         largest = rgb.max(initial=0)
         if largest > WORDS:
             raise UserError(f"{self.path}: colours up to {largest:g}, which are neither 8 nor 16 bits")
+        if exceed_one(rgb):
+            raise UserError(f"{self.path}: colours have fractions up to {largest:.7g}; scale them to 0..1 or 0..255")
         return as_bytes(rgb, 0, guessed_full(largest, fractions))
 
 
