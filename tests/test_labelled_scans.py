@@ -77,6 +77,20 @@ def test_labels_are_mapped_skipped_and_others_taken_in(tmp_path):
         prepare(raw, tmp_path / "c")
 
 
+@pytest.mark.parametrize(("wanted", "labels"), [("Kind", [0, 1]), ("kind", [1, 0]), ("KIND", None)])
+def test_the_field_of_labels_is_the_one_that_is_spelled_so(tmp_path, wanted, labels):
+    (tmp_path / "raw" / "north").mkdir(parents=True)
+    raw = classes(tmp_path / "raw", classes=["a", "b"], label=wanted)
+    fields = {axis: np.arange(2.0) for axis in "xyz"} | {"Kind": np.arange(2), "kind": np.arange(2)[::-1]}
+    write_scan(raw / "north" / "a.ply", Scan(Path("x"), fields), {})
+    if labels is None:
+        with pytest.raises(UserError, match=r"a\.ply: fields Kind and kind have the same name"):
+            prepare(raw, tmp_path / "store")
+        return
+    store = prepare(raw, tmp_path / "store")
+    assert store.open(store.rooms[0]).labels().tolist() == labels
+
+
 def test_more_than_256_classes(tmp_path):
     raw = write_scans(tmp_path / "raw", labels=(0, 299, 150), rooms=1)
     classes(raw, classes=[f"c{i}" for i in range(300)])

@@ -660,6 +660,9 @@ def test_labels_of_the_networks_numbers_are_the_truth(segmenter, tmp_path):
     assert "no field label" in truth_of(with_labels([1, 2], "height"), segmenter.labelling)[1]
     # 2 is the ground in LAS, and a wall in S3DIS.
     assert "those of LAS" in truth_of(with_labels([1, 2], "classification"), segmenter.labelling)[1]
+    scan = with_labels([1, 2], "LABEL")
+    scan.fields["Label"] = scan.fields["LABEL"]
+    assert truth_of(scan, segmenter.labelling) == (None, "the scan has fields LABEL and Label")
     (tmp_path / "a.ply.classes.json").touch()
     found = truth_of(with_labels([0, 5], path=tmp_path / "a.ply"), segmenter.labelling)
     assert found == (None, "a.ply.classes.json says that field label is a prediction")
@@ -775,6 +778,14 @@ def test_fields_of_the_scan_that_are_named_as_the_results_are_kept_and_said(tmp_
     assert found["label_input"].tolist() == LABELS.label.tolist()
     assert [found[name][0] for name in ("label_input_2", "label_input_3", "label")] == [1, 2, 3]
     assert list(found).count("confidence") == 1 and len(found) == 3 + 2 * 4
+
+
+def test_a_field_whose_name_differs_in_case_is_kept_beside_the_result(tmp_path):
+    four = {axis: np.arange(4.0) for axis in "xyz"} | {"Label": np.arange(4), "CONFIDENCE": np.arange(4)}
+    write_labelled(tmp_path / "a.ply", Scan(Path("x"), four), LABELS, S3DIS, False)
+    found = read_scan(tmp_path / "a.ply")
+    assert list(found.fields) == ["x", "y", "z", "Label_input", "CONFIDENCE_input", "label", "confidence"]
+    assert found.fields["label"].tolist() == LABELS.label.tolist()
 
 
 def test_points_without_a_label_are_black_and_the_page_says_what_their_label_is(tmp_path):

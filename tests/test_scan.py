@@ -390,6 +390,35 @@ def test_packed_colours_may_be_the_bits_of_a_float():
     assert Scan(Path("x"), {**coordinates, "rgb": missing}).rgb.tolist() == [[0] * 3, [0, 0, 255], [0, 1, 0], [1, 0, 0]]
 
 
+@pytest.mark.parametrize("names", [["x", "y", "z", "X", "Y", "Z"], ["X", "y", "Z", "Y", "z", "x"]])
+@pytest.mark.parametrize("suffix", writable())
+def test_names_that_differ_in_case_are_two_fields(tmp_path, suffix, names):
+    """The coordinates are x, y and z; nothing of the others is lost in any format."""
+    fields = {name: np.arange(4.0) + 10 * number for number, name in enumerate(names)}
+    write_scan(tmp_path / f"a{suffix}", Scan(Path("memory.ply"), fields), {})
+    found = read_scan(tmp_path / f"a{suffix}")
+    assert np.allclose(found.xyz.T, [fields[name] for name in "xyz"])
+    for name in "XYZ":
+        kept = f"{name}_input" if suffix in (".las", ".laz") else name
+        assert found.fields[kept].tolist() == fields[name].tolist()
+
+
+def test_a_name_stands_for_its_own_spelling_or_else_for_the_only_other_one():
+    def of(*names):
+        return Scan(Path("a.ply"), {name: np.zeros(2) for name in names})
+
+    assert of("LABEL", "label", "Label").field("label") == "label"
+    assert of("class", "Label").field("label", "class") == "Label"
+    assert of("Label [1]", "LABEL").field("label") == "LABEL"
+    assert of("Label [1]", "x").field("label") == "Label [1]"
+    assert of("Label", "LABEL").field("Label") == "Label"
+    assert of("x").field("label") is None
+    with pytest.raises(UserError, match=r"a\.ply: fields Label and LABEL have the same name but for case or unit"):
+        of("Label", "LABEL").field("label")
+    with pytest.raises(UserError, match=r"fields x \[m\] and x \[ft\] have the same name"):
+        of("x [m]", "y", "z", "x [ft]").xyz  # noqa: B018
+
+
 def test_colours_of_paraview(tmp_path):
     names = '"Points:0","Points:1","Points:2","RGB:0","RGB:1","RGB:2"'
     found = read_scan(write(tmp_path / "a.csv", f"{names}\n1,2,3,10,20,30\n"))

@@ -549,6 +549,21 @@ def test_two_arrays_of_the_same_coordinates_are_one(tmp_path, caplog):
     assert "arrays xyz and x, y, z have the same" in caplog.text
 
 
+def test_dimensions_of_las_may_be_named_by_axes(tmp_path):
+    las = laspy.LasData(laspy.LasHeader(point_format=6, version="1.4"))
+    las.x = las.y = las.z = np.arange(4.0)
+    las.add_extra_dims([laspy.ExtraBytesParams(name, np.uint8) for name in ("XY", "yz")])
+    las["XY"] = las["yz"] = np.arange(4)
+    las.write(str(tmp_path / "a.las"))
+    found = read_scan(tmp_path / "a.las").fields
+    assert found["XY"].tolist() == found["yz"].tolist() == [0, 1, 2, 3] and found["yz"].dtype == np.uint8
+
+
+def test_arrays_of_an_archive_may_be_named_by_axes(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.zeros(4), y=np.zeros(4), z=np.zeros(4), XY=np.zeros(7))
+    assert list(read_scan(tmp_path / "a.npz").fields) == ["x", "y", "z"]
+
+
 def test_what_another_format_does_not_keep_is_said(tmp_path, caplog):
     found = read_scan(arrays(points=ROWS, title=np.array("Büro"), camera=np.eye(4), label=np.array(3))(tmp_path))
     write_scan(tmp_path / "b.npz", found, {})

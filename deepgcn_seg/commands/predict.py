@@ -135,7 +135,7 @@ def _show(config: DictConfig, scan: Scan, found: Prediction, segmenter: Segmente
 
 def _other_fields(scan: Scan) -> list[str]:
     """Return the names of a scan's fields that are no coordinates, colours or labels."""
-    known = {scan.field(*names) for names in (*AXES, *zip(*COLORS), PACKED, LABELS)}
+    known = {name for names in (*AXES, *zip(*COLORS), PACKED, LABELS) for name in scan.candidates(*names)}
     return [name for name in scan.fields if name not in known]
 
 
@@ -251,13 +251,17 @@ def write_labelled(
 
 
 def _names_beside(names: Sequence[str], taken: Collection[str]) -> list[str]:
-    """Return names of fields, of which those that are taken end in ``_input``, or ``_input_2`` and so on if need be."""
-    used = {*names, *taken}
+    """Return names of fields, of which those that are taken end in ``_input``, or ``_input_2`` and so on if need be.
+
+    Names that differ only in case are the same name to many programs.
+    """
+    used = {name.lower() for name in (*names, *taken)}
+    moved = {name.lower() for name in taken}
     found = []
     for name in names:
         kept, number = name, 1
-        while name in taken and kept in used:
+        while name.lower() in moved and kept.lower() in used:
             kept, number = f"{name}_input" + (f"_{number}" if number > 1 else ""), number + 1
-        used.add(kept)
+        used.add(kept.lower())
         found.append(kept)
     return found

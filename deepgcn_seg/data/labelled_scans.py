@@ -152,7 +152,7 @@ def read_labelled_room(
         UserError: not readable, or without a field of labels.
     """
     scan = read_scan(path, labelling.columns, max_points)
-    names = LABELS if labelling.label is None else (labelling.label.lower(),)
+    names = LABELS if labelling.label is None else (labelling.label,)
     found = scan.field(*names)
     if found is None:
         wanted, there = one_line(" or ".join(names[:3]), 100), one_line(", ".join(scan.fields), 500)

@@ -38,10 +38,12 @@ def truth_of(scan: Scan, labelling: Labelling | None) -> tuple[np.ndarray | None
     Args:
         labelling: what the numbers mean to the network.
     """
-    wanted = LABELS if labelling is None or labelling.label is None else (labelling.label.lower(),)
-    name = scan.field(*wanted)
-    if name is None:
-        return None, f"the scan has no field {one_line(' or '.join(wanted[:3]), 100)}"
+    wanted = LABELS if labelling is None or labelling.label is None else (labelling.label,)
+    found = scan.candidates(*wanted)
+    if len(found) != 1:
+        which = f"fields {' and '.join(found)}" if found else f"no field {' or '.join(wanted[:3])}"
+        return None, f"the scan has {one_line(which, 100)}"
+    (name,) = found
     field = f"field {one_line(name, 100)}"
     if labelling is None:
         return None, f"the checkpoint does not say, or several do not agree, which classes the numbers of {field} mean"

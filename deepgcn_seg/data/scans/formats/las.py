@@ -13,7 +13,7 @@ from ....errors import UserError
 from . import laz_decoder
 from .bounds import Bounds, clean_names, renamed
 from .decoding import decoding
-from .scan import COLORS, Scan
+from .scan import AXES, COLORS, Scan
 from .typed import LazyFields
 
 # Most records of a header. Files have a handful, and each takes more memory than it has bytes.
@@ -24,6 +24,8 @@ _COPC = "copc"
 _PIECE = 1 << 24
 # Point formats without colours -> those with the same dimensions and colours.
 _COLORED = {0: 2, 1: 3, 4: 5, 6: 7, 9: 10}
+# What laspy calls coordinates, and the integers that they are stored as.
+_COORDINATES, _INTEGERS = ("x", "y", "z"), ("X", "Y", "Z")
 # The largest rounding of coordinates that is not worth a warning: half a millimetre, if their unit is the metre.
 _ROUNDING = 0.0005
 
@@ -43,19 +45,19 @@ class _Original(NamedTuple):
 
 def _fields(record: Any) -> LazyFields:
     """Return the fields of laspy's points, unpacked when they are asked for: as arrays they take twice the memory."""
-    makers = {axis: partial(_dimension, record, axis, None) for axis in "xyz"}
+    makers = {axis: partial(_dimension, record, axis, None) for axis in _COORDINATES}
     for dimension in record.point_format.dimensions:
         if dimension.num_elements > 1:
             # A dimension of several values becomes several fields.
             for number in range(dimension.num_elements):
                 makers[f"{dimension.name}_{number}"] = partial(_dimension, record, dimension.name, number)
-        elif dimension.name not in "XYZ":
+        elif dimension.name not in _INTEGERS:
             makers[dimension.name] = partial(_dimension, record, dimension.name, None)
     return LazyFields(len(record), makers)
 
 
 def _dimension(record: Any, name: str, number: int | None) -> np.ndarray:
-    values = np.asarray(record[name], np.float64 if name in "xyz" else None)
+    values = np.asarray(record[name], np.float64 if name in _COORDINATES else None)
     return values if number is None else values[:, number]
 
 
@@ -165,16 +167,16 @@ def write_las(path: Path, scan: Scan, notes: list[str], compress: bool = False) 
 
     new = scan.template is None
     las = _new_las(scan) if new else _original_las(scan)
-    done = {"x", "y", "z"} | (set(COLORS[0]) if new and scan.rgb is not None else set())
+    done = {scan.field(*names) for names in AXES} | {scan.field(name) for name in COLORS[0] if new}
     changes = _rounded(las, scan.xyz) if new else []
-    fields = dict(scan.fields)
+    fields = {name: scan.fields[name] for name in scan.fields if name not in done}
     if not new and (colors := _bytes_of_16_bits(scan)):
         fields |= colors
         las, changes = _with_colors(las)
     standard = set(las.point_format.dimension_names)
     added: dict[str, np.ndarray] = {}
     for name, values in fields.items():
-        if name.lower() in done or (name in standard and _fits(las, name, values)):
+        if name in standard and name not in _INTEGERS and _fits(las, name, values):
             continue
         # These values must not be changed to fit a dimension of the format, so the field gets another name.
         other = f"{name}_input" if name in standard else name

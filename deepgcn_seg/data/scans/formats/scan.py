@@ -20,7 +20,7 @@ from .typed import LazyFields
 
 log = logging.getLogger(__name__)
 
-# Names that colours and labels may have, compared without case; the first that a file has counts.
+# Names that colours and labels may have; the first that a file has counts (Scan.field).
 COLORS = (
     ("red", "green", "blue"),
     ("r", "g", "b"),
@@ -65,10 +65,30 @@ class Scan:
         return self.fields.count if isinstance(self.fields, LazyFields) else len(next(iter(self.fields.values()), ()))
 
     def field(self, *names: str) -> str | None:
-        """Return the first of some names that the file has, as the file spells it, or None."""
-        known = {_without_unit(name): name for name in self.fields}
-        known |= {name.lower().lstrip("/"): name for name in self.fields}
-        return next((known[name] for name in names if name in known), None)
+        """Return the field that the first of some names stands for, as the file spells it, or None if none does.
+
+        Raises:
+            UserError: that name stands for several fields.
+        """
+        found = self.candidates(*names)
+        if len(found) > 1:
+            raise UserError(
+                f"{self.path}: fields {' and '.join(found)} have the same name but for case or unit, and it is not "
+                "certain which is meant; rename or remove all but one"
+            )
+        return found[0] if found else None
+
+    def candidates(self, *names: str) -> list[str]:
+        """Return the fields that the first of some names may stand for, or nothing if the file has none of them.
+
+        A name stands for the field that is spelled like it. Without such a field it stands for fields that differ in
+        case, and without these for fields with a unit in brackets.
+        """
+        for name in names:
+            for spelled in (str, _without_case, _without_unit):
+                if found := [field for field in self.fields if spelled(field) == spelled(name)]:
+                    return found
+        return []
 
     @property
     def xyz(self) -> np.ndarray:
@@ -156,9 +176,13 @@ def unpacked(path: Path, name: str, values: np.ndarray) -> list[np.ndarray] | No
     return [(bits >> shift & 255).astype(np.uint8) for shift in (16, 8, 0, 24)]
 
 
+def _without_case(name: str) -> str:
+    return name.lower().lstrip("/")
+
+
 def _without_unit(name: str) -> str:
-    """Return a field's name for comparison: in lower case, without a unit in brackets."""
-    return re.sub(r"[ _]*[\[(][^\[(]*[\])]$", "", name.lower().lstrip("/"))
+    """Return a field's name in lower case, without a unit in brackets."""
+    return re.sub(r"[ _]*[\[(][^\[(]*[\])]$", "", _without_case(name))
 
 
 def _numbers(path: Path, name: str, values: np.ndarray, dtype: type = np.float64) -> np.ndarray:
