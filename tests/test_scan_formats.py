@@ -379,6 +379,27 @@ def test_colours_of_16_bits_are_those_of_las(tmp_path):
     assert np.array_equal(read_scan(tmp_path / "a.las").fields["red"], wide["red"])
 
 
+@pytest.mark.parametrize("names", [("red", "green", "blue"), ("R", "G", "B")])
+@pytest.mark.parametrize("suffix", [".ply", ".txt", ".npz"])
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.array([55746, 300, 0]), [55746, 300, 0]),
+        (np.array([0.42523, 1, 0]), [27867, 65535, 0]),
+        (np.array([0.42523, 1, 0], np.float32), [27867, 65535, 0]),
+        (np.array([0, 7, 255]), [0, 1799, 65535]),
+        (np.array([0, 7.5, 255]), [0, 1928, 65535]),
+    ],
+)
+def test_las_keeps_all_digits_of_colours_that_it_has_room_for(tmp_path, suffix, values, expected, names):
+    fields = dict.fromkeys("xyz", np.arange(3.0)) | dict.fromkeys(names, values)
+    write_scan(tmp_path / f"a{suffix}", Scan(Path("x"), fields), {})
+    write_scan(tmp_path / "b.las", read_scan(tmp_path / f"a{suffix}"), {})
+    found = laspy.read(tmp_path / "b.las")
+    assert found.red.tolist() == found.green.tolist() == found.blue.tolist() == expected
+    assert not list(found.point_format.extra_dimension_names)
+
+
 def test_csv_has_its_names_in_the_first_line(tmp_path):
     write_scan(tmp_path / "a.csv", scan(2), {}, ["label 0 wall"])
     assert (tmp_path / "a.csv").read_text().splitlines()[0] == "x,y,z,red,green,blue,reflectance"

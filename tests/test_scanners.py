@@ -484,6 +484,15 @@ def test_e57_colours_of_unknown_depth_are_refused(tmp_path, values):
 
 
 @NEEDS_PYE57
+def test_fractions_of_text_are_colours_of_e57(tmp_path):
+    text = read_scan(write(tmp_path / "a.txt", "x y z r g b\n1 2 3 0 0.5 0.9\n1 2 4 1 0.25 1.0000001\n"))
+    write_scan(tmp_path / "a.e57", text, {})
+    found = read_scan(tmp_path / "a.e57")
+    assert found.fields["green"].tolist() == [0.5, 0.25] and "g" not in found.fields
+    assert np.array_equal(found.rgb, text.rgb)
+
+
+@NEEDS_PYE57
 def test_e57_fractions_beyond_one_are_refused_unless_by_a_rounding(tmp_path):
     path = of_libe57(tmp_path / "a.e57", colored([0.5, 1.2], "f4"))
     with pytest.raises(UserError, match=r"a\.e57: scan 0 has colours with fractions up to 1\.2"):

@@ -1,5 +1,7 @@
 """Colours of any depth as bytes."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 # The largest numbers that a file without a declared range may mean by full colour: fractions, 8 and 16 bits.
@@ -8,6 +10,29 @@ FRACTIONS, BYTES, WORDS = 1, 255, 65535
 ONE = 1 + 1e-4
 # The lightest point of a scan in bytes is lighter than this.
 _BLACK = 16
+
+
+class Colors(NamedTuple):
+    """Colours in three fields of a scan.
+
+    Attributes:
+        fields: the names of red, green and blue. values: (N, 3), finite and not negative. full: the number that means
+            full colour.
+    """
+
+    fields: tuple[str, ...]
+    values: np.ndarray
+    full: int
+
+    @property
+    def bytes(self) -> np.ndarray:
+        """The colours (N, 3) uint8."""
+        return self.values if self.values.dtype == np.uint8 else as_bytes(self.values, 0, self.full)
+
+    @property
+    def words(self) -> np.ndarray:
+        """The colours (N, 3) uint16, of which 65535 is full colour."""
+        return np.clip(np.rint(self.values * (WORDS / self.full)), 0, WORDS).astype(np.uint16)
 
 
 def guessed_full(largest: float, fractions: bool) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 from ....errors import UserError
 from . import laz_decoder
 from .bounds import Bounds, clean_names, renamed
+from .colors import Colors
 from .decoding import decoding
 from .scan import AXES, COLORS, Scan
 from .typed import LazyFields
@@ -166,12 +167,13 @@ def write_las(path: Path, scan: Scan, notes: list[str], compress: bool = False) 
     import laspy
 
     new = scan.template is None
-    las = _new_las(scan) if new else _original_las(scan)
-    done = {scan.field(*names) for names in AXES} | {scan.field(name) for name in COLORS[0] if new}
+    colors = scan.colors if new else None
+    las = _new_las(scan, colors) if new else _original_las(scan)
+    done = {scan.field(*names) for names in AXES} | set(colors.fields if colors else ())
     changes = _rounded(las, scan.xyz) if new else []
     fields = {name: scan.fields[name] for name in scan.fields if name not in done}
-    if not new and (colors := _bytes_of_16_bits(scan)):
-        fields |= colors
+    if not new and (widened := _bytes_of_16_bits(scan)):
+        fields |= widened
         las, changes = _with_colors(las)
     standard = set(las.point_format.dimension_names)
     added: dict[str, np.ndarray] = {}
@@ -223,21 +225,27 @@ def _with_colors(las: Any) -> tuple[Any, list[str]]:
     return found, [f"point format {before} becomes {_COLORED[before]}, which has colours"]
 
 
-def _new_las(scan: Scan) -> Any:
+def _new_las(scan: Scan, colors: Colors | None) -> Any:
+    """Return points and a header for a scan of another format, with its coordinates and colours alone.
+
+    Args:
+        colors: in three fields, which keep up to 16 bits. Without them, packed ones are written.
+    """
     import laspy
 
-    colors, xyz = _colors_of_16_bits(scan), scan.xyz
+    xyz, packed = scan.xyz, None if colors else scan.rgb
+    words = colors.words if colors else None if packed is None else packed.astype(np.uint16) * 257
     if not np.isfinite(xyz).all():
         raise UserError("LAS cannot hold points without coordinates; write another format")
-    header = laspy.LasHeader(point_format=6 if colors is None else 7, version="1.4")
+    header = laspy.LasHeader(point_format=6 if words is None else 7, version="1.4")
     header.offsets = np.floor(xyz.min(0))
     # The scale is the finest power of ten whose multiples fit 32 bits.
     extent = max(float((xyz - header.offsets).max()), 1e-3)
     header.scales = np.full(3, 10.0 ** np.ceil(np.log10(extent / (2**31 - 1))))
     las = laspy.LasData(header)
     las.x, las.y, las.z = xyz.T
-    if colors is not None:
-        las.red, las.green, las.blue = colors.T
+    if words is not None:
+        las.red, las.green, las.blue = words.T
     return las
 
 
@@ -265,17 +273,6 @@ def _has_finer_step(xyz: np.ndarray, step: float) -> bool:
         if (np.abs(scaled - np.rint(scaled)) <= noise).all():
             return True
     return False
-
-
-def _colors_of_16_bits(scan: Scan) -> np.ndarray | None:
-    """Return colours (N, 3) of 16 bits: those that have 16 bits already as they are, others widened."""
-    names = [scan.field(name) for name in COLORS[0]]
-    if all(name is not None and scan.fields[name].dtype == np.uint16 for name in names):
-        wide = np.stack([scan.fields[str(name)] for name in names], 1)
-        if wide.max(initial=0) > 255:
-            return wide
-    colors = scan.rgb
-    return None if colors is None else colors.astype(np.uint16) * 257
 
 
 def _fits(las: Any, name: str, values: np.ndarray) -> bool:

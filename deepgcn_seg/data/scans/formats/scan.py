@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ....errors import UserError
-from .colors import WORDS, as_bytes, exceed_one, guessed_full
+from .colors import BYTES, WORDS, Colors, exceed_one, guessed_full
 from .typed import LazyFields
 
 log = logging.getLogger(__name__)
@@ -112,29 +112,39 @@ class Scan:
 
     @property
     def rgb(self) -> np.ndarray | None:
-        """Colours (N, 3) uint8, or None without; colours of 16 bits or in 0..1 are scaled to 0..255.
-
-        Which of them they are is guessed from the largest of all three. Readers of formats that declare the range of
-        colours give numbers of which the guess is right.
+        """Colours (N, 3) uint8, or None without: those of :attr:`colors`, scaled to 0..255.
 
         The bytes of all three may be packed into one field ``rgb`` or ``rgba`` (:func:`unpacked`).
 
-        A point without coordinates may have no colour either: NaN becomes black there.
+        Raises:
+            UserError: as of :attr:`colors`; or a packed field that has something else.
+        """
+        if (colors := self.colors) is not None:
+            return colors.bytes
+        packed = self.field(*PACKED)
+        bands = None if packed is None else unpacked(self.path, packed, self.fields[packed])
+        return None if bands is None else np.stack(bands[:3], 1)
+
+    @property
+    def colors(self) -> Colors | None:
+        """Colours in three fields as the file has them, or None without: fractions of 1, or of 8 or 16 bits.
+
+        Which of them they are is guessed from the largest of all three. Readers of formats that declare the range of
+        colours give numbers of which the guess is right. A point without coordinates may have no colour either: NaN
+        becomes black there.
 
         Raises:
             UserError: NaN at another point, negative colours, or fractions beyond 1.
         """
         for names in COLORS:
-            found = [field for name in names if (field := self.field(name)) is not None]
+            found = tuple(field for name in names if (field := self.field(name)) is not None)
             if len(found) == len(names):
                 break
         else:
-            packed = self.field(*PACKED)
-            bands = None if packed is None else unpacked(self.path, packed, self.fields[packed])
-            return None if bands is None else np.stack(bands[:3], 1)
+            return None
         rgb = np.stack([self.fields[name] for name in found], 1)
         if rgb.dtype == np.uint8:
-            return rgb
+            return Colors(found, rgb, BYTES)
         # In text, a column of fractions may happen to have whole numbers only.
         fractions = names == _FRACTIONS or rgb.dtype.kind == "f"
         rgb = _numbers(self.path, found[0], rgb, np.float32)
@@ -147,7 +157,7 @@ class Scan:
             raise UserError(f"{self.path}: colours up to {largest:g}, which are neither 8 nor 16 bits")
         if exceed_one(rgb):
             raise UserError(f"{self.path}: colours have fractions up to {largest:.7g}; scale them to 0..1 or 0..255")
-        return as_bytes(rgb, 0, guessed_full(largest, fractions))
+        return Colors(found, rgb, guessed_full(largest, fractions))
 
 
 def unpacked(path: Path, name: str, values: np.ndarray) -> list[np.ndarray] | None:
