@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 from test_scan import NEEDS_PYE57, PCD, PLY, scan, writable, write
 
+from deepgcn_seg.commands.predict import write_labelled
+from deepgcn_seg.data.classes import S3DIS
 from deepgcn_seg.data.scans.files import read_scan, write_scan
 from deepgcn_seg.data.scans.format_table import FORMATS
 from deepgcn_seg.data.scans.formats.scan import Scan, lost_digits
 from deepgcn_seg.data.scans.search import find_scans
 from deepgcn_seg.errors import UserError
+from deepgcn_seg.inference.segmenter import Prediction
 
 NAN = np.array([[1, 2, 3], [np.nan] * 3, [4, 5, np.inf]])
 FACES = (
@@ -570,13 +573,56 @@ def test_two_arrays_of_the_same_coordinates_are_one(tmp_path, caplog):
     assert "arrays xyz and x, y, z have the same" in caplog.text
 
 
-def test_dimensions_of_las_may_be_named_by_axes(tmp_path):
+def las_of(path, **dimensions):
+    """A file of four points with extra bytes."""
     las = laspy.LasData(laspy.LasHeader(point_format=6, version="1.4"))
     las.x = las.y = las.z = np.arange(4.0)
-    las.add_extra_dims([laspy.ExtraBytesParams(name, np.uint8) for name in ("XY", "yz")])
-    las["XY"] = las["yz"] = np.arange(4)
-    las.write(str(tmp_path / "a.las"))
-    found = read_scan(tmp_path / "a.las").fields
+    for name, values in dimensions.items():
+        kind = values.dtype if values.ndim == 1 else f"{values.shape[1]}{values.dtype.str[1:]}"
+        las.add_extra_dim(laspy.ExtraBytesParams(name, kind, description="of its own"))
+        las[name] = values
+    las.write(str(path))
+    return read_scan(path)
+
+
+VECTORS = np.arange(12, dtype=np.uint8).reshape(4, 3)
+NEW = {"label": np.arange(4, dtype=np.uint8) + 200, "confidence": np.array([0.5, 1, 0, np.nan], np.float32)}
+
+
+@pytest.mark.parametrize("suffix", [".las", ".laz"])
+def test_las_keeps_dimensions_as_they_were(tmp_path, suffix):
+    own = {
+        "vec": VECTORS,
+        "vec_0": VECTORS[:, 1],
+        "height": np.array([1, np.nan, 3, 4], np.float32),
+        "own": np.arange(4, dtype=np.int16),
+    }
+    write_scan(tmp_path / f"b{suffix}", las_of(tmp_path / "a.las", **own), NEW)
+    found = laspy.read(tmp_path / f"b{suffix}")
+    assert list(found.point_format.extra_dimension_names) == ["vec", "vec_0", "height", "own", "label", "confidence"]
+    for name, values in {**own, **NEW}.items():
+        assert found[name].dtype == values.dtype and np.array_equal(found[name], values, equal_nan=True)
+    assert found.point_format.dimension_by_name("vec").description == "of its own"
+
+
+@pytest.mark.parametrize(
+    ("label", "kept"), [(VECTORS, ["label_0", "label_1", "label_2"]), (VECTORS[:, 0].view(np.int8), ["label_input"])]
+)
+@pytest.mark.parametrize("confidence", [VECTORS[:, 0], np.arange(4, dtype=np.float64) / 3])
+def test_results_take_the_place_of_dimensions_of_las(tmp_path, caplog, label, kept, confidence):
+    """Other programs find the new label under its name, and the scan's own beside it."""
+    before = las_of(tmp_path / "a.las", label=label, confidence=confidence)
+    write_labelled(tmp_path / "b.las", before, Prediction(*NEW.values()), S3DIS, False)
+    found = laspy.read(tmp_path / "b.las")
+    expected = NEW | dict(zip(kept, label.reshape(4, -1).T)) | {"confidence_input": confidence}
+    assert sorted(found.point_format.extra_dimension_names) == sorted(expected)
+    for name, values in expected.items():
+        assert np.array_equal(found[name], values, equal_nan=True), name
+    assert ("field label is written as label_0, label_1, label_2" in caplog.text) == (label is VECTORS)
+
+
+def test_dimensions_of_las_may_be_named_by_axes(tmp_path):
+    found = las_of(tmp_path / "a.las", XY=np.arange(4, dtype=np.uint8), yz=np.arange(4, dtype=np.uint8)).fields
     assert found["XY"].tolist() == found["yz"].tolist() == [0, 1, 2, 3] and found["yz"].dtype == np.uint8
 
 

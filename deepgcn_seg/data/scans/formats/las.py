@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -47,14 +48,18 @@ class _Original(NamedTuple):
 def _fields(record: Any) -> LazyFields:
     """Return the fields of laspy's points, unpacked when they are asked for: as arrays they take twice the memory."""
     makers = {axis: partial(_dimension, record, axis, None) for axis in _COORDINATES}
-    for dimension in record.point_format.dimensions:
-        if dimension.num_elements > 1:
-            # A dimension of several values becomes several fields.
-            for number in range(dimension.num_elements):
-                makers[f"{dimension.name}_{number}"] = partial(_dimension, record, dimension.name, number)
-        elif dimension.name not in _INTEGERS:
-            makers[dimension.name] = partial(_dimension, record, dimension.name, None)
+    for dimension, names in _field_names(record.point_format).items():
+        numbers = range(len(names)) if len(names) > 1 else [None]
+        makers |= {name: partial(_dimension, record, dimension, number) for name, number in zip(names, numbers)}
     return LazyFields(len(record), makers)
+
+
+def _field_names(point_format: Any) -> dict[str, list[str]]:
+    """Return the fields that each dimension becomes: one of its own name, or ``NAME_0``, ... for several values."""
+    counts = {of.name: of.num_elements for of in point_format.dimensions if of.name not in _INTEGERS}
+    every = [f"{name}_{n}" if count > 1 else name for name, count in counts.items() for n in range(count)]
+    unique = iter(clean_names(every))
+    return {name: [next(unique) for _ in range(count)] for name, count in counts.items()}
 
 
 def _dimension(record: Any, name: str, number: int | None) -> np.ndarray:
@@ -175,21 +180,24 @@ def write_las(path: Path, scan: Scan, notes: list[str], compress: bool = False) 
     if not new and (widened := _bytes_of_16_bits(scan)):
         fields |= widened
         las, changes = _with_colors(las)
-    standard = set(las.point_format.dimension_names)
-    added: dict[str, np.ndarray] = {}
-    for name, values in fields.items():
-        if name in standard and name not in _INTEGERS and _fits(las, name, values):
-            continue
-        # These values must not be changed to fit a dimension of the format, so the field gets another name.
-        other = f"{name}_input" if name in standard else name
-        if other != name:
-            changes.append(f"field {name} is written as {other}, because LAS has no room for its values")
-        added[other] = values
-    # LAS has 32 bytes for a name.
-    names = clean_names(added, most=32, ascii_only=True)
+    changes += _write_own(las, fields)
+    standard = set(las.point_format.standard_dimension_names)
+    added: list[str] = []
+    for name in list(fields):
+        if name in standard and name not in _INTEGERS and _write_exactly(las, name, fields[name]):
+            del fields[name]
+        elif name in standard:
+            # These values must not be changed to fit a dimension of the format, so the field gets another name.
+            added.append(f"{name}_input")
+            changes.append(f"field {name} is written as {added[-1]}, because LAS has no room for its values")
+        else:
+            added.append(name)
+    # LAS has 32 bytes for a name, and no two dimensions of one name.
+    there = list(las.point_format.dimension_names)
+    names = clean_names([*there, *added], most=32, ascii_only=True)[len(there) :]
     changes += renamed(added, names)
-    las.add_extra_dims([laspy.ExtraBytesParams(name, values.dtype) for name, values in zip(names, added.values())])
-    for name, values in zip(names, added.values()):
+    las.add_extra_dims([laspy.ExtraBytesParams(name, values.dtype) for name, values in zip(names, fields.values())])
+    for name, values in zip(names, fields.values()):
         las[name] = values
     with open(path, "wb") as file:
         las.write(file, do_compress=compress)
@@ -275,16 +283,41 @@ def _has_finer_step(xyz: np.ndarray, step: float) -> bool:
     return False
 
 
-def _fits(las: Any, name: str, values: np.ndarray) -> bool:
-    """Write values into a dimension of the format and return whether it holds them exactly; else leave it as it was."""
+def _write_own(las: Any, fields: dict[str, np.ndarray]) -> list[str]:
+    """Write fields into the extra bytes that they come from, and take them out of ``fields``.
+
+    Extra bytes that do not hold what a field has now, or of which no field is left, are removed.
+
+    Returns:
+        A line for each dimension of several values that is removed: its values are written as single fields.
+    """
+    removed, changes = [], []
+    names = _field_names(las.point_format)
+    for dimension in las.point_format.extra_dimension_names:
+        parts = names[dimension]
+        found = [fields[part] for part in parts if part in fields]
+        # A field of the name of several others, such as a new label, takes their place.
+        whole = len(found) == len(parts) and not (len(parts) > 1 and dimension in fields)
+        if whole and _write_exactly(las, dimension, np.stack(found, 1) if len(parts) > 1 else found[0]):
+            for part in parts:
+                del fields[part]
+            continue
+        removed.append(dimension)
+        if len(parts) > 1 and found:
+            changes.append(f"field {dimension} is written as {', '.join(part for part in parts if part in fields)}")
+    las.remove_extra_dims(removed)
+    return changes
+
+
+def _write_exactly(las: Any, name: str, values: np.ndarray) -> bool:
+    """Write values into a dimension and return whether it holds them exactly; if not, it is as before."""
     before = np.array(las[name])
-    cast = values.astype(before.dtype)
-    if not np.array_equal(cast, values):
-        return False
-    try:
+    with np.errstate(invalid="ignore"):
+        cast = values.astype(before.dtype)
+    # The dimension may have fewer bits than its type.
+    with suppress(OverflowError, ValueError):
         las[name] = cast
-    except (OverflowError, ValueError):
-        # The dimension has fewer bits than its type.
-        las[name] = before
-        return False
-    return True
+    if np.array_equal(np.asarray(las[name]), values, equal_nan=True):
+        return True
+    las[name] = before
+    return False
