@@ -1,6 +1,7 @@
 """What docs/data.md says is read and refused, format by format; nothing that goes in is lost on the way out."""
 
 import re
+import struct
 from pathlib import Path
 
 import laspy
@@ -271,6 +272,49 @@ def test_pcd_keeps_its_arrangement_and_transparency(tmp_path):
     again = read_scan(tmp_path / "b.pcd")
     assert np.array_equal(again.xyz, found.xyz, equal_nan=True)
     assert again.fields["alpha"].tolist() == [200] * 4 and again.fields["label"].tolist() == [0, 1, 2, 3]
+
+
+FPFH = np.arange(10, dtype=np.float32).reshape(2, 5)
+
+
+def pcd_with_counts(path, encoding):
+    """A file as PCL writes it: a field with a COUNT before one without."""
+    import lzf
+
+    fields = {"x": [1, 2], "y": [3, 4], "fpfh": FPFH, "z": [5, 6], "kind": np.array([[7, 8], [9, 10]])}
+    fields = {name: np.reshape(of, (2, -1)).astype(np.float32) for name, of in fields.items()}
+    counts = [str(of.shape[1]) for of in fields.values()]
+    head = f"FIELDS {' '.join(fields)}\nSIZE 4 4 4 4 4\nTYPE F F F F F\nCOUNT {' '.join(counts)}\nWIDTH 2\n"
+    rows = np.hstack([*fields.values()])
+    content = rows.tobytes()
+    if encoding == "ascii":
+        content = "\n".join(" ".join(map(str, row)) for row in rows.tolist()).encode()
+    elif encoding == "binary_compressed":
+        plain = b"".join(of.tobytes() for of in fields.values())
+        packed = lzf.compress(plain)
+        content = struct.pack("<II", len(packed), len(plain)) + packed
+    return read_scan(write(path, f"{head}DATA {encoding}\n".encode() + content))
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "binary", "binary_compressed"])
+def test_pcd_keeps_its_counts(tmp_path, encoding):
+    before = pcd_with_counts(tmp_path / "a.pcd", encoding)
+    assert np.array_equal(np.stack([before.fields[f"fpfh__000{n}"] for n in range(5)], 1), FPFH)
+    write_scan(tmp_path / "b.pcd", before, {"label": np.arange(2, dtype=np.uint8)})
+    content = (tmp_path / "b.pcd").read_bytes()
+    assert b"\nFIELDS x y fpfh z kind label\n" in content and b"\nCOUNT 1 1 5 1 2 1\n" in content
+    assert content.endswith(struct.pack("<10fB", 2, 4, *FPFH[1], 6, 9, 10, 1))
+    after = read_scan(tmp_path / "b.pcd")
+    assert list(after.fields) == [*before.fields, "label"]
+
+
+def test_pcd_fields_with_a_count_stay_apart_if_they_are_no_longer_whole(tmp_path):
+    before = pcd_with_counts(tmp_path / "a.pcd", "binary")
+    fields = {name: of for name, of in before.fields.items() if name != "fpfh__0003"}
+    write_scan(tmp_path / "b.pcd", Scan(before.path, fields, before.template), {"kind": np.arange(2)})
+    after = read_scan(tmp_path / "b.pcd").fields
+    assert list(after) == [*fields, "kind"]
+    assert after["kind"].tolist() == [0, 1] and after["kind__0001"].tolist() == [8, 10]
 
 
 def test_pcd_with_colours_in_fields_and_packed_keeps_both(tmp_path):
