@@ -482,6 +482,20 @@ def test_notes_add_no_lines_to_a_header(tmp_path):
 
 
 @NEEDS_PYE57
+def test_notes_replace_those_of_an_earlier_labelling(tmp_path):
+    head = "ply\nformat ascii 1.0\ncomment by hand, 2 hours\ncomment label\nobj_info scanner 5 north\n"
+    head += "element vertex 4\n" + "".join(f"property float {axis}\n" for axis in "xyz") + "end_header\n"
+    (tmp_path / "0.ply").write_text(head + "1 2 3\n" * 4)
+    for number, names in enumerate((S3DIS.names, ("a", "b"), ("b", "a", "c"))):
+        scan = read_scan(tmp_path / f"{number}.ply")
+        write_labelled(
+            tmp_path / f"{number + 1}.ply", scan, LABELS, ClassList.of(names, [(0, 0, 0)] * len(names)), False
+        )
+    lines = (tmp_path / "3.ply").read_text().splitlines()
+    kept = ["comment by hand, 2 hours", "comment label", "obj_info scanner 5 north"]
+    assert lines[2:9] == [*kept, "comment label 0 b", "comment label 1 a", "comment label 2 c", "element vertex 4"]
+
+
 def test_a_scanner_s_file_becomes_labelled_e57(checkpoint, tmp_path):
     """Two scans in the systems of their scanners, with rows without a return."""
     xyz, rgb = office()

@@ -85,7 +85,8 @@ def write_scan(path: str | Path, scan: Scan, more: Mapping[str, np.ndarray], not
 
     Args:
         more: name -> (N,) values, which replace fields of that name. notes: comment lines, if the format has them;
-            they are written in ASCII (:func:`~deepgcn_seg.escaping.ascii_escaped`).
+            they are written in ASCII (:func:`~deepgcn_seg.escaping.ascii_escaped`). Notes that begin with a word and
+            a number replace those of an earlier list of the same word.
 
     Raises:
         UserError: an unknown format, or the file cannot be written.
