@@ -925,6 +925,33 @@ def test_text_with_fewer_points_than_it_says_is_an_error(name, tmp_path):
         read_scan(path)
 
 
+ELEMENT_BEFORE = PLY.format("ascii", 2).replace("element vertex", "element camera 2\nproperty int n\nelement vertex")
+
+
+@pytest.mark.parametrize("blank", ["\n", " \t\n", "\r\n\n"])
+@pytest.mark.parametrize(
+    ("name", "head", "rows"),
+    [
+        ("a.ply", PLY.format("ascii", 2), ["1 2 3", "4 5 6"]),
+        ("b.ply", ELEMENT_BEFORE, ["7", "8", "1 2 3", "4 5 6"]),
+        ("a.ptx", PTX_HEADER, ["1 2 3 0.5", "4 5 6 0.5"]),
+        ("a.pcd", PCD.format(2, "ascii"), ["1 2 3", "4 5 6"]),
+        ("a.pts", "2\n", ["1 2 3", "4 5 6"]),
+    ],
+)
+def test_blank_lines_among_rows_are_no_rows(name, head, rows, blank, tmp_path):
+    for place in range(len(rows) + 1):
+        lines = [f"{row}\n" for row in rows]
+        lines.insert(place, blank)
+        found = read_scan(write(tmp_path / name, head + "".join(lines)))
+        assert found.xyz.tolist() == [[1, 2, 3], [4, 5, 6]], place
+
+
+def test_rows_of_an_element_without_properties_are_blank(tmp_path):
+    head = ELEMENT_BEFORE.replace("property int n\n", "")
+    assert read_scan(write(tmp_path / "a.ply", head + "\n\n1 2 3\n4 5 6\n")).xyz.tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
 @pytest.mark.parametrize(
     ("form", "rows", "message"),
     [

@@ -118,7 +118,8 @@ def read_ply(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
             first = file.tell()
             fields = _binary_rows(file, vertex, header.order)
         else:
-            for _ in first_lines(path, file, sum(element.count for element in before)):
+            # The rows of an element without properties are blank lines, which do not count.
+            for _ in first_lines(path, file, sum(element.count for element in before if element.types)):
                 pass
             first = file.tell()
             fields = _text_rows(bounds, file, vertex)

@@ -142,6 +142,7 @@ def _width(file: BinaryIO, count: int) -> int:
     """Return the number of words of the first of ``count`` lines that has a return, or else of the last line."""
     start, width = file.tell(), 4
     for _ in range(count):
+        _blank_lines(file)
         if not (line := file.readline(MAX_LINE)):
             break
         width = len(line.split())
