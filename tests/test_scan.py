@@ -328,6 +328,16 @@ def test_commas_that_cannot_be_decimal_separate(tmp_path, text):
     assert read_scan(write(tmp_path / "a.csv", text)).rgb[0].tolist() == [10, 20, 30]
 
 
+@pytest.mark.parametrize("suffix", writable(".csv", ".asc", ".xyz", ".pts", ".txt"))
+def test_columns_that_are_not_used_are_said(tmp_path, suffix, caplog):
+    write_scan(tmp_path / f"a{suffix}", scan(5), {})
+    read_scan(tmp_path / f"a{suffix}", ["x", "y", "z"])
+    assert "columns" not in caplog.text
+    found = read_scan(tmp_path / f"a{suffix}", ["a", "b", "c"])
+    assert found.xyz.shape == (5, 3)
+    assert f"a{suffix}: columns=[a,b,c] is not used, because the file names its fields: x, y, z, " in caplog.text
+
+
 def test_columns_do_not_join_what_the_file_names(tmp_path):
     with pytest.raises(UserError, match="6 columns, but columns names 3"):
         read_scan(write(tmp_path / "a.csv", "x,y,z,r,g,b\n1,2,3,10,20,30\n"), ["x", "y", "z"])
