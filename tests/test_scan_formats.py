@@ -452,6 +452,17 @@ def test_csv_has_its_names_in_the_first_line(tmp_path):
     assert (tmp_path / "a.csv").read_text().splitlines()[0] == "x,y,z,red,green,blue,reflectance"
 
 
+@pytest.mark.parametrize("text", ["2\n1 2 3 50 7 8 9\n4 5 6 50 7 8 9\n", "1\n1 2 3 50 7 8 9\n1\n4 5 6 50 7 8 9\n"])
+def test_pts_begins_with_the_number_of_its_points(tmp_path, text):
+    before = read_scan(write(tmp_path / "a.pts", text))
+    write_scan(tmp_path / "b.pts", before, {"label": np.arange(2)}, ["label 0 wall"])
+    assert (tmp_path / "b.pts").read_text().startswith("2\n# label 0 wall\nx y z intensity red green blue")
+    after = read_scan(tmp_path / "b.pts")
+    assert list(after.fields) == [*before.fields, "label"]
+    for name, values in before.fields.items():
+        assert np.array_equal(after.fields[name], values)
+
+
 def test_whole_numbers_that_ply_rounds_are_said(tmp_path, caplog):
     write_scan(tmp_path / "a.ply", scan(2), {"time": np.array([2**60 + 1, 5]), "id": np.array([2**40, 1])})
     assert "field time loses digits" in caplog.text and "field id" not in caplog.text
