@@ -25,7 +25,7 @@ from deepgcn_seg.data.scans.formats.scan import Scan
 from deepgcn_seg.data.scans.search import find_scans, scans_root
 from deepgcn_seg.errors import UserError
 from deepgcn_seg.inference.segmenter import Prediction, colors_of, no_label
-from deepgcn_seg.inference.truth import labelling_of, truth_of
+from deepgcn_seg.inference.truth import trained_labelling, truth_of
 from deepgcn_seg.inference.viewer import write_viewer
 from deepgcn_seg.model.description import TrainedOn
 from deepgcn_seg.model.trained import Member, Trained
@@ -717,7 +717,7 @@ def members(*trained_on, classes=OWN):
     ids=["own", "own, not kept", "unknown", "own of these names", "S3DIS", "ScanNet"],
 )  # fmt: skip
 def test_label_numbers_are_taken_as_the_training_had_them(classes, trained_on, labels, expected):
-    labelling = labelling_of(members(trained_on, classes=classes))
+    labelling = trained_labelling(members(trained_on, classes=classes))
     scan = with_labels(labels, "kind" if expected and classes is OWN else "label")
     truth, told = truth_of(scan, labelling)
     assert (None if truth is None else truth.tolist()) == expected
@@ -726,8 +726,8 @@ def test_label_numbers_are_taken_as_the_training_had_them(classes, trained_on, l
 
 def test_networks_of_other_label_numbers_know_no_truth():
     other = {"source": "folder", "label_numbers": Labelling.of(OWN).label_numbers.plain()}
-    assert labelling_of(members({"source": "folder", "label_numbers": OWN_NUMBERS.plain()}, other)) is None
-    assert labelling_of(members(other, other)) is not None
+    assert trained_labelling(members({"source": "folder", "label_numbers": OWN_NUMBERS.plain()}, other)) is None
+    assert trained_labelling(members(other, other)) is not None
 
 
 LABELS = Prediction(np.array([0, 1, 12, 255], np.uint8), np.array([1, 0.5, 0.5, 0], np.float32))

@@ -106,18 +106,24 @@ def _label(path: Path, output: Path, segmenter: Segmenter, config: DictConfig) -
     most = sorted(zip(shares, segmenter.classes), reverse=True)[:5]
     log.info("%s: %s", output, ", ".join(f"{name} {share:.1%}" for share, name in most if share > 0))
     if config.view or config.picture:
-        _show(config, scan, found, segmenter)
+        _show(config, scan, xyz, rgb, found, segmenter)
     return found
 
 
-def _show(config: DictConfig, scan: Scan, found: Prediction, segmenter: Segmenter) -> None:
-    """Write ``view`` and ``picture`` of the points that have a label, in metres."""
+def _show(
+    config: DictConfig, scan: Scan, xyz: np.ndarray, rgb: np.ndarray | None, found: Prediction, segmenter: Segmenter
+) -> None:
+    """Write ``view`` and ``picture`` of the points that have a label, in metres.
+
+    Args:
+        xyz, rgb: of the scan, which would compute them again.
+    """
     classes = segmenter.classes
     truth, told = truth_of(scan, segmenter.labelling)
     shown_as = f"{told} is shown as the truth" if truth is not None else f"no truth is shown: {told}"
     log.info("%s: %s", scan.path, shown_as)
     labelled = found.label < len(classes)
-    xyz, rgb = scan.xyz[:, UP[config.up]] * (config.scale or 1.0), scan.rgb
+    xyz = xyz[:, UP[config.up]] * (config.scale or 1.0)
     if rgb is not None and not rgb.any():
         rgb = None
     name = scan.path.name

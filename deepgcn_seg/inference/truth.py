@@ -15,7 +15,7 @@ CLASSES_FILE = ".classes.json"
 _STANDARD = ("classification", "scalar_classification")
 
 
-def labelling_of(networks: Trained) -> Labelling | None:
+def trained_labelling(networks: Trained) -> Labelling | None:
     """Return what label numbers in scans mean to networks, or None if that is not known.
 
     A network that was trained on a user's own scans keeps the numbers of ``classes.yaml`` in its checkpoint. Those of
@@ -23,7 +23,7 @@ def labelling_of(networks: Trained) -> Labelling | None:
     """
     classes, found = networks.class_list, networks.label_numbers
     if found is not None:
-        return Labelling.of_numbers(classes, found)
+        return Labelling.from_label_numbers(classes, found)
     own = any(member.trained_on.source == "folder" or member.trained_on.label_numbers for member in networks.members)
     known = {} if own else {S3DIS.names: Labelling.of(S3DIS), SCANNET.names: LABELLING}
     return known.get(classes.names)

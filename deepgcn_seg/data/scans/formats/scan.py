@@ -1,5 +1,8 @@
 """A scan: the points of a file with all their fields, and the fields that are its coordinates and colours.
 
+A scan may have been taken from several positions of a laser scanner, which are called setups; most formats call each
+of them a scan (:mod:`.setups`). A scan that consists of several files is called a scene (:mod:`.scene`).
+
 Files are not trusted. What a header claims is compared with the file, or with ``max_points``, before memory is taken
 (:mod:`.bounds`). Nothing is unpickled, and whatever is wrong ends in one :class:`UserError` that names the
 file.
@@ -93,6 +96,8 @@ class Scan:
     @property
     def xyz(self) -> np.ndarray:
         """Coordinates (N, 3) float64; some may be NaN or infinite, as in files of depth cameras.
+
+        They are put together at each access; those of LAS and LAZ are unpacked, too. So are the colours.
 
         Raises:
             UserError: no fields of coordinates, or no point with finite ones.
