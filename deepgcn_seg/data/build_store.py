@@ -32,7 +32,7 @@ from .scans.formats.bounds import MAX_POINTS, Bounds
 from .stanford import read_room
 from .store import RoomStore, find_rooms, write_manifest
 from .stored_room import StoredRoom
-from .units import require_metres
+from .units import UP, require_metres
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +132,9 @@ def _prepare_rooms(jobs: list[_Job], workers: int) -> list[Repair]:
 def _describe_source(layout: Layout, key: str, labelling: Labelling) -> MadeFrom:
     """Return what a room is made from: checksums of the settings that change its points or labels, and of its files."""
     settings = {"layout": layout.kind, **asdict(labelling), "classes": labelling.classes.names}
+    if labelling.up == "y":
+        # Earlier versions mirrored these rooms.
+        settings["axes"] = UP["y"]
     if layout.kind != STANFORD:
         # Earlier versions left these points out.
         settings["unlabelled"] = KEPT
