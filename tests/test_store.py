@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,8 +24,16 @@ from deepgcn_seg.data.dataset import make_loader
 from deepgcn_seg.data.hdf5_arrays import StoredArray, find_arrays
 from deepgcn_seg.data.labelled_scans import read_labelling
 from deepgcn_seg.data.official_hdf5 import OfficialBlocks
-from deepgcn_seg.data.room import Room
-from deepgcn_seg.data.room_file import CHECKSUM_END, HEADER_BYTES, MAGIC, write_room
+from deepgcn_seg.data.room import Repair, Room
+from deepgcn_seg.data.room_file import (
+    CHECKSUM_END,
+    HEADER_BYTES,
+    MAGIC,
+    MadeFrom,
+    Preparation,
+    read_preparation,
+    write_room,
+)
 from deepgcn_seg.data.sources import synthetic
 from deepgcn_seg.data.store import RoomStore, write_manifest
 from deepgcn_seg.data.stored_room import StoredRoom
@@ -350,7 +359,7 @@ def test_rooms_become_empty_and_full_again(source, tmp_path, caplog):
     np.savetxt(source / "A" / "r0.txt", np.c_[rows[:, :3], rows[:, 3] * 0], fmt="%.3f %.3f %.3f %d")
     (source / "classes.yaml").write_text("classes: {wall: 1}\nskip: [0]\ncolumns: [x, y, z, label]\n")
     assert len(prepare(source, root).rooms) == 3
-    assert redone(source, root, caplog) == (set(), "")
+    assert redone(source, root, caplog)[0] == set()
     (source / "classes.yaml").write_text(text)
     assert len(prepare(source, root).rooms) == 4
     (source / "classes.yaml").write_text("classes: {wall: 1}\nskip: [0]\ncolumns: [x, y, z, label]\n")
@@ -395,6 +404,101 @@ def test_a_synthetic_store_of_an_earlier_version_is_made_again(tmp_path, caplog)
     assert "prepared again" in caplog.text
     after = contents(again.root)
     assert all(np.array_equal(a, b) for key in before for a, b in zip(before[key], after[key]))
+
+
+# -- what was repaired in a store ---------------------------------------------------------------
+
+
+def write_damaged(root):
+    """Raw Stanford rooms of two areas, in each of which something is repaired: in the second by leaving it out."""
+    for area in (1, 2):
+        folder = root / f"Area_{area}" / "office_1" / "Annotations"
+        folder.mkdir(parents=True)
+        rows = "1 2 3 10 20 30\n2 3 4 10 20 30\n"
+        (folder / "wall_1.txt").write_text(rows + ("1 2\n" if area == 1 else ""))
+        # The name need not be UTF-8.
+        Path(os.fsdecode(bytes(folder) + b"/floor_1\xff.txt")).write_text("")
+    (root / "Area_1" / "hallway_1").mkdir()
+    return root
+
+
+def write_unlabelled(root):
+    write_source(root)
+    (root / "classes.yaml").write_text("classes: [floor]\nignore: [1]\ncolumns: [x, y, z, label]\n")
+    return root
+
+
+def told(root):
+    return (root / "repairs.txt").read_bytes()
+
+
+@pytest.mark.parametrize("write", [write_damaged, write_unlabelled])
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_a_preparation_that_is_killed_loses_no_repairs(tmp_path, caplog, write, after):
+    source = write(tmp_path / "source")
+    code = (
+        "import os, sys; from deepgcn_seg.data import build_store\n"
+        "def track(results, count, title):\n"
+        "    for number, result in enumerate(results, 1):\n"
+        f"        if number == {after}: os.kill(os.getpid(), 9)\n"
+        "        yield result\n"
+        "build_store.track = track; build_store.prepare(sys.argv[1], sys.argv[2])"
+    )
+    stopped = subprocess.run([sys.executable, "-c", code, source, tmp_path / "store"])
+    assert stopped.returncode == -signal.SIGKILL and not (tmp_path / "store" / "repairs.txt").exists()
+    prepare(source, tmp_path / "store")
+    logged = caplog.text.replace(str(tmp_path / "store"), "")
+    caplog.clear()
+    prepare(source, tmp_path / "whole")
+    assert told(tmp_path / "store") == told(tmp_path / "whole") and told(tmp_path / "store").count(b"\n") == 4
+    assert logged == caplog.text.replace(str(tmp_path / "whole"), "") != ""
+
+
+def test_shards_tell_together_what_was_repaired(tmp_path):
+    source = write_damaged(tmp_path / "source")
+    for number in range(3):
+        prepare(source, tmp_path / "store", shard=(number, 3))
+    prepare(source, tmp_path / "whole")
+    assert told(tmp_path / "store") == told(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("change", ["mended", "removed"])
+def test_repairs_are_told_of_the_rooms_as_they_are_now(tmp_path, monkeypatch, change):
+    source = write_damaged(tmp_path / "source")
+    monkeypatch.chdir(tmp_path)
+    prepare("source", tmp_path / "store")
+    assert b"source/Area_1/office_1/Annotations/wall_1.txt, line 3: not six numbers" in told(tmp_path / "store")
+    if change == "mended":
+        (source / "Area_1" / "office_1" / "Annotations" / "wall_1.txt").write_text("1 2 3 10 20 30\n")
+    else:
+        shutil.rmtree(source / "Area_1" / "office_1")
+    # The folder is the same, but written in another way.
+    for store in ("store", "fresh"):
+        prepare(source, tmp_path / store)
+    assert told(tmp_path / "store") == told(tmp_path / "fresh") and b"wall_1" not in told(tmp_path / "store")
+    shutil.rmtree(source / "Area_1" / "hallway_1")
+    for path in source.rglob("floor_1*"):
+        path.unlink()
+    prepare(source, tmp_path / "store")
+    assert not (tmp_path / "store" / "repairs.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda h, rest: h.update(repairs=[4096, 2**62]), "outside of the file"),
+        (lambda h, rest: h.update(repairs=[4096, 8]), "damaged repairs"),
+        (lambda h, rest: h.update(repairs=[4096]), "repairs"),
+    ],
+)
+def test_damaged_repairs_are_one_line(tmp_path, change, message):
+    preparation = Preparation.with_repairs(MadeFrom(settings="0" * 64, files="1" * 64), [Repair("a", 1, "b", "c")])
+    path = write_room(tmp_path, room(), preparation)
+    assert read_preparation(path) == preparation
+    resealed(path, change)
+    with pytest.raises(UserError, match=message) as raised:
+        read_preparation(path)
+    assert "office_1.h5" in str(raised.value) and "\n" not in str(raised.value)
 
 
 # -- processes ----------------------------------------------------------------------------------
