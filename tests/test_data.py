@@ -567,6 +567,35 @@ def test_annotated_points_without_coordinates_are_counted(tmp_path):
     assert [str(r).split(": ")[1] for r in repairs] == ["21 points with NaN or infinite coordinates; left out"]
 
 
+@pytest.mark.parametrize("colors", [["0.31 0.5 1.0", "0 1 0"], ["0.31 0.5 1.0"]])
+def test_colours_of_annotations_may_be_fractions(tmp_path, colors):
+    folder = tmp_path / "raw" / "Area_1" / "office_1"
+    for number, color in enumerate(colors):
+        write(folder / "Annotations" / f"wall_{number}.txt", f"1 2 {number} {color}\n")
+    store = prepare(tmp_path / "raw", tmp_path / "store")
+    stored = store.open(store.rooms[0])
+    assert stored.all()[1].tolist() == [[79, 128, 255], [0, 255, 0]][: len(colors)] and stored.colored
+    told = (tmp_path / "store" / "repairs.txt").read_text()
+    assert told == f"{folder}: colours are fractions of 1; multiplied by 255\n"
+
+
+@pytest.mark.parametrize("color", ["0 1 1", "0 0 0", "10 20 30", "2 0.5 0.5", "0.5 1 254.9"])
+def test_colours_of_annotations_up_to_255_are_bytes(tmp_path, color):
+    folder = tmp_path / "office_1"
+    write(folder / "Annotations" / "wall_1.txt", f"1 2 3 {color}\n")
+    room, repairs = read_room(folder)
+    assert room.rgb.tolist() == [[round(float(value)) for value in color.split()]] and not repairs
+
+
+def test_colours_of_two_kinds_in_a_room_are_refused(tmp_path):
+    for number, color in enumerate(["0.31 0.5 1.0", "31 50 100"]):
+        write(tmp_path / "office_1" / "Annotations" / f"wall_{number}.txt", f"1 2 3 {color}\n")
+    with pytest.raises(
+        UserError, match=r"wall_0\.txt: its colours are fractions of 1, but those of wall_1\.txt are in"
+    ):
+        read_room(tmp_path / "office_1")
+
+
 def test_arrays_with_an_instance_column(tmp_path):
     rng = np.random.default_rng(0)
     label, instance = rng.integers(0, 13, 500), rng.integers(-1, 99, 500)

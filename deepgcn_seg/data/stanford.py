@@ -16,6 +16,7 @@ from .layouts import natural
 from .room import NO_COORDINATES, ROOM_SKIPPED, Repair, Room
 from .row_kernel import read_rows
 from .scans.formats.bounds import PIECE_BYTES, pieces_of_lines
+from .scans.formats.colors import BYTES, FRACTIONS, as_bytes
 
 # A file with more bad lines is probably not a damaged annotation, but something else.
 MAX_BAD_LINES = 10
@@ -44,7 +45,8 @@ def read_room(folder: str | Path, classes: ClassList = S3DIS) -> tuple[Room | No
         of file names and lines, with files that are named as copies last.
 
     Raises:
-        UserError: a class is unknown and there is no fallback, or a file is too damaged.
+        UserError: a class is unknown and there is no fallback, a file is too damaged, or only some of the files have
+            colours that are fractions.
     """
     folder = Path(folder)
     annotations = folder / "Annotations"
@@ -63,17 +65,29 @@ def read_room(folder: str | Path, classes: ClassList = S3DIS) -> tuple[Room | No
             kept.append((file, name, rows))
     if not kept:
         return None, [*repairs, Repair(str(annotations), None, "no points in any annotation", ROOM_SKIPPED)]
-    rows = np.concatenate([part for _, _, part in kept])
-    labels = [np.full(len(part), classes.names.index(name), np.uint8) for _, name, part in kept]
-    _compare_with_whole(folder / f"{folder.name}.txt", len(rows), repairs)
-    room = Room(
-        folder.parent.name,
-        folder.name,
-        np.ascontiguousarray(rows[:, :3]),
-        rows[:, 3:].astype(np.uint8),
-        np.concatenate(labels),
-    )
-    return room, repairs
+    full = _full_color(folder, kept, repairs)
+    xyz = np.concatenate([rows[:, :3] for _, _, rows in kept])
+    rgb = np.concatenate([as_bytes(rows[:, 3:], 0, full) for _, _, rows in kept])
+    labels = [np.full(len(rows), classes.names.index(name), np.uint8) for _, name, rows in kept]
+    _compare_with_whole(folder / f"{folder.name}.txt", len(xyz), repairs)
+    return Room(folder.parent.name, folder.name, xyz, rgb, np.concatenate(labels)), repairs
+
+
+def _full_color(folder: Path, kept: list[tuple[Path, str, np.ndarray]], repairs: list[Repair]) -> int:
+    """Return the number that means full colour in a room: 255, or 1 if the colours are fractions.
+
+    Raises:
+        UserError: the colours of some annotations are fractions, and those of others are not.
+    """
+    small = [(file, rows) for file, _, rows in kept if rows[:, 3:].max() <= FRACTIONS]
+    fractions = [file for file, rows in small if (rows[:, 3:] % 1).any()]
+    if not fractions:
+        return BYTES
+    if len(small) < len(kept):
+        large = next(file for file, _, rows in kept if rows[:, 3:].max() > FRACTIONS)
+        raise UserError(f"{fractions[0]}: its colours are fractions of 1, but those of {large.name} are in 0..255")
+    repairs.append(Repair(str(folder), None, "colours are fractions of 1", "multiplied by 255"))
+    return FRACTIONS
 
 
 def _original(stem: str) -> str:
@@ -134,7 +148,7 @@ def _compare_with_whole(whole: Path, count: int, repairs: list[Repair]) -> None:
 
 
 def read_points(file: str | Path, repairs: list[Repair], piece_bytes: int = PIECE_BYTES) -> np.ndarray:
-    """Return the rows of an annotation file, (N, 6) float64: metres and 0..255.
+    """Return the rows of an annotation file, (N, 6) float64: metres, and colours in 0..255 or fractions of 1.
 
     Args:
         repairs: a list to which lines that were repaired or skipped are appended.
