@@ -103,6 +103,22 @@ GOOD = "1.0 2.0 3.0 10 20 30\n1.5 2.5 3.5 11 21 31\n"
         (b"1.0 2.0 3.0 10 nan 30\n", None),
         (b"1.0 2.0 3.0 10 20 300\n", None),
         (b"hello\n", None),
+        (b"1,2 0,5 -1,1 10 20 30\n", [1.2, 0.5, -1.1, 10, 20, 30]),
+        (b"1,2 0.5 1.1 10 20 30\n", None),
+        (b"1,2 0,5 1,1 10,0,0 20 30\n", None),
+        # Cut off: the commas do not separate six numbers.
+        (b"1,2 0,5 1,1\n", None),
+        (b"1,2 0.5 1.1 10 20\n", None),
+        (b"1.2, 0.5, 1.1, 10, 20, 30\n", [1.2, 0.5, 1.1, 10, 20, 30]),
+        (b"1.2,,0.5,10,20,30 7\n", None),
+        ("\u22121.2 0.5 1.1 10 20 30\n".encode(), None),
+        ("\u20131.2 0.5 1.1 10 20 30\n".encode("cp1252"), None),
+        ("\ufeff1.2 0.5 1.1 10 20 30\n".encode(), [1.2, 0.5, 1.1, 10, 20, 30]),
+        ("1.2\u00a00.5 1.1 10 20 30\n".encode(), [1.2, 0.5, 1.1, 10, 20, 30]),
+        (b"1\xb72 0.5 1.1 10 20 30\n", None),
+        (b"1'234.5 0.5 1.1 10 20 30\n", None),
+        (b'"1.2" "0.5" "1.1" 10 20 30\n', [1.2, 0.5, 1.1, 10, 20, 30]),
+        (b"1.\x102 0.5 1.1 10 20 30\n", [1.2, 0.5, 1.1, 10, 20, 30]),
     ],
 )
 def test_damaged_lines_are_repaired_or_skipped_and_told(tmp_path, line, kept):
@@ -115,6 +131,14 @@ def test_damaged_lines_are_repaired_or_skipped_and_told(tmp_path, line, kept):
     assert len(repairs) == 1
     assert repairs[0].line == 3
     assert str(path) in str(repairs[0])
+
+
+@pytest.mark.parametrize("top", ["", "\n", "x y z r g b\n"])
+def test_annotations_with_decimal_commas(tmp_path, top):
+    path, repairs = write(tmp_path / "chair_1.txt", top + "1,2 0,5 -1,1 10 20 30\n3 ,5 1e1 10,0 20 30\n" * 50), []
+    rows = read_points(path, repairs)
+    assert rows.tolist() == [[1.2, 0.5, -1.1, 10, 20, 30], [3, 0.5, 10, 10, 20, 30]] * 50
+    assert len(repairs) == ("x" in top)
 
 
 good_row = st.tuples(*[st.decimals(-99, 99, places=3)] * 3, *[st.integers(0, 255)] * 3)

@@ -5,7 +5,9 @@ damage are repaired or skipped, and each is reported. More than :data:`MAX_BAD_L
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -15,7 +17,7 @@ from .classes import S3DIS, ClassList
 from .layouts import natural
 from .room import NO_COORDINATES, ROOM_SKIPPED, Repair, Room
 from .row_kernel import read_rows
-from .scans.formats.bounds import PIECE_BYTES, pieces_of_lines
+from .scans.formats.bounds import MAX_HEADER, PIECE_BYTES, pieces_of_lines
 from .scans.formats.colors import BYTES, FRACTIONS, as_bytes
 
 # A file with more bad lines is probably not a damaged annotation, but something else.
@@ -24,6 +26,8 @@ MAX_BAD_LINES = 10
 _MAX_ROW = 1000
 
 _NUMBER = re.compile(rb"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
+# Other bytes than ASCII before a number may be its minus, as a dash or as U+2212.
+_MAYBE_MINUS = re.compile(rb"(?:^|\s)[\x80-\xff]+[0-9.]")
 _NOT_FINITE = re.compile(rb"[-+]?(?:nan|inf|infinity)", re.I)
 
 # What systems put before and after the name of a copy: "Copy of X", "Kopie von X"; "X (1)", "X - Copy (2)",
@@ -166,7 +170,9 @@ def read_points(file: str | Path, repairs: list[Repair], piece_bytes: int = PIEC
         if not file.is_file():
             raise UserError(f"{file}: {why_no_file(file)}")
         with open(file, "rb") as content:
-            for piece in pieces_of_lines(file, content, piece_bytes):
+            commas = _has_decimal_commas(content)
+            for text in pieces_of_lines(file, content, piece_bytes):
+                piece = text.replace(b",", b".") if commas else text
                 parts.append(_points_of(file, piece, lines, bad, lost))
                 lines += piece.count(b"\n")
     except OSError as error:
@@ -175,6 +181,13 @@ def read_points(file: str | Path, repairs: list[Repair], piece_bytes: int = PIEC
     if lost:
         repairs.append(Repair(str(file), None, NO_COORDINATES, "left out", len(lost)))
     return np.concatenate(parts) if len(parts) > 2 else parts[-1]
+
+
+def _has_decimal_commas(content: BinaryIO) -> bool:
+    """Return whether a file begins with rows whose numbers have decimal commas. Its position is at the begin again."""
+    head = content.read(MAX_HEADER)
+    content.seek(0)
+    return b"." not in head and any(map(_with_decimal_points, head.splitlines()[: MAX_BAD_LINES + 1]))
 
 
 def _points_of(file: Path, piece: bytes, before: int, bad: list[Repair], lost: list[int]) -> np.ndarray:
@@ -219,12 +232,36 @@ def _parse_line(line: bytes) -> tuple[list[float] | None, str, str]:
     if len(tokens) == 6 and all(_NUMBER.fullmatch(t) or _NOT_FINITE.fullmatch(t) for t in tokens):
         coordinates = any(_NOT_FINITE.fullmatch(token) for token in tokens[:3])
         return None, NO_COORDINATES if coordinates else "colours that are not numbers", "line skipped"
-    cleaned = re.sub(rb"[^0-9eE.+\- ]", b" ", line.strip())
-    # A stray byte may stand inside a number (S3DIS: 185<byte>187) or replace the space between two.
-    for candidate in (cleaned, re.sub(rb"[^0-9eE.+\- ]", b"", line.strip())):
-        tokens = candidate.split()
+    for tokens, problem in _repaired(line):
         if len(tokens) == 6 and all(_NUMBER.fullmatch(token) for token in tokens):
             row = [float(token) for token in tokens]
             if _plausible(row):
-                return row, "stray characters", f"read as '{candidate.decode()}'"
+                return row, problem, f"read as '{b' '.join(tokens).decode()}'"
     return None, f"not six numbers: {line[:40]!r}", "line skipped"
+
+
+def _repaired(line: bytes) -> Iterator[tuple[list[bytes], str]]:
+    """Yield the words that a damaged line may have had, and what is wrong with it.
+
+    A byte that may be part of a number is not removed: the number would become another one.
+    """
+    if with_points := _with_decimal_points(line):
+        yield with_points.split(), "decimal commas"
+    line = re.sub(rb"\xef\xbb\xbf|\xc2?\xa0", b" ", line)
+    if _MAYBE_MINUS.search(line):
+        return
+    # A stray byte may replace the space between two numbers (S3DIS: 185<byte>187).
+    spaced = re.sub(rb"[^0-9eE.+\-,]", b" ", line)
+    yield spaced.split(), "stray characters"
+    yield [word.strip() for word in spaced.split(b",")], "commas between the numbers"
+    # Or it stands inside a number, of which no control character is a part.
+    yield re.sub(rb"[\x00-\x1f\x7f]", b"", line).split(), "stray characters"
+
+
+def _with_decimal_points(line: bytes) -> bytes | None:
+    """Return a row whose numbers have decimal commas as one with decimal points, or None if it is no such row."""
+    words = line.split()
+    if b"," not in line or b"." in line or len(words) != 6 or max(word.count(b",") for word in words) > 1:
+        return None
+    changed = line.replace(b",", b".")
+    return changed if all(_NUMBER.fullmatch(word) for word in changed.split()) else None
