@@ -152,11 +152,12 @@ bad_line = st.sampled_from(
 def test_any_mixture_of_good_and_bad_lines(tmp_path_factory, lines, ending):
     good = [row for row in lines if isinstance(row, tuple)]
     bad = len(lines) - len(good)
+    numbers = sum(len(re.findall(rb"[0-9.]+", line)) for line in lines if isinstance(line, bytes))
     text = [b" ".join(str(v).encode() for v in row) if isinstance(row, tuple) else row for row in lines]
     path = tmp_path_factory.mktemp("mixture") / "chair_1.txt"
     path.write_bytes(ending.join(text))
     repairs = []
-    if bad > 10:
+    if bad > 10 or (not good and numbers >= 6):
         with pytest.raises(UserError, match=r"chair_1\.txt"):
             read_points(path, repairs)
         return
@@ -191,6 +192,50 @@ def test_a_file_of_something_else_is_an_error(tmp_path):
     path = write(tmp_path / "chair_1.txt", "some text about chairs\n" * 50)
     with pytest.raises(UserError, match=r"chair_1\.txt"):
         read_points(path, [])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "1 2 3 10 20 30 1.5 2 3 10 20 30",
+        "1 2 3 10 20 999\n",
+        "1;2;3;10;20\n30;1.5;2;3;10;20;30\n",
+        "1 2 3\n10 20 30\n",
+    ],
+)
+def test_numbers_without_a_row_are_an_error(tmp_path, content):
+    path = write(tmp_path / "chair_1.txt", content)
+    with pytest.raises(UserError, match=r"chair_1\.txt, line 1: .*; and no other line of the file is a row"):
+        read_points(path, [])
+
+
+@pytest.mark.parametrize(
+    "content", ["", "\n\n", "1.0 2.", "Measured on 2016-05-03 at 10:30 by 3\n", "nan nan nan 1 2 3\n"]
+)
+def test_what_holds_no_point_is_skipped_and_told(tmp_path, content):
+    folder = annotated(tmp_path / "office_1", wall_1=[1])
+    write(folder / "Annotations" / "chair_1.txt", content)
+    room, repairs = read_room(folder)
+    assert len(room) == 1 and str(repairs[-1]).endswith("chair_1.txt: no points; skipped")
+
+
+def test_many_rows_on_one_line_are_an_error(tmp_path):
+    path = write(tmp_path / "chair_1.txt", GOOD + "1 2 3 10 20 30\r" * 500)
+    with pytest.raises(UserError, match=r"chair_1\.txt, line 3: .*; it has the numbers of many rows, and 7,500 bytes"):
+        read_points(path, [])
+
+
+@pytest.mark.parametrize("number", [2, 50_000])
+def test_annotations_with_the_line_ends_of_old_macs(tmp_path, number):
+    folder = tmp_path / "office_1"
+    rows = "1 2 3 10 20 30\r1.5 2 3 10 20\r" + "1 2.5 3 10 20 31\r" * number
+    path = write(folder / "Annotations" / "chair_1.txt", rows)
+    write(folder / "office_1.txt", rows + "1 2 3 4 5 6\r" * number)
+    room, repairs = read_room(folder)
+    assert len(room) == number + 1 and room.rgb[-1].tolist() == [10, 20, 31]
+    assert f"{path}, line 2: not six numbers" in str(repairs[0])
+    # The lines of the whole room's file are counted too.
+    assert f"office_1.txt has {2 * number + 2:,}: an annotation is missing" in str(repairs[1])
 
 
 def test_room_with_odd_files(tmp_path):

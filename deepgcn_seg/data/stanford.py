@@ -1,7 +1,8 @@
 """Read raw S3DIS rooms: ``Area_1/office_1/Annotations/chair_1.txt``, rows ``x y z r g b``.
 
 A compiled loop parses the rows as fast as disks read. Lines that it cannot parse are parsed one by one: known kinds of
-damage are repaired or skipped, and each is reported. More than :data:`MAX_BAD_LINES` bad lines in a file are an error.
+damage are repaired or skipped, and each is reported. More than :data:`MAX_BAD_LINES` bad lines in a file are an error,
+and so are numbers of which no line is a row: points must not be lost as if they were a note.
 """
 
 import re
@@ -19,6 +20,7 @@ from .room import NO_COORDINATES, ROOM_SKIPPED, Repair, Room
 from .row_kernel import read_rows
 from .scans.formats.bounds import MAX_HEADER, PIECE_BYTES, pieces_of_lines
 from .scans.formats.colors import BYTES, FRACTIONS, as_bytes
+from .scans.formats.text_header import with_newlines
 
 # A file with more bad lines is probably not a damaged annotation, but something else.
 MAX_BAD_LINES = 10
@@ -140,7 +142,8 @@ def _compare_with_whole(whole: Path, count: int, repairs: list[Repair]) -> None:
     if not whole.is_file():
         return
     lines = 0
-    with open(whole, "rb") as file:
+    with open(whole, "rb") as opened:
+        file = with_newlines(opened)
         while chunk := file.read(1 << 24):
             lines += chunk.count(b"\n")
     if count < 0.999 * lines:
@@ -159,7 +162,8 @@ def read_points(file: str | Path, repairs: list[Repair], piece_bytes: int = PIEC
         piece_bytes: number of bytes to read at a time.
 
     Raises:
-        UserError: the file cannot be read, or more than :data:`MAX_BAD_LINES` lines are not such rows.
+        UserError: the file cannot be read, or more than :data:`MAX_BAD_LINES` lines are not such rows, or many
+            numbers are on no such row.
     """
     file = Path(file)
     bad: list[Repair] = []
@@ -169,12 +173,17 @@ def read_points(file: str | Path, repairs: list[Repair], piece_bytes: int = PIEC
         # A pipe or device may never end.
         if not file.is_file():
             raise UserError(f"{file}: {why_no_file(file)}")
-        with open(file, "rb") as content:
+        with open(file, "rb") as opened:
+            content = with_newlines(opened)
             commas = _has_decimal_commas(content)
             for text in pieces_of_lines(file, content, piece_bytes):
                 piece = text.replace(b",", b".") if commas else text
                 parts.append(_points_of(file, piece, lines, bad, lost))
                 lines += piece.count(b"\n")
+            if bad and not any(map(len, parts)):
+                content.seek(0)
+                if _holds_numbers(content.read(MAX_HEADER)):
+                    raise UserError(f"{bad[0]}; and no other line of the file is a row 'x y z r g b'")
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error})") from None
     repairs.extend(bad)
@@ -190,6 +199,12 @@ def _has_decimal_commas(content: BinaryIO) -> bool:
     return b"." not in head and any(map(_with_decimal_points, head.splitlines()[: MAX_BAD_LINES + 1]))
 
 
+def _holds_numbers(text: bytes) -> bool:
+    """Return whether a text has as many numbers as a row, which a note about a room seldom has."""
+    words = re.split(rb"[\s,;|]+", text)
+    return sum(bool(_NUMBER.fullmatch(word)) for word in words) >= 6
+
+
 def _points_of(file: Path, piece: bytes, before: int, bad: list[Repair], lost: list[int]) -> np.ndarray:
     """Return the rows of some whole lines. ``before`` lines come earlier in the file.
 
@@ -203,6 +218,8 @@ def _points_of(file: Path, piece: bytes, before: int, bad: list[Repair], lost: l
             lost.append(before + line)
         elif problem:
             bad.append(Repair(str(file), before + line, problem, action))
+        if stop - start > _MAX_ROW and _holds_numbers(piece[start:stop][:MAX_HEADER]):
+            raise UserError(f"{bad[-1]}; it has the numbers of many rows, and {stop - start:,} bytes")
         if len(bad) > MAX_BAD_LINES:
             raise UserError(f"{bad[0]}; and more than {MAX_BAD_LINES} such lines: not a file of 'x y z r g b' rows")
         if values is None:
