@@ -209,14 +209,16 @@ def test_numbers_without_a_row_are_an_error(tmp_path, content):
         read_points(path, [])
 
 
+@pytest.mark.parametrize("name", ["notes", "Chair 1", "chair_1"])
 @pytest.mark.parametrize(
     "content", ["", "\n\n", "1.0 2.", "Measured on 2016-05-03 at 10:30 by 3\n", "nan nan nan 1 2 3\n"]
 )
-def test_what_holds_no_point_is_skipped_and_told(tmp_path, content):
+def test_what_holds_no_point_is_skipped_and_gets_no_class(tmp_path, name, content):
     folder = annotated(tmp_path / "office_1", wall_1=[1])
-    write(folder / "Annotations" / "chair_1.txt", content)
+    write(folder / "Annotations" / f"{name}.txt", content)
     room, repairs = read_room(folder)
-    assert len(room) == 1 and str(repairs[-1]).endswith("chair_1.txt: no points; skipped")
+    assert len(room) == 1 and not any("labelled" in str(repair) for repair in repairs)
+    assert f"{name}.txt: no points; skipped" in "\n".join(map(str, repairs))
 
 
 def test_many_rows_on_one_line_are_an_error(tmp_path):
@@ -601,7 +603,7 @@ def annotated(folder, **files):
 def test_an_annotation_that_is_there_twice_counts_once(tmp_path, name):
     room, repairs = read_room(annotated(tmp_path / "office_1", wall_3=[1, 2], floor_1=[0], **{name: [1, 2]}))
     assert sorted(room.xyz[:, 2]) == [0, 1, 2]
-    assert f"{name}.txt: a copy, the 2 points of wall_3.txt; left out" in str(repairs[-1])
+    assert f"{name}.txt: a copy, the 2 points of wall_3.txt; left out" in str(repairs[-1]) and len(repairs) == 1
 
 
 @pytest.mark.parametrize("name", COPIES[:-1])

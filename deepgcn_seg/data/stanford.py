@@ -63,11 +63,13 @@ def read_room(folder: str | Path, classes: ClassList = S3DIS) -> tuple[Room | No
     for file in sorted(annotations.iterdir(), key=lambda path: (_original(path.stem) != path.stem, natural(path.name))):
         if file.suffix.lower() != ".txt" or file.name.startswith(".") or not file.is_file():
             continue
-        name = _class_of(file, classes, repairs)
         rows = read_points(file, repairs)
         if not len(rows):
             repairs.append(Repair(str(file), None, "no points", "skipped"))
-        elif not _is_copy(file, name, rows, kept, repairs):
+            continue
+        name, misnamed = _class_of(file, classes)
+        if not _is_copy(file, name, rows, kept, repairs):
+            repairs += misnamed
             kept.append((file, name, rows))
     if not kept:
         return None, [*repairs, Repair(str(annotations), None, "no points in any annotation", ROOM_SKIPPED)]
@@ -121,20 +123,21 @@ def _is_copy(
     return False
 
 
-def _class_of(file: Path, classes: ClassList, repairs: list[Repair]) -> str:
-    """Return the class that a file is named after: ``chair_1.txt``, but also ``Chair 1.txt`` or ``chair1.TXT``."""
+def _class_of(file: Path, classes: ClassList) -> tuple[str, list[Repair]]:
+    """Return the class that a file is named after, and what is wrong with the name.
+
+    The name is ``chair_1.txt``, but may be ``Chair 1.txt`` or ``chair1.TXT``.
+    """
     stem = _original(file.stem)
     name = stem.rsplit("_", 1)[0]
     if name in classes.names:
-        return name
+        return name, []
     word = re.match(r"\s*([A-Za-z]*)", stem)[1].lower()  # type: ignore[index]
     if word in classes.names:
-        repairs.append(Repair(str(file), None, "file name is not CLASS_NUMBER.txt", f"labelled {word}"))
-        return word
+        return word, [Repair(str(file), None, "file name is not CLASS_NUMBER.txt", f"labelled {word}")]
     if classes.fallback is None:
         raise UserError(f"{file}: unknown class {name!r}; known are {', '.join(classes.names)}")
-    repairs.append(Repair(str(file), None, f"unknown class {name!r}", f"labelled {classes.fallback}"))
-    return classes.fallback
+    return classes.fallback, [Repair(str(file), None, f"unknown class {name!r}", f"labelled {classes.fallback}")]
 
 
 def _compare_with_whole(whole: Path, count: int, repairs: list[Repair]) -> None:
