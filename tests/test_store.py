@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 
+from deepgcn_seg.data import build_store
 from deepgcn_seg.data.build_store import prepare
 from deepgcn_seg.data.classes import S3DIS, ClassList
 from deepgcn_seg.data.dataset import make_loader
@@ -404,6 +405,59 @@ def test_a_synthetic_store_of_an_earlier_version_is_made_again(tmp_path, caplog)
     assert "prepared again" in caplog.text
     after = contents(again.root)
     assert all(np.array_equal(a, b) for key in before for a, b in zip(before[key], after[key]))
+
+
+# -- rooms that cannot be prepared --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("damage", ["1 2 3 4 5\n", "nothing\n", "1 2 3 9\n", "0 0 0 1\n4e6 0 0 1\n1e4 1e7 0 1\n"])
+def test_every_room_that_cannot_be_prepared_is_named_and_the_others_are_kept(source, tmp_path, caplog, damage, workers):
+    good = {path: path.read_text() for path in (source / "A" / "r0.txt", source / "B" / "r1.txt")}
+    with open(source / "classes.yaml", "a") as file:
+        file.write("scale: 1\n")
+    for path in good:
+        path.write_text(damage)
+    with pytest.raises(UserError, match="2 of 4 rooms could not be prepared") as raised:
+        prepare(source, tmp_path / "store", workers=workers)
+    assert f"{source}/A/r0.txt: " in str(raised.value) and "\n" not in str(raised.value)
+    listed = caplog.text.split("Not prepared:")[1]
+    assert all(f"  {path}: " in listed for path in good)
+    with pytest.raises(UserError, match=r"no store\.json"):
+        RoomStore(tmp_path / "store")
+    kept = written(tmp_path / "store")
+    assert kept.keys() == {"r0", "r1"}
+    for path, text in good.items():
+        path.write_text(text)
+    assert len(prepare(source, tmp_path / "store", workers=workers).rooms) == 4
+    assert (tmp_path / "store" / "A" / "r1.h5").stat().st_mtime_ns == kept["r1"]
+
+
+def test_a_store_that_cannot_be_written_ends_the_preparation(source, tmp_path, monkeypatch):
+    tried = []
+
+    def full(root, room, preparation):
+        tried.append(room.key)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(build_store, "write_room", full)
+    with pytest.raises(UserError, match=r"cannot write room A/r0 .*No space left"):
+        prepare(source, tmp_path / "store")
+    assert tried == ["A/r0"]
+
+
+def test_repairs_of_the_rooms_that_are_kept_are_told_beside_those_that_are_not(tmp_path):
+    source = write_damaged(tmp_path / "source")
+    bad = source / "Area_2" / "office_1" / "Annotations" / "wall_1.txt"
+    good = bad.read_text()
+    bad.write_text("something else\n" * 12)
+    with pytest.raises(UserError, match=r"Area_2/office_1/Annotations/wall_1\.txt, line 1: .* more than 10 such lines"):
+        prepare(source, tmp_path / "store")
+    assert b"Area_1/office_1/Annotations/wall_1.txt, line 3" in told(tmp_path / "store")
+    bad.write_text(good)
+    prepare(source, tmp_path / "store")
+    prepare(source, tmp_path / "whole")
+    assert told(tmp_path / "store") == told(tmp_path / "whole")
 
 
 # -- what was repaired in a store ---------------------------------------------------------------

@@ -77,7 +77,8 @@ def prepare(
         The store, or None while rooms of other shards are missing.
 
     Raises:
-        UserError: there are no rooms or none has points, a room cannot be read, or ``root`` is a store of other rooms.
+        UserError: there are no rooms or none has points, or ``root`` is a store of other rooms. If rooms cannot be
+            prepared, the error comes after the others are prepared and kept.
     """
     root = Path(root)
     layout = recognise(source)
@@ -97,9 +98,12 @@ def prepare(
     if todo:
         # A store without its manifest counts as unfinished. The manifest comes back when all rooms are prepared.
         (root / "store.json").unlink(missing_ok=True)
-    _prepare_rooms([_Job(layout, key, root, labelling, wanted[key], max_points) for key in todo], workers)
+    jobs = [_Job(layout, key, root, labelling, wanted[key], max_points) for key in todo]
+    problems = _prepare_rooms(jobs, workers)
     done = [found for key in wanted if (found := _recorded(root, key)) and found.made_from == wanted[key]]
     _report(root / "repairs.txt", [_repair_of(layout, row) for found in done for row in found.repairs])
+    if problems:
+        raise _not_prepared(problems, len(jobs))
     if len(done) < len(wanted):
         return None
     if not find_rooms(root):
@@ -114,19 +118,32 @@ def _labelling_of(layout: Layout) -> Labelling:
     return LABELLING if layout.kind == SCANNET else Labelling.of(S3DIS)
 
 
-def _prepare_rooms(jobs: list[_Job], workers: int) -> None:
+def _prepare_rooms(jobs: list[_Job], workers: int) -> list[str]:
+    """Prepare rooms, and return what is wrong with those that cannot be prepared."""
+    problems: list[str] = []
     workers = min(workers, len(jobs))
     # Processes are spawned and not forked, because this process may have threads.
     with ProcessPoolExecutor(workers, get_context("spawn"), end_with_parent) if workers > 1 else nullcontext() as pool:
-        results: Iterable[None] = pool.map(_prepare_room, jobs) if pool else map(_prepare_room, jobs)
+        results: Iterable[str | None] = pool.map(_prepare_room, jobs) if pool else map(_prepare_room, jobs)
         try:
-            for _ in track(results, len(jobs), "Preparing rooms"):
-                pass
+            for problem in track(results, len(jobs), "Preparing rooms"):
+                if problem is not None:
+                    problems.append(problem)
+                    log.error("%s; going on with the next", problem)
         except BrokenProcessPool:
             raise UserError(
                 f"a process that prepared rooms was ended by the system, perhaps for want of memory: set workers=1 "
                 f"(now {workers}); what is done is kept"
             ) from None
+    return problems
+
+
+def _not_prepared(problems: list[str], count: int) -> UserError:
+    """Return the error that says which of ``count`` rooms could not be prepared."""
+    if len(problems) == 1:
+        return UserError(problems[0])
+    log.error("Not prepared:\n  %s", "\n  ".join(problems))
+    return UserError(f"{len(problems)} of {count} rooms could not be prepared (listed above), the first: {problems[0]}")
 
 
 def _describe_source(layout: Layout, key: str, labelling: Labelling) -> MadeFrom:
@@ -250,24 +267,37 @@ def _report(path: Path, repairs: list[Repair]) -> None:
     return None
 
 
-def _prepare_room(job: _Job) -> None:
+def _prepare_room(job: _Job) -> str | None:
+    """Read a room and write it, and return why that cannot be done with this room, or None.
+
+    Raises:
+        UserError: the store cannot be written.
+    """
     root, key = job.root, job.key
-    room, repairs = read_source(job.layout, key, job.labelling, job.max_points)
+    try:
+        room, repairs = read_source(job.layout, key, job.labelling, job.max_points)
+    except UserError as error:
+        return str(error)
+    except OSError as error:
+        return f"{job.layout.rooms[key]}: cannot be read ({error})"
     # The names of the source's folder may be written in several ways.
     inside = [replace(repair, file=str(Path(repair.file).relative_to(job.layout.root))) for repair in repairs]
     preparation = Preparation.with_repairs(job.made_from, inside)
-    if room is None:
-        # The marker tells all shards that this room has been read.
-        with replacing(_marker(root, key)) as temporary:
-            # In the mode of JSON, pydantic refuses names of files that are not UTF-8.
-            temporary.write_text(json.dumps(preparation.model_dump()))
-        (root / f"{key}.h5").unlink(missing_ok=True)
-        return
     try:
-        write_room(root, room, preparation)
-        _marker(root, key).unlink(missing_ok=True)
+        if room is None:
+            # The marker tells all shards that this room has been read.
+            with replacing(_marker(root, key)) as temporary:
+                # In the mode of JSON, pydantic refuses names of files that are not UTF-8.
+                temporary.write_text(json.dumps(preparation.model_dump()))
+            (root / f"{key}.h5").unlink(missing_ok=True)
+        else:
+            write_room(root, room, preparation)
+            _marker(root, key).unlink(missing_ok=True)
+    except UserError as error:
+        return f"{job.layout.rooms[key]}: {error}"
     except OSError as error:
-        raise UserError(f"{root}: cannot write room {room.key} ({error})") from None
+        raise UserError(f"{root}: cannot write room {key} ({error})") from None
+    return None
 
 
 def read_source(
