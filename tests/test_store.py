@@ -17,7 +17,9 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from deepgcn_seg.commands import prepare as prepare_command
 from deepgcn_seg.data import build_store
 from deepgcn_seg.data.build_store import prepare
 from deepgcn_seg.data.classes import S3DIS, ClassList
@@ -35,7 +37,7 @@ from deepgcn_seg.data.room_file import (
     read_preparation,
     write_room,
 )
-from deepgcn_seg.data.sources import synthetic
+from deepgcn_seg.data.sources import folder, synthetic
 from deepgcn_seg.data.store import RoomStore, write_manifest
 from deepgcn_seg.data.stored_room import StoredRoom
 from deepgcn_seg.errors import UserError
@@ -458,6 +460,68 @@ def test_repairs_of_the_rooms_that_are_kept_are_told_beside_those_that_are_not(t
     prepare(source, tmp_path / "store")
     prepare(source, tmp_path / "whole")
     assert told(tmp_path / "store") == told(tmp_path / "whole")
+
+
+# -- check=true --------------------------------------------------------------------------------
+
+
+def checked(caplog, source=None, root=None):
+    """What a check says in its log."""
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        config = {"check": True, "shard": None, "source": source and str(source), "data": {"root": root and str(root)}}
+        prepare_command.prepare(OmegaConf.create(config))
+    return caplog.text
+
+
+def test_a_healthy_store_of_other_rooms_than_s3dis_passes(source, tmp_path, caplog, capsys):
+    prepare(source, tmp_path / "store")
+    assert "not rooms of S3DIS" in checked(caplog, source=source)
+    assert "the files of all 4 rooms are as store.json lists them" in checked(caplog, root=tmp_path / "store")
+    # Classes of the same names do not make them S3DIS.
+    write_manifest(tmp_path / "store", S3DIS, "scans with the classes of S3DIS")
+    assert "not rooms of S3DIS" in checked(caplog, root=tmp_path / "store")
+    assert capsys.readouterr().out == ""
+    path = tmp_path / "store" / "A" / "r1.h5"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with pytest.raises(UserError, match=r"A/r1\.h5: damaged"):
+        checked(caplog, root=tmp_path / "store")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_store_whose_preparation_stopped_is_called_unfinished(source, tmp_path, caplog, nested):
+    root = tmp_path / "outer" / "store"
+    prepare(source, root)
+    (root / "store.json").unlink()
+    given = root.parent if nested else root
+    for use in (lambda: checked(caplog, root=given), lambda: folder(given)):
+        with pytest.raises(UserError, match=r"outer/store: a room store that is not finished"):
+            use()
+    for path in root.glob("*/*.h5"):
+        path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(5000))
+    with pytest.raises(UserError, match="no rooms here; looked for"):
+        checked(caplog, root=given)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n", ""])
+def test_check_names_raw_rooms_whose_annotations_are_missing(tmp_path, caplog, end):
+    row, count = f"1 2 3 4 5 6{end or chr(10)}", 50
+    for name, annotated in {"whole_1": count, "part_1": count - 1, "none_1": 0, "alone_1": 3}.items():
+        annotations = tmp_path / "Area_1" / name / "Annotations"
+        annotations.mkdir(parents=True)
+        if name != "alone_1":
+            (annotations.parent / f"{name}.txt").write_bytes((row * count).encode())
+        if annotated:
+            rows = (row * annotated).encode()
+            (annotations / "wall_1.txt").write_bytes(rows if end else rows[:-1])
+    (tmp_path / "Area_1" / "bare_1").mkdir()
+    missing = "bare_1 (none is there), Area_1/none_1 (none is there), Area_1/part_1"
+    with pytest.raises(UserError) as raised:
+        checked(caplog, source=tmp_path)
+    assert str(raised.value) == (
+        f"{tmp_path}: 272 of the 272 rooms of S3DIS are missing; annotations of 3 rooms are missing: Area_1/{missing} "
+        "(they have 49 lines, part_1.txt has 50)"
+    )
 
 
 # -- what was repaired in a store ---------------------------------------------------------------

@@ -24,6 +24,8 @@ from .scans.formats.text_header import with_newlines
 
 # A file with more bad lines is probably not a damaged annotation, but something else.
 MAX_BAD_LINES = 10
+# A room is complete if its annotations have this share of the lines of its own file, of which some are damaged.
+_COMPLETE = 0.999
 # Most bytes of a line that may be a row.
 _MAX_ROW = 1000
 
@@ -60,9 +62,7 @@ def read_room(folder: str | Path, classes: ClassList = S3DIS) -> tuple[Room | No
         return None, [Repair(str(folder), None, "no Annotations folder", ROOM_SKIPPED)]
     repairs: list[Repair] = []
     kept: list[tuple[Path, str, np.ndarray]] = []
-    for file in sorted(annotations.iterdir(), key=lambda path: (_original(path.stem) != path.stem, natural(path.name))):
-        if file.suffix.lower() != ".txt" or file.name.startswith(".") or not file.is_file():
-            continue
+    for file in _annotation_files(annotations):
         rows = read_points(file, repairs)
         if not len(rows):
             repairs.append(Repair(str(file), None, "no points", "skipped"))
@@ -79,6 +79,41 @@ def read_room(folder: str | Path, classes: ClassList = S3DIS) -> tuple[Room | No
     labels = [np.full(len(rows), classes.names.index(name), np.uint8) for _, name, rows in kept]
     _compare_with_whole(folder / f"{folder.name}.txt", len(xyz), repairs)
     return Room(folder.parent.name, folder.name, xyz, rgb, np.concatenate(labels)), repairs
+
+
+def _annotation_files(annotations: Path) -> list[Path]:
+    """Return the files of a folder of annotations in the order of their names, those named as copies last."""
+    found = [path for path in annotations.iterdir() if path.suffix.lower() == ".txt" and not path.name.startswith(".")]
+    files = [path for path in found if path.is_file()]
+    return sorted(files, key=lambda path: (_original(path.stem) != path.stem, natural(path.name)))
+
+
+def missing_annotations(folder: Path) -> str | None:
+    """Return what is missing of the annotations of a room, as the lines of its files tell, or None.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    annotations, whole = folder / "Annotations", folder / f"{folder.name}.txt"
+    try:
+        files = _annotation_files(annotations) if annotations.is_dir() else []
+        if not files:
+            return "none is there"
+        count, lines = sum(map(_count_lines, files)), _count_lines(whole) if whole.is_file() else 0
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error})") from None
+    return f"they have {count:,} lines, {whole.name} has {lines:,}" if count < _COMPLETE * lines else None
+
+
+def _count_lines(path: Path) -> int:
+    """Return the number of lines of a file."""
+    lines, last = 0, b"\n"
+    with open(path, "rb") as opened:
+        file = with_newlines(opened)
+        while chunk := file.read(1 << 24):
+            lines += chunk.count(b"\n")
+            last = chunk[-1:]
+    return lines + (last != b"\n")
 
 
 def _full_color(folder: Path, kept: list[tuple[Path, str, np.ndarray]], repairs: list[Repair]) -> int:
@@ -144,15 +179,11 @@ def _compare_with_whole(whole: Path, count: int, repairs: list[Repair]) -> None:
     """Report annotations whose number of points differs by a thousandth from that of the whole room's file."""
     if not whole.is_file():
         return
-    lines = 0
-    with open(whole, "rb") as opened:
-        file = with_newlines(opened)
-        while chunk := file.read(1 << 24):
-            lines += chunk.count(b"\n")
-    if count < 0.999 * lines:
+    lines = _count_lines(whole)
+    if count < _COMPLETE * lines:
         problem = f"annotations have {count:,} points, {whole.name} has {lines:,}: an annotation is missing"
         repairs.append(Repair(str(whole.parent), None, problem, "room kept without those points"))
-    if lines and count > 1.001 * (lines + 1):
+    if lines and count > 1.001 * lines:
         problem = f"annotations have {count:,} points, {whole.name} has {lines:,}: some may be there twice"
         repairs.append(Repair(str(whole.parent), None, problem, "all kept"))
 
