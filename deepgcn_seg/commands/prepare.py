@@ -19,6 +19,7 @@ from ..data.store import RoomStore
 from ..errors import Finding, UserError
 from ..escaping import one_line
 from ..progress import track
+from ..settings import counted
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ def _check_annotations(layout: Layout) -> list[str]:
         return []
     rooms = track(layout.rooms.items(), len(layout.rooms), "Counting points")
     lacking = [f"{key} ({problem})" for key, path in rooms if (problem := missing_annotations(path))]
-    return [f"annotations of {len(lacking)} rooms are missing: {named(lacking)}"] if lacking else []
+    return [f"annotations of {counted(len(lacking), 'room')} are missing: {named(lacking)}"] if lacking else []
 
 
 def _check_store(store: RoomStore) -> list[str]:
