@@ -746,3 +746,143 @@ def test_a_failed_run_is_listed_with_its_reason_and_a_stopped_one_with_its_step(
         assert "failed: CUDA out of memory &lt;b&gt;" in form
         assert "unfinished, after epoch 2 and step 20" in form
         assert "unfinished, without a finished epoch" in form
+
+
+# -- settings that change together ------------------------------------------------------------------------------------
+
+
+def configured(root, name, typed=(), **settings):
+    """A run with further settings, and the arguments that were typed for it; None for a run that does not say."""
+    folder = described(make_run(root, name, SQUARE), **settings)
+    if typed is not None:
+        (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(list(typed)))
+    return folder
+
+
+def paper(lr=1e-3, **others):
+    return {"name": "paper", "optimizer": {"lr": lr}, "loss": "cross_entropy", "ema": None} | others
+
+
+MODERN = paper(8e-3, name="modern", ema=0.99)
+
+
+@pytest.mark.parametrize(
+    ("runs", "columns", "notes", "labelled"),
+    [
+        pytest.param(
+            [
+                (["k=4", "recipe.optimizer.lr=1e-3"], {"k": 4, "recipe": paper()}),
+                (
+                    ["k=6", "recipe.optimizer.lr=8e-3", "recipe.loss=focal"],
+                    {"k": 6, "recipe": paper(8e-3, loss="focal")},
+                ),
+            ],
+            ["k", "loss", "learning rate"],
+            [],
+            [
+                "ResGCN-7, k 4, learning rate 0.001",
+                "ResGCN-7, k 6, loss focal, learning rate 0.008",
+            ],
+            id="typed together",
+        ),
+        pytest.param(
+            [
+                (["recipe=paper"], {"epochs": 150, "recipe": paper(), "model": {"norm_eps": 1e-3}}),
+                (["recipe=modern"], {"epochs": 100, "recipe": MODERN, "model": {"norm_eps": 1e-5}}),
+            ],
+            ["recipe"],
+            ["recipe changes together with: epochs, model.norm_eps."],
+            ["ResGCN-7, recipe paper", "ResGCN-7, recipe modern"],
+            id="a choice and what it sets",
+        ),
+        pytest.param(
+            [
+                (["recipe=paper", "k=4"], {"k": 4, "epochs": 150, "recipe": paper()}),
+                (["recipe=modern", "k=6"], {"k": 6, "epochs": 100, "recipe": MODERN}),
+            ],
+            ["recipe", "k"],
+            ["recipe changes together with: epochs."],
+            ["ResGCN-7, recipe paper, k 4", "ResGCN-7, recipe modern, k 6"],
+            id="a choice and a typed setting",
+        ),
+        pytest.param(
+            [
+                (["recipe=paper", "recipe.optimizer.lr=1e-3"], {"recipe": paper()}),
+                (["recipe=modern", "recipe.optimizer.lr=8e-3"], {"recipe": MODERN}),
+            ],
+            ["recipe", "learning rate"],
+            [],
+            ["ResGCN-7, recipe paper, learning rate 0.001", "ResGCN-7, recipe modern, learning rate 0.008"],
+            id="a choice and a setting of its group that was typed",
+        ),
+        pytest.param(
+            [
+                (["backbone=resgcn", "k=4"], {"k": 4}),
+                (["backbone=plaingcn", "k=6"], {"k": 6, "backbone": {"name": "plaingcn"}}),
+            ],
+            ["backbone", "k"],
+            [],
+            ["ResGCN-7, k 4", "PlainGCN-7, k 6"],
+            id="a kind of network and a typed setting",
+        ),
+        pytest.param(
+            [
+                (["conv=edge"], {"conv": {"_target_": "m.EdgeConv"}}),
+                (["conv=pyg", "++conv.operator={a: 1}"], {"conv": {"_target_": "m.Message", "operator": {"a": 1}}}),
+            ],
+            ["convolution", "a"],
+            [],
+            ["ResGCN-7, convolution EdgeConv", "ResGCN-7, convolution Message, a 1"],
+            id="a mapping that was typed",
+        ),
+        pytest.param(
+            [(None, {"k": 4, "recipe": paper()}), (None, {"k": 6, "recipe": paper(8e-3)})],
+            ["k"],
+            ["k changes together with: recipe.optimizer.lr."],
+            ["ResGCN-7, k 4", "ResGCN-7, k 6"],
+            id="runs that do not say what was typed",
+        ),
+        pytest.param(
+            [(["a=1"], {f"b{i}": 1 for i in range(20)} | {"a": 1}), (["a=2"], {f"b{i}": 2 for i in range(20)} | {"a": 2})],
+            ["a"],
+            ["a changes together with: b0, b1, b10, b11, b12, b13, b14, b15, b16, b17, b18, b19, 8 more."],
+            ["ResGCN-7, a 1", "ResGCN-7, a 2"],
+            id="many",
+        ),
+    ],
+)  # fmt: skip
+def test_settings_that_change_together_are_shown_or_named(tmp_path, runs, columns, notes, labelled):
+    for number, (typed, settings) in enumerate(runs):
+        configured(tmp_path, str(number), typed, **settings)
+    found = find_runs(tmp_path, LeftOut())[0]
+    (table,) = comparisons(found)
+    assert table.header[: table.header.index("mIoU")] == columns
+    assert [note for note in table.notes if "together" in note] == notes
+    assert labels(found) == labelled
+
+
+def test_a_seed_that_changes_with_a_setting_has_a_column(tmp_path):
+    for k in (4, 6):
+        described(make_run(tmp_path, f"k{k}", SQUARE, seed=k), k=k)
+    (table,) = comparisons(find_runs(tmp_path, LeftOut())[0])
+    assert table.header[:2] == ["k", "seed"]
+
+
+def test_a_setting_that_was_changed_on_the_way_counts_as_typed(tmp_path):
+    configured(tmp_path, "a", ["k=4"], k=4, epochs=3)
+    folder = configured(tmp_path, "b", ["k=6"], k=6, epochs=5)
+    path = folder / "metrics.json"
+    changes = [{"step": 12, "settings": {"epochs": ["3", "5"]}}]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"changes": changes}))
+    (table,) = comparisons(find_runs(tmp_path, LeftOut())[0])
+    assert table.header[:2] == ["epochs", "k"]
+
+
+@pytest.mark.parametrize("content", ["{a: 1}", "[1]", "["])
+def test_a_run_whose_typed_settings_cannot_be_read_is_left_out(tmp_path, content):
+    make_run(tmp_path, "sound", SQUARE)
+    folder = configured(tmp_path, "odd")
+    (folder / ".hydra" / "overrides.yaml").write_text(content)
+    left_out = LeftOut()
+    assert [run.name for run in find_runs(tmp_path, left_out)[0]] == ["sound"]
+    assert "overrides.yaml" in left_out.reasons[0]

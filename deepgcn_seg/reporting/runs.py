@@ -1,4 +1,4 @@
-"""Runs below a folder: what each was, what it scored, and which settings differ among them."""
+"""Runs below a folder: what each was, and what it scored."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,12 +25,14 @@ class Run:
     Attributes:
         settings: flat, ``data.fold`` -> 5, as numbers or as printable text.
         network: the description of its network; None if its config has none that can be read.
+        typed: names of the settings and groups that were set on the command line, by a sweep or when it was resumed.
     """
 
     folder: Path
     settings: dict[str, Any]
     metrics: Metrics
     network: Network | OwnPart | None = None
+    typed: frozenset[str] = frozenset()
 
     @property
     def test(self) -> Tested:
@@ -84,7 +86,8 @@ def find_runs(root: str | Path, left_out: LeftOut) -> tuple[list[Run], list[Path
             else:
                 # A run that was trained with several values of a setting is not one with the last of them.
                 changed = {shown(key): shown(values) for key, values in values_in_time(metrics.changes).items()}
-                runs.append(Run(folder, {**config.settings, **changed}, metrics, config.network))
+                settings, typed = {**config.settings, **changed}, config.typed | changed.keys()
+                runs.append(Run(folder, settings, metrics, config.network, typed))
     if not runs and not unfinished:
         if left_out.reasons:
             raise UserError(f"runs={root}: none of the runs below it can be read; the first: {left_out.reasons[0]}")
@@ -101,18 +104,3 @@ def describe_unfinished(folders: Sequence[Path], left_out: LeftOut) -> list[str]
             state = why_unfinished(folder)
         lines.append(one_line(f"{folder}: {state}"))
     return lines
-
-
-def varied(runs: Sequence[Run]) -> list[str]:
-    """Return the settings that differ among runs, those of the outermost groups first, fold and seed last."""
-    keys = sorted(
-        {key for run in runs for key in run.settings},
-        key=lambda key: (key in REPEATS, key.count("."), not key.endswith("name"), key),
-    )
-    columns: dict[tuple, str] = {}
-    for key in keys:
-        values = tuple(str(run.settings.get(key, "-")) for run in runs)
-        if len(set(values)) > 1:
-            # If several settings change together, show only the first of them.
-            columns.setdefault(tuple(values.index(value) for value in values), key)
-    return list(columns.values())

@@ -1,19 +1,22 @@
 """Tables of results: runs that were measured alike, means over seeds, IoU by class, and published results."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..data.layouts import natural
 from ..evaluation.metrics import Scores
 from ..settings import three_digits
+from .differences import varied
 from .naming import experiment, title_of
 from .published import Published
 from .result_table import PERCENT, Column, ResultTable, Spread, percent, percent_interval
 from .results import by_measure, comparable
-from .runs import Run, varied
+from .runs import Run
 
 SCORES = ("mIoU", "mAcc", "OA")
+# Settings that a note lists before it counts the others.
+_LISTED = 12
 
 
 def comparisons(runs: Sequence[Run]) -> list[ResultTable]:
@@ -33,8 +36,19 @@ def _settings_columns(keys: Sequence[str]) -> list[Column]:
     return [Column(key if titles.count(title) > 1 else title) for key, title in zip(keys, titles)]
 
 
+def _changes_together(settings: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return a note for each setting with which others change that have no column."""
+    notes = []
+    for key, others in settings.items():
+        more = [f"{len(others) - _LISTED} more"] if len(others) > _LISTED else []
+        if others:
+            notes.append(f"{title_of(key)} changes together with: {', '.join([*others[:_LISTED], *more])}.")
+    return notes
+
+
 def _comparison(runs: list[Run], data: str, protocol: str) -> ResultTable:
-    keys = varied(runs)
+    settings = varied(runs)
+    keys = list(settings)
     intervals = any(run.test.mIoU_interval for run in runs)
     areas = sorted({str(area) for run in runs for area in run.test.areas}, key=natural)
     # Scores on different areas do not compare networks.
@@ -72,6 +86,7 @@ def _comparison(runs: list[Run], data: str, protocol: str) -> ResultTable:
         "Minutes and peak MB are of training, points/s of scoring."
         + (f" Checkpoint: {', '.join(selections)}." if selections else ""),
         *["95 % interval: of the mIoU, by bootstrap over the test rooms."] * intervals,
+        *_changes_together(settings),
     ]
     return ResultTable("Runs", columns, rows, notes)
 
@@ -88,7 +103,8 @@ def _by_seeds(runs: Sequence[Run]) -> list[list[Run]]:
 def _over_seeds(groups: Sequence[Sequence[Run]], data: str, protocol: str) -> ResultTable:
     """Return the table of means and standard deviations of groups of runs that differ in their seed alone."""
     runs = [run for group in groups for run in group]
-    keys = [key for key in varied(runs) if key != "seed"]
+    settings = varied(runs)
+    keys = [key for key in settings if key != "seed"]
     best = len({run.test.areas for run in runs}) == 1
     rows = [
         [
@@ -99,6 +115,7 @@ def _over_seeds(groups: Sequence[Sequence[Run]], data: str, protocol: str) -> Re
         for group in groups
     ]
     notes = [f"Data: {data}. Protocol: {protocol}. Mean +- standard deviation over seeds."]
+    notes += _changes_together(settings)
     columns = [*_settings_columns(keys), Column("seeds"), *(Column(name, *PERCENT, best) for name in SCORES)]
     return ResultTable("Means over seeds", columns, rows, notes)
 
