@@ -886,3 +886,27 @@ def test_a_run_whose_typed_settings_cannot_be_read_is_left_out(tmp_path, content
     left_out = LeftOut()
     assert [run.name for run in find_runs(tmp_path, left_out)[0]] == ["sound"]
     assert "overrides.yaml" in left_out.reasons[0]
+
+
+# -- seeds and folds --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [2, 6])
+def test_an_area_given_by_number_and_by_name_is_one_area(tmp_path, number):
+    """``data.fold=4`` and ``data.fold=Area_4`` hold out the same rooms."""
+    for seed in (0, 1):
+        for area in range(1, number + 1):
+            fold = area if (area + seed) % 2 else f"Area_{area}"
+            folder = make_run(tmp_path, f"s{seed}a{area}", [[area, 1], [1, area]], fold=fold, seed=seed)
+            changed(folds=[f"Area_{i}" for i in range(1, number + 1)])(folder)
+    runs = find_runs(tmp_path, LeftOut())[0]
+    count = {2: "2-fold", 6: "six-fold"}[number]
+    tables = six_folds(runs)
+    areas = [f"Area {area}" for area in range(1, number + 1)]
+    assert [table.header for table in tables] == [["test area", *areas, "mean of areas", f"{count}, pooled"]] * 2
+    hits = number * (number + 1) / 2
+    expected = f"{100 * hits / (hits + 2 * number):.2f}"
+    assert [table.rows[0][-1] for table in tables] == [expected] * 2
+    (classes,) = class_tables(runs)
+    assert (classes.title, classes.rows[0][1:3]) == (f"Classes, {count}, pooled", ["2", f"{expected} +- 0.00"])
+    assert comparisons(runs)[1].rows[0][1] == "2"

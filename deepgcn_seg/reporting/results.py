@@ -4,7 +4,6 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -21,6 +20,37 @@ class Experiment:
 
     label: str
     runs: list[Run]
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Runs of an experiment with one seed. runs: by the area that each was tested on, in order of the areas."""
+
+    seed: str
+    runs: dict[str, Run]
+
+    @property
+    def of_data(self) -> list[str]:
+        """All areas of the data that the runs were trained on, without ``Area_``."""
+        return [area.removeprefix("Area_") for area in next(iter(self.runs.values())).test.folds]
+
+    @property
+    def missing(self) -> list[str]:
+        """The areas that no run was tested on, without ``Area_``."""
+        there = {area.removeprefix("Area ") for area in self.runs}
+        return [area for area in self.of_data if area not in there]
+
+    @property
+    def count(self) -> str:
+        """How the score over all areas is called: ``six-fold``."""
+        return f"{'six' if len(self.of_data) == 6 else len(self.of_data)}-fold"
+
+    @property
+    def pooled(self) -> torch.Tensor | None:
+        """One confusion matrix (C, C), rows truth, summed over all areas; None if some are missing, or there is one."""
+        if self.missing or len(self.of_data) < 2:
+            return None
+        return torch.stack([run.confusion for run in self.runs.values()]).sum(0)
 
 
 @dataclass(frozen=True)
@@ -52,6 +82,14 @@ def experiments(runs: Sequence[Run]) -> list[Experiment]:
     return sorted(found, key=lambda each: (kind(each), natural(each.label)))
 
 
+def folds(experiment: Experiment) -> list[Folds]:
+    """Return the runs of an experiment by seed and area."""
+    by_seed: dict[str, dict[str, Run]] = defaultdict(dict)
+    for run in sorted(experiment.runs, key=lambda run: natural(run.area)):
+        by_seed[str(run.settings.get("seed"))][run.area] = run
+    return [Folds(seed, by_area) for seed, by_area in by_seed.items()]
+
+
 def results(runs: Sequence[Run]) -> list[Result]:
     """Return the scores of each experiment, in the order of :func:`experiments`.
 
@@ -80,8 +118,8 @@ def comparable(runs: Sequence[Run]) -> dict[tuple[str, str, str, tuple[str, ...]
 
 def _by_area(experiment: Experiment) -> list[Result]:
     groups: dict[str, list[Run]] = defaultdict(list)
-    for run in sorted(experiment.runs, key=lambda run: natural(_area(run))):
-        groups[_area(run)].append(run)
+    for run in sorted(experiment.runs, key=lambda run: natural(run.area)):
+        groups[run.area].append(run)
     return [Result(experiment.label, area, group[0].test.classes, *_scores(group)) for area, group in groups.items()]
 
 
@@ -99,18 +137,10 @@ def _scores(runs: list[Run]) -> tuple[list[Scores], torch.Tensor]:
 
 def _pooled(experiment: Experiment) -> list[Result]:
     """Return the one result that is pooled over the folds; none if no seed has all of several folds."""
-    folds = {area.removeprefix("Area_") for area in experiment.runs[0].test.folds}
-    by_seed: dict[Any, dict[str, Run]] = defaultdict(dict)
-    for run in experiment.runs:
-        by_seed[run.settings.get("seed")][_area(run).removeprefix("Area ").removeprefix("Area_")] = run
-    whole = [list(found.values()) for found in by_seed.values() if len(folds) > 1 and found.keys() == folds]
+    whole = [(each, pooled) for each in folds(experiment) if (pooled := each.pooled) is not None]
     if not whole:
         return []
-    confusions = [torch.stack([run.confusion for run in found]).sum(0) for found in whole]
-    count = "six" if len(folds) == 6 else str(len(folds))
+    confusions = [pooled for _, pooled in whole]
     scores, classes = list(map(Scores.of, confusions)), experiment.runs[0].test.classes
-    return [Result(experiment.label, f"{count}-fold, pooled", classes, scores, torch.stack(confusions).sum(0))]
-
-
-def _area(run: Run) -> str:
-    return ", ".join(f"Area {area}" if isinstance(area, int) else str(area) for area in run.test.areas)
+    rooms = f"{whole[0][0].count}, pooled"
+    return [Result(experiment.label, rooms, classes, scores, torch.stack(confusions).sum(0))]

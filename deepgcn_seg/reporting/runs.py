@@ -50,6 +50,12 @@ class Run:
         return self.test.data, self.test.protocol
 
     @property
+    def area(self) -> str:
+        """The area that it was tested on, as tables name it: "Area 5" for ``data.fold=5`` and ``data.fold=Area_5``."""
+        names = [f"Area_{area}" if isinstance(area, int) else area for area in self.test.areas]
+        return ", ".join(f"Area {name[5:]}" if name.startswith("Area_") else name for name in names)
+
+    @property
     def confusion(self) -> torch.Tensor:
         """Its confusion matrix (C, C) on the test rooms, rows truth."""
         return torch.tensor(self.test.confusion)

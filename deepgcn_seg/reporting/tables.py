@@ -50,9 +50,9 @@ def _comparison(runs: list[Run], data: str, protocol: str) -> ResultTable:
     settings = varied(runs)
     keys = list(settings)
     intervals = any(run.test.mIoU_interval for run in runs)
-    areas = sorted({str(area) for run in runs for area in run.test.areas}, key=natural)
+    areas = sorted({run.area.removeprefix("Area ") for run in runs}, key=natural)
     # Scores on different areas do not compare networks.
-    best = len({run.test.areas for run in runs}) == 1
+    best = len({run.area for run in runs}) == 1
     columns = [
         *_settings_columns(keys),
         Column("mIoU", *PERCENT, best),
@@ -96,7 +96,7 @@ def _by_seeds(runs: Sequence[Run]) -> list[list[Run]]:
     keys = [key for key in varied(runs) if key != "seed"]
     groups: dict[tuple, list[Run]] = defaultdict(list)
     for run in sorted(runs, key=lambda run: [_sortable(run.settings.get(key)) for key in keys]):
-        groups[(experiment(run), str(run.settings.get("data.fold")))].append(run)
+        groups[experiment(run), run.area].append(run)
     return list(groups.values())
 
 
@@ -105,7 +105,7 @@ def _over_seeds(groups: Sequence[Sequence[Run]], data: str, protocol: str) -> Re
     runs = [run for group in groups for run in group]
     settings = varied(runs)
     keys = [key for key in settings if key != "seed"]
-    best = len({run.test.areas for run in runs}) == 1
+    best = len({run.area for run in runs}) == 1
     rows = [
         [
             *(group[0].settings.get(key) for key in keys),
