@@ -910,3 +910,88 @@ def test_an_area_given_by_number_and_by_name_is_one_area(tmp_path, number):
     (classes,) = class_tables(runs)
     assert (classes.title, classes.rows[0][1:3]) == (f"Classes, {count}, pooled", ["2", f"{expected} +- 0.00"])
     assert comparisons(runs)[1].rows[0][1] == "2"
+
+
+OTHER = [[2, 2], [2, 2]]
+
+
+def curve(folder, first, last):
+    """Give a run losses at two steps."""
+    (folder / "history.csv").write_text(
+        "step,epoch,learning_rate,train_loss,validation_loss,mIoU,mAcc,OA,IoU/a,IoU/b,seconds,peak_memory_mb\n"
+        f"10,1,0.1,{first},,,,,,,3,100\n20,2,0.1,{last},,,,,,,6,100\n"
+    )
+
+
+def seeds_of(runs):
+    """What a report says of means over seeds: rows of the table of means and of that of classes, and all notes."""
+    found = comparisons(runs)
+    (classes,) = class_tables(runs)
+    means = [row[:3] for table in found[1:] for row in table.rows]
+    notes = [{note for note in table.notes if "was run" in note} for table in [*found, classes]]
+    assert all(each == notes[0] for each in notes)
+    return means, [row[:3] for row in classes.rows], list(notes[0])
+
+
+def test_a_run_that_is_there_twice_counts_as_one_seed(tmp_path):
+    for name, seed in (("a", 0), ("b", 0)):
+        curve(make_run(tmp_path, name, SQUARE, seed=seed), 2, 1)
+    runs = lambda: find_runs(tmp_path, LeftOut())[0]
+    note = (
+        f"ResGCN-7, seed 0, Area 5 was run 2 times with the same scores, and counts once: {tmp_path}/a, {tmp_path}/b."
+    )
+    assert seeds_of(runs()) == ([], [["ResGCN-7", "1", "57.00"]], [note])
+    changed(mIoU=0.59)(make_run(tmp_path, "c", SQUARE, seed=1))
+    curve(tmp_path / "c", 4, 3)
+    assert seeds_of(runs()) == (
+        [["2", "58.00 +- 1.41", "50.00 +- 0.00"]],
+        [["ResGCN-7", "2", "58.00 +- 1.41"]],
+        [note],
+    )
+    ((result,),) = comparable(runs()).values()
+    assert result.confusion.tolist() == [[6, 2], [2, 6]]
+    assert cost_table(runs(), LeftOut()).rows[0][1] == "2"
+    reported(tmp_path)
+    assert "ResGCN-7 (2 runs)" in lines_of(tmp_path / "report-loss.svg")
+    assert "58.0 ± 1.4" in lines_of(tmp_path / "report.svg")
+
+
+def test_a_seed_with_two_scores_is_not_averaged(tmp_path):
+    curve(make_run(tmp_path, "a", SQUARE), 2, 1)
+    changed(mIoU=0.61)(make_run(tmp_path, "b", OTHER))
+    curve(tmp_path / "b", 4, 3)
+    changed(mIoU=0.59)(make_run(tmp_path, "c", SQUARE, seed=1))
+    make_run(tmp_path, "d", SQUARE, depth=14)
+    make_run(tmp_path, "e", SQUARE, depth=14, seed=1)
+    runs = find_runs(tmp_path, LeftOut())[0]
+    means, classes, (note,) = seeds_of(runs)
+    assert means == [["7", "1", "57.00"], ["7", "1", "61.00"], ["7", "1", "59.00"], ["14", "2", "64.00 +- 0.00"]]
+    assert classes == [
+        ["ResGCN-7, run a", "1", "57.00"],
+        ["ResGCN-7, run b", "1", "61.00"],
+        ["ResGCN-7, run c", "1", "59.00"],
+        ["ResGCN-14", "2", "64.00 +- 0.00"],
+    ]
+    assert note.startswith("ResGCN-7, seed 0, Area 5 was run 2 times with different scores, which are not averaged")
+    reported(tmp_path)
+    assert {"ResGCN-7, run a", "ResGCN-7, run b"} <= set(lines_of(tmp_path / "report.svg"))
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_fold_that_is_there_twice_is_pooled_once_or_not_at_all(tmp_path, same):
+    for area in (1, 2, 3):
+        changed(folds=["Area_1", "Area_2", "Area_3"])(make_run(tmp_path, f"f{area}", SQUARE, fold=area))
+    changed(folds=["Area_1", "Area_2", "Area_3"])(make_run(tmp_path, "again", SQUARE if same else OTHER, fold=3))
+    runs = find_runs(tmp_path, LeftOut())[0]
+    (table,) = six_folds(runs)
+    assert sum("Area 3 was run 2 times" in note for note in table.notes) == 1
+    assert ("3-fold, pooled" in table.header) == same
+    classes = [each.title for each in class_tables(runs)]
+    if same:
+        assert table.header[1:4] == ["Area 1", "Area 2", "Area 3"]
+        # 9 of 15 = 3 * 3 / (3 * 5)
+        assert table.rows[0][-1] == "60.00"
+        assert classes == ["Classes, 3-fold, pooled"]
+    else:
+        assert table.header[1:] == ["Area 1", "Area 2", "Area 3, run again", "Area 3, run f3"]
+        assert classes == ["Classes, Area 1", "Classes, Area 2", "Classes, Area 3"]

@@ -23,7 +23,7 @@ from ..files import replacing
 from .naming import kind_of
 from .reading import LeftOut, read_curve
 from .result_table import Spread, percent
-from .results import Experiment, Result, comparable, experiments
+from .results import Experiment, Result, by_repeat, comparable, distinct, experiments
 from .runs import Run
 
 FORMATS = (".png", ".pdf", ".svg")
@@ -58,7 +58,7 @@ def draw_curves(
     """Draw a curve over steps, with a line for each network in one set of axes; axes for each data.
 
     A line is the mean over runs that differ in seed and fold alone, each smoothed; a band spans from the lowest of them
-    to the highest.
+    to the highest. If a seed was run several times with different scores, each run has a line.
 
     Args:
         path: of the PNG; files with the other endings are written beside it.
@@ -100,9 +100,12 @@ def _width(labels: Sequence[str], size: int) -> float:
 def _read_curves(
     experiment: Experiment, column: str, left_out: LeftOut, last: dict[str, float]
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return steps and smoothed values of the runs of an experiment that have any, and add their last values."""
+    """Return steps and smoothed values of the runs of an experiment that have any, and add their last values.
+
+    A run that repeats another one, with the same scores, is left out.
+    """
     curves = []
-    for run in experiment.runs:
+    for run in distinct(experiment.runs):
         steps = values = np.empty(0)
         with left_out.noting():
             steps, values = read_curve(run.folder, column)
@@ -117,8 +120,9 @@ def _draw_lines(axis: Axes, lines: dict[str, tuple[Experiment, list]], column: s
     score = lambda label: max(run.test.mIoU or 0 for run in lines[label][0].runs)
     drawn = sorted(lines, key=score, reverse=True)[:MAX_LINES]
     styles = line_styles([kind_of(lines[label][0].runs[0]) for label in lines if label in drawn], palette)
-    for (label, (_, curves)), style in zip(((k, v) for k, v in lines.items() if k in drawn), styles):
-        _draw_line(axis, [(steps, factor * values) for steps, values in curves], style, label)
+    for (label, (each, curves)), style in zip(((k, v) for k, v in lines.items() if k in drawn), styles):
+        alike = len(distinct(each.runs)) == len(by_repeat(each.runs))
+        _draw_line(axis, [(steps, factor * values) for steps, values in curves], style, label, alike)
     if column != "mIoU":
         _leave_out_the_start(axis)
     axis.set_xlabel("Step")
@@ -134,10 +138,15 @@ def _draw_lines(axis: Axes, lines: dict[str, tuple[Experiment, list]], column: s
     )  # fmt: skip
 
 
-def _draw_line(axis: Axes, curves: list[tuple[np.ndarray, np.ndarray]], style: dict[str, Any], label: str) -> None:
-    """Draw the mean of curves, and a band from the lowest to the highest; curves that share no step each by itself."""
+def _draw_line(
+    axis: Axes, curves: list[tuple[np.ndarray, np.ndarray]], style: dict[str, Any], label: str, mean: bool
+) -> None:
+    """Draw the mean of curves, and a band from the lowest to the highest.
+
+    If they share no step, or not ``mean``, each is drawn by itself.
+    """
     name = escaped(label if len(curves) == 1 else f"{label} ({len(curves)} runs)", 110)
-    if len(curves) > 1 and max(steps[0] for steps, _ in curves) < min(steps[-1] for steps, _ in curves):
+    if mean and len(curves) > 1 and max(steps[0] for steps, _ in curves) < min(steps[-1] for steps, _ in curves):
         steps, values = _on_common_steps(curves)
         axis.fill_between(steps, values.min(0), values.max(0), color=style["color"], alpha=0.15, linewidth=0)
         curves = [(steps, values.mean(0))]

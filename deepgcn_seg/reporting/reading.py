@@ -87,6 +87,11 @@ class Tested(_Written):
     pages: Annotated[dict[Name, Name], Field(max_length=MAX_PICTURES)] = Field(default_factory=dict)
     points_per_second: Count | None = None
 
+    @property
+    def scores(self) -> tuple:
+        """All that two runs with the same result have alike."""
+        return self.mIoU, self.mAcc, self.OA, self.confusion
+
     @model_validator(mode="after")
     def _related(self) -> "Tested":
         if any(len(row) != len(self.classes) for row in (self.confusion, *self.confusion)):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from ..data.layouts import natural
+from ..escaping import one_line
 from ..evaluation.metrics import Scores
 from ..model.connection import CONNECTIONS
 from .naming import experiment, kind_of, labels
@@ -16,7 +17,7 @@ from .runs import Run
 
 @dataclass(frozen=True)
 class Experiment:
-    """Runs of the same settings with several seeds and folds. label: as a paper names it."""
+    """Runs of the same settings with several seeds and folds, also repeated ones. label: as a paper names it."""
 
     label: str
     runs: list[Run]
@@ -24,15 +25,25 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Folds:
-    """Runs of an experiment with one seed. runs: by the area that each was tested on, in order of the areas."""
+    """Runs of an experiment with one seed.
+
+    Attributes:
+        runs: by the area that each was tested on, in order of the areas. An area has several if the same training was
+            done again with other scores.
+    """
 
     seed: str
-    runs: dict[str, Run]
+    runs: dict[str, list[Run]]
+
+    @property
+    def all_runs(self) -> list[Run]:
+        """The runs in order of the areas."""
+        return [run for runs in self.runs.values() for run in runs]
 
     @property
     def of_data(self) -> list[str]:
         """All areas of the data that the runs were trained on, without ``Area_``."""
-        return [area.removeprefix("Area_") for area in next(iter(self.runs.values())).test.folds]
+        return [area.removeprefix("Area_") for area in self.all_runs[0].test.folds]
 
     @property
     def missing(self) -> list[str]:
@@ -47,10 +58,13 @@ class Folds:
 
     @property
     def pooled(self) -> torch.Tensor | None:
-        """One confusion matrix (C, C), rows truth, summed over all areas; None if some are missing, or there is one."""
-        if self.missing or len(self.of_data) < 2:
+        """One confusion matrix (C, C), rows truth, summed over all areas.
+
+        None if an area is missing or has several scores, or if the data have only one.
+        """
+        if self.missing or len(self.of_data) < 2 or len(self.all_runs) > len(self.runs):
             return None
-        return torch.stack([run.confusion for run in self.runs.values()]).sum(0)
+        return torch.stack([run.confusion for run in self.all_runs]).sum(0)
 
 
 @dataclass(frozen=True)
@@ -84,10 +98,46 @@ def experiments(runs: Sequence[Run]) -> list[Experiment]:
 
 def folds(experiment: Experiment) -> list[Folds]:
     """Return the runs of an experiment by seed and area."""
-    by_seed: dict[str, dict[str, Run]] = defaultdict(dict)
-    for run in sorted(experiment.runs, key=lambda run: natural(run.area)):
-        by_seed[str(run.settings.get("seed"))][run.area] = run
+    by_seed: dict[str, dict[str, list[Run]]] = defaultdict(dict)
+    for group in sorted(by_repeat(experiment.runs), key=lambda group: natural(group[0].area)):
+        by_seed[group[0].seed][group[0].area] = distinct(group)
     return [Folds(seed, by_area) for seed, by_area in by_seed.items()]
+
+
+def by_repeat(runs: Sequence[Run]) -> list[list[Run]]:
+    """Return runs of one experiment in groups of the same seed and area, which should all have the same scores."""
+    groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[run.seed, run.area].append(run)
+    return list(groups.values())
+
+
+def distinct(runs: Sequence[Run]) -> list[Run]:
+    """Return runs of one experiment without those that have seed, area and scores of one before."""
+    return list({(run.seed, run.area, run.test.scores): run for run in reversed(runs)}.values())[::-1]
+
+
+def to_average(runs: Sequence[Run]) -> list[list[Run]]:
+    """Return runs of one experiment and area in groups that a mean is taken of: one run for each seed.
+
+    If a seed has several scores, it is not known which of them belongs to the others, and each run stands by itself.
+    """
+    every = distinct(runs)
+    return [every] if len(every) == len(by_repeat(every)) else [[run] for run in every]
+
+
+def notes_on_repeats(runs: Sequence[Run]) -> list[str]:
+    """Return a note for each seed that was run several times on the same area, with the same scores or with others."""
+    notes = []
+    for each in experiments(runs):
+        for group in by_repeat(each.runs):
+            again = f"{each.label}, seed {group[0].seed}, {group[0].area} was run {len(group)} times"
+            names = ", ".join(one_line(run.folder) for run in group)
+            if len(group) > 1 and len(distinct(group)) == 1:
+                notes.append(f"{again} with the same scores, and counts once: {names}.")
+            elif len(group) > 1:
+                notes.append(f"{again} with different scores, which are not averaged or pooled: {names}.")
+    return notes
 
 
 def results(runs: Sequence[Run]) -> list[Result]:
@@ -120,7 +170,12 @@ def _by_area(experiment: Experiment) -> list[Result]:
     groups: dict[str, list[Run]] = defaultdict(list)
     for run in sorted(experiment.runs, key=lambda run: natural(run.area)):
         groups[run.area].append(run)
-    return [Result(experiment.label, area, group[0].test.classes, *_scores(group)) for area, group in groups.items()]
+    found = []
+    for area, group in groups.items():
+        for runs in (every := to_average(group)):
+            label = experiment.label if len(every) == 1 else f"{experiment.label}, run {runs[0].name}"
+            found.append(Result(label, area, runs[0].test.classes, *_scores(runs)))
+    return found
 
 
 def _scores(runs: list[Run]) -> tuple[list[Scores], torch.Tensor]:

@@ -50,6 +50,11 @@ class Run:
         return self.test.data, self.test.protocol
 
     @property
+    def seed(self) -> str:
+        """Its seed as text."""
+        return str(self.settings.get("seed"))
+
+    @property
     def area(self) -> str:
         """The area that it was tested on, as tables name it: "Area 5" for ``data.fold=5`` and ``data.fold=Area_5``."""
         names = [f"Area_{area}" if isinstance(area, int) else area for area in self.test.areas]

@@ -6,7 +6,7 @@ import torch
 
 from ..evaluation.metrics import Scores, miou_interval
 from .result_table import PERCENT, Column, ResultTable, percent, percent_interval
-from .results import Folds, experiments, folds
+from .results import Folds, experiments, folds, notes_on_repeats
 from .runs import Run
 
 
@@ -14,23 +14,28 @@ def six_folds(runs: Sequence[Run]) -> list[ResultTable]:
     """Return tables of runs that differ in ``data.fold`` alone: scores of each area and pooled over all (S3DIS: six).
 
     The pooled row is of one confusion matrix, summed over the areas. The mean of the areas' scores is another number
-    and is named so. If a fold is missing, there is no pooled row, and a note names the fold.
+    and is named so. If a fold is missing or has several scores, there is no pooled row, and a note names the fold.
     """
-    seeds = {run.settings.get("seed") for run in runs}
+    seeds = {run.seed for run in runs}
     return [
-        _table(f"{experiment.label}{f', seed {each.seed}' if len(seeds) > 1 else ''}, folds", each)
+        _table(
+            f"{experiment.label}{f', seed {each.seed}' if len(seeds) > 1 else ''}, folds",
+            each,
+            notes_on_repeats([run for run in experiment.runs if run.seed == each.seed]),
+        )
         for experiment in experiments(runs)
         for each in folds(experiment)
         if len(each.runs) > 1
     ]
 
 
-def _table(title: str, folds: Folds) -> ResultTable:
-    test = next(iter(folds.runs.values())).test
+def _table(title: str, folds: Folds, repeats: list[str]) -> ResultTable:
+    runs, test = folds.all_runs, folds.all_runs[0].test
     header = ["test area", "mIoU", "mAcc", "OA", *test.classes]
-    scores = [Scores.of(run.confusion) for run in folds.runs.values()]
-    rows = [_score_row(area, each) for area, each in zip(folds.runs, scores)]
-    notes = [f"Data: {test.data}. Protocol: {test.protocol}."]
+    scores = [Scores.of(run.confusion) for run in runs]
+    names = [f"{run.area}, run {run.name}" if len(folds.runs[run.area]) > 1 else run.area for run in runs]
+    rows = [_score_row(name, each) for name, each in zip(names, scores)]
+    notes = [f"Data: {test.data}. Protocol: {test.protocol}.", *repeats]
     if folds.missing:
         notes.append(f"No {folds.count} number: folds {', '.join(folds.missing)} are missing or unfinished.")
     if (pooled := folds.pooled) is not None:
@@ -38,13 +43,13 @@ def _table(title: str, folds: Folds) -> ResultTable:
         rows.append(["mean of areas", *map(percent, means), *[""] * len(test.classes)])
         rows.append(_score_row(f"{folds.count}, pooled", Scores.of(pooled)))
         notes.append(f"Pooled: one confusion matrix summed over the {folds.count.removesuffix('-fold')} areas.")
-        rooms = [points for run in folds.runs.values() if (points := run.points_by_room) is not None]
-        if len(rooms) == len(folds.runs) and (interval := miou_interval(torch.cat(rooms))):
+        rooms = [points for run in runs if (points := run.points_by_room) is not None]
+        if len(rooms) == len(runs) and (interval := miou_interval(torch.cat(rooms))):
             ends = Column("", *PERCENT).text(percent_interval(interval))
             notes.append(f"95 % interval of the pooled mIoU, by bootstrap over all rooms: {ends}.")
     # Areas side by side: thirteen classes would make the lines too long.
-    (first_name, *names), *body = (list(column) for column in zip(header, *rows))
-    columns = [Column(first_name), *(Column(name, *PERCENT) for name in names)]
+    (first_name, *headings), *body = (list(column) for column in zip(header, *rows))
+    columns = [Column(first_name), *(Column(name, *PERCENT) for name in headings)]
     return ResultTable(title, columns, body, notes)
 
 

@@ -11,7 +11,7 @@ from .differences import varied
 from .naming import experiment, title_of
 from .published import Published
 from .result_table import PERCENT, Column, ResultTable, Spread, percent, percent_interval
-from .results import by_measure, comparable
+from .results import by_measure, comparable, notes_on_repeats, to_average
 from .runs import Run
 
 SCORES = ("mIoU", "mAcc", "OA")
@@ -23,10 +23,10 @@ def comparisons(runs: Sequence[Run]) -> list[ResultTable]:
     """Return a table for each data and protocol: settings that differ, scores, parameters, time and memory."""
     tables = []
     for measured, group in by_measure(runs).items():
-        tables.append(_comparison(group, *measured))
-        seeds = _by_seeds(group)
-        if max(map(len, seeds)) > 1:
-            tables.append(_over_seeds(seeds, *measured))
+        seeds, repeats = _by_seeds(group), notes_on_repeats(group)
+        tables.append(_comparison(group, *measured, repeats))
+        if any(len(each) > 1 for each in seeds):
+            tables.append(_over_seeds(seeds, *measured, repeats))
     return tables
 
 
@@ -46,7 +46,7 @@ def _changes_together(settings: Mapping[str, Sequence[str]]) -> list[str]:
     return notes
 
 
-def _comparison(runs: list[Run], data: str, protocol: str) -> ResultTable:
+def _comparison(runs: list[Run], data: str, protocol: str, repeats: list[str]) -> ResultTable:
     settings = varied(runs)
     keys = list(settings)
     intervals = any(run.test.mIoU_interval for run in runs)
@@ -87,20 +87,21 @@ def _comparison(runs: list[Run], data: str, protocol: str) -> ResultTable:
         + (f" Checkpoint: {', '.join(selections)}." if selections else ""),
         *["95 % interval: of the mIoU, by bootstrap over the test rooms."] * intervals,
         *_changes_together(settings),
+        *repeats,
     ]
     return ResultTable("Runs", columns, rows, notes)
 
 
 def _by_seeds(runs: Sequence[Run]) -> list[list[Run]]:
-    """Return the runs in groups that differ in their seed alone."""
+    """Return the runs in groups that differ in their seed alone, and of which means are taken."""
     keys = [key for key in varied(runs) if key != "seed"]
     groups: dict[tuple, list[Run]] = defaultdict(list)
     for run in sorted(runs, key=lambda run: [_sortable(run.settings.get(key)) for key in keys]):
         groups[experiment(run), run.area].append(run)
-    return list(groups.values())
+    return [each for group in groups.values() for each in to_average(group)]
 
 
-def _over_seeds(groups: Sequence[Sequence[Run]], data: str, protocol: str) -> ResultTable:
+def _over_seeds(groups: Sequence[Sequence[Run]], data: str, protocol: str, repeats: list[str]) -> ResultTable:
     """Return the table of means and standard deviations of groups of runs that differ in their seed alone."""
     runs = [run for group in groups for run in group]
     settings = varied(runs)
@@ -115,7 +116,7 @@ def _over_seeds(groups: Sequence[Sequence[Run]], data: str, protocol: str) -> Re
         for group in groups
     ]
     notes = [f"Data: {data}. Protocol: {protocol}. Mean +- standard deviation over seeds."]
-    notes += _changes_together(settings)
+    notes += _changes_together(settings) + repeats
     columns = [*_settings_columns(keys), Column("seeds"), *(Column(name, *PERCENT, best) for name in SCORES)]
     return ResultTable("Means over seeds", columns, rows, notes)
 
@@ -131,11 +132,13 @@ def class_tables(runs: Sequence[Run]) -> list[ResultTable]:
     Values are means over seeds.
     """
     tables: list[ResultTable] = []
+    repeats = {measured: notes_on_repeats(group) for measured, group in by_measure(runs).items()}
     for (data, protocol, rooms, classes), found in comparable(runs).items():
         rows = [[each.label, len(each.scores), *_spreads(each.scores)] for each in found]
         notes = [f"Data: {data}. Protocol: {protocol}. Rooms: {rooms}. Of each class: IoU."]
         if any(len(each.scores) > 1 for each in found):
             notes.append("mIoU, mAcc, OA: mean +- standard deviation over seeds. IoU of each class: mean over seeds.")
+        notes += repeats[data, protocol]
         file = f"classes-{len(tables)}" if tables else "classes"
         columns = [Column("network"), Column("seeds"), *(Column(name, *PERCENT, True) for name in SCORES)]
         columns += [Column(name, *PERCENT, True, deviations=False) for name in classes]
