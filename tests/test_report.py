@@ -656,8 +656,10 @@ def test_a_confusion_matrix_names_missing_classes_and_summed_seeds(tmp_path):
     network_run(tmp_path, "b", confusion=((1, 3), (0, 0)), seed=1)
     texts = drawn()
     assert "sum over 2 seeds" in " ".join(texts) and texts.count("50") >= 2
-    network_run(tmp_path, "c", confusion=((0, 0), (0, 5)), seed=2)
+    for folder, seed in (("a", 0), ("b", 1)):
+        changed(confusion=[[seed, 1 - seed], [0, 5]])(tmp_path / folder)
     assert "no points" not in drawn()
+    changed(confusion=[[0, 0], [0, 5]])(tmp_path / "a")
     assert "the test rooms have no such points" in reported(tmp_path)[1]
 
 
@@ -995,3 +997,71 @@ def test_a_fold_that_is_there_twice_is_pooled_once_or_not_at_all(tmp_path, same)
     else:
         assert table.header[1:] == ["Area 1", "Area 2", "Area 3, run again", "Area 3, run f3"]
         assert classes == ["Classes, Area 1", "Classes, Area 2", "Classes, Area 3"]
+
+
+# -- what was measured ------------------------------------------------------------------------------------------------
+
+
+def measured_run(root, name, data, fold=5, seed=0, points=(4, 4), **room_points):
+    """A run on data of that name: points of each class, and the points of each room."""
+    folder = make_run(root, name, [[points[0], 0], [1, points[1] - 1]], fold=fold, seed=seed)
+    rooms = {room: {"points": count, "mIoU": 0.5, "OA": 0.5} for room, count in room_points.items()}
+    changed(data=data, rooms=rooms, folds=["Area_1", "Area_2"])(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("points", "rooms"),
+    [
+        pytest.param((4, 4), {"office": 3, "hall": 5}, id="a room more"),
+        pytest.param((4, 4), {"lobby": 8}, id="another room"),
+        pytest.param((4, 5), {"office": 9}, id="more points"),
+        pytest.param((5, 3), {"office": 8}, id="other labels"),
+    ],
+)
+def test_runs_on_other_rooms_or_points_share_no_table_and_no_mean(tmp_path, points, rooms):
+    for name, seed in (("a", 0), ("b", 1)):
+        measured_run(tmp_path, name, "raw", seed=seed, office=8)
+    measured_run(tmp_path, "c", "raw", seed=2, points=points, **rooms)
+    runs = find_runs(tmp_path, LeftOut())[0]
+    first, means, other = comparisons(runs)
+    assert [row[-1] for row in first.rows] == ["a", "b"] and means.rows[0][0] == "2"
+    assert [row[-1] for row in other.rows] == ["c"]
+    counted = f"{len(rooms)} room{'s' if len(rooms) > 1 else ''}, {sum(points)} points"
+    assert "Data: raw #1. Protocol: rooms. Tested on Area 5 (1 room, 8 points)." in first.notes
+    assert f"Data: raw #2. Protocol: rooms. Tested on Area 5 ({counted})." in other.notes
+    assert any("scored on other rooms" in note for note in first.notes)
+    assert [row[1] for table in class_tables(runs) for row in table.rows] == ["2", "1"]
+
+
+def test_data_that_are_named_differently_are_the_same_if_nothing_else_was_scored(tmp_path):
+    for area, data, seed in ((1, "raw", 0), (2, "/abs/raw", 0), (1, "/abs/raw", 1), (2, "/abs/raw", 1)):
+        measured_run(tmp_path, f"f{area}s{seed}", data, area, seed)
+    runs = find_runs(tmp_path, LeftOut())[0]
+    assert len(comparisons(runs)) == 2
+    assert set(labels(runs)) == {"ResGCN-7"}
+    for table in (comparisons(runs)[0], six_folds(runs)[0]):
+        note = "The data have several names, but in no area other rooms or points: /abs/raw, raw."
+        assert note in table.notes
+    (table,) = class_tables(runs)
+    assert (table.title, table.rows[0][1]) == ("Classes, 2-fold, pooled", "2")
+
+
+def test_areas_of_different_data_are_not_pooled(tmp_path):
+    """The first runs of each folder are of different areas: none of them alone tells the data apart."""
+    for name, data, area, count in (
+        ("a", "full", 1, 9), ("b", "half", 2, 4), ("c", "half", 1, 5), ("d", "full", 2, 8),
+    ):  # fmt: skip
+        measured_run(tmp_path, name, data, area, points=(count, count))
+    tables = six_folds(find_runs(tmp_path, LeftOut())[0])
+    assert [(table.notes[0], table.rows[0][1:3]) for table in tables] == [
+        ("Data: full. Protocol: rooms.", [f"{50 * (9 / 10 + 8 / 9):.2f}", f"{50 * (8 / 9 + 7 / 8):.2f}"]),
+        ("Data: half. Protocol: rooms.", [f"{50 * (5 / 6 + 4 / 5):.2f}", f"{50 * (4 / 5 + 3 / 4):.2f}"]),
+    ]
+
+
+@pytest.mark.parametrize("field", [{"dataset": "S3DIS"}, {"folds": ["Area_5"]}, {"classes": ["a", "c"]}])
+def test_other_data_sets_areas_or_classes_are_other_data(tmp_path, field):
+    make_run(tmp_path, "a", SQUARE)
+    changed(**field)(make_run(tmp_path, "b", SQUARE, seed=1))
+    assert [table.title for table in comparisons(find_runs(tmp_path, LeftOut())[0])] == ["Runs", "Runs"]

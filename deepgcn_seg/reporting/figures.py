@@ -70,7 +70,7 @@ def draw_curves(
     """
     groups: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        groups[run.test.data].append(run)
+        groups[run.data].append(run)
     last: dict[str, float] = {}
     panels = {}
     for data, group in groups.items():
@@ -212,7 +212,7 @@ def draw_scores(runs: Sequence[Run], path: Path, palette: str = "screen") -> Non
     figure = Figure(figsize=(width, sum(1.2 + 0.28 * count for count in bars)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=[0.4 + count for count in bars])[:, 0]
-    for axis, ((data, protocol, rooms, _), found) in zip(axes, panels.items()):
+    for axis, ((data, protocol, rooms), found) in zip(axes, panels.items()):
         _draw_bars(axis, found, "0.7" if palette == "print" else "#4878a8")
         axis.set_xlabel("mIoU (%)")
         axis.set_title(f"{escaped(f'{data}, {rooms}', 75)}\n{escaped(protocol, 75)}", fontsize=9, loc="left")

@@ -74,7 +74,7 @@ def labels(runs: Sequence[Run]) -> list[str]:
 def experiment(run: Run) -> tuple:
     """Return what a run shares with those that repeat it with other seeds and folds, and with no others."""
     settings = tuple(sorted((key, str(value)) for key, value in run.settings.items() if key not in REPEATS))
-    return (*run.measured, run.test.classes, settings)
+    return (*run.measured, settings)
 
 
 def _group_of(key: str) -> str:

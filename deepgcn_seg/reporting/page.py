@@ -88,7 +88,7 @@ def _about(run: Run, label: str, best: bool, left_out: LeftOut) -> dict[str, Any
         "what": ", ".join([label, *(f"{title_of(key)} {run.settings[key]}" for key in REPEATS if key in run.settings)]),
         "best": best,
         "scores": {"mIoU": _percent(test.mIoU), "mAcc": _percent(test.mAcc), "OA": _percent(test.OA)},
-        "measured": f"{test.data}; protocol {test.protocol}",
+        "measured": "{}; protocol {}".format(*run.measured),
         "facts": facts,
         "classes": test.classes,
         "iou": [_percent(None if value != value else value) for value in scores.iou],

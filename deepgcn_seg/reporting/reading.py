@@ -88,6 +88,17 @@ class Tested(_Written):
     points_per_second: Count | None = None
 
     @property
+    def area(self) -> str:
+        """The test area, as tables name it: "Area 5" for ``data.fold=5`` and ``data.fold=Area_5``."""
+        names = [f"Area_{area}" if isinstance(area, int) else area for area in self.areas]
+        return ", ".join(f"Area {name[5:]}" if name.startswith("Area_") else name for name in names)
+
+    @property
+    def scored(self) -> tuple:
+        """What was scored: the rooms with their numbers of points, and the points of each true class."""
+        return tuple(sorted((key, room.points) for key, room in self.rooms.items())), tuple(map(sum, self.confusion))
+
+    @property
     def scores(self) -> tuple:
         """All that two runs with the same result have alike."""
         return self.mIoU, self.mAcc, self.OA, self.confusion

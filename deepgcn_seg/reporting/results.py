@@ -126,6 +126,16 @@ def to_average(runs: Sequence[Run]) -> list[list[Run]]:
     return [every] if len(every) == len(by_repeat(every)) else [[run] for run in every]
 
 
+def notes_on_data(runs: Sequence[Run]) -> list[str]:
+    """Return notes on runs of the same data if they name them differently, or if others are scored on other rooms."""
+    names, notes = sorted({run.test.data for run in runs}), []
+    if runs[0].data not in names:
+        notes.append("Other runs with data of this name were scored on other rooms, points, areas or classes.")
+    if len(names) > 1:
+        notes.append(f"The data have several names, but in no area other rooms or points: {', '.join(names)}.")
+    return notes
+
+
 def notes_on_repeats(runs: Sequence[Run]) -> list[str]:
     """Return a note for each seed that was run several times on the same area, with the same scores or with others."""
     notes = []
@@ -157,12 +167,12 @@ def by_measure(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
     return groups
 
 
-def comparable(runs: Sequence[Run]) -> dict[tuple[str, str, str, tuple[str, ...]], list[Result]]:
-    """Return the results whose scores can be compared, by their data, protocol, rooms and classes."""
-    found: dict[tuple[str, str, str, tuple[str, ...]], list[Result]] = defaultdict(list)
+def comparable(runs: Sequence[Run]) -> dict[tuple[str, str, str], list[Result]]:
+    """Return the results whose scores can be compared, by their data, protocol and rooms."""
+    found: dict[tuple[str, str, str], list[Result]] = defaultdict(list)
     for (data, protocol), group in by_measure(runs).items():
         for result in results(group):
-            found[data, protocol, result.rooms, result.classes].append(result)
+            found[data, protocol, result.rooms].append(result)
     return found
 
 

@@ -1,7 +1,7 @@
 """Runs below a folder: what each was, and what it scored."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from ..errors import UserError
 from ..escaping import one_line
 from ..model.description import Network, OwnPart
 from .config import read_config
+from .measured import data_names
 from .reading import LeftOut, Metrics, Tested, read_metrics, shown, why_unfinished
 
 # Runs that differ in these settings alone repeat one experiment.
@@ -24,6 +25,7 @@ class Run:
 
     Attributes:
         settings: flat, ``data.fold`` -> 5, as numbers or as printable text.
+        data: the name of the data that it was scored on (:func:`~.measured.data_names`).
         network: the description of its network; None if its config has none that can be read.
         typed: names of the settings and groups that were set on the command line, by a sweep or when it was resumed.
     """
@@ -31,6 +33,7 @@ class Run:
     folder: Path
     settings: dict[str, Any]
     metrics: Metrics
+    data: str
     network: Network | OwnPart | None = None
     typed: frozenset[str] = frozenset()
 
@@ -47,7 +50,7 @@ class Run:
     @property
     def measured(self) -> tuple[str, str]:
         """Data and protocol: scores can be compared only where both are the same."""
-        return self.test.data, self.test.protocol
+        return self.data, self.test.protocol
 
     @property
     def seed(self) -> str:
@@ -56,9 +59,8 @@ class Run:
 
     @property
     def area(self) -> str:
-        """The area that it was tested on, as tables name it: "Area 5" for ``data.fold=5`` and ``data.fold=Area_5``."""
-        names = [f"Area_{area}" if isinstance(area, int) else area for area in self.test.areas]
-        return ", ".join(f"Area {name[5:]}" if name.startswith("Area_") else name for name in names)
+        """The area that it was tested on, as tables name it."""
+        return self.test.area
 
     @property
     def confusion(self) -> torch.Tensor:
@@ -97,13 +99,14 @@ def find_runs(root: str | Path, left_out: LeftOut) -> tuple[list[Run], list[Path
             else:
                 # A run that was trained with several values of a setting is not one with the last of them.
                 changed = {shown(key): shown(values) for key, values in values_in_time(metrics.changes).items()}
-                settings, typed = {**config.settings, **changed}, config.typed | changed.keys()
-                runs.append(Run(folder, settings, metrics, config.network, typed))
+                settings, typed = {**config.settings, **changed}, config.typed.union(changed)
+                runs.append(Run(folder, settings, metrics, metrics.test.data, config.network, typed))
     if not runs and not unfinished:
         if left_out.reasons:
             raise UserError(f"runs={root}: none of the runs below it can be read; the first: {left_out.reasons[0]}")
         raise UserError(f"runs={root}: no run directories below it (looked for .hydra/config.yaml and metrics.json)")
-    return runs, unfinished
+    names = data_names([run.test for run in runs])
+    return [replace(run, data=name) for run, name in zip(runs, names)], unfinished
 
 
 def describe_unfinished(folders: Sequence[Path], left_out: LeftOut) -> list[str]:

@@ -6,12 +6,12 @@ from typing import Any
 
 from ..data.layouts import natural
 from ..evaluation.metrics import Scores
-from ..settings import three_digits
+from ..settings import counted, three_digits
 from .differences import varied
 from .naming import experiment, title_of
 from .published import Published
 from .result_table import PERCENT, Column, ResultTable, Spread, percent, percent_interval
-from .results import by_measure, comparable, notes_on_repeats, to_average
+from .results import by_measure, comparable, notes_on_data, notes_on_repeats, to_average
 from .runs import Run
 
 SCORES = ("mIoU", "mAcc", "OA")
@@ -50,7 +50,7 @@ def _comparison(runs: list[Run], data: str, protocol: str, repeats: list[str]) -
     settings = varied(runs)
     keys = list(settings)
     intervals = any(run.test.mIoU_interval for run in runs)
-    areas = sorted({run.area.removeprefix("Area ") for run in runs}, key=natural)
+    areas = {run.area: run for run in sorted(runs, key=lambda run: natural(run.area))}
     # Scores on different areas do not compare networks.
     best = len({run.area for run in runs}) == 1
     columns = [
@@ -82,7 +82,8 @@ def _comparison(runs: list[Run], data: str, protocol: str, repeats: list[str]) -
         )
     selections = sorted({run.test.selection for run in runs if run.test.selection})
     notes = [
-        f"Data: {data}. Protocol: {protocol}. Test areas: {', '.join(areas)}.",
+        f"Data: {data}. Protocol: {protocol}. Tested on {', '.join(map(_scored, areas.values()))}.",
+        *notes_on_data(runs),
         "Minutes and peak MB are of training, points/s of scoring."
         + (f" Checkpoint: {', '.join(selections)}." if selections else ""),
         *["95 % interval: of the mIoU, by bootstrap over the test rooms."] * intervals,
@@ -90,6 +91,12 @@ def _comparison(runs: list[Run], data: str, protocol: str, repeats: list[str]) -
         *repeats,
     ]
     return ResultTable("Runs", columns, rows, notes)
+
+
+def _scored(run: Run) -> str:
+    """Return the test area with what was scored: ``Area 5 (68 rooms, 78,649,799 points)``."""
+    rooms = [counted(len(run.test.rooms), "room")] if run.test.rooms else []
+    return f"{run.area} ({', '.join([*rooms, f'{run.confusion.sum():,} points'])})"
 
 
 def _by_seeds(runs: Sequence[Run]) -> list[list[Run]]:
@@ -133,7 +140,8 @@ def class_tables(runs: Sequence[Run]) -> list[ResultTable]:
     """
     tables: list[ResultTable] = []
     repeats = {measured: notes_on_repeats(group) for measured, group in by_measure(runs).items()}
-    for (data, protocol, rooms, classes), found in comparable(runs).items():
+    for (data, protocol, rooms), found in comparable(runs).items():
+        classes = found[0].classes
         rows = [[each.label, len(each.scores), *_spreads(each.scores)] for each in found]
         notes = [f"Data: {data}. Protocol: {protocol}. Rooms: {rooms}. Of each class: IoU."]
         if any(len(each.scores) > 1 for each in found):
