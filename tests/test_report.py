@@ -1065,3 +1065,72 @@ def test_other_data_sets_areas_or_classes_are_other_data(tmp_path, field):
     make_run(tmp_path, "a", SQUARE)
     changed(**field)(make_run(tmp_path, "b", SQUARE, seed=1))
     assert [table.title for table in comparisons(find_runs(tmp_path, LeftOut())[0])] == ["Runs", "Runs"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "other"),
+    [
+        ({"save_every": 500}, {"save_every": 100}),
+        ({"model": {"recompute": False}}, {"model": {"recompute": True}}),
+        ({"model": {"checkpoint": False}}, {"model": {"recompute": True}}),
+        ({"data": {"fold": 5, "store": {"root": "a"}}}, {"data": {"fold": 5, "root": "b", "store": {"root": "b"}}}),
+        ({"device": "cpu", "workers": 0, "pages": True}, {"device": "cuda", "workers": 4, "pages": False}),
+    ],
+    ids=str,
+)
+def test_how_a_run_was_done_tells_no_experiments_apart(tmp_path, setting, other):
+    described(make_run(tmp_path, "a", SQUARE), **setting)
+    described(make_run(tmp_path, "b", SQUARE, seed=1), **other)
+    table, means = comparisons(find_runs(tmp_path, LeftOut())[0])
+    assert table.header[:2] == ["seed", "mIoU"]
+    assert means.rows[0][0] == "2"
+
+
+def begun_run(root, name, seed, path, sha256=None, fold=5):
+    """A run with these first weights, and the checksum of their file if it is known."""
+    folder = described(make_run(root, name, SQUARE, seed=seed, fold=fold), weights=path)
+    file = folder / "metrics.json"
+    weights = {"weights": {"path": path, "sha256": sha256, "step": 3}} if sha256 else {}
+    file.write_text(json.dumps(json.loads(file.read_text()) | weights))
+    changed(folds=["Area_5", "Area_6"])(folder)
+
+
+@pytest.mark.parametrize(
+    ("runs", "seeds", "note", "labelled"),
+    [
+        pytest.param([(0, "A", "1"), (1, "B", "2")], {"2"}, True, {""}, id="one for each seed"),
+        pytest.param([(0, "A", None), (1, "B", None)], {"2"}, True, {""}, id="one for each seed, without checksums"),
+        pytest.param([(0, "A", "1"), (1, "/abs/A", "1")], {"2"}, False, {""}, id="one file by two paths"),
+        pytest.param([(0, "A", "1"), (1, "A", "2")], {"2"}, True, {""}, id="a file that was replaced"),
+        pytest.param(
+            [(0, "A", "1"), (1, "A", "1"), (0, "B", "2"), (1, "B", "2")], {"2"}, False, {"A", "B"}, id="files compared"
+        ),
+        pytest.param(
+            [(0, "A", "1" * 9), (1, "A", "1" * 9), (0, "A", "2" * 9)],
+            {"2", "1"}, False, {f"A ({'1' * 8})", f"A ({'2' * 8})"}, id="a replaced file compared",
+        ),
+        pytest.param([(0, "A", "1"), (1, "A", "1"), (2, "B", "2")], {"2", "1"}, False, {"A", "B"}, id="a shared file"),
+        pytest.param([(0, None, None), (1, "B", "2")], set(), False, {"none", "B"}, id="random weights and a file"),
+        pytest.param(
+            [(0, None, None), (1, None, None), (0, "A", "1"), (1, "B", "2")],
+            {"2"}, True, {"none", "one for each run"}, id="random weights and one for each seed",
+        ),
+    ],
+)  # fmt: skip
+def test_first_weights_tell_experiments_apart_unless_each_seed_has_its_own(tmp_path, runs, seeds, note, labelled):
+    for number, (seed, path, sha256) in enumerate(runs):
+        begun_run(tmp_path, str(number), seed, path, sha256)
+    found = find_runs(tmp_path, LeftOut())[0]
+    table, *means = comparisons(found)
+    assert {row[each.header.index("seeds")] for each in means for row in each.rows} == seeds
+    for each in (table, *means, *class_tables(found)):
+        assert any("began with different weights: " in text for text in each.notes) == note
+    assert {label.removeprefix("ResGCN-7").removeprefix(", weights ") for label in labels(found)} == labelled
+
+
+def test_folds_that_began_with_a_file_each_are_pooled(tmp_path):
+    for fold in (5, 6):
+        begun_run(tmp_path, f"f{fold}", 0, f"pre{fold}", str(fold), fold)
+    (table,) = six_folds(find_runs(tmp_path, LeftOut())[0])
+    assert "2-fold, pooled" in table.header
+    assert "ResGCN-7: repeats began with different weights: f5 with pre5, f6 with pre6." in table.notes

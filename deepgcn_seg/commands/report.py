@@ -15,7 +15,8 @@ from ..reporting.page import write_page
 from ..reporting.published import AREA_5, SIX_FOLD
 from ..reporting.reading import LeftOut
 from ..reporting.results import comparable
-from ..reporting.runs import Run, describe_unfinished, find_runs
+from ..reporting.run import Run
+from ..reporting.runs import describe_unfinished, find_runs
 from ..reporting.six_folds import six_folds
 from ..reporting.tables import class_tables, comparisons, published_table
 

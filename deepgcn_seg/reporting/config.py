@@ -17,8 +17,11 @@ from ..old_names import ADDED, renamed, renamed_argument
 from ..schema import read_yaml
 from .reading import MAX_COUNT, MAX_SETTINGS, own_file, shown
 
-# Settings that say where a run was done, not what it is.
-_NOT_SETTINGS = ("resume", "data.root", "data.store.root", "device", "workers", "pages")
+# Settings that say where and how a run was done, not what it is: its scores are the same.
+_NOT_SETTINGS = (
+    *("resume", "data.root", "data.store.root", "device", "workers", "pages"),
+    *("save_every", "model.recompute"),
+)
 # A setting that stands for the value of another one.
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
@@ -53,8 +56,9 @@ def read_config(folder: Path) -> Configured | None:
     settings = renamed(dict(_flat(config)))
     if len(settings) > MAX_SETTINGS:
         raise UserError(f"{path}: {len(settings)} settings, more than {MAX_SETTINGS}")
-    added = {key: _value(value) for key, value in ADDED.items()}
-    return Configured({**added, **settings}, _network(config), _read_typed(folder))
+    settings = {key: _value(value) for key, value in ADDED.items()} | settings
+    settings = {key: value for key, value in settings.items() if key not in _NOT_SETTINGS}
+    return Configured(settings, _network(config), _read_typed(folder))
 
 
 def _read_typed(folder: Path) -> frozenset[str]:
@@ -97,12 +101,12 @@ def _referred(config: Mapping[str, Any], value: Any) -> Any:
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield names and values without :data:`_NOT_SETTINGS`."""
+    """Yield names and values."""
     # A sum of losses is one setting.
     if isinstance(value, dict) and name != "recipe.loss":
         for key, part in value.items():
             yield from _flat(part, shown(f"{name}.{key}" if name else key))
-    elif name not in _NOT_SETTINGS:
+    else:
         yield name, _value(value)
 
 

@@ -14,7 +14,7 @@ from ..settings import three_digits
 from .reading import LeftOut, read_device
 from .result_table import Column, ResultTable, Spread
 from .results import distinct, experiments
-from .runs import Run
+from .run import Run
 
 # Layers and points of the networks whose FLOPs are counted. A config may ask for far more, which takes minutes.
 MAX_DEPTH, MAX_POINTS = 1000, 2**17

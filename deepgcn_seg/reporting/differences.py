@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
-from .runs import REPEATS, Run
+from .run import REPEATS, Run
 
 
 def varied(runs: Sequence[Run]) -> dict[str, list[str]]:

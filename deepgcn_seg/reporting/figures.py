@@ -24,7 +24,7 @@ from .naming import kind_of
 from .reading import LeftOut, read_curve
 from .result_table import Spread, percent
 from .results import Experiment, Result, by_repeat, comparable, distinct, experiments
-from .runs import Run
+from .run import Run
 
 FORMATS = (".png", ".pdf", ".svg")
 # Lines that one can tell apart in one set of axes; of more networks, those with the highest mIoU are drawn.

@@ -9,7 +9,7 @@ from ..model.connection import BACKBONES, CONNECTIONS
 from ..model.description import Network, OwnPart
 from ..old_names import ADDED
 from .differences import is_typed, varied
-from .runs import REPEATS, Run
+from .run import REPEATS, Run
 
 # Settings that the name of a network stands for.
 _NAMED = ("depth", "model.depth", "model.connection", "model._target_", "backbone.name", "backbone.connection")
@@ -71,12 +71,6 @@ def labels(runs: Sequence[Run]) -> list[str]:
     return _told_apart(runs, named)
 
 
-def experiment(run: Run) -> tuple:
-    """Return what a run shares with those that repeat it with other seeds and folds, and with no others."""
-    settings = tuple(sorted((key, str(value)) for key, value in run.settings.items() if key not in REPEATS))
-    return (*run.measured, settings)
-
-
 def _group_of(key: str) -> str:
     """Return the key that names the choice of a setting's group: ``recipe.name`` of ``recipe.ema``."""
     return f"{key.partition('.')[0]}.name" if "." in key else ""
@@ -121,9 +115,9 @@ def _told_apart(runs: Sequence[Run], named: Sequence[str]) -> list[str]:
     """Return names with a number behind those that different experiments share, because a value was cut."""
     experiments: dict[str, list[tuple]] = defaultdict(list)
     for run, name in zip(runs, named):
-        if experiment(run) not in experiments[name]:
-            experiments[name].append(experiment(run))
+        if run.experiment not in experiments[name]:
+            experiments[name].append(run.experiment)
     return [
-        f"{name} #{experiments[name].index(experiment(run)) + 1}" if len(experiments[name]) > 1 else name
+        f"{name} #{experiments[name].index(run.experiment) + 1}" if len(experiments[name]) > 1 else name
         for run, name in zip(runs, named)
     ]

@@ -17,7 +17,8 @@ from ..files import replacing
 from .naming import labels, title_of
 from .reading import LeftOut, own_file, read_facts, read_picture
 from .result_table import ResultTable
-from .runs import REPEATS, Run, describe_unfinished
+from .run import REPEATS, Run
+from .runs import describe_unfinished
 
 # Pixels: with pictures of this width, a page of forty runs can still be attached to a mail.
 PICTURE_WIDTH = 1000

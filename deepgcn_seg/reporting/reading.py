@@ -127,13 +127,24 @@ class Training(_Written):
     peak_memory_mb: Cost | None = None
 
 
+class Beginning(_Written):
+    """The weights that a training began with. sha256: of their file."""
+
+    sha256: Name
+
+
 class Metrics(_Written):
-    """``metrics.json`` of a training. changes: settings that were changed on the way."""
+    """``metrics.json`` of a training.
+
+    Attributes:
+        changes: settings that were changed on the way. weights: None for random first weights.
+    """
 
     test: Tested
     parameters: Count
     training: Training = Training()
     changes: Changes = ()
+    weights: Beginning | None = None
 
 
 class LeftOut:

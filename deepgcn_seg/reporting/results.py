@@ -11,8 +11,9 @@ from ..data.layouts import natural
 from ..escaping import one_line
 from ..evaluation.metrics import Scores
 from ..model.connection import CONNECTIONS
-from .naming import experiment, kind_of, labels
-from .runs import Run
+from .beginnings import OWN
+from .naming import kind_of, labels
+from .run import Run
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,8 @@ def experiments(runs: Sequence[Run]) -> list[Experiment]:
     groups: dict[tuple, list[Run]] = defaultdict(list)
     names = {}
     for run, label in zip(runs, labels(runs)):
-        groups[experiment(run)].append(run)
-        names[experiment(run)] = label
+        groups[run.experiment].append(run)
+        names[run.experiment] = label
     found = [Experiment(names[key], group) for key, group in groups.items()]
     order = [connection.network for connection in CONNECTIONS.values()]
     kind = lambda each: order.index(name) if (name := kind_of(each.runs[0])) in order else len(order)
@@ -137,9 +138,16 @@ def notes_on_data(runs: Sequence[Run]) -> list[str]:
 
 
 def notes_on_repeats(runs: Sequence[Run]) -> list[str]:
-    """Return a note for each seed that was run several times on the same area, with the same scores or with others."""
+    """Return notes on what means have to leave out or to take together.
+
+    There is one for each seed that was run several times on the same area, with the same scores or with others, and one
+    for each experiment whose runs began with weights of their own.
+    """
     notes = []
     for each in experiments(runs):
+        own = [f"{run.name} with {run.weights}" for run in each.runs if run.settings.get("weights") == OWN]
+        if own:
+            notes.append(f"{each.label}: repeats began with different weights: {', '.join(own)}.")
         for group in by_repeat(each.runs):
             again = f"{each.label}, seed {group[0].seed}, {group[0].area} was run {len(group)} times"
             names = ", ".join(one_line(run.folder) for run in group)

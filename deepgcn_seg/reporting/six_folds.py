@@ -7,7 +7,7 @@ import torch
 from ..evaluation.metrics import Scores, miou_interval
 from .result_table import PERCENT, Column, ResultTable, percent, percent_interval
 from .results import Folds, experiments, folds, notes_on_data, notes_on_repeats
-from .runs import Run
+from .run import Run
 
 
 def six_folds(runs: Sequence[Run]) -> list[ResultTable]:

@@ -8,11 +8,11 @@ from ..data.layouts import natural
 from ..evaluation.metrics import Scores
 from ..settings import counted, three_digits
 from .differences import varied
-from .naming import experiment, title_of
+from .naming import title_of
 from .published import Published
 from .result_table import PERCENT, Column, ResultTable, Spread, percent, percent_interval
 from .results import by_measure, comparable, notes_on_data, notes_on_repeats, to_average
-from .runs import Run
+from .run import Run
 
 SCORES = ("mIoU", "mAcc", "OA")
 # Settings that a note lists before it counts the others.
@@ -104,7 +104,7 @@ def _by_seeds(runs: Sequence[Run]) -> list[list[Run]]:
     keys = [key for key in varied(runs) if key != "seed"]
     groups: dict[tuple, list[Run]] = defaultdict(list)
     for run in sorted(runs, key=lambda run: [_sortable(run.settings.get(key)) for key in keys]):
-        groups[experiment(run), run.area].append(run)
+        groups[run.experiment, run.area].append(run)
     return [each for group in groups.values() for each in to_average(group)]
 
 
