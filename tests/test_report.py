@@ -1134,3 +1134,30 @@ def test_folds_that_began_with_a_file_each_are_pooled(tmp_path):
     (table,) = six_folds(find_runs(tmp_path, LeftOut())[0])
     assert "2-fold, pooled" in table.header
     assert "ResGCN-7: repeats began with different weights: f5 with pre5, f6 with pre6." in table.notes
+
+
+def test_a_score_that_is_missing_is_not_0(tmp_path, monkeypatch):
+    monkeypatch.setattr("deepgcn_seg.commands.report.draw_curves", lambda *_: {})
+    # Means: 50, of one of two seeds; 40; none; and 0.
+    scores = {3: (0.5, None), 5: (0.4, 0.4), 7: (None, None), 9: (0.0, 0.0)}
+    for depth, mious in scores.items():
+        for seed, miou in enumerate(mious):
+            confusion = [[4, 0], [0, 4]] if depth == 3 else SQUARE
+            changed(mIoU=miou, confusion=confusion)(
+                make_run(tmp_path, f"{depth}s{seed}", SQUARE, depth=depth, seed=seed)
+            )
+    _, page = reported(tmp_path)
+    bars = lines_of(tmp_path / "report.svg")
+    assert {"50.0", "40.0 ± 0.0", "-", "0.0 ± 0.0"} <= set(bars)
+    assert not any(text.startswith("25") for text in bars)
+    # Of the highest mean that there is.
+    assert lines_of(tmp_path / "report-confusion.svg").count("100") >= 2
+    shown = re.findall(r"<b>(\d)s\d</b>", page)
+    assert shown.index("9") < shown.index("7")
+
+
+def test_runs_without_any_score_are_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr("deepgcn_seg.reporting.figures.FORMATS", (".svg",))
+    changed(mIoU=None, confusion=[[0, 0], [0, 0]])(make_run(tmp_path, "a", SQUARE))
+    draw_scores(find_runs(tmp_path, LeftOut())[0], tmp_path / "a.png")
+    assert {"ResGCN-7", "-"} <= set(lines_of(tmp_path / "a.svg"))

@@ -62,7 +62,7 @@ def write_page(
 
 
 def _by_score(runs: Sequence[Run]) -> list[Run]:
-    return sorted(runs, key=lambda run: (run.measured, -(run.test.mIoU or 0)))
+    return sorted(runs, key=lambda run: (run.measured, -run.order))
 
 
 def _best(runs: Sequence[Run]) -> set[Path]:

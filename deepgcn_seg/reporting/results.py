@@ -13,6 +13,7 @@ from ..evaluation.metrics import Scores
 from ..model.connection import CONNECTIONS
 from .beginnings import OWN
 from .naming import kind_of, labels
+from .result_table import Spread, percent
 from .run import Run
 
 
@@ -82,6 +83,21 @@ class Result:
     classes: tuple[str, ...]
     scores: list[Scores]
     confusion: torch.Tensor
+
+    @property
+    def mious(self) -> list[float]:
+        """The mIoU in percent of each seed that has one."""
+        return [value for score in self.scores if (value := percent(score.miou)) is not None]
+
+    @property
+    def miou(self) -> Spread | None:
+        """Mean and deviation of :attr:`mious`; None if no seed has one."""
+        return Spread.of(self.mious)
+
+    @property
+    def order(self) -> float:
+        """The mean mIoU, to sort by; -1 if there is none."""
+        return -1 if self.miou is None else self.miou.mean
 
 
 def experiments(runs: Sequence[Run]) -> list[Experiment]:

@@ -51,6 +51,11 @@ class Run:
         return self.data, self.test.protocol
 
     @property
+    def order(self) -> float:
+        """Its mIoU, to sort by; -1 if it has none."""
+        return -1 if self.test.mIoU is None else self.test.mIoU
+
+    @property
     def seed(self) -> str:
         """Its seed as text."""
         return str(self.settings.get("seed"))
