@@ -1161,3 +1161,10 @@ def test_runs_without_any_score_are_drawn(tmp_path, monkeypatch):
     changed(mIoU=None, confusion=[[0, 0], [0, 0]])(make_run(tmp_path, "a", SQUARE))
     draw_scores(find_runs(tmp_path, LeftOut())[0], tmp_path / "a.png")
     assert {"ResGCN-7", "-"} <= set(lines_of(tmp_path / "a.svg"))
+
+
+def test_a_class_that_only_the_prediction_has_counts_as_0_and_one_that_neither_has_not_at_all(tmp_path):
+    for seed, confusion in enumerate(([[3, 0], [0, 0]], [[2, 1], [0, 0]])):
+        make_run(tmp_path, f"s{seed}", confusion, seed=seed, depth=seed + 1)
+    (table,) = class_tables(find_runs(tmp_path, LeftOut())[0])
+    assert [row[5:] for row in table.rows] == [["100.00", "-"], ["66.67", "0.00"]]

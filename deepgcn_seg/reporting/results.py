@@ -213,7 +213,11 @@ def _by_area(experiment: Experiment) -> list[Result]:
 
 
 def _scores(runs: list[Run]) -> tuple[list[Scores], torch.Tensor]:
-    """Return the scores of runs, as their metrics.json has them, and the sum of their confusion matrices."""
+    """Return the scores of runs, and the sum of their confusion matrices.
+
+    mIoU, mAcc and OA are those of metrics.json, so that every table has the very number that the run reported. Its IoU
+    of each class is not read: it follows from the confusion matrix, which is needed here anyway.
+    """
     nan = lambda value: float("nan") if value is None else value
     scores = [
         dataclasses.replace(
