@@ -799,6 +799,17 @@ MODERN = paper(8e-3, name="modern", ema=0.99)
         ),
         pytest.param(
             [
+                (["recipe=paper"], {"epochs": 150, "recipe": paper()}),
+                (["recipe=modern"], {"epochs": 100, "recipe": MODERN}),
+                (["recipe=turns"], {"epochs": 100, "recipe": MODERN | {"name": "turns", "loss": "focal"}}),
+            ],
+            ["recipe"],
+            ["recipe changes together with: epochs."],
+            ["ResGCN-7, recipe paper", "ResGCN-7, recipe modern", "ResGCN-7, recipe turns"],
+            id="choices that have a part in common",
+        ),
+        pytest.param(
+            [
                 (["recipe=paper", "k=4"], {"k": 4, "epochs": 150, "recipe": paper()}),
                 (["recipe=modern", "k=6"], {"k": 6, "epochs": 100, "recipe": MODERN}),
             ],
@@ -845,9 +856,9 @@ MODERN = paper(8e-3, name="modern", ema=0.99)
             id="runs that do not say what was typed",
         ),
         pytest.param(
-            [(["a=1"], {f"b{i}": 1 for i in range(20)} | {"a": 1}), (["a=2"], {f"b{i}": 2 for i in range(20)} | {"a": 2})],
+            [(["a=1"], {f"a{i}": 1 for i in range(20)} | {"a": 1}), (["a=2"], {f"a{i}": 2 for i in range(20)} | {"a": 2})],
             ["a"],
-            ["a changes together with: b0, b1, b10, b11, b12, b13, b14, b15, b16, b17, b18, b19, 8 more."],
+            ["a changes together with: a0, a1, a10, a11, a12, a13, a14, a15, a16, a17, a18, a19, 8 more."],
             ["ResGCN-7, a 1", "ResGCN-7, a 2"],
             id="many",
         ),

@@ -1,6 +1,5 @@
 """Which settings differ among runs, and which of these a report shows."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 from .run import REPEATS, Run
@@ -9,26 +8,42 @@ from .run import REPEATS, Run
 def varied(runs: Sequence[Run]) -> dict[str, list[str]]:
     """Return the settings that tell runs apart, each with the settings that change together with it and are not shown.
 
-    Two settings change together if one of them has different values in just those runs in which the other one has. Of
-    such settings, names of choices (``recipe.name``), which stand for the settings of their groups, and those that were
-    typed are shown; if there are none of these, the first is shown. Fold and seed are always shown.
+    A choice that was typed (``recipe=modern``) is shown by its name (``recipe.name``), and stands for the settings that
+    are the same in all runs with the same choice. It is not said of those in its group that they change with it. Other
+    settings change together if each has different values in just those runs in which the others have; the first of them
+    is shown. Names of choices, typed settings, fold and seed are always shown.
     """
     # Names of choices come before what they set, typed settings before what follows from them, and outer groups before
     # inner ones; fold and seed, which repeat an experiment, are last.
     order = lambda key: (key in REPEATS, not key.endswith(".name"), not is_typed(runs, key), key.count("."), key)
-    together: dict[tuple[int, ...], list[str]] = defaultdict(list)
-    for key in sorted({key for run in runs for key in run.settings}, key=order):
-        values = [str(run.settings.get(key, "-")) for run in runs]
-        if len(set(values)) > 1:
-            together[tuple(values.index(value) for value in values)].append(key)
+    keys = sorted({key for run in runs for key in run.settings}, key=order)
+    values = {key: [str(run.settings.get(key, "-")) for run in runs] for key in keys}
+    values = {key: each for key, each in values.items() if len(set(each)) > 1}
+    always = [key for key in values if key in REPEATS or key.endswith(".name") or is_typed(runs, key)]
+    choices = [key for key in always if is_typed(runs, key) and key.endswith((".name", "._target_"))]
+    first: dict[tuple[int, ...], str] = {}
     found: dict[str, list[str]] = {}
-    for keys in together.values():
-        first, *others = keys
-        shown = [first, *(key for key in others if key in REPEATS or key.endswith(".name") or is_typed(runs, key))]
-        groups = tuple(f"{key.rpartition('.')[0]}." for key in shown if key.endswith((".name", "._target_")))
-        found |= {key: [] for key in shown}
-        found[first] = [key for key in keys if key not in shown and not key.startswith(groups)]
-    return dict(sorted(found.items(), key=lambda item: order(item[0])))
+    for key in values:
+        changes = tuple(values[key].index(value) for value in values[key])
+        # The choice of the setting's own group is the likeliest to have set it.
+        by_group = sorted(choices, key=lambda choice: not key.startswith(_group_of(choice)))
+        choice = next((choice for choice in by_group if _follows(values[key], values[choice])), None)
+        head = first.setdefault(changes, key) if choice is None else choice
+        if key in always or head == key:
+            found[key] = []
+        elif not key.startswith(_group_of(head)):
+            found[head].append(key)
+    return found
+
+
+def _group_of(choice: str) -> str:
+    """Return how the settings begin that a choice stands for: ``recipe.`` for ``recipe.name``."""
+    return choice.removesuffix(".name").removesuffix("._target_") + "."
+
+
+def _follows(values: Sequence[str], choices: Sequence[str]) -> bool:
+    """Return whether a setting is the same in all runs of the same choice."""
+    return len(set(zip(choices, values))) == len(set(choices))
 
 
 def is_typed(runs: Sequence[Run], key: str) -> bool:
