@@ -841,11 +841,14 @@ MODERN = paper(8e-3, name="modern", ema=0.99)
         pytest.param(
             [
                 (["conv=edge"], {"conv": {"_target_": "m.EdgeConv"}}),
-                (["conv=pyg", "++conv.operator={a: 1}"], {"conv": {"_target_": "m.Message", "operator": {"a": 1}}}),
+                (
+                    ["conv=pyg", "++conv.operator={_target_: m.Op, _partial_: true, a: 1}"],
+                    {"conv": {"_target_": "m.Message", "operator": {"_target_": "m.Op", "_partial_": True, "a": 1}}},
+                ),
             ],
-            ["convolution", "a"],
+            ["convolution", "conv.operator", "a"],
             [],
-            ["ResGCN-7, convolution EdgeConv", "ResGCN-7, convolution Message, a 1"],
+            ["ResGCN-7, convolution EdgeConv", "ResGCN-7, convolution Message, conv.operator Op, a 1"],
             id="a mapping that was typed",
         ),
         pytest.param(

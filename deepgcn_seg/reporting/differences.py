@@ -49,9 +49,12 @@ def _follows(values: Sequence[str], choices: Sequence[str]) -> bool:
 def is_typed(runs: Sequence[Run], key: str) -> bool:
     """Return whether this setting, a mapping that it is in, or the choice that it names was typed in one of the runs.
 
-    ``conv.operator={a: 1}`` sets ``conv.operator.a``, and ``recipe=modern`` the name ``recipe.name``.
+    ``conv.operator={a: 1}`` sets ``conv.operator.a``, and ``recipe=modern`` the name ``recipe.name``. What only tells
+    Hydra how to make a part is no setting of its own.
     """
     parts = key.split(".")
+    if parts[-1] in ("_partial_", "_convert_"):
+        return False
     names = {".".join(parts[:count]) for count in range(2, len(parts))}
     names |= {key, key.removesuffix(".name").removesuffix("._target_")}
     return any(names & run.typed for run in runs)
