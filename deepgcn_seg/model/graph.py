@@ -183,7 +183,8 @@ def find_neighbors(graph: Graph, graphs: nn.ModuleList, positions: Tensor, mask:
         ValueError: when called, the neighbours have another shape or type, or are not all from 0 to N - 1.
     """
     neighbors = graph.neighbors(graphs, positions, mask)
-    if type(graph) in GRAPHS.values():
+    # PyTorch 2.8 cannot compile a search in the values of a dictionary.
+    if type(graph) in tuple(GRAPHS.values()):
         return neighbors
 
     def checked(i: int, x: Tensor) -> Tensor:
