@@ -75,9 +75,7 @@ class _Reverse(Differentiable):
 
     @staticmethod
     def forward(ctx, blocks, around, drop, x, *parameters):
-        ctx.blocks, ctx.drop, ctx.graphs, ctx.inputs = blocks, drop, [], {}
-        # These hold no copies. The backward pass runs with the parameters and modes of this one, or is refused.
-        ctx.recorded = [Recorded(block, detached=True) for block in blocks]
+        ctx.blocks, ctx.drop, ctx.graphs, ctx.inputs, ctx.recorded = blocks, drop, [], {}, []
         smallest = torch.int16 if x.shape[1] <= torch.iinfo(torch.int16).max else torch.int32
         for i, block in enumerate(blocks):
             if i % KEPT_EVERY == 0:
@@ -86,6 +84,9 @@ class _Reverse(Differentiable):
             _require_constant_positions(block, neighborhood)
             # The graph is kept and not recomputed, because rounding in the inverse could swap nearly equal distances.
             ctx.graphs.append(replace(neighborhood, index=neighborhood.index.to(smallest)))
+            # The backward pass runs with the parameters, buffers and modes of this one, or is refused. Blocks may share
+            # parts, so that each is recorded just before it runs.
+            ctx.recorded.append(Recorded(block, detached=True))
             before = _random_states(x.device)
             x = block(x, neighborhood, drop)
             if any(not torch.equal(*states) for states in zip(before, _random_states(x.device))):
@@ -106,8 +107,12 @@ class _Reverse(Differentiable):
                 block, kept = ctx.blocks[i], ctx.graphs[i]
                 neighborhood = replace(kept, index=kept.index.long())
                 with ctx.recorded[i] as recorded:
-                    with torch.no_grad():
-                        x = ctx.inputs[i].detach() if i in ctx.inputs else block.inverse(y, neighborhood, ctx.drop)
+                    if i in ctx.inputs:
+                        x = ctx.inputs[i].detach()
+                    else:
+                        with torch.no_grad():
+                            x = block.inverse(y, neighborhood, ctx.drop)
+                        recorded.begin()
                     with torch.enable_grad():
                         x.requires_grad_()
                         out = block(x, neighborhood, ctx.drop)
