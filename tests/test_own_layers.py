@@ -119,6 +119,10 @@ class TwiceBatchNorm(BatchNorm):
         return 2 * super().forward(x, mask)
 
 
+def twice(method):
+    return lambda self, *given: 2 * method(self, *given)
+
+
 def changed(model, how):
     """The model with a part that must be called in every graph convolution, the fusion block and the head."""
     for part in [part for part in model.modules() if isinstance(part, Pointwise)]:
@@ -128,6 +132,10 @@ def changed(model, how):
             part.linear.register_forward_hook(lambda linear, given, out: out + given[0].sum(-1, keepdim=True))
         elif how == "hook of a layer":
             part.register_forward_pre_hook(lambda layer, given: (3 * given[0], *given[1:]))
+        elif how == "layer":
+            part.__class__ = type("Twice", (type(part),), {"forward": twice(type(part).forward)})
+        elif how == "finish of a layer":
+            part.__class__ = type("Twice", (type(part),), {"finish": twice(type(part).finish)})
         elif how == "norm" and part.norm is not None:
             part.norm.__class__ = TwiceBatchNorm
         elif how == "hook of a norm" and part.norm is not None:
@@ -138,23 +146,26 @@ def changed(model, how):
 
 
 def plainly(conv, x, index, mask):
-    """EdgeConv or MRConv by their formulas."""
+    """EdgeConv, MRConv or GraphSAGE by their formulas."""
+    present = None if mask is None else mask.repeat_interleave(index.shape[2], 1)
+    on_edges = lambda layer, edges: layer(edges.flatten(1, 2), present).view(*index.shape, -1).amax(2)
     neighbors = torch.stack([block[rows] for block, rows in zip(x, index)])
     center = x[:, :, None].expand_as(neighbors)
     if isinstance(conv, MRConv):
         return conv.layer(torch.cat([x, (neighbors - center).amax(2)], -1), mask)
-    edges = torch.cat([center, neighbors - center], -1).flatten(1, 2)
-    present = None if mask is None else mask.repeat_interleave(index.shape[2], 1)
-    return conv.layer(edges, present).view(*index.shape, -1).amax(2)
+    if isinstance(conv, GraphSAGE):
+        return conv.layer(torch.cat([x, on_edges(conv.pool, neighbors)], -1), mask)
+    return on_edges(conv.layer, torch.cat([center, neighbors - center], -1))
 
 
-HOWS = ["adapter", "hook of a linear map", "hook of a layer", "norm", "hook of a norm", "hook of an activation"]
+HOWS = ["adapter", "hook of a linear map", "layer", "finish of a layer", "hook of a layer"]
+HOWS += ["norm", "hook of a norm", "hook of an activation"]
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
 @pytest.mark.parametrize("how", HOWS)
-@pytest.mark.parametrize("kind", [EdgeConv, MRConv])
+@pytest.mark.parametrize("kind", [EdgeConv, MRConv, GraphSAGE])
 def test_a_part_that_must_be_called_is_called_by_graph_convolutions(kind, how, masked, training):
     torch.manual_seed(0)
     conv = changed(kind(6, 5).double().train(training), how)
@@ -165,7 +176,7 @@ def test_a_part_that_must_be_called_is_called_by_graph_convolutions(kind, how, m
 
 
 @pytest.mark.parametrize("connection", ["res", "dense"])
-@pytest.mark.parametrize("how", [how for how in HOWS if how != "hook of a layer"])
+@pytest.mark.parametrize("how", [how for how in HOWS if how not in ("layer", "hook of a layer")])
 def test_a_part_that_must_be_called_is_called_by_fusion_block_and_head(how, connection):
     torch.manual_seed(0)
     model = DeepGCN(**SMALL, connection=connection).double().eval()

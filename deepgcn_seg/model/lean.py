@@ -10,7 +10,7 @@
 
 :meth:`.DeepGCN.forward` calls :func:`infer` if nothing but the logits is needed (:func:`applies`). What a layer must be
 for that, it says itself: :attr:`.Pointwise.sliceable`, :attr:`.Pointwise.separates_blocks` and
-:attr:`.Pointwise.takes_products`, which convolutions ask too.
+:attr:`.Pointwise.unchanged`, which convolutions ask too.
 """
 
 from collections.abc import Iterator
@@ -63,7 +63,7 @@ def applies(model: nn.Module) -> bool:
     if type(model.fusion) is not FusionBlock or type(model.head) is not PredictionHead:
         return False
     layers = (model.fusion.layer, model.head.first, *model.head.rest)
-    if not all(layer.separates_blocks and layer.takes_products for layer in layers):
+    if not all(layer.separates_blocks and layer.unchanged for layer in layers):
         return False
     if not is_exactly(model.head.classifier, nn.Linear):
         return False

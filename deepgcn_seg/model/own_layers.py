@@ -62,8 +62,19 @@ TORCH_ACTS: dict[str, type[nn.Module]] = {
 def is_exactly(module: nn.Module | None, *kinds: type[nn.Module]) -> bool:
     """Return whether a call of a module runs the ``forward`` of one of some classes, and nothing else.
 
-    This is not so of a class derived from them, and of a module whose call runs hooks. Only the call of such a module
-    gives its result: the result must not be computed from its weights.
+    This is not so of a class derived from them, as those of a user's own and of parametrizations are, of a module whose
+    call runs hooks, and of one with a ``forward`` of its own. Only the call of such a module gives its result: the
+    result must not be computed from its weights. So this is asked, of each module in question, by all that computes a
+    result in another way than by a call:
+
+    - :attr:`.Pointwise.unchanged`, of a layer and its linear map: graph convolutions, the fusion block and the head may
+      then multiply with its weights themselves;
+    - :meth:`.Pointwise.monotone_sign`, of its norm and activation: they may then be applied to a maximum alone;
+    - :attr:`.Pointwise.counts_points`, of its norm: points may then stand for edges, each counted several times;
+    - :attr:`.Pointwise.sliceable` and :attr:`.Pointwise.separates_blocks`, of norm and activation: points, or blocks
+      of points, may then be computed in parts;
+    - :func:`.lean.applies`, of fusion block and head: what they do may then be done in parts;
+    - :mod:`deepgcn_seg.pyg`, of the layers of a network that it was given.
     """
     return type(module) in kinds and not is_hooked(cast(nn.Module, module))
 
@@ -112,7 +123,7 @@ class TorchNorm(nn.Module):
 
 def is_torch_act(act: nn.Module | None) -> bool:
     """Return whether a layer is an activation of torch.nn, which treats each value by itself."""
-    return type(act) in TORCH_ACTS.values()
+    return is_exactly(act, *TORCH_ACTS.values())
 
 
 def build_norm(factory: Factory, channels: int, eps: float) -> nn.Module:
