@@ -120,7 +120,11 @@ class TwiceBatchNorm(BatchNorm):
 
 
 def twice(method):
-    return lambda self, *given: 2 * method(self, *given)
+    def own(self, *given):
+        out = method(self, *given)
+        return [2 * part for part in out] if isinstance(out, list) else 2 * out
+
+    return own
 
 
 def changed(model, how):
@@ -192,6 +196,39 @@ def test_a_part_that_must_be_called_is_called_by_fusion_block_and_head(how, conn
     with torch.no_grad():
         assert not lean.applies(model)
         torch.testing.assert_close(model(points), expected)
+
+
+OWN_METHODS = [("backbone", "forward"), ("backbone", "concatenate"), ("backbone.blocks.0", "forward")]
+OWN_METHODS += [("backbone.head.layer", "forward"), ("fusion", "forward"), ("fusion.layer", "forward")]
+OWN_METHODS += [
+    ("head", "classify"),
+    ("head.first", "forward"),
+    ("head.rest.0", "finish"),
+    ("head.classifier", "forward"),
+]
+
+
+@pytest.mark.parametrize("connection", ["res", "dense", "res+"])
+@pytest.mark.parametrize(("place", "method"), OWN_METHODS)
+def test_evaluation_without_gradients_calls_classes_of_ones_own(place, method, connection):
+    """With so many points that parts of the network are computed in slices."""
+    torch.manual_seed(0)
+    model = DeepGCN(**SMALL, connection=connection, graph="fixed").double().eval()
+    points = torch.rand(1, lean.CPU.slice + 8, 9, dtype=torch.float64)
+    before, part = model(points), model.get_submodule(place)
+    part.__class__ = type("Own", (type(part),), {method: twice(getattr(type(part), method))})
+    expected = model(points)
+    assert not torch.allclose(expected, before, rtol=1e-2)
+    with torch.no_grad():
+        torch.testing.assert_close(model(points), expected)
+
+
+@pytest.mark.parametrize("place", ["backbone.blocks.0.norm", "backbone.last_norm"])
+def test_lean_inference_leaves_whole_batches_to_an_own_norm_between_layers(place):
+    model = DeepGCN(**SMALL, connection="res+").eval()
+    model.get_submodule(place).__class__ = OwnBatchNorm
+    with torch.no_grad():
+        assert not lean.applies(model)
 
 
 class Centred(nn.Linear):

@@ -125,6 +125,15 @@ def uses_batch_statistics(norm: nn.Module | None) -> bool:
     return isinstance(norm, BatchNorm) and norm.uses_batch_statistics
 
 
+def separates_blocks(norm: nn.Module | None, act: nn.Module | None) -> bool:
+    """Return whether in evaluation norm and activation give each block of points a result that depends on it alone.
+
+    Of a user's own parts, that is unknown.
+    """
+    known = norm is None or is_exactly(norm, BatchNorm, InstanceNorm, LayerNorm, TorchNorm)
+    return known and (act is None or is_torch_act(act))
+
+
 def apply_norm(norm: nn.Module | None, x: Tensor, mask: Tensor | None, counts: Tensor | None = None) -> Tensor:
     """Return norm(x) of points or edges x (B, N, C); x if there is no norm.
 
@@ -321,7 +330,7 @@ class Pointwise(nn.Module):
         """Whether each point's result depends on its own features alone, so that points can be computed in slices."""
         norm = self.norm
         each = norm is None or is_exactly(norm, BatchNorm, LayerNorm)
-        return each and not uses_batch_statistics(norm) and self.separates_blocks
+        return each and not uses_batch_statistics(norm) and separates_blocks(norm, self.act)
 
     @property
     def unchanged(self) -> bool:
@@ -332,12 +341,6 @@ class Pointwise(nn.Module):
         one of the two has hooks. Each class that is derived from this one in this package says so for itself.
         """
         return is_exactly(self, Pointwise) and is_exactly(self.linear, nn.Linear)
-
-    @property
-    def separates_blocks(self) -> bool:
-        """Whether in evaluation no block's result depends on another block; of a user's own parts, that is unknown."""
-        known = self.norm is None or is_exactly(self.norm, BatchNorm, InstanceNorm, LayerNorm, TorchNorm)
-        return known and (self.act is None or is_torch_act(self.act))
 
     def monotone_sign(self) -> Tensor | None:
         """Return (C,) with +1 for channels whose order norm and activation keep, and -1 for those they reverse.

@@ -71,9 +71,11 @@ def is_exactly(module: nn.Module | None, *kinds: type[nn.Module]) -> bool:
       then multiply with its weights themselves;
     - :meth:`.Pointwise.monotone_sign`, of its norm and activation: they may then be applied to a maximum alone;
     - :attr:`.Pointwise.counts_points`, of its norm: points may then stand for edges, each counted several times;
-    - :attr:`.Pointwise.sliceable` and :attr:`.Pointwise.separates_blocks`, of norm and activation: points, or blocks
+    - :attr:`.Pointwise.sliceable` and :func:`~.layers.separates_blocks`, of norm and activation: points, or blocks
       of points, may then be computed in parts;
-    - :func:`.lean.applies`, of fusion block and head: what they do may then be done in parts;
+    - :func:`.lean.applies`, of backbone, fusion block and head: what they do may then be done in parts;
+    - :meth:`~.backbone.Backbone.concatenate` and :meth:`.Connection.run`, of backbone and layers: the last output of a
+      dense backbone may then stand for all;
     - :mod:`deepgcn_seg.pyg`, of the layers of a network that it was given.
     """
     return type(module) in kinds and not is_hooked(cast(nn.Module, module))
