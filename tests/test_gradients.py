@@ -246,6 +246,13 @@ def test_hooks_of_parameters_run_once_in_each_backward_pass(settings, points):
     assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
 
 
+@pytest.mark.parametrize("part", ["", ".branches.1.conv", ".branches.0.norm"], ids=["block", "convolution", "norm"])
+def test_a_hook_may_change_what_a_part_of_a_reversible_block_puts_out(part, points):
+    model = small(connection="rev")
+    model.get_submodule(f"backbone.blocks.1{part}").register_forward_hook(lambda part, given, out: 0.5 * out)
+    assert_equal(gradients(model, points), gradients(by_autograd(model), points))
+
+
 @pytest.mark.parametrize("connection", ["res", "dense", "rev"])
 @pytest.mark.parametrize("grad", [True, False])
 def test_features_are_tensors_of_their_own(connection, grad, points):

@@ -76,6 +76,8 @@ def is_exactly(module: nn.Module | None, *kinds: type[nn.Module]) -> bool:
     - :func:`.lean.applies`, of backbone, fusion block and head: what they do may then be done in parts;
     - :meth:`~.backbone.Backbone.concatenate` and :meth:`.Connection.run`, of backbone and layers: the last output of a
       dense backbone may then stand for all;
+    - the backward pass of :class:`~.reversible.ReversibleSequence`, of its blocks: their inputs may then be computed
+      from their outputs;
     - :mod:`deepgcn_seg.pyg`, of the layers of a network that it was given.
     """
     return type(module) in kinds and not is_hooked(cast(nn.Module, module))
