@@ -253,6 +253,32 @@ def test_a_hook_may_change_what_a_part_of_a_reversible_block_puts_out(part, poin
     assert_equal(gradients(model, points), gradients(by_autograd(model), points))
 
 
+def replica(model):
+    """What torch.nn.DataParallel makes of a network on each GPU."""
+    copies = {part: part._replicate_for_data_parallel() for part in model.modules()}
+    for part, copy in copies.items():
+        copy._modules.update({name: copies[child] for name, child in part.named_children()})
+        vars(copy).update(
+            {name: parameter * 1 for name, parameter in part._parameters.items() if parameter is not None}
+        )
+    return copies[model]
+
+
+@pytest.mark.parametrize("settings", [{}, {"connection": "dense"}, {"recompute": True}], ids=str)
+def test_a_replica_of_data_parallel_gives_gradients(settings, points):
+    model = small(**settings)
+    loss = replica(model)(points).square().sum()
+    assert_equal(torch.autograd.grad(loss, list(model.parameters())), gradients(model, points))
+
+
+def test_a_replica_of_data_parallel_is_refused_by_reversible_blocks(points):
+    model = small(connection="rev")
+    with pytest.raises(RuntimeError, match="DistributedDataParallel"):
+        replica(model)(points)
+    with torch.no_grad():
+        replica(model)(points)
+
+
 @pytest.mark.parametrize("connection", ["res", "dense", "rev"])
 @pytest.mark.parametrize("grad", [True, False])
 def test_features_are_tensors_of_their_own(connection, grad, points):

@@ -163,6 +163,7 @@ class ReversibleSequence(nn.ModuleList):
 
         Raises:
             ValueError: features of less than float32 in training, without autocast.
+            RuntimeError: gradients are wanted of a replica of ``torch.nn.DataParallel``.
         """
         device = x.device.type
         if torch.is_autocast_enabled(device):
@@ -179,6 +180,11 @@ class ReversibleSequence(nn.ModuleList):
                 for i, block in enumerate(self):
                     x = block(x, around(i, x), drop)
                 return x
+            if getattr(self, "_is_replica", False):
+                raise RuntimeError(
+                    "reversible blocks cannot be trained with torch.nn.DataParallel, whose replicas have no parameters "
+                    "of their own: use torch.nn.parallel.DistributedDataParallel"
+                )
             if torch.compiler.is_compiling():
                 # A compiled backward pass would keep all activations, so these blocks are not compiled.
                 torch._dynamo.graph_break()
