@@ -280,6 +280,35 @@ def test_a_norm_of_torch_on_a_block_is_that_norm(norm):
         assert torch.allclose(layer(alone[None])[0], expected)
 
 
+# A norm in the place of one in a network that was built -> what builds the same network.
+REPLACED = {
+    "group": (partial(nn.GroupNorm, 1), partial(nn.GroupNorm, num_groups=1)),
+    "instance": (nn.InstanceNorm1d, nn.InstanceNorm1d),
+    "layer": (nn.LayerNorm, nn.LayerNorm),
+    "rms": (partial(nn.RMSNorm, eps=1e-5), nn.RMSNorm),
+    "none": (nn.Identity, "none"),
+}
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("connection", ["res", "res+"])
+@pytest.mark.parametrize("conv", ["edge", "mr", "sage"])
+@pytest.mark.parametrize(("make", "norm"), REPLACED.values(), ids=REPLACED)
+def test_norms_of_a_network_that_was_built_may_be_replaced(make, norm, conv, connection, training):
+    settings = {**SMALL, "conv": CONVS[conv], "connection": connection, "stochastic": False, "dropout": 0.0}
+    model = DeepGCN(**settings).double()
+    for name, child in list(model.named_modules()):
+        if isinstance(child, BatchNorm):
+            model.set_submodule(name, make(child.num_features).double())
+    other = DeepGCN(**settings, norm=norm).double()
+    with torch.no_grad():
+        loaded(other, model)
+    points, mask = torch.rand(2, 40, 9, dtype=torch.float64), torch.arange(40) < torch.tensor([[40], [30]])
+    out = model.train(training)(points, mask)
+    torch.testing.assert_close(out, other.train(training)(points, mask))
+    out.sum().backward()
+
+
 def test_the_epsilon_that_a_norm_says_counts():
     assert LayerSpec(norm=partial(nn.GroupNorm, 4, eps=0.5), eps=1e-3).make_norm(8).norm.eps == 0.5
 

@@ -12,7 +12,17 @@ from torch import Tensor, nn
 
 from ..distributed import SummedOverAll
 from ..settings import Flag, choice, number, require, validate
-from .own_layers import Factory, TorchNorm, build_act, build_norm, is_exactly, is_torch_act, name_or_factory
+from .own_layers import (
+    TORCH_NORMS,
+    Factory,
+    TorchNorm,
+    apply_torch_norm,
+    build_act,
+    build_norm,
+    is_exactly,
+    is_torch_act,
+    name_or_factory,
+)
 
 NORMS = ("batch", "instance", "layer", "none")
 ACTS = ("relu", "leakyrelu", "prelu", "gelu", "none")
@@ -148,6 +158,9 @@ def apply_norm(norm: nn.Module | None, x: Tensor, mask: Tensor | None, counts: T
             "absent points and edges: for statistics over all processes leave out convert_sync_batchnorm(model), and "
             "call deepgcn_seg.model.layers.sync_norms(model)"
         )
+    if type(norm) in (*TORCH_NORMS.values(), nn.Identity):
+        # One that was put in the place of ours, in a network that was built.
+        return apply_torch_norm(norm, x, mask)
     return norm(x, mask) if counts is None else norm(x, mask, counts)
 
 

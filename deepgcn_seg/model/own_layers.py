@@ -113,16 +113,21 @@ class TorchNorm(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Normalise x; mask (B, N) is False where a point is absent."""
-        if isinstance(self.norm, nn.LayerNorm | nn.RMSNorm):
-            return self.norm(x).to(x.dtype)
-        # torch.nn has the channels before the points.
-        normalised: Callable[[Tensor], Tensor] = lambda values: self.norm(values.mT).mT.to(x.dtype)
-        if mask is None:
-            return normalised(x).contiguous()
-        out = torch.zeros_like(x)
-        for block, present in enumerate(mask):
-            out[block, present] = normalised(x[block, present][None])[0]
-        return out
+        return apply_torch_norm(self.norm, x, mask)
+
+
+def apply_torch_norm(norm: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
+    """Return x (B, N, C), normalised as in :class:`TorchNorm` by a norm of torch.nn; ``nn.Identity`` is none."""
+    if isinstance(norm, nn.LayerNorm | nn.RMSNorm | nn.Identity):
+        return norm(x).to(x.dtype)
+    # torch.nn has the channels before the points.
+    normalised: Callable[[Tensor], Tensor] = lambda values: norm(values.mT).mT.to(x.dtype)
+    if mask is None:
+        return normalised(x).contiguous()
+    out = torch.zeros_like(x)
+    for block, present in enumerate(mask):
+        out[block, present] = normalised(x[block, present][None])[0]
+    return out
 
 
 def is_torch_act(act: nn.Module | None) -> bool:
