@@ -71,7 +71,7 @@ class DeepGCN(nn.Module):
         loop: a point is its own neighbour.
         positions: input channels that are coordinates for the head's graph.
         fusion_channels, head_channels, dropout: fusion block and prediction head.
-        block_dropout: dropout inside the blocks.
+        block_dropout: dropout inside the blocks, which are no ``nn.Dropout`` modules.
         recompute: compute convolutions again in the backward pass to save memory (gradient checkpointing). It has no
             effect under ``torch.compile``, which decides that itself.
         groups: channel groups of ``rev``.
@@ -198,7 +198,7 @@ class DeepGCN(nn.Module):
 
         Raises:
             ValueError: the points have another shape, are too few, have NaN or infinite values, or another type than
-                the weights without autocast. Under ``torch.compile`` only the shapes are examined.
+                the weights without autocast. ``torch.compile`` leaves out the examination of values.
             RuntimeError: it is called by ``torch.jit.trace``.
         """
         points = self._checked(points, mask)
