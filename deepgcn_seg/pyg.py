@@ -223,7 +223,10 @@ def _edges(index: Tensor, exists: Tensor | None, mask: Tensor | None) -> Tensor:
 class _Layer(Pointwise):
     """A layer whose linear map may be torch_geometric's."""
 
-    linear_maps = LINEAR
+    @property
+    def unchanged(self) -> bool:
+        """As :attr:`Pointwise.unchanged`."""
+        return is_exactly(self, _Layer) and is_exactly(self.linear, *LINEAR)
 
 
 def _layers(network: Any) -> list[torch.nn.Module]:

@@ -58,6 +58,12 @@ def test_exported_program(connection, points):
     assert torch.allclose(program.module()(points), model(points), atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
+def test_a_trace_names_what_to_use_instead(points):
+    with pytest.raises(RuntimeError, match=r"use torch\.export\.export\(model, \(points,\)\)"):
+        torch.jit.trace(DeepGCN(**SMALL).eval(), points)
+
+
 @pytest.mark.parametrize("connection", [*CONNECTIONS, "rev"])
 def test_bfloat16_outside_the_distances(connection, points):
     model = DeepGCN(connection=connection, stochastic=False, dropout=0.0, **SMALL)

@@ -250,6 +250,7 @@ def test_a_wrong_setting_is_one_line_that_begins_with_its_key(override, message)
         (["+recipe.optimizer.betas=[2,1]"], "recipe.optimizer: Invalid beta"),
         (["+recipe.optimizer.betas=[0.9]"], "recipe.optimizer: "),
         (["+recipe.optimizer.speed=1"], "recipe.optimizer.speed: no such setting; known are lr, betas"),
+        (["recipe.optimizer={_target_:torch.optim.LBFGS,_partial_:true,lr:1}"], "needs several passes (a closure)"),
         (["+model.dropuot=1"], "model.dropuot: no such setting; did you mean model.dropout?"),
         (["+model.checkpoint=true"], "model.checkpoint: no such setting; it is now model.recompute"),
         (["backbone=revgcn", "model.groups=7"], "groups=7 must divide the channels of rev, 64"),

@@ -10,6 +10,7 @@ from deepgcn_seg import DeepGCN
 from deepgcn_seg.model import EdgeConv, GENConv, MessagePassing, MRConv, lean
 from deepgcn_seg.model.connection import Connection, Dense
 from deepgcn_seg.model.fusion import JointPointwise
+from deepgcn_seg.model.gcn_block import Block
 from deepgcn_seg.model.layers import BatchNorm, LayerSpec
 from deepgcn_seg.model.neighborhood import Neighborhood
 from deepgcn_seg.model.reversible import ReversibleBlock
@@ -542,6 +543,47 @@ class Copied(Dense):
     """A dense connection that concatenates anew in every layer."""
 
     start = Connection.start
+
+
+class Concatenated(Copied):
+    """A dense connection whose layers are all handed on, and not the last alone."""
+
+    nested = False
+
+
+class Halved(Block):
+    def forward(self, *given):
+        return super().forward(*given).mul_(0.5)
+
+
+def change_layers(model, how):
+    """Change what a layer of the network puts out."""
+    block = model.backbone.blocks[1]
+    if how == "hook":
+        block.register_forward_hook(lambda block, given, out: 0.5 * out)
+    elif how == "hook in place":
+        block.register_forward_hook(lambda block, given, out: out.mul_(0.5))
+    elif how == "own block":
+        block.__class__ = Halved
+    else:
+        model.backbone.register_forward_hook(lambda backbone, given, layers: [0.5 * layers[0], *layers[1:]])
+    return model
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("how", ["hook", "hook in place", "own block", "hook of the backbone"])
+def test_a_changed_layer_of_a_dense_backbone_leaves_the_others_as_they_are(how, training):
+    settings = {**SMALL, "dropout": 0.0, "stochastic": False}
+    model, other = (DeepGCN(connection=kind(), **settings).double().train(training) for kind in (Dense, Concatenated))
+    other.load_state_dict(model.state_dict())
+    change_layers(model, how), change_layers(other, how)
+    points = torch.rand(2, 40, 9, dtype=torch.float64)
+    torch.testing.assert_close(model.features(points), other.features(points))
+    found, expected = model(points), other(points)
+    torch.testing.assert_close(found, expected)
+    for gradients in zip(*(torch.autograd.grad(out.square().sum(), list(network.parameters()))
+                           for out, network in ((found, model), (expected, other)))):  # fmt: skip
+        torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize("conv", [EdgeConv, MRConv])

@@ -1,6 +1,7 @@
 """Code in the documentation runs, and the files and tests that it names exist."""
 
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,12 @@ NAMED_TEST = re.compile(r"(?:(test_\w+\.py)::)?\b(test_\w+)\b(?!\.py)")
 
 
 def blocks(name):
-    return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.S)
+    """The blocks of Python code on a page, also those that belong to an entry of a list and so are indented."""
+    return [textwrap.dedent(code) for code in re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.S)]
 
 
 @pytest.mark.parametrize(
-    "code", blocks("docs/model.md"), ids=["use", "second derivatives", "own convolution", "own graph"]
+    "code", blocks("docs/model.md"), ids=["use", "second derivatives", "own convolution", "own graph", "own network"]
 )
 def test_code_of_the_model_page(code):
     exec(compile(code, "docs/model.md", "exec"), {})

@@ -109,7 +109,7 @@ class OwnNet(DeepGCN):
     """A network whose connection and graph no description could hold."""
 
     def __init__(self, **settings):
-        super().__init__(connection=Halved(), graph=RandomGraph, **settings)
+        super().__init__(**{**settings, "connection": Halved(), "graph": RandomGraph})
 
 
 @pytest.fixture
@@ -289,6 +289,36 @@ def test_a_convolution_of_ones_own_is_saved_and_loaded_where_it_is_trusted(tmp_p
 def test_a_network_with_a_connection_and_a_graph_of_ones_own_is_saved_and_loaded(tmp_path, mine):
     model = mine.OwnNet(**SMALL).eval()
     saved_and_loaded(tmp_path / "a.ckpt", model, {"_target_": "mine_of_extending.OwnNet", **SMALL})
+
+
+@pytest.mark.usefixtures("mine")
+def test_a_network_of_ones_own_is_a_setting_and_is_saved_and_loaded(tmp_path):
+    small = ["depth=4", "channels=8", "k=4", "model.fusion_channels=16", "model.head_channels=[8]"]
+    config = composed("model._target_=mine_of_extending.OwnNet", *small)
+    check(config)
+    model = instantiate(config.model).eval()
+    assert isinstance(model.backbone.connection, Halved)
+    saved_and_loaded(tmp_path / "a.ckpt", model, OmegaConf.to_container(config.model, resolve=True))
+
+
+class Weighted(Connection, nn.Module):
+    """x + w h, where w is trained."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def combine(self, x, h):
+        return x + self.weight * h
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_connection_that_is_a_module_may_have_parameters(recompute):
+    """docs/model.md says so."""
+    model = DeepGCN(**{**SMALL, "connection": Weighted, "recompute": recompute})
+    model(torch.rand(1, 40, 9)).sum().backward()
+    assert len(list(model.parameters())) == len(list(DeepGCN(**SMALL).parameters())) + 1
+    assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 def test_a_network_of_ones_own_from_before_arguments_were_renamed_is_loaded(tmp_path, mine):

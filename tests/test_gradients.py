@@ -142,13 +142,76 @@ def test_parameters_modified_before_the_backward_pass_are_refused(settings, poin
         loss.backward()
 
 
-def test_running_statistics_modified_before_the_backward_pass_are_refused(points):
+def test_running_statistics_may_change_before_the_backward_pass_of_reversible_blocks(points):
     model = small(connection="rev").eval()
+    expected = gradients(by_autograd(model), points)
     loss = model(points).square().sum()
     with torch.no_grad():
-        model.train()(points)
-    with pytest.raises(RuntimeError, match="modified in place"):
-        loss.backward()
+        model.backbone.blocks.train()
+        model(points)
+    after = [buffer.clone() for buffer in model.buffers()]
+    assert_equal(torch.autograd.grad(loss, list(model.parameters())), expected)
+    assert all(map(torch.equal, model.buffers(), after))
+
+
+class Tracked(nn.Module):
+    """A norm of a user's own, which subtracts a running mean that it updates before."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels))
+
+    def forward(self, x, mask=None):
+        with torch.no_grad():
+            self.mean.lerp_(x.mean((0, 1)), 0.5)
+        return x - self.mean.clone()
+
+
+class Replaced(Tracked):
+    """The same, with a new tensor in the place of the running mean."""
+
+    def forward(self, x, mask=None):
+        self.mean = self.mean.lerp(x.detach().mean((0, 1)), 0.5)
+        return x - self.mean
+
+
+def with_spectral_norm(model, wrap):
+    """The model with a norm of each linear map's weights, whose vectors are still far from the singular ones."""
+    for linear in [part for part in model.backbone.modules() if isinstance(part, nn.Linear)]:
+        wrap(linear)
+    for name, buffer in model.named_buffers():
+        if name.endswith(("_u", "_v")):
+            nn.init.normal_(buffer)
+    return model
+
+
+CHANGING = {
+    "spectral norm": lambda **settings: with_spectral_norm(small(**settings), nn.utils.spectral_norm),
+    "spectral norm as a parametrization": lambda **settings: with_spectral_norm(
+        small(**settings), nn.utils.parametrizations.spectral_norm
+    ),
+    "own norm": partial(small, norm=Tracked),
+    "own norm with new tensors": partial(small, norm=Replaced),
+}
+
+
+@pytest.mark.parametrize("settings", AGAIN.values(), ids=AGAIN)
+@pytest.mark.parametrize("build", CHANGING.values(), ids=CHANGING)
+def test_parts_may_change_their_buffers_in_training(build, settings, points):
+    model = build(**settings)
+    other = by_autograd(model)
+    expected = gradients(other, points)
+    loss = model(points).square().sum()
+    for _ in range(2):
+        assert_equal(torch.autograd.grad(loss, list(model.parameters()), retain_graph=True), expected)
+    assert_equal(model.buffers(), other.buffers())
+
+
+def test_blocks_may_share_a_part_that_changes_its_buffers(points):
+    model = small(connection="rev", norm=Tracked)
+    model.backbone.blocks[2] = model.backbone.blocks[1]
+    other = by_autograd(model)
+    assert_equal(gradients(model, points), gradients(other, points))
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
@@ -181,6 +244,39 @@ def test_hooks_of_parameters_run_once_in_each_backward_pass(settings, points):
         loss.backward(retain_graph=True)
         assert_equal([p.grad for p in model.parameters()], [times * gradient for gradient in expected])
     assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+
+
+@pytest.mark.parametrize("part", ["", ".branches.1.conv", ".branches.0.norm"], ids=["block", "convolution", "norm"])
+def test_a_hook_may_change_what_a_part_of_a_reversible_block_puts_out(part, points):
+    model = small(connection="rev")
+    model.get_submodule(f"backbone.blocks.1{part}").register_forward_hook(lambda part, given, out: 0.5 * out)
+    assert_equal(gradients(model, points), gradients(by_autograd(model), points))
+
+
+def replica(model):
+    """What torch.nn.DataParallel makes of a network on each GPU."""
+    copies = {part: part._replicate_for_data_parallel() for part in model.modules()}
+    for part, copy in copies.items():
+        copy._modules.update({name: copies[child] for name, child in part.named_children()})
+        vars(copy).update(
+            {name: parameter * 1 for name, parameter in part._parameters.items() if parameter is not None}
+        )
+    return copies[model]
+
+
+@pytest.mark.parametrize("settings", [{}, {"connection": "dense"}, {"recompute": True}], ids=str)
+def test_a_replica_of_data_parallel_gives_gradients(settings, points):
+    model = small(**settings)
+    loss = replica(model)(points).square().sum()
+    assert_equal(torch.autograd.grad(loss, list(model.parameters())), gradients(model, points))
+
+
+def test_a_replica_of_data_parallel_is_refused_by_reversible_blocks(points):
+    model = small(connection="rev")
+    with pytest.raises(RuntimeError, match="DistributedDataParallel"):
+        replica(model)(points)
+    with torch.no_grad():
+        replica(model)(points)
 
 
 @pytest.mark.parametrize("connection", ["res", "dense", "rev"])

@@ -155,6 +155,36 @@ def test_a_card_tells_facts_and_limits(tmp_path):
         assert fact in text
 
 
+MEAN = {"name": "own", "target": "mine.MeanConv", "options": {"_partial_": True, "eps": 0.5}}
+RADIUS = {"name": "own", "target": "mine_too.RadiusGraph", "options": {"_partial_": True, "radius": 0.1}}
+SAGE = {"_target_": "torch_geometric.nn.SAGEConv", "_partial_": True, "aggr": "max"}
+PASSING = {
+    "name": "own",
+    "target": "deepgcn_seg.model.MessagePassing",
+    "options": {"_partial_": True, "operator": SAGE},
+}
+
+
+@pytest.mark.parametrize(
+    ("parts", "facts"),
+    [
+        ({}, ["(mr)", "4 neighbours (graph dynamic), dilation linear, a fusion block"]),
+        ({"graph": "fixed"}, ["4 neighbours (graph fixed), dilation linear, a fusion block"]),
+        (
+            {"graph": RADIUS},
+            [r"(graph mine\_too.RadiusGraph with radius 0.1), a fusion", "trusted=[mine_too]", "trusted=['mine_too']"],
+        ),
+        ({"conv": MEAN, "graph": RADIUS}, ["(mine.MeanConv with eps 0.5)", "trusted=[mine,mine_too]"]),
+        ({"conv": PASSING}, ["(torch\\_geometric.nn.SAGEConv with aggr max)", "trusted=[torch_geometric.nn]"]),
+    ],
+)
+def test_a_card_names_parts_of_its_authors_own(parts, facts, tmp_path):
+    content = {**read_checkpoint(saved(tmp_path)), "model_config": {**NETWORK, **parts}}
+    text = card_text(content, "a.ckpt")
+    for fact in facts:
+        assert fact in text
+
+
 def test_a_checkpoint_without_a_card_says_what_it_does_not_know(tmp_path):
     text = card_text(read_checkpoint(saved(tmp_path)), "a.ckpt")
     assert "does not say how it was trained" in text and "does not say how good it is" in text

@@ -119,6 +119,14 @@ class TwiceBatchNorm(BatchNorm):
         return 2 * super().forward(x, mask)
 
 
+def twice(method):
+    def own(self, *given):
+        out = method(self, *given)
+        return [2 * part for part in out] if isinstance(out, list) else 2 * out
+
+    return own
+
+
 def changed(model, how):
     """The model with a part that must be called in every graph convolution, the fusion block and the head."""
     for part in [part for part in model.modules() if isinstance(part, Pointwise)]:
@@ -128,6 +136,10 @@ def changed(model, how):
             part.linear.register_forward_hook(lambda linear, given, out: out + given[0].sum(-1, keepdim=True))
         elif how == "hook of a layer":
             part.register_forward_pre_hook(lambda layer, given: (3 * given[0], *given[1:]))
+        elif how == "layer":
+            part.__class__ = type("Twice", (type(part),), {"forward": twice(type(part).forward)})
+        elif how == "finish of a layer":
+            part.__class__ = type("Twice", (type(part),), {"finish": twice(type(part).finish)})
         elif how == "norm" and part.norm is not None:
             part.norm.__class__ = TwiceBatchNorm
         elif how == "hook of a norm" and part.norm is not None:
@@ -138,23 +150,26 @@ def changed(model, how):
 
 
 def plainly(conv, x, index, mask):
-    """EdgeConv or MRConv by their formulas."""
+    """EdgeConv, MRConv or GraphSAGE by their formulas."""
+    present = None if mask is None else mask.repeat_interleave(index.shape[2], 1)
+    on_edges = lambda layer, edges: layer(edges.flatten(1, 2), present).view(*index.shape, -1).amax(2)
     neighbors = torch.stack([block[rows] for block, rows in zip(x, index)])
     center = x[:, :, None].expand_as(neighbors)
     if isinstance(conv, MRConv):
         return conv.layer(torch.cat([x, (neighbors - center).amax(2)], -1), mask)
-    edges = torch.cat([center, neighbors - center], -1).flatten(1, 2)
-    present = None if mask is None else mask.repeat_interleave(index.shape[2], 1)
-    return conv.layer(edges, present).view(*index.shape, -1).amax(2)
+    if isinstance(conv, GraphSAGE):
+        return conv.layer(torch.cat([x, on_edges(conv.pool, neighbors)], -1), mask)
+    return on_edges(conv.layer, torch.cat([center, neighbors - center], -1))
 
 
-HOWS = ["adapter", "hook of a linear map", "hook of a layer", "norm", "hook of a norm", "hook of an activation"]
+HOWS = ["adapter", "hook of a linear map", "layer", "finish of a layer", "hook of a layer"]
+HOWS += ["norm", "hook of a norm", "hook of an activation"]
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
 @pytest.mark.parametrize("how", HOWS)
-@pytest.mark.parametrize("kind", [EdgeConv, MRConv])
+@pytest.mark.parametrize("kind", [EdgeConv, MRConv, GraphSAGE])
 def test_a_part_that_must_be_called_is_called_by_graph_convolutions(kind, how, masked, training):
     torch.manual_seed(0)
     conv = changed(kind(6, 5).double().train(training), how)
@@ -165,7 +180,7 @@ def test_a_part_that_must_be_called_is_called_by_graph_convolutions(kind, how, m
 
 
 @pytest.mark.parametrize("connection", ["res", "dense"])
-@pytest.mark.parametrize("how", [how for how in HOWS if how != "hook of a layer"])
+@pytest.mark.parametrize("how", [how for how in HOWS if how not in ("layer", "hook of a layer")])
 def test_a_part_that_must_be_called_is_called_by_fusion_block_and_head(how, connection):
     torch.manual_seed(0)
     model = DeepGCN(**SMALL, connection=connection).double().eval()
@@ -181,6 +196,39 @@ def test_a_part_that_must_be_called_is_called_by_fusion_block_and_head(how, conn
     with torch.no_grad():
         assert not lean.applies(model)
         torch.testing.assert_close(model(points), expected)
+
+
+OWN_METHODS = [("backbone", "forward"), ("backbone", "concatenate"), ("backbone.blocks.0", "forward")]
+OWN_METHODS += [("backbone.head.layer", "forward"), ("fusion", "forward"), ("fusion.layer", "forward")]
+OWN_METHODS += [
+    ("head", "classify"),
+    ("head.first", "forward"),
+    ("head.rest.0", "finish"),
+    ("head.classifier", "forward"),
+]
+
+
+@pytest.mark.parametrize("connection", ["res", "dense", "res+"])
+@pytest.mark.parametrize(("place", "method"), OWN_METHODS)
+def test_evaluation_without_gradients_calls_classes_of_ones_own(place, method, connection):
+    """With so many points that parts of the network are computed in slices."""
+    torch.manual_seed(0)
+    model = DeepGCN(**SMALL, connection=connection, graph="fixed").double().eval()
+    points = torch.rand(1, lean.CPU.slice + 8, 9, dtype=torch.float64)
+    before, part = model(points), model.get_submodule(place)
+    part.__class__ = type("Own", (type(part),), {method: twice(getattr(type(part), method))})
+    expected = model(points)
+    assert not torch.allclose(expected, before, rtol=1e-2)
+    with torch.no_grad():
+        torch.testing.assert_close(model(points), expected)
+
+
+@pytest.mark.parametrize("place", ["backbone.blocks.0.norm", "backbone.last_norm"])
+def test_lean_inference_leaves_whole_batches_to_an_own_norm_between_layers(place):
+    model = DeepGCN(**SMALL, connection="res+").eval()
+    model.get_submodule(place).__class__ = OwnBatchNorm
+    with torch.no_grad():
+        assert not lean.applies(model)
 
 
 class Centred(nn.Linear):
@@ -230,6 +278,35 @@ def test_a_norm_of_torch_on_a_block_is_that_norm(norm):
         expected = layer.norm(alone.T[None])[0].T if by_channel else layer.norm(alone)
         assert torch.allclose(found[block, present], expected)
         assert torch.allclose(layer(alone[None])[0], expected)
+
+
+# A norm in the place of one in a network that was built -> what builds the same network.
+REPLACED = {
+    "group": (partial(nn.GroupNorm, 1), partial(nn.GroupNorm, num_groups=1)),
+    "instance": (nn.InstanceNorm1d, nn.InstanceNorm1d),
+    "layer": (nn.LayerNorm, nn.LayerNorm),
+    "rms": (partial(nn.RMSNorm, eps=1e-5), nn.RMSNorm),
+    "none": (nn.Identity, "none"),
+}
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("connection", ["res", "res+"])
+@pytest.mark.parametrize("conv", ["edge", "mr", "sage"])
+@pytest.mark.parametrize(("make", "norm"), REPLACED.values(), ids=REPLACED)
+def test_norms_of_a_network_that_was_built_may_be_replaced(make, norm, conv, connection, training):
+    settings = {**SMALL, "conv": CONVS[conv], "connection": connection, "stochastic": False, "dropout": 0.0}
+    model = DeepGCN(**settings).double()
+    for name, child in list(model.named_modules()):
+        if isinstance(child, BatchNorm):
+            model.set_submodule(name, make(child.num_features).double())
+    other = DeepGCN(**settings, norm=norm).double()
+    with torch.no_grad():
+        loaded(other, model)
+    points, mask = torch.rand(2, 40, 9, dtype=torch.float64), torch.arange(40) < torch.tensor([[40], [30]])
+    out = model.train(training)(points, mask)
+    torch.testing.assert_close(out, other.train(training)(points, mask))
+    out.sum().backward()
 
 
 def test_the_epsilon_that_a_norm_says_counts():

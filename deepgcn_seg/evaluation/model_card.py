@@ -11,14 +11,15 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
 
-from ..escaping import markdown
+from ..escaping import markdown, one_line
 from ..files import replacing
 from ..model.checkpoint import describe
 from ..model.connection import CONNECTIONS
-from ..model.description import Description, Network, TrainedOn
+from ..model.description import Description, Network, OwnPart, TrainedOn
+from ..model.from_description import module_to_trust, own_class
 from ..provenance import as_called
 from ..schema import Schema
-from ..settings import counted, integer, number
+from ..settings import counted, integer, number, shown
 
 NAME = "MODEL_CARD.md"
 # A class with a lower IoU is named among the limits: for each of its points that is right, two are wrong.
@@ -151,7 +152,6 @@ def _is_statistic(name: str) -> bool:
 def _network(card: Card | None, description: Description, parameters: int) -> Iterator[str]:
     network, trained = description.network, description.trained_on
     if isinstance(network, Network):
-        conv = getattr(network.conv, "name", "own")
         # The name of a data set is enough for the title; one's own scans have none.
         data = card.training.data if card and trained and trained.name == "folder" else None
         name = f"{CONNECTIONS[network.connection].network}-{network.depth}"
@@ -159,9 +159,9 @@ def _network(card: Card | None, description: Description, parameters: int) -> It
         yield ""
         yield (
             f"A network that labels each point of a room as one of {len(description.classes)} classes: "
-            f"{network.depth} graph convolutions ({markdown(conv)}) of {network.channels} channels with "
-            f"{markdown(network.connection)} connections, {network.k} neighbours, dilation "
-            f"{markdown(network.dilation)}, a fusion block and a prediction head. {parameters:,} parameters."
+            f"{network.depth} graph convolutions ({markdown(_part(network.conv))}) of {network.channels} channels with "
+            f"{markdown(network.connection)} connections, {markdown(_neighbors(network))}, a fusion block and a "
+            f"prediction head. {parameters:,} parameters."
         )
     else:
         yield f"# {markdown(network.target)}"
@@ -169,6 +169,21 @@ def _network(card: Card | None, description: Description, parameters: int) -> It
         yield f"A network of its author's own class, with {parameters:,} parameters. Its module is needed to use it."
     yield ""
     yield f"Classes: {', '.join(map(markdown, description.classes))}."
+
+
+def _part(part: Any) -> str:
+    """Return the name of a part of a network; that of a user's own is its class, with the settings that it has."""
+    if not isinstance(part, OwnPart):
+        return part if isinstance(part, str) else part.name
+    target, options = own_class(part)
+    settings = ", ".join(f"{name} {shown(value)}" for name, value in options.items() if name != "_partial_")
+    return f"{target} with {settings}" if settings else target
+
+
+def _neighbors(network: Network) -> str:
+    """Return how a layer's neighbours are found. What a graph of a user's own does with the dilation is unknown."""
+    dilation = "" if isinstance(network.graph, OwnPart) else f", dilation {network.dilation}"
+    return f"{network.k} neighbours (graph {_part(network.graph)}){dilation}"
 
 
 def _data(card: Card | None, description: Description) -> Iterator[str]:
@@ -281,7 +296,7 @@ def _limits(card: Card | None, description: Description) -> Iterator[str]:
 
 
 def _use(description: Description) -> Iterator[str]:
-    trusted = _trusted(description)
+    trusted = ",".join(_trusted(description))
     yield "## Use"
     yield ""
     yield "```bash"
@@ -292,13 +307,12 @@ def _use(description: Description) -> Iterator[str]:
     yield "```python"
     yield "import deepgcn_seg"
     yield ""
-    yield f'model = deepgcn_seg.load_model("FILE"{f", trusted=[{trusted!r}]" if trusted else ""})'
+    yield f'model = deepgcn_seg.load_model("FILE"{f", trusted={_trusted(description)!r}" if trusted else ""})'
     yield "```"
 
 
-def _trusted(description: Description) -> str | None:
-    """Return the module of a part of its author's own, None if there is none."""
+def _trusted(description: Description) -> list[str]:
+    """Return the modules that whoever uses a network must trust: those of parts of its author's own."""
     network = description.network
-    parts = [network] if not isinstance(network, Network) else [network.conv, network.norm, network.act]
-    targets = [part.target for part in parts if hasattr(part, "target")]
-    return targets[0].rpartition(".")[0] if targets else None
+    own = [network, *(getattr(network, name, None) for name in ("conv", "graph", "norm", "act"))]
+    return sorted({one_line(module_to_trust(part), 50) for part in own if isinstance(part, OwnPart)})

@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from .connection import Connection
+from .connection import Connection, all_unchanged
 from .gcn_block import Block
 from .graph import Graph, find_neighbors
 from .layers import LayerSpec, apply_norm
 from .neighborhood import Geometry, Neighborhood
+from .own_layers import is_exactly
 
 ConvFactory = Callable[[int, int, LayerSpec], nn.Module]
 
@@ -60,6 +61,11 @@ class Backbone(nn.Module):
         if len(self.positions) != 3 and any(getattr(part, "reads_geometry", False) for part in self.modules()):
             raise ValueError(f"positions={self.positions}: the graph convolution reads three coordinates")
 
+    @property
+    def unchanged(self) -> bool:
+        """Whether the features are what the connection yields, which no hook and no derived class has changed."""
+        return is_exactly(self, Backbone)
+
     def layer_widths(self) -> list[int]:
         """Return the channels of each feature map that :meth:`forward` returns."""
         return self.connection.fused_widths(len(self.graphs), self.channels)
@@ -95,12 +101,12 @@ class Backbone(nn.Module):
         """Return the layers' features side by side, (B, N, sum of their channels).
 
         In a dense backbone the last layer's output contains those of all earlier ones, so that it alone is returned.
-        With dropout in training it does not contain them, because each layer also drops features of earlier ones.
+        With dropout in training it does not contain them, because each layer also drops features of earlier ones. Nor
+        is that known if a hook, or a backbone or block of a user's own, may have changed a layer's features.
         """
         drops = self.dropout > 0 and self.training
-        if len(features) == 1 or (self.connection.last_has_all and not drops):
-            return features[-1]
-        return torch.cat(features, -1)
+        nested = self.connection.last_has_all and not drops and self.unchanged and all_unchanged(self.blocks)
+        return features[-1] if nested or len(features) == 1 else torch.cat(features, -1)
 
     def _finish(self, x: Tensor, mask: Tensor | None) -> Tensor:
         x = apply_norm(self.last_norm, x, mask)

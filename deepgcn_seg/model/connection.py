@@ -64,6 +64,9 @@ class Connection:
     def start(self, x: Tensor, channels: int) -> tuple[Tensor, Combine]:
         """Return the head's features and the function that combines x and h, both for one forward pass.
 
+        The function must return what :meth:`combine` does, as fast as it can. It is used if layers keep what it
+        returned: without dropout, and if every block is :attr:`~.gcn_block.Block.unchanged`.
+
         Args:
             x: the head's features. channels: number of channels of the last layer's output.
         """
@@ -82,8 +85,8 @@ class Connection:
         """
         combine: Combine = self.combine
         # With dropout, a layer also drops features of its input. Its output then does not begin with its input, so it
-        # cannot be appended in place.
-        if not dropout:
+        # cannot be appended in place. Nor can it if a hook or a block of a user's own may change the output.
+        if not dropout and all_unchanged(blocks):
             x, combine = self.start(x, channels)
         for i, block in enumerate(blocks):
             if self.keeps_layers:
@@ -223,6 +226,11 @@ class Reversible(PreActivatedResidual):
     def convolutions(self, depth: int) -> int:
         """Return 1 for the head and one for each group of each block."""
         return 1 + (depth - 1) * self.groups
+
+
+def all_unchanged(blocks: nn.ModuleList) -> bool:
+    """Return whether all blocks put out what their connection combines (:attr:`~.gcn_block.Block.unchanged`)."""
+    return all(getattr(block, "unchanged", False) for block in blocks)
 
 
 # Those of DeepGCNs (section 3), which the official code has.

@@ -50,8 +50,9 @@ class EdgeConv(nn.Module):
     def forward(self, x: Tensor, index: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return h."""
         layer = self.layer
-        if not layer.takes_products:
-            return self._call(x, index, mask)
+        if not layer.unchanged:
+            center = x[:, :, None].expand(*index.shape, -1)
+            return layer.call_on_edges(torch.cat([center, gather_neighbors(x, index) - center], -1), mask).amax(2)
         linear, sign = layer.linear, layer.monotone_sign()
         if sign is None:
             return layer.finish_edges(self._edges(x, index), mask).amax(2)
@@ -83,14 +84,6 @@ class EdgeConv(nn.Module):
             scale, shift = norm.scale_shift(mean, var, points * index.shape[2])
         # The statistics have float32 at least. Weights of half precision have features of half precision.
         return lambda x: torch.addcmul(shift, x, scale).to(self.layer.linear.weight.dtype)
-
-    def _call(self, x: Tensor, index: Tensor, mask: Tensor | None) -> Tensor:
-        """Return h by a call of the layer with every edge, [x_i ; x_j - x_i]."""
-        batch, count, k = index.shape
-        center = x[:, :, None].expand(*index.shape, -1)
-        edges = torch.cat([center, gather_neighbors(x, index) - center], -1)
-        present = None if mask is None else mask.repeat_interleave(k, 1)
-        return self.layer(edges.flatten(1, 2), present).view(batch, count, k, -1).amax(2)
 
     def _edges(self, x: Tensor, index: Tensor) -> Tensor:
         """Return W [x_i ; x_j - x_i] + b for every edge, (B, N, k, C)."""
@@ -126,7 +119,7 @@ class MRConv(nn.Module):
         """Return h."""
         # W [x ; m - x] = (W1 - W2) x + W2 m needs neither the difference nor the concatenation.
         linear = self.layer.linear
-        if not self.layer.takes_products:
+        if not self.layer.unchanged:
             return self.layer(torch.cat([x, neighbor_max(x, index, mask) - x], -1), mask)
         own, relative = linear.weight.chunk(2, 1)
         product = F.linear(x, own - relative, linear.bias) + F.linear(neighbor_max(x, index, mask), relative)
@@ -146,7 +139,7 @@ class GraphSAGE(nn.Module):
 
     There, the inner layer is computed for every edge, so that its norm has statistics over edges: a point counts as
     often as it is a neighbour. Here, it is computed once per point, and the statistics are weighted by that number,
-    unless the norm cannot weight points.
+    unless the norm cannot weight points or the inner layer must be called.
 
     Args:
         normalize: divide each output by its L2 norm (``--normalize_sage``, off there too).
@@ -169,6 +162,8 @@ class GraphSAGE(nn.Module):
 
     def _pooled(self, x: Tensor, index: Tensor, mask: Tensor | None) -> Tensor:
         """Return the maximum over neighbours of the inner layer's features."""
+        if not self.pool.unchanged:
+            return self.pool.call_on_edges(gather_neighbors(x, index), mask).amax(2)
         if not self.pool.counts_points:
             return self.pool.finish_edges(gather_neighbors(self.pool.linear(x), index), mask).amax(2)
         counts = None if self.pool.sliceable else in_degree(index, mask)

@@ -71,7 +71,7 @@ class DeepGCN(nn.Module):
         loop: a point is its own neighbour.
         positions: input channels that are coordinates for the head's graph.
         fusion_channels, head_channels, dropout: fusion block and prediction head.
-        block_dropout: dropout inside the blocks.
+        block_dropout: dropout inside the blocks, which are no ``nn.Dropout`` modules.
         recompute: compute convolutions again in the backward pass to save memory (gradient checkpointing). It has no
             effect under ``torch.compile``, which decides that itself.
         groups: channel groups of ``rev``.
@@ -198,7 +198,8 @@ class DeepGCN(nn.Module):
 
         Raises:
             ValueError: the points have another shape, are too few, have NaN or infinite values, or another type than
-                the weights without autocast.
+                the weights without autocast. ``torch.compile`` leaves out the examination of values.
+            RuntimeError: it is called by ``torch.jit.trace``.
         """
         points = self._checked(points, mask)
         if lean.applies(self):
@@ -217,6 +218,10 @@ class DeepGCN(nn.Module):
 
     def _checked(self, points: Tensor, mask: Tensor | None) -> Tensor:
         """Return the points, zero where absent, or raise the errors of :meth:`forward`."""
+        if torch.jit.is_tracing():
+            raise RuntimeError(
+                "torch.jit.trace cannot follow the search for neighbours: use torch.export.export(model, (points,))"
+            )
         if points.ndim != 3 or points.shape[-1] != self.in_channels:
             raise ValueError(f"points must be (B, N, {self.in_channels}), got {tuple(points.shape)}")
         if points.shape[0] == 0:

@@ -81,19 +81,32 @@ def _require_trust(part: OwnPart, trusted: Sequence[str]) -> None:
     Raises:
         UserError: names the setting that would allow it.
     """
-    target = part.target
-    if target in names_of(MessagePassing):
-        operator = part.options.get("operator")
-        target = str(operator.get("_target_")) if isinstance(operator, Mapping) else target
+    target, _ = own_class(part)
     if not _is_trusted(target.rpartition(".")[0], trusted):
         raise UserError(f"it uses {one_line(target, 100)}; {_advice(target)}")
+
+
+def own_class(part: OwnPart) -> tuple[str, dict[str, Any]]:
+    """Return the class of a user's own that a part stands for and its options: of a MessagePassing, its operator's."""
+    operator = part.options.get("operator") if part.target in names_of(MessagePassing) else None
+    if not isinstance(operator, Mapping):
+        return part.target, part.options
+    return str(operator.get("_target_")), {name: value for name, value in operator.items() if name != "_target_"}
+
+
+def module_to_trust(part: OwnPart) -> str:
+    """Return the module that a user must trust, so that a part of a user's own is built."""
+    return _module_of(own_class(part)[0])
+
+
+def _module_of(target: str) -> str:
+    return next((each for each in LIBRARIES if target.startswith(f"{each}.")), target.split(".")[0])
 
 
 def _advice(target: str) -> str:
     if target.startswith("deepgcn_seg."):
         return "no part of a user's own is called so"
-    module = next((each for each in LIBRARIES if target.startswith(f"{each}.")), target.split(".")[0])
-    return f"if you trust that code, set trusted=[{one_line(module, 50)}]"
+    return f"if you trust that code, set trusted=[{one_line(_module_of(target), 50)}]"
 
 
 def _is_trusted(module: str, trusted: Sequence[str]) -> bool:

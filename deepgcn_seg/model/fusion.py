@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from ..ops import Differentiable, as_autocast
 from .layers import LayerSpec, Pointwise, hide_absent
+from .own_layers import is_exactly
 
 
 class JointPointwise(Pointwise):
@@ -38,6 +39,11 @@ class JointPointwise(Pointwise):
         super().__init__(shared + sum(widths), out_channels, spec)
         self.widths, self.last_has_all, self.shared = list(widths), last_has_all, shared
 
+    @property
+    def unchanged(self) -> bool:
+        """As :attr:`Pointwise.unchanged`."""
+        return is_exactly(self, JointPointwise) and is_exactly(self.linear, nn.Linear)
+
     def weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weights of the shared vector (out, shared), and of each channel of x (out, channels of x)."""
         return _sum_repeated(self.linear.weight, self.shared, self.parts(x))
@@ -54,7 +60,7 @@ class JointPointwise(Pointwise):
         """Apply the layer to [shared ; x], or to x alone; x is what :meth:`~.backbone.Backbone.concatenate` returns."""
         if shared is None:
             shared = x.new_empty(x.shape[0], 0)
-        if not self.takes_products:
+        if not self.unchanged:
             # In a dense backbone each layer's output is the front of the last one.
             parts = [x[..., :width] for width in self.parts(x)]
             everywhere = shared[:, None].expand(*x.shape[:2], -1)

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from .connection import Combine, Connection, find_connection
 from .layers import apply_norm
 from .neighborhood import Neighborhood
+from .own_layers import is_exactly
 from .recompute import recomputed
 
 
@@ -52,6 +53,11 @@ class Block(nn.Module):
             return combine(x, self._convolve(h, neighborhood))
         h = self.activate(self._convolve(x, neighborhood), neighborhood.mask)
         return F.dropout(combine(x, h), self.dropout, self.training)
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether a call gives what ``combine`` does, which no hook and no class of a user's own changes after it."""
+        return is_exactly(self, Block)
 
     def activate(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Return act(norm(x)), leaving out norm or activation if the block has none."""

@@ -12,7 +12,17 @@ from torch import Tensor, nn
 
 from ..distributed import SummedOverAll
 from ..settings import Flag, choice, number, require, validate
-from .own_layers import Factory, TorchNorm, build_act, build_norm, is_exactly, is_hooked, is_torch_act, name_or_factory
+from .own_layers import (
+    TORCH_NORMS,
+    Factory,
+    TorchNorm,
+    apply_torch_norm,
+    build_act,
+    build_norm,
+    is_exactly,
+    is_torch_act,
+    name_or_factory,
+)
 
 NORMS = ("batch", "instance", "layer", "none")
 ACTS = ("relu", "leakyrelu", "prelu", "gelu", "none")
@@ -125,6 +135,15 @@ def uses_batch_statistics(norm: nn.Module | None) -> bool:
     return isinstance(norm, BatchNorm) and norm.uses_batch_statistics
 
 
+def separates_blocks(norm: nn.Module | None, act: nn.Module | None) -> bool:
+    """Return whether in evaluation norm and activation give each block of points a result that depends on it alone.
+
+    Of a user's own parts, that is unknown.
+    """
+    known = norm is None or is_exactly(norm, BatchNorm, InstanceNorm, LayerNorm, TorchNorm)
+    return known and (act is None or is_torch_act(act))
+
+
 def apply_norm(norm: nn.Module | None, x: Tensor, mask: Tensor | None, counts: Tensor | None = None) -> Tensor:
     """Return norm(x) of points or edges x (B, N, C); x if there is no norm.
 
@@ -139,6 +158,9 @@ def apply_norm(norm: nn.Module | None, x: Tensor, mask: Tensor | None, counts: T
             "absent points and edges: for statistics over all processes leave out convert_sync_batchnorm(model), and "
             "call deepgcn_seg.model.layers.sync_norms(model)"
         )
+    if type(norm) in (*TORCH_NORMS.values(), nn.Identity):
+        # One that was put in the place of ours, in a network that was built.
+        return apply_torch_norm(norm, x, mask)
     return norm(x, mask) if counts is None else norm(x, mask, counts)
 
 
@@ -245,7 +267,7 @@ def is_nondecreasing(act: nn.Module | None) -> bool:
 
 
 def negative_slope(act: nn.Module | None, like: Tensor) -> Tensor:
-    """Return the slope (C,) below zero of an activation for which :func:`is_nondecreasing` holds.
+    """Return the slope (C,) below zero of an activation for which :func:`is_nondecreasing` holds; 1 if there is none.
 
     Args:
         like: a tensor (..., C) with the dtype and device of the result.
@@ -292,13 +314,10 @@ class LayerSpec:
 class Pointwise(nn.Module):
     """act(norm(W x_i + b)) of each point i, or norm(act(W x_i + b)), as ``spec.order`` says.
 
+    A class derived from this one may compute something else: it is always called (:attr:`unchanged`).
+
     Shape: x (B, N, in_channels) -> (B, N, out_channels).
-
-    Attributes:
-        linear_maps: classes whose linear map is W x + b.
     """
-
-    linear_maps: tuple[type[nn.Module], ...] = (nn.Linear,)
 
     def __init__(self, in_channels: int, out_channels: int, spec: LayerSpec = LayerSpec()):
         super().__init__()
@@ -323,23 +342,18 @@ class Pointwise(nn.Module):
     def sliceable(self) -> bool:
         """Whether each point's result depends on its own features alone, so that points can be computed in slices."""
         norm = self.norm
-        each = norm is None or type(norm) in (BatchNorm, LayerNorm)
-        return each and not uses_batch_statistics(norm) and self.separates_blocks
+        each = norm is None or is_exactly(norm, BatchNorm, LayerNorm)
+        return each and not uses_batch_statistics(norm) and separates_blocks(norm, self.act)
 
     @property
-    def takes_products(self) -> bool:
-        """Whether the linear map may be computed from its weights, in parts, without a call of the layer.
+    def unchanged(self) -> bool:
+        """Whether the layer and its linear map are those of this package (:func:`is_exactly`).
 
-        A linear map of a user's own, as an adapter puts it in the place of ours, must be called. So must a layer or a
-        linear map with hooks.
+        The linear map may then be computed from its weights, and :meth:`finish` applied to the result. Otherwise the
+        layer must be called: its class, or a linear map that an adapter put in the place of ours, is a user's own, or
+        one of the two has hooks. Each class that is derived from this one in this package says so for itself.
         """
-        return is_exactly(self.linear, *self.linear_maps) and not is_hooked(self)
-
-    @property
-    def separates_blocks(self) -> bool:
-        """Whether in evaluation no block's result depends on another block; of a user's own parts, that is unknown."""
-        known = self.norm is None or type(self.norm) in (BatchNorm, InstanceNorm, LayerNorm, TorchNorm)
-        return known and (self.act is None or is_torch_act(self.act))
+        return is_exactly(self, Pointwise) and is_exactly(self.linear, nn.Linear)
 
     def monotone_sign(self) -> Tensor | None:
         """Return (C,) with +1 for channels whose order norm and activation keep, and -1 for those they reverse.
@@ -366,7 +380,14 @@ class Pointwise(nn.Module):
     @property
     def counts_points(self) -> bool:
         """Whether the norm can count points several times, or needs no counts."""
-        return self.norm is None or type(self.norm) in (BatchNorm, InstanceNorm, LayerNorm)
+        return self.norm is None or is_exactly(self.norm, BatchNorm, InstanceNorm, LayerNorm)
+
+    def call_on_edges(self, edges: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return a call of the layer with each of the edges (B, N, k, C), of the points that are present."""
+        batch, count, k, _ = edges.shape
+        if mask is not None:
+            mask = mask.repeat_interleave(k, 1)
+        return self(edges.flatten(1, 2), mask).view(batch, count, k, -1)
 
     def finish_edges(self, edges: Tensor, mask: Tensor | None = None) -> Tensor:
         """Apply norm and activation to each of the edges (B, N, k, C), of the points that are present."""

@@ -9,8 +9,7 @@
   that compute a point's result from that point alone, and so not with instance norm.
 
 :meth:`.DeepGCN.forward` calls :func:`infer` if nothing but the logits is needed (:func:`applies`). What a layer must be
-for that, it says itself: :attr:`.Pointwise.sliceable`, :attr:`.Pointwise.separates_blocks` and
-:attr:`.Pointwise.takes_products`, which convolutions ask too.
+for that, it says itself: :attr:`.Pointwise.sliceable` and :attr:`.Pointwise.unchanged`, which convolutions ask too.
 """
 
 from collections.abc import Iterator
@@ -22,9 +21,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..ops import map_on_threads
+from .backbone import Backbone
 from .fusion import FusionBlock
+from .gcn_block import Block
 from .head import PredictionHead
-from .layers import hide_absent, uses_batch_statistics
+from .layers import Pointwise, hide_absent, separates_blocks, uses_batch_statistics
+from .message_passing import MessagePassing
 from .own_layers import is_exactly, is_hooked
 
 
@@ -49,26 +51,28 @@ class Sizes:
 CPU, GPU = Sizes(4096, 512), Sizes(32768, 16384)
 
 
-def applies(model: nn.Module) -> bool:
+def applies(model: Any) -> bool:
     """Return whether a call of the model needs nothing but its logits.
 
     This is so if no gradient is needed, the model is not being compiled, no part is in training mode and every batch
-    norm has running statistics. A hook, a fusion block, head, norm or activation of a user's own, and a linear map of a
-    user's own in fusion block or head must see the features of the whole batch, so the answer is then False. A graph
-    convolution of a user's own, and a linear map in one, gets whole blocks of points, and must not let one block
-    influence another.
+    norm has running statistics. A hook must see the features of the whole batch, and so must what is a user's own: a
+    backbone, fusion block or head, a layer or linear map in the last two, and a norm or activation. The answer is then
+    False. A graph convolution of a user's own, and a layer or linear map in one, gets whole blocks of points, and must
+    not let one block influence another.
     """
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
-    if type(model.fusion) is not FusionBlock or type(model.head) is not PredictionHead:
+    parts = (model.backbone, Backbone), (model.fusion, FusionBlock), (model.head, PredictionHead)
+    if not all(is_exactly(*part) for part in parts):
         return False
     layers = (model.fusion.layer, model.head.first, *model.head.rest)
-    if not all(layer.separates_blocks and layer.takes_products for layer in layers):
+    if not all(layer.unchanged for layer in layers) or not is_exactly(model.head.classifier, nn.Linear):
         return False
-    if not is_exactly(model.head.classifier, nn.Linear):
+    others = list(model.modules())[1:]
+    pairs = [(part.norm, part.act) for part in others if isinstance(part, (Pointwise, Block, MessagePassing))]
+    if not all(separates_blocks(*pair) for pair in [*pairs, (model.backbone.last_norm, model.backbone.last_act)]):
         return False
-    parts = list(model.modules())[1:]
-    return not any(part.training or is_hooked(part) or uses_batch_statistics(part) for part in parts)
+    return not any(part.training or is_hooked(part) or uses_batch_statistics(part) for part in others)
 
 
 def infer(model: nn.Module, points: Tensor, mask: Tensor | None, sizes: Sizes | None = None) -> Tensor:

@@ -62,8 +62,23 @@ TORCH_ACTS: dict[str, type[nn.Module]] = {
 def is_exactly(module: nn.Module | None, *kinds: type[nn.Module]) -> bool:
     """Return whether a call of a module runs the ``forward`` of one of some classes, and nothing else.
 
-    This is not so of a class derived from them, and of a module whose call runs hooks. Only the call of such a module
-    gives its result: the result must not be computed from its weights.
+    This is not so of a class derived from them, as those of a user's own and of parametrizations are, of a module whose
+    call runs hooks, and of one with a ``forward`` of its own. Only the call of such a module gives its result: the
+    result must not be computed from its weights. So this is asked, of each module in question, by all that computes a
+    result in another way than by a call:
+
+    - :attr:`.Pointwise.unchanged`, of a layer and its linear map: graph convolutions, the fusion block and the head may
+      then multiply with its weights themselves;
+    - :meth:`.Pointwise.monotone_sign`, of its norm and activation: they may then be applied to a maximum alone;
+    - :attr:`.Pointwise.counts_points`, of its norm: points may then stand for edges, each counted several times;
+    - :attr:`.Pointwise.sliceable` and :func:`~.layers.separates_blocks`, of norm and activation: points, or blocks
+      of points, may then be computed in parts;
+    - :func:`.lean.applies`, of backbone, fusion block and head: what they do may then be done in parts;
+    - :meth:`~.backbone.Backbone.concatenate` and :meth:`.Connection.run`, of backbone and layers: the last output of a
+      dense backbone may then stand for all;
+    - the backward pass of :class:`~.reversible.ReversibleSequence`, of its blocks: their inputs may then be computed
+      from their outputs;
+    - :mod:`deepgcn_seg.pyg`, of the layers of a network that it was given.
     """
     return type(module) in kinds and not is_hooked(cast(nn.Module, module))
 
@@ -98,21 +113,26 @@ class TorchNorm(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Normalise x; mask (B, N) is False where a point is absent."""
-        if isinstance(self.norm, nn.LayerNorm | nn.RMSNorm):
-            return self.norm(x).to(x.dtype)
-        # torch.nn has the channels before the points.
-        normalised: Callable[[Tensor], Tensor] = lambda values: self.norm(values.mT).mT.to(x.dtype)
-        if mask is None:
-            return normalised(x).contiguous()
-        out = torch.zeros_like(x)
-        for block, present in enumerate(mask):
-            out[block, present] = normalised(x[block, present][None])[0]
-        return out
+        return apply_torch_norm(self.norm, x, mask)
+
+
+def apply_torch_norm(norm: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
+    """Return x (B, N, C), normalised as in :class:`TorchNorm` by a norm of torch.nn; ``nn.Identity`` is none."""
+    if isinstance(norm, nn.LayerNorm | nn.RMSNorm | nn.Identity):
+        return norm(x).to(x.dtype)
+    # torch.nn has the channels before the points.
+    normalised: Callable[[Tensor], Tensor] = lambda values: norm(values.mT).mT.to(x.dtype)
+    if mask is None:
+        return normalised(x).contiguous()
+    out = torch.zeros_like(x)
+    for block, present in enumerate(mask):
+        out[block, present] = normalised(x[block, present][None])[0]
+    return out
 
 
 def is_torch_act(act: nn.Module | None) -> bool:
     """Return whether a layer is an activation of torch.nn, which treats each value by itself."""
-    return type(act) in TORCH_ACTS.values()
+    return is_exactly(act, *TORCH_ACTS.values())
 
 
 def build_norm(factory: Factory, channels: int, eps: float) -> nn.Module:

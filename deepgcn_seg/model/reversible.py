@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..ops import Differentiable
 from .neighborhood import Neighborhood
+from .own_layers import is_exactly
 from .recompute import Recorded
 
 # The input of every eighth block is kept. Gradients of 112 layers then agree with autograd's to 3e-6. Without any, they
@@ -75,17 +76,19 @@ class _Reverse(Differentiable):
 
     @staticmethod
     def forward(ctx, blocks, around, drop, x, *parameters):
-        ctx.blocks, ctx.drop, ctx.graphs, ctx.inputs = blocks, drop, [], {}
-        # These hold no copies. The backward pass runs with the parameters and modes of this one, or is refused.
-        ctx.recorded = [Recorded(block, detached=True) for block in blocks]
+        ctx.blocks, ctx.drop, ctx.graphs, ctx.inputs, ctx.recorded = blocks, drop, [], {}, []
         smallest = torch.int16 if x.shape[1] <= torch.iinfo(torch.int16).max else torch.int32
         for i, block in enumerate(blocks):
-            if i % KEPT_EVERY == 0:
+            # The inverse undoes a block, but not what a hook or a derived class does to its output.
+            if i % KEPT_EVERY == 0 or not is_exactly(block, ReversibleBlock):
                 ctx.inputs[i] = x.detach()
             neighborhood = around(i, x)
             _require_constant_positions(block, neighborhood)
             # The graph is kept and not recomputed, because rounding in the inverse could swap nearly equal distances.
             ctx.graphs.append(replace(neighborhood, index=neighborhood.index.to(smallest)))
+            # The backward pass runs with the parameters, buffers and modes of this one, or is refused. Blocks may share
+            # parts, so that each is recorded just before it runs.
+            ctx.recorded.append(Recorded(block, detached=True))
             before = _random_states(x.device)
             x = block(x, neighborhood, drop)
             if any(not torch.equal(*states) for states in zip(before, _random_states(x.device))):
@@ -106,8 +109,12 @@ class _Reverse(Differentiable):
                 block, kept = ctx.blocks[i], ctx.graphs[i]
                 neighborhood = replace(kept, index=kept.index.long())
                 with ctx.recorded[i] as recorded:
-                    with torch.no_grad():
-                        x = ctx.inputs[i].detach() if i in ctx.inputs else block.inverse(y, neighborhood, ctx.drop)
+                    if i in ctx.inputs:
+                        x = ctx.inputs[i].detach()
+                    else:
+                        with torch.no_grad():
+                            x = block.inverse(y, neighborhood, ctx.drop)
+                        recorded.begin()
                     with torch.enable_grad():
                         x.requires_grad_()
                         out = block(x, neighborhood, ctx.drop)
@@ -156,6 +163,7 @@ class ReversibleSequence(nn.ModuleList):
 
         Raises:
             ValueError: features of less than float32 in training, without autocast.
+            RuntimeError: gradients are wanted of a replica of ``torch.nn.DataParallel``.
         """
         device = x.device.type
         if torch.is_autocast_enabled(device):
@@ -172,6 +180,11 @@ class ReversibleSequence(nn.ModuleList):
                 for i, block in enumerate(self):
                     x = block(x, around(i, x), drop)
                 return x
+            if getattr(self, "_is_replica", False):
+                raise RuntimeError(
+                    "reversible blocks cannot be trained with torch.nn.DataParallel, whose replicas have no parameters "
+                    "of their own: use torch.nn.parallel.DistributedDataParallel"
+                )
             if torch.compiler.is_compiling():
                 # A compiled backward pass would keep all activations, so these blocks are not compiled.
                 torch._dynamo.graph_break()

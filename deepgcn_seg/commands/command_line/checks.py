@@ -148,6 +148,13 @@ def _check_training(config: DictConfig) -> None:
         except Exception as error:
             unknown = _unknown_argument("recipe.optimizer", error, config.recipe.optimizer)
             raise UserError(unknown or f"recipe.optimizer: {first_line(error)}") from None
+    step = getattr(getattr(optimizer, "func", None), "step", None)
+    closure = inspect.signature(step).parameters.get("closure") if callable(step) else None
+    if closure is not None and closure.default is closure.empty:
+        raise UserError(
+            f"recipe.optimizer._target_={config.recipe.optimizer._target_}: cannot train here, because each of its "
+            "steps needs several passes (a closure); choose another, such as torch.optim.AdamW"
+        )
     least = _check_network(config) if config.model._target_ in NETWORK else 1
     side = config.data.grid.get("side", protocol.get("side"))
     protocol_as_trained(config, protocol, config.data.variant, config.data.features, side, least)
