@@ -151,7 +151,7 @@ def _guarded(
     def guarded(config: DictConfig) -> Any:
         outcome.composed = True
         try:
-            require_read(config, help.settings(conf, config_name))
+            require_read(config, config_name, help.settings(conf, config_name))
             replace_wholes(config, conf, config_name)
             check(config, config_name)
             claim_folder(config, config_name)
