@@ -594,6 +594,24 @@ def test_an_experiment_that_sweeps_over_nothing_is_one_line(tmp_path):
     assert done.stderr.startswith("error: depth=range(5,1): no value, so that there is nothing to run")
 
 
+@pytest.mark.parametrize("swept", ["ablate_k,quickstart", "quickstart,ablate_k", "glob(ablate_k*)"])
+def test_a_sweep_over_an_experiment_that_sweeps_itself_is_one_line(swept, tmp_path):
+    done = run("train", "-m", f"experiment={swept}", f"hydra.sweep.dir={tmp_path}/sweep", check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: experiment=ablate_k: is a multirun of its own, over k; run it alone\n"
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_an_experiment_that_sweeps_takes_further_sweeps(data_root, tmp_path):
+    """Also one whose own sweep is typed, so that each job has a value."""
+    sweep = ["-m", *TINY, f"data.root={data_root}", "max_steps=1", "pages=false"]
+    both = run("train", *sweep, "experiment=ablate_order", "seed=0,1", f"hydra.sweep.dir={tmp_path}/a")
+    assert len(list((tmp_path / "a").glob("*/metrics.json"))) == 4, both.stderr
+    typed = ["experiment=ablate_order,quickstart", "model.order=act-norm"]
+    run("train", *sweep, *typed, f"hydra.sweep.dir={tmp_path}/b")
+    assert len(list((tmp_path / "b").glob("*/metrics.json"))) == 2
+
+
 def test_what_the_data_set_is_not_silently_replaced(data_root, tmp_path):
     known = [*TINY, f"data.root={data_root}", f"hydra.run.dir={tmp_path}"]
     done = run("train", *known, "model.num_classes=2", check=False)

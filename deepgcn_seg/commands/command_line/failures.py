@@ -8,11 +8,12 @@ from typing import Any
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import InstantiationException, OverrideParseException
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from ...distributed import declared
 from ...errors import UserError
@@ -25,6 +26,8 @@ from .checks import refusal, why_unresolved
 MAX_MESSAGE = 4000
 # The note of a failed job, in its directory.
 FAILED = "failed.txt"
+# Exit status of a user's error.
+USER_ERROR = 2
 
 
 def error_line(error: BaseException, conf: Path, config_name: str) -> str:
@@ -79,21 +82,24 @@ def forget_failure() -> None:
 
 
 class SweepSummary(Callback):
-    """Hydra's callback that says at the end of a multirun which jobs failed and why, whatever launched them.
+    """Hydra's callback that refuses an impossible multirun before its first job, and lists its failed jobs at its end.
 
-    A multirun without a job has failed too.
+    It does so whatever launches the jobs.
     """
 
     failed = False
 
+    def on_multirun_start(self, config: DictConfig, config_name: str | None = None, **_: Any) -> None:
+        """End the program with one line if there is nothing to run, or if a job would be a multirun of its own."""
+        reason = _sweeps_nothing(config) or _sweeps_over_sweeps(config, config_name)
+        if reason is not None:
+            if declared().first:
+                print(f"error: {one_line(reason)}", file=sys.stderr)
+            # Hydra turns other exceptions of a callback into warnings.
+            sys.exit(USER_ERROR)
+
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """List the failed jobs below the sweep's directory, or say what left none to be run."""
-        if (empty := _sweeps_nothing(config)) and declared().first:
-            SweepSummary.failed = True
-            print(
-                f"error: {one_line(empty)}: no value, so that there is nothing to run; list them: A,B", file=sys.stderr
-            )
-            return
+        """List the failed jobs below the sweep's directory."""
         root = Path(config.hydra.sweep.dir)
         notes = {path.parent: path.read_text().strip() for path in sorted(root.glob(f"**/{FAILED}"))}
         if not notes or not declared().first:
@@ -105,13 +111,46 @@ class SweepSummary(Callback):
             print(f"  {folder}: {reason}", file=sys.stderr)
 
 
-def _sweeps_nothing(config: DictConfig) -> str | None:
-    """Return the argument of a multirun that sweeps over no value, as a ``glob(...)`` that nothing matches; or None."""
-    hydra: Any = OmegaConf.to_container(config.hydra, resolve=False)
-    settings = [f"{key}={value}" for key, value in (hydra["sweeper"].get("params") or {}).items()]
+def _params(config: DictConfig) -> dict[str, Any]:
+    """Return what a multirun sweeps over by its files of settings."""
+    params: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=False)
+    return params.get("params") or {}
+
+
+def _sweeps(config: DictConfig) -> list[Override]:
+    """Return the settings that a multirun sweeps over, each with a list of values."""
+    settings = [f"{key}={value}" for key, value in _params(config).items()]
     parser = OverridesParser.create(GlobalHydra.instance().config_loader())
     # The last value that a setting is given counts.
-    overrides = {each.key_or_group: each for each in parser.parse_overrides([*settings, *hydra["overrides"]["task"]])}
+    overrides = {each.key_or_group: each for each in parser.parse_overrides([*settings, *_typed(config)])}
     # Those of other sweepers, as an interval, have no list of values.
-    discrete = (each for each in overrides.values() if each.is_sweep_override() and each.is_discrete_sweep())
-    return next((each.input_line for each in discrete if not any(True for _ in each.sweep_iterator())), None)
+    return [each for each in overrides.values() if each.is_sweep_override() and each.is_discrete_sweep()]
+
+
+def _typed(config: DictConfig) -> list[str]:
+    typed: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    return typed
+
+
+def _sweeps_nothing(config: DictConfig) -> str | None:
+    """Return that a multirun sweeps over no value, as with a ``glob(...)`` that nothing matches; or None."""
+    empty = (each.input_line for each in _sweeps(config) if not any(True for _ in each.sweep_iterator()))
+    return next((f"{line}: no value, so that there is nothing to run; list them: A,B" for line in empty), None)
+
+
+def _sweeps_over_sweeps(config: DictConfig, config_name: str | None) -> str | None:
+    """Return that a multirun sweeps over files of settings of which one is a multirun; or None.
+
+    Each job would ignore what its own file sweeps over.
+    """
+    loader, typed, hydra = GlobalHydra.instance().config_loader(), _typed(config), list(config.hydra.overrides.hydra)
+    known = {*_params(config), *(line.partition("=")[0].lstrip("+") for line in typed)}
+    for sweep in _sweeps(config):
+        group = sweep.key_or_group
+        for choice in sweep.sweep_string_iterator() if loader.get_group_options(group) else ():
+            # What cannot be composed is refused when Hydra composes the jobs. Other sweeps are left out here.
+            with suppress(HydraException, OmegaConfBaseException):
+                job = loader.load_configuration(config_name, [*hydra, *typed, f"{group}={choice}"], RunMode.MULTIRUN)
+                if further := [key for key in _params(job) if key not in known]:
+                    return f"{group}={choice}: is a multirun of its own, over {', '.join(further)}; run it alone"
+    return None

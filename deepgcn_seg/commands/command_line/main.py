@@ -29,12 +29,12 @@ from ...provenance import as_called
 from . import help
 from .arguments import assigned, for_hydra, given, require_settings
 from .checks import check, require_choices, require_read
-from .failures import SweepSummary, error_line, forget_failure, note_failure
+from .failures import USER_ERROR, SweepSummary, error_line, forget_failure, note_failure
 from .output import claim_folder, output_may_go_unread
 from .whole import replace_wholes
 
-# Exit statuses: a user's error; work that was stopped but saved and can be resumed.
-USER_ERROR, INTERRUPTED = 2, 75
+# Exit status of work that was stopped but saved and can be resumed.
+INTERRUPTED = 75
 
 # Command -> the setting that a file or folder without a key is probably meant for.
 _MAIN = {
