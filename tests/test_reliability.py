@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import random
 import resource
@@ -19,6 +20,7 @@ from forked import Forked
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_commands import ROOT, TINY, data_root, run, trained  # noqa: F401
 
+from deepgcn_seg import memory
 from deepgcn_seg.data.build_store import prepare
 from deepgcn_seg.data.store import RoomStore
 from deepgcn_seg.errors import UserError
@@ -311,6 +313,24 @@ def test_a_sweep_lists_what_failed_and_the_same_command_runs_what_is_missing(dat
     assert "holds a run of other settings (k" in done.stderr
     assert before == {path: path.read_text() for path in before}
     assert not list(tmp_path.glob("1_*/failed.txt"))
+
+
+def test_the_memory_of_a_job_is_its_own(data_root, tmp_path):  # noqa: F811
+    sweep = ["-m", *TINY, f"data.root={data_root}", f"hydra.sweep.dir={tmp_path}", "max_steps=1"]
+    run("train", *sweep, "model.fusion_channels=50000,16")
+    peaks = [json.loads((tmp_path / f"{job}_resgcn2" / "metrics.json").read_text()) for job in range(2)]
+    large, small = (content["training"]["peak_memory_mb"] for content in peaks)
+    assert small < large - 50
+
+
+def test_a_memory_that_cannot_be_measured_is_left_empty(monkeypatch):
+    cpu = torch.device("cpu")
+    monkeypatch.setattr("deepgcn_seg.memory._works", 0)
+    monkeypatch.setattr("deepgcn_seg.memory._RESET", Path("/nowhere/clear_refs"))
+    memory.reset_peak(cpu)
+    assert memory.peak_memory_mb(cpu) > 0
+    memory.reset_peak(cpu)
+    assert math.isnan(memory.peak_memory_mb(cpu))
 
 
 def test_a_stopped_sweep_stops_and_goes_on(data_root, tmp_path):  # noqa: F811

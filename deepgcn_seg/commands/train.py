@@ -1,6 +1,7 @@
 """``tools/train.py``: train a network, and score it on the held-out area."""
 
 import logging
+import math
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from ..device import device as device_of
 from ..distributed import World, join
 from ..errors import UserError
 from ..evaluation.scores import write_json
-from ..memory import peak_memory_mb
+from ..memory import peak_memory_mb, reset_peak
 from ..model.description import describe_network
 from ..model.transfer import Source, read_source
 from ..provenance import provenance
@@ -86,6 +87,7 @@ def _train(config: DictConfig, folder: Path, device: torch.device, world: World)
     if source is not None:
         facts["weights"] = source.record()
 
+    reset_peak(device)
     data = _open_data(config, world)
     run_log = RunLog(folder if world.first else None, 0 if resumed is None else resumed.step + 1)
     trainer = build_trainer(config, folder, data, device, world, run_log, source or resumed)
@@ -112,7 +114,7 @@ def _train(config: DictConfig, folder: Path, device: torch.device, world: World)
         "waited_seconds": round(trainer.state.waited, 2),
         "steps": trainer.state.step,
         "skipped_steps": trainer.state.skipped,
-        "peak_memory_mb": peak_memory_mb(device),
+        "peak_memory_mb": None if math.isnan(peak := peak_memory_mb(device)) else peak,
     }
     miou = score_run(config, folder, data, device, run_log, cost, world)
     # Wait for every process before the process group is closed: another may still be writing.

@@ -34,7 +34,7 @@ def score_run(
     data: TrainingData,
     device: torch.device,
     run_log: RunLog,
-    cost: dict[str, float],
+    cost: dict[str, Any],
     world: World = World(),
 ) -> float:
     """Score the best checkpoint of a run directory on the test rooms, and write the result into the directory.

@@ -4,6 +4,7 @@ TensorBoard sorts the groups of tags by name, digits first, and opens the first 
 loss, mIoU and learning rate are seen first, and the many figures of classes and layers last.
 """
 
+import math
 import threading
 from collections.abc import Callable
 from functools import wraps
@@ -39,7 +40,7 @@ DESCRIPTIONS = {
     RATE: "Learning rate of each training step (of the optimiser's first parameter group).",
     "2_training/gradient_norm": "Norm of the gradients of all parameters together, before the optimiser's step.",
     "2_training/points_per_second": "Points trained on in each second, including the wait for data.",
-    "2_training/peak_memory_mb": "Highest memory so far: of the process, or on the GPU what was allocated.",
+    "2_training/peak_memory_mb": "Highest memory in this training so far: of the process, or allocated on the GPU.",
     "3_validation/mAcc": "Mean over the classes of the share of their points that are labelled right.",
     "3_validation/OA": "Share of all points of the validation rooms that are labelled right.",
     "4_test/mIoU": "Mean IoU on the test rooms, of the checkpoint that was chosen; the step is one after the last.",
@@ -94,8 +95,9 @@ class RunLog:
             self._scalar(f"{LAYER_GROUPS[name]}/layer_{layer:02d}", value, step)
 
     def memory(self, step: int, megabytes: float) -> None:
-        """Write the peak memory so far: of the process, or allocated on the GPU."""
-        self._scalar("2_training/peak_memory_mb", megabytes, step)
+        """Write the peak memory of the training so far, unless it is NaN: of the process, or allocated on the GPU."""
+        if not math.isnan(megabytes):
+            self._scalar("2_training/peak_memory_mb", megabytes, step)
 
     def epoch(self, epoch: Epoch, classes: ClassList) -> None:
         """Add an epoch to ``history.csv``, and write its validation loss as an event."""

@@ -8,7 +8,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +69,11 @@ class _Outcome:
     """How a command ended.
 
     Attributes:
-        composed: whether Hydra composed a config and called the task. failures: errors of the jobs of a sweep.
+        composed: whether Hydra composed a config and called the task. failed: whether a job of it failed.
     """
 
     composed: bool = False
-    failures: list[BaseException] = field(default_factory=list)
+    failed: bool = False
 
 
 def _command(task: Callable[[DictConfig], Any], conf: Path, config_name: str, program: Sequence[str]) -> None:
@@ -123,7 +123,7 @@ def _command(task: Callable[[DictConfig], Any], conf: Path, config_name: str, pr
         sys.exit(USER_ERROR)
     finally:
         several = leave()
-    if outcome.failures or SweepSummary.failed:
+    if outcome.failed or SweepSummary.failed:
         sys.exit(USER_ERROR)
     if several:
         # All is written. A native thread that outlives its owner at exit would abort the process, and torchrun the job.
@@ -161,7 +161,7 @@ def _guarded(
         except BrokenPipeError:
             raise
         except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
-            outcome.failures.append(error)
+            outcome.failed = True
             if say is None:
                 raise
             say(error)
@@ -170,7 +170,7 @@ def _guarded(
         except Exception as error:
             if HydraConfig.get().mode != RunMode.MULTIRUN:
                 raise
-            outcome.failures.append(error)
+            outcome.failed = True
             traceback.print_exc()
             note_failure(error_line(error, conf, config_name))
         return None
