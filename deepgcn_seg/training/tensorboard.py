@@ -130,9 +130,9 @@ class RunLog:
         self._writer.add_image(f"{group}/confusion", confusion_image(confusion, classes), step, dataformats="HWC")
 
     def hparams(self, settings: dict[str, Any], metrics: dict[str, float]) -> None:
-        """Write settings and final metrics, to compare the runs of a sweep."""
+        """Write settings and final metrics, to compare the runs of a sweep, in the place of those of an earlier end."""
         plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in settings.items()}
-        self._writer.add_hparams(plain, metrics, run_name=".")
+        self._writer.replace_hparams(plain, metrics)
 
     def image(self, name: str, path: str | Path, step: int) -> None:
         """Write the picture of a PNG file."""
@@ -174,6 +174,17 @@ class _EventWriter:
         metadata.plugin_data.plugin_name = "scalars"
         summary = Summary(value=[Summary.Value(tag=tag, simple_value=value, metadata=metadata)])
         self._telling(self._open()._get_file_writer().add_summary)(summary, step)
+
+    def replace_hparams(self, settings: dict[str, Any], metrics: dict[str, float]) -> None:
+        """Write a run's row of TensorBoard's table. It shows the first row that it finds, so that there is only one."""
+        self._telling(self._remove_hparams)()
+        # PyTorch writes a file of its own for them.
+        self.add_hparams(settings, metrics, run_name=".")
+
+    def _remove_hparams(self) -> None:
+        for path in self._folder.glob("events.out.tfevents.*"):
+            if b"_hparams_/session_start_info" in path.read_bytes():
+                path.unlink()
 
     def flush(self) -> None:
         """Write events that are still in memory to disk."""
