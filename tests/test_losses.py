@@ -449,6 +449,30 @@ def test_class_weights_that_do_not_fit_are_refused_before_the_network_is_built(s
     assert not list(tmp_path.iterdir())
 
 
+def announced(store, folder, caplog, *overrides):
+    """Return what the log says of a training before its first step."""
+    data = build.TrainingData(store, split_by_area(store, 5, 0.1, 0), BlockGrid())
+    config = composed(*[t for t in TINY if not t.startswith(("data.", "recipe"))], *overrides)
+    trainer = build.build_trainer(config, folder, data, torch.device("cpu"), World(), RunLog(None))
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        build.announce(config, trainer, data)
+    return caplog.text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["recipe=modern", "accumulate=2"], True),
+        (["recipe.loss=lovasz", "accumulate=4"], True),
+        (["recipe=modern"], False),
+        (["recipe=paper", "accumulate=2"], False),
+    ],
+)
+def test_the_log_says_when_lovasz_sees_parts_of_the_batch(overrides, said, store, tmp_path, caplog):
+    assert ("Lovasz-softmax sees" in announced(store, tmp_path, caplog, *overrides)) == said
+
+
 RECIPE = "recipe:\n  loss: {cross_entropy: 1, lovasz: 1}\n"
 
 

@@ -303,5 +303,12 @@ def announce(config: DictConfig, trainer: Trainer, data: TrainingData) -> None:
         trainer.sampler.part,
         ", ".join(f"{rate:g}" for rate in trainer.base_rates),
     )
-    if trainer.sampler.part < trainer.batch_size and not (config.sync_norms and config.accumulate == 1):
-        log.info("Batch norm sees %d blocks at a time, not the whole batch", trainer.sampler.part)
+    if trainer.sampler.part < trainer.batch_size:
+        if not (config.sync_norms and config.accumulate == 1):
+            log.info("Batch norm sees %d blocks at a time, not the whole batch", trainer.sampler.part)
+        if "lovasz" in str(config.recipe.loss):
+            log.info(
+                "Lovasz-softmax sees %d blocks at a time, not the whole batch: other numbers of processes and passes "
+                "take other steps",
+                trainer.sampler.part,
+            )
