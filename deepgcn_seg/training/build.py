@@ -33,6 +33,7 @@ from .guards import Batch
 from .loop import Trainer, TrainingSettings
 from .losses import Objective, build_loss, require_loss
 from .resuming import Resumed, rooms_of
+from .schedules import HalveBySamples
 from .tensorboard import RunLog
 
 log = logging.getLogger(__name__)
@@ -303,6 +304,18 @@ def announce(config: DictConfig, trainer: Trainer, data: TrainingData) -> None:
         trainer.sampler.part,
         ", ".join(f"{rate:g}" for rate in trainer.base_rates),
     )
+    schedule = trainer.settings.schedule
+    if isinstance(schedule, HalveBySamples) and trainer.batch_size != schedule.made_for:
+        steps = -(-schedule.samples // schedule.samples_per_step)
+        log.info(
+            "batch_size=%d: the schedule is made for %d. It counts %d blocks a step, whatever batch_size is, and "
+            "halves the rate every %s (%.3g epochs); recipe.schedule.samples_per_step says how many it counts",
+            trainer.batch_size,
+            schedule.made_for,
+            schedule.samples_per_step,
+            counted(steps, "step"),
+            steps / trainer.steps_per_epoch,
+        )
     if trainer.sampler.part < trainer.batch_size:
         if not (config.sync_norms and config.accumulate == 1):
             log.info("Batch norm sees %d blocks at a time, not the whole batch", trainer.sampler.part)
