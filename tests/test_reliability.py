@@ -315,6 +315,45 @@ def test_a_sweep_lists_what_failed_and_the_same_command_runs_what_is_missing(dat
     assert not list(tmp_path.glob("1_*/failed.txt"))
 
 
+def test_an_extended_sweep_runs_nothing_twice_and_lists_what_has_no_directory(data_root, tmp_path):  # noqa: F811
+    sweep = ["-m", *TINY, f"data.root={data_root}", f"hydra.sweep.dir={tmp_path}", "max_steps=1", "pages=false"]
+    sweep += ["protocol=recut", "k=4,3"]
+    run("train", *sweep, "seed=0,1")
+    record = (tmp_path / "multirun.yaml").read_text()
+    run("train", *sweep, "seed=0,1")
+    assert [path.name for path in tmp_path.glob("multirun*")] == ["multirun.yaml"]
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/metrics.json")}
+    # The last job has a seed that cannot be used. One whose directory is another run's leaves no note there.
+    done = run("train", *sweep, "seed=0,1,-1", check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("finished before") == 4
+    summary = done.stderr[done.stderr.index("1 of 5 jobs failed") :]
+    assert "5_resgcn2: seed=-1" in summary
+    assert "1 job without a directory of its own did not run\n  seed=-1: must be" in summary
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/metrics.json")} == before
+    assert (tmp_path / "multirun_1.yaml").read_text() == record != (tmp_path / "multirun.yaml").read_text()
+    # Joblib's jobs are processes of their own.
+    done = run("train", *sweep, "seed=0,1,2", "hydra/launcher=joblib", check=False)
+    assert done.returncode == 2
+    summary = done.stderr[done.stderr.index("1 job without a directory of its own did not run") :]
+    assert f"{tmp_path}/2_resgcn2 holds a run of other settings (" in summary
+    assert "run what is new alone, in another hydra.sweep.dir" in summary
+    after = [json.loads(path.read_text())["settings"] for path in tmp_path.glob("*/run.json")]
+    assert sorted((settings["k"], settings["seed"]) for settings in after) == [
+        ("3", "0"), ("3", "1"), ("3", "2"), ("4", "0"), ("4", "1"),
+    ]  # fmt: skip
+    assert not list(tmp_path.glob(".refused*"))
+
+
+def test_an_unfinished_run_of_another_job_is_named(data_root, tmp_path):  # noqa: F811
+    sweep = ["-m", *TINY, f"data.root={data_root}", f"hydra.sweep.dir={tmp_path}", "max_steps=1", "pages=false"]
+    run("train", *sweep, "seed=3,4")
+    (tmp_path / "1_resgcn2" / "metrics.json").unlink()
+    done = run("train", *sweep, "seed=5,3,4", check=False)
+    unfinished = tmp_path / "1_resgcn2"
+    assert f"  {unfinished} holds this run, which has not finished: resume={unfinished} goes on with it" in done.stderr
+
+
 def test_the_memory_of_a_job_is_its_own(data_root, tmp_path):  # noqa: F811
     sweep = ["-m", *TINY, f"data.root={data_root}", f"hydra.sweep.dir={tmp_path}", "max_steps=1"]
     run("train", *sweep, "model.fusion_channels=50000,16")

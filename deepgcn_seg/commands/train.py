@@ -18,7 +18,7 @@ from ..data.official_hdf5 import OfficialBlocks
 from ..data.store import RoomStore
 from ..device import device as device_of
 from ..distributed import World, join
-from ..errors import UserError
+from ..errors import OccupiedError, UserError
 from ..evaluation.scores import write_json
 from ..memory import peak_memory_mb, reset_peak
 from ..model.description import describe_network
@@ -31,6 +31,7 @@ from ..training.resuming import Resumed
 from ..training.run_directory import (
     complete,
     finished_miou,
+    job_directory,
     keep_config,
     record_changes,
     require_free,
@@ -50,8 +51,8 @@ WAITING = 0.1
 def train(config: DictConfig) -> float:
     """Train the configured model and score its best checkpoint on the held-out area.
 
-    In a sweep, a job whose directory already holds this very run is resumed, or left as it is if it has finished: the
-    same command again runs what is missing.
+    In a sweep, a job whose directory already holds this very run is resumed. It is left as it is if it has finished,
+    there or in the directory of another job: the same command again, also with further values, runs what is missing.
 
     Returns:
         mIoU on the test area under the configured protocol.
@@ -70,10 +71,14 @@ def _train(config: DictConfig, folder: Path, device: torch.device, world: World)
     complete(config)
     resuming = bool(config.resume)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        finished = finished_miou(config, folder)
+        sweep = Path(HydraConfig.get().sweep.dir).absolute()
+        earlier = world.share(job_directory(config, folder, sweep) if world.first else None)
+        finished = finished_miou(config, earlier)
         if finished is not None:
-            log.info("%s: finished before, mIoU %.4f", folder, finished)
+            log.info("%s: finished before, mIoU %.4f", earlier, finished)
             return finished
+        if earlier != folder:
+            raise OccupiedError(f"{earlier} holds this run, which has not finished: resume={earlier} goes on with it")
         resuming = (folder / "checkpoints" / "last.ckpt").is_file()
     settings = run_settings(config)
     resumed = Resumed(folder, settings) if resuming else None

@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ...distributed import declared
 from ...errors import UserError
 from ...escaping import one_line
 from ...files import replacing
+from ...settings import counted
 from . import help
 from .checks import refusal, why_unresolved
 
@@ -26,6 +28,8 @@ from .checks import refusal, why_unresolved
 MAX_MESSAGE = 4000
 # The note of a failed job, in its directory.
 FAILED = "failed.txt"
+# Until the end of a sweep, the notes of jobs whose directories are another run's, in the sweep's directory.
+_REFUSED = ".refused_job_"
 # Exit status of a user's error.
 USER_ERROR = 2
 
@@ -65,14 +69,23 @@ def _reason(error: BaseException, conf: Path, config_name: str) -> str:
     return " ".join(lines[:2])
 
 
-def note_failure(reason: str) -> None:
-    """Write the reason into the directory of a sweep's job, where :class:`SweepSummary` finds it."""
-    if HydraConfig.get().mode != RunMode.MULTIRUN:
+def note_failure(reason: str, occupied: bool) -> None:
+    """Write why a job of a sweep failed to where :class:`SweepSummary` finds it: into the job's directory.
+
+    Args:
+        occupied: whether that directory is another run's, into which nothing may be written. A directory with scores
+            is one, too: a run that goes on has set its own aside.
+    """
+    hydra = HydraConfig.get()
+    if hydra.mode != RunMode.MULTIRUN or not declared().first:
         return
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    if declared().first and folder.is_dir():
-        with suppress(OSError), replacing(folder / FAILED) as temporary:
-            temporary.write_text(reason + "\n")
+    folder = Path(hydra.runtime.output_dir)
+    if occupied or (folder / "metrics.json").exists():
+        note = Path(hydra.sweep.dir) / f"{_REFUSED}{hydra.job.num}"
+    else:
+        note = folder / FAILED
+    with suppress(OSError), replacing(note) as temporary:
+        temporary.write_text(reason + "\n")
 
 
 def forget_failure() -> None:
@@ -97,18 +110,47 @@ class SweepSummary(Callback):
                 print(f"error: {one_line(reason)}", file=sys.stderr)
             # Hydra turns other exceptions of a callback into warnings.
             sys.exit(USER_ERROR)
+        if declared().first:
+            root = Path(config.hydra.sweep.dir)
+            _keep_record(root / "multirun.yaml", OmegaConf.to_yaml(config))
+            _take_refusals(root)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """List the failed jobs below the sweep's directory."""
-        root = Path(config.hydra.sweep.dir)
-        notes = {path.parent: path.read_text().strip() for path in sorted(root.glob(f"**/{FAILED}"))}
-        if not notes or not declared().first:
+        """List the failed jobs below the sweep's directory, and those whose directories are other runs'."""
+        if not declared().first:
             return
-        SweepSummary.failed = True
-        jobs = len({path.parent.parent for path in root.glob("**/.hydra/config.yaml")} | notes.keys())
-        print(f"{len(notes)} of {jobs} jobs failed; the same command again runs what is missing", file=sys.stderr)
-        for folder, reason in notes.items():
+        root = Path(config.hydra.sweep.dir)
+        refused = _take_refusals(root)
+        failed = {path.parent: path.read_text().strip() for path in sorted(root.glob(f"**/{FAILED}"))}
+        SweepSummary.failed = bool(refused or failed)
+        if failed:
+            jobs = len({path.parent.parent for path in root.glob("**/.hydra/config.yaml")} | failed.keys())
+            print(
+                f"{len(failed)} of {jobs} jobs failed; the same command again runs what is missing",
+                file=sys.stderr,
+            )
+        for folder, reason in failed.items():
             print(f"  {folder}: {reason}", file=sys.stderr)
+        if refused:
+            print(f"{counted(len(refused), 'job')} without a directory of its own did not run", file=sys.stderr)
+        for reason in refused:
+            print(f"  {reason}", file=sys.stderr)
+
+
+def _keep_record(path: Path, now: str) -> None:
+    """Rename the file in which Hydra has written what was swept over, if it will write something else."""
+    if path.is_file() and path.read_text() != now:
+        numbered = (path.with_name(f"{path.stem}_{number}{path.suffix}") for number in count(1))
+        path.rename(next(free for free in numbered if not free.exists()))
+
+
+def _take_refusals(root: Path) -> list[str]:
+    """Return the notes of jobs that were refused, in their order, and remove them."""
+    notes = sorted(root.glob(f"{_REFUSED}*"), key=lambda path: (len(path.name), path.name))
+    reasons = [path.read_text().strip() for path in notes]
+    for path in notes:
+        path.unlink()
+    return reasons
 
 
 def _params(config: DictConfig) -> dict[str, Any]:

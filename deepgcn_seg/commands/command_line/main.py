@@ -165,14 +165,13 @@ def _guarded(
             if say is None:
                 raise
             say(error)
-            if not isinstance(error, OccupiedError):
-                note_failure(error_line(error, conf, config_name))
+            note_failure(error_line(error, conf, config_name), isinstance(error, OccupiedError))
         except Exception as error:
             if HydraConfig.get().mode != RunMode.MULTIRUN:
                 raise
             outcome.failed = True
             traceback.print_exc()
-            note_failure(error_line(error, conf, config_name))
+            note_failure(error_line(error, conf, config_name), False)
         return None
 
     return guarded
