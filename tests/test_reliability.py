@@ -328,7 +328,7 @@ def test_an_extended_sweep_runs_nothing_twice_and_lists_what_has_no_directory(da
     assert done.returncode == 2
     assert done.stderr.count("finished before") == 4
     summary = done.stderr[done.stderr.index("1 of 5 jobs failed") :]
-    assert "5_resgcn2: seed=-1" in summary
+    assert "5_resgcn2: seed=-1" in summary and "a job whose own settings are the reason fails again" in summary
     assert "1 job without a directory of its own did not run\n  seed=-1: must be" in summary
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/metrics.json")} == before
     assert (tmp_path / "multirun_1.yaml").read_text() == record != (tmp_path / "multirun.yaml").read_text()

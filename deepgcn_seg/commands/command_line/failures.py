@@ -126,7 +126,8 @@ class SweepSummary(Callback):
         if failed:
             jobs = len({path.parent.parent for path in root.glob("**/.hydra/config.yaml")} | failed.keys())
             print(
-                f"{len(failed)} of {jobs} jobs failed; the same command again runs what is missing",
+                f"{len(failed)} of {jobs} jobs failed; the same command again runs what is missing, but a job whose "
+                "own settings are the reason fails again",
                 file=sys.stderr,
             )
         for folder, reason in failed.items():
