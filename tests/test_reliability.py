@@ -19,6 +19,7 @@ import torch
 from forked import Forked
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_commands import ROOT, TINY, data_root, run, trained  # noqa: F401
+from test_labelled_scans import classes, write_scans
 
 from deepgcn_seg import memory
 from deepgcn_seg.data.build_store import prepare
@@ -352,6 +353,31 @@ def test_an_unfinished_run_of_another_job_is_named(data_root, tmp_path):  # noqa
     done = run("train", *sweep, "seed=5,3,4", check=False)
     unfinished = tmp_path / "1_resgcn2"
     assert f"  {unfinished} holds this run, which has not finished: resume={unfinished} goes on with it" in done.stderr
+
+
+def test_a_finished_job_of_a_sweep_is_one_of_these_rooms(tmp_path):
+    raw, store = classes(write_scans(tmp_path / "raw", ".npy", areas=("a", "b", "c"))), tmp_path / "store"
+    prepare(raw, store)
+    tiny = [*(given for given in TINY if not given.startswith("data.store")), "data=folder", "data.grid.min_points=20"]
+    sweep = ["-m", *tiny, f"data.root={store}", "data.fold=b", f"hydra.sweep.dir={tmp_path}/sweep", "max_steps=1"]
+    run("train", *sweep)
+    assert "finished before" in run("train", *sweep).stderr
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "sweep" / "0_resgcn2").glob("**/*.[cj]*")}
+    write_scans(raw, ".npy", areas=("a", "b", "c"), count=5000)
+    prepare(raw, store)
+    reason = "the train rooms are others than when the run was started"
+    for remedy in (
+        "to train on other rooms, choose another hydra.sweep.dir",
+        "make a room store with tools/prepare.py",
+    ):
+        done = run("train", *sweep, check=False)
+        assert done.returncode == 2 and "finished before" not in done.stderr
+        summary = done.stderr[done.stderr.index("1 job without a directory of its own did not run") :]
+        assert reason in summary and remedy in summary
+        shutil.rmtree(store, ignore_errors=True)
+        reason = f"data.root={store}: no such folder"
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert not (tmp_path / "sweep" / "0_resgcn2" / "failed.txt").exists()
 
 
 def test_the_memory_of_a_job_is_its_own(data_root, tmp_path):  # noqa: F811

@@ -21,13 +21,14 @@ from ..distributed import World, join
 from ..errors import OccupiedError, UserError
 from ..evaluation.scores import write_json
 from ..memory import peak_memory_mb, reset_peak
+from ..model.checkpoint import read_checkpoint
 from ..model.description import describe_network
 from ..model.transfer import Source, read_source
 from ..provenance import provenance
 from ..training.build import TrainingData, announce, build_trainer
 from ..training.final_score import score_run
 from ..training.loop import Trainer
-from ..training.resuming import Resumed
+from ..training.resuming import Resumed, require_same_data, rooms_of
 from ..training.run_directory import (
     complete,
     finished_miou,
@@ -75,6 +76,7 @@ def _train(config: DictConfig, folder: Path, device: torch.device, world: World)
         earlier = world.share(job_directory(config, folder, sweep) if world.first else None)
         finished = finished_miou(config, earlier)
         if finished is not None:
+            _require_rooms_of(earlier, config, world)
             log.info("%s: finished before, mIoU %.4f", earlier, finished)
             return finished
         if earlier != folder:
@@ -125,6 +127,20 @@ def _train(config: DictConfig, folder: Path, device: torch.device, world: World)
     # Wait for every process before the process group is closed: another may still be writing.
     world.barrier()
     return miou
+
+
+def _require_rooms_of(folder: Path, config: DictConfig, world: World) -> None:
+    """Refuse a finished run of a sweep whose rooms are not those of the data as they are now.
+
+    Raises:
+        OccupiedError: names the difference.
+    """
+    path, data = folder / "checkpoints" / "last.ckpt", _open_data(config, world)
+    try:
+        own = {"classes": data.store.classes, "rooms": rooms_of(data.split, data.store)}
+        require_same_data(read_checkpoint(path), own, f"checkpoint {path}")
+    except UserError as error:
+        raise OccupiedError(f"{error}; to train on other rooms, choose another hydra.sweep.dir") from None
 
 
 def _log_waiting(trainer: Trainer) -> None:
