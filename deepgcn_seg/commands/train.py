@@ -50,7 +50,7 @@ WAITING = 0.1
 
 
 def train(config: DictConfig) -> float:
-    """Train the configured model and score its best checkpoint on the held-out area.
+    """Train the configured model, and score its last checkpoint (or its best, by ``select``) on the held-out area.
 
     In a sweep, a job whose directory already holds this very run is resumed. It is left as it is if it has finished,
     there or in the directory of another job: the same command again, also with further values, runs what is missing.
@@ -148,7 +148,8 @@ def _log_waiting(trainer: Trainer) -> None:
     state = trainer.state
     if state.seconds > 0:
         share = state.waited / state.seconds
-        advice = f"; workers={trainer.settings.workers}: more of them load faster" if share > WAITING else ""
+        workers = trainer.settings.workers
+        advice = f"; raise workers={workers}, so that more processes load them" if share > WAITING else ""
         log.info("Steps took %.0f s, %.0f %% of it waiting for blocks%s", state.seconds, 100 * share, advice)
 
 

@@ -178,6 +178,7 @@ def _settings(config: DictConfig, device: torch.device, objective: Objective) ->
         **{key: config[key] for key in (*same, "validate_every", "save_every")},
         freeze=list(config.freeze),
         keep_best=config.select != "last",
+        validated="test" if config.select == "test" else "validation",
         device=device,
         objective=objective,
         ema=recipe.ema,

@@ -37,7 +37,9 @@ def score_run(
     cost: dict[str, Any],
     world: World = World(),
 ) -> float:
-    """Score the best checkpoint of a run directory on the test rooms, and write the result into the directory.
+    """Score a run directory on the test rooms, and write the result into it.
+
+    The last checkpoint is scored, or the best one, if there is one, with ``select=validation`` or ``select=test``.
 
     Args:
         cost: time, steps and memory that training took, for ``metrics.json``.

@@ -31,23 +31,29 @@ LOSS, VALIDATION_LOSS, MIOU, RATE = (
 GROUPS = {"validation": ("3_validation", "5_IoU_validation"), "test": ("4_test", "6_IoU_test")}
 LAYER_GROUPS = {"gradient_norm": "7_gradient_norm", "neighbor_distance": "8_neighbor_distance"}
 
+_VALIDATED = "the validation rooms (with select=test the test rooms)"
+_SCORED = "of the weights that are scored: the last ones, or best.ckpt with select=validation or select=test"
+
 # Tag, or group of tags that are described alike -> what TensorBoard shows beside it.
 DESCRIPTIONS = {
-    LOSS: "Loss of each training step, mean over its points.",
-    VALIDATION_LOSS: "Cross-entropy per point on the validation rooms, without label smoothing. If it rises while the "
+    LOSS: "Loss of each training step (recipe.loss), mean over its passes that have a labelled point.",
+    VALIDATION_LOSS: f"Cross-entropy per point on {_VALIDATED}, without label smoothing. If it rises while the "
     "training loss falls, the network is overfitting.",
-    MIOU: "Mean over the classes of their IoU on the validation rooms, after each validation. It chooses best.ckpt.",
+    MIOU: f"Mean over the classes of their IoU on {_VALIDATED}, after each validation. With select=validation or "
+    "select=test it chooses best.ckpt.",
     RATE: "Learning rate of each training step (of the optimiser's first parameter group).",
     "2_training/gradient_norm": "Norm of the gradients of all parameters together, before the optimiser's step.",
     "2_training/points_per_second": "Points trained on in each second, including the wait for data.",
     "2_training/peak_memory_mb": "Highest memory in this training so far: of the process, or allocated on the GPU.",
-    "3_validation/mAcc": "Mean over the classes of the share of their points that are labelled right.",
-    "3_validation/OA": "Share of all points of the validation rooms that are labelled right.",
-    "4_test/mIoU": "Mean IoU on the test rooms, of the checkpoint that was chosen; the step is one after the last.",
-    "4_test/mAcc": "Mean over the classes of the share of their points in the test rooms that are labelled right.",
-    "4_test/OA": "Share of all points of the test rooms that are labelled right.",
-    "5_IoU_validation": "IoU of one class on the validation rooms. Missing where neither truth nor prediction has it.",
-    "6_IoU_test": "IoU of one class on the test rooms, of the checkpoint that was chosen.",
+    "3_validation/mAcc": "Mean over the classes of the share of their points that are labelled right, on "
+    f"{_VALIDATED}.",
+    "3_validation/OA": f"Share of all points that are labelled right, on {_VALIDATED}.",
+    "4_test/mIoU": f"Mean IoU on the test rooms, {_SCORED}. The step is one after the last.",
+    "4_test/mAcc": "Mean over the classes of the share of their points in the test rooms that are labelled right, "
+    f"{_SCORED}.",
+    "4_test/OA": f"Share of all points of the test rooms that are labelled right, {_SCORED}.",
+    "5_IoU_validation": f"IoU of one class on {_VALIDATED}. Missing where neither truth nor prediction has it.",
+    "6_IoU_test": f"IoU of one class on the test rooms, {_SCORED}.",
     "7_gradient_norm": "Norm of the gradients of one backbone layer; layer 0 is the first graph convolution.",
     "8_neighbor_distance": "Mean distance in space between a point and its neighbours in the graph of one layer, in "
     "metres with data.variant=paper. It grows as features describe what a point is instead of where it is.",
