@@ -608,8 +608,9 @@ def test_an_experiment_that_sweeps_takes_further_sweeps(data_root, tmp_path):
     both = run("train", *sweep, "experiment=ablate_order", "seed=0,1", f"hydra.sweep.dir={tmp_path}/a")
     assert len(list((tmp_path / "a").glob("*/metrics.json"))) == 4, both.stderr
     typed = ["experiment=ablate_order,quickstart", "model.order=act-norm"]
-    run("train", *sweep, *typed, f"hydra.sweep.dir={tmp_path}/b")
-    assert len(list((tmp_path / "b").glob("*/metrics.json"))) == 2
+    done = run("train", *sweep, *typed, f"hydra.sweep.dir={tmp_path}/b")
+    # With all that is typed, both jobs are one run, which is not trained twice.
+    assert f"{tmp_path}/b/0_resgcn2: finished before" in done.stderr
 
 
 def test_what_the_data_set_is_not_silently_replaced(data_root, tmp_path):
