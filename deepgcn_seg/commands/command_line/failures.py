@@ -133,7 +133,8 @@ class SweepSummary(Callback):
         for folder, reason in failed.items():
             print(f"  {folder}: {reason}", file=sys.stderr)
         if refused:
-            print(f"{counted(len(refused), 'job')} without a directory of its own did not run", file=sys.stderr)
+            whose = "its" if len(refused) == 1 else "their"
+            print(f"{counted(len(refused), 'job')} without a directory of {whose} own did not run", file=sys.stderr)
         for reason in refused:
             print(f"  {reason}", file=sys.stderr)
 
