@@ -103,6 +103,22 @@ GOOD = "1.0 2.0 3.0 10 20 30\n1.5 2.5 3.5 11 21 31\n"
         (b"1.0 2.0 3.0 10 nan 30\n", None),
         (b"1.0 2.0 3.0 10 20 300\n", None),
         (b"hello\n", None),
+        (b"1,2 0,5 -1,1 10 20 30\n", [1.2, 0.5, -1.1, 10, 20, 30]),
+        (b"1,2 0.5 1.1 10 20 30\n", None),
+        (b"1,2 0,5 1,1 10,0,0 20 30\n", None),
+        # Cut off: the commas do not separate six numbers.
+        (b"1,2 0,5 1,1\n", None),
+        (b"1,2 0.5 1.1 10 20\n", None),
+        (b"1.2, 0.5, 1.1, 10, 20, 30\n", [1.2, 0.5, 1.1, 10, 20, 30]),
+        (b"1.2,,0.5,10,20,30 7\n", None),
+        ("\u22121.2 0.5 1.1 10 20 30\n".encode(), None),
+        ("\u20131.2 0.5 1.1 10 20 30\n".encode("cp1252"), None),
+        ("\ufeff1.2 0.5 1.1 10 20 30\n".encode(), [1.2, 0.5, 1.1, 10, 20, 30]),
+        ("1.2\u00a00.5 1.1 10 20 30\n".encode(), [1.2, 0.5, 1.1, 10, 20, 30]),
+        (b"1\xb72 0.5 1.1 10 20 30\n", None),
+        (b"1'234.5 0.5 1.1 10 20 30\n", None),
+        (b'"1.2" "0.5" "1.1" 10 20 30\n', [1.2, 0.5, 1.1, 10, 20, 30]),
+        (b"1.\x102 0.5 1.1 10 20 30\n", [1.2, 0.5, 1.1, 10, 20, 30]),
     ],
 )
 def test_damaged_lines_are_repaired_or_skipped_and_told(tmp_path, line, kept):
@@ -117,6 +133,14 @@ def test_damaged_lines_are_repaired_or_skipped_and_told(tmp_path, line, kept):
     assert str(path) in str(repairs[0])
 
 
+@pytest.mark.parametrize("top", ["", "\n", "x y z r g b\n"])
+def test_annotations_with_decimal_commas(tmp_path, top):
+    path, repairs = write(tmp_path / "chair_1.txt", top + "1,2 0,5 -1,1 10 20 30\n3 ,5 1e1 10,0 20 30\n" * 50), []
+    rows = read_points(path, repairs)
+    assert rows.tolist() == [[1.2, 0.5, -1.1, 10, 20, 30], [3, 0.5, 10, 10, 20, 30]] * 50
+    assert len(repairs) == ("x" in top)
+
+
 good_row = st.tuples(*[st.decimals(-99, 99, places=3)] * 3, *[st.integers(0, 255)] * 3)
 bad_line = st.sampled_from(
     [b"-9.10 1.785", b"x y z r g b", b"1 2 3 4 5", b"1 2 3 4 5 999", b"1 2 3 nan 5 6", b"1 2 3 4 5 6 7"]
@@ -128,11 +152,12 @@ bad_line = st.sampled_from(
 def test_any_mixture_of_good_and_bad_lines(tmp_path_factory, lines, ending):
     good = [row for row in lines if isinstance(row, tuple)]
     bad = len(lines) - len(good)
+    numbers = sum(len(re.findall(rb"[0-9.]+", line)) for line in lines if isinstance(line, bytes))
     text = [b" ".join(str(v).encode() for v in row) if isinstance(row, tuple) else row for row in lines]
     path = tmp_path_factory.mktemp("mixture") / "chair_1.txt"
     path.write_bytes(ending.join(text))
     repairs = []
-    if bad > 10:
+    if bad > 10 or (not good and numbers >= 6):
         with pytest.raises(UserError, match=r"chair_1\.txt"):
             read_points(path, repairs)
         return
@@ -167,6 +192,52 @@ def test_a_file_of_something_else_is_an_error(tmp_path):
     path = write(tmp_path / "chair_1.txt", "some text about chairs\n" * 50)
     with pytest.raises(UserError, match=r"chair_1\.txt"):
         read_points(path, [])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "1 2 3 10 20 30 1.5 2 3 10 20 30",
+        "1 2 3 10 20 999\n",
+        "1;2;3;10;20\n30;1.5;2;3;10;20;30\n",
+        "1 2 3\n10 20 30\n",
+    ],
+)
+def test_numbers_without_a_row_are_an_error(tmp_path, content):
+    path = write(tmp_path / "chair_1.txt", content)
+    with pytest.raises(UserError, match=r"chair_1\.txt, line 1: .*; and no other line of the file is a row"):
+        read_points(path, [])
+
+
+@pytest.mark.parametrize("name", ["notes", "Chair 1", "chair_1"])
+@pytest.mark.parametrize(
+    "content", ["", "\n\n", "1.0 2.", "Measured on 2016-05-03 at 10:30 by 3\n", "nan nan nan 1 2 3\n"]
+)
+def test_what_holds_no_point_is_skipped_and_gets_no_class(tmp_path, name, content):
+    folder = annotated(tmp_path / "office_1", wall_1=[1])
+    write(folder / "Annotations" / f"{name}.txt", content)
+    room, repairs = read_room(folder)
+    assert len(room) == 1 and not any("labelled" in str(repair) for repair in repairs)
+    assert f"{name}.txt: no points; skipped" in "\n".join(map(str, repairs))
+
+
+def test_many_rows_on_one_line_are_an_error(tmp_path):
+    path = write(tmp_path / "chair_1.txt", GOOD + "1 2 3 10 20 30\r" * 500)
+    with pytest.raises(UserError, match=r"chair_1\.txt, line 3: .*; it has the numbers of many rows, and 7,500 bytes"):
+        read_points(path, [])
+
+
+@pytest.mark.parametrize("number", [2, 50_000])
+def test_annotations_with_the_line_ends_of_old_macs(tmp_path, number):
+    folder = tmp_path / "office_1"
+    rows = "1 2 3 10 20 30\r1.5 2 3 10 20\r" + "1 2.5 3 10 20 31\r" * number
+    path = write(folder / "Annotations" / "chair_1.txt", rows)
+    write(folder / "office_1.txt", rows + "1 2 3 4 5 6\r" * number)
+    room, repairs = read_room(folder)
+    assert len(room) == number + 1 and room.rgb[-1].tolist() == [10, 20, 31]
+    assert f"{path}, line 2: not six numbers" in str(repairs[0])
+    # The lines of the whole room's file are counted too.
+    assert f"office_1.txt has {2 * number + 2:,}: an annotation is missing" in str(repairs[1])
 
 
 def test_room_with_odd_files(tmp_path):
@@ -532,7 +603,7 @@ def annotated(folder, **files):
 def test_an_annotation_that_is_there_twice_counts_once(tmp_path, name):
     room, repairs = read_room(annotated(tmp_path / "office_1", wall_3=[1, 2], floor_1=[0], **{name: [1, 2]}))
     assert sorted(room.xyz[:, 2]) == [0, 1, 2]
-    assert f"{name}.txt: a copy, the 2 points of wall_3.txt; left out" in str(repairs[-1])
+    assert f"{name}.txt: a copy, the 2 points of wall_3.txt; left out" in str(repairs[-1]) and len(repairs) == 1
 
 
 @pytest.mark.parametrize("name", COPIES[:-1])
@@ -565,6 +636,35 @@ def test_annotated_points_without_coordinates_are_counted(tmp_path):
     room, repairs = read_room(annotated(tmp_path / "office_1", wall_3=[1, *["nan", "NaN", "-inf"] * 7, 2]))
     assert list(room.xyz[:, 2]) == [1, 2]
     assert [str(r).split(": ")[1] for r in repairs] == ["21 points with NaN or infinite coordinates; left out"]
+
+
+@pytest.mark.parametrize("colors", [["0.31 0.5 1.0", "0 1 0"], ["0.31 0.5 1.0"]])
+def test_colours_of_annotations_may_be_fractions(tmp_path, colors):
+    folder = tmp_path / "raw" / "Area_1" / "office_1"
+    for number, color in enumerate(colors):
+        write(folder / "Annotations" / f"wall_{number}.txt", f"1 2 {number} {color}\n")
+    store = prepare(tmp_path / "raw", tmp_path / "store")
+    stored = store.open(store.rooms[0])
+    assert stored.all()[1].tolist() == [[79, 128, 255], [0, 255, 0]][: len(colors)] and stored.colored
+    told = (tmp_path / "store" / "repairs.txt").read_text()
+    assert told == f"{folder}: colours are fractions of 1; multiplied by 255\n"
+
+
+@pytest.mark.parametrize("color", ["0 1 1", "0 0 0", "10 20 30", "2 0.5 0.5", "0.5 1 254.9"])
+def test_colours_of_annotations_up_to_255_are_bytes(tmp_path, color):
+    folder = tmp_path / "office_1"
+    write(folder / "Annotations" / "wall_1.txt", f"1 2 3 {color}\n")
+    room, repairs = read_room(folder)
+    assert room.rgb.tolist() == [[round(float(value)) for value in color.split()]] and not repairs
+
+
+def test_colours_of_two_kinds_in_a_room_are_refused(tmp_path):
+    for number, color in enumerate(["0.31 0.5 1.0", "31 50 100"]):
+        write(tmp_path / "office_1" / "Annotations" / f"wall_{number}.txt", f"1 2 3 {color}\n")
+    with pytest.raises(
+        UserError, match=r"wall_0\.txt: its colours are fractions of 1, but those of wall_1\.txt are in"
+    ):
+        read_room(tmp_path / "office_1")
 
 
 def test_arrays_with_an_instance_column(tmp_path):

@@ -186,6 +186,49 @@ def test_operations_pass_opcheck():
         torch.library.opcheck(operation, arguments)
 
 
+WRONG_NEIGHBORS = {
+    "one block's for two": torch.zeros(1, 6, 3, dtype=torch.int64),
+    "fewer points": torch.zeros(2, 5, 3, dtype=torch.int64),
+    "more points": torch.zeros(2, 7, 3, dtype=torch.int64),
+    "none": torch.zeros(2, 6, 0, dtype=torch.int64),
+    "flat": torch.zeros(2, 6, dtype=torch.int64),
+    "int32": torch.zeros(2, 6, 3, dtype=torch.int32),
+    "more than have places": torch.zeros(2, 6, 1 << 15, dtype=torch.int64),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_NEIGHBORS)
+def test_wrong_neighbors_are_refused(wrong):
+    x, index = torch.rand(2, 6, 4), WRONG_NEIGHBORS[wrong]
+    with pytest.raises(ValueError, match="index: "):
+        ops.neighbor_max(x, index)
+    with pytest.raises(ValueError, match="index: "):
+        ops.edge_extremum(x, torch.rand(5, 8), None, index)
+
+
+def test_the_last_of_the_most_neighbors_gets_its_gradient():
+    x = torch.tensor([[[0.0], [1.0]]], requires_grad=True)
+    index = torch.zeros(1, 2, (1 << 15) - 1, dtype=torch.int64)
+    index[..., -1] = 1
+    ops.neighbor_max(x, index).sum().backward()
+    assert x.grad.tolist() == [[[0.0], [2.0]]]
+
+
+@pytest.mark.parametrize("outside", [-1, 6, 10**6])
+@pytest.mark.parametrize("points", [6, 3000], ids=["one thread", "several threads"])
+def test_neighbors_outside_of_the_block_are_refused(points, outside, set_threads):
+    set_threads(2)
+    x = torch.rand(2, points, 64)
+    index = torch.randint(points, (2, points, 9))
+    index[1, points // 2, 4] = outside if outside != 6 else points
+    with pytest.raises(IndexError, match="0 to N - 1"):
+        ops.neighbor_max(x, index)
+    # A point that is absent has no neighbours.
+    mask = torch.ones(2, points, dtype=torch.bool)
+    mask[1, points // 2] = False
+    assert torch.isfinite(ops.neighbor_max(x, index, mask)).all()
+
+
 def test_unknown_backend():
     with pytest.raises(ValueError, match="cuda9"):
         ops.set_backend("cuda9")

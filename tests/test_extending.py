@@ -188,6 +188,30 @@ def test_the_setting_of_ones_own_graph_decides_its_neighbours():
     assert not torch.allclose(model(points), wider(model)(points))
 
 
+GIVEN = {
+    "padded with -1": (lambda index: index.where(index > 2, -1), "gave layer 1 neighbours from -1 to 29"),
+    "counted from 1": (lambda index: index + 1, "neighbours from 1 to 30; they must be from 0 to 29"),
+    "of the first block": (lambda index: index[:1], r"gave layer 0 neighbours \(1, 30, 4\)"),
+    "of no points": (lambda index: index[..., :0], "k at least 1"),
+    "as floats": (lambda index: index.float(), "torch.float32; they must be int64"),
+}
+
+
+@pytest.mark.parametrize("kind", GIVEN)
+@pytest.mark.parametrize("conv", [convolution.EdgeConv, convolution.GIN])
+def test_wrong_neighbors_of_ones_own_graph_are_refused(kind, conv):
+    change, message = GIVEN[kind]
+
+    class Wrong(RandomGraph):
+        def neighbors(self, graphs, positions, mask):
+            right = super().neighbors(graphs, positions, mask)
+            return lambda i, x: change(right(i, x)) if i or "layer 1" not in message else right(i, x)
+
+    model = DeepGCN(**SMALL, graph=Wrong, conv=conv).eval()
+    with pytest.raises(ValueError, match=f"graph: Wrong .*{message}"):
+        model(torch.rand(2, 30, 9))
+
+
 def wider(model):
     """The network with the same weights, whose graph reaches everywhere."""
     other = DeepGCN(**{**SMALL, "k": 20}, graph=partial(RadiusGraph, radius=9.0)).eval()

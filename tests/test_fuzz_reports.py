@@ -1,5 +1,5 @@
-"""Reports of runs whose metrics.json, run.json and config.yaml are sound files of odd content, a few hundred in every
-test run. FUZZ_EXAMPLES=10000 makes it that many of each."""
+"""Reports of runs whose metrics.json, run.json and files of .hydra are sound files of odd content, a few hundred in
+every test run. FUZZ_EXAMPLES=10000 makes it that many of each."""
 
 import contextlib
 import io
@@ -105,12 +105,18 @@ def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("fuzz") / "runs"
     folder = two_runs(root)
     changed(rooms={"Area_5/office_1": {"points": 3, "mIoU": 0.5, "OA": None}}, selection="last")(folder)
+    (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(["depth=14", "++conv.operator={a: 1}"]))
     for name, fold, seed in (("fold", 4, 0), ("seed", 5, 1)):
         make_run(root, name, [[1, 2], [3, 4]], fold=fold, depth=14, seed=seed)
     return root
 
 
-FILES = {"metrics.json": as_json, "run.json": as_json, ".hydra/config.yaml": as_yaml}
+FILES = {
+    "metrics.json": as_json,
+    "run.json": as_json,
+    ".hydra/config.yaml": as_yaml,
+    ".hydra/overrides.yaml": as_yaml,
+}
 
 
 def reported(root, whole):

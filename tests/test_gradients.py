@@ -7,11 +7,12 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.autograd import forward_ad
 from torch.func import functional_call
 
 from deepgcn_seg import DeepGCN
 from deepgcn_seg.distributed import SummedOverAll
-from deepgcn_seg.model.convolution import EdgeConv, MRConv
+from deepgcn_seg.model.convolution import EdgeConv, GraphSAGE, MRConv
 from deepgcn_seg.model.layers import Pointwise
 
 SMALL = {"channels": 8, "k": 4, "fusion_channels": 16, "head_channels": (8,), "dropout": 0.0, "stochastic": False}
@@ -61,17 +62,28 @@ def test_a_second_derivative_is_refused(network, part, points):
     # Frozen layers have second derivatives by their input.
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith(part))
-    (gradient,) = torch.autograd.grad(model(points).square().sum(), points, create_graph=True)
+    trained = [points, *(parameter for parameter in model.parameters() if parameter.requires_grad)]
     with pytest.raises(RuntimeError, match="first derivatives only"):
-        gradient.square().sum().backward()
+        torch.autograd.grad(model(points).square().sum(), trained, create_graph=True)
 
 
-def test_a_second_derivative_is_refused_where_no_gradient_that_comes_in_has_a_history():
-    conv, x = EdgeConv(3, 4).eval(), torch.rand(1, 20, 3, requires_grad=True)
-    loss = conv(x, torch.randint(20, (1, 20, 4))).sum() + x.square().sum()
-    (gradient,) = torch.autograd.grad(loss, x, create_graph=True)
-    with pytest.raises(RuntimeError, match="first derivatives only"):
-        gradient.square().sum().backward()
+@pytest.mark.parametrize("conv", [EdgeConv, MRConv, GraphSAGE])
+def test_products_with_the_hessian_are_refused(conv):
+    layer, index = conv(3, 4).eval(), torch.randint(20, (1, 20, 4))
+    loss = lambda x: layer(x, index).square().sum() + x.square().sum()
+    x = torch.rand(1, 20, 3)
+    for second in (torch.autograd.functional.hvp, torch.autograd.functional.vhp):
+        with pytest.raises(RuntimeError, match="first derivatives only"):
+            second(loss, x, x)
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_forward_mode_is_refused(gradients):
+    layer, index = EdgeConv(3, 4).eval(), torch.randint(20, (1, 20, 4))
+    with forward_ad.dual_level(), torch.set_grad_enabled(gradients):
+        x = forward_ad.make_dual(torch.rand(1, 20, 3), torch.rand(1, 20, 3))
+        with pytest.raises(NotImplementedError):
+            layer(x, index)
 
 
 def test_layers_with_hooks_have_second_derivatives():

@@ -16,7 +16,7 @@ from deepgcn_seg.data.scans.files import write_scan
 from deepgcn_seg.data.scans.formats.scan import Scan
 from deepgcn_seg.data.sources import folder, s3dis
 from deepgcn_seg.data.stanford import read_room
-from deepgcn_seg.data.units import require_metres
+from deepgcn_seg.data.units import UP, require_metres
 from deepgcn_seg.errors import UserError
 
 
@@ -75,6 +75,20 @@ def test_labels_are_mapped_skipped_and_others_taken_in(tmp_path):
     classes(raw, classes={"low": 7, "high": 9})
     with pytest.raises(UserError, match="labels 40 are of no class"):
         prepare(raw, tmp_path / "c")
+
+
+@pytest.mark.parametrize(("wanted", "labels"), [("Kind", [0, 1]), ("kind", [1, 0]), ("KIND", None)])
+def test_the_field_of_labels_is_the_one_that_is_spelled_so(tmp_path, wanted, labels):
+    (tmp_path / "raw" / "north").mkdir(parents=True)
+    raw = classes(tmp_path / "raw", classes=["a", "b"], label=wanted)
+    fields = {axis: np.arange(2.0) for axis in "xyz"} | {"Kind": np.arange(2), "kind": np.arange(2)[::-1]}
+    write_scan(raw / "north" / "a.ply", Scan(Path("x"), fields), {})
+    if labels is None:
+        with pytest.raises(UserError, match=r"a\.ply: fields Kind and kind have the same name"):
+            prepare(raw, tmp_path / "store")
+        return
+    store = prepare(raw, tmp_path / "store")
+    assert store.open(store.rooms[0]).labels().tolist() == labels
 
 
 def test_more_than_256_classes(tmp_path):
@@ -314,12 +328,28 @@ def test_a_room_without_any_point_left_is_skipped(tmp_path, lost):
     assert "no points of any class; room skipped" in (tmp_path / "store" / "repairs.txt").read_text()
 
 
-@pytest.mark.parametrize(("up", "axes"), [("z", [0, 1, 2]), ("y", [0, 2, 1]), ("x", [1, 2, 0])])
+@pytest.mark.parametrize(("up", "axes"), [("z", [0, 1, 2]), ("y", [2, 0, 1]), ("x", [1, 2, 0])])
 def test_up_and_scale_give_the_axes_and_metres_of_predict(tmp_path, up, axes):
     points = np.random.default_rng(0).integers(0, 3000, (50, 3))
     raw = labelled(tmp_path / "raw", points, np.zeros(50), up=up, scale=0.001)
     xyz, _, _ = stored_points(raw, tmp_path / "store")
     assert xyz == pytest.approx(0.001 * (points - points.min(0))[:, axes], abs=1e-6)
+
+
+@pytest.mark.parametrize("up", UP)
+def test_up_turns_a_scan_and_does_not_mirror_it(up):
+    turn = np.eye(3)[list(UP[up])]
+    assert np.linalg.det(turn) == pytest.approx(1)
+    assert (turn @ np.eye(3)["xyz".index(up)]).tolist() == [0, 0, 1]
+
+
+def test_rooms_that_were_mirrored_are_prepared_again(tmp_path, monkeypatch):
+    raw = labelled(tmp_path / "raw", np.random.default_rng(0).random((50, 3)), np.zeros(50), up="y")
+    with monkeypatch.context() as before:
+        before.setitem(UP, "y", (0, 2, 1))
+        prepare(raw, tmp_path / "store")
+    again, expected = (stored_points(raw, tmp_path / name)[0] for name in ("store", "new"))
+    assert np.array_equal(again, expected)
 
 
 # A room of 5 m x 4 m x 2.6 m, the walls included.

@@ -337,3 +337,9 @@ def test_a_row_that_wants_nearly_all_present_points_gets_no_others(loop):
         found = ops.nearest_ranks(points, ranks, mask, loop)[0, present]
     expected = present[sorted_neighbors(points[:, present].double(), ranks, loop)[0]]
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("ranks", [[-1, 0], [0.0, 1.5], [], [[0, 1]], [False, True]], ids=str)
+def test_ranks_that_are_none_are_refused(ranks):
+    with pytest.raises(ValueError, match="ranks: "):
+        ops.nearest_ranks(torch.rand(1, 9, 3), torch.tensor(ranks))

@@ -25,7 +25,7 @@ from deepgcn_seg.data.scans.formats.scan import Scan
 from deepgcn_seg.data.scans.search import find_scans, scans_root
 from deepgcn_seg.errors import UserError
 from deepgcn_seg.inference.segmenter import Prediction, colors_of, no_label
-from deepgcn_seg.inference.truth import labelling_of, truth_of
+from deepgcn_seg.inference.truth import trained_labelling, truth_of
 from deepgcn_seg.inference.viewer import write_viewer
 from deepgcn_seg.model.description import TrainedOn
 from deepgcn_seg.model.trained import Member, Trained
@@ -79,7 +79,7 @@ def test_the_origin_the_unit_and_the_axis_do_not_matter(segmenter):
     before = segmenter.predict(xyz, rgb)
     moved = segmenter.predict(xyz + ORIGIN, rgb)
     millimetres = segmenter.predict(xyz * 1024, rgb, scale=1 / 1024)
-    lying = segmenter.predict(xyz[:, [0, 2, 1]], rgb, up="y")
+    lying = segmenter.predict(xyz[:, [1, 2, 0]], rgb, up="y")
     for other in (moved, millimetres, lying):
         assert np.array_equal(other.label, before.label)
 
@@ -210,6 +210,10 @@ SAME = {
 @pytest.mark.parametrize("name", SAME)
 def test_colours_mean_the_same_in_every_form(name):
     assert np.array_equal(colors_of(SAME[name], 50), RGB)
+
+
+def test_fractions_may_exceed_one_by_a_rounding():
+    assert colors_of([[1.0000001, 0.5, 0]], 1).tolist() == [[255, 128, 0]]
 
 
 @pytest.mark.parametrize(
@@ -478,6 +482,20 @@ def test_notes_add_no_lines_to_a_header(tmp_path):
 
 
 @NEEDS_PYE57
+def test_notes_replace_those_of_an_earlier_labelling(tmp_path):
+    head = "ply\nformat ascii 1.0\ncomment by hand, 2 hours\ncomment label\nobj_info scanner 5 north\n"
+    head += "element vertex 4\n" + "".join(f"property float {axis}\n" for axis in "xyz") + "end_header\n"
+    (tmp_path / "0.ply").write_text(head + "1 2 3\n" * 4)
+    for number, names in enumerate((S3DIS.names, ("a", "b"), ("b", "a", "c"))):
+        scan = read_scan(tmp_path / f"{number}.ply")
+        write_labelled(
+            tmp_path / f"{number + 1}.ply", scan, LABELS, ClassList.of(names, [(0, 0, 0)] * len(names)), False
+        )
+    lines = (tmp_path / "3.ply").read_text().splitlines()
+    kept = ["comment by hand, 2 hours", "comment label", "obj_info scanner 5 north"]
+    assert lines[2:9] == [*kept, "comment label 0 b", "comment label 1 a", "comment label 2 c", "element vertex 4"]
+
+
 def test_a_scanner_s_file_becomes_labelled_e57(checkpoint, tmp_path):
     """Two scans in the systems of their scanners, with rows without a return."""
     xyz, rgb = office()
@@ -553,6 +571,14 @@ def test_a_folder_is_labelled_but_for_what_cannot_be_read(checkpoint, tmp_path):
         ("notes.csv", "room,person,date\nhall,Jim,Monday\n", False),
         ("a.txt", "// X Y Z\n3\n1 2 3\n", True),
         ("a.csv", "x;y;z\n1,5;2,5;3,5\n", True),
+        ("bad.txt", "x y z\n1 2\n", True),
+        ("bad.csv", '"X","Y","Z","i"\nhall,1,2,3\n', True),
+        ("bad.asc", "# x y z\n", True),
+        ("bad.xyz", "//Points:0;Points:1;Points:2\n1;2\n", True),
+        ("quoted.csv", '"1","2","3"\n', True),
+        ("fortran.txt", "1.5D0 NA 1.#INF\n", True),
+        ("readme.txt", "The columns are x y z.\n1 2\n", False),
+        ("readme.txt", "# 1 2 3\n", False),
         ("empty.txt", "", True),
         ("damaged.txt", "\0\0\0", True),
     ],
@@ -656,6 +682,9 @@ def test_labels_of_the_networks_numbers_are_the_truth(segmenter, tmp_path):
     assert "no field label" in truth_of(with_labels([1, 2], "height"), segmenter.labelling)[1]
     # 2 is the ground in LAS, and a wall in S3DIS.
     assert "those of LAS" in truth_of(with_labels([1, 2], "classification"), segmenter.labelling)[1]
+    scan = with_labels([1, 2], "LABEL")
+    scan.fields["Label"] = scan.fields["LABEL"]
+    assert truth_of(scan, segmenter.labelling) == (None, "the scan has fields LABEL and Label")
     (tmp_path / "a.ply.classes.json").touch()
     found = truth_of(with_labels([0, 5], path=tmp_path / "a.ply"), segmenter.labelling)
     assert found == (None, "a.ply.classes.json says that field label is a prediction")
@@ -688,7 +717,7 @@ def members(*trained_on, classes=OWN):
     ids=["own", "own, not kept", "unknown", "own of these names", "S3DIS", "ScanNet"],
 )  # fmt: skip
 def test_label_numbers_are_taken_as_the_training_had_them(classes, trained_on, labels, expected):
-    labelling = labelling_of(members(trained_on, classes=classes))
+    labelling = trained_labelling(members(trained_on, classes=classes))
     scan = with_labels(labels, "kind" if expected and classes is OWN else "label")
     truth, told = truth_of(scan, labelling)
     assert (None if truth is None else truth.tolist()) == expected
@@ -697,8 +726,8 @@ def test_label_numbers_are_taken_as_the_training_had_them(classes, trained_on, l
 
 def test_networks_of_other_label_numbers_know_no_truth():
     other = {"source": "folder", "label_numbers": Labelling.of(OWN).label_numbers.plain()}
-    assert labelling_of(members({"source": "folder", "label_numbers": OWN_NUMBERS.plain()}, other)) is None
-    assert labelling_of(members(other, other)) is not None
+    assert trained_labelling(members({"source": "folder", "label_numbers": OWN_NUMBERS.plain()}, other)) is None
+    assert trained_labelling(members(other, other)) is not None
 
 
 LABELS = Prediction(np.array([0, 1, 12, 255], np.uint8), np.array([1, 0.5, 0.5, 0], np.float32))
@@ -771,6 +800,14 @@ def test_fields_of_the_scan_that_are_named_as_the_results_are_kept_and_said(tmp_
     assert found["label_input"].tolist() == LABELS.label.tolist()
     assert [found[name][0] for name in ("label_input_2", "label_input_3", "label")] == [1, 2, 3]
     assert list(found).count("confidence") == 1 and len(found) == 3 + 2 * 4
+
+
+def test_a_field_whose_name_differs_in_case_is_kept_beside_the_result(tmp_path):
+    four = {axis: np.arange(4.0) for axis in "xyz"} | {"Label": np.arange(4), "CONFIDENCE": np.arange(4)}
+    write_labelled(tmp_path / "a.ply", Scan(Path("x"), four), LABELS, S3DIS, False)
+    found = read_scan(tmp_path / "a.ply")
+    assert list(found.fields) == ["x", "y", "z", "Label_input", "CONFIDENCE_input", "label", "confidence"]
+    assert found.fields["label"].tolist() == LABELS.label.tolist()
 
 
 def test_points_without_a_label_are_black_and_the_page_says_what_their_label_is(tmp_path):

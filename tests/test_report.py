@@ -656,8 +656,10 @@ def test_a_confusion_matrix_names_missing_classes_and_summed_seeds(tmp_path):
     network_run(tmp_path, "b", confusion=((1, 3), (0, 0)), seed=1)
     texts = drawn()
     assert "sum over 2 seeds" in " ".join(texts) and texts.count("50") >= 2
-    network_run(tmp_path, "c", confusion=((0, 0), (0, 5)), seed=2)
+    for folder, seed in (("a", 0), ("b", 1)):
+        changed(confusion=[[seed, 1 - seed], [0, 5]])(tmp_path / folder)
     assert "no points" not in drawn()
+    changed(confusion=[[0, 0], [0, 5]])(tmp_path / "a")
     assert "the test rooms have no such points" in reported(tmp_path)[1]
 
 
@@ -746,3 +748,437 @@ def test_a_failed_run_is_listed_with_its_reason_and_a_stopped_one_with_its_step(
         assert "failed: CUDA out of memory &lt;b&gt;" in form
         assert "unfinished, after epoch 2 and step 20" in form
         assert "unfinished, without a finished epoch" in form
+
+
+# -- settings that change together ------------------------------------------------------------------------------------
+
+
+def configured(root, name, typed=(), **settings):
+    """A run with further settings, and the arguments that were typed for it; None for a run that does not say."""
+    folder = described(make_run(root, name, SQUARE), **settings)
+    if typed is not None:
+        (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(list(typed)))
+    return folder
+
+
+def paper(lr=1e-3, **others):
+    return {"name": "paper", "optimizer": {"lr": lr}, "loss": "cross_entropy", "ema": None} | others
+
+
+MODERN = paper(8e-3, name="modern", ema=0.99)
+
+
+@pytest.mark.parametrize(
+    ("runs", "columns", "notes", "labelled"),
+    [
+        pytest.param(
+            [
+                (["k=4", "recipe.optimizer.lr=1e-3"], {"k": 4, "recipe": paper()}),
+                (
+                    ["k=6", "recipe.optimizer.lr=8e-3", "recipe.loss=focal"],
+                    {"k": 6, "recipe": paper(8e-3, loss="focal")},
+                ),
+            ],
+            ["k", "loss", "learning rate"],
+            [],
+            [
+                "ResGCN-7, k 4, learning rate 0.001",
+                "ResGCN-7, k 6, loss focal, learning rate 0.008",
+            ],
+            id="typed together",
+        ),
+        pytest.param(
+            [
+                (["recipe=paper"], {"epochs": 150, "recipe": paper(), "model": {"norm_eps": 1e-3}}),
+                (["recipe=modern"], {"epochs": 100, "recipe": MODERN, "model": {"norm_eps": 1e-5}}),
+            ],
+            ["recipe"],
+            ["recipe changes together with: epochs, model.norm_eps."],
+            ["ResGCN-7, recipe paper", "ResGCN-7, recipe modern"],
+            id="a choice and what it sets",
+        ),
+        pytest.param(
+            [
+                (["recipe=paper"], {"epochs": 150, "recipe": paper()}),
+                (["recipe=modern"], {"epochs": 100, "recipe": MODERN}),
+                (["recipe=turns"], {"epochs": 100, "recipe": MODERN | {"name": "turns", "loss": "focal"}}),
+            ],
+            ["recipe"],
+            ["recipe changes together with: epochs."],
+            ["ResGCN-7, recipe paper", "ResGCN-7, recipe modern", "ResGCN-7, recipe turns"],
+            id="choices that have a part in common",
+        ),
+        pytest.param(
+            [
+                (["recipe=paper", "k=4"], {"k": 4, "epochs": 150, "recipe": paper()}),
+                (["recipe=modern", "k=6"], {"k": 6, "epochs": 100, "recipe": MODERN}),
+            ],
+            ["recipe", "k"],
+            ["recipe changes together with: epochs."],
+            ["ResGCN-7, recipe paper, k 4", "ResGCN-7, recipe modern, k 6"],
+            id="a choice and a typed setting",
+        ),
+        pytest.param(
+            [
+                (["recipe=paper", "recipe.optimizer.lr=1e-3"], {"recipe": paper()}),
+                (["recipe=modern", "recipe.optimizer.lr=8e-3"], {"recipe": MODERN}),
+            ],
+            ["recipe", "learning rate"],
+            [],
+            ["ResGCN-7, recipe paper, learning rate 0.001", "ResGCN-7, recipe modern, learning rate 0.008"],
+            id="a choice and a setting of its group that was typed",
+        ),
+        pytest.param(
+            [
+                (["backbone=resgcn", "k=4"], {"k": 4}),
+                (["backbone=plaingcn", "k=6"], {"k": 6, "backbone": {"name": "plaingcn"}}),
+            ],
+            ["backbone", "k"],
+            [],
+            ["ResGCN-7, k 4", "PlainGCN-7, k 6"],
+            id="a kind of network and a typed setting",
+        ),
+        pytest.param(
+            [
+                (["conv=edge"], {"conv": {"_target_": "m.EdgeConv"}}),
+                (
+                    ["conv=pyg", "++conv.operator={_target_: m.Op, _partial_: true, a: 1}"],
+                    {"conv": {"_target_": "m.Message", "operator": {"_target_": "m.Op", "_partial_": True, "a": 1}}},
+                ),
+            ],
+            ["convolution", "conv.operator", "a"],
+            [],
+            ["ResGCN-7, convolution EdgeConv", "ResGCN-7, convolution Message, conv.operator Op, a 1"],
+            id="a mapping that was typed",
+        ),
+        pytest.param(
+            [(None, {"k": 4, "recipe": paper()}), (None, {"k": 6, "recipe": paper(8e-3)})],
+            ["k"],
+            ["k changes together with: recipe.optimizer.lr."],
+            ["ResGCN-7, k 4", "ResGCN-7, k 6"],
+            id="runs that do not say what was typed",
+        ),
+        pytest.param(
+            [(["a=1"], {f"a{i}": 1 for i in range(20)} | {"a": 1}), (["a=2"], {f"a{i}": 2 for i in range(20)} | {"a": 2})],
+            ["a"],
+            ["a changes together with: a0, a1, a10, a11, a12, a13, a14, a15, a16, a17, a18, a19, 8 more."],
+            ["ResGCN-7, a 1", "ResGCN-7, a 2"],
+            id="many",
+        ),
+    ],
+)  # fmt: skip
+def test_settings_that_change_together_are_shown_or_named(tmp_path, runs, columns, notes, labelled):
+    for number, (typed, settings) in enumerate(runs):
+        configured(tmp_path, str(number), typed, **settings)
+    found = find_runs(tmp_path, LeftOut())[0]
+    (table,) = comparisons(found)
+    assert table.header[: table.header.index("mIoU")] == columns
+    assert [note for note in table.notes if "together" in note] == notes
+    assert labels(found) == labelled
+
+
+def test_a_seed_that_changes_with_a_setting_has_a_column(tmp_path):
+    for k in (4, 6):
+        described(make_run(tmp_path, f"k{k}", SQUARE, seed=k), k=k)
+    (table,) = comparisons(find_runs(tmp_path, LeftOut())[0])
+    assert table.header[:2] == ["k", "seed"]
+
+
+def test_a_setting_that_was_changed_on_the_way_counts_as_typed(tmp_path):
+    configured(tmp_path, "a", ["k=4"], k=4, epochs=3)
+    folder = configured(tmp_path, "b", ["k=6"], k=6, epochs=5)
+    path = folder / "metrics.json"
+    changes = [{"step": 12, "settings": {"epochs": ["3", "5"]}}]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"changes": changes}))
+    (table,) = comparisons(find_runs(tmp_path, LeftOut())[0])
+    assert table.header[:2] == ["epochs", "k"]
+
+
+@pytest.mark.parametrize("content", ["{a: 1}", "[1]", "["])
+def test_a_run_whose_typed_settings_cannot_be_read_is_left_out(tmp_path, content):
+    make_run(tmp_path, "sound", SQUARE)
+    folder = configured(tmp_path, "odd")
+    (folder / ".hydra" / "overrides.yaml").write_text(content)
+    left_out = LeftOut()
+    assert [run.name for run in find_runs(tmp_path, left_out)[0]] == ["sound"]
+    assert "overrides.yaml" in left_out.reasons[0]
+
+
+# -- seeds and folds --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [2, 6])
+def test_an_area_given_by_number_and_by_name_is_one_area(tmp_path, number):
+    """``data.fold=4`` and ``data.fold=Area_4`` hold out the same rooms."""
+    for seed in (0, 1):
+        for area in range(1, number + 1):
+            fold = area if (area + seed) % 2 else f"Area_{area}"
+            folder = make_run(tmp_path, f"s{seed}a{area}", [[area, 1], [1, area]], fold=fold, seed=seed)
+            changed(folds=[f"Area_{i}" for i in range(1, number + 1)])(folder)
+    runs = find_runs(tmp_path, LeftOut())[0]
+    count = {2: "2-fold", 6: "six-fold"}[number]
+    tables = six_folds(runs)
+    areas = [f"Area {area}" for area in range(1, number + 1)]
+    assert [table.header for table in tables] == [["test area", *areas, "mean of areas", f"{count}, pooled"]] * 2
+    hits = number * (number + 1) / 2
+    expected = f"{100 * hits / (hits + 2 * number):.2f}"
+    assert [table.rows[0][-1] for table in tables] == [expected] * 2
+    (classes,) = class_tables(runs)
+    assert (classes.title, classes.rows[0][1:3]) == (f"Classes, {count}, pooled", ["2", f"{expected} +- 0.00"])
+    assert comparisons(runs)[1].rows[0][1] == "2"
+
+
+OTHER = [[2, 2], [2, 2]]
+
+
+def curve(folder, first, last):
+    """Give a run losses at two steps."""
+    (folder / "history.csv").write_text(
+        "step,epoch,learning_rate,train_loss,validation_loss,mIoU,mAcc,OA,IoU/a,IoU/b,seconds,peak_memory_mb\n"
+        f"10,1,0.1,{first},,,,,,,3,100\n20,2,0.1,{last},,,,,,,6,100\n"
+    )
+
+
+def seeds_of(runs):
+    """What a report says of means over seeds: rows of the table of means and of that of classes, and all notes."""
+    found = comparisons(runs)
+    (classes,) = class_tables(runs)
+    means = [row[:3] for table in found[1:] for row in table.rows]
+    notes = [{note for note in table.notes if "was run" in note} for table in [*found, classes]]
+    assert all(each == notes[0] for each in notes)
+    return means, [row[:3] for row in classes.rows], list(notes[0])
+
+
+def test_a_run_that_is_there_twice_counts_as_one_seed(tmp_path):
+    for name, seed in (("a", 0), ("b", 0)):
+        curve(make_run(tmp_path, name, SQUARE, seed=seed), 2, 1)
+    runs = lambda: find_runs(tmp_path, LeftOut())[0]
+    note = (
+        f"ResGCN-7, seed 0, Area 5 was run 2 times with the same scores, and counts once: {tmp_path}/a, {tmp_path}/b."
+    )
+    assert seeds_of(runs()) == ([], [["ResGCN-7", "1", "57.00"]], [note])
+    changed(mIoU=0.59)(make_run(tmp_path, "c", SQUARE, seed=1))
+    curve(tmp_path / "c", 4, 3)
+    assert seeds_of(runs()) == (
+        [["2", "58.00 +- 1.41", "50.00 +- 0.00"]],
+        [["ResGCN-7", "2", "58.00 +- 1.41"]],
+        [note],
+    )
+    ((result,),) = comparable(runs()).values()
+    assert result.confusion.tolist() == [[6, 2], [2, 6]]
+    assert cost_table(runs(), LeftOut()).rows[0][1] == "2"
+    reported(tmp_path)
+    assert "ResGCN-7 (2 runs)" in lines_of(tmp_path / "report-loss.svg")
+    assert "58.0 ± 1.4" in lines_of(tmp_path / "report.svg")
+
+
+def test_a_seed_with_two_scores_is_not_averaged(tmp_path):
+    curve(make_run(tmp_path, "a", SQUARE), 2, 1)
+    changed(mIoU=0.61)(make_run(tmp_path, "b", OTHER))
+    curve(tmp_path / "b", 4, 3)
+    changed(mIoU=0.59)(make_run(tmp_path, "c", SQUARE, seed=1))
+    make_run(tmp_path, "d", SQUARE, depth=14)
+    make_run(tmp_path, "e", SQUARE, depth=14, seed=1)
+    runs = find_runs(tmp_path, LeftOut())[0]
+    means, classes, (note,) = seeds_of(runs)
+    assert means == [["7", "1", "57.00"], ["7", "1", "61.00"], ["7", "1", "59.00"], ["14", "2", "64.00 +- 0.00"]]
+    assert classes == [
+        ["ResGCN-7, run a", "1", "57.00"],
+        ["ResGCN-7, run b", "1", "61.00"],
+        ["ResGCN-7, run c", "1", "59.00"],
+        ["ResGCN-14", "2", "64.00 +- 0.00"],
+    ]
+    assert note.startswith("ResGCN-7, seed 0, Area 5 was run 2 times with different scores, which are not averaged")
+    reported(tmp_path)
+    assert {"ResGCN-7, run a", "ResGCN-7, run b"} <= set(lines_of(tmp_path / "report.svg"))
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_fold_that_is_there_twice_is_pooled_once_or_not_at_all(tmp_path, same):
+    for area in (1, 2, 3):
+        changed(folds=["Area_1", "Area_2", "Area_3"])(make_run(tmp_path, f"f{area}", SQUARE, fold=area))
+    changed(folds=["Area_1", "Area_2", "Area_3"])(make_run(tmp_path, "again", SQUARE if same else OTHER, fold=3))
+    runs = find_runs(tmp_path, LeftOut())[0]
+    (table,) = six_folds(runs)
+    assert sum("Area 3 was run 2 times" in note for note in table.notes) == 1
+    assert ("3-fold, pooled" in table.header) == same
+    classes = [each.title for each in class_tables(runs)]
+    if same:
+        assert table.header[1:4] == ["Area 1", "Area 2", "Area 3"]
+        # 9 of 15 = 3 * 3 / (3 * 5)
+        assert table.rows[0][-1] == "60.00"
+        assert classes == ["Classes, 3-fold, pooled"]
+    else:
+        assert table.header[1:] == ["Area 1", "Area 2", "Area 3, run again", "Area 3, run f3"]
+        assert classes == ["Classes, Area 1", "Classes, Area 2", "Classes, Area 3"]
+
+
+# -- what was measured ------------------------------------------------------------------------------------------------
+
+
+def measured_run(root, name, data, fold=5, seed=0, points=(4, 4), **room_points):
+    """A run on data of that name: points of each class, and the points of each room."""
+    folder = make_run(root, name, [[points[0], 0], [1, points[1] - 1]], fold=fold, seed=seed)
+    rooms = {room: {"points": count, "mIoU": 0.5, "OA": 0.5} for room, count in room_points.items()}
+    changed(data=data, rooms=rooms, folds=["Area_1", "Area_2"])(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("points", "rooms"),
+    [
+        pytest.param((4, 4), {"office": 3, "hall": 5}, id="a room more"),
+        pytest.param((4, 4), {"lobby": 8}, id="another room"),
+        pytest.param((4, 5), {"office": 9}, id="more points"),
+        pytest.param((5, 3), {"office": 8}, id="other labels"),
+    ],
+)
+def test_runs_on_other_rooms_or_points_share_no_table_and_no_mean(tmp_path, points, rooms):
+    for name, seed in (("a", 0), ("b", 1)):
+        measured_run(tmp_path, name, "raw", seed=seed, office=8)
+    measured_run(tmp_path, "c", "raw", seed=2, points=points, **rooms)
+    runs = find_runs(tmp_path, LeftOut())[0]
+    first, means, other = comparisons(runs)
+    assert [row[-1] for row in first.rows] == ["a", "b"] and means.rows[0][0] == "2"
+    assert [row[-1] for row in other.rows] == ["c"]
+    counted = f"{len(rooms)} room{'s' if len(rooms) > 1 else ''}, {sum(points)} points"
+    assert "Data: raw #1. Protocol: rooms. Tested on Area 5 (1 room, 8 points)." in first.notes
+    assert f"Data: raw #2. Protocol: rooms. Tested on Area 5 ({counted})." in other.notes
+    assert any("scored on other rooms" in note for note in first.notes)
+    assert [row[1] for table in class_tables(runs) for row in table.rows] == ["2", "1"]
+
+
+def test_data_that_are_named_differently_are_the_same_if_nothing_else_was_scored(tmp_path):
+    for area, data, seed in ((1, "raw", 0), (2, "/abs/raw", 0), (1, "/abs/raw", 1), (2, "/abs/raw", 1)):
+        measured_run(tmp_path, f"f{area}s{seed}", data, area, seed)
+    runs = find_runs(tmp_path, LeftOut())[0]
+    assert len(comparisons(runs)) == 2
+    assert set(labels(runs)) == {"ResGCN-7"}
+    for table in (comparisons(runs)[0], six_folds(runs)[0]):
+        note = "The data have several names, but in no area other rooms or points: /abs/raw, raw."
+        assert note in table.notes
+    (table,) = class_tables(runs)
+    assert (table.title, table.rows[0][1]) == ("Classes, 2-fold, pooled", "2")
+
+
+def test_areas_of_different_data_are_not_pooled(tmp_path):
+    """The first runs of each folder are of different areas: none of them alone tells the data apart."""
+    for name, data, area, count in (
+        ("a", "full", 1, 9), ("b", "half", 2, 4), ("c", "half", 1, 5), ("d", "full", 2, 8),
+    ):  # fmt: skip
+        measured_run(tmp_path, name, data, area, points=(count, count))
+    tables = six_folds(find_runs(tmp_path, LeftOut())[0])
+    assert [(table.notes[0], table.rows[0][1:3]) for table in tables] == [
+        ("Data: full. Protocol: rooms.", [f"{50 * (9 / 10 + 8 / 9):.2f}", f"{50 * (8 / 9 + 7 / 8):.2f}"]),
+        ("Data: half. Protocol: rooms.", [f"{50 * (5 / 6 + 4 / 5):.2f}", f"{50 * (4 / 5 + 3 / 4):.2f}"]),
+    ]
+
+
+@pytest.mark.parametrize("field", [{"dataset": "S3DIS"}, {"folds": ["Area_5"]}, {"classes": ["a", "c"]}])
+def test_other_data_sets_areas_or_classes_are_other_data(tmp_path, field):
+    make_run(tmp_path, "a", SQUARE)
+    changed(**field)(make_run(tmp_path, "b", SQUARE, seed=1))
+    assert [table.title for table in comparisons(find_runs(tmp_path, LeftOut())[0])] == ["Runs", "Runs"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "other"),
+    [
+        ({"save_every": 500}, {"save_every": 100}),
+        ({"model": {"recompute": False}}, {"model": {"recompute": True}}),
+        ({"model": {"checkpoint": False}}, {"model": {"recompute": True}}),
+        ({"data": {"fold": 5, "store": {"root": "a"}}}, {"data": {"fold": 5, "root": "b", "store": {"root": "b"}}}),
+        ({"device": "cpu", "workers": 0, "pages": True}, {"device": "cuda", "workers": 4, "pages": False}),
+    ],
+    ids=str,
+)
+def test_how_a_run_was_done_tells_no_experiments_apart(tmp_path, setting, other):
+    described(make_run(tmp_path, "a", SQUARE), **setting)
+    described(make_run(tmp_path, "b", SQUARE, seed=1), **other)
+    table, means = comparisons(find_runs(tmp_path, LeftOut())[0])
+    assert table.header[:2] == ["seed", "mIoU"]
+    assert means.rows[0][0] == "2"
+
+
+def begun_run(root, name, seed, path, sha256=None, fold=5):
+    """A run with these first weights, and the checksum of their file if it is known."""
+    folder = described(make_run(root, name, SQUARE, seed=seed, fold=fold), weights=path)
+    file = folder / "metrics.json"
+    weights = {"weights": {"path": path, "sha256": sha256, "step": 3}} if sha256 else {}
+    file.write_text(json.dumps(json.loads(file.read_text()) | weights))
+    changed(folds=["Area_5", "Area_6"])(folder)
+
+
+@pytest.mark.parametrize(
+    ("runs", "seeds", "note", "labelled"),
+    [
+        pytest.param([(0, "A", "1"), (1, "B", "2")], {"2"}, True, {""}, id="one for each seed"),
+        pytest.param([(0, "A", None), (1, "B", None)], {"2"}, True, {""}, id="one for each seed, without checksums"),
+        pytest.param([(0, "A", "1"), (1, "/abs/A", "1")], {"2"}, False, {""}, id="one file by two paths"),
+        pytest.param([(0, "A", "1"), (1, "A", "2")], {"2"}, True, {""}, id="a file that was replaced"),
+        pytest.param(
+            [(0, "A", "1"), (1, "A", "1"), (0, "B", "2"), (1, "B", "2")], {"2"}, False, {"A", "B"}, id="files compared"
+        ),
+        pytest.param(
+            [(0, "A", "1" * 9), (1, "A", "1" * 9), (0, "A", "2" * 9)],
+            {"2", "1"}, False, {f"A ({'1' * 8})", f"A ({'2' * 8})"}, id="a replaced file compared",
+        ),
+        pytest.param([(0, "A", "1"), (1, "A", "1"), (2, "B", "2")], {"2", "1"}, False, {"A", "B"}, id="a shared file"),
+        pytest.param([(0, None, None), (1, "B", "2")], set(), False, {"none", "B"}, id="random weights and a file"),
+        pytest.param(
+            [(0, None, None), (1, None, None), (0, "A", "1"), (1, "B", "2")],
+            {"2"}, True, {"none", "one for each run"}, id="random weights and one for each seed",
+        ),
+    ],
+)  # fmt: skip
+def test_first_weights_tell_experiments_apart_unless_each_seed_has_its_own(tmp_path, runs, seeds, note, labelled):
+    for number, (seed, path, sha256) in enumerate(runs):
+        begun_run(tmp_path, str(number), seed, path, sha256)
+    found = find_runs(tmp_path, LeftOut())[0]
+    table, *means = comparisons(found)
+    assert {row[each.header.index("seeds")] for each in means for row in each.rows} == seeds
+    for each in (table, *means, *class_tables(found)):
+        assert any("began with different weights: " in text for text in each.notes) == note
+    assert {label.removeprefix("ResGCN-7").removeprefix(", weights ") for label in labels(found)} == labelled
+
+
+def test_folds_that_began_with_a_file_each_are_pooled(tmp_path):
+    for fold in (5, 6):
+        begun_run(tmp_path, f"f{fold}", 0, f"pre{fold}", str(fold), fold)
+    (table,) = six_folds(find_runs(tmp_path, LeftOut())[0])
+    assert "2-fold, pooled" in table.header
+    assert "ResGCN-7: repeats began with different weights: f5 with pre5, f6 with pre6." in table.notes
+
+
+def test_a_score_that_is_missing_is_not_0(tmp_path, monkeypatch):
+    monkeypatch.setattr("deepgcn_seg.commands.report.draw_curves", lambda *_: {})
+    # Means: 50, of one of two seeds; 40; none; and 0.
+    scores = {3: (0.5, None), 5: (0.4, 0.4), 7: (None, None), 9: (0.0, 0.0)}
+    for depth, mious in scores.items():
+        for seed, miou in enumerate(mious):
+            confusion = [[4, 0], [0, 4]] if depth == 3 else SQUARE
+            changed(mIoU=miou, confusion=confusion)(
+                make_run(tmp_path, f"{depth}s{seed}", SQUARE, depth=depth, seed=seed)
+            )
+    _, page = reported(tmp_path)
+    bars = lines_of(tmp_path / "report.svg")
+    assert {"50.0", "40.0 ± 0.0", "-", "0.0 ± 0.0"} <= set(bars)
+    assert not any(text.startswith("25") for text in bars)
+    # Of the highest mean that there is.
+    assert lines_of(tmp_path / "report-confusion.svg").count("100") >= 2
+    shown = re.findall(r"<b>(\d)s\d</b>", page)
+    assert shown.index("9") < shown.index("7")
+
+
+def test_runs_without_any_score_are_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr("deepgcn_seg.reporting.figures.FORMATS", (".svg",))
+    changed(mIoU=None, confusion=[[0, 0], [0, 0]])(make_run(tmp_path, "a", SQUARE))
+    draw_scores(find_runs(tmp_path, LeftOut())[0], tmp_path / "a.png")
+    assert {"ResGCN-7", "-"} <= set(lines_of(tmp_path / "a.svg"))
+
+
+def test_a_class_that_only_the_prediction_has_counts_as_0_and_one_that_neither_has_not_at_all(tmp_path):
+    for seed, confusion in enumerate(([[3, 0], [0, 0]], [[2, 1], [0, 0]])):
+        make_run(tmp_path, f"s{seed}", confusion, seed=seed, depth=seed + 1)
+    (table,) = class_tables(find_runs(tmp_path, LeftOut())[0])
+    assert [row[5:] for row in table.rows] == [["100.00", "-"], ["66.67", "0.00"]]

@@ -32,6 +32,10 @@ from deepgcn_seg.model.checkpoint import save_checkpoint
 NEEDS_PYE57 = pytest.mark.skipif(importlib.util.find_spec("pye57") is None, reason="pye57 is not installed")
 
 
+# Two points in one column of a scanner that stands at the origin.
+PTX_HEADER = "1\n2\n0 0 0\n1 0 0\n0 1 0\n0 0 1\n1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n"
+
+
 def writable(*besides):
     """The suffixes of all formats that are written but some, for tests that are skipped if a library is missing."""
     suffixes = [suffix for suffix in WRITTEN if suffix not in besides]
@@ -324,6 +328,16 @@ def test_commas_that_cannot_be_decimal_separate(tmp_path, text):
     assert read_scan(write(tmp_path / "a.csv", text)).rgb[0].tolist() == [10, 20, 30]
 
 
+@pytest.mark.parametrize("suffix", writable(".csv", ".asc", ".xyz", ".pts", ".txt"))
+def test_columns_that_are_not_used_are_said(tmp_path, suffix, caplog):
+    write_scan(tmp_path / f"a{suffix}", scan(5), {})
+    read_scan(tmp_path / f"a{suffix}", ["x", "y", "z"])
+    assert "columns" not in caplog.text
+    found = read_scan(tmp_path / f"a{suffix}", ["a", "b", "c"])
+    assert found.xyz.shape == (5, 3)
+    assert f"a{suffix}: columns=[a,b,c] is not used, because the file names its fields: x, y, z, " in caplog.text
+
+
 def test_columns_do_not_join_what_the_file_names(tmp_path):
     with pytest.raises(UserError, match="6 columns, but columns names 3"):
         read_scan(write(tmp_path / "a.csv", "x,y,z,r,g,b\n1,2,3,10,20,30\n"), ["x", "y", "z"])
@@ -386,6 +400,35 @@ def test_packed_colours_may_be_the_bits_of_a_float():
     assert Scan(Path("x"), {**coordinates, "rgb": missing}).rgb.tolist() == [[0] * 3, [0, 0, 255], [0, 1, 0], [1, 0, 0]]
 
 
+@pytest.mark.parametrize("names", [["x", "y", "z", "X", "Y", "Z"], ["X", "y", "Z", "Y", "z", "x"]])
+@pytest.mark.parametrize("suffix", writable())
+def test_names_that_differ_in_case_are_two_fields(tmp_path, suffix, names):
+    """The coordinates are x, y and z; nothing of the others is lost in any format."""
+    fields = {name: np.arange(4.0) + 10 * number for number, name in enumerate(names)}
+    write_scan(tmp_path / f"a{suffix}", Scan(Path("memory.ply"), fields), {})
+    found = read_scan(tmp_path / f"a{suffix}")
+    assert np.allclose(found.xyz.T, [fields[name] for name in "xyz"])
+    for name in "XYZ":
+        kept = f"{name}_input" if suffix in (".las", ".laz") else name
+        assert found.fields[kept].tolist() == fields[name].tolist()
+
+
+def test_a_name_stands_for_its_own_spelling_or_else_for_the_only_other_one():
+    def of(*names):
+        return Scan(Path("a.ply"), {name: np.zeros(2) for name in names})
+
+    assert of("LABEL", "label", "Label").field("label") == "label"
+    assert of("class", "Label").field("label", "class") == "Label"
+    assert of("Label [1]", "LABEL").field("label") == "LABEL"
+    assert of("Label [1]", "x").field("label") == "Label [1]"
+    assert of("Label", "LABEL").field("Label") == "Label"
+    assert of("x").field("label") is None
+    with pytest.raises(UserError, match=r"a\.ply: fields Label and LABEL have the same name but for case or unit"):
+        of("Label", "LABEL").field("label")
+    with pytest.raises(UserError, match=r"fields x \[m\] and x \[ft\] have the same name"):
+        of("x [m]", "y", "z", "x [ft]").xyz  # noqa: B018
+
+
 def test_colours_of_paraview(tmp_path):
     names = '"Points:0","Points:1","Points:2","RGB:0","RGB:1","RGB:2"'
     found = read_scan(write(tmp_path / "a.csv", f"{names}\n1,2,3,10,20,30\n"))
@@ -402,6 +445,34 @@ def test_fractions_of_cloudcompare_are_colours(tmp_path):
     assert found.rgb.tolist() == [[0, 255, 51]]
     found = read_scan(write(tmp_path / "a.txt", "//X Y Z Rf Gf Bf\n1 2 3 0 1 0\n"))
     assert found.rgb.tolist() == [[0, 255, 0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "above"),
+    [("a.txt", "x y z r g b\n"), ("a.csv", "x,y,z,red,green,blue\n"), ("a.ptx", PTX_HEADER)],
+)
+@pytest.mark.parametrize(
+    ("colors", "expected"),
+    [
+        (["0 0.5 0.9", "1 0.25 0"], [[0, 128, 230], [255, 64, 0]]),
+        (["0.5 0 1", "0.9 1 0"], [[128, 0, 255], [230, 255, 0]]),
+        (["1.0000001 0.5 0", "0.25 0.9 1"], [[255, 128, 0], [64, 230, 255]]),
+        (["1 0 3", "1 0 1"], [[1, 0, 3], [1, 0, 1]]),
+    ],
+    ids=["whole red", "whole others", "rounded", "bytes"],
+)
+def test_the_range_of_colours_is_that_of_all_three(tmp_path, name, above, colors, expected):
+    rows = "".join(f"1 2 {n} {'0.5 ' * (name == 'a.ptx')}{color}\n" for n, color in enumerate(colors))
+    found = read_scan(write(tmp_path / name, above + (rows.replace(" ", ",") if name == "a.csv" else rows)))
+    assert found.rgb.tolist() == expected
+
+
+def test_fractions_beyond_one_are_refused():
+    fields = dict.fromkeys("xyz", np.arange(3.0)) | dict.fromkeys("rgb", np.array([0.1, 0.5, 1.2]))
+    with pytest.raises(UserError, match="x: colours have fractions up to 1.2; scale them to 0..1 or 0..255"):
+        Scan(Path("x"), fields).rgb  # noqa: B018
+    means = Scan(Path("x"), fields | dict.fromkeys("rgb", np.array([0.1, 7.5, 99.7])))
+    assert means.rgb[:, 0].tolist() == [0, 8, 100]
 
 
 @pytest.mark.parametrize("scale", [1 / 255, 1, 256, 257])
@@ -862,6 +933,33 @@ def test_text_with_fewer_points_than_it_says_is_an_error(name, tmp_path):
     path.write_text("3\n1 2 3\n4 5 6\n")
     with pytest.raises(UserError, match="says that it has 3 points, but has 2"):
         read_scan(path)
+
+
+ELEMENT_BEFORE = PLY.format("ascii", 2).replace("element vertex", "element camera 2\nproperty int n\nelement vertex")
+
+
+@pytest.mark.parametrize("blank", ["\n", " \t\n", "\r\n\n"])
+@pytest.mark.parametrize(
+    ("name", "head", "rows"),
+    [
+        ("a.ply", PLY.format("ascii", 2), ["1 2 3", "4 5 6"]),
+        ("b.ply", ELEMENT_BEFORE, ["7", "8", "1 2 3", "4 5 6"]),
+        ("a.ptx", PTX_HEADER, ["1 2 3 0.5", "4 5 6 0.5"]),
+        ("a.pcd", PCD.format(2, "ascii"), ["1 2 3", "4 5 6"]),
+        ("a.pts", "2\n", ["1 2 3", "4 5 6"]),
+    ],
+)
+def test_blank_lines_among_rows_are_no_rows(name, head, rows, blank, tmp_path):
+    for place in range(len(rows) + 1):
+        lines = [f"{row}\n" for row in rows]
+        lines.insert(place, blank)
+        found = read_scan(write(tmp_path / name, head + "".join(lines)))
+        assert found.xyz.tolist() == [[1, 2, 3], [4, 5, 6]], place
+
+
+def test_rows_of_an_element_without_properties_are_blank(tmp_path):
+    head = ELEMENT_BEFORE.replace("property int n\n", "")
+    assert read_scan(write(tmp_path / "a.ply", head + "\n\n1 2 3\n4 5 6\n")).xyz.tolist() == [[1, 2, 3], [4, 5, 6]]
 
 
 @pytest.mark.parametrize(

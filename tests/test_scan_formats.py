@@ -1,6 +1,7 @@
 """What docs/data.md says is read and refused, format by format; nothing that goes in is lost on the way out."""
 
 import re
+import struct
 from pathlib import Path
 
 import laspy
@@ -8,11 +9,14 @@ import numpy as np
 import pytest
 from test_scan import NEEDS_PYE57, PCD, PLY, scan, writable, write
 
+from deepgcn_seg.commands.predict import write_labelled
+from deepgcn_seg.data.classes import S3DIS
 from deepgcn_seg.data.scans.files import read_scan, write_scan
 from deepgcn_seg.data.scans.format_table import FORMATS
 from deepgcn_seg.data.scans.formats.scan import Scan, lost_digits
 from deepgcn_seg.data.scans.search import find_scans
 from deepgcn_seg.errors import UserError
+from deepgcn_seg.inference.segmenter import Prediction
 
 NAN = np.array([[1, 2, 3], [np.nan] * 3, [4, 5, np.inf]])
 FACES = (
@@ -270,6 +274,49 @@ def test_pcd_keeps_its_arrangement_and_transparency(tmp_path):
     assert again.fields["alpha"].tolist() == [200] * 4 and again.fields["label"].tolist() == [0, 1, 2, 3]
 
 
+FPFH = np.arange(10, dtype=np.float32).reshape(2, 5)
+
+
+def pcd_with_counts(path, encoding):
+    """A file as PCL writes it: a field with a COUNT before one without."""
+    import lzf
+
+    fields = {"x": [1, 2], "y": [3, 4], "fpfh": FPFH, "z": [5, 6], "kind": np.array([[7, 8], [9, 10]])}
+    fields = {name: np.reshape(of, (2, -1)).astype(np.float32) for name, of in fields.items()}
+    counts = [str(of.shape[1]) for of in fields.values()]
+    head = f"FIELDS {' '.join(fields)}\nSIZE 4 4 4 4 4\nTYPE F F F F F\nCOUNT {' '.join(counts)}\nWIDTH 2\n"
+    rows = np.hstack([*fields.values()])
+    content = rows.tobytes()
+    if encoding == "ascii":
+        content = "\n".join(" ".join(map(str, row)) for row in rows.tolist()).encode()
+    elif encoding == "binary_compressed":
+        plain = b"".join(of.tobytes() for of in fields.values())
+        packed = lzf.compress(plain)
+        content = struct.pack("<II", len(packed), len(plain)) + packed
+    return read_scan(write(path, f"{head}DATA {encoding}\n".encode() + content))
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "binary", "binary_compressed"])
+def test_pcd_keeps_its_counts(tmp_path, encoding):
+    before = pcd_with_counts(tmp_path / "a.pcd", encoding)
+    assert np.array_equal(np.stack([before.fields[f"fpfh__000{n}"] for n in range(5)], 1), FPFH)
+    write_scan(tmp_path / "b.pcd", before, {"label": np.arange(2, dtype=np.uint8)})
+    content = (tmp_path / "b.pcd").read_bytes()
+    assert b"\nFIELDS x y fpfh z kind label\n" in content and b"\nCOUNT 1 1 5 1 2 1\n" in content
+    assert content.endswith(struct.pack("<10fB", 2, 4, *FPFH[1], 6, 9, 10, 1))
+    after = read_scan(tmp_path / "b.pcd")
+    assert list(after.fields) == [*before.fields, "label"]
+
+
+def test_pcd_fields_with_a_count_stay_apart_if_they_are_no_longer_whole(tmp_path):
+    before = pcd_with_counts(tmp_path / "a.pcd", "binary")
+    fields = {name: of for name, of in before.fields.items() if name != "fpfh__0003"}
+    write_scan(tmp_path / "b.pcd", Scan(before.path, fields, before.template), {"kind": np.arange(2)})
+    after = read_scan(tmp_path / "b.pcd").fields
+    assert list(after) == [*fields, "kind"]
+    assert after["kind"].tolist() == [0, 1] and after["kind__0001"].tolist() == [8, 10]
+
+
 def test_pcd_with_colours_in_fields_and_packed_keeps_both(tmp_path):
     head = "FIELDS x y z red green blue rgb\nSIZE 4 4 4 1 1 1 4\nTYPE F F F U U U U\nWIDTH 2\nHEIGHT 1\nDATA ascii\n"
     found = read_scan(write(tmp_path / "a.pcd", head + f"1 2 3 4 5 6 {10 << 16 | 20 << 8 | 30}\n" * 2))
@@ -379,9 +426,41 @@ def test_colours_of_16_bits_are_those_of_las(tmp_path):
     assert np.array_equal(read_scan(tmp_path / "a.las").fields["red"], wide["red"])
 
 
+@pytest.mark.parametrize("names", [("red", "green", "blue"), ("R", "G", "B")])
+@pytest.mark.parametrize("suffix", [".ply", ".txt", ".npz"])
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.array([55746, 300, 0]), [55746, 300, 0]),
+        (np.array([0.42523, 1, 0]), [27867, 65535, 0]),
+        (np.array([0.42523, 1, 0], np.float32), [27867, 65535, 0]),
+        (np.array([0, 7, 255]), [0, 1799, 65535]),
+        (np.array([0, 7.5, 255]), [0, 1928, 65535]),
+    ],
+)
+def test_las_keeps_all_digits_of_colours_that_it_has_room_for(tmp_path, suffix, values, expected, names):
+    fields = dict.fromkeys("xyz", np.arange(3.0)) | dict.fromkeys(names, values)
+    write_scan(tmp_path / f"a{suffix}", Scan(Path("x"), fields), {})
+    write_scan(tmp_path / "b.las", read_scan(tmp_path / f"a{suffix}"), {})
+    found = laspy.read(tmp_path / "b.las")
+    assert found.red.tolist() == found.green.tolist() == found.blue.tolist() == expected
+    assert not list(found.point_format.extra_dimension_names)
+
+
 def test_csv_has_its_names_in_the_first_line(tmp_path):
     write_scan(tmp_path / "a.csv", scan(2), {}, ["label 0 wall"])
     assert (tmp_path / "a.csv").read_text().splitlines()[0] == "x,y,z,red,green,blue,reflectance"
+
+
+@pytest.mark.parametrize("text", ["2\n1 2 3 50 7 8 9\n4 5 6 50 7 8 9\n", "1\n1 2 3 50 7 8 9\n1\n4 5 6 50 7 8 9\n"])
+def test_pts_begins_with_the_number_of_its_points(tmp_path, text):
+    before = read_scan(write(tmp_path / "a.pts", text))
+    write_scan(tmp_path / "b.pts", before, {"label": np.arange(2)}, ["label 0 wall"])
+    assert (tmp_path / "b.pts").read_text().startswith("2\n# label 0 wall\nx y z intensity red green blue")
+    after = read_scan(tmp_path / "b.pts")
+    assert list(after.fields) == [*before.fields, "label"]
+    for name, values in before.fields.items():
+        assert np.array_equal(after.fields[name], values)
 
 
 def test_whole_numbers_that_ply_rounds_are_said(tmp_path, caplog):
@@ -547,6 +626,64 @@ def test_two_arrays_of_the_same_coordinates_are_one(tmp_path, caplog):
     assert np.array_equal(found.xyz, holes, equal_nan=True)
     assert "arrays xyz and points have the same coordinates; xyz is used" in caplog.text
     assert "arrays xyz and x, y, z have the same" in caplog.text
+
+
+def las_of(path, **dimensions):
+    """A file of four points with extra bytes."""
+    las = laspy.LasData(laspy.LasHeader(point_format=6, version="1.4"))
+    las.x = las.y = las.z = np.arange(4.0)
+    for name, values in dimensions.items():
+        kind = values.dtype if values.ndim == 1 else f"{values.shape[1]}{values.dtype.str[1:]}"
+        las.add_extra_dim(laspy.ExtraBytesParams(name, kind, description="of its own"))
+        las[name] = values
+    las.write(str(path))
+    return read_scan(path)
+
+
+VECTORS = np.arange(12, dtype=np.uint8).reshape(4, 3)
+NEW = {"label": np.arange(4, dtype=np.uint8) + 200, "confidence": np.array([0.5, 1, 0, np.nan], np.float32)}
+
+
+@pytest.mark.parametrize("suffix", [".las", ".laz"])
+def test_las_keeps_dimensions_as_they_were(tmp_path, suffix):
+    own = {
+        "vec": VECTORS,
+        "vec_0": VECTORS[:, 1],
+        "height": np.array([1, np.nan, 3, 4], np.float32),
+        "own": np.arange(4, dtype=np.int16),
+    }
+    write_scan(tmp_path / f"b{suffix}", las_of(tmp_path / "a.las", **own), NEW)
+    found = laspy.read(tmp_path / f"b{suffix}")
+    assert list(found.point_format.extra_dimension_names) == ["vec", "vec_0", "height", "own", "label", "confidence"]
+    for name, values in {**own, **NEW}.items():
+        assert found[name].dtype == values.dtype and np.array_equal(found[name], values, equal_nan=True)
+    assert found.point_format.dimension_by_name("vec").description == "of its own"
+
+
+@pytest.mark.parametrize(
+    ("label", "kept"), [(VECTORS, ["label_0", "label_1", "label_2"]), (VECTORS[:, 0].view(np.int8), ["label_input"])]
+)
+@pytest.mark.parametrize("confidence", [VECTORS[:, 0], np.arange(4, dtype=np.float64) / 3])
+def test_results_take_the_place_of_dimensions_of_las(tmp_path, caplog, label, kept, confidence):
+    """Other programs find the new label under its name, and the scan's own beside it."""
+    before = las_of(tmp_path / "a.las", label=label, confidence=confidence)
+    write_labelled(tmp_path / "b.las", before, Prediction(*NEW.values()), S3DIS, False)
+    found = laspy.read(tmp_path / "b.las")
+    expected = NEW | dict(zip(kept, label.reshape(4, -1).T)) | {"confidence_input": confidence}
+    assert sorted(found.point_format.extra_dimension_names) == sorted(expected)
+    for name, values in expected.items():
+        assert np.array_equal(found[name], values, equal_nan=True), name
+    assert ("field label is written as label_0, label_1, label_2" in caplog.text) == (label is VECTORS)
+
+
+def test_dimensions_of_las_may_be_named_by_axes(tmp_path):
+    found = las_of(tmp_path / "a.las", XY=np.arange(4, dtype=np.uint8), yz=np.arange(4, dtype=np.uint8)).fields
+    assert found["XY"].tolist() == found["yz"].tolist() == [0, 1, 2, 3] and found["yz"].dtype == np.uint8
+
+
+def test_arrays_of_an_archive_may_be_named_by_axes(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.zeros(4), y=np.zeros(4), z=np.zeros(4), XY=np.zeros(7))
+    assert list(read_scan(tmp_path / "a.npz").fields) == ["x", "y", "z"]
 
 
 def test_what_another_format_does_not_keep_is_said(tmp_path, caplog):

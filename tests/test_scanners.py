@@ -157,7 +157,8 @@ def test_a_field_that_some_scans_lack_is_said(tmp_path, caplog):
         (ptx(ROWS) + ptx([*ROWS[:5], "1 2 3"]), "line 32 has 3 columns, not 4 as the first"),
         (ptx(["1.25 2.5 3.75"] * 6), "line 11 has 3 words; a point has 4"),
         (ptx([*ROWS[:5], "1 2 x 4"]), r"line 16, column 3 \(z\) is no number: x"),
-        (ptx([*ROWS[:5], ""]), "claims 6 points, it has 5"),
+        (ptx([*ROWS[:5], ""]), "its header claims 1 lines more than the file holds"),
+        (ptx([*ROWS[:5], "# none"]), "claims 6 points, it has 5"),
         (ptx([f"{row} 1 2 256" for row in ROWS]), r"colours \(blue\) that are not whole numbers in 0..255"),
         (ptx([f"{row} 1 nan 25" for row in ROWS]), r"colours \(green\) that are not whole numbers"),
         (ptx(["0 0 0 0"] * 6), "no points with coordinates"),
@@ -481,6 +482,24 @@ def test_e57_colours_of_unknown_depth_are_refused(tmp_path, values):
     message = f"scan 0 has colours from {min(values)} to {max(values):g}, which are neither 8 nor 16 bits"
     with pytest.raises(UserError, match=re.escape(message)):
         read_scan(path)
+
+
+@NEEDS_PYE57
+def test_fractions_of_text_are_colours_of_e57(tmp_path):
+    text = read_scan(write(tmp_path / "a.txt", "x y z r g b\n1 2 3 0 0.5 0.9\n1 2 4 1 0.25 1.0000001\n"))
+    write_scan(tmp_path / "a.e57", text, {})
+    found = read_scan(tmp_path / "a.e57")
+    assert found.fields["green"].tolist() == [0.5, 0.25] and "g" not in found.fields
+    assert np.array_equal(found.rgb, text.rgb)
+
+
+@NEEDS_PYE57
+def test_e57_fractions_beyond_one_are_refused_unless_by_a_rounding(tmp_path):
+    path = of_libe57(tmp_path / "a.e57", colored([0.5, 1.2], "f4"))
+    with pytest.raises(UserError, match=r"a\.e57: scan 0 has colours with fractions up to 1\.2"):
+        read_scan(path)
+    path = of_libe57(tmp_path / "b.e57", colored([0.5, 1.0000001], "f8"))
+    assert read_scan(path).rgb.tolist() == [[128] * 3, [255] * 3]
 
 
 @NEEDS_PYE57

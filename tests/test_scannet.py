@@ -190,6 +190,8 @@ def test_missing_scenes_are_told_and_scenes_of_no_list_left_out(release, tmp_pat
         prepare_command.prepare(config)
     write_scene(release, "scene0000_00", "ply")
     prepare_command.prepare(config)
+    # The store of the scenes is not compared with S3DIS.
+    prepare_command.prepare(OmegaConf.merge(config, {"source": None, "data": {"root": str(tmp_path / "store")}}))
 
 
 # -- rescans ------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,16 +17,27 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from deepgcn_seg.commands import prepare as prepare_command
+from deepgcn_seg.data import build_store
 from deepgcn_seg.data.build_store import prepare
 from deepgcn_seg.data.classes import S3DIS, ClassList
 from deepgcn_seg.data.dataset import make_loader
 from deepgcn_seg.data.hdf5_arrays import StoredArray, find_arrays
 from deepgcn_seg.data.labelled_scans import read_labelling
 from deepgcn_seg.data.official_hdf5 import OfficialBlocks
-from deepgcn_seg.data.room import Room
-from deepgcn_seg.data.room_file import CHECKSUM_END, HEADER_BYTES, MAGIC, write_room
-from deepgcn_seg.data.sources import synthetic
+from deepgcn_seg.data.room import Repair, Room
+from deepgcn_seg.data.room_file import (
+    CHECKSUM_END,
+    HEADER_BYTES,
+    MAGIC,
+    MadeFrom,
+    Preparation,
+    read_preparation,
+    write_room,
+)
+from deepgcn_seg.data.sources import folder, synthetic
 from deepgcn_seg.data.store import RoomStore, write_manifest
 from deepgcn_seg.data.stored_room import StoredRoom
 from deepgcn_seg.errors import UserError
@@ -350,7 +362,7 @@ def test_rooms_become_empty_and_full_again(source, tmp_path, caplog):
     np.savetxt(source / "A" / "r0.txt", np.c_[rows[:, :3], rows[:, 3] * 0], fmt="%.3f %.3f %.3f %d")
     (source / "classes.yaml").write_text("classes: {wall: 1}\nskip: [0]\ncolumns: [x, y, z, label]\n")
     assert len(prepare(source, root).rooms) == 3
-    assert redone(source, root, caplog) == (set(), "")
+    assert redone(source, root, caplog)[0] == set()
     (source / "classes.yaml").write_text(text)
     assert len(prepare(source, root).rooms) == 4
     (source / "classes.yaml").write_text("classes: {wall: 1}\nskip: [0]\ncolumns: [x, y, z, label]\n")
@@ -395,6 +407,216 @@ def test_a_synthetic_store_of_an_earlier_version_is_made_again(tmp_path, caplog)
     assert "prepared again" in caplog.text
     after = contents(again.root)
     assert all(np.array_equal(a, b) for key in before for a, b in zip(before[key], after[key]))
+
+
+# -- rooms that cannot be prepared --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("damage", ["1 2 3 4 5\n", "nothing\n", "1 2 3 9\n", "0 0 0 1\n4e6 0 0 1\n1e4 1e7 0 1\n"])
+def test_every_room_that_cannot_be_prepared_is_named_and_the_others_are_kept(source, tmp_path, caplog, damage, workers):
+    good = {path: path.read_text() for path in (source / "A" / "r0.txt", source / "B" / "r1.txt")}
+    with open(source / "classes.yaml", "a") as file:
+        file.write("scale: 1\n")
+    for path in good:
+        path.write_text(damage)
+    with pytest.raises(UserError, match="2 of 4 rooms could not be prepared") as raised:
+        prepare(source, tmp_path / "store", workers=workers)
+    assert f"{source}/A/r0.txt: " in str(raised.value) and "\n" not in str(raised.value)
+    listed = caplog.text.split("Not prepared:")[1]
+    assert all(f"  {path}: " in listed for path in good)
+    with pytest.raises(UserError, match=r"no store\.json"):
+        RoomStore(tmp_path / "store")
+    kept = written(tmp_path / "store")
+    assert kept.keys() == {"r0", "r1"}
+    for path, text in good.items():
+        path.write_text(text)
+    assert len(prepare(source, tmp_path / "store", workers=workers).rooms) == 4
+    assert (tmp_path / "store" / "A" / "r1.h5").stat().st_mtime_ns == kept["r1"]
+
+
+def test_a_store_that_cannot_be_written_ends_the_preparation(source, tmp_path, monkeypatch):
+    tried = []
+
+    def full(root, room, preparation):
+        tried.append(room.key)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(build_store, "write_room", full)
+    with pytest.raises(UserError, match=r"cannot write room A/r0 .*No space left"):
+        prepare(source, tmp_path / "store")
+    assert tried == ["A/r0"]
+
+
+def test_repairs_of_the_rooms_that_are_kept_are_told_beside_those_that_are_not(tmp_path):
+    source = write_damaged(tmp_path / "source")
+    bad = source / "Area_2" / "office_1" / "Annotations" / "wall_1.txt"
+    good = bad.read_text()
+    bad.write_text("something else\n" * 12)
+    with pytest.raises(UserError, match=r"Area_2/office_1/Annotations/wall_1\.txt, line 1: .* more than 10 such lines"):
+        prepare(source, tmp_path / "store")
+    assert b"Area_1/office_1/Annotations/wall_1.txt, line 3" in told(tmp_path / "store")
+    bad.write_text(good)
+    prepare(source, tmp_path / "store")
+    prepare(source, tmp_path / "whole")
+    assert told(tmp_path / "store") == told(tmp_path / "whole")
+
+
+# -- check=true --------------------------------------------------------------------------------
+
+
+def checked(caplog, source=None, root=None):
+    """What a check says in its log."""
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        config = {"check": True, "shard": None, "source": source and str(source), "data": {"root": root and str(root)}}
+        prepare_command.prepare(OmegaConf.create(config))
+    return caplog.text
+
+
+def test_a_healthy_store_of_other_rooms_than_s3dis_passes(source, tmp_path, caplog, capsys):
+    prepare(source, tmp_path / "store")
+    assert "not rooms of S3DIS" in checked(caplog, source=source)
+    assert "the files of all 4 rooms are as store.json lists them" in checked(caplog, root=tmp_path / "store")
+    # Classes of the same names do not make them S3DIS.
+    write_manifest(tmp_path / "store", S3DIS, "scans with the classes of S3DIS")
+    assert "not rooms of S3DIS" in checked(caplog, root=tmp_path / "store")
+    assert capsys.readouterr().out == ""
+    path = tmp_path / "store" / "A" / "r1.h5"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with pytest.raises(UserError, match=r"A/r1\.h5: damaged"):
+        checked(caplog, root=tmp_path / "store")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_store_whose_preparation_stopped_is_called_unfinished(source, tmp_path, caplog, nested):
+    root = tmp_path / "outer" / "store"
+    prepare(source, root)
+    (root / "store.json").unlink()
+    given = root.parent if nested else root
+    for use in (lambda: checked(caplog, root=given), lambda: folder(given)):
+        with pytest.raises(UserError, match=r"outer/store: a room store that is not finished"):
+            use()
+    for path in root.glob("*/*.h5"):
+        path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(5000))
+    with pytest.raises(UserError, match="no rooms here; looked for"):
+        checked(caplog, root=given)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n", ""])
+def test_check_names_raw_rooms_whose_annotations_are_missing(tmp_path, caplog, end):
+    row, count = f"1 2 3 4 5 6{end or chr(10)}", 50
+    for name, annotated in {"whole_1": count, "part_1": count - 1, "none_1": 0, "alone_1": 3}.items():
+        annotations = tmp_path / "Area_1" / name / "Annotations"
+        annotations.mkdir(parents=True)
+        if name != "alone_1":
+            (annotations.parent / f"{name}.txt").write_bytes((row * count).encode())
+        if annotated:
+            rows = (row * annotated).encode()
+            (annotations / "wall_1.txt").write_bytes(rows if end else rows[:-1])
+    (tmp_path / "Area_1" / "bare_1").mkdir()
+    missing = "bare_1 (none is there), Area_1/none_1 (none is there), Area_1/part_1"
+    with pytest.raises(UserError) as raised:
+        checked(caplog, source=tmp_path)
+    assert str(raised.value) == (
+        f"{tmp_path}: 272 of the 272 rooms of S3DIS are missing; annotations of 3 rooms are missing: Area_1/{missing} "
+        "(they have 49 lines, part_1.txt has 50)"
+    )
+
+
+# -- what was repaired in a store ---------------------------------------------------------------
+
+
+def write_damaged(root):
+    """Raw Stanford rooms of two areas, in each of which something is repaired: in the second by leaving it out."""
+    for area in (1, 2):
+        folder = root / f"Area_{area}" / "office_1" / "Annotations"
+        folder.mkdir(parents=True)
+        rows = "1 2 3 10 20 30\n2 3 4 10 20 30\n"
+        (folder / "wall_1.txt").write_text(rows + ("1 2\n" if area == 1 else ""))
+        # The name need not be UTF-8.
+        Path(os.fsdecode(bytes(folder) + b"/floor_1\xff.txt")).write_text("")
+    (root / "Area_1" / "hallway_1").mkdir()
+    return root
+
+
+def write_unlabelled(root):
+    write_source(root)
+    (root / "classes.yaml").write_text("classes: [floor]\nignore: [1]\ncolumns: [x, y, z, label]\n")
+    return root
+
+
+def told(root):
+    return (root / "repairs.txt").read_bytes()
+
+
+@pytest.mark.parametrize("write", [write_damaged, write_unlabelled])
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_a_preparation_that_is_killed_loses_no_repairs(tmp_path, caplog, write, after):
+    source = write(tmp_path / "source")
+    code = (
+        "import os, sys; from deepgcn_seg.data import build_store\n"
+        "def track(results, count, title):\n"
+        "    for number, result in enumerate(results, 1):\n"
+        f"        if number == {after}: os.kill(os.getpid(), 9)\n"
+        "        yield result\n"
+        "build_store.track = track; build_store.prepare(sys.argv[1], sys.argv[2])"
+    )
+    stopped = subprocess.run([sys.executable, "-c", code, source, tmp_path / "store"])
+    assert stopped.returncode == -signal.SIGKILL and not (tmp_path / "store" / "repairs.txt").exists()
+    prepare(source, tmp_path / "store")
+    logged = caplog.text.replace(str(tmp_path / "store"), "")
+    caplog.clear()
+    prepare(source, tmp_path / "whole")
+    assert told(tmp_path / "store") == told(tmp_path / "whole") and told(tmp_path / "store").count(b"\n") == 4
+    assert logged == caplog.text.replace(str(tmp_path / "whole"), "") != ""
+
+
+def test_shards_tell_together_what_was_repaired(tmp_path):
+    source = write_damaged(tmp_path / "source")
+    for number in range(3):
+        prepare(source, tmp_path / "store", shard=(number, 3))
+    prepare(source, tmp_path / "whole")
+    assert told(tmp_path / "store") == told(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("change", ["mended", "removed"])
+def test_repairs_are_told_of_the_rooms_as_they_are_now(tmp_path, monkeypatch, change):
+    source = write_damaged(tmp_path / "source")
+    monkeypatch.chdir(tmp_path)
+    prepare("source", tmp_path / "store")
+    assert b"source/Area_1/office_1/Annotations/wall_1.txt, line 3: not six numbers" in told(tmp_path / "store")
+    if change == "mended":
+        (source / "Area_1" / "office_1" / "Annotations" / "wall_1.txt").write_text("1 2 3 10 20 30\n")
+    else:
+        shutil.rmtree(source / "Area_1" / "office_1")
+    # The folder is the same, but written in another way.
+    for store in ("store", "fresh"):
+        prepare(source, tmp_path / store)
+    assert told(tmp_path / "store") == told(tmp_path / "fresh") and b"wall_1" not in told(tmp_path / "store")
+    shutil.rmtree(source / "Area_1" / "hallway_1")
+    for path in source.rglob("floor_1*"):
+        path.unlink()
+    prepare(source, tmp_path / "store")
+    assert not (tmp_path / "store" / "repairs.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda h, rest: h.update(repairs=[4096, 2**62]), "outside of the file"),
+        (lambda h, rest: h.update(repairs=[4096, 8]), "damaged repairs"),
+        (lambda h, rest: h.update(repairs=[4096]), "repairs"),
+    ],
+)
+def test_damaged_repairs_are_one_line(tmp_path, change, message):
+    preparation = Preparation.with_repairs(MadeFrom(settings="0" * 64, files="1" * 64), [Repair("a", 1, "b", "c")])
+    path = write_room(tmp_path, room(), preparation)
+    assert read_preparation(path) == preparation
+    resealed(path, change)
+    with pytest.raises(UserError, match=message) as raised:
+        read_preparation(path)
+    assert "office_1.h5" in str(raised.value) and "\n" not in str(raised.value)
 
 
 # -- processes ----------------------------------------------------------------------------------

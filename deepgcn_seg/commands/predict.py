@@ -106,18 +106,24 @@ def _label(path: Path, output: Path, segmenter: Segmenter, config: DictConfig) -
     most = sorted(zip(shares, segmenter.classes), reverse=True)[:5]
     log.info("%s: %s", output, ", ".join(f"{name} {share:.1%}" for share, name in most if share > 0))
     if config.view or config.picture:
-        _show(config, scan, found, segmenter)
+        _show(config, scan, xyz, rgb, found, segmenter)
     return found
 
 
-def _show(config: DictConfig, scan: Scan, found: Prediction, segmenter: Segmenter) -> None:
-    """Write ``view`` and ``picture`` of the points that have a label, in metres."""
+def _show(
+    config: DictConfig, scan: Scan, xyz: np.ndarray, rgb: np.ndarray | None, found: Prediction, segmenter: Segmenter
+) -> None:
+    """Write ``view`` and ``picture`` of the points that have a label, in metres.
+
+    Args:
+        xyz, rgb: of the scan, which would compute them again.
+    """
     classes = segmenter.classes
     truth, told = truth_of(scan, segmenter.labelling)
     shown_as = f"{told} is shown as the truth" if truth is not None else f"no truth is shown: {told}"
     log.info("%s: %s", scan.path, shown_as)
     labelled = found.label < len(classes)
-    xyz, rgb = scan.xyz[:, UP[config.up]] * (config.scale or 1.0), scan.rgb
+    xyz = xyz[:, UP[config.up]] * (config.scale or 1.0)
     if rgb is not None and not rgb.any():
         rgb = None
     name = scan.path.name
@@ -135,7 +141,7 @@ def _show(config: DictConfig, scan: Scan, found: Prediction, segmenter: Segmente
 
 def _other_fields(scan: Scan) -> list[str]:
     """Return the names of a scan's fields that are no coordinates, colours or labels."""
-    known = {scan.field(*names) for names in (*AXES, *zip(*COLORS), PACKED, LABELS)}
+    known = {name for names in (*AXES, *zip(*COLORS), PACKED, LABELS) for name in scan.candidates(*names)}
     return [name for name in scan.fields if name not in known]
 
 
@@ -251,13 +257,17 @@ def write_labelled(
 
 
 def _names_beside(names: Sequence[str], taken: Collection[str]) -> list[str]:
-    """Return names of fields, of which those that are taken end in ``_input``, or ``_input_2`` and so on if need be."""
-    used = {*names, *taken}
+    """Return names of fields, of which those that are taken end in ``_input``, or ``_input_2`` and so on if need be.
+
+    Names that differ only in case are the same name to many programs.
+    """
+    used = {name.lower() for name in (*names, *taken)}
+    moved = {name.lower() for name in taken}
     found = []
     for name in names:
         kept, number = name, 1
-        while name in taken and kept in used:
+        while name.lower() in moved and kept.lower() in used:
             kept, number = f"{name}_input" + (f"_{number}" if number > 1 else ""), number + 1
-        used.add(kept)
+        used.add(kept.lower())
         found.append(kept)
     return found

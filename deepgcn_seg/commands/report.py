@@ -15,7 +15,8 @@ from ..reporting.page import write_page
 from ..reporting.published import AREA_5, SIX_FOLD
 from ..reporting.reading import LeftOut
 from ..reporting.results import comparable
-from ..reporting.runs import Run, describe_unfinished, find_runs
+from ..reporting.run import Run
+from ..reporting.runs import describe_unfinished, find_runs
 from ..reporting.six_folds import six_folds
 from ..reporting.tables import class_tables, comparisons, published_table
 
@@ -85,7 +86,7 @@ def _draw_confusions(runs: list[Run], folder: Path, palette: str) -> list[Path]:
     """Draw the confusion matrix of the network with the highest mIoU on each rooms, and return the files."""
     files = []
     for number, ((data, *_), found) in enumerate(comparable(runs).items()):
-        best = max(found, key=lambda result: sum(score.miou or 0 for score in result.scores) / len(result.scores))
+        best = max(found, key=lambda result: result.order)
         files.append(folder / ("report-confusion.png" if number == 0 else f"report-confusion-{number}.png"))
         draw_confusion(best, data, files[-1], palette)
     return files

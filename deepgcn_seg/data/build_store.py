@@ -1,7 +1,9 @@
 """Build a room store from raw rooms, several at a time. If a build is stopped, the next one continues it.
 
-Each room's file says what it was made from (:class:`~deepgcn_seg.data.room_file.MadeFrom`), and so does the marker file
-of a room without points. After a change of the source or its settings, only the affected rooms are built again.
+Each room's file says what it was made from and what was repaired in its source files
+(:class:`~deepgcn_seg.data.room_file.Preparation`), and so does the marker file of a room without points. After a change
+of the source or its settings, only the affected rooms are built again. The report of all repairs is put together from
+these files, so that a build that was stopped loses none.
 """
 
 import hashlib
@@ -25,14 +27,14 @@ from .classes import S3DIS, no_label
 from .labelled_scans import Labelling, read_labelled_room, read_labelling
 from .layouts import HDF5, SCANNET, SCANS, STANFORD, STORE, Layout, recognise
 from .room import KEPT, ROOM_SKIPPED, Repair, Room
-from .room_file import MadeFrom, read_header, write_room
+from .room_file import MadeFrom, Preparation, read_preparation, write_room
 from .scannet import LABELLING, missing_scenes, read_scannet_room, scene_files
 from .scans.formats.arrays import read_shape
 from .scans.formats.bounds import MAX_POINTS, Bounds
 from .stanford import read_room
 from .store import RoomStore, find_rooms, write_manifest
 from .stored_room import StoredRoom
-from .units import require_metres
+from .units import UP, require_metres
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +63,8 @@ def prepare(
     """Read every room below ``source``, in any layout of :mod:`deepgcn_seg.data.layouts`, into a store at ``root``.
 
     A room that the store already has is kept if its source files, the settings of ``classes.yaml`` that apply to it,
-    and its own file have not changed. Rooms whose source is gone are removed. Repairs of raw files are listed in
-    ``ROOT/repairs.txt`` and counted in the log.
+    and its own file have not changed. Rooms whose source is gone are removed. ``ROOT/repairs.txt`` lists what was
+    repaired in the files of the rooms that are ready, and the log counts it.
 
     Args:
         workers: number of processes. described: the source in words, as results name it; by default its path.
@@ -75,7 +77,8 @@ def prepare(
         The store, or None while rooms of other shards are missing.
 
     Raises:
-        UserError: there are no rooms or none has points, a room cannot be read, or ``root`` is a store of other rooms.
+        UserError: there are no rooms or none has points, or ``root`` is a store of other rooms. If rooms cannot be
+            prepared, the error comes after the others are prepared and kept.
     """
     root = Path(root)
     layout = recognise(source)
@@ -95,10 +98,13 @@ def prepare(
     if todo:
         # A store without its manifest counts as unfinished. The manifest comes back when all rooms are prepared.
         (root / "store.json").unlink(missing_ok=True)
-    repairs = _prepare_rooms([_Job(layout, key, root, labelling, wanted[key], max_points) for key in todo], workers)
-    report = root / ("repairs.txt" if shard == (0, 1) else f"repairs-{shard[0] + 1}-of-{shard[1]}.txt")
-    _report(report, repairs, [layout.rooms[key] for key in todo])
-    if not all(_recorded_source(root, key) == made_from for key, made_from in wanted.items()):
+    jobs = [_Job(layout, key, root, labelling, wanted[key], max_points) for key in todo]
+    problems = _prepare_rooms(jobs, workers)
+    done = [found for key in wanted if (found := _recorded(root, key)) and found.made_from == wanted[key]]
+    _report(root / "repairs.txt", [_repair_of(layout, row) for found in done for row in found.repairs])
+    if problems:
+        raise _not_prepared(problems, len(jobs))
+    if len(done) < len(wanted):
         return None
     if not find_rooms(root):
         raise UserError(f"{source}: no room has points")
@@ -112,29 +118,45 @@ def _labelling_of(layout: Layout) -> Labelling:
     return LABELLING if layout.kind == SCANNET else Labelling.of(S3DIS)
 
 
-def _prepare_rooms(jobs: list[_Job], workers: int) -> list[Repair]:
-    repairs: list[Repair] = []
+def _prepare_rooms(jobs: list[_Job], workers: int) -> list[str]:
+    """Prepare rooms, and return what is wrong with those that cannot be prepared."""
+    problems: list[str] = []
     workers = min(workers, len(jobs))
     # Processes are spawned and not forked, because this process may have threads.
     with ProcessPoolExecutor(workers, get_context("spawn"), end_with_parent) if workers > 1 else nullcontext() as pool:
-        results: Iterable[list[Repair]] = pool.map(_prepare_room, jobs) if pool else map(_prepare_room, jobs)
+        results: Iterable[str | None] = pool.map(_prepare_room, jobs) if pool else map(_prepare_room, jobs)
         try:
-            for found in track(results, len(jobs), "Preparing rooms"):
-                repairs += found
+            for problem in track(results, len(jobs), "Preparing rooms"):
+                if problem is not None:
+                    problems.append(problem)
+                    log.error("%s; going on with the next", problem)
         except BrokenProcessPool:
             raise UserError(
                 f"a process that prepared rooms was ended by the system, perhaps for want of memory: set workers=1 "
                 f"(now {workers}); what is done is kept"
             ) from None
-    return repairs
+    return problems
+
+
+def _not_prepared(problems: list[str], count: int) -> UserError:
+    """Return the error that says which of ``count`` rooms could not be prepared."""
+    if len(problems) == 1:
+        return UserError(problems[0])
+    log.error("Not prepared:\n  %s", "\n  ".join(problems))
+    return UserError(f"{len(problems)} of {count} rooms could not be prepared (listed above), the first: {problems[0]}")
 
 
 def _describe_source(layout: Layout, key: str, labelling: Labelling) -> MadeFrom:
     """Return what a room is made from: checksums of the settings that change its points or labels, and of its files."""
     settings = {"layout": layout.kind, **asdict(labelling), "classes": labelling.classes.names}
+    if labelling.up == "y":
+        # Earlier versions mirrored these rooms.
+        settings["axes"] = UP["y"]
     if layout.kind != STANFORD:
         # Earlier versions left these points out.
         settings["unlabelled"] = KEPT
+    # Earlier versions did not keep the repairs with the room.
+    settings["repairs"] = "kept with the room"
     path = layout.rooms[key]
     if layout.kind == SCANNET:
         # A folder of the release also has videos, which are not read.
@@ -154,12 +176,12 @@ def _checksum(content: object) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def _recorded_source(root: Path, key: str) -> MadeFrom | None:
-    """Return what a room was made from, as its file or the marker of a room without points says."""
+def _recorded(root: Path, key: str) -> Preparation | None:
+    """Return how a room was prepared, as its file or the marker of a room without points says."""
     try:
         if (path := root / f"{key}.h5").is_file():
-            return read_header(path)[1].made_from
-        return MadeFrom.of(read_json(_marker(root, key)), str(path))
+            return read_preparation(path)
+        return Preparation.of(read_json(_marker(root, key)), str(path))
     except UserError:
         return None
 
@@ -169,9 +191,10 @@ def _outdated(root: Path, key: str, wanted: MadeFrom) -> str | None:
     path = root / f"{key}.h5"
     if not path.is_file() and not _marker(root, key).is_file():
         return "not there yet"
-    claimed = _recorded_source(root, key)
-    if claimed is None:
+    found = _recorded(root, key)
+    if found is None:
         return "of an earlier version or damaged"
+    claimed = found.made_from
     if claimed.settings != wanted.settings:
         return "the classes or other settings of the source changed"
     if claimed.files != wanted.files:
@@ -201,12 +224,12 @@ def _remove_others(root: Path, wanted: dict[str, MadeFrom]) -> None:
     others = [key for key in found if key not in wanted]
     if others and len(others) == len(found):
         raise UserError(f"{root}: a store of other rooms ({others[0]} and so on); give another data.root, or remove it")
-    if foreign := [key for key in others if _recorded_source(root, key) is None]:
+    if foreign := [key for key in others if _recorded(root, key) is None]:
         raise UserError(f"{found[foreign[0]]}: not made from this source; remove it")
     others += [
         key
         for path in root.glob("[!.]*/[!.]*.empty")
-        if (key := f"{path.parent.name}/{path.stem}") not in wanted and _recorded_source(root, key)
+        if (key := f"{path.parent.name}/{path.stem}") not in wanted and _recorded(root, key)
     ]
     if others:
         log.warning("%s: %d rooms are removed, their source is gone: %s", root, len(others), ", ".join(others[:5]))
@@ -221,17 +244,20 @@ def _marker(root: Path, key: str) -> Path:
     return root / f"{key}.empty"
 
 
-def _report(path: Path, repairs: list[Repair], prepared: list[Path]) -> None:
-    """Replace the lines about the rooms that were just prepared, and keep those about other rooms."""
-    # Names of files need not be UTF-8.
-    text = {"encoding": "utf-8", "errors": "surrogateescape"}
-    known = path.read_text(**text).splitlines() if path.is_file() else []
-    known = [line for line in known if not any(line.startswith((f"{p}/", f"{p}:", f"{p},")) for p in prepared)]
-    if not known and not repairs:
+def _repair_of(layout: Layout, row: tuple) -> Repair:
+    """Return a recorded repair, whose file is named from the folder of the layout."""
+    file, *rest = row
+    return Repair(str(layout.root / file), *rest)
+
+
+def _report(path: Path, repairs: list[Repair]) -> None:
+    """Write what was repaired in a store, or remove the file if it was nothing, and count it in the log."""
+    if not repairs:
         return path.unlink(missing_ok=True)
-    lines = dict.fromkeys([*known, *map(str, repairs)])
     with replacing(path) as temporary:
-        temporary.write_text("".join(f"{line}\n" for line in lines), **text)
+        # Names of files need not be UTF-8.
+        lines = dict.fromkeys(f"{repair}\n" for repair in repairs)
+        temporary.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
     if damaged := sum(repair.action != KEPT for repair in repairs):
         log.warning("%d places of the raw files were repaired or skipped: see %s", damaged, path)
     if left_out := [repair.file for repair in repairs if repair.action == ROOM_SKIPPED]:
@@ -244,21 +270,37 @@ def _report(path: Path, repairs: list[Repair], prepared: list[Path]) -> None:
     return None
 
 
-def _prepare_room(job: _Job) -> list[Repair]:
+def _prepare_room(job: _Job) -> str | None:
+    """Read a room and write it, and return why that cannot be done with this room, or None.
+
+    Raises:
+        UserError: the store cannot be written.
+    """
     root, key = job.root, job.key
-    room, repairs = read_source(job.layout, key, job.labelling, job.max_points)
-    if room is None:
-        # The marker tells all shards that this room has been read.
-        with replacing(_marker(root, key)) as temporary:
-            temporary.write_text(json.dumps(job.made_from.plain()))
-        (root / f"{key}.h5").unlink(missing_ok=True)
-        return repairs
     try:
-        write_room(root, room, job.made_from)
-        _marker(root, key).unlink(missing_ok=True)
+        room, repairs = read_source(job.layout, key, job.labelling, job.max_points)
+    except UserError as error:
+        return str(error)
     except OSError as error:
-        raise UserError(f"{root}: cannot write room {room.key} ({error})") from None
-    return repairs
+        return f"{job.layout.rooms[key]}: cannot be read ({error})"
+    # The names of the source's folder may be written in several ways.
+    inside = [replace(repair, file=str(Path(repair.file).relative_to(job.layout.root))) for repair in repairs]
+    preparation = Preparation.with_repairs(job.made_from, inside)
+    try:
+        if room is None:
+            # The marker tells all shards that this room has been read.
+            with replacing(_marker(root, key)) as temporary:
+                # In the mode of JSON, pydantic refuses names of files that are not UTF-8.
+                temporary.write_text(json.dumps(preparation.model_dump()))
+            (root / f"{key}.h5").unlink(missing_ok=True)
+        else:
+            write_room(root, room, preparation)
+            _marker(root, key).unlink(missing_ok=True)
+    except UserError as error:
+        return f"{job.layout.rooms[key]}: {error}"
+    except OSError as error:
+        raise UserError(f"{root}: cannot write room {key} ({error})") from None
+    return None
 
 
 def read_source(

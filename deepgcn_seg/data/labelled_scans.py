@@ -44,12 +44,12 @@ class Labelling:
 
     @classmethod
     def of(cls, classes: ClassList) -> "Labelling":
-        """Return the labelling of files whose labels are 0, 1, ... in the order of the classes."""
+        """Return the labelling of files whose labels are 0, 1, ... in the order of the classes, such as S3DIS."""
         return cls(classes, {label: label for label in range(len(classes))})
 
     @classmethod
-    def of_numbers(cls, classes: ClassList, found: LabelNumbers) -> "Labelling":
-        """Return the labelling whose :attr:`label_numbers` these are."""
+    def from_label_numbers(cls, classes: ClassList, found: LabelNumbers) -> "Labelling":
+        """Return the labelling that a store or checkpoint keeps as :attr:`label_numbers`."""
         numbers = {number: label for label, numbers in enumerate(found.classes) for number in numbers}
         other = NO_CLASS if found.other == UNLABELLED else found.other
         return cls(classes, numbers, found.field, other=other, ignore=found.unlabelled)  # type: ignore[arg-type]
@@ -86,7 +86,7 @@ class Labelling:
         unknown = [] if self.other is not None else [int(label) for label in numbers if int(label) not in known]
         return np.array(classes, np.int64)[place], unknown
 
-    def apply(self, path: Path, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    def kept_points(self, path: Path, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
         """Return which points to keep (N,), the labels of these, and how many of them are unlabelled.
 
         Points with a label of ``skip`` are left out. Points with NaN or a label of ``ignore`` are unlabelled: they are
@@ -152,7 +152,7 @@ def read_labelled_room(
         UserError: not readable, or without a field of labels.
     """
     scan = read_scan(path, labelling.columns, max_points)
-    names = LABELS if labelling.label is None else (labelling.label.lower(),)
+    names = LABELS if labelling.label is None else (labelling.label,)
     found = scan.field(*names)
     if found is None:
         wanted, there = one_line(" or ".join(names[:3]), 100), one_line(", ".join(scan.fields), 500)
@@ -180,7 +180,7 @@ def labelled_room(scan: Scan, field: str, area: str, name: str, labelling: Label
         labels = np.asarray(scan.fields[field], np.float64)
     except ValueError:
         raise UserError(f"{path}: the labels of field {field} are not numbers") from None
-    keep, label, unlabelled = labelling.apply(scan.path, labels)
+    keep, label, unlabelled = labelling.kept_points(scan.path, labels)
     if unlabelled:
         repairs.append(Repair(str(path), None, NO_LABEL, KEPT, unlabelled))
     rgb = scan.rgb

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import UserError
+from .room_file import read_header
 from .scannet import find_scenes
 from .scans.format_table import FORMATS
 from .scans.formats.scene import is_scene
+from .store import find_rooms
 
 STORE, HDF5 = "a room store", "official HDF5 blocks"
 STANFORD, ARRAYS, PLY = "raw Stanford rooms", "PointNet's arrays", "S3DIS rooms as PLY"
@@ -51,17 +53,24 @@ def recognise(folder: str | Path) -> Layout:
     """Return the layout of a folder, or of the only folder in it.
 
     Raises:
-        UserError: the folder has none of the layouts; the message says what was looked for.
+        UserError: the folder has none of the layouts; the message says what was looked for, or that it is a store
+            whose preparation was stopped.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
     inside = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    for root in (folder, *(inside if len(inside) == 1 else ())):
+    roots = (folder, *(inside if len(inside) == 1 else ()))
+    for root in roots:
         for kind, find in _FINDERS.items():
             rooms = find(root)
             if rooms is not None:
                 return Layout(kind, root, rooms)
+    if unfinished := [root for root in roots if _is_unfinished_store(root)]:
+        raise UserError(
+            f"{unfinished[0]}: a room store that is not finished (no store.json): give the tools/prepare.py command "
+            "that began it again"
+        )
     looked = "; ".join(f"{what} ({kind})" for kind, what in LOOKED_FOR.items())
     raise UserError(f"{folder}: no rooms here; looked for {looked}")
 
@@ -78,6 +87,14 @@ def _rooms(found: list[tuple[str, str, Path]]) -> dict[str, Path] | None:
 
 def _store(root: Path) -> dict[str, Path] | None:
     return {} if (root / "store.json").is_file() else None
+
+
+def _is_unfinished_store(root: Path) -> bool:
+    """Return whether a folder without ``store.json`` has a room of a store."""
+    try:
+        return any(read_header(path) for path in list(find_rooms(root).values())[:1])
+    except UserError:
+        return False
 
 
 def _hdf5(root: Path) -> dict[str, Path] | None:

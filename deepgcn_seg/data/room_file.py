@@ -9,6 +9,10 @@ with the arrays
     order  (N,)   uint32   each point's place in the source
     cells  (nx * ny + 1,) int64  the first row of each cell (:mod:`.cells`)
 
+and, if anything was repaired or skipped in the files that the room was made from, with the array
+
+    repairs  (bytes,) uint8  a list in JSON: file, line, problem, action and number of points of each
+
 The header begins with the SHA-256 checksum of all bytes after that checksum. It describes the room, and says where each
 array begins. This package verifies the checksum and then reads the arrays by the header, without the HDF5 library. That
 library might open other files or plugins that a file names, or read invalid memory.
@@ -16,6 +20,8 @@ library might open other files or plugins that a file names, or read invalid mem
 
 import hashlib
 import json
+from collections.abc import Sequence
+from dataclasses import astuple
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, BinaryIO, Literal, Self
@@ -28,7 +34,7 @@ from ..errors import UserError, first_line
 from ..files import Identity, open_file, replacing
 from ..schema import Schema
 from .cells import CELL, MAX_CELLS, FloorCells, count_cells
-from .room import Room
+from .room import Repair, Room
 
 FORMAT = 2
 HEADER_BYTES = 4096
@@ -70,6 +76,18 @@ class MadeFrom(Schema):
     files: Checksum
 
 
+class Preparation(Schema):
+    """What a room was made from, and what was repaired or skipped in its files: the fields of each :class:`Repair`."""
+
+    made_from: MadeFrom
+    repairs: tuple[tuple[str, int | None, str, str, int | None], ...] = ()
+
+    @classmethod
+    def with_repairs(cls, made_from: MadeFrom, repairs: Sequence[Repair]) -> Self:
+        """Return a preparation in which these were repaired."""
+        return cls(made_from=made_from, repairs=tuple(map(astuple, repairs)))  # type: ignore[arg-type]
+
+
 class Offsets(Schema):
     """Where each array begins in a room's file, in bytes."""
 
@@ -93,6 +111,8 @@ class RoomHeader(Schema):
     label: Literal["uint8", "uint16"]
     offsets: Offsets
     made_from: MadeFrom | None = None
+    # Where the list of repairs begins, and its number of bytes.
+    repairs: tuple[ByteCount, ByteCount] | None = None
 
     @model_validator(mode="after")
     def _grid_fits_size(self) -> Self:
@@ -107,11 +127,13 @@ class RoomHeader(Schema):
         return getattr(self.offsets, name), np.dtype(types[name]), (count, *ROWS[name])
 
 
-def write_room(root: str | Path, room: Room, made_from: MadeFrom | None = None, max_chunk: int = _MAX_CHUNK) -> Path:
+def write_room(
+    root: str | Path, room: Room, preparation: Preparation | None = None, max_chunk: int = _MAX_CHUNK
+) -> Path:
     """Write one room, sorted by cell, as ``ROOT/AREA/NAME.h5``, and return that path.
 
     Args:
-        max_chunk: bytes; larger arrays are written without chunks.
+        preparation: what the room was made from, if it was. max_chunk: bytes; larger arrays are written without chunks.
 
     Raises:
         UserError: the room has no points, coordinates that are not finite, or too large an extent.
@@ -142,7 +164,10 @@ def write_room(root: str | Path, room: Room, made_from: MadeFrom | None = None, 
             rgb = np.zeros((len(room), 3), np.uint8) if room.rgb is None else room.rgb[order]
             arrays = [xyz[order], rgb, room.label[order], order.astype(np.uint32), cells.starts.astype(np.int64)]
             offsets = {name: _write_array(file, name, data, max_chunk) for name, data in zip(ROWS, arrays)}
-        header |= {"offsets": offsets, "made_from": None if made_from is None else made_from.plain()}
+            if preparation is not None and preparation.repairs:
+                text = np.frombuffer(json.dumps(preparation.repairs).encode(), np.uint8)
+                header["repairs"] = (_write_array(file, "repairs", text, max_chunk), len(text))
+        header |= {"offsets": offsets, "made_from": None if preparation is None else preparation.made_from.plain()}
         _write_header(temporary, RoomHeader.of(header, f"room {room.key}"))
     return path
 
@@ -179,6 +204,29 @@ def read_header(path: Path) -> tuple[str, RoomHeader]:
     """
     with open_file(path) as (file, _):
         return _parse_header(path, file.read(HEADER_BYTES))
+
+
+def read_preparation(path: Path) -> Preparation | None:
+    """Return what a room's file says of its preparation, without verifying the checksum, or None if it says nothing.
+
+    Raises:
+        UserError: the file is not a room of this format, or is damaged.
+    """
+    with open_file(path) as (file, identity):
+        _, header = _parse_header(path, file.read(HEADER_BYTES))
+        if header.made_from is None:
+            return None
+        start, length = header.repairs or (0, 0)
+        if start + length > identity[2]:
+            raise UserError(f"{path}: the repairs lie outside of the file; {MAKE_AGAIN}")
+        file.seek(start)
+        text = file.read(length) or b"[]"
+    try:
+        repairs = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: damaged repairs ({first_line(error)}); {MAKE_AGAIN}") from None
+    content = {"made_from": header.made_from.plain(), "repairs": repairs}
+    return Preparation.of(content, f"{path}: damaged repairs")
 
 
 def _parse_header(path: Path, content: bytes) -> tuple[str, RoomHeader]:

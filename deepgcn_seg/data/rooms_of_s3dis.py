@@ -32,12 +32,13 @@ def rooms_table(found: list[str], title: str) -> Table:
         part = sorted(room for room in have if room.split("/")[0] == area)
         lacking = [room.split("/")[1] for room in expected if room.split("/")[0] == area and room not in have]
         extra = [room.split("/")[1] for room in part if room not in want]
-        table.add_row(terminal(area), str(len(part)), str(counts[area]), _named(lacking), terminal(_named(extra)))
+        table.add_row(terminal(area), str(len(part)), str(counts[area]), named(lacking), terminal(named(extra)))
     table.add_section()
     table.add_row("all", str(len(have)), str(len(expected)), str(len(want - have)), str(len(have - want)))
     return table
 
 
-def _named(rooms: list[str], most: int = 12) -> str:
+def named(rooms: list[str], most: int = 12) -> str:
+    """Return the first names in one line, and how many more there are."""
     more = f", and {len(rooms) - most} more" if len(rooms) > most else ""
     return ", ".join(rooms[:most]) + more if rooms else "-"

@@ -6,8 +6,9 @@ import numpy as np
 
 from ..errors import UserError
 
-# For each axis that may point up, the order of the scan's axes in which it comes last.
-UP = {"z": (0, 1, 2), "y": (0, 2, 1), "x": (1, 2, 0)}
+# For each axis that may point up, the order of the scan's axes that makes it the third. Each order is a rotation: a
+# swap of two axes would mirror the scan.
+UP = {"z": (0, 1, 2), "y": (2, 0, 1), "x": (1, 2, 0)}
 
 # No building is higher than MAX_HEIGHT metres. A scan wider than MAX_WIDTH metres shows a landscape, which has at least
 # MIN_DENSITY points per square metre.

@@ -17,7 +17,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, List  # noqa: UP035
+from typing import Any
 
 import numpy as np
 import torch
@@ -206,7 +206,7 @@ def differences(model: DeepGCN, run: Runner, sizes: Sequence[tuple[int, int]]) -
 
 
 @torch.library.custom_op("deepgcn_seg::search_at", mutates_args=())
-def _search_at(points: Tensor, ranks: List[int], loop: bool) -> Tensor:  # noqa: UP006 - as PyTorch 2.6 has it
+def _search_at(points: Tensor, ranks: list[int], loop: bool) -> Tensor:
     """Do what ``nearest_ranks`` does, with ranks that a trace knows as numbers."""
     return _search_by_topk(points, ranks, loop)
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..data.scans.formats.colors import FRACTIONS, ONE, as_bytes
 from ..errors import UserError, first_line
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ def colors_of(rgb: Any, count: int) -> np.ndarray | None:
 
     - uint8 is taken as it is.
     - Whole numbers of any other type, the largest in 2..255, are colours in 0..255.
-    - Numbers in 0..1, some of them fractions, are colours in 0..1.
+    - Numbers in 0..1, some of them fractions, are colours in 0..1. The largest may be above 1 by a rounding.
 
     Anything else is an error: values that are negative, NaN or above 255; fractions beyond 1 (round them if they are
     meant as 0..255); and values of another type than uint8 that are all 0 or 1, which may mean either.
@@ -112,11 +113,11 @@ def colors_of(rgb: Any, count: int) -> np.ndarray | None:
     whole = rgb.dtype.kind in "iu" or bool((rgb == np.rint(rgb)).all())
     if whole and rgb.max() == 1:
         raise UserError("rgb has only 0 and 1, which may be of 0..1 or of 0..255: give uint8 of 0..255")
-    if not whole and rgb.max() > 1:
+    if not whole and rgb.max() > ONE:
         raise UserError(
             f"rgb has fractions up to {rgb.max():.9g}: round them if they are 0..255, else scale them to 0..1"
         )
-    return (rgb if whole else np.rint(rgb * 255)).astype(np.uint8)
+    return rgb.astype(np.uint8) if whole else as_bytes(rgb, 0, FRACTIONS)
 
 
 def warn_of_extent(size: np.ndarray) -> None:

@@ -17,7 +17,7 @@ from ..settings import Flag, Modules, SettingError, number, validate_given
 from .inputs import color_rows, colors_of, coordinates, to_metres, warn_of_extent
 from .sampling import TTA
 from .tiles import Tiles
-from .truth import labelling_of
+from .truth import trained_labelling
 from .voting import BadScoresError, Voting
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Segmenter:
 
     Attributes:
         model, classes: of the checkpoint. ``predict`` runs the model in eval mode, whatever mode it was left in.
-        labelling: what label numbers in scans mean to these classes (:func:`~.truth.labelling_of`).
+        labelling: what label numbers in scans mean to these classes (:func:`~.truth.trained_labelling`).
         needs_color: whether it was trained with colours.
 
     Raises:
@@ -82,7 +82,7 @@ class Segmenter:
         self.device = device_of(device)
         self.model = networks.build(trusted).to(self.device)
         self.classes = networks.class_list
-        self.labelling = labelling_of(networks)
+        self.labelling = trained_labelling(networks)
         copies = TTA if tta else {}
         try:
             self._voting = Voting(
@@ -151,7 +151,7 @@ class Segmenter:
         tiles = Tiles(metres, self._colors(rgb, len(metres)), self.tile)
         tiles.warn_of_strays()
         label = np.empty(len(metres), self.classes.dtype)
-        confidence = np.full(len(metres), np.nan, np.float32)
+        confidence = np.empty(len(metres), np.float32)
         try:
             for entry, votes in self._voting.vote(self.model, tiles, tiles.entries, self.device):
                 most, winner = votes.max(1)

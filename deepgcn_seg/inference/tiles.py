@@ -10,6 +10,8 @@ from ..data.stored_room import MemoryRoom
 
 log = logging.getLogger(__name__)
 
+# Tiles to keep in memory: a batch may have samples of several.
+KEPT = 3
 # With fewer points in a tile, its height says nothing about strays.
 MIN_POINTS_FOR_HEIGHT = 100
 
@@ -73,9 +75,9 @@ class Tiles:
             )
 
     def open(self, entry: RoomEntry) -> MemoryRoom:
-        """Return a tile as a room; the last three are kept."""
+        """Return a tile as a room. The :data:`KEPT` rooms that were opened last stay in memory."""
         if entry not in self._opened:
-            while len(self._opened) > 2:
+            if len(self._opened) == KEPT:
                 self._opened.pop(next(iter(self._opened)))
             points = self._order[slice(*self._ranges[entry])]
             self._opened[entry] = MemoryRoom(self._xyz[points], self._rgb[points])

@@ -15,7 +15,7 @@ CLASSES_FILE = ".classes.json"
 _STANDARD = ("classification", "scalar_classification")
 
 
-def labelling_of(networks: Trained) -> Labelling | None:
+def trained_labelling(networks: Trained) -> Labelling | None:
     """Return what label numbers in scans mean to networks, or None if that is not known.
 
     A network that was trained on a user's own scans keeps the numbers of ``classes.yaml`` in its checkpoint. Those of
@@ -23,7 +23,7 @@ def labelling_of(networks: Trained) -> Labelling | None:
     """
     classes, found = networks.class_list, networks.label_numbers
     if found is not None:
-        return Labelling.of_numbers(classes, found)
+        return Labelling.from_label_numbers(classes, found)
     own = any(member.trained_on.source == "folder" or member.trained_on.label_numbers for member in networks.members)
     known = {} if own else {S3DIS.names: Labelling.of(S3DIS), SCANNET.names: LABELLING}
     return known.get(classes.names)
@@ -38,10 +38,12 @@ def truth_of(scan: Scan, labelling: Labelling | None) -> tuple[np.ndarray | None
     Args:
         labelling: what the numbers mean to the network.
     """
-    wanted = LABELS if labelling is None or labelling.label is None else (labelling.label.lower(),)
-    name = scan.field(*wanted)
-    if name is None:
-        return None, f"the scan has no field {one_line(' or '.join(wanted[:3]), 100)}"
+    wanted = LABELS if labelling is None or labelling.label is None else (labelling.label,)
+    found = scan.candidates(*wanted)
+    if len(found) != 1:
+        which = f"fields {' and '.join(found)}" if found else f"no field {' or '.join(wanted[:3])}"
+        return None, f"the scan has {one_line(which, 100)}"
+    (name,) = found
     field = f"field {one_line(name, 100)}"
     if labelling is None:
         return None, f"the checkpoint does not say, or several do not agree, which classes the numbers of {field} mean"

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .connection import Connection
 from .gcn_block import Block
-from .graph import Graph
+from .graph import Graph, find_neighbors
 from .layers import LayerSpec, apply_norm
 from .neighborhood import Geometry, Neighborhood
 
@@ -75,7 +75,7 @@ class Backbone(nn.Module):
     def layers(self, points: Tensor, mask: Tensor | None = None) -> Iterator[Tensor]:
         """Yield what :meth:`forward` returns, each layer's features as soon as they are computed."""
         positions = points[..., self.positions]
-        neighbors = self.graph.neighbors(self.graphs, positions, mask)
+        neighbors = find_neighbors(self.graph, self.graphs, positions, mask)
         geometry = Geometry(positions, mask)
         # Neighbours are searched when a layer asks for them. ``of_layer(i, x)`` returns those of layer i, whose input
         # is x, with what else a convolution may know of them; the connection calls it once before each block. Blocks

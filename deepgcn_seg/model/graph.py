@@ -176,6 +176,31 @@ class FixedGraph(Graph):
 GRAPHS: dict[str, type[Graph]] = {"dynamic": DynamicGraph, "fixed": FixedGraph}
 
 
+def find_neighbors(graph: Graph, graphs: nn.ModuleList, positions: Tensor, mask: Tensor | None) -> Neighbors:
+    """Return :meth:`Graph.neighbors`. What a graph that is none of :data:`GRAPHS` finds is checked in each layer.
+
+    Raises:
+        ValueError: when called, the neighbours have another shape or type, or are not all from 0 to N - 1.
+    """
+    neighbors = graph.neighbors(graphs, positions, mask)
+    if type(graph) in GRAPHS.values():
+        return neighbors
+
+    def checked(i: int, x: Tensor) -> Tensor:
+        index = neighbors(i, x)
+        found = f"graph: {type(graph).__name__} gave layer {i} "
+        if index.dim() != 3 or index.shape[:2] != x.shape[:2] or not index.shape[2] or index.dtype != torch.int64:
+            must = f"({x.shape[0]}, {x.shape[1]}, k), k at least 1"
+            raise ValueError(f"{found}neighbours {tuple(index.shape)} of {index.dtype}; they must be int64 {must}")
+        # The kernels of a GPU do not look: they would read other memory.
+        if not torch.compiler.is_compiling() and not bool(((index >= 0) & (index < x.shape[1])).all()):
+            low, high = (int(bound) for bound in index.aminmax())
+            raise ValueError(f"{found}neighbours from {low} to {high}; they must be from 0 to {x.shape[1] - 1}")
+        return index
+
+    return checked
+
+
 def build_graph(graph: str | Callable[..., Graph], **settings: Any) -> Graph:
     """Return the graph of a name in :data:`GRAPHS`, or of a subclass of :class:`Graph` or a partial of one.
 

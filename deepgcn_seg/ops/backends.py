@@ -10,8 +10,9 @@ auto only  large 3-D clouds on the CPU            ``cpu/tree.py``               
 =========  =====================================  =============================  ==========================
 
 ``auto`` takes the search tree for the clouds of the last row if torch-cluster is installed, the compiled kernels where
-they can run, and ``torch`` elsewhere. All compute the same functions, and differ in which of equally near points comes
-first.
+they can run, and ``torch`` elsewhere. All compute the same functions of finite numbers, and differ in which of equally
+near points comes first. (NaN in the features of a neighbour need not reach the largest value that a compiled kernel
+finds; NaN in a point's own features stays.)
 """
 
 import logging

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 
 def operation(function: Callable) -> Any:
@@ -38,42 +39,23 @@ class _NoContext:
         """Save nothing."""
 
 
-class _FirstDerivative(torch.autograd.Function):
-    """The identity of a gradient, whose own derivative is refused."""
+def _first_derivative_only(backward: Callable) -> Callable:
+    """Return a backward pass that refuses to be recorded, as it is with ``create_graph=True``.
 
-    @staticmethod
-    def forward(ctx, gradient: Tensor) -> Tensor:
-        """Return the gradient."""
-        return gradient.view_as(gradient)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):
-        """Refuse.
-
-        Raises:
-            RuntimeError: always.
-        """
-        raise RuntimeError(
-            "the operations of deepgcn_seg have first derivatives only, so a gradient that was computed with "
-            "create_graph=True cannot be differentiated; docs/model.md says how to have PyTorch compute layers instead"
-        )
-
-
-def _once(backward: Callable) -> Callable:
-    """Return a backward pass whose results refuse to be differentiated.
-
-    ``once_differentiable`` of PyTorch refuses only if a gradient that comes in has a history. But the results also
-    depend on what the forward pass saved.
+    ``once_differentiable`` of PyTorch refuses later, when its results are differentiated, and not if the second
+    derivative is asked for with respect to certain tensors (``autograd.grad``, ``backward(inputs=...)``): a graph that
+    does not lead to these is not followed.
     """
 
     @wraps(backward)
     def call(ctx: Any, *gradients: Tensor) -> Any:
         # Compiled functions have first derivatives only, and PyTorch says so.
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-            return backward(ctx, *gradients)
-        with torch.no_grad():
-            results = backward(ctx, *gradients)
-        return tuple(None if x is None else _FirstDerivative.apply(x.detach().requires_grad_()) for x in results)
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            raise RuntimeError(
+                "the operations of deepgcn_seg have first derivatives only, so their gradients cannot be computed with "
+                "create_graph=True; docs/model.md says how to have PyTorch compute layers instead"
+            )
+        return backward(ctx, *gradients)
 
     return call
 
@@ -81,18 +63,20 @@ def _once(backward: Callable) -> Callable:
 class Differentiable(torch.autograd.Function):
     """An autograd function whose ``forward`` is called directly where gradients are off.
 
-    Its ``backward`` returns a tuple. It calls kernels that autograd does not record, so that it has no derivative
-    itself: to differentiate its results is a RuntimeError.
+    Its ``backward`` returns a tuple. It calls kernels that autograd does not record, so it is a RuntimeError to ask for
+    derivatives of its gradients, or for derivatives in forward mode.
     """
 
     def __init_subclass__(cls, **settings: Any):
         super().__init_subclass__(**settings)
-        cls.backward = staticmethod(_once(cls.backward))  # type: ignore[method-assign]
+        cls.backward = staticmethod(_first_derivative_only(cls.backward))  # type: ignore[method-assign]
 
     @classmethod
     def of(cls, *arguments: Any) -> Any:
         """Return the result of the function, as ``apply`` does."""
-        return cls.apply(*arguments) if torch.is_grad_enabled() else cls.forward(_NoContext(), *arguments)
+        # In forward mode ``apply`` refuses, and ``forward`` would drop the tangents.
+        recorded = torch.is_grad_enabled() or forward_ad._current_level >= 0
+        return cls.apply(*arguments) if recorded else cls.forward(_NoContext(), *arguments)
 
 
 def as_autocast(*operands: Tensor | None) -> tuple[Any, ...]:

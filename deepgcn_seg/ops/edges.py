@@ -33,7 +33,12 @@ def neighbor_max(x: Tensor, index: Tensor, mask: Tensor | None = None, sign: Ten
 
     Returns:
         (B, N, C). Of equal values the first in ``index`` receives the gradient.
+
+    Raises:
+        ValueError: the index has another shape or type.
+        IndexError: a neighbour is none of 0..N-1; on a GPU the result is then undefined.
     """
+    _require_neighbors(x, index)
     if sign is None:
         sign = torch.ones(x.shape[-1], device=x.device, dtype=x.dtype)
     return _NeighborExtremum.of(x, index, mask, sign.detach().to(x.dtype))
@@ -63,7 +68,11 @@ def edge_extremum(
     Returns:
         (B, N, C'), and mean and biased variance of phi over the edges of each block of points, (B, C') each in float32
         at least; or None and None without slope.
+
+    Raises:
+        ValueError, IndexError: as :func:`neighbor_max`.
     """
+    _require_neighbors(x, index)
     x, weight, bias = as_autocast(x, weight, bias)
     if sign is None:
         sign = weight.new_ones(len(weight))
@@ -75,6 +84,18 @@ def center_and_neighbor(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple
     """Return center = (W1 - W2) x + b and neighbor = W2 x; center_i + neighbor_j is W [x_i ; x_j - x_i] + b."""
     w1, w2 = weight.chunk(2, 1)
     return F.linear(x, w1 - w2, bias), F.linear(x, w2)
+
+
+def _require_neighbors(x: Tensor, index: Tensor) -> None:
+    """Raise a ValueError unless each point has as many neighbours, at least one."""
+    if index.dim() != 3 or index.shape[:2] != x.shape[:2] or index.dtype != torch.int64:
+        raise ValueError(
+            f"index: {tuple(index.shape)} of {index.dtype}; the neighbours of points {tuple(x.shape)} must be int64 of "
+            f"shape ({x.shape[0]}, {x.shape[1]}, k)"
+        )
+    # The place of the extreme among the neighbours is kept in 16 bits.
+    if not 1 <= index.shape[2] <= torch.iinfo(torch.int16).max:
+        raise ValueError(f"index: {index.shape[2]} neighbours of each point; must be from 1 to 32767")
 
 
 # -- operations that compilers see, with the shapes of their results -----------------------------
@@ -155,6 +176,8 @@ class _EdgeExtremum(Differentiable):
         mean = var = None
         if slope is not None:
             mean, var = _edge_moments(center, neighbor, index, slope, mask)
+        # Within a checkpoint, PyTorch 2.8 forgets the hooks of a parameter that is saved itself.
+        x, weight, bias, slope = (None if given is None else given.detach() for given in (x, weight, bias, slope))
         ctx.save_for_backward(x, weight, bias, index, mask, slope, place, mean)
         # Compiled by PyTorch 2.11, what an in-place operation returns from here has no gradient.
         edge = extreme + center if torch.compiler.is_compiling() else extreme.add_(center)

@@ -33,7 +33,7 @@ def nearest_ranks(points: Tensor, ranks: Tensor, mask: Tensor | None = None, loo
         (B, N, k) int64 indices into 0..N-1. Rows of absent points hold the point itself.
 
     Raises:
-        ValueError: a block of points has fewer than the largest rank asks for.
+        ValueError: the ranks are no integers from 0 up, or a block of points has fewer than the largest asks for.
     """
     return _nearest_ranks(points.detach(), ranks, mask, loop)
 
@@ -41,7 +41,11 @@ def nearest_ranks(points: Tensor, ranks: Tensor, mask: Tensor | None = None, loo
 @operation
 def _nearest_ranks(points: Tensor, ranks: Tensor, mask: Tensor | None, loop: bool) -> Tensor:
     ranks = ranks.cpu()
+    if ranks.dim() != 1 or not len(ranks) or ranks.dtype.is_floating_point or ranks.dtype == torch.bool:
+        raise ValueError(f"ranks: {tuple(ranks.shape)} of {ranks.dtype}; must be integers, (k,) with k at least 1")
     ascending, position = ranks.sort()
+    if (nearest := int(ascending[0])) < 0:
+        raise ValueError(f"ranks: {nearest} is below 0, the rank of the nearest point")
     furthest = int(ascending[-1])
     _require_enough(points, furthest, mask, loop)
     with _full_precision(points.device.type):

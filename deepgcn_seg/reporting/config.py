@@ -3,6 +3,7 @@
 Nothing is composed or built from it.
 """
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,12 +13,15 @@ from typing import Any
 from ..errors import UserError
 from ..escaping import one_line
 from ..model.description import Network, OwnPart, describe_network
-from ..old_names import ADDED, renamed
+from ..old_names import ADDED, renamed, renamed_argument
 from ..schema import read_yaml
 from .reading import MAX_COUNT, MAX_SETTINGS, own_file, shown
 
-# Settings that say where a run was done, not what it is.
-_NOT_SETTINGS = ("resume", "data.root", "data.store.root", "device", "workers", "pages")
+# Settings that say where and how a run was done, not what it is: its scores are the same.
+_NOT_SETTINGS = (
+    *("resume", "data.root", "data.store.root", "device", "workers", "pages"),
+    *("save_every", "model.recompute"),
+)
 # A setting that stands for the value of another one.
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
@@ -29,10 +33,12 @@ class Configured:
     Attributes:
         settings: flat, ``data.fold`` -> 5, as numbers or as printable text.
         network: the description of its network; None if the config has none that can be read.
+        typed: names of the settings and groups that were set on the command line or by a sweep.
     """
 
     settings: dict[str, Any]
     network: Network | OwnPart | None
+    typed: frozenset[str]
 
 
 def read_config(folder: Path) -> Configured | None:
@@ -50,8 +56,20 @@ def read_config(folder: Path) -> Configured | None:
     settings = renamed(dict(_flat(config)))
     if len(settings) > MAX_SETTINGS:
         raise UserError(f"{path}: {len(settings)} settings, more than {MAX_SETTINGS}")
-    added = {key: _value(value) for key, value in ADDED.items()}
-    return Configured({**added, **settings}, _network(config))
+    settings = {key: _value(value) for key, value in ADDED.items()} | settings
+    settings = {key: value for key, value in settings.items() if key not in _NOT_SETTINGS}
+    return Configured(settings, _network(config), _read_typed(folder))
+
+
+def _read_typed(folder: Path) -> frozenset[str]:
+    """Return the names in a run's ``overrides.yaml``, such as ``recipe`` and ``k``; empty if there is no such file."""
+    if not os.path.lexists(folder / ".hydra/overrides.yaml"):
+        return frozenset()
+    path = own_file(folder, ".hydra/overrides.yaml")
+    arguments = read_yaml(path)
+    if not isinstance(arguments, list) or not all(isinstance(each, str) for each in arguments):
+        raise UserError(f"{path}: must be a list of settings such as k=4")
+    return frozenset(shown(renamed_argument(each.lstrip("+~")).partition("=")[0]) for each in arguments)
 
 
 def _network(config: Mapping[str, Any]) -> Network | OwnPart | None:
@@ -83,12 +101,12 @@ def _referred(config: Mapping[str, Any], value: Any) -> Any:
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield names and values without :data:`_NOT_SETTINGS`."""
+    """Yield names and values."""
     # A sum of losses is one setting.
     if isinstance(value, dict) and name != "recipe.loss":
         for key, part in value.items():
             yield from _flat(part, shown(f"{name}.{key}" if name else key))
-    elif name not in _NOT_SETTINGS:
+    else:
         yield name, _value(value)
 
 

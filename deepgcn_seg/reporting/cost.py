@@ -13,8 +13,8 @@ from ..model.summary import summarize
 from ..settings import three_digits
 from .reading import LeftOut, read_device
 from .result_table import Column, ResultTable, Spread
-from .results import experiments
-from .runs import Run
+from .results import distinct, experiments
+from .run import Run
 
 # Layers and points of the networks whose FLOPs are counted. A config may ask for far more, which takes minutes.
 MAX_DEPTH, MAX_POINTS = 1000, 2**17
@@ -46,12 +46,12 @@ def cost_table(runs: Sequence[Run], left_out: LeftOut) -> ResultTable:
             with left_out.noting():
                 device = read_device(run.folder)
             by_device.setdefault(device, []).append(run)
-        rows += [[experiment.label, *_cost(group), device] for device, group in by_device.items()]
+        rows += [[experiment.label, *_cost(distinct(group)), device] for device, group in by_device.items()]
     notes = [
         "GFLOP: of the forward pass of one block, counted from the config; - for a network of one's own. "
         "Training: time in steps, without validation.",
     ]
-    if any(len(experiment.runs) > 1 for experiment in experiments(runs)):
+    if any(isinstance(cell, Spread) and cell.deviation is not None for row in rows for cell in row):
         notes.append("Means +- standard deviations over the runs of each network, which differ in seed and fold.")
     return ResultTable("Cost", columns, rows, notes, "cost")
 

@@ -22,9 +22,8 @@ from ..escaping import figure as escaped
 from ..files import replacing
 from .naming import kind_of
 from .reading import LeftOut, read_curve
-from .result_table import Spread, percent
-from .results import Experiment, Result, comparable, experiments
-from .runs import Run
+from .results import Experiment, Result, by_repeat, comparable, distinct, experiments
+from .run import Run
 
 FORMATS = (".png", ".pdf", ".svg")
 # Lines that one can tell apart in one set of axes; of more networks, those with the highest mIoU are drawn.
@@ -58,7 +57,7 @@ def draw_curves(
     """Draw a curve over steps, with a line for each network in one set of axes; axes for each data.
 
     A line is the mean over runs that differ in seed and fold alone, each smoothed; a band spans from the lowest of them
-    to the highest.
+    to the highest. If a seed was run several times with different scores, each run has a line.
 
     Args:
         path: of the PNG; files with the other endings are written beside it.
@@ -70,7 +69,7 @@ def draw_curves(
     """
     groups: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        groups[run.test.data].append(run)
+        groups[run.data].append(run)
     last: dict[str, float] = {}
     panels = {}
     for data, group in groups.items():
@@ -100,9 +99,12 @@ def _width(labels: Sequence[str], size: int) -> float:
 def _read_curves(
     experiment: Experiment, column: str, left_out: LeftOut, last: dict[str, float]
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return steps and smoothed values of the runs of an experiment that have any, and add their last values."""
+    """Return steps and smoothed values of the runs of an experiment that have any, and add their last values.
+
+    A run that repeats another one, with the same scores, is left out.
+    """
     curves = []
-    for run in experiment.runs:
+    for run in distinct(experiment.runs):
         steps = values = np.empty(0)
         with left_out.noting():
             steps, values = read_curve(run.folder, column)
@@ -114,11 +116,12 @@ def _read_curves(
 
 def _draw_lines(axis: Axes, lines: dict[str, tuple[Experiment, list]], column: str, palette: str) -> None:
     title, factor = CURVES[column]
-    score = lambda label: max(run.test.mIoU or 0 for run in lines[label][0].runs)
+    score = lambda label: max(run.order for run in lines[label][0].runs)
     drawn = sorted(lines, key=score, reverse=True)[:MAX_LINES]
     styles = line_styles([kind_of(lines[label][0].runs[0]) for label in lines if label in drawn], palette)
-    for (label, (_, curves)), style in zip(((k, v) for k, v in lines.items() if k in drawn), styles):
-        _draw_line(axis, [(steps, factor * values) for steps, values in curves], style, label)
+    for (label, (each, curves)), style in zip(((k, v) for k, v in lines.items() if k in drawn), styles):
+        alike = len(distinct(each.runs)) == len(by_repeat(each.runs))
+        _draw_line(axis, [(steps, factor * values) for steps, values in curves], style, label, alike)
     if column != "mIoU":
         _leave_out_the_start(axis)
     axis.set_xlabel("Step")
@@ -134,10 +137,15 @@ def _draw_lines(axis: Axes, lines: dict[str, tuple[Experiment, list]], column: s
     )  # fmt: skip
 
 
-def _draw_line(axis: Axes, curves: list[tuple[np.ndarray, np.ndarray]], style: dict[str, Any], label: str) -> None:
-    """Draw the mean of curves, and a band from the lowest to the highest; curves that share no step each by itself."""
+def _draw_line(
+    axis: Axes, curves: list[tuple[np.ndarray, np.ndarray]], style: dict[str, Any], label: str, mean: bool
+) -> None:
+    """Draw the mean of curves, and a band from the lowest to the highest.
+
+    If they share no step, or not ``mean``, each is drawn by itself.
+    """
     name = escaped(label if len(curves) == 1 else f"{label} ({len(curves)} runs)", 110)
-    if len(curves) > 1 and max(steps[0] for steps, _ in curves) < min(steps[-1] for steps, _ in curves):
+    if mean and len(curves) > 1 and max(steps[0] for steps, _ in curves) < min(steps[-1] for steps, _ in curves):
         steps, values = _on_common_steps(curves)
         axis.fill_between(steps, values.min(0), values.max(0), color=style["color"], alpha=0.15, linewidth=0)
         curves = [(steps, values.mean(0))]
@@ -191,8 +199,8 @@ def line_styles(kinds: Sequence[str], palette: str) -> list[dict[str, Any]]:
 def draw_scores(runs: Sequence[Run], path: Path, palette: str = "screen") -> None:
     """Draw the mIoU of every network as a bar, in axes for each data, protocol and rooms: only these can be compared.
 
-    A bar is the mean over seeds, with the standard deviation as a line and each seed as a point. Axes begin below the
-    lowest value, not at 0.
+    A bar is the mean over seeds, with the standard deviation as a line and each seed as a point. A network without a
+    mIoU has a dash. Axes begin below the lowest value, not at 0.
 
     Args:
         path: of the PNG; files with the other endings are written beside it. palette: ``screen`` or ``print``.
@@ -203,7 +211,7 @@ def draw_scores(runs: Sequence[Run], path: Path, palette: str = "screen") -> Non
     figure = Figure(figsize=(width, sum(1.2 + 0.28 * count for count in bars)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=[0.4 + count for count in bars])[:, 0]
-    for axis, ((data, protocol, rooms, _), found) in zip(axes, panels.items()):
+    for axis, ((data, protocol, rooms), found) in zip(axes, panels.items()):
         _draw_bars(axis, found, "0.7" if palette == "print" else "#4878a8")
         axis.set_xlabel("mIoU (%)")
         axis.set_title(f"{escaped(f'{data}, {rooms}', 75)}\n{escaped(protocol, 75)}", fontsize=9, loc="left")
@@ -211,28 +219,32 @@ def draw_scores(runs: Sequence[Run], path: Path, palette: str = "screen") -> Non
 
 
 def _draw_bars(axis: Axes, found: Sequence[Result], color: str) -> None:
-    seeds = [[percent(score.miou) or 0 for score in each.scores] for each in found]
-    spreads = [Spread.of(values) or Spread(0, None) for values in seeds]
-    places = range(len(found))
-    deviations = [spread.deviation or 0 for spread in spreads]
-    means = [spread.mean for spread in spreads]
-    axis.barh(places, means, color=color, height=0.7, zorder=2)
-    several = [i for i in places if len(seeds[i]) > 1]
-    if several:
-        errors = [deviations[i] for i in several]
-        axis.errorbar([means[i] for i in several], several, xerr=errors, fmt="none", color="k", capsize=3, zorder=4)
-        points = [(value, i) for i in several for value in seeds[i]]
-        axis.plot(*zip(*points), ".", color="k", markersize=4, alpha=0.6, zorder=3)
-    highest = [max(mean + deviation, *values, 0) for mean, deviation, values in zip(means, deviations, seeds)]
-    lowest = min(min(mean - deviation, *values, mean) for mean, deviation, values in zip(means, deviations, seeds))
-    for i, spread in enumerate(spreads):
-        text = f"{spread.mean:.1f}" + ("" if spread.deviation is None else f" ± {spread.deviation:.1f}")
-        axis.annotate(text, (highest[i], i), (5, 0), textcoords="offset points", va="center", fontsize=8)
-    axis.set_yticks(places, [escaped(each.label) for each in found], fontsize=9)
+    ends = [end for place, each in enumerate(found) for end in _draw_bar(axis, place, each, color)]
+    left, right = _limits(min(ends), max(ends)) if ends else (0, 100)
+    for place, each in enumerate(found):
+        if each.miou is None:
+            axis.annotate("-", (left, place), (5, 0), textcoords="offset points", va="center", fontsize=8)
+    axis.set_yticks(range(len(found)), [escaped(each.label) for each in found], fontsize=9)
     axis.set_ylim(len(found) - 0.3, -0.7)
-    axis.set_xlim(*_limits(lowest, max(highest)))
+    axis.set_xlim(left, right)
     axis.grid(axis="x", color="0.9", zorder=0)
     axis.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_bar(axis: Axes, place: int, result: Result, color: str) -> list[float]:
+    """Draw a bar with its text, and return its lowest and highest value; nothing for a result without a mIoU."""
+    spread, seeds = result.miou, result.mious
+    if spread is None:
+        return []
+    deviation = spread.deviation or 0
+    axis.barh(place, spread.mean, color=color, height=0.7, zorder=2)
+    if len(seeds) > 1:
+        axis.errorbar(spread.mean, place, xerr=deviation, fmt="none", color="k", capsize=3, zorder=4)
+        axis.plot(seeds, [place] * len(seeds), ".", color="k", markersize=4, alpha=0.6, zorder=3)
+    lowest, highest = min(spread.mean - deviation, *seeds), max(spread.mean + deviation, *seeds)
+    text = f"{spread.mean:.1f}" + ("" if spread.deviation is None else f" ± {spread.deviation:.1f}")
+    axis.annotate(text, (highest, place), (5, 0), textcoords="offset points", va="center", fontsize=8)
+    return [lowest, highest]
 
 
 def _limits(lowest: float, highest: float) -> tuple[float, float]:

@@ -8,7 +8,8 @@ from typing import Any
 from ..model.connection import BACKBONES, CONNECTIONS
 from ..model.description import Network, OwnPart
 from ..old_names import ADDED
-from .runs import REPEATS, Run, varied
+from .differences import is_typed, varied
+from .run import REPEATS, Run
 
 # Settings that the name of a network stands for.
 _NAMED = ("depth", "model.depth", "model.connection", "model._target_", "backbone.name", "backbone.connection")
@@ -52,9 +53,10 @@ def labels(runs: Sequence[Run]) -> list[str]:
 
     Runs that differ in fold and seed alone have the same name; all others have different ones. A name leaves out what
     all networks of a kind have, what most runs of a recipe or data set have, and the value of a setting in runs from
-    before it existed.
+    before it existed. It has a typed setting that follows the kind, recipe or data set, because it need not do so.
     """
-    keys = [key for key in varied(runs) if key not in (*REPEATS, *_NAMED) and not _follows(runs, key, kind_of)]
+    stands_for = lambda key, of: _follows(runs, key, of) and not is_typed(runs, key)
+    keys = [key for key in varied(runs) if key not in (*REPEATS, *_NAMED) and not stands_for(key, kind_of)]
     usual = {key: _usual(runs, key) for key in keys}
     short = {key: _shortened(runs, key) for key in keys}
     named = []
@@ -67,12 +69,6 @@ def labels(runs: Sequence[Run]) -> list[str]:
                 parts.append(f"{title_of(key)} {short[key][str(value)]}")
         named.append(", ".join(parts))
     return _told_apart(runs, named)
-
-
-def experiment(run: Run) -> tuple:
-    """Return what a run shares with those that repeat it with other seeds and folds, and with no others."""
-    settings = tuple(sorted((key, str(value)) for key, value in run.settings.items() if key not in REPEATS))
-    return (*run.measured, run.test.classes, settings)
 
 
 def _group_of(key: str) -> str:
@@ -91,7 +87,8 @@ def _follows(runs: Sequence[Run], key: str, of: Any) -> bool:
 def _usual(runs: Sequence[Run], key: str) -> dict[Any, Any]:
     """Return the value that more than half of the runs of each choice of the setting's group have."""
     group = _group_of(key)
-    if not group or group == key:
+    by_group = lambda run: run.settings.get(group)
+    if not group or group == key or (is_typed(runs, key) and _follows(runs, key, by_group)):
         return {}
     counts: dict[Any, Counter] = defaultdict(Counter)
     for run in runs:
@@ -118,9 +115,9 @@ def _told_apart(runs: Sequence[Run], named: Sequence[str]) -> list[str]:
     """Return names with a number behind those that different experiments share, because a value was cut."""
     experiments: dict[str, list[tuple]] = defaultdict(list)
     for run, name in zip(runs, named):
-        if experiment(run) not in experiments[name]:
-            experiments[name].append(experiment(run))
+        if run.experiment not in experiments[name]:
+            experiments[name].append(run.experiment)
     return [
-        f"{name} #{experiments[name].index(experiment(run)) + 1}" if len(experiments[name]) > 1 else name
+        f"{name} #{experiments[name].index(run.experiment) + 1}" if len(experiments[name]) > 1 else name
         for run, name in zip(runs, named)
     ]

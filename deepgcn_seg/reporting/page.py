@@ -17,7 +17,8 @@ from ..files import replacing
 from .naming import labels, title_of
 from .reading import LeftOut, own_file, read_facts, read_picture
 from .result_table import ResultTable
-from .runs import REPEATS, Run, describe_unfinished
+from .run import REPEATS, Run
+from .runs import describe_unfinished
 
 # Pixels: with pictures of this width, a page of forty runs can still be attached to a mail.
 PICTURE_WIDTH = 1000
@@ -61,7 +62,7 @@ def write_page(
 
 
 def _by_score(runs: Sequence[Run]) -> list[Run]:
-    return sorted(runs, key=lambda run: (run.measured, -(run.test.mIoU or 0)))
+    return sorted(runs, key=lambda run: (run.measured, -run.order))
 
 
 def _best(runs: Sequence[Run]) -> set[Path]:
@@ -88,7 +89,7 @@ def _about(run: Run, label: str, best: bool, left_out: LeftOut) -> dict[str, Any
         "what": ", ".join([label, *(f"{title_of(key)} {run.settings[key]}" for key in REPEATS if key in run.settings)]),
         "best": best,
         "scores": {"mIoU": _percent(test.mIoU), "mAcc": _percent(test.mAcc), "OA": _percent(test.OA)},
-        "measured": f"{test.data}; protocol {test.protocol}",
+        "measured": "{}; protocol {}".format(*run.measured),
         "facts": facts,
         "classes": test.classes,
         "iou": [_percent(None if value != value else value) for value in scores.iou],

@@ -87,6 +87,22 @@ class Tested(_Written):
     pages: Annotated[dict[Name, Name], Field(max_length=MAX_PICTURES)] = Field(default_factory=dict)
     points_per_second: Count | None = None
 
+    @property
+    def area(self) -> str:
+        """The test area, as tables name it: "Area 5" for ``data.fold=5`` and ``data.fold=Area_5``."""
+        names = [f"Area_{area}" if isinstance(area, int) else area for area in self.areas]
+        return ", ".join(f"Area {name[5:]}" if name.startswith("Area_") else name for name in names)
+
+    @property
+    def scored(self) -> tuple:
+        """What was scored: the rooms with their numbers of points, and the points of each true class."""
+        return tuple(sorted((key, room.points) for key, room in self.rooms.items())), tuple(map(sum, self.confusion))
+
+    @property
+    def scores(self) -> tuple:
+        """All that two runs with the same result have alike."""
+        return self.mIoU, self.mAcc, self.OA, self.confusion
+
     @model_validator(mode="after")
     def _related(self) -> "Tested":
         if any(len(row) != len(self.classes) for row in (self.confusion, *self.confusion)):
@@ -111,13 +127,24 @@ class Training(_Written):
     peak_memory_mb: Cost | None = None
 
 
+class Beginning(_Written):
+    """The weights that a training began with. sha256: of their file."""
+
+    sha256: Name
+
+
 class Metrics(_Written):
-    """``metrics.json`` of a training. changes: settings that were changed on the way."""
+    """``metrics.json`` of a training.
+
+    Attributes:
+        changes: settings that were changed on the way. weights: None for random first weights.
+    """
 
     test: Tested
     parameters: Count
     training: Training = Training()
     changes: Changes = ()
+    weights: Beginning | None = None
 
 
 class LeftOut:

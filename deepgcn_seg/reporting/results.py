@@ -4,23 +4,69 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from ..data.layouts import natural
+from ..escaping import one_line
 from ..evaluation.metrics import Scores
 from ..model.connection import CONNECTIONS
-from .naming import experiment, kind_of, labels
-from .runs import Run
+from .beginnings import OWN
+from .naming import kind_of, labels
+from .result_table import Spread, percent
+from .run import Run
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Runs of the same settings with several seeds and folds. label: as a paper names it."""
+    """Runs of the same settings with several seeds and folds, also repeated ones. label: as a paper names it."""
 
     label: str
     runs: list[Run]
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Runs of an experiment with one seed.
+
+    Attributes:
+        runs: by the area that each was tested on, in order of the areas. An area has several if the same training was
+            done again with other scores.
+    """
+
+    seed: str
+    runs: dict[str, list[Run]]
+
+    @property
+    def all_runs(self) -> list[Run]:
+        """The runs in order of the areas."""
+        return [run for runs in self.runs.values() for run in runs]
+
+    @property
+    def of_data(self) -> list[str]:
+        """All areas of the data that the runs were trained on, without ``Area_``."""
+        return [area.removeprefix("Area_") for area in self.all_runs[0].test.folds]
+
+    @property
+    def missing(self) -> list[str]:
+        """The areas that no run was tested on, without ``Area_``."""
+        there = {area.removeprefix("Area ") for area in self.runs}
+        return [area for area in self.of_data if area not in there]
+
+    @property
+    def count(self) -> str:
+        """How the score over all areas is called: ``six-fold``."""
+        return f"{'six' if len(self.of_data) == 6 else len(self.of_data)}-fold"
+
+    @property
+    def pooled(self) -> torch.Tensor | None:
+        """One confusion matrix (C, C), rows truth, summed over all areas.
+
+        None if an area is missing or has several scores, or if the data have only one.
+        """
+        if self.missing or len(self.of_data) < 2 or len(self.all_runs) > len(self.runs):
+            return None
+        return torch.stack([run.confusion for run in self.all_runs]).sum(0)
 
 
 @dataclass(frozen=True)
@@ -38,18 +84,94 @@ class Result:
     scores: list[Scores]
     confusion: torch.Tensor
 
+    @property
+    def mious(self) -> list[float]:
+        """The mIoU in percent of each seed that has one."""
+        return [value for score in self.scores if (value := percent(score.miou)) is not None]
+
+    @property
+    def miou(self) -> Spread | None:
+        """Mean and deviation of :attr:`mious`; None if no seed has one."""
+        return Spread.of(self.mious)
+
+    @property
+    def order(self) -> float:
+        """The mean mIoU, to sort by; -1 if there is none."""
+        return -1 if self.miou is None else self.miou.mean
+
 
 def experiments(runs: Sequence[Run]) -> list[Experiment]:
     """Return the runs by experiment, ordered by kind of network and name."""
     groups: dict[tuple, list[Run]] = defaultdict(list)
     names = {}
     for run, label in zip(runs, labels(runs)):
-        groups[experiment(run)].append(run)
-        names[experiment(run)] = label
+        groups[run.experiment].append(run)
+        names[run.experiment] = label
     found = [Experiment(names[key], group) for key, group in groups.items()]
     order = [connection.network for connection in CONNECTIONS.values()]
     kind = lambda each: order.index(name) if (name := kind_of(each.runs[0])) in order else len(order)
     return sorted(found, key=lambda each: (kind(each), natural(each.label)))
+
+
+def folds(experiment: Experiment) -> list[Folds]:
+    """Return the runs of an experiment by seed and area."""
+    by_seed: dict[str, dict[str, list[Run]]] = defaultdict(dict)
+    for group in sorted(by_repeat(experiment.runs), key=lambda group: natural(group[0].area)):
+        by_seed[group[0].seed][group[0].area] = distinct(group)
+    return [Folds(seed, by_area) for seed, by_area in by_seed.items()]
+
+
+def by_repeat(runs: Sequence[Run]) -> list[list[Run]]:
+    """Return runs of one experiment in groups of the same seed and area, which should all have the same scores."""
+    groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[run.seed, run.area].append(run)
+    return list(groups.values())
+
+
+def distinct(runs: Sequence[Run]) -> list[Run]:
+    """Return runs of one experiment without those that have seed, area and scores of one before."""
+    return list({(run.seed, run.area, run.test.scores): run for run in reversed(runs)}.values())[::-1]
+
+
+def to_average(runs: Sequence[Run]) -> list[list[Run]]:
+    """Return runs of one experiment and area in groups that a mean is taken of: one run for each seed.
+
+    If a seed has several scores, it is not known which of them belongs to the others, and each run stands by itself.
+    """
+    every = distinct(runs)
+    return [every] if len(every) == len(by_repeat(every)) else [[run] for run in every]
+
+
+def notes_on_data(runs: Sequence[Run]) -> list[str]:
+    """Return notes on runs of the same data if they name them differently, or if others are scored on other rooms."""
+    names, notes = sorted({run.test.data for run in runs}), []
+    if runs[0].data not in names:
+        notes.append("Other runs with data of this name were scored on other rooms, points, areas or classes.")
+    if len(names) > 1:
+        notes.append(f"The data have several names, but in no area other rooms or points: {', '.join(names)}.")
+    return notes
+
+
+def notes_on_repeats(runs: Sequence[Run]) -> list[str]:
+    """Return notes on what means have to leave out or to take together.
+
+    There is one for each seed that was run several times on the same area, with the same scores or with others, and one
+    for each experiment whose runs began with weights of their own.
+    """
+    notes = []
+    for each in experiments(runs):
+        own = [f"{run.name} with {run.weights}" for run in each.runs if run.settings.get("weights") == OWN]
+        if own:
+            notes.append(f"{each.label}: repeats began with different weights: {', '.join(own)}.")
+        for group in by_repeat(each.runs):
+            again = f"{each.label}, seed {group[0].seed}, {group[0].area} was run {len(group)} times"
+            names = ", ".join(one_line(run.folder) for run in group)
+            if len(group) > 1 and len(distinct(group)) == 1:
+                notes.append(f"{again} with the same scores, and counts once: {names}.")
+            elif len(group) > 1:
+                notes.append(f"{again} with different scores, which are not averaged or pooled: {names}.")
+    return notes
 
 
 def results(runs: Sequence[Run]) -> list[Result]:
@@ -69,24 +191,33 @@ def by_measure(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
     return groups
 
 
-def comparable(runs: Sequence[Run]) -> dict[tuple[str, str, str, tuple[str, ...]], list[Result]]:
-    """Return the results whose scores can be compared, by their data, protocol, rooms and classes."""
-    found: dict[tuple[str, str, str, tuple[str, ...]], list[Result]] = defaultdict(list)
+def comparable(runs: Sequence[Run]) -> dict[tuple[str, str, str], list[Result]]:
+    """Return the results whose scores can be compared, by their data, protocol and rooms."""
+    found: dict[tuple[str, str, str], list[Result]] = defaultdict(list)
     for (data, protocol), group in by_measure(runs).items():
         for result in results(group):
-            found[data, protocol, result.rooms, result.classes].append(result)
+            found[data, protocol, result.rooms].append(result)
     return found
 
 
 def _by_area(experiment: Experiment) -> list[Result]:
     groups: dict[str, list[Run]] = defaultdict(list)
-    for run in sorted(experiment.runs, key=lambda run: natural(_area(run))):
-        groups[_area(run)].append(run)
-    return [Result(experiment.label, area, group[0].test.classes, *_scores(group)) for area, group in groups.items()]
+    for run in sorted(experiment.runs, key=lambda run: natural(run.area)):
+        groups[run.area].append(run)
+    found = []
+    for area, group in groups.items():
+        for runs in (every := to_average(group)):
+            label = experiment.label if len(every) == 1 else f"{experiment.label}, run {runs[0].name}"
+            found.append(Result(label, area, runs[0].test.classes, *_scores(runs)))
+    return found
 
 
 def _scores(runs: list[Run]) -> tuple[list[Scores], torch.Tensor]:
-    """Return the scores of runs, as their metrics.json has them, and the sum of their confusion matrices."""
+    """Return the scores of runs, and the sum of their confusion matrices.
+
+    mIoU, mAcc and OA are those of metrics.json, so that every table has the very number that the run reported. Its IoU
+    of each class is not read: it follows from the confusion matrix, which is needed here anyway.
+    """
     nan = lambda value: float("nan") if value is None else value
     scores = [
         dataclasses.replace(
@@ -99,18 +230,10 @@ def _scores(runs: list[Run]) -> tuple[list[Scores], torch.Tensor]:
 
 def _pooled(experiment: Experiment) -> list[Result]:
     """Return the one result that is pooled over the folds; none if no seed has all of several folds."""
-    folds = {area.removeprefix("Area_") for area in experiment.runs[0].test.folds}
-    by_seed: dict[Any, dict[str, Run]] = defaultdict(dict)
-    for run in experiment.runs:
-        by_seed[run.settings.get("seed")][_area(run).removeprefix("Area ").removeprefix("Area_")] = run
-    whole = [list(found.values()) for found in by_seed.values() if len(folds) > 1 and found.keys() == folds]
+    whole = [(each, pooled) for each in folds(experiment) if (pooled := each.pooled) is not None]
     if not whole:
         return []
-    confusions = [torch.stack([run.confusion for run in found]).sum(0) for found in whole]
-    count = "six" if len(folds) == 6 else str(len(folds))
+    confusions = [pooled for _, pooled in whole]
     scores, classes = list(map(Scores.of, confusions)), experiment.runs[0].test.classes
-    return [Result(experiment.label, f"{count}-fold, pooled", classes, scores, torch.stack(confusions).sum(0))]
-
-
-def _area(run: Run) -> str:
-    return ", ".join(f"Area {area}" if isinstance(area, int) else str(area) for area in run.test.areas)
+    rooms = f"{whole[0][0].count}, pooled"
+    return [Result(experiment.label, rooms, classes, scores, torch.stack(confusions).sum(0))]

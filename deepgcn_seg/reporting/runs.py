@@ -1,65 +1,17 @@
-"""Runs below a folder: what each was, what it scored, and which settings differ among them."""
+"""The runs below a folder."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from ..changes import values_in_time
 from ..errors import UserError
 from ..escaping import one_line
-from ..model.description import Network, OwnPart
+from .beginnings import with_beginnings
 from .config import read_config
-from .reading import LeftOut, Metrics, Tested, read_metrics, shown, why_unfinished
-
-# Runs that differ in these settings alone repeat one experiment.
-REPEATS = ("data.fold", "seed")
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run.
-
-    Attributes:
-        settings: flat, ``data.fold`` -> 5, as numbers or as printable text.
-        network: the description of its network; None if its config has none that can be read.
-    """
-
-    folder: Path
-    settings: dict[str, Any]
-    metrics: Metrics
-    network: Network | OwnPart | None = None
-
-    @property
-    def test(self) -> Tested:
-        """Its scores on the test rooms, and how they were measured."""
-        return self.metrics.test
-
-    @property
-    def name(self) -> str:
-        """Name of its folder, as printable text."""
-        return one_line(self.folder.name)
-
-    @property
-    def measured(self) -> tuple[str, str]:
-        """Data and protocol: scores can be compared only where both are the same."""
-        return self.test.data, self.test.protocol
-
-    @property
-    def confusion(self) -> torch.Tensor:
-        """Its confusion matrix (C, C) on the test rooms, rows truth."""
-        return torch.tensor(self.test.confusion)
-
-    @property
-    def points_by_room(self) -> torch.Tensor | None:
-        """Points (R, 3, C) of its test rooms, as :func:`~deepgcn_seg.evaluation.metrics.points_by_class` has them.
-
-        None if the run was scored by a version that did not keep them.
-        """
-        rooms = [room.counts for room in self.test.rooms.values()]
-        return torch.tensor(rooms) if rooms and all(map(all, rooms)) else None
+from .measured import data_names
+from .reading import LeftOut, read_metrics, shown, why_unfinished
+from .run import Run
 
 
 def find_runs(root: str | Path, left_out: LeftOut) -> tuple[list[Run], list[Path]]:
@@ -84,12 +36,14 @@ def find_runs(root: str | Path, left_out: LeftOut) -> tuple[list[Run], list[Path
             else:
                 # A run that was trained with several values of a setting is not one with the last of them.
                 changed = {shown(key): shown(values) for key, values in values_in_time(metrics.changes).items()}
-                runs.append(Run(folder, {**config.settings, **changed}, metrics, config.network))
+                settings, typed = {**config.settings, **changed}, config.typed.union(changed)
+                runs.append(Run(folder, settings, metrics, metrics.test.data, config.network, typed))
     if not runs and not unfinished:
         if left_out.reasons:
             raise UserError(f"runs={root}: none of the runs below it can be read; the first: {left_out.reasons[0]}")
         raise UserError(f"runs={root}: no run directories below it (looked for .hydra/config.yaml and metrics.json)")
-    return runs, unfinished
+    names = data_names([run.test for run in runs])
+    return with_beginnings([replace(run, data=name) for run, name in zip(runs, names)]), unfinished
 
 
 def describe_unfinished(folders: Sequence[Path], left_out: LeftOut) -> list[str]:
@@ -101,18 +55,3 @@ def describe_unfinished(folders: Sequence[Path], left_out: LeftOut) -> list[str]
             state = why_unfinished(folder)
         lines.append(one_line(f"{folder}: {state}"))
     return lines
-
-
-def varied(runs: Sequence[Run]) -> list[str]:
-    """Return the settings that differ among runs, those of the outermost groups first, fold and seed last."""
-    keys = sorted(
-        {key for run in runs for key in run.settings},
-        key=lambda key: (key in REPEATS, key.count("."), not key.endswith("name"), key),
-    )
-    columns: dict[tuple, str] = {}
-    for key in keys:
-        values = tuple(str(run.settings.get(key, "-")) for run in runs)
-        if len(set(values)) > 1:
-            # If several settings change together, show only the first of them.
-            columns.setdefault(tuple(values.index(value) for value in values), key)
-    return list(columns.values())

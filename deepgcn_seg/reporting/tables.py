@@ -1,29 +1,32 @@
 """Tables of results: runs that were measured alike, means over seeds, IoU by class, and published results."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..data.layouts import natural
 from ..evaluation.metrics import Scores
-from ..settings import three_digits
-from .naming import experiment, title_of
+from ..settings import counted, three_digits
+from .differences import varied
+from .naming import title_of
 from .published import Published
 from .result_table import PERCENT, Column, ResultTable, Spread, percent, percent_interval
-from .results import by_measure, comparable
-from .runs import Run, varied
+from .results import by_measure, comparable, notes_on_data, notes_on_repeats, to_average
+from .run import Run
 
 SCORES = ("mIoU", "mAcc", "OA")
+# Settings that a note lists before it counts the others.
+_LISTED = 12
 
 
 def comparisons(runs: Sequence[Run]) -> list[ResultTable]:
     """Return a table for each data and protocol: settings that differ, scores, parameters, time and memory."""
     tables = []
     for measured, group in by_measure(runs).items():
-        tables.append(_comparison(group, *measured))
-        seeds = _by_seeds(group)
-        if max(map(len, seeds)) > 1:
-            tables.append(_over_seeds(seeds, *measured))
+        seeds, repeats = _by_seeds(group), notes_on_repeats(group)
+        tables.append(_comparison(group, *measured, repeats))
+        if any(len(each) > 1 for each in seeds):
+            tables.append(_over_seeds(seeds, *measured, repeats))
     return tables
 
 
@@ -33,12 +36,23 @@ def _settings_columns(keys: Sequence[str]) -> list[Column]:
     return [Column(key if titles.count(title) > 1 else title) for key, title in zip(keys, titles)]
 
 
-def _comparison(runs: list[Run], data: str, protocol: str) -> ResultTable:
-    keys = varied(runs)
+def _changes_together(settings: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return a note for each setting with which others change that have no column."""
+    notes = []
+    for key, others in settings.items():
+        more = [f"{len(others) - _LISTED} more"] if len(others) > _LISTED else []
+        if others:
+            notes.append(f"{title_of(key)} changes together with: {', '.join([*others[:_LISTED], *more])}.")
+    return notes
+
+
+def _comparison(runs: list[Run], data: str, protocol: str, repeats: list[str]) -> ResultTable:
+    settings = varied(runs)
+    keys = list(settings)
     intervals = any(run.test.mIoU_interval for run in runs)
-    areas = sorted({str(area) for run in runs for area in run.test.areas}, key=natural)
+    areas = {run.area: run for run in sorted(runs, key=lambda run: natural(run.area))}
     # Scores on different areas do not compare networks.
-    best = len({run.test.areas for run in runs}) == 1
+    best = len({run.area for run in runs}) == 1
     columns = [
         *_settings_columns(keys),
         Column("mIoU", *PERCENT, best),
@@ -68,28 +82,38 @@ def _comparison(runs: list[Run], data: str, protocol: str) -> ResultTable:
         )
     selections = sorted({run.test.selection for run in runs if run.test.selection})
     notes = [
-        f"Data: {data}. Protocol: {protocol}. Test areas: {', '.join(areas)}.",
+        f"Data: {data}. Protocol: {protocol}. Tested on {', '.join(map(_scored, areas.values()))}.",
+        *notes_on_data(runs),
         "Minutes and peak MB are of training, points/s of scoring."
         + (f" Checkpoint: {', '.join(selections)}." if selections else ""),
         *["95 % interval: of the mIoU, by bootstrap over the test rooms."] * intervals,
+        *_changes_together(settings),
+        *repeats,
     ]
     return ResultTable("Runs", columns, rows, notes)
 
 
+def _scored(run: Run) -> str:
+    """Return the test area with what was scored: ``Area 5 (68 rooms, 78,649,799 points)``."""
+    rooms = [counted(len(run.test.rooms), "room")] if run.test.rooms else []
+    return f"{run.area} ({', '.join([*rooms, f'{run.confusion.sum():,} points'])})"
+
+
 def _by_seeds(runs: Sequence[Run]) -> list[list[Run]]:
-    """Return the runs in groups that differ in their seed alone."""
+    """Return the runs in groups that differ in their seed alone, and of which means are taken."""
     keys = [key for key in varied(runs) if key != "seed"]
     groups: dict[tuple, list[Run]] = defaultdict(list)
     for run in sorted(runs, key=lambda run: [_sortable(run.settings.get(key)) for key in keys]):
-        groups[(experiment(run), str(run.settings.get("data.fold")))].append(run)
-    return list(groups.values())
+        groups[run.experiment, run.area].append(run)
+    return [each for group in groups.values() for each in to_average(group)]
 
 
-def _over_seeds(groups: Sequence[Sequence[Run]], data: str, protocol: str) -> ResultTable:
+def _over_seeds(groups: Sequence[Sequence[Run]], data: str, protocol: str, repeats: list[str]) -> ResultTable:
     """Return the table of means and standard deviations of groups of runs that differ in their seed alone."""
     runs = [run for group in groups for run in group]
-    keys = [key for key in varied(runs) if key != "seed"]
-    best = len({run.test.areas for run in runs}) == 1
+    settings = varied(runs)
+    keys = [key for key in settings if key != "seed"]
+    best = len({run.area for run in runs}) == 1
     rows = [
         [
             *(group[0].settings.get(key) for key in keys),
@@ -99,6 +123,7 @@ def _over_seeds(groups: Sequence[Sequence[Run]], data: str, protocol: str) -> Re
         for group in groups
     ]
     notes = [f"Data: {data}. Protocol: {protocol}. Mean +- standard deviation over seeds."]
+    notes += _changes_together(settings) + repeats
     columns = [*_settings_columns(keys), Column("seeds"), *(Column(name, *PERCENT, best) for name in SCORES)]
     return ResultTable("Means over seeds", columns, rows, notes)
 
@@ -114,11 +139,14 @@ def class_tables(runs: Sequence[Run]) -> list[ResultTable]:
     Values are means over seeds.
     """
     tables: list[ResultTable] = []
-    for (data, protocol, rooms, classes), found in comparable(runs).items():
+    repeats = {measured: notes_on_repeats(group) for measured, group in by_measure(runs).items()}
+    for (data, protocol, rooms), found in comparable(runs).items():
+        classes = found[0].classes
         rows = [[each.label, len(each.scores), *_spreads(each.scores)] for each in found]
         notes = [f"Data: {data}. Protocol: {protocol}. Rooms: {rooms}. Of each class: IoU."]
         if any(len(each.scores) > 1 for each in found):
             notes.append("mIoU, mAcc, OA: mean +- standard deviation over seeds. IoU of each class: mean over seeds.")
+        notes += repeats[data, protocol]
         file = f"classes-{len(tables)}" if tables else "classes"
         columns = [Column("network"), Column("seeds"), *(Column(name, *PERCENT, True) for name in SCORES)]
         columns += [Column(name, *PERCENT, True, deviations=False) for name in classes]

@@ -29,7 +29,8 @@ def read_scan(path: str | Path, columns: Sequence[str] | None = None, max_points
     Args:
         columns: names of the columns of a text file, instead of those in the file, or of an array without names. If no
             names are given, 3 columns are x y z; 4 are x y z intensity; 6 are x y z r g b if the colours are whole
-            numbers in 0..255; and 7 are x y z intensity r g b in PTS. Other columns are refused.
+            numbers in 0..255; and 7 are x y z intensity r g b in PTS. Other columns are refused. A warning says if a
+            file of another format has other names.
         max_points: a file with more points is refused before they are read.
 
     Raises:
@@ -60,6 +61,11 @@ def read_scan(path: str | Path, columns: Sequence[str] | None = None, max_points
     # Libraries raise errors of many types at damaged files; a panic in compiled code is not even an Exception.
     except BaseException as error:
         raise UserError(f"{path}: not a readable {path.suffix[1:].upper()} file ({first_line(error)})") from None
+    if columns is not None and not set(columns) <= set(scan.fields):
+        there = one_line(", ".join(scan.fields), 500)
+        log.warning(
+            "%s: columns=[%s] is not used, because the file names its fields: %s", path, ",".join(columns), there
+        )
     return _checked(scan)
 
 
@@ -85,7 +91,8 @@ def write_scan(path: str | Path, scan: Scan, more: Mapping[str, np.ndarray], not
 
     Args:
         more: name -> (N,) values, which replace fields of that name. notes: comment lines, if the format has them;
-            they are written in ASCII (:func:`~deepgcn_seg.escaping.ascii_escaped`).
+            they are written in ASCII (:func:`~deepgcn_seg.escaping.ascii_escaped`). Notes that begin with a word and
+            a number replace those of an earlier list of the same word.
 
     Raises:
         UserError: an unknown format, or the file cannot be written.

@@ -47,7 +47,8 @@ FORMATS = {
     ".npy": Format(read_npy, write_npy),
     ".npz": Format(read_npz, write_npz),
     ".csv": Format(read_text, partial(write_text, delimiter=",", comments=False)),
-    ".txt": _TEXT, ".xyz": _TEXT, ".asc": _TEXT, ".pts": _TEXT,
+    ".txt": _TEXT, ".xyz": _TEXT, ".asc": _TEXT,
+    ".pts": Format(read_text, partial(write_text, counted=True)),
     ".ptx": Format(read_ptx, None),
 }  # fmt: skip
 # The suffixes of the formats that are written.

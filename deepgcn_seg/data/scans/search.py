@@ -10,6 +10,8 @@ from pathlib import Path
 from ...errors import UserError
 from ...files import why_no_file
 from .format_table import FORMATS
+from .formats.rows import is_number
+from .formats.scan import AXES
 from .formats.scene import is_scene
 
 log = logging.getLogger(__name__)
@@ -23,7 +25,8 @@ _MAX_PROSE = 1 << 16
 def find_scans(pattern: str | Path, besides: Path | None = None) -> list[Path]:
     """Return the point-cloud files and scenes that a file name, folder or glob pattern stands for, in order.
 
-    In folders, hidden files, files of other formats and texts without a row of three numbers are skipped.
+    In folders, hidden files, files of other formats and texts without a row of three numbers are skipped, unless these
+    name coordinates: then their rows are wrong, which reading them will say.
 
     Args:
         besides: a folder whose files are skipped too: the output, which may lie in the input.
@@ -48,7 +51,7 @@ def find_scans(pattern: str | Path, besides: Path | None = None) -> list[Path]:
             continue
         (prose if _is_prose(path) else found).append(path)
     if prose:
-        log.info("Left alone, for they have no row of three numbers: %s", ", ".join(map(str, prose)))
+        log.info("Left alone, for they have no row of three numbers, nor names: %s", ", ".join(map(str, prose)))
     if not found:
         if not os.path.lexists(pattern) and not glob.has_magic(str(pattern)):
             raise UserError(f"{pattern}: no such file or folder")
@@ -92,7 +95,7 @@ def _lies_in(path: Path, folder: Path) -> bool:
 
 
 def _is_prose(path: Path) -> bool:
-    """Return whether a text file is not empty and has no line that begins with three numbers."""
+    """Return whether a text file is not empty, and no line begins with three numbers or the names of coordinates."""
     if path.suffix.lower() not in TEXTS or not os.path.isfile(path):
         return False
     try:
@@ -102,11 +105,12 @@ def _is_prose(path: Path) -> bool:
     except (OSError, UnicodeDecodeError):
         # Reading it as a scan will say what is wrong.
         return False
-    return not any(_is_row(line) for line in lines)
+    return not any(_is_row_or_names(line) for line in lines)
 
 
-def _is_row(line: str) -> bool:
-    try:
-        return len([float(token) for token in re.split(r"[\s,;|]+", line.strip())[:3]]) == 3
-    except ValueError:
-        return False
+def _is_row_or_names(line: str) -> bool:
+    words = re.split(r"[\s,;|]+", line.replace('"', "").strip())[:3]
+    # The names may stand in a comment.
+    names = re.split(r"[\s,;|]+", line.replace('"', "").lower().strip("#/% \t"))[:3]
+    row = len(words) == 3 and all(map(is_number, words))
+    return row or (len(names) == 3 and all(name in known for name, known in zip(names, AXES)))

@@ -70,6 +70,9 @@ def _extremum(start, stop, neighbor, index, present, sign, extreme, place):
             extreme[b, i] = 0
             place[b, i] = 0
             continue
+        for n in range(k):
+            if not 0 <= index[b, i, n] < count:
+                raise IndexError("index: a neighbour is not one of the block's points, 0 to N - 1")
         for first in range(0, channels, LANES):
             # The smallest value is found as the largest of the negated ones.
             signs = load(sign, first)

@@ -23,7 +23,6 @@ from .split import SplitPoints, add_products, distances, operand, products
 
 # Queries and points of a tile of distances: 64 x 64 float32 sums are 32 registers of each of 128 threads.
 ROWS, COLUMNS = 64, 64
-# Parameters of kernels are many because a tuple of tensors as one parameter needs Triton 3.3; PyTorch 2.6 brings 3.2.
 # Inline assembly is for NVIDIA's GPUs, not for AMD's.
 NVIDIA = torch.version.hip is None
 

@@ -21,8 +21,6 @@ from torch import Tensor
 from .. import reference
 from .launch import power_of_two
 
-# Parameters of kernels are many because a tuple of tensors as one parameter needs Triton 3.3; PyTorch 2.6 brings 3.2.
-
 # Size of a tile. Its values take 8 registers in each of 128 threads, and a row of 64 float32 is two cache lines.
 POINTS = 16
 CHANNELS = 64

@@ -19,8 +19,6 @@ from .keys import key_of, middle_key, value_of
 from .launch import power_of_two
 from .plan import Plan
 
-# Parameters of kernels are many because a tuple of tensors as one parameter needs Triton 3.3; PyTorch 2.6 brings 3.2.
-
 
 @triton.jit
 def _distance_of(pair):

@@ -24,7 +24,6 @@ from .keys import key_of, middle_key, value_of
 from .launch import power_of_two
 from .split import SplitPoints
 
-# Parameters of kernels are many because a tuple of tensors as one parameter needs Triton 3.3; PyTorch 2.6 brings 3.2.
 # Columns for which _make_distances makes distances at a time. With 64 channels that is a tile of 64 x 64 products, 32
 # registers of each of 128 threads. Other numbers were not measured, because only a few queries in 1000 come here.
 COLUMNS = 64

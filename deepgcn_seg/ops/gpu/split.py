@@ -20,7 +20,6 @@ from .launch import power_of_two
 
 # Channels at a time: 64 channels of a tile of 64 points are 32 float16 numbers for each of 128 threads.
 CHANNELS = 64
-# Parameters of kernels are many because a tuple of tensors as one parameter needs Triton 3.3; PyTorch 2.6 brings 3.2.
 # Points of a program of _split, which keeps 64 channels of each in registers.
 SPLIT_ROWS = 32
 

@@ -15,7 +15,6 @@ from torch import Tensor
 from .plan import Plan
 from .split import SplitPoints, distances, products
 
-# Parameters of kernels are many because a tuple of tensors as one parameter needs Triton 3.3; PyTorch 2.6 brings 3.2.
 # Halvings of the interval of a row's sampled distances. Derived, not measured: 2^-12 of the interval is left, which is
 # about the error of a product of high parts, as these have 11 bits.
 STEPS = tl.constexpr(12)

@@ -27,6 +27,7 @@ _POINTS = (*_XYZ, "pc", "point_cloud", "pointcloud", "arr_0")
 _VECTORS: dict[str, Sequence[str]] = dict.fromkeys(_XYZ, "xyz")
 _VECTORS |= dict.fromkeys(("rgb", "color", "colors", "colour", "colours"), COLORS[0])
 _VECTORS |= dict.fromkeys(("normal", "normals"), ("nx", "ny", "nz"))
+_AXES = ("x", "y", "z")
 _RGBA = ("rgba", "color", "colors", "colour", "colours")
 # Names of arrays that must have one value for each point. If the length of one differs, the file is refused. An array
 # of another name and length is taken for something else and left out.
@@ -202,7 +203,7 @@ def _parts(
     if points is not None:
         first = {points: _array_fields(path, arrays[points], columns)}
     else:
-        first = {name: {name: values} for name, values in arrays.items() if values.ndim == 1 and name.lower() in "xyz"}
+        first = {name: {name: values} for name, values in arrays.items() if values.ndim == 1 and name.lower() in _AXES}
     if not first:
         for name, values in arrays.items():
             if name.lower() in _POINTS:
@@ -231,7 +232,7 @@ def _parts(
 def _points_of(arrays: dict[str, np.ndarray]) -> str | None:
     """Return the name of the array that has the coordinates as columns or named fields, or None."""
     tables = {name: of for name, of in arrays.items() if of.dtype.names or (of.ndim == 2 and of.shape[1] >= 3)}
-    named = {name.lower(): name for name in tables}
+    named = {name.lower(): name for name in tables} | {name: name for name in tables}
     for name in _POINTS:
         if name in named:
             return named[name]
@@ -247,7 +248,7 @@ def _check_other_points(path: Path, arrays: dict[str, np.ndarray], points: str |
         UserError: they are different.
     """
     known = {name: xyz for name, of in arrays.items() if (xyz := _coordinates(name, of)) is not None}
-    axes = {name.lower(): of for name, of in arrays.items() if name.lower() in ("x", "y", "z") and of.ndim == 1}
+    axes = {name.lower(): of for name, of in arrays.items() if name.lower() in _AXES and of.ndim == 1}
     if len(axes) == 3 and len({len(of) for of in axes.values()}) == 1:
         known["x, y, z"] = np.stack([axes[axis] for axis in "xyz"], 1)
     if points is None or points not in known:

@@ -188,18 +188,21 @@ def line_number(file: BinaryIO) -> int:
 def first_lines(path: Path, file: BinaryIO, count: int) -> Iterator[bytes]:
     """Yield the next ``count`` lines in pieces of whole lines; afterwards the file's position is behind them.
 
+    Blank lines among them are yielded too, but do not count.
+
     Raises:
         UserError: a line longer than ``MAX_LINE``, or fewer lines.
     """
     for piece in pieces_of_lines(path, file) if count else ():
-        found = piece.count(b"\n") + (not piece.endswith(b"\n"))
-        if found >= count:
-            ends = np.flatnonzero(np.frombuffer(piece, np.uint8) == ord("\n")) + 1
-            end = int(ends[count - 1]) if count <= len(ends) else len(piece)
+        text = np.frombuffer(piece, np.uint8)
+        starts = np.r_[0, np.flatnonzero(text[:-1] == ord("\n")) + 1]
+        rows = np.flatnonzero(np.logical_or.reduceat(text > ord(" "), starts))
+        if len(rows) >= count:
+            end = int(np.r_[starts, len(piece)][rows[count - 1] + 1])
             file.seek(end - len(piece), os.SEEK_CUR)
             yield piece[:end]
             return
-        count -= found
+        count -= len(rows)
         yield piece
     if count:
         raise UserError(f"{path}: its header claims {count:,} lines more than the file holds")

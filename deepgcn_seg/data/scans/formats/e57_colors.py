@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ....errors import UserError
-from .colors import BYTES, FRACTIONS, WORDS, as_bytes, guessed_full
+from .colors import BYTES, FRACTIONS, ONE, WORDS, as_bytes, exceed_one, guessed_full
 from .e57_header import Field, Range, Setup
 
 log = logging.getLogger(__name__)
@@ -73,10 +73,14 @@ def scaled_colors(
 
 
 def _channel(field: Field, arrays: dict[str, np.ndarray], name: str) -> _Channel:
-    finite = arrays[name][np.isfinite(arrays[name])]
+    finite = _finite(arrays[name])
     if not len(finite):
         return _Channel(field, arrays, name, np.inf, -np.inf)
     return _Channel(field, arrays, name, float(finite.min()), float(finite.max()))
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    return values[np.isfinite(values)]
 
 
 def _rgb_guesses(channels: Sequence[_Channel], ranges: Sequence[Range]) -> bool:
@@ -87,7 +91,7 @@ def _rgb_guesses(channels: Sequence[_Channel], ranges: Sequence[Range]) -> bool:
         return False
     largest = max((channel.largest for channel in filled), default=0)
     if used == {(0, FRACTIONS)}:
-        return largest <= FRACTIONS and all(channel.floats for channel in filled)
+        return largest <= ONE and all(channel.floats for channel in filled)
     return used == {(0, WORDS)} and BYTES < largest <= WORDS
 
 
@@ -98,7 +102,8 @@ def _ranges(path: Path, setup: Setup, channels: Sequence[_Channel]) -> list[Rang
     the other.
 
     Raises:
-        UserError: numbers that are negative or beyond 16 bits, in a channel without a declared range.
+        UserError: numbers that are negative, beyond 16 bits or fractions beyond 1, in a channel without a declared
+            range.
     """
     declared = _declared(path, setup, channels)
     others = [channel for channel, bounds in zip(channels, declared) if bounds is None]
@@ -107,9 +112,14 @@ def _ranges(path: Path, setup: Setup, channels: Sequence[_Channel]) -> list[Rang
         raise UserError(
             f"{path}: scan {setup.index} has colours from {least:g} to {largest:g}, which are neither 8 nor 16 bits"
         )
+    floats = [_finite(of.arrays[of.name]) for of in others if of.floats]
+    if floats and exceed_one(np.concatenate(floats)):
+        raise UserError(
+            f"{path}: scan {setup.index} has colours with fractions up to {largest:.7g}; scale them to 0..1 or 0..255"
+        )
     full = {
-        floats: guessed_full(max((of.largest for of in others if of.floats == floats), default=0), floats)
-        for floats in (False, True)
+        fractions: guessed_full(max((of.largest for of in others if of.floats == fractions), default=0), fractions)
+        for fractions in (False, True)
     }
     return [bounds or (0, full[channel.floats]) for channel, bounds in zip(channels, declared)]
 

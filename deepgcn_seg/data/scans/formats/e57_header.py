@@ -18,7 +18,7 @@ import numpy as np
 from ....errors import UserError
 from ....escaping import one_line
 from .bounds import Bounds
-from .colors import BYTES, FRACTIONS, WORDS
+from .colors import BYTES, FRACTIONS, ONE, WORDS
 from .setups import MAX_SCANS, Pose
 
 _PAGE, _CHECKSUM = 1024, 4
@@ -28,8 +28,6 @@ _SPACE = "{http://www.astm.org/COMMIT/E57/2010-e57-v1.0}"
 _SCHEMA = "{http://www.w3.org/2001/XMLSchema-instance}"
 COLOR_ELEMENTS = ("colorRed", "colorGreen", "colorBlue")
 _INT64 = np.iinfo(np.int64)
-# A full fraction after rounding, such as 255 times a scale of 0.0039215686.
-_ONE = 1 + 1e-4
 # The smallest range of colours that is believed, so that scaling by it stays within floating-point numbers.
 _LEAST_RANGE = 1e-3
 # Integers that pye57 has buffers for, and those that need a larger buffer.
@@ -235,7 +233,7 @@ def _color_depths(colors: dict[str, ET.Element]) -> dict[str, Range]:
     for whole, limits in largest.items():
         high = max(limits.values(), default=0)
         if high > 0:
-            full = FRACTIONS if high <= _ONE and not whole else max(BYTES, 2 ** int(high).bit_length() - 1)
+            full = FRACTIONS if high <= ONE and not whole else max(BYTES, 2 ** int(high).bit_length() - 1)
             depths |= dict.fromkeys(limits, (0, full))
     return depths
 

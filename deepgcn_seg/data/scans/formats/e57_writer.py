@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .bounds import clean_names, renamed
+from .colors import ONE
 from .e57 import CARTESIAN, PIECE, buffer_type
 from .e57_header import COLOR_ELEMENTS, Header, Setup
 from .scan import AXES, COLORS, Scan
@@ -85,8 +86,9 @@ def _colors(scan: Scan) -> dict[str, np.ndarray]:
             continue
         # NaN is neither.
         least, most = min(of.min() for of in columns), max(of.max() for of in columns)
-        if all(of.dtype.kind == "f" for of in columns) and 0 <= least <= most <= 1:
-            return dict(zip(names, columns))
+        # In text, a column of fractions may happen to have whole numbers only.
+        if any(of.dtype.kind == "f" for of in columns) and 0 <= least <= most <= ONE:
+            return dict(zip(names, (of.astype(np.result_type(*columns), copy=False) for of in columns)))
         if all(of.dtype.kind in "iu" for of in columns) and 0 <= least <= most < 2**16:
             kind = np.uint8 if most < 2**8 else np.uint16
             return dict(zip(names, (of.astype(kind) for of in columns)))

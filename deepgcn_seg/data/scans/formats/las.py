@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -12,8 +13,9 @@ import numpy as np
 from ....errors import UserError
 from . import laz_decoder
 from .bounds import Bounds, clean_names, renamed
+from .colors import Colors
 from .decoding import decoding
-from .scan import COLORS, Scan
+from .scan import AXES, COLORS, Scan
 from .typed import LazyFields
 
 # Most records of a header. Files have a handful, and each takes more memory than it has bytes.
@@ -24,6 +26,8 @@ _COPC = "copc"
 _PIECE = 1 << 24
 # Point formats without colours -> those with the same dimensions and colours.
 _COLORED = {0: 2, 1: 3, 4: 5, 6: 7, 9: 10}
+# What laspy calls coordinates, and the integers that they are stored as.
+_COORDINATES, _INTEGERS = ("x", "y", "z"), ("X", "Y", "Z")
 # The largest rounding of coordinates that is not worth a warning: half a millimetre, if their unit is the metre.
 _ROUNDING = 0.0005
 
@@ -43,19 +47,23 @@ class _Original(NamedTuple):
 
 def _fields(record: Any) -> LazyFields:
     """Return the fields of laspy's points, unpacked when they are asked for: as arrays they take twice the memory."""
-    makers = {axis: partial(_dimension, record, axis, None) for axis in "xyz"}
-    for dimension in record.point_format.dimensions:
-        if dimension.num_elements > 1:
-            # A dimension of several values becomes several fields.
-            for number in range(dimension.num_elements):
-                makers[f"{dimension.name}_{number}"] = partial(_dimension, record, dimension.name, number)
-        elif dimension.name not in "XYZ":
-            makers[dimension.name] = partial(_dimension, record, dimension.name, None)
+    makers = {axis: partial(_dimension, record, axis, None) for axis in _COORDINATES}
+    for dimension, names in _field_names(record.point_format).items():
+        numbers = range(len(names)) if len(names) > 1 else [None]
+        makers |= {name: partial(_dimension, record, dimension, number) for name, number in zip(names, numbers)}
     return LazyFields(len(record), makers)
 
 
+def _field_names(point_format: Any) -> dict[str, list[str]]:
+    """Return the fields that each dimension becomes: one of its own name, or ``NAME_0``, ... for several values."""
+    counts = {of.name: of.num_elements for of in point_format.dimensions if of.name not in _INTEGERS}
+    every = [f"{name}_{n}" if count > 1 else name for name, count in counts.items() for n in range(count)]
+    unique = iter(clean_names(every))
+    return {name: [next(unique) for _ in range(count)] for name, count in counts.items()}
+
+
 def _dimension(record: Any, name: str, number: int | None) -> np.ndarray:
-    values = np.asarray(record[name], np.float64 if name in "xyz" else None)
+    values = np.asarray(record[name], np.float64 if name in _COORDINATES else None)
     return values if number is None else values[:, number]
 
 
@@ -164,28 +172,32 @@ def write_las(path: Path, scan: Scan, notes: list[str], compress: bool = False) 
     import laspy
 
     new = scan.template is None
-    las = _new_las(scan) if new else _original_las(scan)
-    done = {"x", "y", "z"} | (set(COLORS[0]) if new and scan.rgb is not None else set())
+    colors = scan.colors if new else None
+    las = _new_las(scan, colors) if new else _original_las(scan)
+    done = {scan.field(*names) for names in AXES} | set(colors.fields if colors else ())
     changes = _rounded(las, scan.xyz) if new else []
-    fields = dict(scan.fields)
-    if not new and (colors := _bytes_of_16_bits(scan)):
-        fields |= colors
+    fields = {name: scan.fields[name] for name in scan.fields if name not in done}
+    if not new and (widened := _bytes_of_16_bits(scan)):
+        fields |= widened
         las, changes = _with_colors(las)
-    standard = set(las.point_format.dimension_names)
-    added: dict[str, np.ndarray] = {}
-    for name, values in fields.items():
-        if name.lower() in done or (name in standard and _fits(las, name, values)):
-            continue
-        # These values must not be changed to fit a dimension of the format, so the field gets another name.
-        other = f"{name}_input" if name in standard else name
-        if other != name:
-            changes.append(f"field {name} is written as {other}, because LAS has no room for its values")
-        added[other] = values
-    # LAS has 32 bytes for a name.
-    names = clean_names(added, most=32, ascii_only=True)
+    changes += _write_own(las, fields)
+    standard = set(las.point_format.standard_dimension_names)
+    added: list[str] = []
+    for name in list(fields):
+        if name in standard and name not in _INTEGERS and _write_exactly(las, name, fields[name]):
+            del fields[name]
+        elif name in standard:
+            # These values must not be changed to fit a dimension of the format, so the field gets another name.
+            added.append(f"{name}_input")
+            changes.append(f"field {name} is written as {added[-1]}, because LAS has no room for its values")
+        else:
+            added.append(name)
+    # LAS has 32 bytes for a name, and no two dimensions of one name.
+    there = list(las.point_format.dimension_names)
+    names = clean_names([*there, *added], most=32, ascii_only=True)[len(there) :]
     changes += renamed(added, names)
-    las.add_extra_dims([laspy.ExtraBytesParams(name, values.dtype) for name, values in zip(names, added.values())])
-    for name, values in zip(names, added.values()):
+    las.add_extra_dims([laspy.ExtraBytesParams(name, values.dtype) for name, values in zip(names, fields.values())])
+    for name, values in zip(names, fields.values()):
         las[name] = values
     with open(path, "wb") as file:
         las.write(file, do_compress=compress)
@@ -221,21 +233,27 @@ def _with_colors(las: Any) -> tuple[Any, list[str]]:
     return found, [f"point format {before} becomes {_COLORED[before]}, which has colours"]
 
 
-def _new_las(scan: Scan) -> Any:
+def _new_las(scan: Scan, colors: Colors | None) -> Any:
+    """Return points and a header for a scan of another format, with its coordinates and colours alone.
+
+    Args:
+        colors: in three fields, which keep up to 16 bits. Without them, packed ones are written.
+    """
     import laspy
 
-    colors, xyz = _colors_of_16_bits(scan), scan.xyz
+    xyz, packed = scan.xyz, None if colors else scan.rgb
+    words = colors.words if colors else None if packed is None else packed.astype(np.uint16) * 257
     if not np.isfinite(xyz).all():
         raise UserError("LAS cannot hold points without coordinates; write another format")
-    header = laspy.LasHeader(point_format=6 if colors is None else 7, version="1.4")
+    header = laspy.LasHeader(point_format=6 if words is None else 7, version="1.4")
     header.offsets = np.floor(xyz.min(0))
     # The scale is the finest power of ten whose multiples fit 32 bits.
     extent = max(float((xyz - header.offsets).max()), 1e-3)
     header.scales = np.full(3, 10.0 ** np.ceil(np.log10(extent / (2**31 - 1))))
     las = laspy.LasData(header)
     las.x, las.y, las.z = xyz.T
-    if colors is not None:
-        las.red, las.green, las.blue = colors.T
+    if words is not None:
+        las.red, las.green, las.blue = words.T
     return las
 
 
@@ -265,27 +283,41 @@ def _has_finer_step(xyz: np.ndarray, step: float) -> bool:
     return False
 
 
-def _colors_of_16_bits(scan: Scan) -> np.ndarray | None:
-    """Return colours (N, 3) of 16 bits: those that have 16 bits already as they are, others widened."""
-    names = [scan.field(name) for name in COLORS[0]]
-    if all(name is not None and scan.fields[name].dtype == np.uint16 for name in names):
-        wide = np.stack([scan.fields[str(name)] for name in names], 1)
-        if wide.max(initial=0) > 255:
-            return wide
-    colors = scan.rgb
-    return None if colors is None else colors.astype(np.uint16) * 257
+def _write_own(las: Any, fields: dict[str, np.ndarray]) -> list[str]:
+    """Write fields into the extra bytes that they come from, and take them out of ``fields``.
+
+    Extra bytes that do not hold what a field has now, or of which no field is left, are removed.
+
+    Returns:
+        A line for each dimension of several values that is removed: its values are written as single fields.
+    """
+    removed, changes = [], []
+    names = _field_names(las.point_format)
+    for dimension in las.point_format.extra_dimension_names:
+        parts = names[dimension]
+        found = [fields[part] for part in parts if part in fields]
+        # A field of the name of several others, such as a new label, takes their place.
+        whole = len(found) == len(parts) and not (len(parts) > 1 and dimension in fields)
+        if whole and _write_exactly(las, dimension, np.stack(found, 1) if len(parts) > 1 else found[0]):
+            for part in parts:
+                del fields[part]
+            continue
+        removed.append(dimension)
+        if len(parts) > 1 and found:
+            changes.append(f"field {dimension} is written as {', '.join(part for part in parts if part in fields)}")
+    las.remove_extra_dims(removed)
+    return changes
 
 
-def _fits(las: Any, name: str, values: np.ndarray) -> bool:
-    """Write values into a dimension of the format and return whether it holds them exactly; else leave it as it was."""
+def _write_exactly(las: Any, name: str, values: np.ndarray) -> bool:
+    """Write values into a dimension and return whether it holds them exactly; if not, it is as before."""
     before = np.array(las[name])
-    cast = values.astype(before.dtype)
-    if not np.array_equal(cast, values):
-        return False
-    try:
+    with np.errstate(invalid="ignore"):
+        cast = values.astype(before.dtype)
+    # The dimension may have fewer bits than its type.
+    with suppress(OverflowError, ValueError):
         las[name] = cast
-    except (OverflowError, ValueError):
-        # The dimension has fewer bits than its type.
-        las[name] = before
-        return False
-    return True
+    if np.array_equal(np.asarray(las[name]), values, equal_nan=True):
+        return True
+    las[name] = before
+    return False

@@ -3,6 +3,7 @@
 pypcd4 is not used, because it trusts the header: a COUNT of a billion makes as many names.
 """
 
+import math
 import re
 import struct
 from collections import Counter
@@ -35,11 +36,13 @@ class Layout:
     Attributes:
         width, height: of the image that the points make; otherwise ``height`` is 1.
         viewpoint: of the sensor, as seven numbers.
+        parts: name of a field with a COUNT above 1 -> names of the fields of a scan that it becomes.
     """
 
     width: int
     height: int
     viewpoint: str
+    parts: dict[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,13 @@ class Header:
 
     Attributes:
         names: of the columns; a field with a COUNT has several, and padding has None. kinds: their NumPy types.
-        points: number of points. encoding: ascii, binary or binary_compressed.
+        counts: number of columns of each field. points: number of points. encoding: ascii, binary or binary_compressed.
         start: the first byte of the rows. layout: how the points are arranged.
     """
 
     names: list[str | None]
     kinds: list[str]
+    counts: list[int]
     points: int
     encoding: str
     start: int
@@ -111,15 +115,21 @@ def _read_header(bounds: Bounds, file: BinaryIO) -> Header:
         raise UserError(f"{path}: no type {unknown[0][0][:20]} of {unknown[0][1]} bytes is known")
     every: list[str | None] = []
     types: list[str] = []
+    parts: dict[str, list[str]] = {}
     for name, kind, size, count in zip(names, kinds, sizes, counts):
-        several = [name] if count == 1 else [f"{name}__{number:04d}" for number in range(count)]
-        # PCL names padding "_".
-        every += [None if name == "_" else one for one in several]
         types += [_TYPES[kind, size]] * count
+        # PCL names padding "_".
+        if name == "_":
+            every += [None] * count
+        elif count == 1:
+            every.append(name)
+        else:
+            parts[name] = [f"{name}__{number:04d}" for number in range(count)]
+            every += parts[name]
     if twice := [name for name, times in Counter(every).items() if name is not None and times > 1]:
         raise UserError(f"{path}: two fields of the same name, {one_line(twice[0], 60)}")
-    layout = Layout(width, height, viewpoint if _SEVEN_NUMBERS.fullmatch(viewpoint) else _VIEWPOINT)
-    header = Header(every, types, points, end[1].decode().lower(), end.end(), layout)
+    layout = Layout(width, height, viewpoint if _SEVEN_NUMBERS.fullmatch(viewpoint) else _VIEWPOINT, parts)
+    header = Header(every, types, counts, points, end[1].decode().lower(), end.end(), layout)
     min_row = {"ascii": 2 * len(types), "binary": header.row, "binary_compressed": header.row / _LZF_RATIO}
     # The last line of text may end without a newline.
     bounds.check_size(
@@ -154,7 +164,10 @@ def _read_binary(bounds: Bounds, file: BinaryIO, header: Header) -> list[np.ndar
 
 
 def _read_compressed(bounds: Bounds, file: BinaryIO, header: Header) -> list[np.ndarray]:
-    """Read points packed by LZF: the values of one field for all points, then those of the next field."""
+    """Read points packed by LZF: the values of one field for all points, then those of the next field.
+
+    The values of a field with a COUNT stand together for each point, as PCL writes them.
+    """
     import lzf
 
     sizes = file.read(8)
@@ -165,10 +178,12 @@ def _read_compressed(bounds: Bounds, file: BinaryIO, header: Header) -> list[np.
     content = lzf.decompress(file.read(packed), size) if size else b""
     if content is None or len(content) != size:
         raise UserError(f"{bounds.path}: its compressed points are damaged")
-    found, position = [], 0
-    for kind in header.kinds:
-        found.append(np.frombuffer(content, kind, header.points, position))
-        position += header.points * np.dtype(kind).itemsize
+    found: list[np.ndarray] = []
+    position = 0
+    for count in header.counts:
+        values = np.frombuffer(content, header.kinds[len(found)], header.points * count, position)
+        found += list(values.reshape(header.points, count).T)
+        position += values.nbytes
     return found
 
 
@@ -177,12 +192,13 @@ _READERS = {"ascii": _read_ascii, "binary": _read_binary, "binary_compressed": _
 
 def write_pcd(path: Path, scan: Scan, notes: list[str]) -> list[str]:
     """Write binary PCD in the layout of the file that the scan came from; colours of 8 bits become a packed ``rgb``."""
-    layout = scan.template or Layout(len(scan), 1, _VIEWPOINT)
+    layout = scan.template or Layout(len(scan), 1, _VIEWPOINT, {})
     names = clean_names(scan.fields, forbidden=" ", ascii_only=True)
     fields = dict(zip(names, scan.fields.values()))
     if "rgb" not in fields and all(fields.get(name, np.empty(0, int)).dtype == np.uint8 for name in _COLOR_NAMES):
         red, green, blue = (fields.pop(name).astype(np.uint32) for name in _COLOR_NAMES)
         fields["rgb"] = (red << 16 | green << 8 | blue).view(np.float32)
+    fields = _joined(fields, layout.parts)
     kinds = [values.dtype for values in fields.values()]
     lines = [
         "# .PCD v0.7 - Point Cloud Data file format",
@@ -191,7 +207,7 @@ def write_pcd(path: Path, scan: Scan, notes: list[str]) -> list[str]:
         f"FIELDS {' '.join(fields)}",
         f"SIZE {' '.join(str(kind.itemsize) for kind in kinds)}",
         f"TYPE {' '.join(kind.kind.upper() for kind in kinds)}",
-        f"COUNT {' '.join('1' for _ in kinds)}",
+        f"COUNT {' '.join(str(math.prod(values.shape[1:])) for values in fields.values())}",
         f"WIDTH {layout.width}",
         f"HEIGHT {layout.height}",
         f"VIEWPOINT {layout.viewpoint}",
@@ -202,3 +218,13 @@ def write_pcd(path: Path, scan: Scan, notes: list[str]) -> list[str]:
         file.write("".join(f"{line}\n" for line in lines).encode("ascii"))
         structured(fields).tofile(file)
     return renamed(scan.fields, names)
+
+
+def _joined(fields: dict[str, np.ndarray], parts: dict[str, list[str]]) -> dict[str, np.ndarray]:
+    """Return fields, among them those that a COUNT had made several again as one, (N, COUNT), in the same places.
+
+    They stay apart if one of them is missing, or if another field has the name of the whole.
+    """
+    whole = {part: name for name, of in parts.items() if name not in fields and fields.keys() >= set(of) for part in of}
+    found = dict.fromkeys(whole.get(name, name) for name in fields)
+    return {name: fields[name] if name in fields else np.stack([fields[of] for of in parts[name]], 1) for name in found}

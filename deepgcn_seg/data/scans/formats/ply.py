@@ -37,6 +37,8 @@ Order = Literal["", "<", ">"]
 _ORDERS: dict[str, Order] = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
 # Bytes to copy at a time.
 _PIECE = 1 << 20
+# A comment of a numbered list, and what is listed.
+_LISTED = re.compile(r"comment[ \t]+(\S+)[ \t]+[0-9]+[ \t]")
 _FORMATS = {order: name for name, order in _ORDERS.items()}
 
 
@@ -116,7 +118,8 @@ def read_ply(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
             first = file.tell()
             fields = _binary_rows(file, vertex, header.order)
         else:
-            for _ in first_lines(path, file, sum(element.count for element in before)):
+            # The rows of an element without properties are blank lines, which do not count.
+            for _ in first_lines(path, file, sum(element.count for element in before if element.types)):
                 pass
             first = file.tell()
             fields = _text_rows(bounds, file, vertex)
@@ -221,6 +224,9 @@ def _warn_of_more(bounds: Bounds, file: BinaryIO, header: Header, after: list[El
 def write_ply(path: Path, scan: Scan, notes: list[str]) -> list[str]:
     """Write points, and the other elements of the file they came from. Rows are binary unless that file was text.
 
+    Comments of that file are kept, except lists of the same kind as the notes, such as the names of an earlier
+    labelling (``label 0 wall``, ``label 1 floor``), which would contradict them.
+
     Raises:
         UserError: that file has changed since.
     """
@@ -232,7 +238,9 @@ def write_ply(path: Path, scan: Scan, notes: list[str]) -> list[str]:
         fields[name] = _ply_type(values)
         if fields[name].dtype.kind == "f" != values.dtype.kind and not _same(fields[name], values):
             changes.append(f"field {name} loses digits, because PLY has no integers of 64 bits")
-    lines = ["ply", f"format {_FORMATS[rest.order]} 1.0", *rest.comments, *(f"comment {note}" for note in notes)]
+    kinds = {note.partition(" ")[0] for note in notes}
+    comments = [line for line in rest.comments if not ((found := _LISTED.match(line)) and found[1] in kinds)]
+    lines = ["ply", f"format {_FORMATS[rest.order]} 1.0", *comments, *(f"comment {note}" for note in notes)]
     lines.append(f"element vertex {len(scan)}")
     lines += [f"property {_WRITTEN[values.dtype.str[1:]]} {name}" for name, values in fields.items()]
     lines += [*rest.lines, "end_header"]

@@ -19,7 +19,7 @@ import numpy as np
 from ....errors import UserError
 from ....escaping import one_line
 from .bounds import MAX_LINE, Bounds, first_lines
-from .colors import BYTES, FRACTIONS, as_bytes
+from .colors import BYTES, FRACTIONS, ONE, as_bytes, guessed_full
 from .rows import plain, read_rows
 from .scan import COLORS, Scan
 from .setups import MAX_SCANS, Pose, joined
@@ -142,6 +142,7 @@ def _width(file: BinaryIO, count: int) -> int:
     """Return the number of words of the first of ``count`` lines that has a return, or else of the last line."""
     start, width = file.tell(), 4
     for _ in range(count):
+        _blank_lines(file)
         if not (line := file.readline(MAX_LINE)):
             break
         width = len(line.split())
@@ -156,9 +157,9 @@ def _colors(path: Path, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]
     if not columns:
         return {}
     floats = any(of.dtype.kind == "f" for of in columns.values())
-    full = FRACTIONS if floats and max(of.max(initial=0) for of in columns.values()) <= FRACTIONS else BYTES
+    full = guessed_full(max(of.max(initial=0) for of in columns.values()), floats)
     for name, of in columns.items():
-        inside = 0 <= of.min(initial=0) <= of.max(initial=0) <= full
+        inside = 0 <= of.min(initial=0) <= of.max(initial=0) <= (ONE if full == FRACTIONS else BYTES)
         if not (inside and (full == FRACTIONS or np.array_equal(of, np.rint(of)))):
             raise UserError(f"{path}: colours ({name}) that are not whole numbers in 0..255, nor fractions in 0..1")
     return {name: as_bytes(of, 0, full) for name, of in columns.items()}

@@ -1,5 +1,8 @@
 """A scan: the points of a file with all their fields, and the fields that are its coordinates and colours.
 
+A scan may have been taken from several positions of a laser scanner, which are called setups; most formats call each
+of them a scan (:mod:`.setups`). A scan that consists of several files is called a scene (:mod:`.scene`).
+
 Files are not trusted. What a header claims is compared with the file, or with ``max_points``, before memory is taken
 (:mod:`.bounds`). Nothing is unpickled, and whatever is wrong ends in one :class:`UserError` that names the
 file.
@@ -15,12 +18,12 @@ from typing import Any
 import numpy as np
 
 from ....errors import UserError
-from .colors import WORDS, as_bytes, guessed_full
+from .colors import BYTES, WORDS, Colors, exceed_one, guessed_full
 from .typed import LazyFields
 
 log = logging.getLogger(__name__)
 
-# Names that colours and labels may have, compared without case; the first that a file has counts.
+# Names that colours and labels may have; the first that a file has counts (Scan.field).
 COLORS = (
     ("red", "green", "blue"),
     ("r", "g", "b"),
@@ -65,14 +68,36 @@ class Scan:
         return self.fields.count if isinstance(self.fields, LazyFields) else len(next(iter(self.fields.values()), ()))
 
     def field(self, *names: str) -> str | None:
-        """Return the first of some names that the file has, as the file spells it, or None."""
-        known = {_without_unit(name): name for name in self.fields}
-        known |= {name.lower().lstrip("/"): name for name in self.fields}
-        return next((known[name] for name in names if name in known), None)
+        """Return the field that the first of some names stands for, as the file spells it, or None if none does.
+
+        Raises:
+            UserError: that name stands for several fields.
+        """
+        found = self.candidates(*names)
+        if len(found) > 1:
+            raise UserError(
+                f"{self.path}: fields {' and '.join(found)} have the same name but for case or unit, and it is not "
+                "certain which is meant; rename or remove all but one"
+            )
+        return found[0] if found else None
+
+    def candidates(self, *names: str) -> list[str]:
+        """Return the fields that the first of some names may stand for, or nothing if the file has none of them.
+
+        A name stands for the field that is spelled like it. Without such a field it stands for fields that differ in
+        case, and without these for fields with a unit in brackets.
+        """
+        for name in names:
+            for spelled in (str, _without_case, _without_unit):
+                if found := [field for field in self.fields if spelled(field) == spelled(name)]:
+                    return found
+        return []
 
     @property
     def xyz(self) -> np.ndarray:
         """Coordinates (N, 3) float64; some may be NaN or infinite, as in files of depth cameras.
+
+        They are put together at each access; those of LAS and LAZ are unpacked, too. So are the colours.
 
         Raises:
             UserError: no fields of coordinates, or no point with finite ones.
@@ -92,30 +117,41 @@ class Scan:
 
     @property
     def rgb(self) -> np.ndarray | None:
-        """Colours (N, 3) uint8, or None without; colours of 16 bits or in 0..1 are scaled to 0..255.
-
-        Which of them they are is guessed from the largest. Readers of formats that declare the range of colours give
-        numbers of which the guess is right.
+        """Colours (N, 3) uint8, or None without: those of :attr:`colors`, scaled to 0..255.
 
         The bytes of all three may be packed into one field ``rgb`` or ``rgba`` (:func:`unpacked`).
 
-        A point without coordinates may have no colour either: NaN becomes black there.
+        Raises:
+            UserError: as of :attr:`colors`; or a packed field that has something else.
+        """
+        if (colors := self.colors) is not None:
+            return colors.bytes
+        packed = self.field(*PACKED)
+        bands = None if packed is None else unpacked(self.path, packed, self.fields[packed])
+        return None if bands is None else np.stack(bands[:3], 1)
+
+    @property
+    def colors(self) -> Colors | None:
+        """Colours in three fields as the file has them, or None without: fractions of 1, or of 8 or 16 bits.
+
+        Which of them they are is guessed from the largest of all three. Readers of formats that declare the range of
+        colours give numbers of which the guess is right. A point without coordinates may have no colour either: NaN
+        becomes black there.
 
         Raises:
-            UserError: NaN at another point, or negative colours.
+            UserError: NaN at another point, negative colours, or fractions beyond 1.
         """
         for names in COLORS:
-            found = [field for name in names if (field := self.field(name)) is not None]
+            found = tuple(field for name in names if (field := self.field(name)) is not None)
             if len(found) == len(names):
                 break
         else:
-            packed = self.field(*PACKED)
-            bands = None if packed is None else unpacked(self.path, packed, self.fields[packed])
-            return None if bands is None else np.stack(bands[:3], 1)
+            return None
         rgb = np.stack([self.fields[name] for name in found], 1)
         if rgb.dtype == np.uint8:
-            return rgb
-        fractions = names == _FRACTIONS or self.fields[found[0]].dtype.kind == "f"
+            return Colors(found, rgb, BYTES)
+        # In text, a column of fractions may happen to have whole numbers only.
+        fractions = names == _FRACTIONS or rgb.dtype.kind == "f"
         rgb = _numbers(self.path, found[0], rgb, np.float32)
         if not np.isfinite(rgb).all():
             rgb = np.where(np.isfinite(rgb) | np.isfinite(self.xyz).all(1)[:, None], rgb, 0)
@@ -124,7 +160,9 @@ class Scan:
         largest = rgb.max(initial=0)
         if largest > WORDS:
             raise UserError(f"{self.path}: colours up to {largest:g}, which are neither 8 nor 16 bits")
-        return as_bytes(rgb, 0, guessed_full(largest, fractions))
+        if exceed_one(rgb):
+            raise UserError(f"{self.path}: colours have fractions up to {largest:.7g}; scale them to 0..1 or 0..255")
+        return Colors(found, rgb, guessed_full(largest, fractions))
 
 
 def unpacked(path: Path, name: str, values: np.ndarray) -> list[np.ndarray] | None:
@@ -153,9 +191,13 @@ def unpacked(path: Path, name: str, values: np.ndarray) -> list[np.ndarray] | No
     return [(bits >> shift & 255).astype(np.uint8) for shift in (16, 8, 0, 24)]
 
 
+def _without_case(name: str) -> str:
+    return name.lower().lstrip("/")
+
+
 def _without_unit(name: str) -> str:
-    """Return a field's name for comparison: in lower case, without a unit in brackets."""
-    return re.sub(r"[ _]*[\[(][^\[(]*[\])]$", "", name.lower().lstrip("/"))
+    """Return a field's name in lower case, without a unit in brackets."""
+    return re.sub(r"[ _]*[\[(][^\[(]*[\])]$", "", _without_case(name))
 
 
 def _numbers(path: Path, name: str, values: np.ndarray, dtype: type = np.float64) -> np.ndarray:

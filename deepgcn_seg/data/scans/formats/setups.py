@@ -1,4 +1,6 @@
-"""Files of several scans, as laser scanners write them: each scan has points and the pose of its scanner.
+"""Files of several setups, as laser scanners write them: each has points and the pose of its scanner.
+
+The formats, and messages to users, call each setup a scan.
 
 The scans of a file become one cloud in the coordinates that they share. If there is more than one, the field ``scan``
 has the number of the scan, from 0.

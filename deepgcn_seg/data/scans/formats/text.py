@@ -177,10 +177,13 @@ def _check_certain(path: Path, top: Top, values: Sequence[np.ndarray]) -> None:
         raise ambiguous(path, f"its comment ({shown(top.comment)}) does not name its {count} columns", first, count)
 
 
-def write_text(path: Path, scan: Scan, notes: list[str], delimiter: str = " ", comments: bool = True) -> list[str]:
+def write_text(
+    path: Path, scan: Scan, notes: list[str], delimiter: str = " ", comments: bool = True, counted: bool = False
+) -> list[str]:
     """Write notes as comment lines, a line of names, and a line for each point.
 
     Args:
+        counted: whether the first line has the number of points, as other programs expect of PTS.
         delimiter: unless the scan was read from text, which had its own. comments: whether to write the notes; without
             them the first line has the names, as spreadsheets and pandas expect.
     """
@@ -188,6 +191,8 @@ def write_text(path: Path, scan: Scan, notes: list[str], delimiter: str = " ", c
     # A file without names gets them too, because nobody could tell what the new columns are.
     names = clean_names(scan.fields, forbidden=delimiter + ',;"#/%')
     with open(path, "wb") as file:
+        if counted:
+            file.write(f"{len(scan)}\n".encode())
         if comments:
             file.write("".join(f"# {note}\n" for note in notes).encode())
         file.write((delimiter.join(names) + "\n").encode())

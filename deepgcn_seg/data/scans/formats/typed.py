@@ -73,8 +73,9 @@ def as_declared(path: Path, name: str, values: np.ndarray, kind: str) -> np.ndar
 
 
 def structured(fields: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return fields as one structured array, rows without gaps between the fields."""
-    rows = np.empty(len(next(iter(fields.values()))), [(name, values.dtype) for name, values in fields.items()])
+    """Return fields (N,) or (N, count) as one structured array, rows without gaps between the fields."""
+    kinds = [(name, values.dtype, values.shape[1:]) for name, values in fields.items()]
+    rows = np.empty(len(next(iter(fields.values()))), kinds)
     for name, values in fields.items():
         rows[name] = values
     return rows

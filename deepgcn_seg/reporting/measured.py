@@ -1,0 +1,74 @@
+"""Which runs were scored on the same data: by the rooms and points that were scored, not by what the data were called.
+
+Data are called by the folder that they were prepared from, as it was typed. One folder may be typed in several ways,
+and its rooms may change between two preparations.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from .reading import Tested
+
+
+class _Data:
+    """Runs that no area tells to be of different data. names: what they call the data. scored: by area."""
+
+    def __init__(self, name: str):
+        self.names = {name: None}
+        self.scored: dict[str, tuple] = {}
+        self.runs: list[int] = []
+
+    def fits(self, other: "_Data") -> bool:
+        """Return whether each area that both have was scored on the same rooms and points."""
+        return all(self.scored[area] == other.scored[area] for area in self.scored.keys() & other.scored.keys())
+
+    def add(self, other: "_Data") -> None:
+        self.names |= other.names
+        self.scored |= other.scored
+        self.runs += other.runs
+
+
+def data_names(tests: Sequence[Tested]) -> list[str]:
+    """Return a name for the data of each run, which is the same where scores can be compared or pooled over areas.
+
+    Runs that call their data alike have different names, with a number, if they were scored on other rooms or points
+    of the same area; data sets of other classes or areas are different, too. Runs that call their data differently have
+    the same name if no area tells them apart.
+    """
+    kinds: dict[tuple, list[int]] = defaultdict(list)
+    for i, test in enumerate(tests):
+        kinds[test.protocol, test.dataset, test.folds, test.classes].append(i)
+    found: dict[str, list[_Data]] = defaultdict(list)
+    for (protocol, *_), runs in kinds.items():
+        found[protocol] += _different(tests, runs)
+    names = [""] * len(tests)
+    for every in found.values():
+        for data in every:
+            name = next(iter(data.names))
+            alike = [other for other in every if name in other.names]
+            for i in data.runs:
+                names[i] = name if len(alike) == 1 else f"{name} #{alike.index(data) + 1}"
+    return names
+
+
+def _different(tests: Sequence[Tested], runs: Sequence[int]) -> list[_Data]:
+    """Return the different data of some runs, given by their places in ``tests``."""
+    # Of one name, the first rooms of each area are taken together, then the second ones, and so on.
+    versions: dict[tuple[str, str], list[tuple]] = defaultdict(list)
+    by_name: dict[tuple[str, int], _Data] = {}
+    for i in runs:
+        test = tests[i]
+        known = versions[test.data, test.area]
+        if test.scored not in known:
+            known.append(test.scored)
+        data = by_name.setdefault((test.data, known.index(test.scored)), _Data(test.data))
+        data.scored[test.area] = test.scored
+        data.runs.append(i)
+    different: list[_Data] = []
+    for data in by_name.values():
+        same = next((other for other in different if other.fits(data)), None)
+        if same is None:
+            different.append(data)
+        else:
+            same.add(data)
+    return different

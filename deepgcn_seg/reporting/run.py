@@ -1,0 +1,86 @@
+"""A finished run: what it was, and what it scored."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..escaping import one_line
+from ..model.description import Network, OwnPart
+from .reading import Metrics, Tested
+
+# Runs that differ in these settings alone repeat one experiment.
+REPEATS = ("data.fold", "seed")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        settings: flat, ``data.fold`` -> 5, as numbers or as printable text.
+        data: the name of the data that it was scored on (:func:`~.measured.data_names`).
+        network: the description of its network; None if its config has none that can be read.
+        weights: name of the file whose weights it began with (:func:`~.beginnings.with_beginnings`); empty for random
+            ones, and if it was not compared with other runs.
+        typed: names of the settings and groups that were set on the command line, by a sweep or when it was resumed.
+    """
+
+    folder: Path
+    settings: dict[str, Any]
+    metrics: Metrics
+    data: str
+    network: Network | OwnPart | None = None
+    typed: frozenset[str] = frozenset()
+    weights: str = ""
+
+    @property
+    def test(self) -> Tested:
+        """Its scores on the test rooms, and how they were measured."""
+        return self.metrics.test
+
+    @property
+    def name(self) -> str:
+        """Name of its folder, as printable text."""
+        return one_line(self.folder.name)
+
+    @property
+    def measured(self) -> tuple[str, str]:
+        """Data and protocol: scores can be compared only where both are the same."""
+        return self.data, self.test.protocol
+
+    @property
+    def order(self) -> float:
+        """Its mIoU, to sort by; -1 if it has none."""
+        return -1 if self.test.mIoU is None else self.test.mIoU
+
+    @property
+    def seed(self) -> str:
+        """Its seed as text."""
+        return str(self.settings.get("seed"))
+
+    @property
+    def area(self) -> str:
+        """The area that it was tested on, as tables name it."""
+        return self.test.area
+
+    @property
+    def experiment(self) -> tuple:
+        """What it shares with the runs that repeat it with other seeds and folds, and with no others."""
+        settings = tuple(sorted((key, str(value)) for key, value in self.settings.items() if key not in REPEATS))
+        return (*self.measured, settings)
+
+    @property
+    def confusion(self) -> torch.Tensor:
+        """Its confusion matrix (C, C) on the test rooms, rows truth."""
+        return torch.tensor(self.test.confusion)
+
+    @property
+    def points_by_room(self) -> torch.Tensor | None:
+        """Points (R, 3, C) of its test rooms, as :func:`~deepgcn_seg.evaluation.metrics.points_by_class` has them.
+
+        None if the run was scored by a version that did not keep them.
+        """
+        rooms = [room.counts for room in self.test.rooms.values()]
+        return torch.tensor(rooms) if rooms and all(map(all, rooms)) else None
