@@ -1,10 +1,17 @@
 """The memory that this process uses, and errors of too little memory."""
 
+import gc
+import math
 import resource
 import sys
 from pathlib import Path
 
 import torch
+
+# A process that writes 5 into this file sets the peak of its resident memory to what is resident now.
+_RESET = Path("/proc/self/clear_refs")
+# Pieces of work that the peak of the resident memory may be of: each calls reset_peak at its beginning.
+_works = 0
 
 
 def resident_mb() -> float:
@@ -27,11 +34,27 @@ def _status(name: str) -> float | None:
     return next((int(line.split()[1]) / 2**10 for line in lines if line.startswith(f"{name}:")), None)
 
 
+def reset_peak(device: torch.device) -> None:
+    """Begin to measure the peak of the memory anew, as for a training that follows another in the same process."""
+    global _works
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    try:
+        _RESET.write_text("5")
+        _works = 1
+    except OSError:
+        _works += 1
+
+
 def peak_memory_mb(device: torch.device) -> float:
-    """Return the peak so far in MiB: of allocations on a CUDA device, or of resident memory on the CPU."""
+    """Return the peak in MiB since :func:`reset_peak`: of allocations on a CUDA device, or of the resident memory.
+
+    NaN if the system cannot reset the latter and this is not the first work of the process.
+    """
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
-    return round(peak_resident_mb(), 1)
+    return math.nan if _works > 1 else round(peak_resident_mb(), 1)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

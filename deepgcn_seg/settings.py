@@ -25,7 +25,7 @@ MAX_OVERLAP = 20
 
 
 class Settings(Schema):
-    """Base of a group of settings. Unknown keys are ignored: Hydra refuses them, or they are a user's own."""
+    """Base of a group of settings. Unknown keys are ignored: a command refuses those that nothing reads."""
 
     model_config = ConfigDict(extra="ignore")
 

@@ -533,8 +533,8 @@ def test_a_failed_job_does_not_end_a_multirun(data_root, tmp_path):
         ("train", ["stride=1"], "stride: no such setting; did you mean data.grid.stride or protocol.stride?"),
         ("train", ["bakbone=x"], "bakbone: no such setting; did you mean backbone?"),
         ("train", ["qqq=1"], "qqq: no such setting; --help lists all settings"),
-        ("train", ["+depht=7"], "+depht: nothing reads this setting; did you mean depth?"),
-        ("train", ["+data.colour=7"], "+data.colour: nothing reads this setting"),
+        ("train", ["+depht=7"], "depht: nothing reads this setting; did you mean depth?"),
+        ("train", ["+data.colour=7"], "data.colour: nothing reads this setting"),
         ("train", ["+recipe.schedule.speed=7"], "recipe.schedule"),
         ("predict", ["inputs=x"], "inputs: no such setting; did you mean input?"),
         ("train", ["data.root=${data.name}"], "data.root=${data.name}: the name of this folder must not have ${"),
@@ -592,6 +592,25 @@ def test_an_experiment_that_sweeps_over_nothing_is_one_line(tmp_path):
     done = run("train", *given, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: depth=range(5,1): no value, so that there is nothing to run")
+
+
+@pytest.mark.parametrize("swept", ["ablate_k,quickstart", "quickstart,ablate_k", "glob(ablate_k*)"])
+def test_a_sweep_over_an_experiment_that_sweeps_itself_is_one_line(swept, tmp_path):
+    done = run("train", "-m", f"experiment={swept}", f"hydra.sweep.dir={tmp_path}/sweep", check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: experiment=ablate_k: is a multirun of its own, over k; run it alone\n"
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_an_experiment_that_sweeps_takes_further_sweeps(data_root, tmp_path):
+    """Also one whose own sweep is typed, so that each job has a value."""
+    sweep = ["-m", *TINY, f"data.root={data_root}", "max_steps=1", "pages=false"]
+    both = run("train", *sweep, "experiment=ablate_order", "seed=0,1", f"hydra.sweep.dir={tmp_path}/a")
+    assert len(list((tmp_path / "a").glob("*/metrics.json"))) == 4, both.stderr
+    typed = ["experiment=ablate_order,quickstart", "model.order=act-norm"]
+    done = run("train", *sweep, *typed, f"hydra.sweep.dir={tmp_path}/b")
+    # With all that is typed, both jobs are one run, which is not trained twice.
+    assert f"{tmp_path}/b/0_resgcn2: finished before" in done.stderr
 
 
 def test_what_the_data_set_is_not_silently_replaced(data_root, tmp_path):

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from deepgcn_seg import DeepGCN
 from deepgcn_seg.commands.command_line import help
-from deepgcn_seg.commands.command_line.checks import check
+from deepgcn_seg.commands.command_line.checks import check, require_read
 from deepgcn_seg.commands.command_line.command_settings import COMMANDS
 from deepgcn_seg.commands.command_line.main import hydra_arguments
 from deepgcn_seg.data.augmentation import Jitter, Mirror
@@ -92,6 +93,98 @@ def test_every_setting_has_a_comment_for_help(name):
     for override in ["hydra.job.name=x", *swapped]:
         values = own_values(OmegaConf.to_container(composed(override, name=name)))
         assert [key for key in values if not known[key] and not known.get(key.rpartition(".")[0])] == [], override
+
+
+def require_composed_read(*overrides, name="train", folder=CONF):
+    """Compose a command's settings, and require as the command does that something reads each of them."""
+    with initialize_config_dir(str(folder), version_base="1.3"):
+        config = compose(name, list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    try:
+        own = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+        require_read(own, name if name in COMMANDS else "train", help.settings(CONF, "train"))
+    finally:
+        HydraConfig.instance().cfg = None
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_a_command_reads_every_setting_of_its_files(name):
+    for group in help.groups_of(CONF, name):
+        for choice in choices(group):
+            require_composed_read(f"{group}={choice}", name=name)
+    require_composed_read(name=name)
+
+
+def file_of(folder, group, text, name="mine"):
+    (folder / group).mkdir(exist_ok=True, parents=True)
+    (folder / group / f"{name}.yaml").write_text(text)
+
+
+GLOBAL = "# @package _global_\n"
+
+
+@pytest.mark.parametrize(
+    ("group", "text", "message"),
+    [
+        ("experiment", f"{GLOBAL}epoch: 1\ndepth: 3\n", "epoch: nothing reads this setting; did you mean epochs?"),
+        ("experiment", f"{GLOBAL}recipe: {{emma: null}}", "recipe.emma: nothing reads this setting; did you mean recipe.ema?"),
+        ("experiment", f"{GLOBAL}data: {{folds: 3}}", "data.folds: nothing reads this setting; did you mean data.fold?"),
+        ("experiment", f"{GLOBAL}recipe: {{shedule: {{_target_: a.B}}}}", "recipe.shedule: nothing reads this setting; did you mean recipe.schedule"),
+        ("experiment", f"{GLOBAL}mine: {{width: 3, height: 4}}\nk: ${{mine.height}}\n", "mine.width: nothing reads this setting"),
+        ("experiment", f"{GLOBAL}data: {{colour: 1}}", "data.colour: nothing reads this setting"),
+        ("experiment", "epochs: 1\n", 'experiment.epochs: nothing reads this setting; a file of experiment that sets epochs begins with the line "# @package _global_"'),
+        ("recipe", f"{GLOBAL}defaults: [paper]\nrecipe: {{class_weight: sqrt}}", "recipe.class_weight: nothing reads this setting; did you mean recipe.class_weights?"),
+        ("recipe", "epochs: 1\n", 'recipe.epochs: nothing reads this setting; a file of recipe that sets epochs begins'),
+        ("data", "defaults: [synthetic]\nfeature: [block]", "data.feature: nothing reads this setting; did you mean data.features?"),
+        ("graph", "defaults: [dynamic]\nepsilom: 0.1", "graph.epsilom: nothing reads this setting; did you mean graph.epsilon?"),
+    ],
+)  # fmt: skip
+def test_a_setting_of_a_users_own_file_that_nothing_reads_is_named(group, text, message, tmp_path):
+    file_of(tmp_path, group, text)
+    with pytest.raises(UserError) as raised:
+        require_composed_read(f"hydra.searchpath=[file://{tmp_path}]", f"{group}=mine")
+    assert str(raised.value).startswith(message)
+
+
+def test_a_setting_of_a_users_own_primary_file_that_nothing_reads_is_named(tmp_path):
+    (tmp_path / "own.yaml").write_text("defaults: [train, _self_]\nacumulate: 4\n")
+    given = [f"hydra.searchpath=[file://{CONF}]"]
+    with pytest.raises(UserError, match="^acumulate: nothing reads this setting; did you mean accumulate"):
+        require_composed_read(*given, name="own", folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "width: 4\nk: ${width}",
+        "mine: {width: 4}\nk: ${mine.width}",
+        "recipe: {rate: 0.1, optimizer: {lr: '${..rate}'}}",
+        "sizes: [1, 2]\nk: '${sizes[0]}'",
+        "mine: {a: 1}\nrecipe: {optimizer: '${mine}'}",
+        "tag: x\nhydra: {run: {dir: 'out/${tag}'}}",
+        "recipe: {loss: {focal: 1}}",
+        "recipe: {optimizer: {eps: 0.1}}",
+        "defaults: [{/tracking@tracking: mine}]",
+        "defaults: [{/data/rooms@data.rooms: mine}]",
+    ],
+)
+def test_settings_of_a_users_own_are_read_by_others_and_own_groups_hold_anything(text, tmp_path):
+    file_of(tmp_path, "experiment", f"{GLOBAL}{text}\n")
+    for group in ("tracking", "data/rooms"):
+        file_of(tmp_path, group, "anything: {there: 1}\n")
+    require_composed_read(f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine")
+
+
+@pytest.mark.parametrize(("typed", "refused"), [([], False), (["+epoch=2"], True)])
+def test_a_resumed_run_keeps_what_it_was_stored_with(typed, refused, tmp_path):
+    stored = OmegaConf.to_container(composed("+tag=x"))
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(stored)))
+    given = [f"hydra.searchpath=[file://{CONF}]", "resume=x", *typed]
+    if refused:
+        with pytest.raises(UserError, match="^epoch: nothing reads"):
+            require_composed_read(*given, name="config", folder=tmp_path)
+    else:
+        require_composed_read(*given, name="config", folder=tmp_path)
 
 
 def test_help_shows_values_as_they_are_set():

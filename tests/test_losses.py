@@ -449,6 +449,47 @@ def test_class_weights_that_do_not_fit_are_refused_before_the_network_is_built(s
     assert not list(tmp_path.iterdir())
 
 
+def announced(store, folder, caplog, *overrides):
+    """Return what the log says of a training before its first step."""
+    data = build.TrainingData(store, split_by_area(store, 5, 0.1, 0), BlockGrid())
+    config = composed(*[t for t in TINY if not t.startswith(("data.", "recipe"))], *overrides)
+    trainer = build.build_trainer(config, folder, data, torch.device("cpu"), World(), RunLog(None))
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        build.announce(config, trainer, data)
+    return caplog.text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["recipe=modern", "accumulate=2"], True),
+        (["recipe.loss=lovasz", "accumulate=4"], True),
+        (["recipe=modern"], False),
+        (["recipe=paper", "accumulate=2"], False),
+    ],
+)
+def test_the_log_says_when_lovasz_sees_parts_of_the_batch(overrides, said, store, tmp_path, caplog):
+    assert ("Lovasz-softmax sees" in announced(store, tmp_path, caplog, *overrides)) == said
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["batch_size=4"], "batch_size=4: the schedule is made for 16. It counts 8 blocks a step"),
+        (["batch_size=4", "recipe.schedule.samples_per_step=3"], "the schedule is made for 6"),
+        (["batch_size=4", "recipe.schedule.samples=1000"], "halves the rate every 125 steps"),
+        (["batch_size=4", "recipe.schedule.samples_per_step=2"], None),
+        (["batch_size=16"], None),
+        (["batch_size=4", "recipe=port"], None),
+        (["batch_size=4", "recipe=modern"], None),
+    ],
+)
+def test_the_log_says_when_a_schedule_is_made_for_another_batch(overrides, said, store, tmp_path, caplog):
+    text = announced(store, tmp_path, caplog, *overrides)
+    assert said in text if said else "the schedule is made for" not in text
+
+
 RECIPE = "recipe:\n  loss: {cross_entropy: 1, lovasz: 1}\n"
 
 

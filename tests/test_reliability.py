@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import random
 import resource
@@ -18,7 +19,9 @@ import torch
 from forked import Forked
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_commands import ROOT, TINY, data_root, run, trained  # noqa: F401
+from test_labelled_scans import classes, write_scans
 
+from deepgcn_seg import memory
 from deepgcn_seg.data.build_store import prepare
 from deepgcn_seg.data.store import RoomStore
 from deepgcn_seg.errors import UserError
@@ -311,6 +314,88 @@ def test_a_sweep_lists_what_failed_and_the_same_command_runs_what_is_missing(dat
     assert "holds a run of other settings (k" in done.stderr
     assert before == {path: path.read_text() for path in before}
     assert not list(tmp_path.glob("1_*/failed.txt"))
+
+
+def test_an_extended_sweep_runs_nothing_twice_and_lists_what_has_no_directory(data_root, tmp_path):  # noqa: F811
+    sweep = ["-m", *TINY, f"data.root={data_root}", f"hydra.sweep.dir={tmp_path}", "max_steps=1", "pages=false"]
+    sweep += ["protocol=recut", "k=4,3"]
+    run("train", *sweep, "seed=0,1")
+    record = (tmp_path / "multirun.yaml").read_text()
+    run("train", *sweep, "seed=0,1")
+    assert [path.name for path in tmp_path.glob("multirun*")] == ["multirun.yaml"]
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/metrics.json")}
+    # The last job has a seed that cannot be used. One whose directory is another run's leaves no note there.
+    done = run("train", *sweep, "seed=0,1,-1", check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("finished before") == 4
+    summary = done.stderr[done.stderr.index("1 of 5 jobs failed") :]
+    assert "5_resgcn2: seed=-1" in summary and "a job whose own settings are the reason fails again" in summary
+    assert "1 job without a directory of its own did not run\n  seed=-1: must be" in summary
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/metrics.json")} == before
+    assert (tmp_path / "multirun_1.yaml").read_text() == record != (tmp_path / "multirun.yaml").read_text()
+    # Joblib's jobs are processes of their own.
+    done = run("train", *sweep, "seed=0,1,2", "hydra/launcher=joblib", check=False)
+    assert done.returncode == 2
+    summary = done.stderr[done.stderr.index("1 job without a directory of its own did not run") :]
+    assert f"{tmp_path}/2_resgcn2 holds a run of other settings (" in summary
+    assert "run what is new alone, in another hydra.sweep.dir" in summary
+    after = [json.loads(path.read_text())["settings"] for path in tmp_path.glob("*/run.json")]
+    assert sorted((settings["k"], settings["seed"]) for settings in after) == [
+        ("3", "0"), ("3", "1"), ("3", "2"), ("4", "0"), ("4", "1"),
+    ]  # fmt: skip
+    assert not list(tmp_path.glob(".refused*"))
+
+
+def test_an_unfinished_run_of_another_job_is_named(data_root, tmp_path):  # noqa: F811
+    sweep = ["-m", *TINY, f"data.root={data_root}", f"hydra.sweep.dir={tmp_path}", "max_steps=1", "pages=false"]
+    run("train", *sweep, "seed=3,4")
+    (tmp_path / "1_resgcn2" / "metrics.json").unlink()
+    done = run("train", *sweep, "seed=5,3,4", check=False)
+    unfinished = tmp_path / "1_resgcn2"
+    assert f"  {unfinished} holds this run, which has not finished: resume={unfinished} goes on with it" in done.stderr
+
+
+def test_a_finished_job_of_a_sweep_is_one_of_these_rooms(tmp_path):
+    raw, store = classes(write_scans(tmp_path / "raw", ".npy", areas=("a", "b", "c"))), tmp_path / "store"
+    prepare(raw, store)
+    tiny = [*(given for given in TINY if not given.startswith("data.store")), "data=folder", "data.grid.min_points=20"]
+    sweep = ["-m", *tiny, f"data.root={store}", "data.fold=b", f"hydra.sweep.dir={tmp_path}/sweep", "max_steps=1"]
+    run("train", *sweep)
+    assert "finished before" in run("train", *sweep).stderr
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "sweep" / "0_resgcn2").glob("**/*.[cj]*")}
+    write_scans(raw, ".npy", areas=("a", "b", "c"), count=5000)
+    prepare(raw, store)
+    reason = "the train rooms are others than when the run was started"
+    for remedy in (
+        "to train on other rooms, choose another hydra.sweep.dir",
+        "make a room store with tools/prepare.py",
+    ):
+        done = run("train", *sweep, check=False)
+        assert done.returncode == 2 and "finished before" not in done.stderr
+        summary = done.stderr[done.stderr.index("1 job without a directory of its own did not run") :]
+        assert reason in summary and remedy in summary
+        shutil.rmtree(store, ignore_errors=True)
+        reason = f"data.root={store}: no such folder"
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert not (tmp_path / "sweep" / "0_resgcn2" / "failed.txt").exists()
+
+
+def test_the_memory_of_a_job_is_its_own(data_root, tmp_path):  # noqa: F811
+    sweep = ["-m", *TINY, f"data.root={data_root}", f"hydra.sweep.dir={tmp_path}", "max_steps=1"]
+    run("train", *sweep, "model.fusion_channels=50000,16")
+    peaks = [json.loads((tmp_path / f"{job}_resgcn2" / "metrics.json").read_text()) for job in range(2)]
+    large, small = (content["training"]["peak_memory_mb"] for content in peaks)
+    assert small < large - 50
+
+
+def test_a_memory_that_cannot_be_measured_is_left_empty(monkeypatch):
+    cpu = torch.device("cpu")
+    monkeypatch.setattr("deepgcn_seg.memory._works", 0)
+    monkeypatch.setattr("deepgcn_seg.memory._RESET", Path("/nowhere/clear_refs"))
+    memory.reset_peak(cpu)
+    assert memory.peak_memory_mb(cpu) > 0
+    memory.reset_peak(cpu)
+    assert math.isnan(memory.peak_memory_mb(cpu))
 
 
 def test_a_stopped_sweep_stops_and_goes_on(data_root, tmp_path):  # noqa: F811

@@ -289,6 +289,7 @@ def test_a_validation_on_test_rooms_is_said(store, tmp_path):
     deepgcn_seg.train(*given, "freeze=[backbone.head,backbone,backbone]", "recipe.loss={focal:1}")
     logged = (tmp_path / "train.log").read_text()
     assert "for 1 step; validation on 2 test rooms, test on 2 of Area_5" in logged
+    assert "Epoch 1, step 1: test mIoU 0." in logged and "validation mIoU" not in logged
     assert "Loss: {focal:1}, focal_gamma 2" in logged and "Frozen: backbone; " in logged
     assert "A step is 8 blocks: 1 process x 1 pass of 8" in logged
 

@@ -349,8 +349,16 @@ def test_a_step_without_a_labelled_point_changes_nothing_and_is_in_no_mean(tmp_p
 def test_a_validation_without_a_score_is_said_once(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(f"{__name__}.score", lambda model: Result(torch.zeros(1, 3, 3, dtype=torch.long), {}, 0.0))
     trainer(tmp_path).fit()
-    assert caplog.text.count("nothing chooses a best checkpoint: the last one is scored at the end") == 1
+    assert caplog.text.count("this validation has no score. The last checkpoint is scored at the end") == 1
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
+
+
+@pytest.mark.parametrize(("keep_best", "which"), [(True, "best"), (False, "last")])
+def test_a_later_validation_without_a_score_names_what_is_scored(keep_best, which, tmp_path, monkeypatch, caplog):
+    confusions = iter([torch.eye(3, dtype=torch.long)[None], *[torch.zeros(1, 3, 3, dtype=torch.long)] * 2])
+    monkeypatch.setattr(f"{__name__}.score", lambda model: Result(next(confusions), {}, 0.0))
+    trainer(tmp_path, keep_best=keep_best).fit()
+    assert f"The {which} checkpoint is scored at the end" in caplog.text
 
 
 def test_a_run_that_is_done_says_what_would_go_on(tmp_path, caplog):

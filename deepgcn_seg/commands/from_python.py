@@ -68,7 +68,7 @@ class Run:
         return read_history(path) if path.is_file() else []
 
     def load(self, trusted: Sequence[str] = ()) -> nn.Module:
-        """Return the network of the best checkpoint, or of the last one if no validation chose a best.
+        """Return the network that was scored: of the last checkpoint, or of the best one if ``select`` says so.
 
         Args:
             trusted: modules of your own whose parts the network has.

@@ -1,6 +1,7 @@
 """``tools/train.py``: train a network, and score it on the held-out area."""
 
 import logging
+import math
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -17,19 +18,21 @@ from ..data.official_hdf5 import OfficialBlocks
 from ..data.store import RoomStore
 from ..device import device as device_of
 from ..distributed import World, join
-from ..errors import UserError
+from ..errors import OccupiedError, UserError
 from ..evaluation.scores import write_json
-from ..memory import peak_memory_mb
+from ..memory import peak_memory_mb, reset_peak
+from ..model.checkpoint import read_checkpoint
 from ..model.description import describe_network
 from ..model.transfer import Source, read_source
 from ..provenance import provenance
 from ..training.build import TrainingData, announce, build_trainer
 from ..training.final_score import score_run
 from ..training.loop import Trainer
-from ..training.resuming import Resumed
+from ..training.resuming import Resumed, require_same_data, rooms_of
 from ..training.run_directory import (
     complete,
     finished_miou,
+    job_directory,
     keep_config,
     record_changes,
     require_free,
@@ -47,10 +50,10 @@ WAITING = 0.1
 
 
 def train(config: DictConfig) -> float:
-    """Train the configured model and score its best checkpoint on the held-out area.
+    """Train the configured model, and score its last checkpoint (or its best, by ``select``) on the held-out area.
 
-    In a sweep, a job whose directory already holds this very run is resumed, or left as it is if it has finished: the
-    same command again runs what is missing.
+    In a sweep, a job whose directory already holds this very run is resumed. It is left as it is if it has finished,
+    there or in the directory of another job: the same command again, also with further values, runs what is missing.
 
     Returns:
         mIoU on the test area under the configured protocol.
@@ -69,10 +72,15 @@ def _train(config: DictConfig, folder: Path, device: torch.device, world: World)
     complete(config)
     resuming = bool(config.resume)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        finished = finished_miou(config, folder)
+        sweep = Path(HydraConfig.get().sweep.dir).absolute()
+        earlier = world.share(job_directory(config, folder, sweep) if world.first else None)
+        finished = finished_miou(config, earlier)
         if finished is not None:
-            log.info("%s: finished before, mIoU %.4f", folder, finished)
+            _require_rooms_of(earlier, config, world)
+            log.info("%s: finished before, mIoU %.4f", earlier, finished)
             return finished
+        if earlier != folder:
+            raise OccupiedError(f"{earlier} holds this run, which has not finished: resume={earlier} goes on with it")
         resuming = (folder / "checkpoints" / "last.ckpt").is_file()
     settings = run_settings(config)
     resumed = Resumed(folder, settings) if resuming else None
@@ -86,6 +94,7 @@ def _train(config: DictConfig, folder: Path, device: torch.device, world: World)
     if source is not None:
         facts["weights"] = source.record()
 
+    reset_peak(device)
     data = _open_data(config, world)
     run_log = RunLog(folder if world.first else None, 0 if resumed is None else resumed.step + 1)
     trainer = build_trainer(config, folder, data, device, world, run_log, source or resumed)
@@ -112,7 +121,7 @@ def _train(config: DictConfig, folder: Path, device: torch.device, world: World)
         "waited_seconds": round(trainer.state.waited, 2),
         "steps": trainer.state.step,
         "skipped_steps": trainer.state.skipped,
-        "peak_memory_mb": peak_memory_mb(device),
+        "peak_memory_mb": None if math.isnan(peak := peak_memory_mb(device)) else peak,
     }
     miou = score_run(config, folder, data, device, run_log, cost, world)
     # Wait for every process before the process group is closed: another may still be writing.
@@ -120,12 +129,27 @@ def _train(config: DictConfig, folder: Path, device: torch.device, world: World)
     return miou
 
 
+def _require_rooms_of(folder: Path, config: DictConfig, world: World) -> None:
+    """Refuse a finished run of a sweep whose rooms are not those of the data as they are now.
+
+    Raises:
+        OccupiedError: names the difference.
+    """
+    path, data = folder / "checkpoints" / "last.ckpt", _open_data(config, world)
+    try:
+        own = {"classes": data.store.classes, "rooms": rooms_of(data.split, data.store)}
+        require_same_data(read_checkpoint(path), own, f"checkpoint {path}")
+    except UserError as error:
+        raise OccupiedError(f"{error}; to train on other rooms, choose another hydra.sweep.dir") from None
+
+
 def _log_waiting(trainer: Trainer) -> None:
     """Log which share of the steps' time was spent waiting for blocks, and what to do if that is much."""
     state = trainer.state
     if state.seconds > 0:
         share = state.waited / state.seconds
-        advice = f"; workers={trainer.settings.workers}: more of them load faster" if share > WAITING else ""
+        workers = trainer.settings.workers
+        advice = f"; raise workers={workers}, so that more processes load them" if share > WAITING else ""
         log.info("Steps took %.0f s, %.0f %% of it waiting for blocks%s", state.seconds, 100 * share, advice)
 
 

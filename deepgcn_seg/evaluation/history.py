@@ -14,7 +14,8 @@ An epoch has two rows if ``max_steps`` ended the training in it and a resume wen
 ``peak_memory_mb``            of the process, or on the GPU what was allocated
 ============================  ==========================================================================
 
-A cell is empty if there is no such value: in an epoch without validation, or for a class that no point has.
+With ``select=test`` the rooms of validations are the test rooms. A cell is empty if there is no such value: in an epoch
+without validation, or for a class that no point has.
 """
 
 import csv

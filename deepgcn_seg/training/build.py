@@ -33,6 +33,7 @@ from .guards import Batch
 from .loop import Trainer, TrainingSettings
 from .losses import Objective, build_loss, require_loss
 from .resuming import Resumed, rooms_of
+from .schedules import HalveBySamples
 from .tensorboard import RunLog
 
 log = logging.getLogger(__name__)
@@ -177,6 +178,7 @@ def _settings(config: DictConfig, device: torch.device, objective: Objective) ->
         **{key: config[key] for key in (*same, "validate_every", "save_every")},
         freeze=list(config.freeze),
         keep_best=config.select != "last",
+        validated="test" if config.select == "test" else "validation",
         device=device,
         objective=objective,
         ema=recipe.ema,
@@ -303,5 +305,24 @@ def announce(config: DictConfig, trainer: Trainer, data: TrainingData) -> None:
         trainer.sampler.part,
         ", ".join(f"{rate:g}" for rate in trainer.base_rates),
     )
-    if trainer.sampler.part < trainer.batch_size and not (config.sync_norms and config.accumulate == 1):
-        log.info("Batch norm sees %d blocks at a time, not the whole batch", trainer.sampler.part)
+    schedule = trainer.settings.schedule
+    if isinstance(schedule, HalveBySamples) and trainer.batch_size != schedule.made_for:
+        steps = -(-schedule.samples // schedule.samples_per_step)
+        log.info(
+            "batch_size=%d: the schedule is made for %d. It counts %d blocks a step, whatever batch_size is, and "
+            "halves the rate every %s (%.3g epochs); recipe.schedule.samples_per_step says how many it counts",
+            trainer.batch_size,
+            schedule.made_for,
+            schedule.samples_per_step,
+            counted(steps, "step"),
+            steps / trainer.steps_per_epoch,
+        )
+    if trainer.sampler.part < trainer.batch_size:
+        if not (config.sync_norms and config.accumulate == 1):
+            log.info("Batch norm sees %d blocks at a time, not the whole batch", trainer.sampler.part)
+        if "lovasz" in str(config.recipe.loss):
+            log.info(
+                "Lovasz-softmax sees %d blocks at a time, not the whole batch: other numbers of processes and passes "
+                "take other steps",
+                trainer.sampler.part,
+            )

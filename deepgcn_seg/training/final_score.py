@@ -34,10 +34,12 @@ def score_run(
     data: TrainingData,
     device: torch.device,
     run_log: RunLog,
-    cost: dict[str, float],
+    cost: dict[str, Any],
     world: World = World(),
 ) -> float:
-    """Score the best checkpoint of a run directory on the test rooms, and write the result into the directory.
+    """Score a run directory on the test rooms, and write the result into it.
+
+    The last checkpoint is scored, or the best one, if there is one, with ``select=validation`` or ``select=test``.
 
     Args:
         cost: time, steps and memory that training took, for ``metrics.json``.
@@ -87,13 +89,13 @@ def score_run(
         run_log.image("4_test/room", folder / "room.png", after)
     scores = Scores.of(confusion)
     results = {"hparam/mIoU": scores.miou, "hparam/mAcc": scores.macc, "hparam/OA": scores.oa}
-    run_log.hparams(_settings_to_compare(config, protocol, values_in_time(changes)), results)
+    run_log.hparams(settings_to_compare(config, protocol, values_in_time(changes)), results)
     run_log.close()
     log.info("Run directory: %s", folder)
     return scores.miou
 
 
-def _settings_to_compare(config: DictConfig, protocol: Protocol, changed: Mapping[str, str]) -> dict[str, Any]:
+def settings_to_compare(config: DictConfig, protocol: Protocol, changed: Mapping[str, str]) -> dict[str, Any]:
     """Return the settings that TensorBoard's table of runs shows.
 
     Args:
@@ -108,7 +110,11 @@ def _settings_to_compare(config: DictConfig, protocol: Protocol, changed: Mappin
         "recipe": config.recipe.name,
         **{key: changed.get(f"recipe.{key}", shown(plain[key])) for key in ("loss", "class_weights")},
         **{key: config[key] for key in ("depth", "channels", "k", "points", "batch_size", "seed")},
-        "epochs": changed.get("epochs", config.epochs),
+        **{key: changed.get(key, config[key]) for key in ("epochs", "accumulate", "precision")},
+        **{
+            key.rpartition(".")[2]: changed.get(key, OmegaConf.select(config, key))
+            for key in ("recipe.optimizer.lr", "recipe.optimizer.weight_decay", "recipe.label_smoothing", "recipe.ema")
+        },
         "dilation": str(config.model.dilation),
         "stochastic": config.model.stochastic,
         "graph": graph if isinstance(graph, str) else str(graph._target_).rsplit(".", 1)[-1],

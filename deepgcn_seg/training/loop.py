@@ -56,7 +56,8 @@ class TrainingSettings:
     factor of the learning rate. norm_momentum: returns batch norms' momentum; None keeps it. ema: decay of the averaged
     weights; None for no average. max_bad_steps: number of successive steps that may be skipped because their loss or
     gradients are not finite. keep_best: whether the checkpoint with the highest validation mIoU is kept as
-    ``best.ckpt``. freeze: modules that stay in eval mode (:func:`~deepgcn_seg.model.freezing.set_training_mode`).
+    ``best.ckpt``. validated: the rooms that validations are on, validation or test, for the log. freeze: modules that
+    stay in eval mode (:func:`~deepgcn_seg.model.freezing.set_training_mode`).
     """
 
     epochs: int
@@ -76,6 +77,7 @@ class TrainingSettings:
     norm_momentum: Callable[[Clock], float] | None = None
     max_bad_steps: int = 10
     keep_best: bool = True
+    validated: str = "validation"
     freeze: Sequence[str] = ()
 
 
@@ -338,19 +340,21 @@ class Trainer:
         miou = Scores.of(result.confusion).miou
         better = miou > state.best
         log.info(
-            "Epoch %d, step %d: validation mIoU %.4f%s%s",
+            "Epoch %d, step %d: %s mIoU %.4f%s%s",
             self.present_epoch,
             state.step,
+            self.settings.validated,
             miou,
             over_rooms(result),
             " (best so far)" if better and self.settings.keep_best else "",
         )
         if math.isnan(miou) and not self._logged_no_score:
             self._logged_no_score = True
+            best = self.settings.keep_best and state.best >= 0
             log.warning(
-                "No point to validate on has a label, so that nothing chooses a best checkpoint: %s is "
-                "scored at the end, and used by predict",
-                "the best one until now" if state.best >= 0 else "the last one",
+                "No point to validate on has a label, so that this validation has no score. %s checkpoint is scored at "
+                "the end, and used by predict",
+                "The best" if best else "The last",
             )
         if better:
             state.best = miou

@@ -200,7 +200,7 @@ def rooms_of(split: Any, store: Any) -> dict[str, dict[str, str]]:
 def require_same_data(content: Mapping[str, Any], own: Mapping[str, Any], where: str) -> None:
     """Refuse a checkpoint whose classes, channels, rooms or epochs are others than those of the run that goes on.
 
-    What an older checkpoint does not say is not compared.
+    What an older checkpoint, or ``own``, does not say is not compared.
 
     Args:
         content: of the checkpoint. own: as in :meth:`Resumed.require_same`. where: what messages begin with.
@@ -219,7 +219,7 @@ def require_same_data(content: Mapping[str, Any], own: Mapping[str, Any], where:
                 )
     _require_same_rooms(content.get("rooms"), own.get("rooms", {}), where)
     steps, epoch = content.get("steps_per_epoch"), own.get("steps_per_epoch")
-    if isinstance(steps, int) and steps != epoch:
+    if isinstance(steps, int) and epoch not in (None, steps):
         raise UserError(
             f"{where}: an epoch had {steps} steps, and has {epoch} now that the rooms or how they are cut into blocks "
             f"have changed; a resumed run keeps its blocks ({_OTHER_RUN})"

@@ -124,6 +124,24 @@ def claim(config: DictConfig, folder: Path) -> None:
     keep_config(config, folder)
 
 
+def job_directory(config: DictConfig, folder: Path, sweep: Path) -> Path:
+    """Return the directory below a sweep's that holds a run of these settings, or ``folder`` if none does.
+
+    Jobs have directories by their number, which is another one once the sweep has further values.
+
+    Args:
+        folder: the job's own directory.
+    """
+    settings = run_settings(config)
+    for path in (folder, *sorted(last.parents[1] for last in sweep.glob("**/checkpoints/last.ckpt"))):
+        # What is damaged is told when its own job comes.
+        with suppress(UserError):
+            before = recorded_settings(path)
+            if before is not None and not changed_settings(before, settings) and not recorded_changes(path):
+                return path
+    return folder
+
+
 def finished_miou(config: DictConfig, folder: Path) -> float | None:
     """Return the mIoU if ``folder`` holds a finished run of the same settings, else None.
 
@@ -137,7 +155,8 @@ def finished_miou(config: DictConfig, folder: Path) -> float | None:
         raise UserError(f"{folder / 'run.json'}: says nothing of the run's settings")
     if changed := changed_settings(before, run_settings(config)):
         raise OccupiedError(
-            f"{folder} holds a run of other settings ({', '.join(list(changed)[:5])}); choose another hydra.sweep.dir"
+            f"{folder} holds a run of other settings ({', '.join(list(changed)[:5])}); run what is new alone, in "
+            "another hydra.sweep.dir"
         )
     if changes := recorded_changes(folder):
         raise OccupiedError(

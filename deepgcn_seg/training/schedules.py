@@ -26,7 +26,8 @@ class Clock:
 class HalveBySamples:
     """A value that begins at ``start`` and is halved after every ``samples`` blocks, but is at least ``floor``.
 
-    A step counts as ``samples_per_step`` blocks.
+    A step counts as ``samples_per_step`` blocks. In the official code, which trains on two GPUs, these are the blocks
+    of one of them: half of the batch.
     """
 
     samples: Annotated[int, integer(1)]
@@ -36,6 +37,11 @@ class HalveBySamples:
 
     def __post_init__(self):
         validate(self)
+
+    @property
+    def made_for(self) -> int:
+        """Number of blocks in a step of the official code that counts ``samples_per_step`` of them."""
+        return 2 * self.samples_per_step
 
     def __call__(self, clock: Clock) -> float:
         """Return the value at a step."""

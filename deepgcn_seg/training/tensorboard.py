@@ -4,6 +4,7 @@ TensorBoard sorts the groups of tags by name, digits first, and opens the first 
 loss, mIoU and learning rate are seen first, and the many figures of classes and layers last.
 """
 
+import math
 import threading
 from collections.abc import Callable
 from functools import wraps
@@ -30,23 +31,29 @@ LOSS, VALIDATION_LOSS, MIOU, RATE = (
 GROUPS = {"validation": ("3_validation", "5_IoU_validation"), "test": ("4_test", "6_IoU_test")}
 LAYER_GROUPS = {"gradient_norm": "7_gradient_norm", "neighbor_distance": "8_neighbor_distance"}
 
+_VALIDATED = "the validation rooms (with select=test the test rooms)"
+_SCORED = "of the weights that are scored: the last ones, or best.ckpt with select=validation or select=test"
+
 # Tag, or group of tags that are described alike -> what TensorBoard shows beside it.
 DESCRIPTIONS = {
-    LOSS: "Loss of each training step, mean over its points.",
-    VALIDATION_LOSS: "Cross-entropy per point on the validation rooms, without label smoothing. If it rises while the "
+    LOSS: "Loss of each training step (recipe.loss), mean over its passes that have a labelled point.",
+    VALIDATION_LOSS: f"Cross-entropy per point on {_VALIDATED}, without label smoothing. If it rises while the "
     "training loss falls, the network is overfitting.",
-    MIOU: "Mean over the classes of their IoU on the validation rooms, after each validation. It chooses best.ckpt.",
+    MIOU: f"Mean over the classes of their IoU on {_VALIDATED}, after each validation. With select=validation or "
+    "select=test it chooses best.ckpt.",
     RATE: "Learning rate of each training step (of the optimiser's first parameter group).",
     "2_training/gradient_norm": "Norm of the gradients of all parameters together, before the optimiser's step.",
     "2_training/points_per_second": "Points trained on in each second, including the wait for data.",
-    "2_training/peak_memory_mb": "Highest memory so far: of the process, or on the GPU what was allocated.",
-    "3_validation/mAcc": "Mean over the classes of the share of their points that are labelled right.",
-    "3_validation/OA": "Share of all points of the validation rooms that are labelled right.",
-    "4_test/mIoU": "Mean IoU on the test rooms, of the checkpoint that was chosen; the step is one after the last.",
-    "4_test/mAcc": "Mean over the classes of the share of their points in the test rooms that are labelled right.",
-    "4_test/OA": "Share of all points of the test rooms that are labelled right.",
-    "5_IoU_validation": "IoU of one class on the validation rooms. Missing where neither truth nor prediction has it.",
-    "6_IoU_test": "IoU of one class on the test rooms, of the checkpoint that was chosen.",
+    "2_training/peak_memory_mb": "Highest memory in this training so far: of the process, or allocated on the GPU.",
+    "3_validation/mAcc": "Mean over the classes of the share of their points that are labelled right, on "
+    f"{_VALIDATED}.",
+    "3_validation/OA": f"Share of all points that are labelled right, on {_VALIDATED}.",
+    "4_test/mIoU": f"Mean IoU on the test rooms, {_SCORED}. The step is one after the last.",
+    "4_test/mAcc": "Mean over the classes of the share of their points in the test rooms that are labelled right, "
+    f"{_SCORED}.",
+    "4_test/OA": f"Share of all points of the test rooms that are labelled right, {_SCORED}.",
+    "5_IoU_validation": f"IoU of one class on {_VALIDATED}. Missing where neither truth nor prediction has it.",
+    "6_IoU_test": f"IoU of one class on the test rooms, {_SCORED}.",
     "7_gradient_norm": "Norm of the gradients of one backbone layer; layer 0 is the first graph convolution.",
     "8_neighbor_distance": "Mean distance in space between a point and its neighbours in the graph of one layer, in "
     "metres with data.variant=paper. It grows as features describe what a point is instead of where it is.",
@@ -94,8 +101,9 @@ class RunLog:
             self._scalar(f"{LAYER_GROUPS[name]}/layer_{layer:02d}", value, step)
 
     def memory(self, step: int, megabytes: float) -> None:
-        """Write the peak memory so far: of the process, or allocated on the GPU."""
-        self._scalar("2_training/peak_memory_mb", megabytes, step)
+        """Write the peak memory of the training so far, unless it is NaN: of the process, or allocated on the GPU."""
+        if not math.isnan(megabytes):
+            self._scalar("2_training/peak_memory_mb", megabytes, step)
 
     def epoch(self, epoch: Epoch, classes: ClassList) -> None:
         """Add an epoch to ``history.csv``, and write its validation loss as an event."""
@@ -128,9 +136,9 @@ class RunLog:
         self._writer.add_image(f"{group}/confusion", confusion_image(confusion, classes), step, dataformats="HWC")
 
     def hparams(self, settings: dict[str, Any], metrics: dict[str, float]) -> None:
-        """Write settings and final metrics, to compare the runs of a sweep."""
+        """Write settings and final metrics, to compare the runs of a sweep, in the place of those of an earlier end."""
         plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in settings.items()}
-        self._writer.add_hparams(plain, metrics, run_name=".")
+        self._writer.replace_hparams(plain, metrics)
 
     def image(self, name: str, path: str | Path, step: int) -> None:
         """Write the picture of a PNG file."""
@@ -172,6 +180,17 @@ class _EventWriter:
         metadata.plugin_data.plugin_name = "scalars"
         summary = Summary(value=[Summary.Value(tag=tag, simple_value=value, metadata=metadata)])
         self._telling(self._open()._get_file_writer().add_summary)(summary, step)
+
+    def replace_hparams(self, settings: dict[str, Any], metrics: dict[str, float]) -> None:
+        """Write a run's row of TensorBoard's table. It shows the first row that it finds, so that there is only one."""
+        self._telling(self._remove_hparams)()
+        # PyTorch writes a file of its own for them.
+        self.add_hparams(settings, metrics, run_name=".")
+
+    def _remove_hparams(self) -> None:
+        for path in self._folder.glob("events.out.tfevents.*"):
+            if b"_hparams_/session_start_info" in path.read_bytes():
+                path.unlink()
 
     def flush(self) -> None:
         """Write events that are still in memory to disk."""

@@ -3,7 +3,7 @@
 import inspect
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -30,7 +30,7 @@ from ...model.operators import OperatorError, OperatorSettingError
 from ...model.own_layers import TORCH_ACTS, TORCH_NORMS, options_of
 from ...old_names import RENAMED
 from ...settings import SettingError, counted, setting_problem, shown, validate_given
-from .command_settings import COMMANDS
+from .command_settings import COMMANDS, unread
 from .help import suggestion
 
 # Argument of the network -> the setting that it follows in conf/model/deepgcn.yaml.
@@ -41,6 +41,8 @@ _FOLLOWS = {
     "dilation_period": "graph.period",
     "connection": "backbone.connection",
 }
+# The group whose files set other groups' settings and have none of their own.
+_EXPERIMENT = "experiment"
 # A reference to something other than a setting, as ${oc.env:NAME}.
 _FUNCTION = re.compile(r"\$\{[\w.]+:")
 
@@ -380,28 +382,52 @@ def _not_found(error: InstantiationException, key: str, target: str) -> str:
     return f"{key}._target_={target}: there is no such class or function; {hint}"
 
 
-def require_read(config: DictConfig, known: dict[str, str]) -> None:
-    """Refuse a setting that was added with ``+`` and that nothing reads.
+def require_read(config: DictConfig, command: str, known: Mapping[str, str]) -> None:
+    """Refuse a setting that nothing reads, wherever it stands: on the command line, or in a file of settings.
 
-    A setting within a part that a ``_target_`` builds is left to the part's constructor. A setting that another one
-    refers to by ``${...}`` is read.
+    A setting that another one refers to by ``${...}`` is read. Groups of a user's own may hold anything, and a run that
+    is resumed keeps what it was stored with.
+
+    Args:
+        known: every setting of the command, for hints.
 
     Raises:
         UserError: names the setting, and those that may have been meant; or a folder of settings that is not there.
     """
-    for place in HydraConfig.get().searchpath:
+    hydra = HydraConfig.get()
+    for place in hydra.searchpath:
         folder = str(place).removeprefix("file://")
         if "://" not in folder and not Path(folder).is_dir():
             raise UserError(f"hydra.searchpath={shown([place])}: there is no folder {folder}")
-    for override in HydraConfig.get().overrides.task:
-        key = override.partition("=")[0].lstrip("+")
+    typed = {override.partition("=")[0].lstrip("+") for override in hydra.overrides.task}
+    groups = {choice.replace("/", ".") for choice in hydra.runtime.choices}
+    own = groups - COMMANDS[command].model_fields.keys() - {_EXPERIMENT}
+    references = OmegaConf.to_yaml(HydraConfig.instance().cfg) + OmegaConf.to_yaml(config)
+    plain: Any = OmegaConf.to_container(config, resolve=False)
+    for key in unread(COMMANDS[command], plain):
         parts = key.split(".")
-        inside = [OmegaConf.select(config, ".".join(parts[:i])) for i in range(1, len(parts))]
-        built = any(isinstance(part, DictConfig) and "_target_" in part for part in inside)
-        if not override.startswith("+") or built or key in known or key in HydraConfig.get().runtime.choices:
-            continue
-        if re.search(rf"\$\{{\.*{re.escape(key)}[}}.\[]", OmegaConf.to_yaml(config)) is None:
-            raise UserError(f"+{key}: nothing reads this setting; {suggestion(key, known)}")
+        names = {".".join(parts[:count]) for count in range(1, len(parts) + 1)}
+        stored = config.get("resume") and not typed & names
+        if not (stored or own & names or _is_referred_to(key, references)):
+            raise UserError(f"{key}: nothing reads this setting; {_why_unread(key, known)}")
+
+
+def _is_referred_to(key: str, text: str) -> bool:
+    """Return whether a text of settings has a reference to a key, to a part of it, or to a mapping that it is in."""
+    outer, _, last = key.rpartition(".")
+    whole = [rf"{re.escape(key)}[}},.\[]", rf"\.+{re.escape(last)}[}},.\[]"]
+    while outer:
+        whole.append(rf"{re.escape(outer)}\}}")
+        outer = outer.rpartition(".")[0]
+    return re.search(rf"\$\{{(oc\.select:)?({'|'.join(whole)})", text) is not None
+
+
+def _why_unread(key: str, known: Mapping[str, str]) -> str:
+    """Return a hint for a setting that nothing reads: a similar name, or the first line that its file lacks."""
+    group, _, rest = key.partition(".")
+    if group in known and rest in known:
+        return f'a file of {group} that sets {rest} begins with the line "# @package _global_"'
+    return suggestion(key, known)
 
 
 def require_choices(arguments: list[str], conf: Path) -> None:

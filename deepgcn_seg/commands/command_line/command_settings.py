@@ -6,7 +6,7 @@ validated here.
 """
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -156,6 +156,13 @@ def _are_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(part, str) for part in value)
 
 
+class Backbone(Settings):
+    """``backbone``: connections between layers; the network validates them."""
+
+    name: Any
+    connection: Any
+
+
 class Graph(Settings):
     """``graph``: neighbours of every layer."""
 
@@ -248,6 +255,8 @@ class Train(Settings):
     freeze: Annotated[list[str], rule("a list of names of parts, as [backbone]", _are_texts)] = Field(
         default_factory=list
     )
+    backbone: Backbone
+    conv: Built
     graph: Graph
     data: Data
     recipe: Recipe
@@ -258,12 +267,15 @@ class Train(Settings):
 class GivenData(Settings):
     """``data`` of other commands, where settings may be null: they are the checkpoint's, or are not needed."""
 
+    name: Any = None
     root: MaybeText = None
+    areas: Any = None
     fold: Area = None
     validation: Annotated[float | None, number(0, 1, below=True, null=True)] = None
     variant: Annotated[str | None, choice(*VARIANTS, null=True)] = None
     features: Annotated[list[str] | None, channels(null=True)] = None
     store: Annotated[SyntheticRooms | None, _of("deepgcn_seg.data.sources.synthetic")] = None
+    grid: Any = None
 
 
 def _are_checkpoints(value: Any) -> bool:
@@ -278,6 +290,7 @@ class Evaluate(Settings):
     """``tools/evaluate.py``."""
 
     checkpoint: Annotated[Any, _CHECKPOINTS] = ""
+    part: Any
     points: MaybePoints
     batch_size: MaybeBlocks
     device: Text
@@ -285,6 +298,7 @@ class Evaluate(Settings):
     pages: Flag
     trusted: Modules
     data: GivenData
+    protocol: Any
 
 
 class Predict(Settings):
@@ -319,7 +333,9 @@ class Prepare(Settings):
     workers: Annotated[int, integer(1, 256)]
     max_points: MaxPoints
     scale: Annotated[float | None, number(0, 1e6, above=True, null=True)]
+    shard: Any
     check: Flag
+    data: GivenData
     export: Annotated[str | None, _folder(".h5", ".hdf5", ".zip")]
 
 
@@ -334,6 +350,8 @@ class Convert(Settings):
     points: Points
     batch_size: Blocks
     seed: Seed
+    conv: Any = None
+    data: GivenData
 
 
 class Export(Settings):
@@ -376,6 +394,11 @@ class OnGpu(Settings):
 class Benchmark(Settings):
     """``tools/benchmark.py``."""
 
+    measure: Any
+    conv: Any
+    connection: Any
+    networks: Any
+    task: Any
     depth: Depth
     channels: Width
     k: Count
@@ -403,3 +426,21 @@ COMMANDS: dict[str, type[Settings]] = {
     "report": Report,
     "benchmark": Benchmark,
 }
+
+
+def unread(kind: type[Settings], given: Mapping[Any, Any], group: str = "") -> Iterator[str]:
+    """Yield the dotted keys of composed settings that a command does not have.
+
+    What is inside a part with a ``_target_`` is left to the part's constructor.
+
+    Args:
+        kind: the settings of the command, or of one of its groups. given: plain values. group: where they stand, with a
+            dot at its end.
+    """
+    for name, value in given.items():
+        key, field = f"{group}{name}", kind.model_fields.get(str(name))
+        inside = isinstance(value, dict) and "_target_" not in value
+        if field is None:
+            yield from (unread(Settings, value, f"{key}.") if inside and value else [key])
+        elif inside and isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
+            yield from unread(field.annotation, value, f"{key}.")

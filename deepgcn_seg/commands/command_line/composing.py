@@ -129,7 +129,7 @@ def _run(
         folder = Path(HydraConfig.get().runtime.output_dir)
         try:
             with _logged(folder / f"{command}.log"):
-                require_read(config, help.settings(conf, command))
+                require_read(config, command, help.settings(conf, command))
                 replace_wholes(config, conf, command)
                 check(config, command)
                 claim_folder(config, command)

@@ -8,7 +8,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,12 @@ from ...provenance import as_called
 from . import help
 from .arguments import assigned, for_hydra, given, require_settings
 from .checks import check, require_choices, require_read
-from .failures import SweepSummary, error_line, forget_failure, note_failure
+from .failures import USER_ERROR, SweepSummary, error_line, forget_failure, note_failure
 from .output import claim_folder, output_may_go_unread
 from .whole import replace_wholes
 
-# Exit statuses: a user's error; work that was stopped but saved and can be resumed.
-USER_ERROR, INTERRUPTED = 2, 75
+# Exit status of work that was stopped but saved and can be resumed.
+INTERRUPTED = 75
 
 # Command -> the setting that a file or folder without a key is probably meant for.
 _MAIN = {
@@ -69,11 +69,11 @@ class _Outcome:
     """How a command ended.
 
     Attributes:
-        composed: whether Hydra composed a config and called the task. failures: errors of the jobs of a sweep.
+        composed: whether Hydra composed a config and called the task. failed: whether a job of it failed.
     """
 
     composed: bool = False
-    failures: list[BaseException] = field(default_factory=list)
+    failed: bool = False
 
 
 def _command(task: Callable[[DictConfig], Any], conf: Path, config_name: str, program: Sequence[str]) -> None:
@@ -123,7 +123,7 @@ def _command(task: Callable[[DictConfig], Any], conf: Path, config_name: str, pr
         sys.exit(USER_ERROR)
     finally:
         several = leave()
-    if outcome.failures or SweepSummary.failed:
+    if outcome.failed or SweepSummary.failed:
         sys.exit(USER_ERROR)
     if several:
         # All is written. A native thread that outlives its owner at exit would abort the process, and torchrun the job.
@@ -151,7 +151,7 @@ def _guarded(
     def guarded(config: DictConfig) -> Any:
         outcome.composed = True
         try:
-            require_read(config, help.settings(conf, config_name))
+            require_read(config, config_name, help.settings(conf, config_name))
             replace_wholes(config, conf, config_name)
             check(config, config_name)
             claim_folder(config, config_name)
@@ -161,18 +161,17 @@ def _guarded(
         except BrokenPipeError:
             raise
         except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
-            outcome.failures.append(error)
+            outcome.failed = True
             if say is None:
                 raise
             say(error)
-            if not isinstance(error, OccupiedError):
-                note_failure(error_line(error, conf, config_name))
+            note_failure(error_line(error, conf, config_name), isinstance(error, OccupiedError))
         except Exception as error:
             if HydraConfig.get().mode != RunMode.MULTIRUN:
                 raise
-            outcome.failures.append(error)
+            outcome.failed = True
             traceback.print_exc()
-            note_failure(error_line(error, conf, config_name))
+            note_failure(error_line(error, conf, config_name), False)
         return None
 
     return guarded
