@@ -46,12 +46,30 @@ def test_all_parts_on_a_cpu(tmp_path, data_root, triton_kernels):  # noqa: F811
 
 
 def test_a_part_that_fails_is_named_and_the_next_one_goes_on(tmp_path):
-    parts = ["gpu.parts=[training,search]", "data=s3dis", f"data.root={tmp_path}/missing"]
+    # A cloud of two points has too few for a search.
+    parts = ["gpu.parts=[others,search]", "gpu.clouds=[2]"]
+    done = run("benchmark", *TINY, *parts, f"hydra.run.dir={tmp_path}", check=False)
+    assert "failed: others" in done.stderr and "Traceback" in done.stderr
+    content = json.loads((tmp_path / "gpu.json").read_text())
+    assert content["failed"]["others"].startswith("one cloud of 2 points: ValueError: a block has 2 points")
+    lines = [line["part"] for line in content["lines"] if line["unit"] == "ms" or line["what"] == "bf16: step"]
+    assert {"others", "search"} == set(lines)
+    # A second measurement in the same directory would replace the first.
+    again = run("benchmark", *TINY, "gpu.parts=[passes]", f"hydra.run.dir={tmp_path}", check=False)
+    assert "has another measurement: give another hydra.run.dir" in again.stderr
+    assert json.loads((tmp_path / "gpu.json").read_text()) == content
+
+
+def test_data_that_cannot_be_used_are_named_before_any_part(tmp_path):
+    parts = ["gpu.parts=[search,training]", "data=s3dis", f"data.root={tmp_path}/missing"]
     done = run("benchmark", *TINY, *parts, f"hydra.run.dir={tmp_path}/out", check=False)
-    assert "failed: training" in done.stderr and "missing" in done.stderr
-    content = json.loads((tmp_path / "out" / "gpu.json").read_text())
-    assert "exit code" in content["failed"]["training"]
-    assert any(line["part"] == "search" and line["unit"] == "ms" for line in content["lines"])
+    assert done.returncode == 2 and "missing" in done.stderr
+    assert not (tmp_path / "out" / "gpu.json").exists()
+
+
+def test_a_part_that_takes_too_long_is_stopped(tmp_path):
+    done = run("benchmark", *TINY, "gpu.parts=[search]", "gpu.limit=0.1", f"hydra.run.dir={tmp_path}", check=False)
+    assert "failed: search" in done.stderr and "stopped after 0.1 s" in done.stdout
 
 
 def _killed(*arguments):

@@ -1,9 +1,10 @@
 """``measure=gpu``: what is to be known of this code on a GPU, in the order of its worth.
 
 It is made for a GPU that is there for a quarter of an hour: each line is printed and written to ``gpu.json`` as soon as
-it is known. Each part has a process of its own, because after an error of a kernel a process can use the GPU no more: a
-part that fails is named, and the next one goes on. Times are by the GPU's own clock, memory is the peak of what is
-allocated above the network, and both formulations run in turn in one process.
+it is known. Each part has a process of its own and a time limit, because after an error of a kernel a process can use
+the GPU no more: a part that fails is named, and the next one goes on. Times are by the GPU's own clock, around calls
+that end by waiting for it. Memory is the peak of what a call allocates above what was held before. Both formulations
+run in turn in one process.
 
 ========  ==========================================================================================================
 kernels   errors of the compiled kernels against PyTorch in float64, at real sizes (:mod:`.kernels`)
@@ -16,14 +17,15 @@ training  a training on ``data`` of so many minutes: speed, waiting for data, sc
 """
 
 import json
-import logging
+import math
+import os
 import signal
 import statistics
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_context
@@ -32,13 +34,15 @@ from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from .. import ops
+from ..data.dataset import split_by_area
 from ..device import device as device_of
-from ..errors import UserError, first_line
+from ..errors import UserError
 from ..evaluation.scores import write_json
 from ..model.checkpoint import read_checkpoint
 from ..processes import end_with_parent
@@ -49,7 +53,7 @@ from .parts import peak_bandwidth, peak_flops, work
 from .reference import knn
 from .timing import TASKS, batch, run, seconds
 
-log = logging.getLogger(__name__)
+Part = Callable[["Lines", DictConfig, torch.device], None]
 
 # Times faster than the official formulation, and times less memory, that this package aims at.
 GOALS = {"step": (6, 9), "inference": (10, 6)}
@@ -69,6 +73,11 @@ KINDS = {
 # Parts of the names of cuBLAS's kernels.
 PRODUCTS = ("gemm", "gemv", "cutlass", "splitK", "nvjet")
 REST = "norm, activation, sums, copies"
+# Connection of this network -> backbone of a training.
+BACKBONES = {"plain": "plaingcn", "res": "resgcn", "dense": "densegcn"}
+# Shares of the minutes of a training, and seconds on top, after which it is stopped: its steps are planned without
+# optimiser and loader, and it has to begin and to be scored.
+MOST_TRAINING = 1.5, 120
 
 
 class Lines:
@@ -94,12 +103,15 @@ class Lines:
 
     def fail(self, error: BaseException, what: str = "") -> None:
         """Note that the present part, or a case of it, has failed."""
-        reason = f"{what}{type(error).__name__}: {first_line(error)}"
+        said = str(error).strip().splitlines() or [""]
+        # A compiler says where in the first line, and what in the last.
+        reason = f"{what}{type(error).__name__}: {' ... '.join(dict.fromkeys((said[0], said[-1])))}"
         content = self._read()
         content["failed"].setdefault(self.part, reason)
         write_json(self._path, content)
         self.add("FAILED", reason)
-        log.info("%s", self.part, exc_info=error)
+        if not isinstance(error, UserError):
+            traceback.print_exception(error)
 
     def _read(self) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(self._path.read_text())
@@ -123,10 +135,11 @@ def measure_gpu(config: DictConfig) -> None:
     """Measure the parts ``config.gpu.parts``, each line as soon as it is known.
 
     Raises:
-        UserError: a part is unknown, or one has failed; the others are measured.
+        UserError: a part is unknown, the directory has another measurement, or the data of the training cannot be used;
+            or a part has failed, while the others are measured.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
-    parts: dict[str, Callable[[Lines, DictConfig, torch.device], None]] = {
+    parts: dict[str, Part] = {
         "kernels": _kernels,
         "network": _network,
         "passes": _passes,
@@ -136,23 +149,45 @@ def measure_gpu(config: DictConfig) -> None:
     }
     if unknown := [name for name in config.gpu.parts if name not in parts]:
         raise UserError(f"gpu.parts: {', '.join(unknown)} is none of {', '.join(parts)}")
+    if (folder / "gpu.json").exists() or (folder / "training").exists():
+        raise UserError(f"{folder} has another measurement: give another hydra.run.dir")
     settings, device = network_settings(config), device_of(config.device)
+    if "training" in config.gpu.parts:
+        # What is wrong with the data is to be known before the other parts have taken minutes.
+        split_by_area(instantiate(config.data.store), config.data.fold, 0, 0)
     facts = {"settings": settings, "points": config.points, "blocks": config.gpu.blocks, "repeats": config.repeats}
     facts |= provenance(device)
     lines = Lines(folder / "gpu.json", _head(device), facts)
     if device.type == "cuda":
         # Without them, PyTorch's operations would be measured.
         _require_kernels()
+    share, more = MOST_TRAINING
     for name in config.gpu.parts:
         lines.part = name
-        try:
-            with ProcessPoolExecutor(1, get_context("spawn"), end_with_parent) as process:
-                process.submit(parts[name], lines, config, device).result()
-        # Whatever goes wrong in one part, a GPU that is there for minutes measures the others.
-        except Exception as error:
-            lines.fail(error)
+        limit = config.gpu.limit + (60 * share * config.gpu.minutes + more if name == "training" else 0)
+        process = get_context("spawn").Process(target=_measure, args=(parts[name], lines, config, device), daemon=True)
+        process.start()
+        process.join(limit)
+        if process.is_alive():
+            process.kill()
+            lines.fail(UserError(f"stopped after {limit:g} s; gpu.limit= gives the parts more time"))
+        elif process.exitcode:
+            lines.fail(UserError(f"its process ended with exit code {process.exitcode}"))
     if lines.failed:
         raise UserError(f"failed: {', '.join(lines.failed)}; the lines above and gpu.json have the others")
+
+
+def _measure(part: Part, lines: Lines, config: DictConfig, device: torch.device) -> None:
+    """Measure a part, in a process of its own. Whatever goes wrong, the next one is measured."""
+    end_with_parent()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    try:
+        part(lines, config, device)
+    except Exception as error:
+        lines.fail(error)
+    except KeyboardInterrupt:
+        os._exit(130)
 
 
 def _data_arguments() -> list[str]:
@@ -194,9 +229,12 @@ def _kernels(lines: Lines, config: DictConfig, device: torch.device) -> None:
     worst = 0.0
     for count in config.gpu.sizes:
         dilations = [d for d in range(1, config.depth) if d * config.k <= count]
+        if not dilations:
+            raise UserError(f"gpu.sizes: {count} points are fewer than k={config.k}")
         for check in check_kernels(device, count, config.channels, config.k, dilations):
             worst = max(worst, check.error / check.allowed)
-            lines.add(check.what, check.error, "", f"{'allowed' if check.passed else 'ABOVE'} {check.allowed:g}")
+            error = check.error if math.isfinite(check.error) else str(check.error)
+            lines.add(check.what, error, "", f"{'allowed' if check.passed else 'ABOVE'} {check.allowed:g}")
     lines.add("largest error, as a share of what is allowed", worst)
     if not worst <= 1:
         raise UserError("a kernel's error is above what is allowed")
@@ -222,31 +260,34 @@ def _network(lines: Lines, config: DictConfig, device: torch.device) -> None:
 def _passes(lines: Lines, config: DictConfig, device: torch.device) -> None:
     settings = network_settings(config)
     model, data = build("ours", settings, device), batch(config.gpu.blocks, config.points, device)
-    peak, bandwidth = peak_flops(device), peak_bandwidth(device)
-    lines.add("float32 product of 2048 x 2048", peak / 1e12, "TF/s")
+    # Large ones on a GPU, where calling them and waiting takes some ten microseconds.
+    size, megabytes = (8192, 2048) if device.type == "cuda" else (2048, 256)
+    peak, bandwidth = peak_flops(device, size), peak_bandwidth(device, megabytes)
+    lines.add(f"float32 product of {size} x {size}", peak / 1e12, "TF/s")
+    lines.add(f"copy of {megabytes} MB", bandwidth / 1e9, "GB/s")
     # The search of a GPU multiplies all pairs of points three times in float16, where a CPU's takes half of the pairs.
     search, search_peak, share = "half of all pairs, in float32", peak, 1
     if device.type == "cuda":
-        search, search_peak, share = "three float16 products of all pairs", peak_flops(device, 8192, torch.float16), 6
-        lines.add("float16 product of 8192 x 8192", search_peak / 1e12, "TF/s")
-    lines.add("copy of 256 MB", bandwidth / 1e9, "GB/s")
+        search, search_peak, share = "three float16 products of all pairs", peak_flops(device, size, torch.float16), 6
+        lines.add(f"float16 product of {size} x {size}", search_peak / 1e12, "TF/s")
     for task in TASKS:
-        action = _pass(model, task, data)
-        times, _ = _in_turn({"ours": action}, config, device)
-        whole = statistics.median(times["ours"])
-        spent = _by_kind(action, device)
-        least = work(settings, task, config.gpu.blocks, config.points)
-        bounds = {name: 1e3 * max(flops / peak, moved / bandwidth) for name, (flops, moved) in least.items()}
-        searches = sum(value for kind, value in spent.items() if kind.startswith("search"))
-        flops, moved = least["neighbour search"]
-        searching = 1e3 * max(share * flops / search_peak, moved / bandwidth)
-        notes = {"aggregation": bounds["edge aggregation"], "linear maps": bounds["linear maps"]}
-        for kind, value in spent.items():
-            lines.add(f"{task}: {kind}", 1e3 * value, "ms", f"least {notes[kind]:.3g} ms" if kind in notes else "")
-        lines.add(f"{task}: all searches", 1e3 * searches, "ms", f"least for {search}: {searching:.3g} ms")
-        if device.type == "cuda":
-            lines.add(f"{task}: gaps between kernels", 1e3 * (whole - sum(spent.values())), "ms")
-        lines.add(f"{task}: whole pass", 1e3 * whole, "ms", _range(times["ours"]))
+        with lines.case(task):
+            action = _pass(model, task, data)
+            times, _ = _in_turn({"ours": action}, config, device)
+            whole = statistics.median(times["ours"])
+            lines.add(f"{task}: whole pass", 1e3 * whole, "ms", _range(times["ours"]))
+            spent = _by_kind(action, device)
+            least = work(settings, task, config.gpu.blocks, config.points)
+            bounds = {name: 1e3 * max(flops / peak, moved / bandwidth) for name, (flops, moved) in least.items()}
+            flops, moved = least["neighbour search"]
+            searching = 1e3 * max(share * flops / search_peak, moved / bandwidth)
+            notes = {"aggregation": bounds["edge aggregation"], "linear maps": bounds["linear maps"]}
+            for kind, value in spent.items():
+                lines.add(f"{task}: {kind}", 1e3 * value, "ms", f"least {notes[kind]:.3g} ms" if kind in notes else "")
+            searches = sum(value for kind, value in spent.items() if kind.startswith("search"))
+            lines.add(f"{task}: all searches", 1e3 * searches, "ms", f"least for {search}: {searching:.3g} ms")
+            if device.type == "cuda":
+                lines.add(f"{task}: gaps between kernels", 1e3 * (whole - sum(spent.values())), "ms")
 
 
 def _search(lines: Lines, config: DictConfig, device: torch.device) -> None:
@@ -260,20 +301,26 @@ def _search(lines: Lines, config: DictConfig, device: torch.device) -> None:
             # PyTorch's way: the whole matrix of distances, its largest k x d entries, every d-th of these.
             "product and topk": partial(knn, points.transpose(1, 2).unsqueeze(-1), config.k, d),
         }
-        times, memory = _in_turn(actions, config, device)
         size = f"{config.gpu.blocks} x {config.points} x {config.channels}, d {d}"
-        for name in actions:
-            lines.add(f"{size}: {name}", 1e3 * statistics.median(times[name]), "ms", _megabytes(memory, name))
-        kinds = _by_kind(actions["ours"], device)
-        for kind, value in kinds.items():
-            lines.add(f"{size}: {kind}", 1e3 * value, "ms")
-        note = f"goal {SEARCH_GOAL:g} ms for 16 x 4096 x 64" if d == 16 else ""
-        lines.add(f"{size}: ours, sum of the kernels", 1e3 * sum(kinds.values()), "ms", note)
+        with lines.case(f"d {d}"):
+            times, memory = _in_turn(actions, config, device)
+            for name in actions:
+                lines.add(f"{size}: {name}", 1e3 * statistics.median(times[name]), "ms", _megabytes(memory, name))
+            kinds = _by_kind(actions["ours"], device)
+            for kind, value in kinds.items():
+                lines.add(f"{size}: {kind}", 1e3 * value, "ms")
+            note = f"goal {SEARCH_GOAL:g} ms for 16 x 4096 x 64" if d == 16 else ""
+            lines.add(f"{size}: ours, sum of the kernels", 1e3 * sum(kinds.values()), "ms", note)
     if (flash := _flash_knn()) is not None:
         with lines.case("flashlib"):
-            times, memory = _in_turn({"flashlib": partial(flash, points, points, config.k)}, config, device)
+            # Its products of float32 are in TF32, to three digits, so that it finds other neighbours now and then.
+            search = partial(flash, points, points, config.k, return_distances=False)
+            times, memory = _in_turn({"flashlib": search}, config, device)
             note = _megabytes(memory, "flashlib")
-            lines.add("the same, d 1: flashlib", 1e3 * statistics.median(times["flashlib"]), "ms", note)
+            lines.add("the same, d 1: flashlib (TF32)", 1e3 * statistics.median(times["flashlib"]), "ms", note)
+            exact = ops.nearest_ranks(points, torch.arange(config.k))
+            same = (search()[..., None] == exact[..., None, :]).any(-1).double().mean()
+            lines.add("share of its neighbours that are right", float(same))
 
 
 def _flash_knn() -> Callable[..., Any] | None:
@@ -288,18 +335,20 @@ def _flash_knn() -> Callable[..., Any] | None:
 def _others(lines: Lines, config: DictConfig, device: torch.device) -> None:
     settings, blocks = network_settings(config), config.gpu.blocks
     cases: list[tuple[str, dict[str, Any], int, int]] = [
-        ("bf16", {"precision": "bf16"}, blocks, config.points),
         ("DenseGCN, half the width", {"connection": "dense", "channels": config.channels // 2}, blocks, config.points),
         ("MRConv", {"conv": "mr"}, blocks, config.points),
         (f"{config.gpu.depth} layers", {"depth": config.gpu.depth}, blocks, config.points),
         *((f"one cloud of {count} points", {}, 1, count) for count in config.gpu.clouds),
+        ("bf16", {"precision": "bf16"}, blocks, config.points),
     ]
     for name, changed, size, points in cases:
         with lines.case(name):
             model, data = build("ours", settings | changed, device), batch(size, points, device)
             for task in TASKS:
                 times, memory = _in_turn({"ours": _pass(model, task, data)}, config, device)
-                lines.add(f"{name}: {task}", statistics.median(times["ours"]), "s", _megabytes(memory, "ours"))
+                goal = ", goal 24 GB" if changed.get("depth") == 112 and task == "step" else ""
+                note = _megabytes(memory, "ours") + goal
+                lines.add(f"{name}: {task}", statistics.median(times["ours"]), "s", note)
 
 
 def _training(lines: Lines, config: DictConfig, device: torch.device, folder: Path, data: list[str]) -> None:
@@ -308,35 +357,37 @@ def _training(lines: Lines, config: DictConfig, device: torch.device, folder: Pa
     # The training is another process, which needs the memory that this one's allocator keeps.
     torch.cuda.empty_cache()
     lines.add("steps planned", str(steps), "", f"for {config.gpu.minutes:g} minutes")
-    network = [f"{key}={config[key]}" for key in ("depth", "channels", "k", "points")]
+    settings = network_settings(config)
+    network = [f"backbone={BACKBONES[settings['connection']]}", f"conv={settings['conv']}"]
+    network += [f"{key}={config[key]}" for key in ("depth", "channels", "k", "points", "precision")]
     command = [sys.executable, "-m", "deepgcn_seg", "train", *network, "recipe=modern", "protocol=recut"]
     command += [f"batch_size={config.gpu.blocks}", f"device={device}", f"workers={config.workers}", "pages=false"]
     command += ["epochs=100000", f"max_steps={steps}", "validate_every=100000", "data.validation=0", *data]
+    share, more = MOST_TRAINING
     started = time.perf_counter()
     with subprocess.Popen([*command, f"hydra.run.dir={folder}"]) as training:
         try:
-            # The steps are planned without the loader. Twice the time, and a minute to begin and be scored, is enough.
-            code = training.wait(120 * config.gpu.minutes + 60)
+            code = training.wait(60 * share * config.gpu.minutes + more)
         except subprocess.TimeoutExpired:
+            # It saves a checkpoint, and ends.
             training.send_signal(signal.SIGINT)
-            training.wait()
-            raise UserError(
-                "the training took more than twice the time planned and was stopped: if its lines above say that steps "
-                "wait for data, set workers=; resume= goes on with it"
-            ) from None
+            code = training.wait()
+    if (last := folder / "checkpoints" / "last.ckpt").is_file():
+        content = read_checkpoint(last)
+        done, spent = content["step"], max(content["seconds"], 1e-9)
+        lines.add("step", spent / max(done, 1), "s", f"{done} steps")
+        lines.add(
+            "epoch", content["steps_per_epoch"] * spent / max(done, 1), "s", f"{content['steps_per_epoch']} steps"
+        )
+        lines.add("points a second", done * config.gpu.blocks * config.points / spent)
+        lines.add("share of the time that steps wait for data", content["waited"] / spent)
     if code:
-        raise UserError(f"the training ended with exit code {code}; what it said is above")
+        after = time.perf_counter() - started
+        raise UserError(f"the training ended with exit code {code} after {after:.0f} s; what it said is above")
     lines.add("training, from start to scores", time.perf_counter() - started, "s")
     metrics = json.loads((folder / "metrics.json").read_text())
-    spent, test = metrics["training"], metrics["test"]
-    per_epoch = read_checkpoint(folder / "checkpoints" / "last.ckpt")["steps_per_epoch"]
-    lines.add("step", spent["seconds"] / spent["steps"], "s", f"{spent['steps']} steps")
-    lines.add("epoch", per_epoch * spent["seconds"] / spent["steps"], "s", f"{per_epoch} steps")
-    speed = spent["steps"] * config.gpu.blocks * config.points / spent["seconds"]
-    lines.add("points a second", speed)
-    lines.add("share of the time that steps wait for data", spent["waited_seconds"] / spent["seconds"])
-    lines.add("peak memory", float(spent["peak_memory_mb"]), "MB")
-    lines.add("mIoU", 100 * test["mIoU"], "%", test["protocol"])
+    lines.add("peak memory", float(metrics["training"]["peak_memory_mb"]), "MB")
+    lines.add("mIoU", 100 * metrics["test"]["mIoU"], "%", metrics["test"]["protocol"])
 
 
 def _steps_within(limit: float, config: DictConfig, device: torch.device) -> int:

@@ -389,6 +389,7 @@ class OnGpu(Settings):
     depth: Depth
     clouds: Counts
     minutes: Annotated[float, number(0, 1e6, above=True)]
+    limit: Annotated[float, number(0, 1e6, above=True)]
 
 
 class Benchmark(Settings):
