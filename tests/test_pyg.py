@@ -1,5 +1,7 @@
 """Our layers against an independent assembly from torch_geometric's parts, on the same neighbours."""
 
+from inspect import signature
+
 import pytest
 import torch
 import torch_geometric.nn as pyg
@@ -56,6 +58,8 @@ def test_gin_conv():
 @pytest.mark.parametrize("message_norm", [False, True])
 @pytest.mark.parametrize(("aggregation", "theirs_name"), [("softmax", "softmax"), ("power", "powermean")])
 def test_gen_conv(aggregation, theirs_name, message_norm, layers):
+    if theirs_name == "powermean" and "clamp_min" not in signature(pyg.PowerMeanAggregation).parameters:
+        pytest.skip("before 2.8, torch_geometric raised numbers from 0 on to a power, instead of 1e-4")
     ours = GENConv(
         8,
         8,
