@@ -355,6 +355,14 @@ def test_an_unfinished_run_of_another_job_is_named(data_root, tmp_path):  # noqa
     assert f"  {unfinished} holds this run, which has not finished: resume={unfinished} goes on with it" in done.stderr
 
 
+def test_jobs_that_differ_in_how_they_are_done_are_all_done(data_root, tmp_path):  # noqa: F811
+    sweep = ["-m", *TINY, f"data.root={data_root}", f"hydra.sweep.dir={tmp_path}", "max_steps=1"]
+    run("train", *sweep, "workers=0,1", "pages=false")
+    assert len(list(tmp_path.glob("*/metrics.json"))) == 2
+    done = run("train", *sweep, "workers=0,1", "pages=false")
+    assert done.stderr.count("finished before") == 2
+
+
 def test_a_finished_job_of_a_sweep_is_one_of_these_rooms(tmp_path):
     raw, store = classes(write_scans(tmp_path / "raw", ".npy", areas=("a", "b", "c"))), tmp_path / "store"
     prepare(raw, store)

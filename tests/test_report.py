@@ -1074,10 +1074,29 @@ def test_areas_of_different_data_are_not_pooled(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    "field",
+    [
+        pytest.param({"rooms": {}}, id="no rooms"),
+        pytest.param({"dataset": ""}, id="no data set"),
+        pytest.param({"protocol": "recut (64 sampled points a block)", "confusion": [[5, 0], [1, 2]]}, id="drawn"),
+    ],
+)
+def test_what_is_not_known_tells_no_data_apart(tmp_path, field):
+    for name, seed in (("a", 0), ("b", 1)):
+        folder = measured_run(tmp_path, name, "raw", seed=seed, office=8)
+        changed(dataset="S3DIS", **{key: value for key, value in field.items() if key == "protocol"})(folder)
+        if seed:
+            changed(**field)(folder)
+    runs, means = comparisons(find_runs(tmp_path, LeftOut())[0])
+    assert len(runs.rows) == 2 and means.rows[0][0] == "2"
+
+
 @pytest.mark.parametrize("field", [{"dataset": "S3DIS"}, {"folds": ["Area_5"]}, {"classes": ["a", "c"]}])
 def test_other_data_sets_areas_or_classes_are_other_data(tmp_path, field):
-    make_run(tmp_path, "a", SQUARE)
-    changed(**field)(make_run(tmp_path, "b", SQUARE, seed=1))
+    for name, seed in (("a", 0), ("b", 1)):
+        changed(dataset="ScanNet")(make_run(tmp_path, name, SQUARE, seed=seed))
+    changed(**field)(tmp_path / "b")
     assert [table.title for table in comparisons(find_runs(tmp_path, LeftOut())[0])] == ["Runs", "Runs"]
 
 

@@ -75,8 +75,8 @@ PRODUCTS = ("gemm", "gemv", "cutlass", "splitK", "nvjet")
 REST = "norm, activation, sums, copies"
 # Connection of this network -> backbone of a training.
 BACKBONES = {"plain": "plaingcn", "res": "resgcn", "dense": "densegcn"}
-# Shares of the minutes of a training, and seconds on top, after which it is stopped: its steps are planned without
-# optimiser and loader, and it has to begin and to be scored.
+# A training is stopped after this many times its minutes, and so many seconds: its steps are planned without optimiser
+# and loader, and it has to begin and to be scored.
 MOST_TRAINING = 1.5, 120
 
 
@@ -371,7 +371,11 @@ def _training(lines: Lines, config: DictConfig, device: torch.device, folder: Pa
         except subprocess.TimeoutExpired:
             # It saves a checkpoint, and ends.
             training.send_signal(signal.SIGINT)
-            code = training.wait()
+            try:
+                code = training.wait(60)
+            except subprocess.TimeoutExpired:
+                training.kill()
+                code = training.wait()
     if (last := folder / "checkpoints" / "last.ckpt").is_file():
         content = read_checkpoint(last)
         done, spent = content["step"], max(content["seconds"], 1e-9)

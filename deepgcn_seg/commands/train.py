@@ -140,7 +140,8 @@ def _require_rooms_of(folder: Path, config: DictConfig, world: World) -> None:
         own = {"classes": data.store.classes, "rooms": rooms_of(data.split, data.store)}
         require_same_data(read_checkpoint(path), own, f"checkpoint {path}")
     except UserError as error:
-        raise OccupiedError(f"{error}; to train on other rooms, choose another hydra.sweep.dir") from None
+        difference = str(error).partition(";")[0]
+        raise OccupiedError(f"{difference}; to train on other rooms, choose another hydra.sweep.dir") from None
 
 
 def _log_waiting(trainer: Trainer) -> None:

@@ -196,7 +196,7 @@ def _outdated(root: Path, key: str, wanted: MadeFrom) -> str | None:
         return "of an earlier version or damaged"
     claimed = found.made_from
     if claimed.settings != wanted.settings:
-        return "the classes or other settings of the source changed"
+        return "an earlier version prepared them, or the classes or other settings of the source changed"
     if claimed.files != wanted.files:
         return "source files changed"
     try:
@@ -252,6 +252,9 @@ def _repair_of(layout: Layout, row: tuple) -> Repair:
 
 def _report(path: Path, repairs: list[Repair]) -> None:
     """Write what was repaired in a store, or remove the file if it was nothing, and count it in the log."""
+    # Earlier versions wrote one for each shard.
+    for earlier in path.parent.glob(f"{path.stem}-*-of-*{path.suffix}"):
+        earlier.unlink()
     if not repairs:
         return path.unlink(missing_ok=True)
     with replacing(path) as temporary:

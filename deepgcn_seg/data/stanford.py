@@ -19,7 +19,7 @@ from .layouts import natural
 from .room import NO_COORDINATES, ROOM_SKIPPED, Repair, Room
 from .row_kernel import read_rows
 from .scans.formats.bounds import MAX_HEADER, PIECE_BYTES, pieces_of_lines
-from .scans.formats.colors import BYTES, FRACTIONS, as_bytes
+from .scans.formats.colors import BYTES, FRACTIONS, ONE, as_bytes
 from .scans.formats.text_header import with_newlines
 
 # A file with more bad lines is probably not a damaged annotation, but something else.
@@ -122,12 +122,12 @@ def _full_color(folder: Path, kept: list[tuple[Path, str, np.ndarray]], repairs:
     Raises:
         UserError: the colours of some annotations are fractions, and those of others are not.
     """
-    small = [(file, rows) for file, _, rows in kept if rows[:, 3:].max() <= FRACTIONS]
+    small = [(file, rows) for file, _, rows in kept if rows[:, 3:].max() <= ONE]
     fractions = [file for file, rows in small if (rows[:, 3:] % 1).any()]
     if not fractions:
         return BYTES
     if len(small) < len(kept):
-        large = next(file for file, _, rows in kept if rows[:, 3:].max() > FRACTIONS)
+        large = next(file for file, _, rows in kept if rows[:, 3:].max() > ONE)
         raise UserError(f"{fractions[0]}: its colours are fractions of 1, but those of {large.name} are in 0..255")
     repairs.append(Repair(str(folder), None, "colours are fractions of 1", "multiplied by 255"))
     return FRACTIONS

@@ -7,7 +7,7 @@ and its rooms may change between two preparations.
 from collections import defaultdict
 from collections.abc import Sequence
 
-from .reading import Tested
+from .reading import Scored, Tested
 
 
 class _Data:
@@ -15,12 +15,12 @@ class _Data:
 
     def __init__(self, name: str):
         self.names = {name: None}
-        self.scored: dict[str, tuple] = {}
+        self.scored: dict[str, Scored] = {}
         self.runs: list[int] = []
 
     def fits(self, other: "_Data") -> bool:
-        """Return whether each area that both have was scored on the same rooms and points."""
-        return all(self.scored[area] == other.scored[area] for area in self.scored.keys() & other.scored.keys())
+        """Return whether each area that both have was scored on the same rooms and points, as far as is known."""
+        return all(self.scored[area].fits(other.scored[area]) for area in self.scored.keys() & other.scored.keys())
 
     def add(self, other: "_Data") -> None:
         self.names |= other.names
@@ -37,7 +37,10 @@ def data_names(tests: Sequence[Tested]) -> list[str]:
     """
     kinds: dict[tuple, list[int]] = defaultdict(list)
     for i, test in enumerate(tests):
-        kinds[test.protocol, test.dataset, test.folds, test.classes].append(i)
+        # Earlier versions did not keep the name of the data set.
+        others = {other.dataset for other in tests if other.dataset and other.classes == test.classes}
+        dataset = test.dataset or (others.pop() if len(others) == 1 else "")
+        kinds[test.protocol, dataset, test.folds, test.classes].append(i)
     found: dict[str, list[_Data]] = defaultdict(list)
     for (protocol, *_), runs in kinds.items():
         found[protocol] += _different(tests, runs)
@@ -54,15 +57,16 @@ def data_names(tests: Sequence[Tested]) -> list[str]:
 def _different(tests: Sequence[Tested], runs: Sequence[int]) -> list[_Data]:
     """Return the different data of some runs, given by their places in ``tests``."""
     # Of one name, the first rooms of each area are taken together, then the second ones, and so on.
-    versions: dict[tuple[str, str], list[tuple]] = defaultdict(list)
+    versions: dict[tuple[str, str], list[Scored]] = defaultdict(list)
     by_name: dict[tuple[str, int], _Data] = {}
     for i in runs:
         test = tests[i]
         known = versions[test.data, test.area]
-        if test.scored not in known:
+        version = next((n for n, scored in enumerate(known) if scored.fits(test.scored)), len(known))
+        if version == len(known):
             known.append(test.scored)
-        data = by_name.setdefault((test.data, known.index(test.scored)), _Data(test.data))
-        data.scored[test.area] = test.scored
+        data = by_name.setdefault((test.data, version), _Data(test.data))
+        data.scored[test.area] = known[version]
         data.runs.append(i)
     different: list[_Data] = []
     for data in by_name.values():

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -67,6 +67,21 @@ class RoomScores(_Written):
         return self.hits, self.truth, self.predicted
 
 
+class Scored(NamedTuple):
+    """The rooms that were scored, with their numbers of points, and the points of each true class.
+
+    Both are empty if they are not known: earlier versions did not keep the rooms, and a protocol that draws points by a
+    seed draws other ones of each class by another seed.
+    """
+
+    rooms: tuple[tuple[str, float], ...]
+    truth: tuple[int, ...]
+
+    def fits(self, other: "Scored") -> bool:
+        """Return whether nothing that is known of both tells them apart."""
+        return all(not mine or not theirs or mine == theirs for mine, theirs in zip(self, other))
+
+
 class Tested(_Written):
     """Scores of a run on its test rooms, and how they were measured. confusion: (C, C), rows truth."""
 
@@ -94,9 +109,11 @@ class Tested(_Written):
         return ", ".join(f"Area {name[5:]}" if name.startswith("Area_") else name for name in names)
 
     @property
-    def scored(self) -> tuple:
-        """What was scored: the rooms with their numbers of points, and the points of each true class."""
-        return tuple(sorted((key, room.points) for key, room in self.rooms.items())), tuple(map(sum, self.confusion))
+    def scored(self) -> "Scored":
+        """What was scored."""
+        rooms = tuple(sorted((key, room.points) for key, room in self.rooms.items()))
+        drawn = "sampled points" in self.protocol
+        return Scored(rooms, () if drawn else tuple(map(sum, self.confusion)))
 
     @property
     def scores(self) -> tuple:

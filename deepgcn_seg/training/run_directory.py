@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
@@ -21,6 +22,8 @@ from ..old_names import ADDED, renamed
 from ..schema import read_json
 
 LOCK = ".lock"
+# Settings that change where and by how many a training is done, and not its result.
+HOW_IT_IS_DONE = ("device", "devices", "workers", "pages")
 
 # Changed settings that a message lists before it counts the others.
 _LISTED = 8
@@ -127,7 +130,8 @@ def claim(config: DictConfig, folder: Path) -> None:
 def job_directory(config: DictConfig, folder: Path, sweep: Path) -> Path:
     """Return the directory below a sweep's that holds a run of these settings, or ``folder`` if none does.
 
-    Jobs have directories by their number, which is another one once the sweep has further values.
+    Jobs have directories by their number, which is another one once the sweep has further values. A job of another
+    device or number of processes is another job, although its result is the same.
 
     Args:
         folder: the job's own directory.
@@ -137,9 +141,19 @@ def job_directory(config: DictConfig, folder: Path, sweep: Path) -> Path:
         # What is damaged is told when its own job comes.
         with suppress(UserError):
             before = recorded_settings(path)
-            if before is not None and not changed_settings(before, settings) and not recorded_changes(path):
+            same = before is not None and not changed_settings(before, settings) and not recorded_changes(path)
+            if same and (path == folder or _works_alike(config, path)):
                 return path
     return folder
+
+
+def _works_alike(config: DictConfig, folder: Path) -> bool:
+    """Return whether the run in a folder was to be done in the same way: on this device, by as many processes."""
+    try:
+        recorded = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    return isinstance(recorded, dict) and all(recorded.get(name) == config[name] for name in HOW_IT_IS_DONE)
 
 
 def finished_miou(config: DictConfig, folder: Path) -> float | None:
@@ -266,7 +280,7 @@ def run_settings(config: DictConfig) -> dict[str, str]:
         if isinstance(value, dict):
             for key, part in value.items():
                 walk(f"{prefix}.{key}" if prefix else str(key), part)
-        elif prefix not in ("resume", "device", "devices", "workers", "pages"):
+        elif prefix not in ("resume", *HOW_IT_IS_DONE):
             flat[prefix] = str(value)
 
     walk("", OmegaConf.to_container(config, resolve=True))

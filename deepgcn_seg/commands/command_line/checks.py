@@ -385,8 +385,8 @@ def _not_found(error: InstantiationException, key: str, target: str) -> str:
 def require_read(config: DictConfig, command: str, known: Mapping[str, str]) -> None:
     """Refuse a setting that nothing reads, wherever it stands: on the command line, or in a file of settings.
 
-    A setting that another one refers to by ``${...}`` is read. Groups of a user's own may hold anything, and a run that
-    is resumed keeps what it was stored with.
+    A setting that another one refers to by ``${...}`` is read. Groups of a user's own may hold anything below their own
+    name, and a run that is resumed keeps what it was stored with.
 
     Args:
         known: every setting of the command, for hints.
