@@ -206,6 +206,17 @@ def test_wrong_neighbors_are_refused(wrong):
         ops.edge_extremum(x, torch.rand(5, 8), None, index)
 
 
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_neighbors_of_other_blocks_are_refused(blocks):
+    with pytest.raises(ValueError, match=f"index: neighbours in {blocks} blocks?, but the features are of 2"):
+        ops.gather_neighbors(torch.rand(2, 6, 4), torch.zeros(blocks, 6, 3, dtype=torch.int64))
+
+
+def test_neighbors_of_some_points_are_gathered():
+    x, index = torch.rand(2, 6, 4), torch.randint(6, (2, 3, 5))
+    assert torch.equal(ops.gather_neighbors(x, index)[1, 2, 4], x[1, index[1, 2, 4]])
+
+
 def test_the_last_of_the_most_neighbors_gets_its_gradient():
     x = torch.tensor([[[0.0], [1.0]]], requires_grad=True)
     index = torch.zeros(1, 2, (1 << 15) - 1, dtype=torch.int64)

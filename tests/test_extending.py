@@ -189,11 +189,11 @@ def test_the_setting_of_ones_own_graph_decides_its_neighbours():
 
 
 GIVEN = {
-    "padded with -1": (lambda index: index.where(index > 2, -1), "gave layer 1 neighbours from -1 to 29"),
-    "counted from 1": (lambda index: index + 1, "neighbours from 1 to 30; they must be from 0 to 29"),
-    "of the first block": (lambda index: index[:1], r"gave layer 0 neighbours \(1, 30, 4\)"),
-    "of no points": (lambda index: index[..., :0], "k at least 1"),
-    "as floats": (lambda index: index.float(), "torch.float32; they must be int64"),
+    "padded with -1": (lambda index: index.where(index > 2, -1), "for layer 1: from -1 to 29"),
+    "counted from 1": (lambda index: index + 1, "for layer 0: from 1 to 30; must be from 0 to 29"),
+    "of the first block": (lambda index: index[:1], r"for layer 0: \(1, 30, 4\) of torch.int64; .*shape \(2, 30, k\)"),
+    "of no points": (lambda index: index[..., :0], "0 neighbours of each point; must be from 1"),
+    "as floats": (lambda index: index.float(), "of torch.float32; .* must be int64"),
 }
 
 
@@ -208,7 +208,7 @@ def test_wrong_neighbors_of_ones_own_graph_are_refused(kind, conv):
             return lambda i, x: change(right(i, x)) if i or "layer 1" not in message else right(i, x)
 
     model = DeepGCN(**SMALL, graph=Wrong, conv=conv).eval()
-    with pytest.raises(ValueError, match=f"graph: Wrong .*{message}"):
+    with pytest.raises(ValueError, match=f"graph: neighbours that Wrong found .*{message}"):
         model(torch.rand(2, 30, 9))
 
 

@@ -19,7 +19,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..ops import nearest_ranks
+from ..ops import nearest_ranks, require_neighbors
 from ..settings import integer, listed, number, require
 from .own_layers import built_by, require_flags
 
@@ -189,14 +189,12 @@ def find_neighbors(graph: Graph, graphs: nn.ModuleList, positions: Tensor, mask:
 
     def checked(i: int, x: Tensor) -> Tensor:
         index = neighbors(i, x)
-        found = f"graph: {type(graph).__name__} gave layer {i} "
-        if index.dim() != 3 or index.shape[:2] != x.shape[:2] or not index.shape[2] or index.dtype != torch.int64:
-            must = f"({x.shape[0]}, {x.shape[1]}, k), k at least 1"
-            raise ValueError(f"{found}neighbours {tuple(index.shape)} of {index.dtype}; they must be int64 {must}")
+        source = f"graph: neighbours that {type(graph).__name__} found for layer {i}"
+        require_neighbors(x, index, source)
         # The kernels of a GPU do not look: they would read other memory.
         if not torch.compiler.is_compiling() and not bool(((index >= 0) & (index < x.shape[1])).all()):
             low, high = (int(bound) for bound in index.aminmax())
-            raise ValueError(f"{found}neighbours from {low} to {high}; they must be from 0 to {x.shape[1] - 1}")
+            raise ValueError(f"{source}: from {low} to {high}; must be from 0 to {x.shape[1] - 1}")
         return index
 
     return checked

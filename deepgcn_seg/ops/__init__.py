@@ -6,7 +6,8 @@ faster, for CPUs (``cpu/``, numba) and for GPUs (``gpu/``, Triton). :mod:`.backe
 
 Other packages import what is listed here, and none of the files behind it:
 
-- ``nearest_ranks``: the neighbours of each point. ``gather_neighbors``: their features.
+- ``nearest_ranks``: the neighbours of each point. ``gather_neighbors``: their features. ``require_neighbors``: checks
+  the shape of neighbours.
 - ``neighbor_max``, ``edge_extremum``: the largest value over neighbours or edges. ``center_and_neighbor``: the two maps
   of points whose sums are the edges. ``edge_moments``: mean and variance over edges, in plain PyTorch.
 - ``backend``, ``set_backend``, ``BACKENDS``: which implementation runs.
@@ -17,7 +18,7 @@ Other packages import what is listed here, and none of the files behind it:
 from .backends import BACKENDS, backend, set_backend
 from .calls import Differentiable, as_autocast
 from .cpu.threads import map_on_threads
-from .edges import center_and_neighbor, edge_extremum, neighbor_max
+from .edges import center_and_neighbor, edge_extremum, neighbor_max, require_neighbors
 from .neighbors import nearest_ranks
 from .reference import edge_moments, gather_neighbors
 
@@ -33,5 +34,6 @@ __all__ = [
     "map_on_threads",
     "nearest_ranks",
     "neighbor_max",
+    "require_neighbors",
     "set_backend",
 ]

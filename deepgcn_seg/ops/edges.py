@@ -38,7 +38,7 @@ def neighbor_max(x: Tensor, index: Tensor, mask: Tensor | None = None, sign: Ten
         ValueError: the index has another shape or type.
         IndexError: a neighbour is none of 0..N-1; on a GPU the result is then undefined.
     """
-    _require_neighbors(x, index)
+    require_neighbors(x, index)
     if sign is None:
         sign = torch.ones(x.shape[-1], device=x.device, dtype=x.dtype)
     return _NeighborExtremum.of(x, index, mask, sign.detach().to(x.dtype))
@@ -72,7 +72,7 @@ def edge_extremum(
     Raises:
         ValueError, IndexError: as :func:`neighbor_max`.
     """
-    _require_neighbors(x, index)
+    require_neighbors(x, index)
     x, weight, bias = as_autocast(x, weight, bias)
     if sign is None:
         sign = weight.new_ones(len(weight))
@@ -86,16 +86,20 @@ def center_and_neighbor(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple
     return F.linear(x, w1 - w2, bias), F.linear(x, w2)
 
 
-def _require_neighbors(x: Tensor, index: Tensor) -> None:
-    """Raise a ValueError unless each point has as many neighbours, at least one."""
+def require_neighbors(x: Tensor, index: Tensor, source: str = "index") -> None:
+    """Check that an index has the shape and the type of neighbours of points x (B, N, C): int64 (B, N, k).
+
+    Raises:
+        ValueError: it has not, or k is not from 1 to 32767; the message begins with ``source``.
+    """
     if index.dim() != 3 or index.shape[:2] != x.shape[:2] or index.dtype != torch.int64:
         raise ValueError(
-            f"index: {tuple(index.shape)} of {index.dtype}; the neighbours of points {tuple(x.shape)} must be int64 of "
-            f"shape ({x.shape[0]}, {x.shape[1]}, k)"
+            f"{source}: {tuple(index.shape)} of {index.dtype}; the neighbours of points {tuple(x.shape)} must be int64 "
+            f"of shape ({x.shape[0]}, {x.shape[1]}, k)"
         )
     # The place of the extreme among the neighbours is kept in 16 bits.
     if not 1 <= index.shape[2] <= torch.iinfo(torch.int16).max:
-        raise ValueError(f"index: {index.shape[2]} neighbours of each point; must be from 1 to 32767")
+        raise ValueError(f"{source}: {index.shape[2]} neighbours of each point; must be from 1 to 32767")
 
 
 # -- operations that compilers see, with the shapes of their results -----------------------------

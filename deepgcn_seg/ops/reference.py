@@ -59,8 +59,14 @@ def mean_of_present(points: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def gather_neighbors(x: Tensor, index: Tensor) -> Tensor:
-    """Return the neighbours' features: x (B, N, C), index (B, N, k) -> (B, N, k, C)."""
+    """Return the neighbours' features: x (B, N, C), index (B, M, k) of M points' neighbours -> (B, M, k, C).
+
+    Raises:
+        ValueError: x and index are not of as many blocks; ``Tensor.gather`` would leave blocks out without a word.
+    """
     batch, count, k = index.shape
+    if x.shape[0] != batch:
+        raise ValueError(f"index: neighbours in {batch} blocks, but the features are of {x.shape[0]}")
     flat = index.reshape(batch, count * k, 1).expand(-1, -1, x.shape[-1])
     return x.gather(1, flat).view(batch, count, k, x.shape[-1])
 
