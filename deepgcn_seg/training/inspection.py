@@ -18,13 +18,13 @@ def gradient_norms(model: nn.Module) -> dict[int, float]:
 
     In a network without connections, the norms of the first layers and the last differ by orders of magnitude.
     """
-    squares: dict[int, Tensor] = {}
+    gradients: dict[int, list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         match = _LAYER.match(name)
         if match and parameter.grad is not None:
             layer = 0 if match[1] == "head" else int(match[2]) + 1
-            squares[layer] = squares.get(layer, torch.zeros(())) + parameter.grad.detach().float().square().sum().cpu()
-    return {layer: float(square.sqrt()) for layer, square in sorted(squares.items())}
+            gradients.setdefault(layer, []).append(parameter.grad.float())
+    return {layer: float(nn.utils.get_total_norm(own)) for layer, own in sorted(gradients.items())}
 
 
 def neighbor_distances(model: nn.Module, points: Tensor, xyz: Tensor) -> dict[int, float]:
