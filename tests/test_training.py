@@ -1,6 +1,9 @@
 """The training loop on its own: whatever stops it, and when, it ends as a run left alone does."""
 
 import json
+import multiprocessing
+import os
+import signal
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
@@ -21,7 +24,7 @@ from deepgcn_seg.evaluation.history import Epoch, History, read_history
 from deepgcn_seg.evaluation.metrics import Scores, confusion_matrix
 from deepgcn_seg.evaluation.protocols import Result
 from deepgcn_seg.model.layers import BatchNorm, LayerNorm
-from deepgcn_seg.training import loop, state, tensorboard
+from deepgcn_seg.training import guards, loop, state, tensorboard
 from deepgcn_seg.training.loop import Trainer, TrainingSettings
 from deepgcn_seg.training.losses import CrossEntropy, Objective
 from deepgcn_seg.training.run_directory import finished_miou
@@ -110,6 +113,53 @@ def trainer(folder, **settings):
     if last.exists():
         found.resume()
     return found
+
+
+class Writing(Blocks):
+    """Blocks that note which processes loaded them."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __getitem__(self, item):
+        with open(self.path, "a") as file:
+            file.write(f"{os.getpid()} {item[0]}\n")
+        return super().__getitem__(item)
+
+
+def test_the_same_process_loads_every_epoch(tmp_path):
+    plain = trainer(tmp_path / "plain")
+    plain.fit()
+    run = trainer(tmp_path / "run", workers=1)
+    run.blocks = Writing(tmp_path / "loaded")
+    run.fit()
+    processes, epochs = zip(*(line.split() for line in (tmp_path / "loaded").read_text().splitlines()))
+    assert set(epochs) == {"0", "1", "2"} and len(set(processes)) == 1 and str(os.getpid()) not in processes
+    assert_same(left_by(tmp_path / "run"), left_by(tmp_path / "plain"))
+
+
+def test_a_signal_of_the_terminal_stops_the_training_and_not_what_loads_its_data(caplog):
+    caplog.set_level("INFO")
+    with guards.stop_requested() as stop:
+        context = multiprocessing.get_context("fork")
+        ready, go = context.Event(), context.Event()
+
+        def load():
+            ready.set()
+            go.wait(30)
+
+        loading = context.Process(target=load)
+        loading.start()
+        assert ready.wait(30)
+        for _ in range(2):
+            os.kill(loading.pid, signal.SIGINT)
+        assert not stop()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop()
+        go.set()
+        loading.join(30)
+    assert loading.exitcode == 0
+    assert caplog.text.count("Stopping after this step") == 1
 
 
 def stopping_after(monkeypatch, steps):

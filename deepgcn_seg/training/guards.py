@@ -1,6 +1,7 @@
 """Handle what may stop or skip a training step: signals, too little memory, and values that are not finite."""
 
 import logging
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,10 +23,13 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 @contextmanager
 def stop_requested() -> Iterator[Callable[[], bool]]:
     """Yield a function that says whether SIGINT or SIGTERM has come. A second signal stops the process at once."""
-    requested = False
+    requested, process = False, os.getpid()
 
     def request(number, frame):
         nonlocal requested
+        # Processes that load data have this handler too. They get the signal of a terminal, and end with the training.
+        if os.getpid() != process:
+            return
         if requested:
             raise KeyboardInterrupt
         requested = True

@@ -6,7 +6,7 @@ The module :mod:`.state` has what a checkpoint restores, and :mod:`.guards` hand
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..data.dataset import BlockDataset, EpochSampler, make_loader
+from ..data.dataset import BlockDataset, EpochSampler, Loader, make_loader
 from ..data.official_hdf5 import OfficialBlockDataset
 from ..distributed import World
 from ..errors import Interrupted, UserError
@@ -157,20 +157,30 @@ class Trainer:
             Interrupted: SIGINT or SIGTERM was received; ``last.ckpt`` holds the state.
             UserError: the loss stays NaN or infinite.
         """
+        # One loader for all epochs: its processes would otherwise be started again for each of them.
+        loader = make_loader(
+            self.blocks,
+            self.sampler.part,
+            self.sampler,
+            self.settings.workers,
+            pin_memory=self.settings.device.type == "cuda",
+        )
         with stop_requested() as stop, Meter("Training", self.total_steps, self.state.step) as meter:
             if self.validation_due or (self._at_end_of_epoch and self.state.losses):
                 # The run was stopped in the last step of an epoch.
                 self._end_epoch()
             while self.state.step < self.total_steps:
-                self._epoch(meter, stop)
+                self._epoch(loader, meter, stop)
             self.run_log.flush()
 
-    def _epoch(self, meter: Meter, stop: Callable[[], bool]) -> None:
+    def _epoch(self, loader: Loader, meter: Meter, stop: Callable[[], bool]) -> None:
         """Train to the end of the epoch, or of all steps, and validate if a validation is due."""
         state, settings = self.state, self.settings
         set_training_mode(state.model, settings.freeze)
-        batches = self._batches()
-        for _ in range(state.step % self.steps_per_epoch, self.steps_per_epoch):
+        done = state.step % self.steps_per_epoch
+        self.sampler.epoch, self.sampler.start = self.epoch, done
+        batches = iter(loader)
+        for _ in range(done, self.steps_per_epoch):
             started = time.perf_counter()
             # The time includes waiting for data, so that the speed shows if a loader cannot keep up.
             passes = [next(batches) for _ in range(settings.accumulate)]
@@ -219,14 +229,6 @@ class Trainer:
             self.run_log.epoch(epoch, self.description["classes"])
             state.loss_sum, state.losses = 0.0, 0
 
-    def _batches(self) -> Iterator[Batch]:
-        """Return an iterator over the batches of this epoch that have not been used yet."""
-        self.sampler.epoch, self.sampler.start = self.epoch, self.state.step % self.steps_per_epoch
-        pin_memory = self.settings.device.type == "cuda"
-        return iter(
-            make_loader(self.blocks, self.sampler.part, self.sampler, self.settings.workers, pin_memory=pin_memory)
-        )
-
     def _train_step(self, passes: Sequence[Batch], stop: Callable[[], bool]) -> tuple[float | None, bool]:
         """Do one optimiser step on the mean loss of the passes that have a labelled point.
 
@@ -247,12 +249,13 @@ class Trainer:
         # One sum over processes serves all. All must know in the same step that one of them was asked to stop.
         own = [sum(losses), float(len(losses)), float(stop())]
         sums = self.world.sum(torch.tensor(own, dtype=torch.float64, device=settings.device))
-        labelled, stopping = int(sums[1]), bool(sums[2] > 0)
+        total, labelled, asked = sums.tolist()
+        stopping = asked > 0
         if not labelled:
             statistics.restore()
             self._skip_unlabelled()
             return None, stopping
-        loss = float(sums[0]) / labelled
+        loss = total / labelled
         self.world.average_gradients(model)
         # The gradients are now sums divided by the number of all passes, those without a labelled point included, which
         # added 0. The step is on the mean of the others.
@@ -260,11 +263,11 @@ class Trainer:
             for parameter in model.parameters():
                 if parameter.grad is not None:
                     parameter.grad *= all_passes / labelled
-        norm = nn.utils.get_total_norm(p.grad for p in model.parameters() if p.grad is not None)
+        norm = float(nn.utils.get_total_norm(p.grad for p in model.parameters() if p.grad is not None))
 
-        if not (math.isfinite(loss) and torch.isfinite(norm)):
+        if not (math.isfinite(loss) and math.isfinite(norm)):
             statistics.restore()
-            self._skip_not_finite(loss, float(norm), passes)
+            self._skip_not_finite(loss, norm, passes)
             return loss, stopping
         state.bad_steps = 0
         optimizer.step()
@@ -272,7 +275,7 @@ class Trainer:
             state.averaged.update_parameters(model)
         state.loss_sum, state.losses = state.loss_sum + loss, state.losses + 1
         # Logged only after the step, so that a training that fails in its first step writes no events.
-        self.run_log.gradient_norm(state.step + 1, float(norm))
+        self.run_log.gradient_norm(state.step + 1, norm)
         if self.world.first and state.step % LAYERS_EVERY == 0:
             self.run_log.layers(state.step + 1, "gradient_norm", gradient_norms(model))
         return loss, stopping
