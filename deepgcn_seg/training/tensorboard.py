@@ -59,6 +59,10 @@ DESCRIPTIONS = {
     "metres with data.variant=paper. It grows as features describe what a point is instead of where it is.",
 }
 
+# More than the row of TensorBoard's table takes, which begins the file that PyTorch writes it to. The file of the other
+# events may have gigabytes.
+_HPARAMS_BYTES = 1 << 20
+
 # Points are 3 cm wide, and the field of view shows a whole block that is 3 m high.
 MESH_VIEW = {
     "material": {"cls": "PointsMaterial", "size": 0.03},
@@ -189,7 +193,9 @@ class _EventWriter:
 
     def _remove_hparams(self) -> None:
         for path in self._folder.glob("events.out.tfevents.*"):
-            if b"_hparams_/session_start_info" in path.read_bytes():
+            with path.open("rb") as file:
+                first = file.read(_HPARAMS_BYTES)
+            if b"_hparams_/session_start_info" in first:
                 path.unlink()
 
     def flush(self) -> None:
