@@ -11,7 +11,7 @@ from test_commands import TINY, run
 
 import deepgcn_seg
 from deepgcn_seg.data.classes import S3DIS
-from deepgcn_seg.model.checkpoint import read_checkpoint, save_checkpoint
+from deepgcn_seg.model.checkpoint import add_to_checkpoint, read_checkpoint, save_checkpoint
 
 SYNTHETIC = ["data=synthetic", "data.store.rooms_per_area=1", "data.store.density=60"]
 MINE = """
@@ -72,6 +72,25 @@ def test_settings_at_odds_with_the_training_are_errors(trained, setting, message
     done = evaluate(trained, *SYNTHETIC, f"data.root={trained}/data", setting, check=False)
     assert done.returncode == 2
     assert message in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("selection", ["last", "best on test rooms", None])
+def test_a_score_says_how_its_checkpoint_was_chosen(trained, tmp_path, selection):
+    shutil.copytree(trained / "run", tmp_path / "run")
+    path = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    card = read_checkpoint(path)["card"]
+    score = None if selection is None else {**card["score"], "selection": selection}
+    add_to_checkpoint(path, card={**card, "score": score})
+    done = run(
+        "evaluate",
+        f"checkpoint={path}",
+        f"hydra.run.dir={tmp_path}/scores",
+        "trusted=[mine_evaluated]",
+        env={"PYTHONPATH": str(trained)},
+    )
+    assert json.loads((tmp_path / "scores" / "metrics.json").read_text())["test"].get("selection") == selection
+    warned = f"checkpoint {path}: was chosen by the test rooms of its training" in done.stderr
+    assert warned == (selection == "best on test rooms")
 
 
 def test_another_area_of_the_same_data_is_said_to_have_been_trained_on(trained):

@@ -14,6 +14,7 @@ from ..data.store import RoomStore
 from ..device import device as device_of
 from ..errors import UserError
 from ..evaluation.evaluate import evaluate_rooms
+from ..evaluation.model_card import selection_of
 from ..evaluation.protocols import Protocol
 from ..evaluation.scores import write_json
 from ..model.description import TrainedOn
@@ -80,9 +81,23 @@ def _evaluate(config: DictConfig, folder: Path) -> float | None:
         palette=config.palette,
         pages=config.pages,
         **networks.facts(),
+        **_selection(networks),
     )
     write_json(folder / "metrics.json", {config.part: entry})
     return entry["mIoU"]
+
+
+def _selection(networks: Trained) -> dict[str, Any]:
+    """Return what ``metrics.json`` says of how the checkpoints were chosen, if all say it, and warn of test rooms."""
+    found = [selection_of(member.card, member.path) for member in networks.members]
+    for member, selection in zip(networks.members, found):
+        if selection is not None and "test" in selection:
+            log.warning(
+                "checkpoint %s: was chosen by the test rooms of its training; scores on these rooms are too good",
+                member.path,
+            )
+    known = [selection for selection in found if selection is not None]
+    return {"selection": ", ".join(sorted(set(known)))} if len(known) == len(found) else {}
 
 
 def _require_same_data(config: DictConfig, networks: Trained) -> None:

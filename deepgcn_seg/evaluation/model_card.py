@@ -120,6 +120,23 @@ def write_card(folder: Path, content: Mapping[str, Any]) -> None:
         temporary.write_text(card_text(content, "checkpoint"))
 
 
+def selection_of(card: Any, path: str | Path) -> str | None:
+    """Return how a checkpoint was chosen, such as ``last`` or ``best on test rooms``; None if its card does not say.
+
+    Args:
+        card: as the checkpoint has it, or None. path: its file, for messages.
+
+    Raises:
+        UserError: a field of the card is of another type or out of range.
+    """
+    read = _read(card, path)
+    return None if read is None or read.score is None else read.score.selection
+
+
+def _read(card: Any, path: str | Path) -> Card | None:
+    return None if card is None else Card.of(card, f"checkpoint {path}: card")
+
+
 def card_text(content: Mapping[str, Any], path: str | Path) -> str:
     """Return the card of a checkpoint as Markdown.
 
@@ -130,8 +147,7 @@ def card_text(content: Mapping[str, Any], path: str | Path) -> str:
         UserError: a field is of another type or out of range.
     """
     description = describe(content, path)
-    found = content.get("card")
-    card = None if found is None else Card.of(found, f"checkpoint {path}: card")
+    card = _read(content.get("card"), path)
     tensors: Any = content["model"]
     parameters = sum(tensor.numel() for name, tensor in tensors.items() if not _is_statistic(name))
     parts = (

@@ -58,12 +58,17 @@ def find_checkpoints(checkpoints: Checkpoints) -> list[Path]:
 
 @dataclass(frozen=True)
 class Member:
-    """A checkpoint that was read: its file, tensors, step (None if it was not trained here) and description."""
+    """A checkpoint that was read: its file, tensors, step (None if it was not trained here) and description.
+
+    Attributes:
+        card: what :class:`~deepgcn_seg.evaluation.model_card.Card` reads; None if there is none.
+    """
 
     path: Path
     tensors: Any
     step: int | None
     description: Description
+    card: Any = None
 
     @property
     def trained_on(self) -> TrainedOn:
@@ -217,4 +222,4 @@ def _are_equal(tensors: Any, others: Any) -> bool:
 def _read(path: Path) -> Member:
     content: Mapping[str, Any] = read_checkpoint(path)
     # The optimiser's state is not kept: it takes twice the memory of the weights.
-    return Member(path, content["model"], content.get("step"), describe(content, path))
+    return Member(path, content["model"], content.get("step"), describe(content, path), content.get("card"))
