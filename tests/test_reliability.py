@@ -309,50 +309,58 @@ def test_a_sweep_lists_what_failed_and_the_same_command_runs_what_is_missing(dat
     assert len(after) == 3
     assert all(after[path] == metrics[path] for path in metrics if path != lost)
     # Other settings in the same place are not mistaken for these, and change nothing there.
-    before = {path: path.read_text() for path in tmp_path.glob("*/.hydra/config.yaml")}
-    done = run("train", *[part.replace("5000", "6") for part in sweep], check=False)
-    assert "holds a run of other settings (k" in done.stderr
-    assert before == {path: path.read_text() for path in before}
-    assert not list(tmp_path.glob("1_*/failed.txt"))
+    before = {path: path.read_bytes() for path in tmp_path.glob("*/*/*.*")}
+    run("train", *[part.replace("5000", "6") for part in sweep])
+    assert before == {path: path.read_bytes() for path in before}
+    assert json.loads((tmp_path / "1_resgcn2_2" / "run.json").read_text())["settings"]["k"] == "6"
 
 
-def test_an_extended_sweep_runs_nothing_twice_and_lists_what_has_no_directory(data_root, tmp_path):  # noqa: F811
+@pytest.mark.parametrize("launcher", [[], ["hydra/launcher=joblib"]], ids=["one by one", "joblib"])
+def test_an_extended_sweep_runs_what_is_new_and_nothing_twice(data_root, tmp_path, launcher):  # noqa: F811
     sweep = ["-m", *TINY, f"data.root={data_root}", f"hydra.sweep.dir={tmp_path}", "max_steps=1", "pages=false"]
-    sweep += ["protocol=recut", "k=4,3"]
+    sweep += ["protocol=recut", "recipe.loss={focal:1},cross_entropy", *launcher]
     run("train", *sweep, "seed=0,1")
     record = (tmp_path / "multirun.yaml").read_text()
     run("train", *sweep, "seed=0,1")
     assert [path.name for path in tmp_path.glob("multirun*")] == ["multirun.yaml"]
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/metrics.json")}
-    # The last job has a seed that cannot be used. One whose directory is another run's leaves no note there.
+    # The numbers of two of the new jobs are those of runs that are there. Job 5 cannot run.
     done = run("train", *sweep, "seed=0,1,-1", check=False)
     assert done.returncode == 2
-    assert done.stderr.count("finished before") == 4
-    summary = done.stderr[done.stderr.index("1 of 5 jobs failed") :]
-    assert "5_resgcn2: seed=-1" in summary and "a job whose own settings are the reason fails again" in summary
-    assert "1 job without a directory of its own did not run\n  seed=-1: must be" in summary
+    summary = done.stderr[done.stderr.index("2 of 6 jobs failed") :]
+    assert "/2_resgcn2_2: seed=-1" in summary and "/5_resgcn2: seed=-1" in summary
+    assert "a job whose own settings are the reason fails again" in summary
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/metrics.json")} == before
     assert (tmp_path / "multirun_1.yaml").read_text() == record != (tmp_path / "multirun.yaml").read_text()
-    # Joblib's jobs are processes of their own.
-    done = run("train", *sweep, "seed=0,1,2", "hydra/launcher=joblib", check=False)
-    assert done.returncode == 2
-    summary = done.stderr[done.stderr.index("1 job without a directory of its own did not run") :]
-    assert f"{tmp_path}/2_resgcn2 holds a run of other settings (" in summary
-    assert "run what is new alone, in another hydra.sweep.dir" in summary
-    after = [json.loads(path.read_text())["settings"] for path in tmp_path.glob("*/run.json")]
-    assert sorted((settings["k"], settings["seed"]) for settings in after) == [
-        ("3", "0"), ("3", "1"), ("3", "2"), ("4", "0"), ("4", "1"),
-    ]  # fmt: skip
-    assert not list(tmp_path.glob(".refused*"))
+    run("train", *sweep, "seed=0,1,2")
+    after = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/metrics.json")}
+    assert before == {path: after[path] for path in before}
+    found = {path.parent.name: json.loads(path.read_text())["settings"] for path in tmp_path.glob("*/run.json")}
+    loss = lambda settings: "cross_entropy" if "recipe.loss" in settings else "focal"
+    assert {name: (loss(settings), settings["seed"]) for name, settings in found.items()} == {
+        "0_resgcn2": ("focal", "0"), "1_resgcn2": ("focal", "1"), "2_resgcn2_2": ("focal", "2"),
+        "2_resgcn2": ("cross_entropy", "0"), "3_resgcn2": ("cross_entropy", "1"), "5_resgcn2": ("cross_entropy", "2"),
+    }  # fmt: skip
+    assert not list(tmp_path.glob("**/failed.txt"))
 
 
-def test_an_unfinished_run_of_another_job_is_named(data_root, tmp_path):  # noqa: F811
+def test_an_unfinished_run_of_another_number_goes_on(data_root, tmp_path):  # noqa: F811
     sweep = ["-m", *TINY, f"data.root={data_root}", f"hydra.sweep.dir={tmp_path}", "max_steps=1", "pages=false"]
     run("train", *sweep, "seed=3,4")
     (tmp_path / "1_resgcn2" / "metrics.json").unlink()
-    done = run("train", *sweep, "seed=5,3,4", check=False)
-    unfinished = tmp_path / "1_resgcn2"
-    assert f"  {unfinished} holds this run, which has not finished: resume={unfinished} goes on with it" in done.stderr
+    done = run("train", *sweep, "seed=5,3,4")
+    assert done.stderr.count("finished before") == 1
+    assert "all 1 steps of max_steps=1 are done" in done.stderr
+    assert {path.parent.name for path in tmp_path.glob("*/metrics.json")} == {"0_resgcn2", "1_resgcn2", "0_resgcn2_2"}
+
+
+def test_a_damaged_run_of_a_sweep_is_told_and_not_replaced(data_root, tmp_path):  # noqa: F811
+    sweep = ["-m", *TINY, f"data.root={data_root}", f"hydra.sweep.dir={tmp_path}", "max_steps=1", "pages=false"]
+    run("train", *sweep, "seed=3")
+    (tmp_path / "0_resgcn2" / "run.json").write_text("{")
+    done = run("train", *sweep, "seed=3", check=False)
+    assert done.returncode == 2 and f"{tmp_path}/0_resgcn2/run.json" in done.stderr
+    assert not (tmp_path / "0_resgcn2_2").exists()
 
 
 def test_jobs_that_differ_in_how_they_are_done_are_all_done(data_root, tmp_path):  # noqa: F811

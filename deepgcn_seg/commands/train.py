@@ -32,7 +32,6 @@ from ..training.resuming import Resumed, require_same_data, rooms_of
 from ..training.run_directory import (
     complete,
     finished_miou,
-    job_directory,
     keep_config,
     record_changes,
     require_free,
@@ -52,8 +51,9 @@ WAITING = 0.1
 def train(config: DictConfig) -> float:
     """Train the configured model, and score its last checkpoint (or its best, by ``select``) on the held-out area.
 
-    In a sweep, a job whose directory already holds this very run is resumed. It is left as it is if it has finished,
-    there or in the directory of another job: the same command again, also with further values, runs what is missing.
+    In a sweep, a job whose directory already holds this very run is resumed, or left as it is if it has finished: the
+    same command again, also with further values, runs what is missing
+    (:func:`~deepgcn_seg.training.run_directory.job_directory`).
 
     Returns:
         mIoU on the test area under the configured protocol.
@@ -72,15 +72,11 @@ def _train(config: DictConfig, folder: Path, device: torch.device, world: World)
     complete(config)
     resuming = bool(config.resume)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        sweep = Path(HydraConfig.get().sweep.dir).absolute()
-        earlier = world.share(job_directory(config, folder, sweep) if world.first else None)
-        finished = finished_miou(config, earlier)
+        finished = finished_miou(config, folder)
         if finished is not None:
-            _require_rooms_of(earlier, config, world)
-            log.info("%s: finished before, mIoU %.4f", earlier, finished)
+            _require_rooms_of(folder, config, world)
+            log.info("%s: finished before, mIoU %.4f", folder, finished)
             return finished
-        if earlier != folder:
-            raise OccupiedError(f"{earlier} holds this run, which has not finished: resume={earlier} goes on with it")
         resuming = (folder / "checkpoints" / "last.ckpt").is_file()
     settings = run_settings(config)
     resumed = Resumed(folder, settings) if resuming else None

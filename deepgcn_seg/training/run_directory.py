@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -128,23 +129,32 @@ def claim(config: DictConfig, folder: Path) -> None:
 
 
 def job_directory(config: DictConfig, folder: Path, sweep: Path) -> Path:
-    """Return the directory below a sweep's that holds a run of these settings, or ``folder`` if none does.
+    """Return the directory of a job of a sweep: the one that holds its run already, else a free one.
 
-    Jobs have directories by their number, which is another one once the sweep has further values. A job of another
-    device or number of processes is another job, although its result is the same.
+    Jobs have directories by their number, which is another one once the sweep has further values. So a run is found by
+    its settings, wherever below the sweep's directory it is. If it is not there, and another run has the directory of
+    the job's number, a number is added: ``3_resgcn28_2``. A job of another device or number of processes is another
+    job, although its result is the same.
 
     Args:
-        folder: the job's own directory.
+        config: of the job. folder: the directory of the job's number. sweep: the directory of the sweep.
     """
     settings = run_settings(config)
     for path in (folder, *sorted(last.parents[1] for last in sweep.glob("**/checkpoints/last.ckpt"))):
-        # What is damaged is told when its own job comes.
-        with suppress(UserError):
+        try:
             before = recorded_settings(path)
             same = before is not None and not changed_settings(before, settings) and not recorded_changes(path)
-            if same and (path == folder or _works_alike(config, path)):
-                return path
-    return folder
+        except UserError:
+            # What is damaged is told by its own job.
+            same = path == folder
+        if same and (path == folder or _works_alike(config, path)):
+            return path
+    numbered = (folder.with_name(f"{folder.name}_{number}") for number in count(2))
+    return next(path for path in chain([folder], numbered) if _is_free(path))
+
+
+def _is_free(folder: Path) -> bool:
+    return not any((folder / name).exists() for name in ("checkpoints/last.ckpt", "metrics.json"))
 
 
 def _works_alike(config: DictConfig, folder: Path) -> bool:
@@ -169,8 +179,7 @@ def finished_miou(config: DictConfig, folder: Path) -> float | None:
         raise UserError(f"{folder / 'run.json'}: says nothing of the run's settings")
     if changed := changed_settings(before, run_settings(config)):
         raise OccupiedError(
-            f"{folder} holds a run of other settings ({', '.join(list(changed)[:5])}); run what is new alone, in "
-            "another hydra.sweep.dir"
+            f"{folder} holds a run of other settings ({', '.join(list(changed)[:5])}); choose another hydra.sweep.dir"
         )
     if changes := recorded_changes(folder):
         raise OccupiedError(

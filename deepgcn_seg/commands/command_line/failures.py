@@ -1,35 +1,17 @@
-"""Errors as one line, and the notes that failed jobs of a sweep leave."""
+"""Errors as one line."""
 
-import sys
-from contextlib import suppress
-from itertools import count
 from pathlib import Path
-from typing import Any
 
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, InstantiationException, OverrideParseException
-from hydra.experimental.callback import Callback
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
+from hydra.errors import InstantiationException, OverrideParseException
+from omegaconf.errors import InterpolationResolutionError
 
-from ...distributed import declared
 from ...errors import UserError
 from ...escaping import one_line
-from ...files import replacing
-from ...settings import counted
 from . import help
 from .checks import refusal, why_unresolved
 
 # Characters of an error that are shown: lists of classes are long, and names from files may be endless.
 MAX_MESSAGE = 4000
-# The note of a failed job, in its directory.
-FAILED = "failed.txt"
-# Until the end of a sweep, the notes of jobs whose directories are another run's, in the sweep's directory.
-_REFUSED = ".refused_job_"
 # Exit status of a user's error.
 USER_ERROR = 2
 
@@ -67,134 +49,3 @@ def _reason(error: BaseException, conf: Path, config_name: str) -> str:
         key = text.split("'")[1]
         return f"{key}: no such setting; {help.suggestion(key, help.settings(conf, config_name))}"
     return " ".join(lines[:2])
-
-
-def note_failure(reason: str, occupied: bool) -> None:
-    """Write why a job of a sweep failed to where :class:`SweepSummary` finds it: into the job's directory.
-
-    Args:
-        occupied: whether that directory is another run's, into which nothing may be written. A directory with scores
-            is one, too: a run that goes on has set its own aside.
-    """
-    hydra = HydraConfig.get()
-    if hydra.mode != RunMode.MULTIRUN or not declared().first:
-        return
-    folder = Path(hydra.runtime.output_dir)
-    if occupied or (folder / "metrics.json").exists():
-        note = Path(hydra.sweep.dir) / f"{_REFUSED}{hydra.job.num}"
-    else:
-        note = folder / FAILED
-    with suppress(OSError), replacing(note) as temporary:
-        temporary.write_text(reason + "\n")
-
-
-def forget_failure() -> None:
-    """Remove the note of an earlier try, now that the job has succeeded."""
-    with suppress(OSError):
-        (Path(HydraConfig.get().runtime.output_dir) / FAILED).unlink()
-
-
-class SweepSummary(Callback):
-    """Hydra's callback that refuses an impossible multirun before its first job, and lists its failed jobs at its end.
-
-    It does so whatever launches the jobs.
-    """
-
-    failed = False
-
-    def on_multirun_start(self, config: DictConfig, config_name: str | None = None, **_: Any) -> None:
-        """End the program with one line if there is nothing to run, or if a job would be a multirun of its own."""
-        reason = _sweeps_nothing(config) or _sweeps_over_sweeps(config, config_name)
-        if reason is not None:
-            if declared().first:
-                print(f"error: {one_line(reason)}", file=sys.stderr)
-            # Hydra turns other exceptions of a callback into warnings.
-            sys.exit(USER_ERROR)
-        if declared().first:
-            root = Path(config.hydra.sweep.dir)
-            _keep_record(root / "multirun.yaml", OmegaConf.to_yaml(config))
-            _take_refusals(root)
-
-    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """List the failed jobs below the sweep's directory, and those whose directories are other runs'."""
-        if not declared().first:
-            return
-        root = Path(config.hydra.sweep.dir)
-        refused = _take_refusals(root)
-        failed = {path.parent: path.read_text().strip() for path in sorted(root.glob(f"**/{FAILED}"))}
-        SweepSummary.failed = bool(refused or failed)
-        if failed:
-            jobs = len({path.parent.parent for path in root.glob("**/.hydra/config.yaml")} | failed.keys())
-            print(
-                f"{len(failed)} of {jobs} jobs failed; the same command again runs what is missing, but a job whose "
-                "own settings are the reason fails again",
-                file=sys.stderr,
-            )
-        for folder, reason in failed.items():
-            print(f"  {folder}: {reason}", file=sys.stderr)
-        if refused:
-            whose = "its" if len(refused) == 1 else "their"
-            print(f"{counted(len(refused), 'job')} without a directory of {whose} own did not run", file=sys.stderr)
-        for reason in refused:
-            print(f"  {reason}", file=sys.stderr)
-
-
-def _keep_record(path: Path, now: str) -> None:
-    """Rename the file in which Hydra has written what was swept over, if it will write something else."""
-    if path.is_file() and path.read_text() != now:
-        numbered = (path.with_name(f"{path.stem}_{number}{path.suffix}") for number in count(1))
-        path.rename(next(free for free in numbered if not free.exists()))
-
-
-def _take_refusals(root: Path) -> list[str]:
-    """Return the notes of jobs that were refused, in their order, and remove them."""
-    notes = sorted(root.glob(f"{_REFUSED}*"), key=lambda path: (len(path.name), path.name))
-    reasons = [path.read_text().strip() for path in notes]
-    for path in notes:
-        path.unlink()
-    return reasons
-
-
-def _params(config: DictConfig) -> dict[str, Any]:
-    """Return what a multirun sweeps over by its files of settings."""
-    params: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=False)
-    return params.get("params") or {}
-
-
-def _sweeps(config: DictConfig) -> list[Override]:
-    """Return the settings that a multirun sweeps over, each with a list of values."""
-    settings = [f"{key}={value}" for key, value in _params(config).items()]
-    parser = OverridesParser.create(GlobalHydra.instance().config_loader())
-    # The last value that a setting is given counts.
-    overrides = {each.key_or_group: each for each in parser.parse_overrides([*settings, *_typed(config)])}
-    # Those of other sweepers, as an interval, have no list of values.
-    return [each for each in overrides.values() if each.is_sweep_override() and each.is_discrete_sweep()]
-
-
-def _typed(config: DictConfig) -> list[str]:
-    typed: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
-    return typed
-
-
-def _sweeps_nothing(config: DictConfig) -> str | None:
-    """Return that a multirun sweeps over no value, as with a ``glob(...)`` that nothing matches; or None."""
-    empty = (each.input_line for each in _sweeps(config) if not any(True for _ in each.sweep_iterator()))
-    return next((f"{line}: no value, so that there is nothing to run; list them: A,B" for line in empty), None)
-
-
-def _sweeps_over_sweeps(config: DictConfig, config_name: str | None) -> str | None:
-    """Return that a multirun sweeps over files of settings of which one is a multirun; or None.
-
-    Each job would ignore what its own file sweeps over.
-    """
-    loader, typed, hydra = GlobalHydra.instance().config_loader(), _typed(config), list(config.hydra.overrides.hydra)
-    known = {*_params(config), *(line.partition("=")[0].lstrip("+") for line in typed)}
-    for sweep in _sweeps(config):
-        group = sweep.key_or_group
-        for choice in sweep.sweep_string_iterator() if loader.get_group_options(group) else ():
-            # What cannot be composed is refused when Hydra composes the jobs. Other sweeps are left out here.
-            with suppress(HydraException, OmegaConfBaseException):
-                job = loader.load_configuration(config_name, [*hydra, *typed, f"{group}={choice}"], RunMode.MULTIRUN)
-                if further := [key for key in _params(job) if key not in known]:
-                    return f"{group}={choice}: is a multirun of its own, over {', '.join(further)}; run it alone"
-    return None

@@ -29,8 +29,9 @@ from ...provenance import as_called
 from . import help
 from .arguments import assigned, for_hydra, given, require_settings
 from .checks import check, require_choices, require_read
-from .failures import USER_ERROR, SweepSummary, error_line, forget_failure, note_failure
+from .failures import USER_ERROR, error_line
 from .output import claim_folder, output_may_go_unread
+from .sweeps import SweepSummary, forget_failure, note_failure
 from .whole import replace_wholes
 
 # Exit status of work that was stopped but saved and can be resumed.
