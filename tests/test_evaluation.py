@@ -88,7 +88,9 @@ def test_points_by_class_are_those_of_the_iou():
 def test_an_interval_by_hand():
     # Of two classes, 80, 50 and 20 of 100 points of the first are right. The second has an IoU of 0 and no points.
     right = torch.tensor([80, 50, 20])
-    rooms = points_by_class(torch.stack([torch.stack([right, 100 - right], 1), torch.zeros(3, 2, dtype=torch.int64)], 1))
+    rooms = points_by_class(
+        torch.stack([torch.stack([right, 100 - right], 1), torch.zeros(3, 2, dtype=torch.int64)], 1)
+    )
     # The mIoU is half of the share that is right. Without one room it is 0.175, 0.25 or 0.325.
     error = math.sqrt(2 / 3 * 2 * 0.075**2)
     assert miou_interval(rooms, level=0.5) == pytest.approx((0.25 - 0.81650 * error, 0.25 + 0.81650 * error), abs=1e-5)

@@ -1107,6 +1107,7 @@ def test_other_data_sets_areas_or_classes_are_other_data(tmp_path, field):
         ({"model": {"checkpoint": False}}, {"model": {"recompute": True}}),
         ({"data": {"fold": 5, "store": {"root": "a"}}}, {"data": {"fold": 5, "root": "b", "store": {"root": "b"}}}),
         ({"device": "cpu", "workers": 0, "pages": True}, {"device": "cuda", "workers": 4, "pages": False}),
+        ({"protocol": {"side": 1.0}}, {"protocol": {"side": 1.0, "min_points": "${data.grid.min_points}"}}),
     ],
     ids=str,
 )
