@@ -39,6 +39,8 @@ ADDED: dict[str, Any] = {
     "freeze": [],
     "pages": True,
 }
+# The same of settings that a part of a user's own need not have: it is not given them.
+ADDED_TO_PARTS = {"protocol.min_points": 100}
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 

@@ -518,7 +518,8 @@ def test_constructors_name_what_is_wrong(build, message):
 def test_a_block_that_reaches_beyond_its_stride_may_leave_gaps_in_training_alone():
     assert BlockGrid(1.0, 2.0).stride == 2
     assert Protocol("recut", side=0.5).grid() == BlockGrid(0.5, 0.5)
-    assert Protocol("blocks", side=2.0).grid() == BlockGrid(2.0, 1.0)
+    assert Protocol("blocks", side=2.0, min_points=7).grid() == BlockGrid(2.0, 1.0, 7)
+    assert Protocol("rooms", min_points=7).grid() == BlockGrid(1.0, 1.0, 1)
 
 
 @pytest.mark.parametrize(

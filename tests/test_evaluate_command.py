@@ -10,7 +10,10 @@ from test_checkpoint import NETWORK, TRAINED_ON, small
 from test_commands import TINY, run
 
 import deepgcn_seg
+from deepgcn_seg.data.blocks import BlockGrid
 from deepgcn_seg.data.classes import S3DIS
+from deepgcn_seg.data.store import RoomStore
+from deepgcn_seg.evaluation.history import read_history
 from deepgcn_seg.model.checkpoint import add_to_checkpoint, read_checkpoint, save_checkpoint
 
 SYNTHETIC = ["data=synthetic", "data.store.rooms_per_area=1", "data.store.density=60"]
@@ -27,7 +30,8 @@ def trained(tmp_path_factory):
     """A run on other channels, blocks and area than the defaults, with a convolution of its own."""
     root = tmp_path_factory.mktemp("evaluate")
     (root / "mine_evaluated.py").write_text(MINE)
-    other = ["data.features=[block,room]", "data.grid.side=1.5", "data.fold=2", "conv._target_=mine_evaluated.Conv"]
+    grid = ["data.grid.side=1.5", "data.grid.min_points=500"]
+    other = ["data.features=[block,room]", *grid, "data.fold=2", "conv._target_=mine_evaluated.Conv"]
     run("train", *TINY, *other, f"data.root={root}/data", f"hydra.run.dir={root}/run", env={"PYTHONPATH": str(root)})
     return root
 
@@ -91,6 +95,18 @@ def test_a_score_says_how_its_checkpoint_was_chosen(trained, tmp_path, selection
     assert json.loads((tmp_path / "scores" / "metrics.json").read_text())["test"].get("selection") == selection
     warned = f"checkpoint {path}: was chosen by the test rooms of its training" in done.stderr
     assert warned == (selection == "best on test rooms")
+
+
+def test_scores_of_samples_are_of_the_blocks_that_training_takes(trained):
+    evaluate(trained, "protocol=recut", "part=validation", checkpoint="run/checkpoints/last.ckpt")
+    entry = json.loads((trained / "scores" / "metrics.json").read_text())["validation"]
+    assert entry["protocol"] == "recut (stride 1.5 m, 64 sampled points a block, blocks of 500 points or more)"
+    store = RoomStore(next(trained.glob("data/*/store")))
+    rooms = [room for room in store.rooms if room.key in entry["rooms"]]
+    blocks, others = ([b for room in rooms for b in BlockGrid(1.5, 1.5, n).cut(store, room)] for n in (500, 100))
+    assert entry["points"] == 64 * len(blocks) < 64 * len(others)
+    last = read_history(trained / "run" / "history.csv")[-1]
+    assert [last["mIoU"], last["OA"]] == pytest.approx([entry["mIoU"], entry["OA"]], rel=1e-5)
 
 
 def test_another_area_of_the_same_data_is_said_to_have_been_trained_on(trained):

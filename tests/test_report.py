@@ -84,21 +84,21 @@ def test_intervals_stand_beside_the_scores(tmp_path):
     runs = lambda: find_runs(tmp_path, LeftOut())[0]
     assert "95 % interval" not in comparisons(runs())[0].header
     for folder in folders:
-        # Two rooms of 100 points of the first class, of which 80 and 20 are right: mIoU 40, 10 or 25 (both).
+        # Three rooms of 100 points of the first class, of which 60, 50 and 40 are right: the mIoU of two is 22.5, 25 or
+        # 27.5, so that the standard error is 2.89, and t is 4.30. Earlier versions wrote another interval.
         rooms = {
             f"room_{right}": {"points": 100, "mIoU": 0.5, "OA": 0.5}
             | {"hits": [right, 0], "truth": [100, 0], "predicted": [right, 100 - right]}
-            for right in (80, 20)
+            for right in (60, 50, 40)
         }
-        changed(rooms=rooms, mIoU_interval=[0.1, 0.4])(folder)
+        changed(rooms=rooms, mIoU_interval=[0.2, 0.3])(folder)
     (table,) = comparisons(runs())
     columns = dict(zip(table.header, zip(*table.rows)))
-    assert columns["95 % interval"] == ("10.00 to 40.00",) * 6
+    assert columns["95 % interval"] == ("12.58 to 37.42",) * 6
     (folds,) = six_folds(runs())
-    # Twelve rooms: the mIoU of the bootstrap is 10 + 30 X / 12, X binomial with 12 draws of 1/2, whose 2.5 and 97.5 %
-    # quantiles are 3 and 9.
-    assert "95 % interval of the pooled mIoU, by bootstrap over all rooms: 17.50 to 32.50." in folds.notes
-    changed(rooms={"room_80": {"points": 100, "mIoU": 0.5, "OA": 0.5}})(folders[0])
+    # Eighteen rooms: a standard error of 0.99, and t is 2.11.
+    assert "95 % interval of the pooled mIoU, over all rooms: 22.91 to 27.09." in folds.notes
+    changed(rooms={"room_60": {"points": 100, "mIoU": 0.5, "OA": 0.5}})(folders[0])
     (folds,) = six_folds(runs())
     assert not any("interval" in note for note in folds.notes)
 
@@ -228,7 +228,6 @@ WHOLE = [
     ("more than 9007199254740992 points", changed(confusion=[[2**53, 2**53], [1, 1]])),
     ("test.classes", changed(classes=[])),
     ("test.rooms.x.points", changed(rooms={"x": {"points": True, "mIoU": None, "OA": None}})),
-    ("test.mIoU_interval", changed(mIoU_interval=[0.5])),
     ("must be of each of 2 classes", changed(rooms={"x": {"points": 1, "mIoU": None, "OA": None, "hits": [1, 0]}})),
     (
         "more hits than true or predicted",
@@ -1108,6 +1107,7 @@ def test_other_data_sets_areas_or_classes_are_other_data(tmp_path, field):
         ({"model": {"checkpoint": False}}, {"model": {"recompute": True}}),
         ({"data": {"fold": 5, "store": {"root": "a"}}}, {"data": {"fold": 5, "root": "b", "store": {"root": "b"}}}),
         ({"device": "cpu", "workers": 0, "pages": True}, {"device": "cuda", "workers": 4, "pages": False}),
+        ({"protocol": {"side": 1.0}}, {"protocol": {"side": 1.0, "min_points": "${data.grid.min_points}"}}),
     ],
     ids=str,
 )

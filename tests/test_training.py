@@ -524,13 +524,18 @@ def test_a_damaged_run_json_is_one_line(content, tmp_path):
         finished_miou(OmegaConf.create({"k": 4}), tmp_path)
 
 
-def test_a_run_from_before_there_were_weights_is_this_run_without_them(tmp_path):
+def test_a_run_from_before_a_setting_is_the_run_with_its_value_of_then(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt").touch()
     (tmp_path / "run.json").write_text('{"settings": {"k": "4"}}')
     (tmp_path / "metrics.json").write_text('{"test": {"mIoU": 0.5}}')
-    assert finished_miou(OmegaConf.create({"k": 4, "weights": None, "freeze": []}), tmp_path) == 0.5
-    for other in ({"weights": "a.ckpt", "freeze": []}, {"weights": None, "freeze": ["head"]}):
+    for same in ({"weights": None, "freeze": []}, {"protocol": {"min_points": 100}}):
+        assert finished_miou(OmegaConf.create({"k": 4, **same}), tmp_path) == 0.5
+    for other in (
+        {"weights": "a.ckpt", "freeze": []},
+        {"weights": None, "freeze": ["head"]},
+        {"protocol": {"min_points": 20}},
+    ):
         with pytest.raises(OccupiedError, match="a run of other settings"):
             finished_miou(OmegaConf.create({"k": 4, **other}), tmp_path)
 
@@ -558,6 +563,6 @@ def test_a_run_with_damaged_metrics_is_not_finished(metrics, miou, tmp_path):
 
 @pytest.mark.parametrize(("rooms", "expected"), [(1, ""), (3, ", 95 % over 3 rooms 0.0000 to 1.0000")])
 def test_a_validation_says_how_far_other_rooms_would_move_it(rooms, expected):
-    """All of the first room is labelled wrong, and none of the others; one draw of 27 has the first alone."""
+    """All of the first room is labelled wrong, and none of the others."""
     wrong, right = torch.tensor([[0, 8], [8, 0]]), torch.tensor([[8, 0], [0, 8]])
     assert loop.over_rooms(Result(torch.stack([wrong, right, right][:rooms]), {}, 1.0)) == expected

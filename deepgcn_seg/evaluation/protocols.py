@@ -36,7 +36,7 @@ from ..errors import UserError
 from ..inference.sampling import Sampling
 from ..inference.voting import BadScoresError, Voting, finite_logits
 from ..progress import track
-from ..settings import SettingError, choice, shown
+from ..settings import SettingError, choice, integer, shown
 from .metrics import confusion_matrix, miou_interval, points_by_class
 
 PROTOCOLS = ("blocks", "recut", "rooms")
@@ -83,14 +83,16 @@ class Protocol(Sampling):
     """A rule for which points are scored, and its settings: ``Protocol("recut", points=4096)``.
 
     Attributes:
-        name: one of :data:`PROTOCOLS`. The others are those of :class:`~deepgcn_seg.inference.sampling.Sampling`, of
-            which the stride, and votes with their copies, are for ``rooms`` only.
+        name: one of :data:`PROTOCOLS`. min_points: blocks with fewer points are left out; ``rooms`` leaves out none.
+            The others are those of :class:`~deepgcn_seg.inference.sampling.Sampling`, of which the stride, and votes
+            with their copies, are for ``rooms`` only.
 
     Raises:
         SettingError: a setting is out of range, or is for ``rooms`` only.
     """
 
     name: Annotated[str, choice(*PROTOCOLS)] = "rooms"
+    min_points: Annotated[int, integer(0)] = BlockGrid.min_points
 
     def __post_init__(self):
         super().__post_init__()
@@ -110,7 +112,7 @@ class Protocol(Sampling):
         """Return how rooms are cut into blocks; with ``rooms``, every point is in a block."""
         if self.name == "rooms":
             return self.voting().grid()
-        return BlockGrid(self.side, _STRIDES[self.name] * self.side)
+        return BlockGrid(self.side, _STRIDES[self.name] * self.side, self.min_points)
 
     def voting(self) -> Voting:
         """Return how ``rooms`` labels every point."""
@@ -121,7 +123,8 @@ class Protocol(Sampling):
         if self.name == "rooms":
             votes = self.describe_votes()
             return f"rooms (every point once; stride {self.stride:g} m, {votes}, {self.points} points a pass)"
-        return f"{self.name} (stride {self.grid().stride:g} m, {self.points} sampled points a block)"
+        others = f", blocks of {self.min_points} points or more" * (self.min_points != BlockGrid.min_points)
+        return f"{self.name} (stride {self.grid().stride:g} m, {self.points} sampled points a block{others})"
 
     def require_rooms(self, store: RoomStore | OfficialBlocks) -> None:
         """Raise an error if this protocol cannot be used with a store.

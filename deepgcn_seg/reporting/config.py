@@ -21,6 +21,8 @@ from .reading import MAX_COUNT, MAX_SETTINGS, own_file, shown
 _NOT_SETTINGS = (
     *("resume", "data.root", "data.store.root", "device", "workers", "pages"),
     *("save_every", "model.recompute"),
+    # The name of the protocol says it.
+    "protocol.min_points",
 )
 # A setting that stands for the value of another one.
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")

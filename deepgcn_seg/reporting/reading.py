@@ -90,7 +90,6 @@ class Tested(_Written):
     dataset: Name = ""
     selection: Name = ""
     mIoU: Share
-    mIoU_interval: tuple[Share, Share] | None = None
     mAcc: Share
     OA: Share
     areas: Annotated[tuple[Name | int, ...], Field(max_length=MAX_CLASSES)]

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..escaping import one_line
+from ..evaluation.metrics import miou_interval
 from ..model.description import Network, OwnPart
 from .reading import Metrics, Tested
 
@@ -84,3 +85,12 @@ class Run:
         """
         rooms = [room.counts for room in self.test.rooms.values()]
         return torch.tensor(rooms) if rooms and all(map(all, rooms)) else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of its mIoU over its test rooms; None if it has only one, or they are not known.
+
+        It is not read from ``metrics.json``: versions of before 2026-11-28 wrote one that is too narrow.
+        """
+        points = self.points_by_room
+        return None if points is None else miou_interval(points)

@@ -46,7 +46,7 @@ def _table(title: str, folds: Folds, repeats: list[str]) -> ResultTable:
         rooms = [points for run in runs if (points := run.points_by_room) is not None]
         if len(rooms) == len(runs) and (interval := miou_interval(torch.cat(rooms))):
             ends = Column("", *PERCENT).text(percent_interval(interval))
-            notes.append(f"95 % interval of the pooled mIoU, by bootstrap over all rooms: {ends}.")
+            notes.append(f"95 % interval of the pooled mIoU, over all rooms: {ends}.")
     # Areas side by side: thirteen classes would make the lines too long.
     (first_name, *headings), *body = (list(column) for column in zip(header, *rows))
     columns = [Column(first_name), *(Column(name, *PERCENT) for name in headings)]

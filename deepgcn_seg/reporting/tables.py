@@ -49,7 +49,7 @@ def _changes_together(settings: Mapping[str, Sequence[str]]) -> list[str]:
 def _comparison(runs: list[Run], data: str, protocol: str, repeats: list[str]) -> ResultTable:
     settings = varied(runs)
     keys = list(settings)
-    intervals = any(run.test.mIoU_interval for run in runs)
+    intervals = any(run.interval for run in runs)
     areas = {run.area: run for run in sorted(runs, key=lambda run: natural(run.area))}
     # Scores on different areas do not compare networks.
     best = len({run.area for run in runs}) == 1
@@ -71,7 +71,7 @@ def _comparison(runs: list[Run], data: str, protocol: str, repeats: list[str]) -
             [
                 *(run.settings.get(key) for key in keys),
                 percent(run.test.mIoU),
-                *[percent_interval(run.test.mIoU_interval)] * intervals,
+                *[percent_interval(run.interval)] * intervals,
                 *map(percent, (run.test.mAcc, run.test.OA)),
                 run.metrics.parameters,
                 None if training.seconds is None else training.seconds / 60,
@@ -86,7 +86,7 @@ def _comparison(runs: list[Run], data: str, protocol: str, repeats: list[str]) -
         *notes_on_data(runs),
         "Minutes and peak MB are of training, points/s of scoring."
         + (f" Checkpoint: {', '.join(selections)}." if selections else ""),
-        *["95 % interval: of the mIoU, by bootstrap over the test rooms."] * intervals,
+        *["95 % interval: of the mIoU, over the test rooms."] * intervals,
         *_changes_together(settings),
         *repeats,
     ]

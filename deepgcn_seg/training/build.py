@@ -86,7 +86,8 @@ def build_trainer(
     model = _build_model(config, device, world, description, store.classes, first)
     # The official blocks of points cannot be cut again.
     name = "blocks" if isinstance(store, OfficialBlocks) else "recut"
-    protocol = Protocol(name, points=config.points, batch_size=config.batch_size, side=grid.side, **channels)
+    cut: dict[str, Any] = {"side": grid.side, "min_points": grid.min_points}
+    protocol = Protocol(name, points=config.points, batch_size=config.batch_size, **cut, **channels)
     rooms = split.test if config.select == "test" else split.validation
 
     def validate(model: nn.Module) -> Result:

@@ -19,7 +19,7 @@ from ..changes import Change, Values, changes_of, typed
 from ..distributed import World
 from ..errors import OccupiedError, UserError
 from ..files import replacing
-from ..old_names import ADDED, renamed
+from ..old_names import ADDED, ADDED_TO_PARTS, renamed
 from ..schema import read_json
 
 LOCK = ".lock"
@@ -195,7 +195,8 @@ def finished_miou(config: DictConfig, folder: Path) -> float | None:
 def changed_settings(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, Values]:
     """Return the settings that two runs have not the same, with both values; None for one that a run does not have."""
     there, here = _whole(before), _whole(now)
-    there = {**{key: str(value) for key, value in ADDED.items() if key in here}, **there}
+    added = {**ADDED, **ADDED_TO_PARTS}
+    there = {**{key: str(value) for key, value in added.items() if key in here}, **there}
     every = {key: (there.get(key), here.get(key)) for key in {**here, **there}}
     return {key: values for key, values in every.items() if values[0] != values[1]}
 
