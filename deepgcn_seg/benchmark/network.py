@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..progress import Meter
 from .build import NETWORKS, build, described, network_settings
 from .output import machine, publish, spread
-from .timing import TASKS, alone, batch, interleaved
+from .timing import TASKS, alone, batch, interleaved, passes
 
 
 def measure_network(config: DictConfig) -> None:
@@ -39,7 +39,7 @@ def measure_network(config: DictConfig) -> None:
             models = {name: build(name, settings, device) for name in names}
             data = batch(size, config.points, device)
             advance = partial(meter.advance, f"{task}, B = {size}")
-            times = interleaved(models, task, data, config.repeats, advance)
+            times = interleaved(passes(models, task, data), config.repeats, advance)
             del models
             # On a GPU the allocator keeps what the official formulation took, with 16 blocks half of a large one. The
             # process that measures memory needs as much again.
