@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..evaluation.scores import write_json
+from ..files import write_json
 
 
 class Lines:

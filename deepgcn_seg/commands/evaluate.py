@@ -15,7 +15,7 @@ from ..device import device as device_of
 from ..errors import UserError
 from ..evaluation.evaluate import evaluate_rooms
 from ..evaluation.protocols import Protocol
-from ..evaluation.scores import write_json
+from ..files import write_json
 from ..model.description import TrainedOn
 from ..model.trained import Trained, read_trained
 from ..schema import read_json

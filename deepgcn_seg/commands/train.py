@@ -19,7 +19,7 @@ from ..data.store import RoomStore
 from ..device import device as device_of
 from ..distributed import World, join
 from ..errors import OccupiedError, UserError
-from ..evaluation.scores import write_json
+from ..files import write_json
 from ..memory import peak_memory_mb, reset_peak
 from ..model.checkpoint import read_checkpoint
 from ..model.description import describe_network

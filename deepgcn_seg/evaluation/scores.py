@@ -1,8 +1,6 @@
-"""Print results as a table, and write them as ``metrics.json``."""
+"""Results as a table on the terminal, and as entries of ``metrics.json``."""
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -11,7 +9,6 @@ from rich.table import Table
 from ..data.classes import ClassList
 from ..data.room import RoomEntry
 from ..escaping import terminal
-from ..files import replacing
 from .metrics import Scores, points_by_class
 from .protocols import Protocol, Result
 
@@ -80,9 +77,3 @@ def summary(
         "classes": list(classes.names),
         "confusion": result.confusion.tolist(),
     }
-
-
-def write_json(path: str | Path, content: Any) -> None:
-    """Write a JSON file, whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")

@@ -1,7 +1,6 @@
 """The directory of a run: lock it for one process, write its config, and find out whether it holds a run already."""
 
 import fcntl
-import json
 import logging
 import os
 import socket
@@ -17,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from ..changes import Change, Values, changes_of, typed
 from ..distributed import World
 from ..errors import OccupiedError, UserError
-from ..files import replacing
+from ..files import replacing, write_json
 from ..old_names import ADDED, renamed
 from ..schema import read_json
 
@@ -259,8 +258,7 @@ def record_changes(
     facts["changes"] = [change.plain() for change in changes]
     facts = {key: value for key, value in facts.items() if key not in ("class_weights", "changes") or value}
     if facts != before:
-        with replacing(folder / "run.json") as temporary:
-            temporary.write_text(json.dumps(facts, indent=1) + "\n")
+        write_json(folder / "run.json", facts)
 
 
 def set_scores_aside(folder: Path, step: int) -> None:
