@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..distributed import SummedOverAll
-from ..settings import Flag, choice, number, require, validate
+from ..settings import Flag, Validated, choice, number, require
 from .own_layers import (
     TORCH_NORMS,
     Factory,
@@ -280,7 +280,7 @@ def negative_slope(act: nn.Module | None, like: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class LayerSpec:
+class LayerSpec(Validated):
     """The norm and activation that follow a linear map, and their order.
 
     Attributes:
@@ -294,9 +294,6 @@ class LayerSpec:
     act: Annotated[str | Factory, name_or_factory(choice(*ACTS))] = "relu"
     bias: Flag = True
     eps: Annotated[float, number(0, above=True)] = 1e-5
-
-    def __post_init__(self):
-        validate(self)
 
     def linear_only(self) -> "LayerSpec":
         """Return this spec without norm and activation, for a convolution that comes after them."""
