@@ -41,7 +41,7 @@ from ..training.run_directory import (
     sole_writer,
 )
 from ..training.tensorboard import RunLog
-from .command_line.checks import protocol_as_trained
+from .command_line.checks import is_typed, protocol_as_trained
 
 log = logging.getLogger(__name__)
 
@@ -213,15 +213,10 @@ def fit_to_data(config: DictConfig, store: RoomStore | OfficialBlocks) -> None:
         raise UserError(f"data.features={list(config.data.features)}: {store.root} has no colours; leave color out")
     fitting = {"in_channels": count_channels(config.data.features), "num_classes": len(store.classes)}
     for key, value in fitting.items():
-        if _is_given(f"model.{key}") and config.model[key] != value:
+        if is_typed(f"model.{key}") and config.model[key] != value:
             raise UserError(f"model.{key}={config.model[key]}: the data set it, here to {value}; leave it out")
         config.model[key] = value
     try:
         config.model.positions = place_of_channels(config.model.positions, config.data.features)
     except ValueError as error:
         raise UserError(f"data.features={list(config.data.features)}: {error}") from None
-
-
-def _is_given(key: str) -> bool:
-    """Return whether the command line gives a value to a key."""
-    return any(override.lstrip("+").startswith(f"{key}=") for override in HydraConfig.get().overrides.task)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..data.dataset import BlockDataset, EpochSampler, make_loader
+from ..data.dataset import BlockDataset, EpochSampler, blocks_per_pass, make_loader
 from ..data.official_hdf5 import OfficialBlockDataset
 from ..distributed import World
 from ..errors import Interrupted, UserError
@@ -24,7 +24,6 @@ from ..evaluation.protocols import Result
 from ..memory import peak_memory_mb
 from ..model.freezing import set_training_mode
 from ..progress import Meter
-from ..settings import counted
 from .guards import Batch, RunningStatistics, advice_on_memory, save_bad_batch, stop_requested
 from .inspection import gradient_norms, neighbor_distances, predicted_labels
 from .losses import Objective
@@ -114,15 +113,8 @@ class Trainer:
         self.state = TrainingState(model, optimizer, settings.ema)
         self.base_rates = [group["lr"] for group in optimizer.param_groups]
         self.batch_size = min(settings.batch_size, len(blocks))
-        parts = world.size * settings.accumulate
-        if self.batch_size % parts:
-            raise UserError(
-                f"batch_size={self.batch_size}: must be a multiple of {parts} "
-                f"({counted(world.size, 'process')} x accumulate={settings.accumulate})"
-            )
-        self.sampler = EpochSampler(
-            len(blocks), settings.seed, self.batch_size, self.batch_size // parts, world.rank, world.size
-        )
+        part = blocks_per_pass(self.batch_size, world.size, settings.accumulate)
+        self.sampler = EpochSampler(len(blocks), settings.seed, self.batch_size, part, world.rank, world.size)
         self.steps_per_epoch = len(blocks) // self.batch_size
         self.description = {**description, "steps_per_epoch": self.steps_per_epoch}
         # Whether the log has a line on a validation without labels, and on a step without: one of each is enough.
