@@ -50,12 +50,22 @@ def _labels(name: str, values: Any) -> Tensor:
 BOOTSTRAP_SAMPLES = 1000
 
 
-def points_by_class(by_room: Tensor) -> Tensor:
-    """Return the numbers of points (R, 3, C) that an IoU needs, of confusion matrices (R, C, C) with rows truth.
+def points_by_class(confusion: Tensor) -> Tensor:
+    """Return the numbers of points (..., 3, C) that an IoU needs, of confusion matrices (..., C, C) with rows truth.
 
-    For each room and class: the points with the right label, those of the truth, and those predicted.
+    For each class: the points with the right label, those of the truth, and those predicted.
     """
-    return torch.stack([by_room.diagonal(dim1=1, dim2=2), by_room.sum(2), by_room.sum(1)], 1)
+    return torch.stack([confusion.diagonal(dim1=-2, dim2=-1), confusion.sum(-1), confusion.sum(-2)], -2)
+
+
+def iou_of(points: Tensor) -> Tensor:
+    """Return the IoU (..., C) of each class, TP / (truth + predicted - TP); NaN if no point has or gets the class.
+
+    Args:
+        points: (..., 3, C), of :func:`points_by_class`.
+    """
+    hits, truth, predicted = points.unbind(-2)
+    return hits / (truth + predicted - hits)
 
 
 def miou_interval(points: Tensor, level: float = 0.95, seed: int = 0) -> tuple[float, float] | None:
@@ -78,9 +88,8 @@ def miou_interval(points: Tensor, level: float = 0.95, seed: int = 0) -> tuple[f
     counts = points.double().numpy().reshape(rooms, -1)
     drawn = [np.bincount(rng.integers(rooms, size=rooms), minlength=rooms) for _ in range(BOOTSTRAP_SAMPLES)]
     summed = torch.from_numpy(np.stack([weights @ counts for weights in drawn])).view(-1, *points.shape[1:])
-    hits, truth, predicted = summed.unbind(1)
     tail = (1 - level) / 2
-    low, high = (hits / (truth + predicted - hits)).nanmean(1).nanquantile(torch.tensor([tail, 1 - tail]).double())
+    low, high = iou_of(summed).nanmean(1).nanquantile(torch.tensor([tail, 1 - tail]).double())
     return float(low), float(high)
 
 
@@ -89,7 +98,7 @@ class Scores:
     """The scores of a confusion matrix.
 
     Attributes:
-        iou: for each class TP / (truth + predicted - TP); NaN if neither truth nor prediction has the class.
+        iou: of each class (:func:`iou_of`); NaN if neither truth nor prediction has the class.
         accuracy: for each class the share of its points with the right label; NaN if the truth lacks the class.
         miou, macc: means of iou and accuracy, without NaN. oa: share of all points with the right label.
     """
@@ -103,16 +112,16 @@ class Scores:
     @classmethod
     def of(cls, confusion: Tensor) -> "Scores":
         """Return the scores of a confusion matrix (C, C), rows truth; all are NaN if it has no points."""
-        counts = confusion.double()
-        hits, truth, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
-        iou, accuracy = hits / (truth + predicted - hits), hits / truth
-        return cls(
-            iou.tolist(),
-            accuracy.tolist(),
-            float(iou.nanmean()),
-            float(accuracy.nanmean()),
-            float(hits.sum() / counts.sum()),
-        )
+        return cls.of_points(points_by_class(confusion))
+
+    @classmethod
+    def of_points(cls, points: Tensor) -> "Scores":
+        """Return the scores of points (3, C), of :func:`points_by_class`."""
+        points = points.double()
+        hits, truth, _ = points
+        iou, accuracy = iou_of(points), hits / truth
+        means = float(iou.nanmean()), float(accuracy.nanmean()), float(hits.sum() / truth.sum())
+        return cls(iou.tolist(), accuracy.tolist(), *means)
 
     @classmethod
     def missing(cls, num_classes: int) -> "Scores":

@@ -9,7 +9,7 @@ from rich.table import Table
 from ..data.classes import ClassList
 from ..data.room import RoomEntry
 from ..escaping import terminal
-from .metrics import Scores, points_by_class
+from .metrics import Scores, miou_interval, points_by_class
 from .protocols import Protocol, Result
 
 
@@ -58,17 +58,18 @@ def summary(
     """
     by_room = {}
     points = points_by_class(result.by_room)
-    for room, confusion, counts in zip(rooms, result.by_room, points):
-        scores = Scores.of(confusion).as_dict(classes.names)
+    for room, counts in zip(rooms, points):
+        scores = Scores.of_points(counts).as_dict(classes.names)
+        hits, truth, predicted = counts.tolist()
         by_room[room.key] = {
-            **{"points": int(confusion.sum()), "mIoU": scores["mIoU"], "OA": scores["OA"]},
-            **dict(zip(("hits", "truth", "predicted"), counts.tolist())),
+            **{"points": sum(truth), "mIoU": scores["mIoU"], "OA": scores["OA"]},
+            **{"hits": hits, "truth": truth, "predicted": predicted},
         }
     return {
         "protocol": protocol.describe(),
         **about,
-        **Scores.of(result.confusion).as_dict(classes.names),
-        "mIoU_interval": result.interval,
+        **Scores.of_points(points.sum(0)).as_dict(classes.names),
+        "mIoU_interval": miou_interval(points),
         "rooms": by_room,
         "points": result.points,
         "unlabelled": result.unlabelled,
