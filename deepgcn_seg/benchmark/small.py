@@ -9,8 +9,9 @@ from omegaconf import DictConfig
 from ..device import device as device_of
 from ..errors import UserError
 from ..model.connection import PAPER_CONNECTIONS
+from ..model.official import CONVS
 from ..progress import Meter
-from .build import CONVS, build
+from .build import build
 from .output import machine, publish
 from .timing import TASKS, batch, interleaved, passes
 
