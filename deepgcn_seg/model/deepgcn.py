@@ -154,8 +154,7 @@ class DeepGCN(nn.Module):
         **settings,
     ) -> "DeepGCN":
         """Build PlainGCN, which has no connections and no dilation (:class:`~.connection.Plain`)."""
-        own = {"dilation": dilation, "stochastic": stochastic}
-        return cls(connection=Plain.name, depth=depth, **own, **settings)
+        return cls(connection=Plain.name, depth=depth, dilation=dilation, stochastic=stochastic, **settings)
 
     @classmethod
     @_shows_settings_of(__init__)

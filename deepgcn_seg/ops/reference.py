@@ -60,9 +60,12 @@ def mean_of_present(points: Tensor, mask: Tensor | None) -> Tensor:
 
 def gather_neighbors(x: Tensor, index: Tensor) -> Tensor:
     """Return the neighbours' features: x (B, N, C), index (B, N, k) -> (B, N, k, C)."""
-    batch, count, k = index.shape
-    flat = index.reshape(batch, count * k, 1).expand(-1, -1, x.shape[-1])
-    return x.gather(1, flat).view(batch, count, k, x.shape[-1])
+    return x.gather(1, _rows(index, x.shape[-1])).view(*index.shape, x.shape[-1])
+
+
+def _rows(index: Tensor, channels: int) -> Tensor:
+    """Return an index (B, N, k) as rows (B, N k, channels), for ``gather`` and ``scatter``."""
+    return index.flatten(1)[:, :, None].expand(-1, -1, channels)
 
 
 def neighbor_extremum(x: Tensor, index: Tensor, mask: Tensor | None, sign: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,9 +113,8 @@ def edge_moments_backward(
         grad = torch.where(mask[:, :, None, None], grad, 0)
     grad_slope = torch.where(edge > 0, 0, grad * edge).sum((0, 1, 2))
     grad = grad * steep
-    batch, count, k = index.shape
-    flat = index.reshape(batch, count * k, 1).expand(-1, -1, center.shape[-1])
-    grad_neighbor = torch.zeros_like(neighbor).scatter_add_(1, flat, grad.view(batch, count * k, -1))
+    rows = _rows(index, center.shape[-1])
+    grad_neighbor = torch.zeros_like(neighbor).scatter_add_(1, rows, grad.flatten(1, 2))
     return grad.sum(2), grad_neighbor, grad_slope
 
 
