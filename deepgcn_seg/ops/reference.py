@@ -107,12 +107,12 @@ def edge_moments_backward(
     """Return the gradients of center, neighbor and slope, given those of phi: offset + factor * phi, both (B, C)."""
     offset, factor = offset.to(center.dtype), factor.to(center.dtype)
     edge = center[:, :, None] + gather_neighbors(neighbor, index)
-    steep = torch.where(edge > 0, torch.ones_like(slope), slope)
-    grad = offset[:, None, None] + factor[:, None, None] * (steep * edge)
+    steepness = torch.where(edge > 0, torch.ones_like(slope), slope)
+    grad = offset[:, None, None] + factor[:, None, None] * (steepness * edge)
     if mask is not None:
         grad = torch.where(mask[:, :, None, None], grad, 0)
     grad_slope = torch.where(edge > 0, 0, grad * edge).sum((0, 1, 2))
-    grad = grad * steep
+    grad = grad * steepness
     rows = _rows(index, center.shape[-1])
     grad_neighbor = torch.zeros_like(neighbor).scatter_add_(1, rows, grad.flatten(1, 2))
     return grad.sum(2), grad_neighbor, grad_slope
