@@ -72,15 +72,8 @@ def _train(config: DictConfig, folder: Path, device: torch.device, world: World)
     complete(config)
     resuming = bool(config.resume)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        sweep = Path(HydraConfig.get().sweep.dir).absolute()
-        earlier = world.share(job_directory(config, folder, sweep) if world.first else None)
-        finished = finished_miou(config, earlier)
-        if finished is not None:
-            _require_rooms_of(earlier, config, world)
-            log.info("%s: finished before, mIoU %.4f", earlier, finished)
+        if (finished := _finished_job(config, folder, world)) is not None:
             return finished
-        if earlier != folder:
-            raise OccupiedError(f"{earlier} holds this run, which has not finished: resume={earlier} goes on with it")
         resuming = (folder / "checkpoints" / "last.ckpt").is_file()
     settings = run_settings(config)
     resumed = Resumed(folder, settings) if resuming else None
@@ -127,6 +120,23 @@ def _train(config: DictConfig, folder: Path, device: torch.device, world: World)
     # Wait for every process before the process group is closed: another may still be writing.
     world.barrier()
     return miou
+
+
+def _finished_job(config: DictConfig, folder: Path, world: World) -> float | None:
+    """Return the mIoU of a job of a sweep if it has finished, in its directory or in another of the sweep's; else None.
+
+    Raises:
+        OccupiedError: the job's directory holds another run, or that of another job holds this one, unfinished.
+    """
+    sweep = Path(HydraConfig.get().sweep.dir).absolute()
+    earlier = world.share(job_directory(config, folder, sweep) if world.first else None)
+    finished = finished_miou(config, earlier)
+    if finished is not None:
+        _require_rooms_of(earlier, config, world)
+        log.info("%s: finished before, mIoU %.4f", earlier, finished)
+    elif earlier != folder:
+        raise OccupiedError(f"{earlier} holds this run, which has not finished: resume={earlier} goes on with it")
+    return finished
 
 
 def _require_rooms_of(folder: Path, config: DictConfig, world: World) -> None:

@@ -47,16 +47,20 @@ SAVE_EVERY = 500
 class TrainingSettings:
     """The settings of a training, named as on the command line.
 
-    epochs, max_steps: the training ends with whichever comes first; None for no limit of steps. batch_size: blocks of
-    one optimiser step, over all processes and passes. accumulate: passes per step. points: points of a block. seed: of
-    the order of blocks. device: runs the model. precision: ``fp32``, or ``bf16`` for autocast to bfloat16. workers:
-    processes that load blocks; 0 for the trainer's own. validate_every: epochs between two validations. save_every:
-    steps between two checkpoints within an epoch; its end always has one. objective: the loss. schedule: returns the
-    factor of the learning rate. norm_momentum: returns batch norms' momentum; None keeps it. ema: decay of the averaged
-    weights; None for no average. max_bad_steps: number of successive steps that may be skipped because their loss or
-    gradients are not finite. keep_best: whether the checkpoint with the highest validation mIoU is kept as
-    ``best.ckpt``. validated: the rooms that validations are on, validation or test, for the log. freeze: modules that
-    stay in eval mode (:func:`~deepgcn_seg.model.freezing.set_training_mode`).
+    Attributes:
+        epochs, max_steps: the training ends with whichever comes first; None for no limit of steps.
+        batch_size: blocks of one optimiser step, over all processes and passes. accumulate: passes per step.
+        seed: of the order of blocks. points: points of a block.
+        device: runs the model. precision: ``fp32``, or ``bf16`` for autocast to bfloat16.
+        workers: processes that load blocks; 0 for the trainer's own.
+        validate_every: epochs between two validations.
+        save_every: steps between two checkpoints within an epoch; its end always has one.
+        objective: the loss. ema: decay of the averaged weights; None for no average.
+        schedule: returns the factor of the learning rate. norm_momentum: returns batch norms' momentum; None keeps it.
+        max_bad_steps: number of successive steps that may be skipped because their loss or gradients are not finite.
+        keep_best: whether the checkpoint with the highest validation mIoU is kept as ``best.ckpt``.
+        validated: the rooms that validations are on, validation or test, for the log.
+        freeze: modules that stay in eval mode (:func:`~deepgcn_seg.model.freezing.set_training_mode`).
     """
 
     epochs: int

@@ -15,7 +15,11 @@ from ..settings import Count, Share, Validated, integer, number
 
 @dataclass(frozen=True)
 class Clock:
-    """The progress of a training. step: number of optimiser steps done. total_steps: steps of the whole training."""
+    """The progress of a training.
+
+    Attributes:
+        step: number of optimiser steps done. total_steps: steps of the whole training.
+    """
 
     step: int
     steps_per_epoch: int
