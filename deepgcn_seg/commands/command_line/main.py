@@ -30,8 +30,8 @@ from . import help
 from .arguments import assigned, for_hydra, given, require_settings
 from .checks import check, require_choices, require_read
 from .failures import USER_ERROR, SweepSummary, error_line, forget_failure, note_failure
+from .mappings import replace_mappings
 from .output import claim_folder, output_may_go_unread
-from .whole import replace_wholes
 
 # Exit status of work that was stopped but saved and can be resumed.
 INTERRUPTED = 75
@@ -151,11 +151,7 @@ def _guarded(
     def guarded(config: DictConfig) -> Any:
         outcome.composed = True
         try:
-            require_read(config, config_name, help.settings(conf, config_name))
-            replace_wholes(config, conf, config_name)
-            check(config, config_name)
-            claim_folder(config, config_name)
-            result = task(config)
+            result = run_checked(task, config, conf, config_name)
             forget_failure()
             return result
         except BrokenPipeError:
@@ -175,6 +171,19 @@ def _guarded(
         return None
 
     return guarded
+
+
+def run_checked(task: Callable[[DictConfig], Any], config: DictConfig, conf: Path, command: str) -> Any:
+    """Check a composed config, claim the output directory, and return what the task returns.
+
+    Raises:
+        UserError: a setting is impossible, or nothing reads it; or whatever the task refuses.
+    """
+    require_read(config, command, help.settings(conf, command))
+    replace_mappings(config, conf, command)
+    check(config, command)
+    claim_folder(config, command)
+    return task(config)
 
 
 def _start_processes(program: Sequence[str], arguments: list[str]) -> None:
