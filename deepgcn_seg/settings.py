@@ -213,6 +213,11 @@ def shown(value: Any) -> str:
     return typed if len(typed) <= _SHOWN else f"{typed[:_SHOWN]}..."
 
 
+def some_of(texts: Sequence[str], most: int) -> str:
+    """Return the first texts in one line, and the number of the others: ``a, b and 3 more``."""
+    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
+
+
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, in the plural unless it is 1: ``1 room``, ``2 passes``."""
     ending = "" if number == 1 else "es" if noun.endswith("s") else "s"

@@ -22,6 +22,8 @@ from .tensor_file import read_tensor_file
 # The second-best guess must be off by MARGIN times as much as the best one. Connection and convolution of networks with
 # more than MAX_GUESSED layers are not guessed, because that would take minutes.
 MARGIN, MAX_GUESSED = 1.3, 112
+# The fewest random points that are guessed by.
+LEAST_POINTS = 512
 
 # The convolutions that the official PyTorch code and this package both have for dense blocks, by their official names.
 CONVS: dict[str, type[nn.Module]] = {"edge": EdgeConv, "mr": MRConv}
@@ -106,20 +108,20 @@ def convert_official(
     return candidates[best]
 
 
-def guess(candidates: list[DeepGCN], points: int = 512) -> int:
+def guess(candidates: list[DeepGCN]) -> int:
     """Return which candidate's batch statistics on random points come closest to its running ones.
 
     Random points have other statistics than the training data. But a wrong connection or convolution changes the
     statistics far more, and more in every layer.
 
     Args:
-        candidates: models of the same tensors, in eval mode. points: least number of random points.
+        candidates: models of the same tensors, in eval mode.
 
     Raises:
         UndecidedError: the model is not trained, or two candidates are about equally close.
     """
     generator = torch.Generator().manual_seed(0)
-    count = max(points, 2 * candidates[0].min_points)
+    count = max(LEAST_POINTS, 2 * candidates[0].min_points)
     cloud = torch.rand(2, count, candidates[0].in_channels, generator=generator)
     cloud[..., :3] = 2 * cloud[..., :3] - 1
     gaps = torch.tensor([_statistics_gap(model, cloud) for model in candidates])

@@ -19,6 +19,7 @@ from ..errors import OccupiedError, UserError
 from ..files import replacing, write_json
 from ..old_names import ADDED, renamed
 from ..schema import read_json
+from ..settings import some_of
 
 LOCK = ".lock"
 # Settings that change where and by how many a training is done, and not its result.
@@ -249,8 +250,7 @@ def record_changes(
     """
     if changed:
         told = [f"{key} {typed(there)} -> {typed(here)}" for key, (there, here) in changed.items()]
-        more = f" and {len(told) - _LISTED} more" if len(told) > _LISTED else ""
-        log.info("Changed: %s%s", ", ".join(told[:_LISTED]), more)
+        log.info("Changed: %s", some_of(told, _LISTED))
     before = _record(folder)
     if not isinstance(before.get("settings"), dict):
         return
