@@ -70,20 +70,20 @@ def search(
     # Only kernels read the ranks: the host need not wait for the copy.
     ranks = ranks.to(points.device, non_blocking=True)
     # Search as many blocks at a time as the lists have room for, or a part of the rows if a block is too large.
-    most = plan.list_bytes // (8 * plan.capacity + 2 * plan.keep)
-    together, chunk = min(max(most // count, 1), batch), min(count, max(most // ROWS, 1) * ROWS)
+    queries = plan.list_bytes // (8 * plan.capacity + 2 * plan.keep)
+    most_blocks, most_rows = min(max(queries // count, 1), batch), min(count, max(queries // ROWS, 1) * ROWS)
     lists = Lists(
-        points.new_empty(together * chunk * plan.capacity, dtype=torch.int64),
-        points.new_empty(together * chunk * plan.keep, dtype=torch.int16),
+        points.new_empty(most_blocks * most_rows * plan.capacity, dtype=torch.int64),
+        points.new_empty(most_blocks * most_rows * plan.keep, dtype=torch.int16),
         points.new_empty(batch, count, dtype=torch.int32),
         points.new_empty(batch, count, dtype=torch.int32),
         points.new_zeros(1, dtype=torch.int32),
     )
-    for block in range(0, batch, together):
-        for row in range(0, count, chunk):
-            blocks, rows = min(together, batch - block), min(chunk, count - row)
-            list_candidates(split, thresholds, lists, plan, loop, channel_step, (block, blocks), (row, rows))
-            select_from_lists(thresholds, lists, plan, ranks, out, (block, blocks), (row, rows))
+    for block in range(0, batch, most_blocks):
+        for row in range(0, count, most_rows):
+            blocks, rows = (block, min(most_blocks, batch - block)), (row, min(most_rows, count - row))
+            list_candidates(split, thresholds, lists, plan, loop, channel_step, blocks, rows)
+            select_from_lists(thresholds, lists, plan, ranks, out, blocks, rows)
     search_missed(split, lists.missed, lists.misses, plan.wanted, ranks, loop, out, sizes)
 
 
