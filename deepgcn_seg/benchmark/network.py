@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
@@ -80,7 +79,6 @@ def _cells(row: dict[str, Any], names: list[str], others: list[str]) -> list[str
 
 def _figure(rows: list[dict[str, Any]], names: list[str], title: str) -> Figure:
     figure = Figure(figsize=(10, 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
     for axis, (key, unit) in zip(figure.subplots(1, 2), (("seconds", "s"), ("peak_mb", "MB"))):
         for number, name in enumerate(names):
             heights = [statistics.median(row[key][name]) for row in rows]

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
@@ -126,7 +125,6 @@ def work(settings: dict[str, Any], task: str, size: int, points: int) -> dict[st
 def _figure(rows: Sequence[dict[str, Any]]) -> Figure:
     cases = list(dict.fromkeys((row["task"], row["batch"]) for row in rows))
     figure = Figure(figsize=(8, 0.7 * len(cases) + 1.4), layout="constrained")
-    FigureCanvasAgg(figure)
     axis = figure.subplots()
     left = [0.0] * len(cases)
     for part in PARTS:

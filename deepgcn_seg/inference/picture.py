@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
@@ -155,7 +154,6 @@ def _draw(
     columns = 2 if len(panels) in (2, 4) else 3
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(7 * columns, 4.7 * rows + 0.4), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.axis("off")
