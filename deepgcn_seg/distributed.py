@@ -26,7 +26,11 @@ MAX_DEVICES = 64
 
 @dataclass(frozen=True)
 class World:
-    """The processes that train together. rank: number of this one, 0..size-1; local: its number on this machine."""
+    """The processes that train together.
+
+    Attributes:
+        rank: number of this process, 0..size-1. size: number of processes. local: number of this one on its machine.
+    """
 
     rank: int = 0
     size: int = 1

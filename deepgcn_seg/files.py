@@ -1,5 +1,6 @@
 """Files and folders that are written whole or not at all, and the temporary files that killed processes leave."""
 
+import json
 import os
 import shutil
 import stat
@@ -89,6 +90,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
         os.close(handle)
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write a JSON file, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
 
 
 @contextmanager

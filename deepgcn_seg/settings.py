@@ -151,18 +151,20 @@ Metres = Annotated[float, number(0, 1e4, above=True)]
 Text = Annotated[str, text()]
 
 
-def validate(settings: Any) -> None:
-    """Validate the fields of a dataclass by their annotations.
+class Validated:
+    """Base of a dataclass whose fields are validated by their annotations when an object of it is made.
 
     Raises:
         SettingError: names the first field that does not fit, its value and what is allowed.
     """
-    kind: type = type(settings)
-    values = {field.name: getattr(settings, field.name) for field in fields(settings)}
-    try:
-        _schema(kind).model_validate(values)
-    except ValidationError as error:
-        raise SettingError(setting_problem(error)) from None
+
+    def __post_init__(self) -> None:
+        kind: Any = type(self)
+        values = {field.name: getattr(self, field.name) for field in fields(kind)}
+        try:
+            _schema(kind).model_validate(values)
+        except ValidationError as error:
+            raise SettingError(setting_problem(error)) from None
 
 
 @cache
@@ -177,7 +179,7 @@ def validate_given(kind: type, values: dict[str, Any]) -> None:
     """Validate those fields of a dataclass that are given.
 
     Raises:
-        SettingError: as :func:`validate`.
+        SettingError: as :class:`Validated`.
     """
     try:
         _schema(kind).model_validate(values)
@@ -209,6 +211,11 @@ def shown(value: Any) -> str:
     else:
         typed = " ".join(one_line(value).split())
     return typed if len(typed) <= _SHOWN else f"{typed[:_SHOWN]}..."
+
+
+def some_of(texts: Sequence[str], most: int) -> str:
+    """Return the first texts in one line, and the number of the others: ``a, b and 3 more``."""
+    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
 
 
 def counted(number: int, noun: str) -> str:

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from deepgcn_seg import DeepGCN
-from deepgcn_seg.model import EdgeConv, GENConv, MessagePassing, MRConv, lean
+from deepgcn_seg.model import EdgeConv, GENConv, MessagePassing, MRConv, fast_inference
 from deepgcn_seg.model.connection import Connection, Dense
 from deepgcn_seg.model.fusion import JointPointwise
 from deepgcn_seg.model.gcn_block import Block
@@ -454,24 +454,24 @@ def test_inference_in_parts_is_inference(norm, act, order, connection, masked, s
     # The second block's last slices are absent altogether.
     mask = torch.arange(75) < torch.tensor([[75], [40]]) if masked else None
     expected = model(points, mask)
-    sizes = lean.Sizes(points_at_a_time, slice_points)
+    sizes = fast_inference.Sizes(points_at_a_time, slice_points)
     # Of products of another shape, instance norm magnifies the rounding, where a channel hardly varies.
     magnified = norm == "instance" and points_at_a_time == 100
     with torch.no_grad():
-        assert lean.applies(model)
-        parts = lean.infer(model, torch.where(mask[:, :, None], points, 0) if masked else points, mask, sizes)
+        assert fast_inference.applies(model)
+        parts = fast_inference.infer(model, torch.where(mask[:, :, None], points, 0) if masked else points, mask, sizes)
         assert torch.allclose(parts, expected, atol=1e-3 if magnified else 1e-5)
     # Batch statistics are of all points together: nothing is sliced then.
     model.train()
     with torch.no_grad():
-        assert not lean.applies(model)
+        assert not fast_inference.applies(model)
         once = model(points, mask)
     assert torch.allclose(once, model(points, mask), atol=1e-5)
 
 
 def test_hooks_see_the_whole_batch_in_inference():
     # Blocks of more than half of what goes through the network together.
-    count = lean.CPU.together // 2 + 1
+    count = fast_inference.CPU.together // 2 + 1
     model, points, seen = DeepGCN(**SMALL).eval(), torch.rand(3, count, 9), []
     block = model.backbone.blocks[0]
     with torch.no_grad():
@@ -507,7 +507,7 @@ def test_blocks_side_by_side_in_inference(set_threads, inference, autocast):
     set_threads(2)
     with torch.inference_mode(inference), torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         one_by_one = torch.cat([model(block) for block in points.split(1)])
-        together = lean.infer(model, points, None, lean.Sizes(300, 512))
+        together = fast_inference.infer(model, points, None, fast_inference.Sizes(300, 512))
     assert together.dtype == one_by_one.dtype
     assert together.is_inference() == inference
     assert (together == one_by_one).float().mean() > 0.99
@@ -518,7 +518,7 @@ def test_what_watches_operations_sees_them_in_inference():
     model, points, counts = DeepGCN(**SMALL).eval(), torch.rand(4, 50, 9), []
     for blocks in points[:1], points:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            lean.infer(model, blocks, None, lean.Sizes(50, 512))
+            fast_inference.infer(model, blocks, None, fast_inference.Sizes(50, 512))
         counts.append(counter.get_total_flops())
     assert counts[1] == 4 * counts[0] > 0
 

@@ -317,7 +317,7 @@ def test_picture_shows_near_points_before_far_ones(tmp_path):
     assert not (from_above == [255, 0, 0]).all(1).any()
     assert (from_below == [255, 0, 0]).all(1).any()
     label = np.arange(1601) % 3
-    room_picture(tmp_path / "room.png", xyz, rgb, label, label[::-1].copy(), CLASSES, "a roof", open_side=0)
+    room_picture(tmp_path / "room.png", xyz, rgb, label, label[::-1].copy(), CLASSES, "a roof")
     assert (tmp_path / "room.png").read_bytes()[:4] == b"\x89PNG"
 
 

@@ -157,9 +157,9 @@ def test_a_part_of_ones_own_trains_and_evaluates(own):
     assert not any(torch.equal(*pair) for pair in zip(before, model.parameters()))
     model.eval()
     with torch.no_grad():
-        lean = model(points)
+        inferred = model(points)
     # Gradients wanted, the ordinary pass is taken.
-    assert torch.allclose(lean, model(points), atol=1e-5)
+    assert torch.allclose(inferred, model(points), atol=1e-5)
     assert summarize(model).flops > 0
     widths = [8, 16, 24, 32] if isinstance(model.backbone.connection, Growing) else [8] * 4
     assert [layer.shape[-1] for layer in model.features(points)] == widths

@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from test_commands import data_root, run  # noqa: F401 - a fixture
 
 from deepgcn_seg import ops
-from deepgcn_seg.benchmark import gpu, kernels
+from deepgcn_seg.benchmark import gpu, kernels, profiling
 from deepgcn_seg.errors import UserError
 
 CPU = torch.device("cpu")
@@ -95,6 +95,17 @@ def test_a_part_whose_process_dies_is_named_and_the_next_one_goes_on(tmp_path, m
 def test_an_unknown_part_is_refused(tmp_path):
     done = run("benchmark", *TINY, "gpu.parts=[speed]", f"hydra.run.dir={tmp_path}", check=False)
     assert "gpu.parts: speed is none of kernels, network" in done.stderr
+
+
+def test_the_time_of_a_pass_is_that_of_its_parts():
+    """Of a GPU's kernels by their own names, of a CPU's by those of the operations."""
+    points, weight = torch.rand(1, 64, 8), torch.rand(8, 8)
+    action = lambda: (ops.nearest_ranks(points, torch.arange(4)), (points[0] @ weight).relu())
+    spent = profiling.seconds_by_kind(action, CPU)
+    assert set(spent) == {"neighbour search", "linear maps", profiling.OTHER}
+    of_gpu = {profiling._kind_of(name): 1.0 for name in ("_split", "_select_listed", "sm80_xmma_gemm_f32", "copy")}
+    parts = {"neighbour search": 2, "edge aggregation": 0, "linear maps": 1, profiling.OTHER: 1}
+    assert profiling.seconds_by_part(of_gpu) == parts
 
 
 @pytest.fixture

@@ -109,9 +109,9 @@ def test_a_network_of_an_operator_trains_and_evaluates_without_mixing_blocks(nam
     model.eval()
     mask = torch.arange(40) < torch.tensor([[40], [30]])
     with torch.no_grad():
-        lean = model(points, mask)
-        assert torch.allclose(lean[1, :30], model(points[1:, :30])[0])
-    assert torch.allclose(lean, model(points, mask))
+        inferred = model(points, mask)
+        assert torch.allclose(inferred[1, :30], model(points[1:, :30])[0])
+    assert torch.allclose(inferred, model(points, mask))
 
 
 def in_order(blocks, x, graph, dropout):

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from deepgcn_seg import DeepGCN, load_model
 from deepgcn_seg.data.classes import S3DIS
 from deepgcn_seg.errors import UserError
-from deepgcn_seg.model import ORDERS, EdgeConv, GENConv, GraphSAGE, LayerSpec, MRConv, lean
+from deepgcn_seg.model import ORDERS, EdgeConv, GENConv, GraphSAGE, LayerSpec, MRConv, fast_inference
 from deepgcn_seg.model.checkpoint import save_checkpoint
 from deepgcn_seg.model.description import describe_network
 from deepgcn_seg.model.layers import BatchNorm, Pointwise
@@ -94,9 +94,9 @@ def test_a_network_computes_the_same_with_either_in_training_and_lean_inference(
     assert torch.allclose(ours(points, mask), other(points, mask), atol=1e-9)
     ours.eval(), other.eval()
     with torch.no_grad():
-        small = lean.Sizes(together=40, slice=16)
-        expected = lean.infer(ours, points, mask, small)
-        assert torch.allclose(expected, lean.infer(other, points, mask, small), atol=1e-9)
+        small = fast_inference.Sizes(together=40, slice=16)
+        expected = fast_inference.infer(ours, points, mask, small)
+        assert torch.allclose(expected, fast_inference.infer(other, points, mask, small), atol=1e-9)
         assert torch.allclose(expected, other(points, mask), atol=1e-9)
 
 
@@ -104,7 +104,7 @@ def test_lean_inference_leaves_whole_batches_to_own_parts():
     for settings, applies in (({}, True), ({"norm": GROUPS}, True), ({"act": nn.SiLU}, True),
                               ({"norm": OwnBatchNorm}, False), ({"act": OwnReLU}, False)):  # fmt: skip
         with torch.no_grad():
-            assert lean.applies(DeepGCN(**SMALL, **settings).eval()) == applies, settings
+            assert fast_inference.applies(DeepGCN(**SMALL, **settings).eval()) == applies, settings
 
 
 class Adapted(nn.Linear):
@@ -194,7 +194,7 @@ def test_a_part_that_must_be_called_is_called_by_fusion_block_and_head(how, conn
     expected = model.head.classifier(x)
     torch.testing.assert_close(model(points), expected)
     with torch.no_grad():
-        assert not lean.applies(model)
+        assert not fast_inference.applies(model)
         torch.testing.assert_close(model(points), expected)
 
 
@@ -214,7 +214,7 @@ def test_evaluation_without_gradients_calls_classes_of_ones_own(place, method, c
     """With so many points that parts of the network are computed in slices."""
     torch.manual_seed(0)
     model = DeepGCN(**SMALL, connection=connection, graph="fixed").double().eval()
-    points = torch.rand(1, lean.CPU.slice + 8, 9, dtype=torch.float64)
+    points = torch.rand(1, fast_inference.CPU.slice + 8, 9, dtype=torch.float64)
     before, part = model(points), model.get_submodule(place)
     part.__class__ = type("Own", (type(part),), {method: twice(getattr(type(part), method))})
     expected = model(points)
@@ -228,7 +228,7 @@ def test_lean_inference_leaves_whole_batches_to_an_own_norm_between_layers(place
     model = DeepGCN(**SMALL, connection="res+").eval()
     model.get_submodule(place).__class__ = OwnBatchNorm
     with torch.no_grad():
-        assert not lean.applies(model)
+        assert not fast_inference.applies(model)
 
 
 class Centred(nn.Linear):
@@ -242,7 +242,7 @@ class Centred(nn.Linear):
 def test_an_own_linear_map_gets_all_points_of_a_block(place):
     torch.manual_seed(0)
     model = DeepGCN(**SMALL).double().eval()
-    points = torch.rand(1, lean.CPU.slice + 8, 9, dtype=torch.float64)
+    points = torch.rand(1, fast_inference.CPU.slice + 8, 9, dtype=torch.float64)
     model.get_submodule(place).__class__ = Centred
     with torch.no_grad():
         found = model(points)

@@ -102,13 +102,14 @@ PATHS = {
 
 def search(points, ranks, mask=None, loop=True, limits=None, changes=None, sizes=None):
     """The GPU's search of points (B, N, C), called as ``ops`` calls it but for how it goes about it."""
+    from deepgcn_seg.ops.gpu.plan import Limits, plan_search
     from deepgcn_seg.ops.gpu.rows import WHOLE_ROWS
-    from deepgcn_seg.ops.gpu.search import Limits, plan, search
+    from deepgcn_seg.ops.gpu.search import search
 
-    limits = Limits(**(limits or {}))
-    how = replace(plan(int(ranks[-1]) + 1, points.shape[1], limits), **(changes or {}))
+    plan = plan_search(int(ranks[-1]) + 1, points.shape[1], Limits(**(limits or {})))
+    plan = replace(plan, **(changes or {}))
     out = torch.empty(*points.shape[:2], len(ranks), dtype=torch.int64, device=DEVICE)
-    search(points.to(DEVICE), mask, ranks, loop, out, limits, how, WHOLE_ROWS._replace(**(sizes or {})))
+    search(points.to(DEVICE), mask, ranks, loop, out, plan, WHOLE_ROWS._replace(**(sizes or {})))
     return out
 
 

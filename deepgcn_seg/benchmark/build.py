@@ -7,13 +7,11 @@ from omegaconf import DictConfig
 from torch import nn
 
 from ..errors import UserError
-from ..model import DeepGCN, EdgeConv, MRConv
+from ..model import DeepGCN
 from ..model.connection import CONNECTIONS, PAPER_CONNECTIONS
-from ..model.official import conv_name
+from ..model.official import CONVS, conv_name
 from .reference import ReferenceDeepGCN
 
-# Convolutions that the official formulation has.
-CONVS = ("edge", "mr")
 NETWORKS = ("reference", "assembly", "ours")
 
 
@@ -26,7 +24,8 @@ def network_settings(config: DictConfig) -> dict[str, Any]:
     conv = conv_name(config.conv)
     if config.connection not in PAPER_CONNECTIONS or conv not in CONVS:
         raise UserError(
-            f"connection={config.connection}, conv={conv}: the official code has plain, res, dense and edge, mr"
+            f"connection={config.connection}, conv={conv}: the official code has {', '.join(PAPER_CONNECTIONS)} and "
+            f"{', '.join(CONVS)}"
         )
     if config.points < config.k * max(config.depth - 1, 1):
         raise UserError(f"points={config.points}: k x dilation needs {config.k * (config.depth - 1)}")
@@ -67,5 +66,4 @@ def _network(name: str, settings: dict[str, Any]) -> nn.Module:
 
         return AssembledDeepGCN(connection, conv, **common)
     common |= CONNECTIONS[connection].official
-    operator = {"edge": EdgeConv, "mr": MRConv}[conv]
-    return DeepGCN(connection=connection, conv=operator, order="act-norm", positions=(0, 1, 2), **common)
+    return DeepGCN(connection=connection, conv=CONVS[conv], order="act-norm", positions=(0, 1, 2), **common)

@@ -24,9 +24,7 @@ import statistics
 import subprocess
 import sys
 import time
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -36,99 +34,32 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 
 from .. import ops
 from ..data.dataset import split_by_area
 from ..device import device as device_of
 from ..errors import UserError
-from ..evaluation.scores import write_json
 from ..model.checkpoint import read_checkpoint
+from ..model.connection import CONNECTIONS
 from ..processes import end_with_parent
 from ..provenance import provenance
 from .build import build, network_settings
 from .kernels import check_kernels
+from .lines import Lines
 from .parts import peak_bandwidth, peak_flops, work
+from .profiling import seconds_by_kind, seconds_by_part
 from .reference import knn
-from .timing import TASKS, batch, run, seconds
+from .timing import TASKS, batch, interleaved, passes, seconds
 
-Part = Callable[["Lines", DictConfig, torch.device], None]
+Part = Callable[[Lines, DictConfig, torch.device], None]
 
 # Times faster than the official formulation, and times less memory, that this package aims at.
 GOALS = {"step": (6, 9), "inference": (10, 6)}
 # Milliseconds of a search of 16 blocks of 4096 points with 64 channels at dilation 16.
 SEARCH_GOAL = 0.7
-# Kind of kernel -> beginnings of the names of its kernels on a GPU, or of its operations where there is none.
-KINDS = {
-    "search: split": ("_split",),
-    "search: thresholds": ("_thresholds",),
-    "search: candidates": ("_candidates",),
-    "search: order": ("_select_listed",),
-    "search: rows": ("_make_first_rows", "_search_missed"),
-    "search": ("deepgcn_seg::nearest_ranks",),
-    "aggregation": ("_extremum", "_moments", "deepgcn_seg::neighbor_extremum", "deepgcn_seg::edge_moments"),
-    "linear maps": ("aten::addmm", "aten::mm", "aten::bmm"),
-}
-# Parts of the names of cuBLAS's kernels.
-PRODUCTS = ("gemm", "gemv", "cutlass", "splitK", "nvjet")
-REST = "norm, activation, sums, copies"
-# Connection of this network -> backbone of a training.
-BACKBONES = {"plain": "plaingcn", "res": "resgcn", "dense": "densegcn"}
 # A training is stopped after this many times its minutes, and so many seconds: its steps are planned without optimiser
 # and loader, and it has to begin and to be scored.
 MOST_TRAINING = 1.5, 120
-
-
-class Lines:
-    """The lines of a measurement, printed and written to ``gpu.json`` one by one, whichever process adds them."""
-
-    def __init__(self, path: Path, head: str, facts: dict[str, Any]):
-        self._path = path
-        self._started = time.time()
-        self.part = ""
-        write_json(path, {"measured": head, **facts, "lines": [], "failed": {}})
-        print(head, flush=True)
-
-    def add(self, what: str, value: float | str, unit: str = "", note: str = "") -> None:
-        """Add a line: what was measured, its value with its unit, and what it is to be compared with."""
-        at = round(time.time() - self._started, 1)
-        content = self._read()
-        content["lines"].append(
-            {"part": self.part, "what": what, "value": value, "unit": unit, "note": note, "at_seconds": at}
-        )
-        write_json(self._path, content)
-        shown = f"{value:.4g}" if isinstance(value, float) else value
-        print(f"{at:6.1f} s  {self.part:8}  {what:58}  {shown:>10} {unit:4}  {note}".rstrip(), flush=True)
-
-    def fail(self, error: BaseException, what: str = "") -> None:
-        """Note that the present part, or a case of it, has failed."""
-        said = str(error).strip().splitlines() or [""]
-        # A compiler says where in the first line, and what in the last.
-        reason = f"{what}{type(error).__name__}: {' ... '.join(dict.fromkeys((said[0], said[-1])))}"
-        content = self._read()
-        content["failed"].setdefault(self.part, reason)
-        write_json(self._path, content)
-        self.add("FAILED", reason)
-        if not isinstance(error, UserError):
-            traceback.print_exception(error)
-
-    def _read(self) -> dict[str, Any]:
-        content: dict[str, Any] = json.loads(self._path.read_text())
-        return content
-
-    @contextmanager
-    def case(self, what: str) -> Iterator[None]:
-        """Go on after the context if something fails in it, as memory that does not suffice; the part has failed."""
-        try:
-            yield
-        except Exception as error:
-            self.fail(error, f"{what}: ")
-
-    @property
-    def failed(self) -> list[str]:
-        """The parts that have failed."""
-        return list(self._read()["failed"])
 
 
 def measure_gpu(config: DictConfig) -> None:
@@ -245,7 +176,7 @@ def _network(lines: Lines, config: DictConfig, device: torch.device) -> None:
     models = {name: build(name, settings, device) for name in ("reference", "ours")}
     data = batch(config.gpu.blocks, config.points, device)
     for task in TASKS:
-        times, memory = _in_turn({name: _pass(model, task, data) for name, model in models.items()}, config, device)
+        times, memory = _in_turn(passes(models, task, data), config, device)
         for name in models:
             lines.add(f"{task}, {name}", statistics.median(times[name]), "s", _range(times[name]))
         faster, less = GOALS[task]
@@ -272,19 +203,19 @@ def _passes(lines: Lines, config: DictConfig, device: torch.device) -> None:
         lines.add(f"float16 product of {size} x {size}", search_peak / 1e12, "TF/s")
     for task in TASKS:
         with lines.case(task):
-            action = _pass(model, task, data)
-            times, _ = _in_turn({"ours": action}, config, device)
+            action = passes({"ours": model}, task, data)
+            times, _ = _in_turn(action, config, device)
             whole = statistics.median(times["ours"])
             lines.add(f"{task}: whole pass", 1e3 * whole, "ms", _range(times["ours"]))
-            spent = _by_kind(action, device)
+            spent = seconds_by_kind(action["ours"], device)
             least = work(settings, task, config.gpu.blocks, config.points)
-            bounds = {name: 1e3 * max(flops / peak, moved / bandwidth) for name, (flops, moved) in least.items()}
-            flops, moved = least["neighbour search"]
+            flops, moved = least.pop("neighbour search")
             searching = 1e3 * max(share * flops / search_peak, moved / bandwidth)
-            notes = {"aggregation": bounds["edge aggregation"], "linear maps": bounds["linear maps"]}
+            bounds = {part: 1e3 * max(flops / peak, moved / bandwidth) for part, (flops, moved) in least.items()}
             for kind, value in spent.items():
-                lines.add(f"{task}: {kind}", 1e3 * value, "ms", f"least {notes[kind]:.3g} ms" if kind in notes else "")
-            searches = sum(value for kind, value in spent.items() if kind.startswith("search"))
+                note = f"least {bounds[kind]:.3g} ms" if kind in bounds else ""
+                lines.add(f"{task}: {kind}", 1e3 * value, "ms", note)
+            searches = seconds_by_part(spent)["neighbour search"]
             lines.add(f"{task}: all searches", 1e3 * searches, "ms", f"least for {search}: {searching:.3g} ms")
             if device.type == "cuda":
                 lines.add(f"{task}: gaps between kernels", 1e3 * (whole - sum(spent.values())), "ms")
@@ -306,7 +237,7 @@ def _search(lines: Lines, config: DictConfig, device: torch.device) -> None:
             times, memory = _in_turn(actions, config, device)
             for name in actions:
                 lines.add(f"{size}: {name}", 1e3 * statistics.median(times[name]), "ms", _megabytes(memory, name))
-            kinds = _by_kind(actions["ours"], device)
+            kinds = seconds_by_kind(actions["ours"], device)
             for kind, value in kinds.items():
                 lines.add(f"{size}: {kind}", 1e3 * value, "ms")
             note = f"goal {SEARCH_GOAL:g} ms for 16 x 4096 x 64" if d == 16 else ""
@@ -345,7 +276,7 @@ def _others(lines: Lines, config: DictConfig, device: torch.device) -> None:
         with lines.case(name):
             model, data = build("ours", settings | changed, device), batch(size, points, device)
             for task in TASKS:
-                times, memory = _in_turn({"ours": _pass(model, task, data)}, config, device)
+                times, memory = _in_turn(passes({"ours": model}, task, data), config, device)
                 goal = ", goal 24 GB" if changed.get("depth") == 112 and task == "step" else ""
                 note = _megabytes(memory, "ours") + goal
                 lines.add(f"{name}: {task}", statistics.median(times["ours"]), "s", note)
@@ -358,7 +289,7 @@ def _training(lines: Lines, config: DictConfig, device: torch.device, folder: Pa
     torch.cuda.empty_cache()
     lines.add("steps planned", str(steps), "", f"for {config.gpu.minutes:g} minutes")
     settings = network_settings(config)
-    network = [f"backbone={BACKBONES[settings['connection']]}", f"conv={settings['conv']}"]
+    network = [f"backbone={CONNECTIONS[settings['connection']].network.lower()}", f"conv={settings['conv']}"]
     network += [f"{key}={config[key]}" for key in ("depth", "channels", "k", "points", "precision")]
     command = [sys.executable, "-m", "deepgcn_seg", "train", *network, "recipe=modern", "protocol=recut"]
     command += [f"batch_size={config.gpu.blocks}", f"device={device}", f"workers={config.workers}", "pages=false"]
@@ -397,30 +328,19 @@ def _training(lines: Lines, config: DictConfig, device: torch.device, folder: Pa
 def _steps_within(limit: float, config: DictConfig, device: torch.device) -> int:
     """Return how many steps take so many seconds, with a fifth for optimiser and loader; at least one."""
     model, data = build("ours", network_settings(config), device), batch(config.gpu.blocks, config.points, device)
-    times, _ = _in_turn({"ours": _pass(model, "step", data)}, config, device)
+    times, _ = _in_turn(passes({"ours": model}, "step", data), config, device)
     return max(int(limit / (1.2 * statistics.median(times["ours"]))), 1)
-
-
-def _pass(model: nn.Module, task: str, data: tuple[Tensor, Tensor]) -> Callable[[], None]:
-    return partial(run, model, task, *data)
 
 
 def _in_turn(
     actions: dict[str, Callable[[], Any]], config: DictConfig, device: torch.device
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Return the seconds of each action's calls, which take turns, and its peak memory on a GPU in MiB.
+    """Return the seconds of each action's calls (:func:`.timing.interleaved`), and its peak memory on a GPU in MiB.
 
-    The memory is what a call allocates above what was held before; it is not counted on a CPU. The first calls, which
-    compile kernels, are not timed.
+    The memory is what a call allocates above what was held before; it is not counted on a CPU.
     """
-    for action in actions.values():
-        action()
-    memory = {name: _peak_mb(action) for name, action in actions.items() if device.type == "cuda"}
-    times: dict[str, list[float]] = {name: [] for name in actions}
-    for _ in range(config.repeats):
-        for name, action in actions.items():
-            times[name].append(_device_seconds(action, device))
-    return times, memory
+    times = interleaved(actions, config.repeats, clock=partial(_device_seconds, device))
+    return times, {name: _peak_mb(action) for name, action in actions.items() if device.type == "cuda"}
 
 
 def _peak_mb(action: Callable[[], Any]) -> float:
@@ -433,8 +353,8 @@ def _peak_mb(action: Callable[[], Any]) -> float:
     return (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
-def _device_seconds(action: Callable[[], Any], device: torch.device) -> float:
-    """Return the time of a call: on a GPU by its own clock."""
+def _device_seconds(device: torch.device, action: Callable[[], Any]) -> float:
+    """Return the seconds of a call: on a GPU by its own clock."""
     if device.type != "cuda":
         return seconds(action)
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -443,38 +363,6 @@ def _device_seconds(action: Callable[[], Any], device: torch.device) -> float:
     end.record()
     torch.cuda.synchronize()
     return start.elapsed_time(end) / 1e3
-
-
-def _by_kind(action: Callable[[], Any], device: torch.device) -> dict[str, float]:
-    """Return the seconds of each kind of kernel in a call, without those that do not occur."""
-    on_gpu = device.type == "cuda"
-    action()
-    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as profiler:
-        action()
-        if on_gpu:
-            torch.cuda.synchronize()
-    spent = dict.fromkeys((*KINDS, REST), 0.0)
-    for name, value in _kernel_times(profiler, on_gpu):
-        spent[_kind_of(name)] += value
-    if not any(spent.values()):
-        raise UserError("the profiler saw no kernel: CUPTI, which it needs, may not be there")
-    return {kind: value for kind, value in spent.items() if value > 0}
-
-
-def _kernel_times(profiler: profile, on_gpu: bool) -> Iterator[tuple[str, float]]:
-    """Return names and seconds of kernels; without a GPU those of operations, ours with all that they call."""
-    for event in profiler.key_averages():
-        if on_gpu:
-            yield event.key, event.self_device_time_total / 1e6
-        else:
-            ours = event.key.startswith("deepgcn_seg::")
-            yield event.key, (event.cpu_time_total if ours else event.self_cpu_time_total) / 1e6
-
-
-def _kind_of(name: str) -> str:
-    if any(part in name for part in PRODUCTS):
-        return "linear maps"
-    return next((kind for kind, starts in KINDS.items() if name.startswith(starts)), REST)
 
 
 def _megabytes(memory: dict[str, float], name: str) -> str:

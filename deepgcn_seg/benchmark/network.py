@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
@@ -14,7 +13,7 @@ from ..errors import UserError
 from ..progress import Meter
 from .build import NETWORKS, build, described, network_settings
 from .output import machine, publish, spread
-from .timing import TASKS, alone, batch, interleaved
+from .timing import TASKS, alone, batch, interleaved, passes
 
 
 def measure_network(config: DictConfig) -> None:
@@ -39,7 +38,7 @@ def measure_network(config: DictConfig) -> None:
             models = {name: build(name, settings, device) for name in names}
             data = batch(size, config.points, device)
             advance = partial(meter.advance, f"{task}, B = {size}")
-            times = interleaved(models, task, data, config.repeats, advance)
+            times = interleaved(passes(models, task, data), config.repeats, advance)
             del models
             # On a GPU the allocator keeps what the official formulation took, with 16 blocks half of a large one. The
             # process that measures memory needs as much again.
@@ -80,7 +79,6 @@ def _cells(row: dict[str, Any], names: list[str], others: list[str]) -> list[str
 
 def _figure(rows: list[dict[str, Any]], names: list[str], title: str) -> Figure:
     figure = Figure(figsize=(10, 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
     for axis, (key, unit) in zip(figure.subplots(1, 2), (("seconds", "s"), ("peak_mb", "MB"))):
         for number, name in enumerate(names):
             heights = [statistics.median(row[key][name]) for row in rows]

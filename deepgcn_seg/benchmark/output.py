@@ -14,8 +14,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from ..evaluation.scores import write_json
-from ..files import replacing
+from ..files import replacing, write_json
 from ..provenance import versions
 
 log = logging.getLogger(__name__)

@@ -10,28 +10,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
-from torch.profiler import ProfilerActivity, profile
 
 from ..device import device as device_of
 from ..progress import Meter
 from .build import build, described, network_settings
 from .output import machine, publish
-from .timing import TASKS, batch, run, seconds
-
-PARTS = {
-    "neighbour search": ("deepgcn_seg::nearest_ranks",),
-    "edge aggregation": (
-        "deepgcn_seg::neighbor_extremum",
-        "deepgcn_seg::neighbor_extremum_backward",
-        "deepgcn_seg::edge_moments",
-        "deepgcn_seg::edge_moments_backward",
-    ),
-    "linear maps": ("aten::addmm", "aten::mm", "aten::bmm"),
-}
-OTHER = "norm, activation, sums, copies"
+from .profiling import PARTS, seconds_by_kind, seconds_by_part
+from .timing import TASKS, batch, passes, seconds
 
 
 def measure_parts(config: DictConfig) -> None:
@@ -43,20 +30,21 @@ def measure_parts(config: DictConfig) -> None:
     with Meter("Measuring", len(cases) * config.repeats) as meter:
         for task, size in cases:
             model, data = build("ours", settings, device), batch(size, config.points, device)
-            run(model, task, *data)
+            (action,) = passes({"ours": model}, task, data).values()
+            action()
             runs, walls = [], []
             for _ in range(config.repeats):
-                walls.append(seconds(run, model, task, *data))
-                runs.append(_profiled(model, task, data))
+                walls.append(seconds(action))
+                runs.append(seconds_by_part(seconds_by_kind(action, device)))
                 meter.advance(f"{task}, B = {size}")
             least = work(settings, task, size, config.points)
-            for part in (*PARTS, OTHER):
+            for part in PARTS:
                 spent = statistics.median(times[part] for times in runs)
                 flops, moved = least.get(part, (0.0, 0.0))
                 bound = max(flops / peak, moved / bandwidth)
                 rows.append(
                     [
-                        f"{task}, B = {size}" if part == next(iter(PARTS)) else "",
+                        f"{task}, B = {size}" if part == PARTS[0] else "",
                         part,
                         f"{1e3 * spent:.1f}",
                         f"{flops / 1e9:.2f}" if flops else "-",
@@ -105,7 +93,7 @@ def peak_bandwidth(device: torch.device, megabytes: int = 256) -> float:
 
 
 def work(settings: dict[str, Any], task: str, size: int, points: int) -> dict[str, tuple[float, float]]:
-    """Return the least FLOPs and bytes of each part of :data:`PARTS`."""
+    """Return the least FLOPs and bytes of each of :data:`.profiling.PARTS` that can be counted."""
     depth, channels, k = settings["depth"], settings["channels"], settings["k"]
     dense, edge, training = settings["connection"] == "dense", settings["conv"] == "edge", task == "step"
     widths = [9] + [channels * (i + 1 if dense else 1) for i in range(depth - 1)]
@@ -134,31 +122,12 @@ def work(settings: dict[str, Any], task: str, size: int, points: int) -> dict[st
     return {"neighbour search": search, "edge aggregation": aggregation, "linear maps": linear}
 
 
-def _profiled(model: torch.nn.Module, task: str, data: Sequence[torch.Tensor]) -> dict[str, float]:
-    """Return the seconds of each part in one pass."""
-    on_gpu = data[0].is_cuda
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    with profile(activities=activities) as profiler:
-        run(model, task, *data)
-    spent = dict.fromkeys((*PARTS, OTHER), 0.0)
-    part_of = {name: part for part, names in PARTS.items() for name in names}
-    for event in profiler.key_averages():
-        # The time that an operation spends itself, without the operations that it calls; on a GPU, that of the kernels
-        # it launches. An operation of this package counts with all that it calls, such as matrix products.
-        own = event.self_device_time_total if on_gpu else event.self_cpu_time_total
-        if event.key.startswith("deepgcn_seg::"):
-            own = event.device_time_total if on_gpu else event.cpu_time_total
-        spent[part_of.get(event.key, OTHER)] += own / 1e6
-    return spent
-
-
 def _figure(rows: Sequence[dict[str, Any]]) -> Figure:
     cases = list(dict.fromkeys((row["task"], row["batch"]) for row in rows))
     figure = Figure(figsize=(8, 0.7 * len(cases) + 1.4), layout="constrained")
-    FigureCanvasAgg(figure)
     axis = figure.subplots()
     left = [0.0] * len(cases)
-    for part in (*PARTS, OTHER):
+    for part in PARTS:
         values = [1e3 * row["seconds"] for row in rows if row["part"] == part]
         axis.barh(range(len(cases)), values, left=left, label=part)
         left = [a + b for a, b in zip(left, values)]

@@ -10,7 +10,7 @@ from ..progress import Meter
 from .build import build
 from .dgcnn import NETWORKS
 from .output import machine, publish, spread
-from .timing import TASKS, alone, batch, interleaved
+from .timing import TASKS, alone, batch, interleaved, passes
 
 
 def measure_pyg(config: DictConfig) -> None:
@@ -27,7 +27,7 @@ def measure_pyg(config: DictConfig) -> None:
         for layers, size, task in cases:
             settings = {"conv": "dynamic-edge", "layers": layers, **sizes}
             models = {name: build(name, settings, device) for name in NETWORKS}
-            times = interleaved(models, task, batch(size, config.points, device), config.repeats)
+            times = interleaved(passes(models, task, batch(size, config.points, device)), config.repeats)
             del models
             memory = {name: alone(name, settings, task, size, config.points, str(device))[1] for name in NETWORKS}
             rows.append({"layers": layers, "batch": size, "task": task, "seconds": times, "peak_mb": memory})

@@ -3,7 +3,6 @@
 import statistics
 from typing import Any, cast
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
@@ -80,7 +79,6 @@ def _cells(entry: dict[str, Any]) -> list[str]:
 def _figure(measured: list[dict[str, Any]], task: str) -> Figure:
     axes = list(dict.fromkeys(entry["axis"] for entry in measured))
     figure = Figure(figsize=(3.6 * len(axes), 6), layout="constrained")
-    FigureCanvasAgg(figure)
     for row, key in zip(figure.subplots(2, len(axes), squeeze=False), ("seconds", "peak_mb")):
         for panel, axis in zip(row, axes):
             for name in ("reference", "ours"):

@@ -9,10 +9,11 @@ from omegaconf import DictConfig
 from ..device import device as device_of
 from ..errors import UserError
 from ..model.connection import PAPER_CONNECTIONS
+from ..model.official import CONVS
 from ..progress import Meter
-from .build import CONVS, build
+from .build import build
 from .output import machine, publish
-from .timing import TASKS, batch, interleaved
+from .timing import TASKS, batch, interleaved, passes
 
 
 def measure_small(config: DictConfig) -> None:
@@ -34,7 +35,7 @@ def measure_small(config: DictConfig) -> None:
             settings = {"connection": connection, "conv": conv, "depth": depth, "channels": channels, "k": k}
             models = {name: build(name, settings, device) for name in ("reference", "ours")}
             data = batch(blocks, points, device)
-            times = {task: interleaved(models, task, data, config.repeats) for task in TASKS}
+            times = {task: interleaved(passes(models, task, data), config.repeats) for task in TASKS}
             rows.append({**settings, "points": points, "blocks": blocks, "seconds": times})
             meter.advance(f"{connection}, {conv}, {points} points")
     header = ["network", "depth", "points", "blocks", "k", "channels"]

@@ -2,9 +2,10 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
@@ -43,31 +44,38 @@ def batch(size: int, points: int, device: torch.device) -> tuple[torch.Tensor, t
     return cloud.to(device), torch.randint(13, (size, points), generator=generator).to(device)
 
 
-def seconds(action: Callable[..., None], *arguments: Any) -> float:
+def seconds(action: Callable[..., Any], *arguments: Any) -> float:
     """Return the wall time of a call."""
     started = time.perf_counter()
     action(*arguments)
     return time.perf_counter() - started
 
 
+def passes(
+    models: dict[str, nn.Module], task: str, data: tuple[torch.Tensor, torch.Tensor]
+) -> dict[str, Callable[[], None]]:
+    """Return for each network the function that does a pass of it (:func:`run`)."""
+    return {name: partial(run, model, task, *data) for name, model in models.items()}
+
+
 def interleaved(
-    models: dict[str, nn.Module],
-    task: str,
-    data: tuple[torch.Tensor, torch.Tensor],
+    actions: Mapping[str, Callable[[], Any]],
     repeats: int,
     advance: Callable[[], None] = lambda: None,
+    clock: Callable[[Callable[[], Any]], float] = seconds,
 ) -> dict[str, list[float]]:
-    """Return the seconds of each network's passes.
+    """Return the seconds of each action's calls.
 
-    The networks take turns, so that a noisy machine slows all of them. The first round does not count.
+    The actions take turns, so that a noisy machine slows all of them. The first round, in which kernels are compiled,
+    does not count.
 
     Args:
-        advance: called after each round.
+        advance: called after each round. clock: calls an action and returns the seconds that it took.
     """
-    times: dict[str, list[float]] = {name: [] for name in models}
+    times: dict[str, list[float]] = {name: [] for name in actions}
     for count in range(repeats + 1):
-        for name, model in models.items():
-            spent = seconds(run, model, task, *data)
+        for name, action in actions.items():
+            spent = clock(action)
             if count:
                 times[name].append(spent)
         advance()

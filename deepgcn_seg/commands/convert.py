@@ -9,7 +9,7 @@ from ..data.classes import S3DIS
 from ..errors import UserError
 from ..files import require_writable
 from ..model.checkpoint import save_checkpoint
-from ..model.official import conv_name, convert_official
+from ..model.official import CONVS, conv_name, convert_official
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +24,8 @@ def convert(config: DictConfig) -> None:
         if OmegaConf.is_missing(config, key):
             raise UserError(f"{key} is not set: give checkpoint=OFFICIAL_FILE and output=NEW_FILE")
     conv = None if OmegaConf.select(config, "conv") is None else conv_name(config.conv)
-    if conv not in (None, "edge", "mr"):
-        raise UserError(f"conv={conv}: official models have edge or mr")
+    if conv not in (None, *CONVS):
+        raise UserError(f"conv={conv}: official models have {' or '.join(CONVS)}")
     require_writable("output", Path(config.output))
     try:
         model, network = convert_official(config.checkpoint, config.k, config.act, config.connection, conv)

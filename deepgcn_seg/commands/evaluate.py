@@ -16,12 +16,12 @@ from ..errors import UserError
 from ..evaluation.evaluate import evaluate_rooms
 from ..evaluation.model_card import selection_of
 from ..evaluation.protocols import Protocol
-from ..evaluation.scores import write_json
+from ..files import write_json
 from ..model.description import TrainedOn
 from ..model.trained import Trained, read_trained
 from ..schema import read_json
 from ..training.run_directory import claim, sole_writer
-from .command_line.checks import protocol_as_trained
+from .command_line.checks import is_typed, protocol_as_trained
 
 log = logging.getLogger(__name__)
 
@@ -106,22 +106,18 @@ def _require_same_data(config: DictConfig, networks: Trained) -> None:
     if config.data.name is None:
         data = [{"name": each.name, "source": each.source, "synthetic": each.synthetic} for each in every]
         networks.require_same("trained on", data, "give data=NAME data.root=DIR to score them on")
-    if not _is_fold_asked():
+    if not is_typed("data.fold"):
         networks.require_same("data.fold", [each.fold for each in every], "give data.fold=AREA to score them on")
     if config.part != "test":
         splits = [{"validation": each.validation, "seed": each.seed} for each in every]
         networks.require_same("rooms held out by", splits, f"they have no {config.part} rooms in common; use part=test")
 
 
-def _is_fold_asked() -> bool:
-    return any(override.lstrip("+").startswith("data.fold=") for override in HydraConfig.get().overrides.task)
-
-
 def _fold(config: DictConfig, networks: Trained) -> int | str | None:
     """Return the area to score: the one asked for, or the one that was held out of training on the same data."""
     trained = networks.trained_on
     same = config.data.name in (None, trained.name)
-    if config.data.fold is None or (same and not _is_fold_asked()):
+    if config.data.fold is None or (same and not is_typed("data.fold")):
         return trained.fold
     for member in networks.members:
         if same and config.data.fold != member.trained_on.fold:

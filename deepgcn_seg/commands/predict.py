@@ -1,6 +1,5 @@
 """``tools/predict.py``: label scans."""
 
-import json
 import logging
 import os
 import re
@@ -21,7 +20,7 @@ from ..data.scans.search import find_scans, scans_root
 from ..data.units import UP
 from ..errors import UserError
 from ..escaping import one_line
-from ..files import replacing, require_writable
+from ..files import require_writable, write_json
 from ..inference.picture import scan_picture
 from ..inference.segmenter import Prediction, Segmenter
 from ..inference.truth import CLASSES_FILE, truth_of
@@ -247,13 +246,12 @@ def write_labelled(
         more |= dict(zip(names, drawn.T))
     notes = [f"label {number} {one_line(name, 120)}" for number, name in enumerate(classes)]
     write_scan(path, Scan(scan.path, fields, scan.template), more, notes)
-    with replacing(classes_path(path)) as temporary:
-        content = {
-            "classes": list(classes.names),
-            "palette": [list(rgb) for rgb in classes.palette],
-            "no_label": int(no_label(classes)),
-        }
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
+    content = {
+        "classes": list(classes.names),
+        "palette": [list(rgb) for rgb in classes.palette],
+        "no_label": int(no_label(classes)),
+    }
+    write_json(classes_path(path), content)
 
 
 def _names_beside(names: Sequence[str], taken: Collection[str]) -> list[str]:

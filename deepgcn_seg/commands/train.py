@@ -19,7 +19,7 @@ from ..data.store import RoomStore
 from ..device import device as device_of
 from ..distributed import World, join
 from ..errors import OccupiedError, UserError
-from ..evaluation.scores import write_json
+from ..files import write_json
 from ..memory import peak_memory_mb, reset_peak
 from ..model.checkpoint import read_checkpoint
 from ..model.description import describe_network
@@ -40,7 +40,7 @@ from ..training.run_directory import (
     sole_writer,
 )
 from ..training.tensorboard import RunLog
-from .command_line.checks import protocol_as_trained
+from .command_line.checks import is_typed, protocol_as_trained
 
 log = logging.getLogger(__name__)
 
@@ -72,10 +72,7 @@ def _train(config: DictConfig, folder: Path, device: torch.device, world: World)
     complete(config)
     resuming = bool(config.resume)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        finished = finished_miou(config, folder)
-        if finished is not None:
-            _require_rooms_of(folder, config, world)
-            log.info("%s: finished before, mIoU %.4f", folder, finished)
+        if (finished := _finished_job(config, folder, world)) is not None:
             return finished
         resuming = (folder / "checkpoints" / "last.ckpt").is_file()
     settings = run_settings(config)
@@ -123,6 +120,19 @@ def _train(config: DictConfig, folder: Path, device: torch.device, world: World)
     # Wait for every process before the process group is closed: another may still be writing.
     world.barrier()
     return miou
+
+
+def _finished_job(config: DictConfig, folder: Path, world: World) -> float | None:
+    """Return the mIoU of a job of a sweep if its directory holds the finished run, else None.
+
+    Raises:
+        OccupiedError: the directory holds another run, or this one of other rooms.
+    """
+    finished = finished_miou(config, folder)
+    if finished is not None:
+        _require_rooms_of(folder, config, world)
+        log.info("%s: finished before, mIoU %.4f", folder, finished)
+    return finished
 
 
 def _require_rooms_of(folder: Path, config: DictConfig, world: World) -> None:
@@ -209,15 +219,10 @@ def fit_to_data(config: DictConfig, store: RoomStore | OfficialBlocks) -> None:
         raise UserError(f"data.features={list(config.data.features)}: {store.root} has no colours; leave color out")
     fitting = {"in_channels": count_channels(config.data.features), "num_classes": len(store.classes)}
     for key, value in fitting.items():
-        if _is_given(f"model.{key}") and config.model[key] != value:
+        if is_typed(f"model.{key}") and config.model[key] != value:
             raise UserError(f"model.{key}={config.model[key]}: the data set it, here to {value}; leave it out")
         config.model[key] = value
     try:
         config.model.positions = place_of_channels(config.model.positions, config.data.features)
     except ValueError as error:
         raise UserError(f"data.features={list(config.data.features)}: {error}") from None
-
-
-def _is_given(key: str) -> bool:
-    """Return whether the command line gives a value to a key."""
-    return any(override.lstrip("+").startswith(f"{key}=") for override in HydraConfig.get().overrides.task)

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import numpy as np
 
-from ..settings import SettingError, Share, number, validate
+from ..settings import SettingError, Share, Validated, number
 
 # The type of distances by which points are moved, in metres, and of factors by which rooms are scaled.
 Small = Annotated[float, number(0, 10)]
@@ -60,16 +60,13 @@ def scaled(points: BlockPoints, factor: float) -> BlockPoints:
 
 
 @dataclass(frozen=True)
-class Turn:
+class Turn(Validated):
     """Rotation about the vertical by a random multiple of ``step`` degrees, or by any angle if ``step`` is 0.
 
     With steps of 90 degrees the sides of a block stay parallel to the axes, as in the blocks that are scored.
     """
 
     step: Annotated[float, number(0, 360)] = 90.0
-
-    def __post_init__(self):
-        validate(self)
 
     def __call__(self, points: BlockPoints, rng: np.random.Generator) -> BlockPoints:
         """Return the turned points."""
@@ -78,13 +75,10 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Mirror:
+class Mirror(Validated):
     """The room mirrored along x with probability ``chance``."""
 
     chance: Share = 0.5
-
-    def __post_init__(self):
-        validate(self)
 
     def __call__(self, points: BlockPoints, rng: np.random.Generator) -> BlockPoints:
         """Return the points, mirrored or not."""
@@ -92,14 +86,14 @@ class Mirror:
 
 
 @dataclass(frozen=True)
-class Scale:
+class Scale(Validated):
     """The room scaled by a random factor; the position in the room stays the same."""
 
     low: Factor = 0.9
     high: Factor = 1.1
 
     def __post_init__(self):
-        validate(self)
+        super().__post_init__()
         if self.low > self.high:
             raise SettingError(f"low={self.low}: must be at most high={self.high}")
 
@@ -109,14 +103,11 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Jitter:
+class Jitter(Validated):
     """Gaussian noise of ``sigma`` metres on every coordinate, clipped at ``clip``."""
 
     sigma: Small = 0.005
     clip: Small = 0.02
-
-    def __post_init__(self):
-        validate(self)
 
     def __call__(self, points: BlockPoints, rng: np.random.Generator) -> BlockPoints:
         """Return the points, moved a little."""
@@ -125,13 +116,10 @@ class Jitter:
 
 
 @dataclass(frozen=True)
-class ColorDrop:
+class ColorDrop(Validated):
     """Colours of the whole block set to 0 with probability ``chance``."""
 
     chance: Share = 0.2
-
-    def __post_init__(self):
-        validate(self)
 
     def __call__(self, points: BlockPoints, rng: np.random.Generator) -> BlockPoints:
         """Return the points, with colours or without."""
@@ -139,16 +127,13 @@ class ColorDrop:
 
 
 @dataclass(frozen=True)
-class ColorContrast:
+class ColorContrast(Validated):
     """Colours moved a random part of the way to full contrast, with probability ``chance``.
 
     At full contrast, each of red, green and blue takes the range 0..255 in the block.
     """
 
     chance: Share = 0.2
-
-    def __post_init__(self):
-        validate(self)
 
     def __call__(self, points: BlockPoints, rng: np.random.Generator) -> BlockPoints:
         """Return the points, with stretched colours or unchanged."""

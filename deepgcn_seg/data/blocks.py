@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import PlainValidator
 
-from ..settings import MAX_OVERLAP, Metres, SettingError, choice, integer, listed, validate
+from ..settings import MAX_OVERLAP, Metres, SettingError, Validated, choice, integer, listed
 from .cells import CELL
 from .room import RoomEntry
 from .stored_room import RoomSource, SortedRoom
@@ -96,7 +96,7 @@ class PointBlock:
 
 
 @dataclass(frozen=True)
-class BlockGrid:
+class BlockGrid(Validated):
     """How rooms are cut into blocks of points.
 
     Attributes:
@@ -113,7 +113,7 @@ class BlockGrid:
     min_points: Annotated[int, integer(0)] = 100
 
     def __post_init__(self):
-        validate(self)
+        super().__post_init__()
         if self.stride < self.side / MAX_OVERLAP:
             raise SettingError(f"stride={self.stride}: must be at least side / {MAX_OVERLAP}, with side={self.side}")
 

@@ -149,13 +149,12 @@ def _not_prepared(problems: list[str], count: int) -> UserError:
 def _describe_source(layout: Layout, key: str, labelling: Labelling) -> MadeFrom:
     """Return what a room is made from: checksums of the settings that change its points or labels, and of its files."""
     settings = {"layout": layout.kind, **asdict(labelling), "classes": labelling.classes.names}
+    # What is done now is part of the settings. So rooms are prepared again that were mirrored where y is up, that lack
+    # their unlabelled points, or whose repairs are kept elsewhere.
     if labelling.up == "y":
-        # Earlier versions mirrored these rooms.
         settings["axes"] = UP["y"]
     if layout.kind != STANFORD:
-        # Earlier versions left these points out.
         settings["unlabelled"] = KEPT
-    # Earlier versions did not keep the repairs with the room.
     settings["repairs"] = "kept with the room"
     path = layout.rooms[key]
     if layout.kind == SCANNET:

@@ -148,6 +148,24 @@ def block_dataset(
     return BlockDataset(store, rooms, points, grid, **settings)
 
 
+def blocks_per_pass(batch_size: int, processes: int, accumulate: int) -> int:
+    """Return the number of blocks of each forward pass of a step.
+
+    Args:
+        batch_size: blocks per step. processes: that share them. accumulate: passes per step of each process.
+
+    Raises:
+        UserError: the processes and passes cannot share the blocks equally.
+    """
+    parts = processes * accumulate
+    if batch_size % parts:
+        raise UserError(
+            f"batch_size={batch_size}: must be a multiple of {parts} "
+            f"({counted(processes, 'process')} x accumulate={accumulate})"
+        )
+    return batch_size // parts
+
+
 class EpochSampler(Sampler):
     """A sampler of every block once per epoch, in an order that depends on the seed and the epoch alone.
 

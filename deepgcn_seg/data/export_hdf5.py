@@ -9,7 +9,6 @@ import numpy as np
 from ..errors import UserError
 from ..files import replacing
 from ..progress import track
-from .blocks import BlockGrid
 from .classes import no_label
 from .dataset import BlockDataset
 from .store import RoomStore
@@ -20,7 +19,7 @@ log = logging.getLogger(__name__)
 BLOCKS_PER_FILE, POINTS = 1000, 4096
 
 
-def export_blocks(store: RoomStore, folder: str | Path, grid: BlockGrid = BlockGrid(), seed: int = 0) -> int:
+def export_blocks(store: RoomStore, folder: str | Path) -> int:
     """Write a room store in the format of :mod:`deepgcn_seg.data.official_hdf5`.
 
     Unlabelled points are among those of the blocks, with :func:`~.classes.no_label`; a warning says how many.
@@ -35,7 +34,7 @@ def export_blocks(store: RoomStore, folder: str | Path, grid: BlockGrid = BlockG
     if ignore.nbytes > 1:
         raise UserError(f"{store.root}: {len(store.classes)} classes, but labels of the HDF5 blocks have 8 bits")
     folder = Path(folder)
-    dataset = BlockDataset(store, store.rooms, POINTS, grid, "paper", seed)
+    dataset = BlockDataset(store, store.rooms, POINTS)
     starts = range(0, len(dataset), BLOCKS_PER_FILE)
     names = [f"ply_data_all_{number}.h5" for number in range(len(starts))]
     unlabelled = 0

@@ -46,9 +46,7 @@ class StoredArray(Schema):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
-        if len(self.chunk) != len(self.shape):
-            raise ValueError("chunks of another rank")
-        if any(len(corner) != len(self.chunk) for corner, *_ in self.chunks):
+        if any(len(sides) != len(self.shape) for sides in (self.chunk, *(corner for corner, *_ in self.chunks))):
             raise ValueError("chunks of another rank")
         # Every cell of the grid has its chunk if there are as many chunks as cells, each at a corner of a cell, and no
         # two at the same cell.

@@ -7,6 +7,9 @@ from rich.table import Table
 
 from ..escaping import terminal
 
+# Most rooms that a line names.
+_LISTED = 12
+
 
 def expected_rooms() -> list[str]:
     """Return the keys of all 272 rooms: ``Area_1/conferenceRoom_1`` and so on."""
@@ -38,7 +41,7 @@ def rooms_table(found: list[str], title: str) -> Table:
     return table
 
 
-def named(rooms: list[str], most: int = 12) -> str:
+def named(rooms: list[str]) -> str:
     """Return the first names in one line, and how many more there are."""
-    more = f", and {len(rooms) - most} more" if len(rooms) > most else ""
-    return ", ".join(rooms[:most]) + more if rooms else "-"
+    more = f", and {len(rooms) - _LISTED} more" if len(rooms) > _LISTED else ""
+    return ", ".join(rooms[:_LISTED]) + more if rooms else "-"

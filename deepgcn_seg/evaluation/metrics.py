@@ -46,12 +46,22 @@ def _labels(name: str, values: Any) -> Tensor:
         raise ValueError(f"{name} must hold integers ({first_line(error)})") from None
 
 
-def points_by_class(by_room: Tensor) -> Tensor:
-    """Return the numbers of points (R, 3, C) that an IoU needs, of confusion matrices (R, C, C) with rows truth.
+def points_by_class(confusion: Tensor) -> Tensor:
+    """Return the numbers of points (..., 3, C) that an IoU needs, of confusion matrices (..., C, C) with rows truth.
 
-    For each room and class: the points with the right label, those of the truth, and those predicted.
+    For each class: the points with the right label, those of the truth, and those predicted.
     """
-    return torch.stack([by_room.diagonal(dim1=1, dim2=2), by_room.sum(2), by_room.sum(1)], 1)
+    return torch.stack([confusion.diagonal(dim1=-2, dim2=-1), confusion.sum(-1), confusion.sum(-2)], -2)
+
+
+def iou_of(points: Tensor) -> Tensor:
+    """Return the IoU (..., C) of each class, TP / (truth + predicted - TP); NaN if no point has or gets the class.
+
+    Args:
+        points: (..., 3, C), of :func:`points_by_class`.
+    """
+    hits, truth, predicted = points.unbind(-2)
+    return hits / (truth + predicted - hits)
 
 
 def miou_interval(points: Tensor, level: float = 0.95) -> tuple[float, float] | None:
@@ -72,16 +82,10 @@ def miou_interval(points: Tensor, level: float = 0.95) -> tuple[float, float] | 
     rooms, total = len(counts), counts.sum(0)
     if rooms < 2:
         return None
-    error = ((rooms - 1) * _miou(total - counts).var(correction=0)).sqrt()
+    error = ((rooms - 1) * iou_of(total - counts).nanmean(-1).var(correction=0)).sqrt()
     reach = student_t(level, rooms - 1) * float(error)
-    score = float(_miou(total))
+    score = float(iou_of(total).nanmean())
     return max(score - reach, 0.0), min(score + reach, 1.0)
-
-
-def _miou(points: Tensor) -> Tensor:
-    """Return the mIoU (...) of numbers of points (..., 3, C), as :func:`points_by_class` has them."""
-    hits, truth, predicted = points.unbind(-2)
-    return (hits / (truth + predicted - hits)).nanmean(-1)
 
 
 def student_t(level: float, freedom: int) -> float:
@@ -101,7 +105,7 @@ class Scores:
     """The scores of a confusion matrix.
 
     Attributes:
-        iou: for each class TP / (truth + predicted - TP); NaN if neither truth nor prediction has the class.
+        iou: of each class (:func:`iou_of`); NaN if neither truth nor prediction has the class.
         accuracy: for each class the share of its points with the right label; NaN if the truth lacks the class.
         miou, macc: means of iou and accuracy, without NaN. oa: share of all points with the right label.
     """
@@ -115,16 +119,16 @@ class Scores:
     @classmethod
     def of(cls, confusion: Tensor) -> "Scores":
         """Return the scores of a confusion matrix (C, C), rows truth; all are NaN if it has no points."""
-        counts = confusion.double()
-        hits, truth, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
-        iou, accuracy = hits / (truth + predicted - hits), hits / truth
-        return cls(
-            iou.tolist(),
-            accuracy.tolist(),
-            float(iou.nanmean()),
-            float(accuracy.nanmean()),
-            float(hits.sum() / counts.sum()),
-        )
+        return cls.of_points(points_by_class(confusion))
+
+    @classmethod
+    def of_points(cls, points: Tensor) -> "Scores":
+        """Return the scores of points (3, C), of :func:`points_by_class`."""
+        points = points.double()
+        hits, truth, _ = points
+        iou, accuracy = iou_of(points), hits / truth
+        means = float(iou.nanmean()), float(accuracy.nanmean()), float(hits.sum() / truth.sum())
+        return cls(iou.tolist(), accuracy.tolist(), *means)
 
     @classmethod
     def missing(cls, num_classes: int) -> "Scores":

@@ -1,8 +1,6 @@
-"""Print results as a table, and write them as ``metrics.json``."""
+"""Results as a table on the terminal, and as entries of ``metrics.json``."""
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -11,8 +9,7 @@ from rich.table import Table
 from ..data.classes import ClassList
 from ..data.room import RoomEntry
 from ..escaping import terminal
-from ..files import replacing
-from .metrics import Scores, points_by_class
+from .metrics import Scores, miou_interval, points_by_class
 from .protocols import Protocol, Result
 
 
@@ -61,17 +58,18 @@ def summary(
     """
     by_room = {}
     points = points_by_class(result.by_room)
-    for room, confusion, counts in zip(rooms, result.by_room, points):
-        scores = Scores.of(confusion).as_dict(classes.names)
+    for room, counts in zip(rooms, points):
+        scores = Scores.of_points(counts).as_dict(classes.names)
+        hits, truth, predicted = counts.tolist()
         by_room[room.key] = {
-            **{"points": int(confusion.sum()), "mIoU": scores["mIoU"], "OA": scores["OA"]},
-            **dict(zip(("hits", "truth", "predicted"), counts.tolist())),
+            **{"points": sum(truth), "mIoU": scores["mIoU"], "OA": scores["OA"]},
+            **{"hits": hits, "truth": truth, "predicted": predicted},
         }
     return {
         "protocol": protocol.describe(),
         **about,
-        **Scores.of(result.confusion).as_dict(classes.names),
-        "mIoU_interval": result.interval,
+        **Scores.of_points(points.sum(0)).as_dict(classes.names),
+        "mIoU_interval": miou_interval(points),
         "rooms": by_room,
         "points": result.points,
         "unlabelled": result.unlabelled,
@@ -80,9 +78,3 @@ def summary(
         "classes": list(classes.names),
         "confusion": result.confusion.tolist(),
     }
-
-
-def write_json(path: str | Path, content: Any) -> None:
-    """Write a JSON file, whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")

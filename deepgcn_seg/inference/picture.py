@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
@@ -29,6 +28,8 @@ CONFIDENCE = "viridis"
 MAX_DRAWN = 1_000_000
 # Largest ratio of a picture's height to its width: that of a chimney would need more memory than there is.
 MAX_ASPECT = 2
+# Metres to cut off at the top and at the two sides that face the viewer, to see inside.
+CUT_OFF = 0.12
 # A point is far away if its distance from the middle 99 % of the points is this many times their extent.
 FAR = 10
 
@@ -82,18 +83,16 @@ def room_picture(
     predicted: np.ndarray,
     classes: ClassList,
     title: str,
-    open_side: float = 0.12,
 ) -> None:
     """Write a picture of four views of a room: colour, truth, prediction, errors and their share.
 
     Args:
         path: its ending is one of :data:`FORMATS`.
         truth: labels (N,); points with :func:`~deepgcn_seg.data.classes.no_label` are grey, and no errors.
-        open_side: metres to cut off at the top and at the two sides that face the viewer, to see inside.
     """
     panels = {"colour": rgb, "truth": classes.colors(truth), "prediction": classes.colors(predicted)}
     panels |= _errors(truth, predicted, classes)
-    _draw(path, xyz, panels, np.union1d(truth, predicted), classes, title, open_side)
+    _draw(path, xyz, panels, np.union1d(truth, predicted), classes, title)
 
 
 def scan_picture(
@@ -105,7 +104,6 @@ def scan_picture(
     truth: np.ndarray | None,
     classes: ClassList,
     title: str,
-    open_side: float = 0.12,
 ) -> None:
     """Write a picture of a labelled scan: its colours, prediction and confidence; with ``truth`` also that and errors.
 
@@ -118,7 +116,7 @@ def scan_picture(
     if truth is not None:
         panels |= {"truth": classes.colors(truth), **_errors(truth, predicted, classes)}
         present = np.union1d(present, truth)
-    _draw(path, xyz, panels, present, classes, title, open_side)
+    _draw(path, xyz, panels, present, classes, title)
 
 
 def confidence_colors(confidence: np.ndarray) -> np.ndarray:
@@ -143,13 +141,12 @@ def _draw(
     present: np.ndarray,
     classes: ClassList,
     title: str,
-    open_side: float,
 ) -> None:
     near = close_together(xyz)
     if not near.all():
         title += f" ({(~near).sum():,} points far away are not drawn)"
         xyz, panels = xyz[near], {name: colors[near] for name, colors in panels.items()}
-    low, high = xyz.min(0) + open_side, xyz.max(0) - open_side
+    low, high = xyz.min(0) + CUT_OFF, xyz.max(0) - CUT_OFF
     inside = (xyz[:, 2] < high[2]) & (xyz[:, 0] < high[0]) & (xyz[:, 1] > low[1])
     # A scan that is thinner than what is cut off is shown whole. Of more points than pixels, only some are drawn.
     keep = np.flatnonzero(inside if inside.any() else np.ones(len(xyz), bool))[:: len(xyz) // MAX_DRAWN + 1]
@@ -157,7 +154,6 @@ def _draw(
     columns = 2 if len(panels) in (2, 4) else 3
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(7 * columns, 4.7 * rows + 0.4), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.axis("off")

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..data.augmentation import BlockPoints, mirrored, scaled, turned
 from ..data.blocks import NINE, VARIANTS, channels
-from ..settings import Count, Flag, Metres, Seed, choice, integer, listed, number, validate
+from ..settings import Count, Flag, Metres, Seed, Validated, choice, integer, listed, number
 
 # Test-time augmentation: the eight ways in which a square fits onto itself, each in one of three sizes. The factors are
 # within the range of training (recipe=modern_turns).
@@ -16,7 +16,7 @@ TTA: dict[str, Any] = {"votes": 8, "turn": True, "mirror": True, "scales": (1.0,
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling:
+class Sampling(Validated):
     """Settings that say which points of a room a network sees together, and in which features.
 
     Attributes:
@@ -44,9 +44,6 @@ class Sampling:
     features: Annotated[Sequence[str], channels()] = NINE
     mirror: Flag = False
     scales: Annotated[Sequence[float], listed(number(0, 100, above=True), 1)] = (1.0,)
-
-    def __post_init__(self):
-        validate(self)
 
     def copy(self, points: BlockPoints, vote: int) -> BlockPoints:
         """Return points of a block in the copy of the room that the pass ``vote``, counted from 0, sees."""

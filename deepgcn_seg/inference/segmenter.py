@@ -176,10 +176,7 @@ class Segmenter:
 
 @dataclass(frozen=True)
 class ScanSettings:
-    """What a user may set about a scan. tile: metres. scale: metres per unit. trusted: modules of networks' parts.
-
-    tta: whether passes see copies of the scan.
-    """
+    """The settings of :class:`Segmenter` that no other class validates: ranges of ``tile``, ``scale``, and so on."""
 
     tile: Annotated[float, number(0, 1000, above=True)]
     scale: Annotated[float, number(0, 1e6, above=True)]

@@ -8,8 +8,8 @@ from torch import Tensor
 from ..ops import Differentiable
 
 
-def with_room(x: Tensor, channels: int) -> tuple[Tensor, Callable[[Tensor, Tensor], Tensor]]:
-    """Copy x (B, N, C) to the front of a new tensor (B, N, channels), and return it with a function that appends.
+def preallocate(x: Tensor, channels: int) -> tuple[Tensor, Callable[[Tensor, Tensor], Tensor]]:
+    """Copy x (B, N, C) to the front of a new tensor (B, N, channels); return that front, and a function that appends.
 
     ``append(x, h)`` returns [x ; h]. If x is the front of that tensor, x is not copied, so that a dense backbone holds
     each layer's features once, and not again in the input of every later layer.

@@ -83,15 +83,15 @@ class Backbone(nn.Module):
         positions = points[..., self.positions]
         neighbors = find_neighbors(self.graph, self.graphs, positions, mask)
         geometry = Geometry(positions, mask)
-        # Neighbours are searched when a layer asks for them. ``of_layer(i, x)`` returns those of layer i, whose input
-        # is x, with what else a convolution may know of them; the connection calls it once before each block. Blocks
-        # are counted from 0, layers from the head on: block i is layer i + 1. A block hands the convolution its
-        # neighbours' indices and the mask, and the geometry only if the convolution reads that
-        # (``Neighborhood.arguments``).
-        of_layer = lambda i, x: Neighborhood(neighbors(i, x), mask, geometry)
-        x = self.head(points, *of_layer(0, positions).arguments(self.head))
+
+        def around(layer: int, x: Tensor) -> Neighborhood:
+            """Search the neighbours of a layer's points in its input x. The head is layer 0, block i is layer i + 1."""
+            return Neighborhood(neighbors(layer, x), mask, geometry)
+
+        x = self.head(points, *around(0, positions).arguments(self.head))
         widths, dropout = self.layer_widths(), self.dropout if self.training else 0.0
-        outputs = self.connection.run(self.blocks, x, lambda i, y: of_layer(i + 1, y), widths[-1], dropout)
+        # The connection searches once before each block.
+        outputs = self.connection.run(self.blocks, x, lambda i, y: around(i + 1, y), widths[-1], dropout)
         # Free the head's features here; the connection holds them as long as it needs them.
         del x
         for i, output in enumerate(outputs, 1):

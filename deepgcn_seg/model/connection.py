@@ -12,7 +12,7 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
-from .append_in_place import with_room
+from .append_in_place import preallocate
 from .neighborhood import Neighborhood
 from .own_layers import built_by
 from .reversible import ReversibleBlock, ReversibleSequence
@@ -174,7 +174,7 @@ class Dense(Connection):
     def start(self, x: Tensor, channels: int) -> tuple[Tensor, Combine]:
         """Copy x into a tensor that has room for all layers, so that each layer is appended without a copy."""
         # torch.compile does not see the writes to that tensor, because they bypass autograd.
-        return super().start(x, channels) if torch.compiler.is_compiling() else with_room(x, channels)
+        return super().start(x, channels) if torch.compiler.is_compiling() else preallocate(x, channels)
 
 
 class PreActivatedResidual(Residual):

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from . import lean
+from . import fast_inference
 from .arguments import Arguments, check_arguments
 from .backbone import Backbone, ConvFactory
 from .connection import Connection, Dense, Plain, PreActivatedResidual, Residual, Reversible, find_connection
@@ -154,8 +154,7 @@ class DeepGCN(nn.Module):
         **settings,
     ) -> "DeepGCN":
         """Build PlainGCN, which has no connections and no dilation (:class:`~.connection.Plain`)."""
-        own = {"dilation": dilation, "stochastic": stochastic}
-        return cls(connection=Plain.name, depth=depth, **own, **settings)
+        return cls(connection=Plain.name, depth=depth, dilation=dilation, stochastic=stochastic, **settings)
 
     @classmethod
     @_shows_settings_of(__init__)
@@ -202,8 +201,8 @@ class DeepGCN(nn.Module):
             RuntimeError: it is called by ``torch.jit.trace``.
         """
         points = self._checked(points, mask)
-        if lean.applies(self):
-            return lean.infer(self, points, mask)
+        if fast_inference.applies(self):
+            return fast_inference.infer(self, points, mask)
         features = self.backbone.concatenate(self.backbone(points, mask))
         fused = self.fusion(features, mask)
         return hide_absent(self.head(features, fused, mask), mask, 0)

@@ -269,7 +269,8 @@ def describe_network(config: Mapping[str, Any]) -> dict[str, Any]:
         config: plain values with ``_target_``, as Hydra takes them.
     """
     target = str(config["_target_"])
-    options = {name: value for name, value in config.items() if name not in ("_target_", "_convert_", "_partial_")}
+    options = _options(config)
+    options.pop("_convert_", None)
     if target not in NETWORK:
         return {"name": "own", "target": target, "options": options}
     described = {
@@ -282,6 +283,11 @@ def describe_network(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**options, **described}
 
 
+def _options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments in settings of Hydra, without what they are arguments of."""
+    return {name: value for name, value in config.items() if name not in ("_target_", "_partial_")}
+
+
 def names_of(part: type) -> tuple[str, str]:
     """Return the names under which a config may have a class of this package: its own module's, and the short one."""
     return f"{part.__module__}.{part.__name__}", f"deepgcn_seg.model.{part.__name__}"
@@ -289,7 +295,7 @@ def names_of(part: type) -> tuple[str, str]:
 
 def _describe_layer(config: Mapping[str, Any]) -> dict[str, Any]:
     target = str(config["_target_"])
-    options = {name: value for name, value in config.items() if name not in ("_target_", "_partial_")}
+    options = _options(config)
     kind = target.removeprefix("torch.nn.")
     if kind != target and kind in {**TORCH_NORMS, **TORCH_ACTS}:
         return {"name": "torch", "kind": kind, "options": options}
@@ -298,13 +304,13 @@ def _describe_layer(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _describe_conv(config: Mapping[str, Any]) -> dict[str, Any]:
     target = str(config["_target_"])
-    options = {name: value for name, value in config.items() if name not in ("_target_", "_partial_")}
+    options = _options(config)
     for name, (conv, _) in CONVOLUTIONS.items():
         if target in names_of(conv):
             return {"name": name, **options}
     if target in names_of(MessagePassing):
         operator = options["operator"]
-        inner = {name: value for name, value in operator.items() if name not in ("_target_", "_partial_")}
+        inner = _options(operator)
         # With networks or relative positions it is not the operator that the table describes.
         alone = not any(value for name, value in options.items() if name != "operator")
         for name, (kind, known) in OPERATORS.items():

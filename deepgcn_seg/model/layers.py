@@ -3,6 +3,7 @@
 In all tensors (B, N, C) the channels come last. An optional ``mask`` (B, N) is True where a point is present.
 """
 
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, cast
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..distributed import SummedOverAll
-from ..settings import Flag, choice, number, require, validate
+from ..settings import Flag, Validated, choice, number, require
 from .own_layers import (
     TORCH_NORMS,
     Factory,
@@ -280,7 +281,7 @@ def negative_slope(act: nn.Module | None, like: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class LayerSpec:
+class LayerSpec(Validated):
     """The norm and activation that follow a linear map, and their order.
 
     Attributes:
@@ -294,9 +295,6 @@ class LayerSpec:
     act: Annotated[str | Factory, name_or_factory(choice(*ACTS))] = "relu"
     bias: Flag = True
     eps: Annotated[float, number(0, above=True)] = 1e-5
-
-    def __post_init__(self):
-        validate(self)
 
     def linear_only(self) -> "LayerSpec":
         """Return this spec without norm and activation, for a convolution that comes after them."""
@@ -384,17 +382,19 @@ class Pointwise(nn.Module):
 
     def call_on_edges(self, edges: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return a call of the layer with each of the edges (B, N, k, C), of the points that are present."""
-        batch, count, k, _ = edges.shape
-        if mask is not None:
-            mask = mask.repeat_interleave(k, 1)
-        return self(edges.flatten(1, 2), mask).view(batch, count, k, -1)
+        return _on_edges(self, edges, mask)
 
     def finish_edges(self, edges: Tensor, mask: Tensor | None = None) -> Tensor:
         """Apply norm and activation to each of the edges (B, N, k, C), of the points that are present."""
-        batch, count, k, channels = edges.shape
-        if mask is not None:
-            mask = mask.repeat_interleave(k, 1)
-        return self.finish(edges.reshape(batch, count * k, channels), mask).view(edges.shape)
+        return _on_edges(self.finish, edges, mask)
+
+
+def _on_edges(layer: Callable[[Tensor, Tensor | None], Tensor], edges: Tensor, mask: Tensor | None) -> Tensor:
+    """Apply a layer of points to edges (B, N, k, C); the mask (B, N) says which points are present."""
+    batch, count, k, _ = edges.shape
+    if mask is not None:
+        mask = mask.repeat_interleave(k, 1)
+    return layer(edges.flatten(1, 2), mask).view(batch, count, k, -1)
 
 
 def hide_absent(x: Tensor, mask: Tensor | None, value: float) -> Tensor:

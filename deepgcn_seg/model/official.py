@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import UserError
 from ..torch_defaults import torch_defaults
@@ -22,8 +22,11 @@ from .tensor_file import read_tensor_file
 # The second-best guess must be off by MARGIN times as much as the best one. Connection and convolution of networks with
 # more than MAX_GUESSED layers are not guessed, because that would take minutes.
 MARGIN, MAX_GUESSED = 1.3, 112
+# The fewest random points that are guessed by.
+LEAST_POINTS = 512
 
-_CONVS = {"edge": EdgeConv, "mr": MRConv}
+# The convolutions that the official PyTorch code and this package both have for dense blocks, by their official names.
+CONVS: dict[str, type[nn.Module]] = {"edge": EdgeConv, "mr": MRConv}
 
 
 class UndecidedError(ValueError):
@@ -33,7 +36,7 @@ class UndecidedError(ValueError):
 def conv_name(config: Mapping[str, Any]) -> str:
     """Return ``edge`` or ``mr`` if a config builds such a convolution, and otherwise its ``_target_``."""
     target = str(config["_target_"])
-    return next((name for name, conv in _CONVS.items() if target.endswith(f".{conv.__name__}")), target)
+    return next((name for name, conv in CONVS.items() if target.endswith(f".{conv.__name__}")), target)
 
 
 # Patterns of official names and our names for them, without the number in the sequence (0 linear, 1 act, 2 norm).
@@ -97,28 +100,28 @@ def convert_official(
     candidates = []
     for c in connections:
         for v in convs:
-            if v not in _CONVS:
-                raise ValueError(f"conv={v!r}: official models have {' or '.join(_CONVS)}")
+            if v not in CONVS:
+                raise ValueError(f"conv={v!r}: official models have {' or '.join(CONVS)}")
             own = {**settings, "connection": c, **find_connection(c).official}
-            candidates.append((_build(state, {**own, "conv": _CONVS[v]}), {**own, "conv": {"name": v}}))
+            candidates.append((_build(state, {**own, "conv": CONVS[v]}), {**own, "conv": {"name": v}}))
     best = 0 if len(candidates) == 1 else guess([model for model, _ in candidates])
     return candidates[best]
 
 
-def guess(candidates: list[DeepGCN], points: int = 512) -> int:
+def guess(candidates: list[DeepGCN]) -> int:
     """Return which candidate's batch statistics on random points come closest to its running ones.
 
     Random points have other statistics than the training data. But a wrong connection or convolution changes the
     statistics far more, and more in every layer.
 
     Args:
-        candidates: models of the same tensors, in eval mode. points: least number of random points.
+        candidates: models of the same tensors, in eval mode.
 
     Raises:
         UndecidedError: the model is not trained, or two candidates are about equally close.
     """
     generator = torch.Generator().manual_seed(0)
-    count = max(points, 2 * candidates[0].min_points)
+    count = max(LEAST_POINTS, 2 * candidates[0].min_points)
     cloud = torch.rand(2, count, candidates[0].in_channels, generator=generator)
     cloud[..., :3] = 2 * cloud[..., :3] - 1
     gaps = torch.tensor([_statistics_gap(model, cloud) for model in candidates])
@@ -137,16 +140,11 @@ def _statistics_gap(model: DeepGCN, cloud: Tensor) -> float:
     It is the log ratio of variances plus the difference of means in standard deviations, averaged over the channels of
     the backbone and the fusion block.
     """
-    # Networks of official checkpoints have running statistics and a momentum.
-    norms: list[Any] = [
-        m for part in (model.backbone, model.fusion) for m in part.modules() if isinstance(m, BatchNorm)
-    ]
+    norms = _norms(model)
     if not norms or not norms[0].num_batches_tracked:
         return torch.nan
     trial = deepcopy(model).train()
-    trial_norms: list[Any] = [
-        m for part in (trial.backbone, trial.fusion) for m in part.modules() if isinstance(m, BatchNorm)
-    ]
+    trial_norms = _norms(trial)
     for norm in trial_norms:
         norm.momentum = 1.0
     for graph in trial.backbone.graphs:
@@ -161,6 +159,11 @@ def _statistics_gap(model: DeepGCN, cloud: Tensor) -> float:
         gaps.append(((measured.running_var + 1e-3) / (var + 1e-3)).log().abs().mean())
         gaps.append(((measured.running_mean - mean).abs() / var.sqrt()).mean())
     return float(torch.stack(gaps).mean())
+
+
+def _norms(model: DeepGCN) -> list[Any]:
+    """Return the batch norms of backbone and fusion block. Those of official networks have running statistics."""
+    return [m for part in (model.backbone, model.fusion) for m in part.modules() if isinstance(m, BatchNorm)]
 
 
 def _state_dict(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:

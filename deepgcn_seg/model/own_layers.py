@@ -73,7 +73,7 @@ def is_exactly(module: nn.Module | None, *kinds: type[nn.Module]) -> bool:
     - :attr:`.Pointwise.counts_points`, of its norm: points may then stand for edges, each counted several times;
     - :attr:`.Pointwise.sliceable` and :func:`~.layers.separates_blocks`, of norm and activation: points, or blocks
       of points, may then be computed in parts;
-    - :func:`.lean.applies`, of backbone, fusion block and head: what they do may then be done in parts;
+    - :func:`.fast_inference.applies`, of backbone, fusion block and head: what they do may then be done in parts;
     - :meth:`~.backbone.Backbone.concatenate` and :meth:`.Connection.run`, of backbone and layers: the last output of a
       dense backbone may then stand for all;
     - the backward pass of :class:`~.reversible.ReversibleSequence`, of its blocks: their inputs may then be computed

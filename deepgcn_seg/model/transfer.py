@@ -22,7 +22,7 @@ from ..errors import UserError
 from ..escaping import one_line
 from ..files import why_no_file
 from ..schema import Schema
-from ..settings import shown
+from ..settings import shown, some_of
 from .backbone import Backbone
 from .checkpoint import describe, find_checkpoint, is_checkpoint, require_format
 from .connection import Plain, Residual, find_connection
@@ -305,6 +305,4 @@ def _part(tensor: str) -> str:
 
 def _some(names: Iterable[str]) -> str:
     """Return some names as one text, and the number of the others."""
-    names = list(names)
-    shown = ", ".join(one_line(name, 100) for name in names[:_LISTED])
-    return f"{shown} and {len(names) - _LISTED} more" if len(names) > _LISTED else shown
+    return some_of([one_line(name, 100) for name in names], _LISTED)

@@ -64,11 +64,14 @@ def gather_neighbors(x: Tensor, index: Tensor) -> Tensor:
     Raises:
         ValueError: x and index are not of as many blocks; ``Tensor.gather`` would leave blocks out without a word.
     """
-    batch, count, k = index.shape
-    if x.shape[0] != batch:
-        raise ValueError(f"index: neighbours in {batch} blocks, but the features are of {x.shape[0]}")
-    flat = index.reshape(batch, count * k, 1).expand(-1, -1, x.shape[-1])
-    return x.gather(1, flat).view(batch, count, k, x.shape[-1])
+    if x.shape[0] != index.shape[0]:
+        raise ValueError(f"index: neighbours in {index.shape[0]} blocks, but the features are of {x.shape[0]}")
+    return x.gather(1, _rows(index, x.shape[-1])).view(*index.shape, x.shape[-1])
+
+
+def _rows(index: Tensor, channels: int) -> Tensor:
+    """Return an index (B, N, k) as rows (B, N k, channels), for ``gather`` and ``scatter``."""
+    return index.flatten(1)[:, :, None].expand(-1, -1, channels)
 
 
 def neighbor_extremum(x: Tensor, index: Tensor, mask: Tensor | None, sign: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,15 +113,14 @@ def edge_moments_backward(
     """Return the gradients of center, neighbor and slope, given those of phi: offset + factor * phi, both (B, C)."""
     offset, factor = offset.to(center.dtype), factor.to(center.dtype)
     edge = center[:, :, None] + gather_neighbors(neighbor, index)
-    steep = torch.where(edge > 0, torch.ones_like(slope), slope)
-    grad = offset[:, None, None] + factor[:, None, None] * (steep * edge)
+    steepness = torch.where(edge > 0, torch.ones_like(slope), slope)
+    grad = offset[:, None, None] + factor[:, None, None] * (steepness * edge)
     if mask is not None:
         grad = torch.where(mask[:, :, None, None], grad, 0)
     grad_slope = torch.where(edge > 0, 0, grad * edge).sum((0, 1, 2))
-    grad = grad * steep
-    batch, count, k = index.shape
-    flat = index.reshape(batch, count * k, 1).expand(-1, -1, center.shape[-1])
-    grad_neighbor = torch.zeros_like(neighbor).scatter_add_(1, flat, grad.view(batch, count * k, -1))
+    grad = grad * steepness
+    rows = _rows(index, center.shape[-1])
+    grad_neighbor = torch.zeros_like(neighbor).scatter_add_(1, rows, grad.flatten(1, 2))
     return grad.sum(2), grad_neighbor, grad_slope
 
 

@@ -14,7 +14,6 @@ import matplotlib
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -81,7 +80,6 @@ def draw_curves(
     heights = [max(3.4, 0.6 + 0.19 * min(len(lines), MAX_LINES)) for lines in panels.values()]
     width = 5.8 + _width([label for lines in panels.values() for label in lines], 8)
     figure = Figure(figsize=(width, sum(heights)), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axis, (data, lines) in zip(axes, panels.items()):
         _draw_lines(axis, lines, column, palette)
@@ -209,7 +207,6 @@ def draw_scores(runs: Sequence[Run], path: Path, palette: str = "screen") -> Non
     bars = [len(found) for found in panels.values()]
     width = 5.2 + _width([each.label for found in panels.values() for each in found], 9)
     figure = Figure(figsize=(width, sum(1.2 + 0.28 * count for count in bars)), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=[0.4 + count for count in bars])[:, 0]
     for axis, ((data, protocol, rooms), found) in zip(axes, panels.items()):
         _draw_bars(axis, found, "0.7" if palette == "print" else "#4878a8")
@@ -269,7 +266,6 @@ def draw_confusion(result: Result, data: str, path: Path, palette: str = "screen
     number = len(result.classes)
     side = min(max(0.42 * number, 2.4), 40)
     figure = Figure(figsize=(side + 2.4, side + 1.6), layout="constrained")
-    FigureCanvasAgg(figure)
     axis = figure.subplots()
     colors = colormaps["Greys" if palette == "print" else "Blues"].with_extremes(bad="0.93")
     image = axis.imshow(shares, cmap=colors, vmin=0, vmax=100)

@@ -267,6 +267,11 @@ def _loss_as_typed(recipe: DictConfig) -> str:
 
 def announce(config: DictConfig, trainer: Trainer, data: TrainingData) -> None:
     """Log the data, the loss and the size of a step, and warn of data that will make training worse."""
+    _announce_data(config, trainer, data)
+    _announce_steps(config, trainer)
+
+
+def _announce_data(config: DictConfig, trainer: Trainer, data: TrainingData) -> None:
     store, split = data.store, data.split
     log.info(
         "Training on %s of %s for %s; validation on %s, test on %d of %s",
@@ -298,6 +303,9 @@ def announce(config: DictConfig, trainer: Trainer, data: TrainingData) -> None:
             data.grid.min_points,
             advise(store, split.train, data.grid),
         )
+
+
+def _announce_steps(config: DictConfig, trainer: Trainer) -> None:
     log.info(
         "A step is %s: %s x %s of %d; learning rate %s",
         counted(trainer.batch_size, "block"),

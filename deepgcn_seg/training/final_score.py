@@ -17,7 +17,7 @@ from ..evaluation.evaluate import evaluate_rooms
 from ..evaluation.metrics import Scores
 from ..evaluation.model_card import score_of, write_card
 from ..evaluation.protocols import Protocol
-from ..evaluation.scores import write_json
+from ..files import write_json
 from ..model.checkpoint import add_to_checkpoint, load_weights, read_checkpoint
 from ..provenance import versions
 from ..settings import shown

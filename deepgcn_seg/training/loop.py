@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..data.dataset import BlockDataset, EpochSampler, Loader, make_loader
+from ..data.dataset import BlockDataset, EpochSampler, Loader, blocks_per_pass, make_loader
 from ..data.official_hdf5 import OfficialBlockDataset
 from ..distributed import World
 from ..errors import Interrupted, UserError
@@ -24,7 +24,6 @@ from ..evaluation.protocols import Result
 from ..memory import peak_memory_mb
 from ..model.freezing import set_training_mode
 from ..progress import Meter
-from ..settings import counted
 from .guards import Batch, RunningStatistics, advice_on_memory, save_bad_batch, stop_requested
 from .inspection import gradient_norms, neighbor_distances, predicted_labels
 from .losses import Objective
@@ -48,16 +47,20 @@ SAVE_EVERY = 500
 class TrainingSettings:
     """The settings of a training, named as on the command line.
 
-    epochs, max_steps: the training ends with whichever comes first; None for no limit of steps. batch_size: blocks of
-    one optimiser step, over all processes and passes. accumulate: passes per step. points: points of a block. seed: of
-    the order of blocks. device: runs the model. precision: ``fp32``, or ``bf16`` for autocast to bfloat16. workers:
-    processes that load blocks; 0 for the trainer's own. validate_every: epochs between two validations. save_every:
-    steps between two checkpoints within an epoch; its end always has one. objective: the loss. schedule: returns the
-    factor of the learning rate. norm_momentum: returns batch norms' momentum; None keeps it. ema: decay of the averaged
-    weights; None for no average. max_bad_steps: number of successive steps that may be skipped because their loss or
-    gradients are not finite. keep_best: whether the checkpoint with the highest validation mIoU is kept as
-    ``best.ckpt``. validated: the rooms that validations are on, validation or test, for the log. freeze: modules that
-    stay in eval mode (:func:`~deepgcn_seg.model.freezing.set_training_mode`).
+    Attributes:
+        epochs, max_steps: the training ends with whichever comes first; None for no limit of steps.
+        batch_size: blocks of one optimiser step, over all processes and passes. accumulate: passes per step.
+        seed: of the order of blocks. points: points of a block.
+        device: runs the model. precision: ``fp32``, or ``bf16`` for autocast to bfloat16.
+        workers: processes that load blocks; 0 for the trainer's own.
+        validate_every: epochs between two validations.
+        save_every: steps between two checkpoints within an epoch; its end always has one.
+        objective: the loss. ema: decay of the averaged weights; None for no average.
+        schedule: returns the factor of the learning rate. norm_momentum: returns batch norms' momentum; None keeps it.
+        max_bad_steps: number of successive steps that may be skipped because their loss or gradients are not finite.
+        keep_best: whether the checkpoint with the highest validation mIoU is kept as ``best.ckpt``.
+        validated: the rooms that validations are on, validation or test, for the log.
+        freeze: modules that stay in eval mode (:func:`~deepgcn_seg.model.freezing.set_training_mode`).
     """
 
     epochs: int
@@ -114,15 +117,8 @@ class Trainer:
         self.state = TrainingState(model, optimizer, settings.ema)
         self.base_rates = [group["lr"] for group in optimizer.param_groups]
         self.batch_size = min(settings.batch_size, len(blocks))
-        parts = world.size * settings.accumulate
-        if self.batch_size % parts:
-            raise UserError(
-                f"batch_size={self.batch_size}: must be a multiple of {parts} "
-                f"({counted(world.size, 'process')} x accumulate={settings.accumulate})"
-            )
-        self.sampler = EpochSampler(
-            len(blocks), settings.seed, self.batch_size, self.batch_size // parts, world.rank, world.size
-        )
+        part = blocks_per_pass(self.batch_size, world.size, settings.accumulate)
+        self.sampler = EpochSampler(len(blocks), settings.seed, self.batch_size, part, world.rank, world.size)
         self.steps_per_epoch = len(blocks) // self.batch_size
         self.description = {**description, "steps_per_epoch": self.steps_per_epoch}
         # Whether the log has a line on a validation without labels, and on a step without: one of each is enough.

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import UserError, first_line
-from ..settings import Part, number, validate
+from ..settings import Part, Validated, number
 
 
 class Loss(Protocol):
@@ -25,7 +25,7 @@ class Loss(Protocol):
 
 
 @dataclass(frozen=True)
-class CrossEntropy:
+class CrossEntropy(Validated):
     """Cross-entropy: the mean over points of ``-log p_y``, where p = softmax(logits) and y is the label.
 
     Attributes:
@@ -34,9 +34,6 @@ class CrossEntropy:
     """
 
     smoothing: Part = 0.0
-
-    def __post_init__(self):
-        validate(self)
 
     def __call__(self, logits: Tensor, labels: Tensor, class_weights: Tensor | None) -> Tensor:
         """Return the mean loss; a point counts as much as the weight of its class."""
@@ -47,7 +44,7 @@ class CrossEntropy:
 
 
 @dataclass(frozen=True)
-class Focal:
+class Focal(Validated):
     """Focal loss: the mean over points of ``-(1 - p_y)^gamma log p_y`` (Lin et al., ICCV 2017, equations 4 and 5).
 
     Attributes:
@@ -55,9 +52,6 @@ class Focal:
     """
 
     gamma: Annotated[float, number(0, 100)] = 2.0
-
-    def __post_init__(self):
-        validate(self)
 
     def __call__(self, logits: Tensor, labels: Tensor, class_weights: Tensor | None) -> Tensor:
         """Return the mean loss; a point counts as much as the weight of its class."""

@@ -14,7 +14,7 @@ from ..changes import Values, add_change, typed
 from ..errors import UserError
 from ..escaping import one_line
 from ..model.checkpoint import read_checkpoint
-from ..settings import counted, shown
+from ..settings import counted, shown, some_of
 from .run_directory import changed_settings, recorded_changes, recorded_settings
 from .schedules import Clock
 
@@ -245,8 +245,7 @@ def _require_same_rooms(before: Any, now: Mapping[str, Mapping[str, str]], where
             *(f"{one_line(name, 100)} is not there" for name in there if name not in rooms),
             *(f"{name} has other points" for name in rooms if name in there and rooms[name] != there[name]),
         ]
-        more = f" and {len(differences) - _LISTED} more" if len(differences) > _LISTED else ""
         raise UserError(
-            f"{where}: the {part} rooms are others than when the run was started ({', '.join(differences[:_LISTED])}"
-            f"{more}); a resumed run keeps its rooms ({_OTHER_RUN})"
+            f"{where}: the {part} rooms are others than when the run was started ({some_of(differences, _LISTED)}); "
+            f"a resumed run keeps its rooms ({_OTHER_RUN})"
         )

@@ -1,7 +1,6 @@
 """The directory of a run: lock it for one process, write its config, and find out whether it holds a run already."""
 
 import fcntl
-import json
 import logging
 import os
 import socket
@@ -18,9 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 from ..changes import Change, Values, changes_of, typed
 from ..distributed import World
 from ..errors import OccupiedError, UserError
-from ..files import replacing
+from ..files import replacing, write_json
 from ..old_names import ADDED, ADDED_TO_PARTS, renamed
 from ..schema import read_json
+from ..settings import some_of
 
 LOCK = ".lock"
 # Settings that change where and by how many a training is done, and not its result.
@@ -260,8 +260,7 @@ def record_changes(
     """
     if changed:
         told = [f"{key} {typed(there)} -> {typed(here)}" for key, (there, here) in changed.items()]
-        more = f" and {len(told) - _LISTED} more" if len(told) > _LISTED else ""
-        log.info("Changed: %s%s", ", ".join(told[:_LISTED]), more)
+        log.info("Changed: %s", some_of(told, _LISTED))
     before = _record(folder)
     if not isinstance(before.get("settings"), dict):
         return
@@ -269,8 +268,7 @@ def record_changes(
     facts["changes"] = [change.plain() for change in changes]
     facts = {key: value for key, value in facts.items() if key not in ("class_weights", "changes") or value}
     if facts != before:
-        with replacing(folder / "run.json") as temporary:
-            temporary.write_text(json.dumps(facts, indent=1) + "\n")
+        write_json(folder / "run.json", facts)
 
 
 def set_scores_aside(folder: Path, step: int) -> None:

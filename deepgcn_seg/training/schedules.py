@@ -10,12 +10,16 @@ from typing import Annotated
 
 from torch import nn
 
-from ..settings import Count, Share, integer, number, validate
+from ..settings import Count, Share, Validated, integer, number
 
 
 @dataclass(frozen=True)
 class Clock:
-    """The progress of a training. step: number of optimiser steps done. total_steps: steps of the whole training."""
+    """The progress of a training.
+
+    Attributes:
+        step: number of optimiser steps done. total_steps: steps of the whole training.
+    """
 
     step: int
     steps_per_epoch: int
@@ -23,7 +27,7 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class HalveBySamples:
+class HalveBySamples(Validated):
     """A value that begins at ``start`` and is halved after every ``samples`` blocks, but is at least ``floor``.
 
     A step counts as ``samples_per_step`` blocks. In the official code, which trains on two GPUs, these are the blocks
@@ -34,9 +38,6 @@ class HalveBySamples:
     samples_per_step: Count
     floor: Share
     start: Annotated[float, number(0, 1, above=True)] = 1.0
-
-    def __post_init__(self):
-        validate(self)
 
     @property
     def made_for(self) -> int:
@@ -49,13 +50,10 @@ class HalveBySamples:
 
 
 @dataclass(frozen=True)
-class HalveByEpochs:
+class HalveByEpochs(Validated):
     """A factor that begins at 1 and is halved after every ``epochs`` epochs."""
 
     epochs: Count
-
-    def __post_init__(self):
-        validate(self)
 
     def __call__(self, clock: Clock) -> float:
         """Return the value at a step."""
@@ -63,14 +61,11 @@ class HalveByEpochs:
 
 
 @dataclass(frozen=True)
-class WarmupCosine:
+class WarmupCosine(Validated):
     """A factor that rises to 1 over the first share ``warmup`` of all steps, then falls as a cosine to ``floor``."""
 
     warmup: Share = 0.1
     floor: Share = 0.0
-
-    def __post_init__(self):
-        validate(self)
 
     def __call__(self, clock: Clock) -> float:
         """Return the value at a step."""

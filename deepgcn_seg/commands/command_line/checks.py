@@ -18,6 +18,7 @@ from omegaconf.errors import InterpolationResolutionError
 from pydantic import ValidationError
 
 from ...data.blocks import NINE, count_channels, place_of_channels
+from ...data.dataset import blocks_per_pass
 from ...device import device as device_of
 from ...distributed import declared
 from ...errors import UserError, first_line
@@ -29,7 +30,7 @@ from ...model.graph import Graph, build_graph, dilation_schedule
 from ...model.operators import OperatorError, OperatorSettingError
 from ...model.own_layers import TORCH_ACTS, TORCH_NORMS, options_of
 from ...old_names import RENAMED
-from ...settings import SettingError, counted, setting_problem, shown, validate_given
+from ...settings import SettingError, setting_problem, shown, validate_given
 from .command_settings import COMMANDS, unread
 from .help import suggestion
 
@@ -97,6 +98,11 @@ def _given(config: DictConfig) -> dict[str, Any]:
     return values
 
 
+def is_typed(key: str) -> bool:
+    """Return whether the command line gives a value to a key."""
+    return any(override.lstrip("+").startswith(f"{key}=") for override in HydraConfig.get().overrides.task)
+
+
 def why_unresolved(error: InterpolationResolutionError) -> str:
     """Return in one line what a reference in the settings needs, as an environment variable that is not set."""
     return first_line(error).rpartition("raised while resolving interpolation: ")[2].strip('"')
@@ -126,13 +132,7 @@ def _check_training(config: DictConfig) -> None:
             f"batch_size={config.batch_size}: with points={config.points}, a batch of more than "
             f"{description.MAX_BATCH_POINTS} points"
         )
-    processes = max(config.devices, declared().size)
-    parts = processes * config.accumulate
-    if config.batch_size % parts:
-        raise UserError(
-            f"batch_size={config.batch_size}: must be a multiple of {parts} "
-            f"({counted(processes, 'process')} x accumulate={config.accumulate})"
-        )
+    blocks_per_pass(config.batch_size, max(config.devices, declared().size), config.accumulate)
     protocol = config.protocol
     if config.data.features is None and "features" in protocol:
         # Which of the nine channels there are is known once the data are open. Assume all of them.

@@ -24,14 +24,11 @@ from ...errors import UserError
 from ...progress import in_notebook
 from ...provenance import called_as
 from ...torch_defaults import torch_defaults
-from . import help
 from .arguments import quote
-from .checks import check, require_choices, require_read
+from .checks import require_choices
 from .failures import error_line
-from .main import hydra_arguments, quiet_hydra, require_known
-from .output import claim_folder
+from .main import hydra_arguments, quiet_hydra, require_known, run_checked
 from .settings_folder import settings_folder
-from .whole import replace_wholes
 
 # Hydra's state is that of the process. A thread may call a command within another, but two threads take turns.
 _turn = threading.RLock()
@@ -129,11 +126,7 @@ def _run(
         folder = Path(HydraConfig.get().runtime.output_dir)
         try:
             with _logged(folder / f"{command}.log"):
-                require_read(config, command, help.settings(conf, command))
-                replace_wholes(config, conf, command)
-                check(config, command)
-                claim_folder(config, command)
-                results.extend((folder, task(config)))
+                results.extend((folder, run_checked(task, config, conf, command)))
         # Hydra would print it besides.
         except Exception as error:
             errors.append(error)

@@ -30,9 +30,9 @@ from . import help
 from .arguments import assigned, for_hydra, given, require_settings
 from .checks import check, require_choices, require_read
 from .failures import USER_ERROR, error_line
+from .mappings import replace_mappings
 from .output import claim_folder, output_may_go_unread
 from .sweeps import SweepSummary, forget_failure, note_failure
-from .whole import replace_wholes
 
 # Exit status of work that was stopped but saved and can be resumed.
 INTERRUPTED = 75
@@ -152,11 +152,7 @@ def _guarded(
     def guarded(config: DictConfig) -> Any:
         outcome.composed = True
         try:
-            require_read(config, config_name, help.settings(conf, config_name))
-            replace_wholes(config, conf, config_name)
-            check(config, config_name)
-            claim_folder(config, config_name)
-            result = task(config)
+            result = run_checked(task, config, conf, config_name)
             forget_failure()
             return result
         except BrokenPipeError:
@@ -176,6 +172,19 @@ def _guarded(
         return None
 
     return guarded
+
+
+def run_checked(task: Callable[[DictConfig], Any], config: DictConfig, conf: Path, command: str) -> Any:
+    """Check a composed config, claim the output directory, and return what the task returns.
+
+    Raises:
+        UserError: a setting is impossible, or nothing reads it; or whatever the task refuses.
+    """
+    require_read(config, command, help.settings(conf, command))
+    replace_mappings(config, conf, command)
+    check(config, command)
+    claim_folder(config, command)
+    return task(config)
 
 
 def _start_processes(program: Sequence[str], arguments: list[str]) -> None:

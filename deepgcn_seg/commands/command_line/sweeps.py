@@ -23,7 +23,7 @@ from ...files import replacing
 from ...settings import counted
 from ...training.run_directory import job_directory
 from .failures import USER_ERROR
-from .whole import replace_wholes
+from .mappings import replace_mappings
 
 # The note of a failed job, in its directory.
 FAILED = "failed.txt"
@@ -43,7 +43,7 @@ def _job_directory(name: str, *, _root_: DictConfig) -> str:
     # Settings that cannot be composed or read are refused by the job itself.
     with suppress(UserError, HydraException, OmegaConfBaseException, OSError, ValueError):
         conf = next(source.path for source in _root_.hydra.runtime.config_sources if source.provider == "main")
-        replace_wholes(config, Path(conf), _root_.hydra.job.config_name)
+        replace_mappings(config, Path(conf), _root_.hydra.job.config_name)
         return str(job_directory(config, sweep / name, sweep).relative_to(sweep))
     return name
 

@@ -88,7 +88,7 @@ def add_window(scene: Scene, plan: Plan, openings: Openings, wall_color: np.ndar
         # Mullions stand in the opening.
         for place in np.linspace(-width / 2, width / 2, 3):
             at = base + direction * place * 0.94 - inward * 0.1 + UP * (low + high) / 2
-            yaw = 0.0 if spot[0] % 2 == 0 else np.pi / 2
+            yaw = plan.yaw(spot[0])
             scene.box(thing, at, (0.06, 0.05, high - low), frame, yaw)
         openings[spot[0]].append((spot[1], width, low, high))
 
@@ -102,7 +102,7 @@ def add_board(scene: Scene, plan: Plan, wall_color: np.ndarray) -> None:
         thing = scene.new_object("board")
         base, direction, inward = plan.frame(*spot)
         depth = rng.uniform(0.06, 0.1)
-        yaw = 0.0 if spot[0] % 2 == 0 else np.pi / 2
+        yaw = plan.yaw(spot[0])
         middle = base + inward * depth / 2 + UP * (low + high) / 2
         color = 0.4 * wall_color + 0.6 * WHITE + rng.normal(0, 4, 3)
         scene.box(thing, middle, (width, depth, high - low), color, yaw)

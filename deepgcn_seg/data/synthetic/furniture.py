@@ -15,7 +15,7 @@ def add_bookcase(scene: Scene, plan: Plan) -> None:
     thing = scene.new_object("bookcase")
     color = scene.color(WOOD) if rng.random() < 0.6 else scene.color(NEUTRAL)
     base, direction, inward = plan.frame(*spot)
-    yaw = 0.0 if spot[0] % 2 == 0 else np.pi / 2
+    yaw = plan.yaw(spot[0])
     middle = base + inward * depth / 2
     for side in (-1, 1):
         at = middle + direction * side * (width / 2 - 0.015) + UP * height / 2
@@ -50,7 +50,7 @@ def add_sofa(scene: Scene, plan: Plan) -> None:
     thing = scene.new_object("sofa")
     color = scene.color(FABRIC)
     base, direction, inward = plan.frame(*spot)
-    yaw = 0.0 if spot[0] % 2 == 0 else np.pi / 2
+    yaw = plan.yaw(spot[0])
     seat = rng.uniform(0.4, 0.46)
     scene.box(thing, base + inward * depth / 2 + UP * seat / 2, (width, depth, seat), color, yaw)
     back = rng.uniform(0.75, 0.88)
@@ -170,5 +170,5 @@ def add_clutter(scene: Scene, plan: Plan) -> None:
             base, _, inward = plan.frame(*spot)
             width, height, depth = rng.uniform((0.12, 0.12, 0.06), (0.35, 0.5, 0.16))
             at = base + inward * depth / 2 + UP * (low + height / 2)
-            yaw = 0.0 if spot[0] % 2 == 0 else np.pi / 2
+            yaw = plan.yaw(spot[0])
             scene.box(thing, at, (width, depth, height), scene.color(THINGS, 15), yaw)

@@ -4,8 +4,11 @@ import numpy as np
 
 from .scene import Scene
 
+# Scanners in a room, and cells around the horizon of the depth buffer of each.
+SCANNERS, CELLS = 2, 640
 
-def scan(scene: Scene, density: float, scanners: int = 2) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+
+def scan(scene: Scene, density: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the points of a scene that scanners inside the room see.
 
     Args:
@@ -26,7 +29,7 @@ def scan(scene: Scene, density: float, scanners: int = 2) -> tuple[np.ndarray, n
     sx, sy, _ = scene.size
     seen = np.zeros(len(xyz), bool)
     luck = rng.random(len(xyz))
-    for _ in range(scanners):
+    for _ in range(SCANNERS):
         eye = np.array([rng.uniform(0.25, 0.75) * sx, rng.uniform(0.25, 0.75) * sy, rng.uniform(1.3, 1.7)])
         ray = xyz - eye
         distance = np.linalg.norm(ray, axis=1)
@@ -43,11 +46,11 @@ def scan(scene: Scene, density: float, scanners: int = 2) -> tuple[np.ndarray, n
     return xyz, np.clip(np.round(color), 0, 255).astype(np.uint8), patch
 
 
-def _visible(ray: np.ndarray, distance: np.ndarray, cells: int = 640) -> np.ndarray:
+def _visible(ray: np.ndarray, distance: np.ndarray) -> np.ndarray:
     """Return which points (N,) no other hides: none in the same cell of a spherical depth buffer is much nearer."""
     azimuth = np.arctan2(ray[:, 1], ray[:, 0]) / (2 * np.pi) + 0.5
     elevation = np.arcsin(np.clip(ray[:, 2] / distance, -1, 1)) / np.pi + 0.5
-    cell = (azimuth * cells).astype(np.int64) * cells + (elevation * cells / 2).astype(np.int64)
+    cell = (azimuth * CELLS).astype(np.int64) * CELLS + (elevation * CELLS / 2).astype(np.int64)
     order = np.lexsort((distance, cell))
     first = np.r_[True, np.diff(cell[order]) != 0]
     nearest = distance[order][first][np.cumsum(first) - 1]

@@ -149,6 +149,10 @@ class Plan:
             return along, depth / 2 if wall == 0 else sy - depth / 2, width / 2, depth / 2
         return depth / 2 if wall == 3 else sx - depth / 2, along, depth / 2, width / 2
 
+    def yaw(self, wall: int) -> float:
+        """Return the angle in radians about the vertical that turns the x axis along the wall."""
+        return 0.0 if wall % 2 == 0 else np.pi / 2
+
     def frame(self, wall: int, along: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the point on the wall at floor level, the direction along the wall, and the one into the room."""
         sx, sy, _ = self.scene.size

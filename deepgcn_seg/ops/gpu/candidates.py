@@ -121,17 +121,21 @@ def list_candidates(
     split: SplitPoints,
     thresholds: Tensor,
     lists: Lists,
-    how: Plan,
+    plan: Plan,
     loop: bool,
-    step: int,
+    channel_step: int,
     blocks: tuple[int, int],
     rows: tuple[int, int],
 ) -> None:
-    """Fill the lists of some rows of some blocks; ``blocks`` and ``rows`` are each (first, number)."""
+    """Fill the lists of some rows of some blocks; ``blocks`` and ``rows`` are each (first, number).
+
+    Args:
+        channel_step: channels that a program multiplies at a time.
+    """
     _, count, width = split.high.shape
-    wide = width > step
+    wide = width > channel_step
     _candidates[(-(-rows[1] // ROWS), blocks[1])](
-        *split, thresholds, lists.entries, lists.found, blocks[0], *rows, count, width, how.capacity,
-        LOOP=loop, WIDE=wide, ROWS=ROWS, COLUMNS=COLUMNS, CHANNELS=step, PTX=NVIDIA and not interpreted(),
+        *split, thresholds, lists.entries, lists.found, blocks[0], *rows, count, width, plan.capacity,
+        LOOP=loop, WIDE=wide, ROWS=ROWS, COLUMNS=COLUMNS, CHANNELS=channel_step, PTX=NVIDIA and not interpreted(),
         num_warps=4, num_stages=1 if wide else 2,
     )  # fmt: skip

@@ -49,7 +49,7 @@ def _extremum(
     block, row, channel, inside, wide, present = _tile(mask, count, channels, MASKED, POINTS, CHANNELS)
     element = row[:, None] * channels + channel[None, :]
     written = inside[:, None] & wide[None, :]
-    s = tl.load(sign + channel, mask=wide, other=1).to(SUM)
+    signs = tl.load(sign + channel, mask=wide, other=1).to(SUM)
     # The largest value so far of each channel, and which neighbour it comes from, stay in registers.
     best = tl.zeros((POINTS, CHANNELS), SUM)
     which = tl.zeros((POINTS, CHANNELS), tl.int32)
@@ -57,12 +57,12 @@ def _extremum(
         j = block * count + tl.load(index + row * K + n, mask=present, other=0)
         here = present[:, None] & wide[None, :]
         # The smallest value is found as the largest of the negated ones.
-        value = tl.load(x + j[:, None] * channels + channel[None, :], mask=here, other=0).to(SUM) * s[None, :]
+        value = tl.load(x + j[:, None] * channels + channel[None, :], mask=here, other=0).to(SUM) * signs[None, :]
         # Of equal values the first stays, as in PyTorch's formulation on a CPU.
         better = (value > best) | (n == 0)
         best = tl.where(better & here, value, best)
         which = tl.where(better & here, n, which)
-    tl.store(extreme + element, (best * s[None, :]).to(extreme.dtype.element_ty), mask=written)
+    tl.store(extreme + element, (best * signs[None, :]).to(extreme.dtype.element_ty), mask=written)
     tl.store(place + element, which.to(tl.int16), mask=written)
 
 
@@ -90,15 +90,15 @@ def _moments(
     """Write the tile's sums of phi(e) - shift and of its square over the edges of its points."""
     block, row, channel, _inside, wide, present = _tile(mask, count, channels, MASKED, POINTS, CHANNELS)
     here = present[:, None] & wide[None, :]
-    s = tl.load(slope + channel, mask=wide, other=1).to(SUM)
-    h = tl.load(shift + channel, mask=wide, other=0).to(SUM)
+    slopes = tl.load(slope + channel, mask=wide, other=1).to(SUM)
+    shifts = tl.load(shift + channel, mask=wide, other=0).to(SUM)
     own = tl.load(center + row[:, None] * channels + channel[None, :], mask=here, other=0).to(SUM)
     total = tl.zeros((POINTS, CHANNELS), SUM)
     square = tl.zeros((POINTS, CHANNELS), SUM)
     for n in range(K):
         j = block * count + tl.load(index + row * K + n, mask=present, other=0)
         edge = own + tl.load(neighbor + j[:, None] * channels + channel[None, :], mask=here, other=0).to(SUM)
-        phi = tl.where(edge > 0, edge, s[None, :] * edge) - h[None, :]
+        phi = tl.where(edge > 0, edge, slopes[None, :] * edge) - shifts[None, :]
         # What was computed for absent points, and for channels beyond the last, is not summed up.
         phi = tl.where(here, phi, 0)
         total += phi
@@ -118,9 +118,9 @@ def _moments_backward(
     block, row, channel, inside, wide, present = _tile(mask, count, channels, MASKED, POINTS, CHANNELS)
     element = row[:, None] * channels + channel[None, :]
     here = present[:, None] & wide[None, :]
-    s = tl.load(slope + channel, mask=wide, other=1).to(SUM)[None, :]
-    u = tl.load(offset + block * channels + channel, mask=wide, other=0).to(SUM)[None, :]
-    v = tl.load(factor + block * channels + channel, mask=wide, other=0).to(SUM)[None, :]
+    slopes = tl.load(slope + channel, mask=wide, other=1).to(SUM)[None, :]
+    offsets = tl.load(offset + block * channels + channel, mask=wide, other=0).to(SUM)[None, :]
+    factors = tl.load(factor + block * channels + channel, mask=wide, other=0).to(SUM)[None, :]
     own = tl.load(center + element, mask=here, other=0).to(SUM)
     # A point's own gradient is summed up over its edges in registers, and written once.
     own_grad = tl.zeros((POINTS, CHANNELS), SUM)
@@ -128,11 +128,11 @@ def _moments_backward(
     for n in range(K):
         j = (block * count + tl.load(index + row * K + n, mask=present, other=0))[:, None] * channels
         edge = own + tl.load(neighbor + j + channel[None, :], mask=here, other=0).to(SUM)
-        # phi(e) = steep * e and phi'(e) = steep. The edge is made again here: no tensor of edges was kept.
-        steep = tl.where(edge > 0, 1, s)
-        grad = tl.where(here, u + v * (steep * edge), 0)
+        # phi(e) = steepness * e and phi'(e) = steepness. The edge is made again here: no tensor of edges was kept.
+        steepness = tl.where(edge > 0, 1, slopes)
+        grad = tl.where(here, offsets + factors * (steepness * edge), 0)
         slope_grad += tl.where(edge > 0, 0, grad * edge)
-        grad *= steep
+        grad *= steepness
         own_grad += grad
         tl.atomic_add(grad_neighbor + j + channel[None, :], grad, mask=here)
     tl.store(grad_center + element, own_grad.to(grad_center.dtype.element_ty), mask=inside[:, None] & wide[None, :])

@@ -114,18 +114,17 @@ def _select_listed(
 def select_from_lists(
     thresholds: Tensor,
     lists: Lists,
-    how: Plan,
-    coded: bool,
+    plan: Plan,
     ranks: Tensor,
     out: Tensor,
     blocks: tuple[int, int],
     rows: tuple[int, int],
 ) -> None:
-    """Write the wanted ranks of some blocks' rows from their lists; both given as the first and how many."""
+    """Write the wanted ranks of some rows of some blocks from their lists; ``blocks`` and ``rows``: (first, number)."""
     count = out.shape[1]
     _select_listed[(blocks[1] * rows[1],)](
         lists.entries, lists.found, thresholds, lists.order, lists.missed, lists.misses, ranks, out,
-        blocks[0] * count, *rows, count, how.capacity, how.wanted, len(ranks),
-        WIDTH=max(power_of_two(how.capacity), how.keep), KEEP=how.keep, BITS=how.keep.bit_length() - 1, CODED=coded,
-        RANKS=power_of_two(len(ranks)), num_warps=min(max(how.keep // 256, 1), 16),
+        blocks[0] * count, *rows, count, plan.capacity, plan.wanted, len(ranks),
+        WIDTH=max(power_of_two(plan.capacity), plan.keep), KEEP=plan.keep, BITS=plan.keep.bit_length() - 1,
+        CODED=plan.coded, RANKS=power_of_two(len(ranks)), num_warps=min(max(plan.keep // 256, 1), 16),
     )  # fmt: skip

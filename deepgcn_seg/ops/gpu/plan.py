@@ -44,6 +44,8 @@ class Plan:
         wanted: candidates needed. sample: points sampled, every ``stride``-th.
         rank: which of the sampled distances is the threshold, from 1.
         capacity: room for candidates. keep: how many of them are sorted at most, a power of two.
+        coded: whether they are sorted by 32-bit codes, which is half the work of sorting distances with all their bits.
+        list_bytes: memory of the lists of candidates.
     """
 
     wanted: int
@@ -52,13 +54,15 @@ class Plan:
     rank: int
     capacity: int
     keep: int
+    coded: bool
+    list_bytes: int
 
 
 LIMITS = Limits()
 
 
 @lru_cache(maxsize=256)
-def plan(wanted: int, count: int, limits: Limits = LIMITS) -> Plan:
+def plan_search(wanted: int, count: int, limits: Limits = LIMITS) -> Plan:
     """Return a plan by which few rows have fewer candidates than wanted, or more than there is room for."""
     sample = min(max(power_of_two(count) // 8, limits.least_sample), limits.most_sample)
     # The sample is drawn without replacement. Its variance is smaller by the factor 1 - sample / count.
@@ -74,4 +78,5 @@ def plan(wanted: int, count: int, limits: Limits = LIMITS) -> Plan:
         most = found * (1 + ROOM * spread / math.sqrt(rank))
     capacity = -(-math.ceil(most) // 16) * 16
     keep = max(power_of_two(wanted), min(power_of_two(found), limits.most_sorted), 16)
-    return Plan(wanted, sample, max(count // sample, 1), rank, capacity, keep)
+    coded = keep <= limits.most_coded
+    return Plan(wanted, sample, max(count // sample, 1), rank, capacity, keep, coded, limits.list_bytes)

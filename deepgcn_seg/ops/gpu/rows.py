@@ -67,8 +67,10 @@ def _make_distances(
     row, high, low, units, norms, point, begin, end, columns, width,
     LOOP: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """Write a point's distances to the columns from ``begin`` to ``end``, less its own norm; infinite where a column
-    may not be a neighbour."""
+    """Write a point's distances, less its own norm, to the columns from ``begin`` to ``end``.
+
+    They are infinite where a column may not be a neighbour.
+    """
     block = (point // columns).to(tl.int64) * columns
     own = block + point % columns
     twice = 2 * tl.load(units + own)

@@ -28,7 +28,7 @@ from .. import reference
 from .candidates import ROWS, Lists, list_candidates
 from .launch import power_of_two
 from .order import select_from_lists
-from .plan import LIMITS, Limits, Plan, plan
+from .plan import Plan, plan_search
 from .rows import WHOLE_ROWS, RowSizes, search_missed
 from .split import CHANNELS, split_points
 from .thresholds import sampled_thresholds
@@ -45,8 +45,7 @@ def search(
     ranks: Tensor,
     loop: bool,
     out: Tensor,
-    limits: Limits = LIMITS,
-    how: Plan | None = None,
+    plan: Plan | None = None,
     sizes: RowSizes = WHOLE_ROWS,
 ) -> None:
     """Write the points at the given ranks of distance from each point. Ties go to the smaller index.
@@ -55,39 +54,37 @@ def search(
         points: (B, N, C). mask: (B, N) bool, False where a point may not be a neighbour.
         ranks: (m,) ascending, each below the number of points that may be neighbours.
         loop: whether a point may be its own neighbour. out: (B, N, m) int64, written.
-        limits, how, sizes: memory and work, for tests; ``how`` is :func:`plan`'s by default.
+        plan, sizes: memory and work, for tests; the default plan is that of :func:`.plan.plan_search`.
     """
     batch, count, channels = points.shape
-    how = how or plan(int(ranks[-1]) + 1, count, limits)
+    plan = plan or plan_search(int(ranks[-1]) + 1, count)
     if points.dtype != torch.float32:
         _log_unsuited(count, str(points.dtype))
-    if points.dtype != torch.float32 or how.keep > MOST_KEPT:
+    if points.dtype != torch.float32 or plan.keep > MOST_KEPT:
         reference.search(points, mask, ranks, loop, out)
         return
     # Tensor cores multiply 16 channels at a time: fewer are filled up with zeros.
-    step = min(CHANNELS, max(power_of_two(channels), 16))
-    split = split_points(points.contiguous(), mask, -(-channels // step) * step)
-    thresholds = sampled_thresholds(split, how, loop, step)
+    channel_step = min(CHANNELS, max(power_of_two(channels), 16))
+    split = split_points(points.contiguous(), mask, -(-channels // channel_step) * channel_step)
+    thresholds = sampled_thresholds(split, plan, loop, channel_step)
     # Only kernels read the ranks: the host need not wait for the copy.
     ranks = ranks.to(points.device, non_blocking=True)
     # Search as many blocks at a time as the lists have room for, or a part of the rows if a block is too large.
-    most = limits.list_bytes // (8 * how.capacity + 2 * how.keep)
-    together, chunk = min(max(most // count, 1), batch), min(count, max(most // ROWS, 1) * ROWS)
+    queries = plan.list_bytes // (8 * plan.capacity + 2 * plan.keep)
+    most_blocks, most_rows = min(max(queries // count, 1), batch), min(count, max(queries // ROWS, 1) * ROWS)
     lists = Lists(
-        points.new_empty(together * chunk * how.capacity, dtype=torch.int64),
-        points.new_empty(together * chunk * how.keep, dtype=torch.int16),
+        points.new_empty(most_blocks * most_rows * plan.capacity, dtype=torch.int64),
+        points.new_empty(most_blocks * most_rows * plan.keep, dtype=torch.int16),
         points.new_empty(batch, count, dtype=torch.int32),
         points.new_empty(batch, count, dtype=torch.int32),
         points.new_zeros(1, dtype=torch.int32),
     )
-    for block in range(0, batch, together):
-        for row in range(0, count, chunk):
-            blocks, rows = min(together, batch - block), min(chunk, count - row)
-            list_candidates(split, thresholds, lists, how, loop, step, (block, blocks), (row, rows))
-            # Short lists are sorted by 32-bit codes, which is half the work of sorting distances with all their bits.
-            coded = how.keep <= limits.most_coded
-            select_from_lists(thresholds, lists, how, coded, ranks, out, (block, blocks), (row, rows))
-    search_missed(split, lists.missed, lists.misses, how.wanted, ranks, loop, out, sizes)
+    for block in range(0, batch, most_blocks):
+        for row in range(0, count, most_rows):
+            blocks, rows = (block, min(most_blocks, batch - block)), (row, min(most_rows, count - row))
+            list_candidates(split, thresholds, lists, plan, loop, channel_step, blocks, rows)
+            select_from_lists(thresholds, lists, plan, ranks, out, blocks, rows)
+    search_missed(split, lists.missed, lists.misses, plan.wanted, ranks, loop, out, sizes)
 
 
 @lru_cache(maxsize=8)

@@ -49,14 +49,18 @@ def _thresholds(
     tl.store(thresholds + block * count + row, above, mask=here)
 
 
-def sampled_thresholds(split: SplitPoints, how: Plan, loop: bool, step: int) -> Tensor:
-    """Return the threshold of each row, (B, N): of its distances to the sample the one at ``Plan.rank``."""
+def sampled_thresholds(split: SplitPoints, plan: Plan, loop: bool, channel_step: int) -> Tensor:
+    """Return the threshold of each row, (B, N): of its distances to the sample the one at ``Plan.rank``.
+
+    Args:
+        channel_step: channels that a program multiplies at a time, at most.
+    """
     batch, count, width = split.high.shape
     thresholds = torch.empty_like(split.norms)
     # Sums of 2^15 distances are in a program's registers at a time.
-    rows = min((1 << 15) // how.sample, 64)
+    rows = min((1 << 15) // plan.sample, 64)
     _thresholds[(-(-count // rows), batch)](
-        split.high, split.units, split.norms, thresholds, count, width, how.stride, how.rank,
-        LOOP=loop, SAMPLE=how.sample, ROWS=rows, CHANNELS=min(step, 32), num_warps=8, num_stages=1,
+        split.high, split.units, split.norms, thresholds, count, width, plan.stride, plan.rank,
+        LOOP=loop, SAMPLE=plan.sample, ROWS=rows, CHANNELS=min(channel_step, 32), num_warps=8, num_stages=1,
     )  # fmt: skip
     return thresholds

@@ -113,19 +113,8 @@ def _read_header(bounds: Bounds, file: BinaryIO) -> Header:
     bounds.check_fields(sum(counts) if min(counts, default=0) > 0 else 0)
     if unknown := [pair for pair in zip(kinds, sizes) if pair not in _TYPES]:
         raise UserError(f"{path}: no type {unknown[0][0][:20]} of {unknown[0][1]} bytes is known")
-    every: list[str | None] = []
-    types: list[str] = []
-    parts: dict[str, list[str]] = {}
-    for name, kind, size, count in zip(names, kinds, sizes, counts):
-        types += [_TYPES[kind, size]] * count
-        # PCL names padding "_".
-        if name == "_":
-            every += [None] * count
-        elif count == 1:
-            every.append(name)
-        else:
-            parts[name] = [f"{name}__{number:04d}" for number in range(count)]
-            every += parts[name]
+    types = [_TYPES[kind, size] for kind, size, count in zip(kinds, sizes, counts) for _ in range(count)]
+    every, parts = _columns(names, counts)
     if twice := [name for name, times in Counter(every).items() if name is not None and times > 1]:
         raise UserError(f"{path}: two fields of the same name, {one_line(twice[0], 60)}")
     layout = Layout(width, height, viewpoint if _SEVEN_NUMBERS.fullmatch(viewpoint) else _VIEWPOINT, parts)
@@ -136,6 +125,22 @@ def _read_header(bounds: Bounds, file: BinaryIO) -> Header:
         f"{points:,} points", header.start + int(points * min_row[header.encoding]) - (header.encoding == "ascii")
     )
     return header
+
+
+def _columns(names: Sequence[str], counts: Sequence[int]) -> tuple[list[str | None], dict[str, list[str]]]:
+    """Return the names of the columns, None for padding, and of each field with a COUNT above 1 those of its own."""
+    every: list[str | None] = []
+    parts: dict[str, list[str]] = {}
+    for name, count in zip(names, counts):
+        # PCL names padding "_".
+        if name == "_":
+            every += [None] * count
+        elif count == 1:
+            every.append(name)
+        else:
+            parts[name] = [f"{name}__{number:04d}" for number in range(count)]
+            every += parts[name]
+    return every, parts
 
 
 def _product(width: Sequence[str], height: int) -> list[int]:

@@ -1,7 +1,7 @@
 """Settings that are one value even if it is a mapping, as ``recipe.loss={focal:1}``: a later value replaces an earlier.
 
 Hydra merges mappings, so that ``resume=RUN 'recipe.loss={focal:1}'`` would add a term to the loss of the run. The
-settings of :data:`WHOLE` are replaced, and so is every part whose ``_target_`` is given with the rest of it:
+settings of :data:`NOT_MERGED` are replaced, and so is every part whose ``_target_`` is given with the rest of it:
 ``recipe.schedule={_target_:...}``.
 """
 
@@ -17,19 +17,19 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from . import help
 
-WHOLE = ("recipe.loss", "conv.networks")
+NOT_MERGED = ("recipe.loss", "conv.networks")
 # Without _partial_ in its mapping, an optimiser keeps that of the recipe.
 _MERGED_WITHOUT_PARTIAL = ("recipe.optimizer",)
 
 
-def replacing(arguments: Sequence[str]) -> list[str]:
+def replacing_arguments(arguments: Sequence[str]) -> list[str]:
     """Return Hydra's arguments, of which those that give a setting a mapping replace what was there."""
-    return [part for argument in arguments for part in _replacing(argument)]
+    return [part for argument in arguments for part in _replacing_argument(argument)]
 
 
-def _replacing(argument: str) -> list[str]:
+def _replacing_argument(argument: str) -> list[str]:
     name, value = _named(argument)
-    return [f"++{name}=null", f"++{name}={value}"] if _whole_mappings(name, value) else [argument]
+    return [f"++{name}=null", f"++{name}={value}"] if _replacing_mappings(name, value) else [argument]
 
 
 def _named(argument: str) -> tuple[str, str]:
@@ -38,13 +38,13 @@ def _named(argument: str) -> tuple[str, str]:
     return key.lstrip("+"), value
 
 
-def _whole_mappings(name: str, value: str) -> list[dict[str, Any]]:
+def _replacing_mappings(name: str, value: str) -> list[dict[str, Any]]:
     """Return the mappings, among the values given to a setting, that replace what was there."""
     # Keys without a dot are groups, or no part of one.
     if "{" not in value or "." not in name or name.startswith(("hydra.", "-", "~")):
         return []
     needed = {"_target_", "_partial_"} if name in _MERGED_WITHOUT_PARTIAL else {"_target_"}
-    return [mapping for mapping in _mappings(value) if name in WHOLE or needed <= mapping.keys()]
+    return [mapping for mapping in _mappings(value) if name in NOT_MERGED or needed <= mapping.keys()]
 
 
 def _mappings(value: str) -> list[dict[str, Any]]:
@@ -57,7 +57,7 @@ def _mappings(value: str) -> list[dict[str, Any]]:
     return [{str(key): part for key, part in each.items()} for each in values or [] if isinstance(each, dict)]
 
 
-def replace_wholes(config: DictConfig, conf: Path, command: str) -> None:
+def replace_mappings(config: DictConfig, conf: Path, command: str) -> None:
     """Give settings that are one value the mapping that is typed, or that of the last file that sets it.
 
     Args:
@@ -73,19 +73,19 @@ def _replace_by_arguments(config: DictConfig) -> None:
     replaced: list[str] = []
     for argument in HydraConfig.get().overrides.task:
         name, value = _named(argument)
-        mappings = _whole_mappings(name, value)
+        mappings = _replacing_mappings(name, value)
         if mappings:
             replaced.append(name)
             with open_dict(config):
                 OmegaConf.update(config, name, mappings[-1], merge=False)
-        elif any(name.startswith(f"{whole}.") for whole in replaced):
+        elif any(name.startswith(f"{key}.") for key in replaced):
             with open_dict(config):
                 OmegaConf.update(config, name, OverridesParser.create().parse_override(argument).value())
 
 
 def _replace_by_files(config: DictConfig, conf: Path, command: str) -> None:
     typed = [override.partition("=")[0].lstrip("+~") for override in HydraConfig.get().overrides.task]
-    for key in WHOLE:
+    for key in NOT_MERGED:
         if any(name == key or name.startswith(f"{key}.") for name in typed):
             continue
         values = [value for path, inside in _chosen_files(conf, command) if (value := _value_in(path, inside, key))]
