@@ -32,9 +32,10 @@ _REFUSED = ".refused_job_"
 
 
 def _job_directory(name: str, *, _root_: DictConfig) -> str:
-    """Return the directory of a training in a sweep, below that of the sweep (:func:`.run_directory.job_directory`).
+    """Return the directory of a training in a sweep, below that of the sweep.
 
-    The settings have it as ``${job_directory:NAME}``. Hydra asks for it when the job begins, before it opens the log.
+    :func:`~deepgcn_seg.training.run_directory.job_directory` finds it. The settings have it as
+    ``${job_directory:NAME}``. Hydra asks for it when the job begins, before it opens the log.
     """
     if _root_.hydra.mode != RunMode.MULTIRUN:
         return name
