@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -142,6 +143,16 @@ def test_two_processes_that_are_asked_to_stop_save_and_go_on(two_at_work, tmp_pa
     step = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["step"]
     done = run("train", f"resume={tmp_path}/run", "devices=2", f"max_steps={step + 1}")
     assert f"last.ckpt at step {step} of {step + 1}" in done.stderr
+
+
+def test_two_processes_stop_and_save_if_the_one_that_waits_for_them_is_killed(two_at_work, tmp_path):
+    job, children = two_at_work
+    job.kill()
+    deadline = time.monotonic() + 100
+    while any(Path(f"/proc/{child}").exists() for child in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert "stopped at step" in (tmp_path / "printed").read_text()
 
 
 def test_a_mistake_is_one_line_of_each_process(data_root, tmp_path):  # noqa: F811

@@ -27,6 +27,7 @@ from ...errors import Finding, Interrupted, OccupiedError, UserError
 from ...evaluation.protocols import Protocol
 from ...model import DeepGCN
 from ...old_names import RENAMED, present_value, renamed_argument
+from ...processes import stop_with_parent
 from ...provenance import as_called
 from . import help
 from .arguments import assigned, for_hydra, given, require_settings
@@ -95,6 +96,9 @@ def _command(task: Callable[[DictConfig], Any], conf: Path, config_name: str, pr
     # Processes of another command, as srun starts them, have nothing to do with one another.
     world, outcome = declared() if config_name == "train" else World(), _Outcome()
     unread = None if world.first else TemporaryDirectory()
+    if world.size > 1 and "TORCHELASTIC_RUN_ID" in os.environ:
+        # Otherwise the processes go on if torchrun is killed, and keep their GPUs and the run directory.
+        stop_with_parent()
 
     def say(error: BaseException) -> None:
         where = f"process {world.rank}: " if world.size > 1 else ""
