@@ -1,8 +1,8 @@
 """Settings that are one value even if it is a mapping, as ``recipe.loss={focal:1}``: a later value replaces an earlier.
 
 Hydra merges mappings, so that ``resume=RUN 'recipe.loss={focal:1}'`` would add a term to the loss of the run. The
-settings of :data:`NOT_MERGED` are replaced, and so is every part whose ``_target_`` is given with the rest of it, typed as
-``recipe.schedule={_target_:...}`` or in a file.
+settings of :data:`NOT_MERGED` are replaced, and so is every part whose ``_target_`` is given with the rest of it, typed
+as ``recipe.schedule={_target_:...}`` or in a file.
 """
 
 import re
