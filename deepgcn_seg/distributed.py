@@ -7,7 +7,6 @@ matrices are summed over all processes. The rest of the package does not know ho
 import os
 import socket
 import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -78,9 +77,18 @@ class World:
             return
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-        flat = self.sum(torch.cat([gradient.flatten() for gradient in gradients])) / self.size
-        for parameter, part in zip(parameters, flat.split([gradient.numel() for gradient in gradients])):
-            parameter.grad = part.view_as(parameter)
+        used = gradients[0].new_tensor([p.grad is not None for p in parameters])
+        flat = self.sum(torch.cat([used, *(gradient.flatten() for gradient in gradients)])) / self.size
+        used, *parts = flat.split([len(parameters), *(gradient.numel() for gradient in gradients)])
+        # What no process used keeps None: from a gradient of 0, an optimiser's momentum and weight decay would move it.
+        for parameter, part, share in zip(parameters, parts, used.tolist()):
+            parameter.grad = part.view_as(parameter) if share else None
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give every process the buffers of the first, such as running statistics that are not synchronised."""
+        if self.size > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, 0)
 
 
 def declared() -> World:
@@ -89,8 +97,9 @@ def declared() -> World:
     if "RANK" in environ and "WORLD_SIZE" in environ:
         return World(int(environ["RANK"]), int(environ["WORLD_SIZE"]), int(environ.get("LOCAL_RANK", 0)))
     # A batch script runs outside of a step, as one process, whatever number of tasks its job has.
-    if int(environ.get("SLURM_NTASKS", 1)) > 1 and environ.get("SLURM_STEP_ID", "").isdigit():
-        return World(*(int(environ[name]) for name in ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")))
+    # In the step of an interactive shell (salloc), too, SLURM_NTASKS is that of the job.
+    if int(environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and environ.get("SLURM_STEP_ID", "").isdigit():
+        return World(*(int(environ[name]) for name in ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")))
     return World()
 
 
@@ -132,16 +141,6 @@ def _first_slurm_host() -> str:
         ).stdout.split()[0]
     except (OSError, subprocess.CalledProcessError, IndexError):
         return socket.gethostname()
-
-
-def torchrun(devices: int, program: Sequence[str], arguments: Sequence[str]) -> list[str]:
-    """Return the arguments for Python that start ``devices`` processes of a program on this machine.
-
-    Args:
-        program: a script, or ``-m`` and a module, with its first arguments.
-    """
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
-    return [*launcher, *program, *arguments]
 
 
 class SummedOverAll(torch.autograd.Function):

@@ -534,6 +534,34 @@ def test_a_loss_of_an_experiment_replaces_that_of_a_recipe(tmp_path):
     assert OmegaConf.to_container(found.recipe.loss) == {"cross_entropy": 1, "lovasz": 1}
 
 
+def test_what_is_typed_changes_the_loss_of_an_experiment_and_not_of_its_recipe(tmp_path):
+    experiment = "recipe: {loss: {focal: 1}}"
+    found = composed_by_files(tmp_path, RECIPE, experiment, "recipe=mine", "recipe.loss.focal=3")
+    assert OmegaConf.to_container(found.recipe.loss) == {"focal": 3}
+
+
+@pytest.mark.parametrize(
+    ("experiment", "typed", "key", "expected"),
+    [
+        ("{recipe: {schedule: {_target_: mine.Schedule}}}", [], "recipe.schedule", {}),
+        ("{recipe: {schedule: {_target_: mine.Schedule, power: 2}}}", ["recipe.schedule.power=3"], "recipe.schedule",
+         {"power": 3}),
+        ("{recipe: {schedule: {warmup: 0.3}}}", [], "recipe.schedule", {"warmup": 0.3, "floor": 0.0}),
+        ("{data: {store: {_target_: mine.rooms, root: '${data.root}'}}}", ["data.root=there"], "data.store",
+         {"root": "there"}),
+        ("{recipe: {optimizer: {_target_: torch.optim.SGD, _partial_: true, lr: 0.1}}}", [], "recipe.optimizer",
+         {"_partial_": True, "lr": 0.1}),
+        ("{recipe: {optimizer: {lr: 0.1}}}", [], "recipe.optimizer", {"_partial_": True, "lr": 0.1, "weight_decay": 0.01}),
+        ("{conv: {_target_: mine.Conv}}", [], "conv", {"_partial_": True}),
+    ],
+)  # fmt: skip
+def test_a_part_of_an_experiment_replaces_that_of_a_recipe(tmp_path, experiment, typed, key, expected):
+    composition = composed_by_files(tmp_path, RECIPE, experiment, "recipe=modern", *typed)
+    found = OmegaConf.to_container(OmegaConf.select(composition, key), resolve=True)
+    del found["_target_"]
+    assert found == expected
+
+
 def test_a_part_that_is_given_whole_replaces_the_part_before_it():
     schedule = "{_target_:deepgcn_seg.training.schedules.HalveByEpochs,epochs:3}"
     found = composed(*for_hydra([f"recipe.schedule={schedule}", "recipe.optimizer={lr:0.5}"]))

@@ -104,7 +104,7 @@ def _train(config: DictConfig, folder: Path, device: torch.device, world: World)
             record_changes(folder, settings, weights, resumed.changed, resumed.changes)
             if trainer.state.step < trainer.total_steps:
                 set_scores_aside(folder, trainer.state.step)
-    announce(config, trainer, data)
+        announce(config, trainer, data)
     trainer.fit()
     _log_waiting(trainer)
     world.barrier()

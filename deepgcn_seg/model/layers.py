@@ -172,6 +172,17 @@ def sync_norms(module: nn.Module) -> None:
             child.synced = True
 
 
+def unsynced_norms(module: nn.Module) -> list[str]:
+    """Return the names of batch norms below ``module`` that take their training statistics of one process alone."""
+    return [
+        name
+        for name, child in module.named_modules()
+        if isinstance(child, nn.modules.batchnorm._BatchNorm)
+        and not isinstance(child, nn.SyncBatchNorm)
+        and not getattr(child, "synced", False)
+    ]
+
+
 class InstanceNorm(nn.Module):
     """Normalisation of each channel over the points (or edges) of one block, without parameters."""
 

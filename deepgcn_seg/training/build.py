@@ -23,7 +23,7 @@ from ..evaluation.protocols import Protocol, Result
 from ..model import DeepGCN
 from ..model.description import Description, describe_network
 from ..model.freezing import freeze, outermost, require_taken
-from ..model.layers import sync_norms
+from ..model.layers import sync_norms, unsynced_norms
 from ..model.summary import summarize
 from ..model.transfer import Source, take_weights
 from ..provenance import git_state
@@ -329,6 +329,13 @@ def _announce_steps(config: DictConfig, trainer: Trainer) -> None:
     if trainer.sampler.part < trainer.batch_size:
         if not (config.sync_norms and config.accumulate == 1):
             log.info("Batch norm sees %d blocks at a time, not the whole batch", trainer.sampler.part)
+        elif alone := unsynced_norms(trainer.state.model):
+            log.warning(
+                "%s: batch norms of torch.nn see %d blocks at a time, not the whole batch; sync_norms is for those of "
+                "deepgcn_seg.model.layers",
+                ", ".join(alone[:2]) + (f" and {len(alone) - 2} more" if len(alone) > 2 else ""),
+                trainer.sampler.part,
+            )
         if "lovasz" in str(config.recipe.loss):
             log.info(
                 "Lovasz-softmax sees %d blocks at a time, not the whole batch: other numbers of processes and passes "

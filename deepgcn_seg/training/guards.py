@@ -22,7 +22,10 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 @contextmanager
 def stop_requested() -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether SIGINT or SIGTERM has come. A second signal stops the process at once."""
+    """Yield a function that says whether SIGINT or SIGTERM has come. A SIGINT after it stops the process at once.
+
+    A second SIGTERM changes nothing: SLURM sends it to torchrun and to its processes, and torchrun passes it on.
+    """
     requested, process = False, os.getpid()
 
     def request(number, frame):
@@ -30,10 +33,11 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
         # Processes that load data have this handler too. They get the signal of a terminal, and end with the training.
         if os.getpid() != process:
             return
-        if requested:
+        if not requested:
+            log.info("Stopping after this step (Ctrl-C: at once)")
+        elif number == signal.SIGINT:
             raise KeyboardInterrupt
         requested = True
-        log.info("Stopping after this step (again: at once)")
 
     try:
         before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}

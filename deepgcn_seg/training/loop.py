@@ -331,6 +331,8 @@ class Trainer:
         state.validated_step = state.step
         if self.validate is None:
             return None
+        # What is scored is what is saved.
+        self.world.share_buffers(state.network_to_use)
         result = self.validate(state.network_to_use)
         self.run_log.scores(state.step, "validation", result.confusion, self.description["classes"])
         self.run_log.memory(state.step, peak_memory_mb(self.settings.device))

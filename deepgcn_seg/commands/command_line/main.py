@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from signal import SIGINT, SIGTERM
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import hydra
@@ -20,11 +22,12 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ...distributed import MAX_DEVICES, declared, leave, torchrun
+from ...distributed import MAX_DEVICES, World, declared, leave
 from ...errors import Finding, Interrupted, OccupiedError, UserError
 from ...evaluation.protocols import Protocol
 from ...model import DeepGCN
 from ...old_names import RENAMED, present_value, renamed_argument
+from ...processes import stop_with_parent
 from ...provenance import as_called
 from . import help
 from .arguments import assigned, for_hydra, given, require_settings
@@ -36,6 +39,9 @@ from .sweeps import SweepSummary, forget_failure, note_failure
 
 # Exit status of work that was stopped but saved and can be resumed.
 INTERRUPTED = 75
+
+# Options with which Hydra shows something and runs nothing.
+_SHOWING = ("-h", "--help", "--hydra-help", "-c", "--cfg", "-i", "--info", "--version", "-sc", "--shell-completion")
 
 # Command -> the setting that a file or folder without a key is probably meant for.
 _MAIN = {
@@ -78,14 +84,21 @@ class _Outcome:
 
 
 def _command(task: Callable[[DictConfig], Any], conf: Path, config_name: str, program: Sequence[str]) -> None:
+    if config_name == "train":
+        # Before the environment is changed, which the other processes inherit.
+        _start_processes(program, sys.argv[1:])
     verbose = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # When the disk of the log file is full, logging would print a traceback for each line. The error in one line comes
     # from the other files that are written.
     logging.raiseExceptions = False
     quiet_hydra()
-    _start_processes(program, sys.argv[1:])
-    world, outcome = declared(), _Outcome()
+    # Processes of another command, as srun starts them, have nothing to do with one another.
+    world, outcome = declared() if config_name == "train" else World(), _Outcome()
+    unread = None if world.first else TemporaryDirectory()
+    if world.size > 1 and "TORCHELASTIC_RUN_ID" in os.environ:
+        # Otherwise the processes go on if torchrun is killed, and keep their GPUs and the run directory.
+        stop_with_parent()
 
     def say(error: BaseException) -> None:
         where = f"process {world.rank}: " if world.size > 1 else ""
@@ -100,8 +113,8 @@ def _command(task: Callable[[DictConfig], Any], conf: Path, config_name: str, pr
             print(as_called(help.page(conf, config_name, overrides)), end="")
             return
         sys.argv[1:] = hydra_arguments(sys.argv[1:], conf)
-        if not world.first:
-            sys.argv[1:] = _without_output(sys.argv[1:])
+        if unread is not None:
+            sys.argv[1:] = _without_output(sys.argv[1:], unread.name)
         job = _guarded(task, conf, config_name, outcome, None if verbose else say)
         hydra.main(version_base="1.3", config_path=str(conf.resolve()), config_name=config_name)(job)()
     except Interrupted as stopped:
@@ -124,6 +137,8 @@ def _command(task: Callable[[DictConfig], Any], conf: Path, config_name: str, pr
         sys.exit(USER_ERROR)
     finally:
         several = leave()
+        if unread is not None:
+            unread.cleanup()
     if outcome.failed or SweepSummary.failed:
         sys.exit(USER_ERROR)
     if several:
@@ -148,6 +163,11 @@ def _guarded(
         say: prints an error as a line; None lets errors through.
     """
 
+    def tells() -> bool:
+        # At the end of a multirun the first process lists what failed. If another one ended with an error before, that
+        # would end the first.
+        return HydraConfig.get().mode != RunMode.MULTIRUN or declared().first
+
     @functools.wraps(task)
     def guarded(config: DictConfig) -> Any:
         outcome.composed = True
@@ -158,7 +178,7 @@ def _guarded(
         except BrokenPipeError:
             raise
         except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
-            outcome.failed = True
+            outcome.failed = tells()
             if say is None:
                 raise
             say(error)
@@ -166,7 +186,7 @@ def _guarded(
         except Exception as error:
             if HydraConfig.get().mode != RunMode.MULTIRUN:
                 raise
-            outcome.failed = True
+            outcome.failed = tells()
             traceback.print_exc()
             note_failure(error_line(error, conf, config_name), False)
         return None
@@ -188,18 +208,42 @@ def run_checked(task: Callable[[DictConfig], Any], config: DictConfig, conf: Pat
 
 
 def _start_processes(program: Sequence[str], arguments: list[str]) -> None:
-    """Replace this process by torchrun if ``devices=N`` asks for several and torchrun has not started this one."""
+    """If ``devices=N`` asks for several processes and this is none of them, run them by torchrun, and exit."""
     devices = next((a.split("=", 1)[1] for a in reversed(arguments) if a.startswith("devices=")), "1")
-    if devices.isdigit() and 1 < int(devices) <= MAX_DEVICES and declared().size == 1:
-        os.execv(sys.executable, [sys.executable, *torchrun(int(devices), program, arguments)])
+    shows = any(argument.partition("=")[0] in _SHOWING for argument in arguments)
+    if shows or not (devices.isdigit() and 1 < int(devices) <= MAX_DEVICES and declared().size == 1):
+        return
+    # Only the process that starts the others needs these.
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import parse_args, run
+
+    try:
+        run(parse_args(["--standalone", f"--nproc-per-node={devices}", *program, *arguments]))
+    except SignalException as stopped:
+        # The processes received the signal, too, and had time to end.
+        sys.exit(INTERRUPTED if stopped.sigval in (SIGINT, SIGTERM) else 128 + stopped.sigval)
+    except ChildFailedError as failed:
+        # Processes that were stopped because another one failed do not say what happened.
+        statuses = {failure.exitcode for failure in failed.failures.values()} - {-SIGTERM}
+        if killed := [-status for status in statuses if status < 0]:
+            print(f"error: a process was killed by signal {killed[0]}, and the others were stopped", file=sys.stderr)
+        sys.exit(min((max(status, 1) for status in statuses), default=1))
+    sys.exit(0)
 
 
-def _without_output(arguments: list[str]) -> list[str]:
-    """Return Hydra's arguments for every process but the first, which alone writes: no log and no run directory."""
+def _without_output(arguments: list[str], unread: str) -> list[str]:
+    """Return Hydra's arguments for every process but the first, which alone writes: no log and no run directory.
+
+    Args:
+        unread: a folder for what Hydra writes all the same.
+    """
     quiet = ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
-    folders = ["hydra.run.dir=.", "hydra.sweep.dir=.", "hydra.sweep.subdir=."]
+    folders = [assigned("hydra.run.dir", unread), assigned("hydra.sweep.dir", unread), "hydra.sweep.subdir=."]
     rest = [a for a in arguments if not a.startswith(("hydra.run", "hydra.sweep", "hydra/job_log"))]
-    return [*rest, *quiet, *folders]
+    # Beside the first setting: Hydra takes options before all settings or after them.
+    place = next((i for i, a in enumerate(rest) if "=" in a and not a.startswith("-")), len(rest))
+    return [*rest[:place], *quiet, *folders, *rest[place:]]
 
 
 def quiet_hydra() -> None:

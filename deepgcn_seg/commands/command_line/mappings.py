@@ -1,12 +1,12 @@
 """Settings that are one value even if it is a mapping, as ``recipe.loss={focal:1}``: a later value replaces an earlier.
 
 Hydra merges mappings, so that ``resume=RUN 'recipe.loss={focal:1}'`` would add a term to the loss of the run. The
-settings of :data:`NOT_MERGED` are replaced, and so is every part whose ``_target_`` is given with the rest of it:
-``recipe.schedule={_target_:...}``.
+settings of :data:`NOT_MERGED` are replaced, and so is every part whose ``_target_`` is given with the rest of it, typed
+as ``recipe.schedule={_target_:...}`` or in a file.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from . import help
 
 NOT_MERGED = ("recipe.loss", "conv.networks")
+# Stands for what a file does not set; null is a value.
+_UNSET = object()
 # Without _partial_ in its mapping, an optimiser keeps that of the recipe.
 _MERGED_WITHOUT_PARTIAL = ("recipe.optimizer",)
 
@@ -40,11 +42,18 @@ def _named(argument: str) -> tuple[str, str]:
 
 def _replacing_mappings(name: str, value: str) -> list[dict[str, Any]]:
     """Return the mappings, among the values given to a setting, that replace what was there."""
-    # Keys without a dot are groups, or no part of one.
-    if "{" not in value or "." not in name or name.startswith(("hydra.", "-", "~")):
+    if "{" not in value or name.startswith(("-", "~")):
         return []
+    return [mapping for mapping in _mappings(value) if _replaces(name, mapping)]
+
+
+def _replaces(name: str, mapping: Mapping[Any, Any]) -> bool:
+    """Return whether a mapping that is given to a setting replaces what was there."""
+    # Keys without a dot are groups, or no part of one.
+    if "." not in name or name.startswith("hydra."):
+        return False
     needed = {"_target_", "_partial_"} if name in _MERGED_WITHOUT_PARTIAL else {"_target_"}
-    return [mapping for mapping in _mappings(value) if name in NOT_MERGED or needed <= mapping.keys()]
+    return name in NOT_MERGED or needed <= mapping.keys()
 
 
 def _mappings(value: str) -> list[dict[str, Any]]:
@@ -65,8 +74,8 @@ def replace_mappings(config: DictConfig, conf: Path, command: str) -> None:
             argument for each key, those that are typed. It is changed.
         conf: the folder of the settings.
     """
-    _replace_by_arguments(config)
     _replace_by_files(config, conf, command)
+    _replace_by_arguments(config)
 
 
 def _replace_by_arguments(config: DictConfig) -> None:
@@ -76,35 +85,55 @@ def _replace_by_arguments(config: DictConfig) -> None:
         mappings = _replacing_mappings(name, value)
         if mappings:
             replaced.append(name)
-            with open_dict(config):
-                OmegaConf.update(config, name, mappings[-1], merge=False)
+            _set(config, name, mappings[-1])
         elif any(name.startswith(f"{key}.") for key in replaced):
-            with open_dict(config):
-                OmegaConf.update(config, name, OverridesParser.create().parse_override(argument).value())
+            _set(config, name, OverridesParser.create().parse_override(argument).value())
 
 
 def _replace_by_files(config: DictConfig, conf: Path, command: str) -> None:
-    typed = [override.partition("=")[0].lstrip("+~") for override in HydraConfig.get().overrides.task]
-    for key in NOT_MERGED:
-        if any(name == key or name.startswith(f"{key}.") for name in typed):
+    typed = [_named(override) for override in HydraConfig.get().overrides.task]
+    files = [(OmegaConf.create({group: part}) if group else part) for group, part in _chosen_files(conf, command)]
+    for key in dict.fromkeys(key for file in files for key in _replacing_in(file)):
+        values = [value for file in files if (value := _value_in(file, key)) is not _UNSET]
+        last = max(i for i, value in enumerate(values) if isinstance(value, DictConfig) and _replaces(key, value))
+        if last == 0 or not isinstance(values[-1], DictConfig) or any(name == key for name, _ in typed):
             continue
-        values = [value for path, inside in _chosen_files(conf, command) if (value := _value_in(path, inside, key))]
-        if len(values) > 1 and isinstance(values[-1], DictConfig):
-            with open_dict(config):
-                OmegaConf.update(config, key, values[-1], merge=False)
+        _set(config, key, OmegaConf.merge(*values[last:]))
+        # Hydra has merged them into the mapping that is replaced here.
+        for name, value in typed:
+            if name.startswith(f"{key}."):
+                _set(config, name, OverridesParser.create().parse_override(f"key={value}").value())
 
 
-def _chosen_files(conf: Path, command: str) -> Iterable[tuple[Path, str]]:
-    """Yield the files of the groups' choices in the order in which Hydra merges them, each with its group."""
+def _set(config: DictConfig, key: str, value: Any) -> None:
+    with open_dict(config):
+        OmegaConf.update(config, key, value, merge=False)
+
+
+def _chosen_files(conf: Path, command: str) -> Iterable[tuple[str, Any]]:
+    """Yield the files of the groups' choices as Hydra merges them, in its order: where each stands, and its content."""
     runtime = HydraConfig.get().runtime
     folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
     for group in help.groups_of(conf, command):
         name = runtime.choices.get(group)
         found = [path for folder in folders if (path := folder / group / f"{name}.yaml").is_file()]
-        yield from ((path, group) for path in found[:1])
+        for path in found[:1]:
+            is_global = re.match(r"#\s*@package\s+_global_", path.read_text())
+            yield "" if is_global else group, OmegaConf.load(path)
 
 
-def _value_in(path: Path, group: str, key: str) -> Any:
-    """Return the value that a file of a group sets for a key, or None."""
-    inside = "" if re.match(r"#\s*@package\s+_global_", path.read_text()) else f"{group}."
-    return OmegaConf.select(OmegaConf.load(path), key.removeprefix(inside)) if key.startswith(inside) else None
+def _replacing_in(file: Any, above: str = "") -> Iterable[str]:
+    """Yield the settings of a file that are one value and have a mapping."""
+    for name in file:
+        key = f"{above}{name}"
+        # What is filled in is read in the config of which the file is a part.
+        if not OmegaConf.is_interpolation(file, name) and isinstance(part := file._get_node(name), DictConfig):
+            if _replaces(key, part):
+                yield key
+            else:
+                yield from _replacing_in(part, f"{key}.")
+
+
+def _value_in(file: Any, key: str) -> Any:
+    """Return the value that a file has for a setting, or :data:`_UNSET`."""
+    return OmegaConf.select(file, key, default=_UNSET, throw_on_resolution_failure=False)
