@@ -27,7 +27,7 @@ from ..model.layers import sync_norms, unsynced_norms
 from ..model.summary import summarize
 from ..model.transfer import Source, take_weights
 from ..provenance import git_state
-from ..settings import counted, shown
+from ..settings import counted, shown, some_of
 from .class_weights import class_weights
 from .guards import Batch
 from .loop import Trainer, TrainingSettings
@@ -333,7 +333,7 @@ def _announce_steps(config: DictConfig, trainer: Trainer) -> None:
             log.warning(
                 "%s: batch norms of torch.nn see %d blocks at a time, not the whole batch; sync_norms is for those of "
                 "deepgcn_seg.model.layers",
-                ", ".join(alone[:2]) + (f" and {len(alone) - 2} more" if len(alone) > 2 else ""),
+                some_of(alone, 2),
                 trainer.sampler.part,
             )
         if "lovasz" in str(config.recipe.loss):
