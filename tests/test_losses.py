@@ -534,10 +534,19 @@ def test_a_loss_of_an_experiment_replaces_that_of_a_recipe(tmp_path):
     assert OmegaConf.to_container(found.recipe.loss) == {"cross_entropy": 1, "lovasz": 1}
 
 
-def test_what_is_typed_changes_the_loss_of_an_experiment_and_not_of_its_recipe(tmp_path):
-    experiment = "recipe: {loss: {focal: 1}}"
-    found = composed_by_files(tmp_path, RECIPE, experiment, "recipe=mine", "recipe.loss.focal=3")
-    assert OmegaConf.to_container(found.recipe.loss) == {"focal": 3}
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        (["recipe.loss.focal=3"], {"focal": 3, "lovasz": 1}),
+        (["~recipe.loss.lovasz"], {"focal": 1}),
+        (["~recipe.loss.cross_entropy"], {"focal": 1, "lovasz": 1}),
+        (["recipe.loss={focal:2,lovasz:3}", "~recipe.loss.lovasz", "recipe.loss.focal=4"], {"focal": 4}),
+    ],
+)
+def test_what_is_typed_changes_the_loss_of_an_experiment_and_not_of_its_recipe(tmp_path, typed, expected):
+    experiment = "recipe: {loss: {focal: 1, lovasz: 1}}"
+    found = composed_by_files(tmp_path, RECIPE, experiment, "recipe=mine", *typed)
+    assert OmegaConf.to_container(found.recipe.loss) == expected
 
 
 @pytest.mark.parametrize(

@@ -79,30 +79,42 @@ def replace_mappings(config: DictConfig, conf: Path, command: str) -> None:
 
 
 def _replace_by_arguments(config: DictConfig) -> None:
-    replaced: list[str] = []
-    for argument in HydraConfig.get().overrides.task:
+    typed = list(HydraConfig.get().overrides.task)
+    for i, argument in enumerate(typed, 1):
         name, value = _named(argument)
-        mappings = _replacing_mappings(name, value)
-        if mappings:
-            replaced.append(name)
+        if mappings := _replacing_mappings(name, value):
             _set(config, name, mappings[-1])
-        elif any(name.startswith(f"{key}.") for key in replaced):
-            _set(config, name, OverridesParser.create().parse_override(argument).value())
+            _change_parts(config, name, typed[i:])
 
 
 def _replace_by_files(config: DictConfig, conf: Path, command: str) -> None:
-    typed = [_named(override) for override in HydraConfig.get().overrides.task]
+    typed = list(HydraConfig.get().overrides.task)
     files = [(OmegaConf.create({group: part}) if group else part) for group, part in _chosen_files(conf, command)]
     for key in dict.fromkeys(key for file in files for key in _replacing_in(file)):
         values = [value for file in files if (value := _value_in(file, key)) is not _UNSET]
         last = max(i for i, value in enumerate(values) if isinstance(value, DictConfig) and _replaces(key, value))
-        if last == 0 or not isinstance(values[-1], DictConfig) or any(name == key for name, _ in typed):
+        if last == 0 or not isinstance(values[-1], DictConfig) or any(_named(each)[0].lstrip("~") == key for each in typed):
             continue
         _set(config, key, OmegaConf.merge(*values[last:]))
-        # Hydra has merged them into the mapping that is replaced here.
-        for name, value in typed:
-            if name.startswith(f"{key}."):
-                _set(config, name, OverridesParser.create().parse_override(f"key={value}").value())
+        _change_parts(config, key, typed)
+
+
+def _change_parts(config: DictConfig, key: str, arguments: Sequence[str]) -> None:
+    """Change a setting that has just been replaced as typed: ``recipe.loss.focal=2`` or ``~recipe.loss.lovasz``.
+
+    Hydra has changed the mapping that was replaced.
+    """
+    for override in OverridesParser.create().parse_overrides(list(arguments)):
+        name = override.key_or_group
+        if not name.startswith(f"{key}."):
+            continue
+        if override.is_delete():
+            above, _, part = name.rpartition(".")
+            if isinstance(parts := OmegaConf.select(config, above), DictConfig):
+                with open_dict(config):
+                    parts.pop(part, None)
+        else:
+            _set(config, name, override.value())
 
 
 def _set(config: DictConfig, key: str, value: Any) -> None:
