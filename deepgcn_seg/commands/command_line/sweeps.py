@@ -96,7 +96,10 @@ class SweepSummary(Callback):
         if declared().first:
             root = Path(config.hydra.sweep.dir)
             _keep_record(root / "multirun.yaml", OmegaConf.to_yaml(config))
+            # Notes of an earlier sweep: its jobs may have other numbers, and so other directories, or be left out now.
             _take_refusals(root)
+            for note in root.glob(f"**/{FAILED}"):
+                note.unlink()
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """List the failed jobs below the sweep's directory, and those whose directories are other runs'."""
