@@ -356,6 +356,7 @@ def test_an_unfinished_run_of_another_number_goes_on(data_root, tmp_path):  # no
 
 def test_a_sweep_that_is_given_again_lists_its_own_failures(data_root, tmp_path):  # noqa: F811
     sweep = ["-m", *TINY, f"data.root={data_root}", f"hydra.sweep.dir={tmp_path}", "max_steps=1", "pages=false"]
+    sweep += ["hydra.sweep.subdir=${job_directory:${hydra.job.num}}"]
     # The first job cannot run. When it is left out, that of its number has a directory already.
     assert "1 of 2 jobs failed" in run("train", *sweep, "seed=-1,3", check=False).stderr
     done = run("train", *sweep, "seed=3")
