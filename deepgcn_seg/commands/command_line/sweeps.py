@@ -44,8 +44,7 @@ def _job_directory(name: str | int, *, _root_: DictConfig) -> str:
     sweep = Path(_root_.hydra.sweep.dir).absolute()
     # Settings that cannot be composed or read are refused by the job itself.
     with suppress(UserError, HydraException, OmegaConfBaseException, OSError, ValueError):
-        conf = next(source.path for source in _root_.hydra.runtime.config_sources if source.provider == "main")
-        replace_mappings(config, Path(conf), _root_.hydra.job.config_name)
+        replace_mappings(config)
         return str(job_directory(config, sweep / name, sweep).relative_to(sweep))
     return name
 
