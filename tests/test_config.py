@@ -42,6 +42,13 @@ def test_commands_that_a_shell_loop_starts_at_once_have_directories_of_their_own
     assert len({config.hydra[mode].dir for config in configs}) == 3
 
 
+@pytest.mark.parametrize("experiment", choices("experiment"))
+def test_jobs_of_a_sweep_have_directories_of_their_own_whatever_else_is_swept_over(experiment):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", [f"experiment={experiment}"], return_hydra_config=True)
+    assert "${hydra.job.num}" in OmegaConf.to_container(config.hydra)["sweep"]["subdir"]
+
+
 @pytest.mark.parametrize(
     "override",
     [

@@ -503,7 +503,7 @@ def composed_by_files(tmp_path, recipe, experiment, *arguments):
         found = compose("train", [*chosen, *arguments], return_hydra_config=True)
         HydraConfig.instance().set_config(found)
         with read_write(found):
-            replace_mappings(found, CONF, "train")
+            replace_mappings(found)
         HydraConfig.instance().cfg = None
     return found
 
@@ -534,10 +534,29 @@ def test_a_loss_of_an_experiment_replaces_that_of_a_recipe(tmp_path):
     assert OmegaConf.to_container(found.recipe.loss) == {"cross_entropy": 1, "lovasz": 1}
 
 
-def test_what_is_typed_changes_the_loss_of_an_experiment_and_not_of_its_recipe(tmp_path):
-    experiment = "recipe: {loss: {focal: 1}}"
-    found = composed_by_files(tmp_path, RECIPE, experiment, "recipe=mine", "recipe.loss.focal=3")
-    assert OmegaConf.to_container(found.recipe.loss) == {"focal": 3}
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        (["recipe.loss.focal=3"], {"focal": 3, "lovasz": 1}),
+        (["~recipe.loss.lovasz"], {"focal": 1}),
+        (["~recipe.loss.cross_entropy"], {"focal": 1, "lovasz": 1}),
+        (["recipe.loss={focal:2,lovasz:3}", "~recipe.loss.lovasz", "recipe.loss.focal=4"], {"focal": 4}),
+    ],
+)
+def test_what_is_typed_changes_the_loss_of_an_experiment_and_not_of_its_recipe(tmp_path, typed, expected):
+    experiment = "recipe: {loss: {focal: 1, lovasz: 1}}"
+    found = composed_by_files(tmp_path, RECIPE, experiment, "recipe=mine", *typed)
+    assert OmegaConf.to_container(found.recipe.loss) == expected
+
+
+def test_an_experiment_that_begins_with_another_has_its_loss_and_parts(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    base = "{recipe: {loss: {focal: 1}, schedule: {_target_: mine.Schedule, power: 3}}}"
+    (tmp_path / "experiment" / "base.yaml").write_text(f"# @package _global_\n{base}\n")
+    experiment = "defaults: [base]\nrecipe: {schedule: {power: 2}}"
+    found = OmegaConf.to_container(composed_by_files(tmp_path, RECIPE, experiment, "recipe=modern").recipe)
+    assert found["loss"] == {"focal": 1}
+    assert found["schedule"] == {"_target_": "mine.Schedule", "power": 2}
 
 
 @pytest.mark.parametrize(

@@ -354,6 +354,15 @@ def test_an_unfinished_run_of_another_number_goes_on(data_root, tmp_path):  # no
     assert {path.parent.name for path in tmp_path.glob("*/metrics.json")} == {"0_resgcn2", "1_resgcn2", "0_resgcn2_2"}
 
 
+def test_a_sweep_that_is_given_again_lists_its_own_failures(data_root, tmp_path):  # noqa: F811
+    sweep = ["-m", *TINY, f"data.root={data_root}", f"hydra.sweep.dir={tmp_path}", "max_steps=1", "pages=false"]
+    sweep += ["hydra.sweep.subdir=${job_directory:${hydra.job.num}}"]
+    # The first job cannot run. When it is left out, that of its number has a directory already.
+    assert "1 of 2 jobs failed" in run("train", *sweep, "seed=-1,3", check=False).stderr
+    done = run("train", *sweep, "seed=3")
+    assert "finished before" in done.stderr and "failed" not in done.stderr
+
+
 def test_a_damaged_run_of_a_sweep_is_told_and_not_replaced(data_root, tmp_path):  # noqa: F811
     sweep = ["-m", *TINY, f"data.root={data_root}", f"hydra.sweep.dir={tmp_path}", "max_steps=1", "pages=false"]
     run("train", *sweep, "seed=3")

@@ -1,7 +1,6 @@
 """The training loop on its own: whatever stops it, and when, it ends as a run left alone does."""
 
 import json
-import multiprocessing
 import os
 import signal
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from deepgcn_seg.data.classes import ClassList
+from deepgcn_seg.data.dataset import make_loader
 from deepgcn_seg.errors import Interrupted, OccupiedError, UserError
 from deepgcn_seg.evaluation.history import Epoch, History, read_history
 from deepgcn_seg.evaluation.metrics import Scores, confusion_matrix
@@ -138,28 +138,18 @@ def test_the_same_process_loads_every_epoch(tmp_path):
     assert_same(left_by(tmp_path / "run"), left_by(tmp_path / "plain"))
 
 
-def test_a_signal_of_the_terminal_stops_the_training_and_not_what_loads_its_data(caplog):
-    caplog.set_level("INFO")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_for_all_processes_stops_the_training_and_not_what_loads_its_data(number, tmp_path):
+    path, steps = tmp_path / "loaded", 40
     with guards.stop_requested() as stop:
-        context = multiprocessing.get_context("fork")
-        ready, go = context.Event(), context.Event()
-
-        def load():
-            ready.set()
-            go.wait(30)
-
-        loading = context.Process(target=load)
-        loading.start()
-        assert ready.wait(30)
+        batches = iter(make_loader(Writing(path), 1, [(0, 0)] * steps, workers=1))
+        next(batches)
+        process = int(path.read_text().split()[0])
         for _ in range(2):
-            os.kill(loading.pid, signal.SIGINT)
-        assert not stop()
-        os.kill(os.getpid(), signal.SIGINT)
+            os.kill(process, number)
+        assert len(list(batches)) == steps - 1 and not stop()
+        os.kill(os.getpid(), number)
         assert stop()
-        go.set()
-        loading.join(30)
-    assert loading.exitcode == 0
-    assert caplog.text.count("Stopping after this step") == 1
 
 
 def stopping_after(monkeypatch, steps):

@@ -2,6 +2,7 @@
 
 import errno
 import shutil
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -235,6 +236,15 @@ def _explain_lack(error: RuntimeError | OSError) -> str | None:
     return None
 
 
+def _leave_signals(worker: int) -> None:
+    """Ignore, in a process that loads data, the signals that stop a training: until it has stopped, it needs the data.
+
+    A terminal, ``timeout`` and SLURM send them to all processes of a group. The loader ends these processes.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def make_loader(
     dataset: Dataset,
     batch_size: int,
@@ -250,6 +260,7 @@ def make_loader(
         num_workers=workers,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
+        worker_init_fn=_leave_signals,
         # Without a generator of its own, a loader draws from the global one, and a resumed run would draw once more.
         generator=torch.Generator(),
     )

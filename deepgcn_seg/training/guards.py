@@ -1,7 +1,6 @@
 """Handle what may stop or skip a training step: signals, too little memory, and values that are not finite."""
 
 import logging
-import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,13 +25,10 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
 
     A second SIGTERM changes nothing: SLURM sends it to torchrun and to its processes, and torchrun passes it on.
     """
-    requested, process = False, os.getpid()
+    requested = False
 
     def request(number, frame):
         nonlocal requested
-        # Processes that load data have this handler too. They get the signal of a terminal, and end with the training.
-        if os.getpid() != process:
-            return
         if not requested:
             log.info("Stopping after this step (Ctrl-C: at once)")
         elif number == signal.SIGINT:

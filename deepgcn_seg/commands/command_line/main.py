@@ -201,7 +201,7 @@ def run_checked(task: Callable[[DictConfig], Any], config: DictConfig, conf: Pat
         UserError: a setting is impossible, or nothing reads it; or whatever the task refuses.
     """
     require_read(config, command, help.settings(conf, command))
-    replace_mappings(config, conf, command)
+    replace_mappings(config)
     check(config, command)
     claim_folder(config, command)
     return task(config)

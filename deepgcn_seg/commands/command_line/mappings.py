@@ -5,17 +5,16 @@ settings of :data:`NOT_MERGED` are replaced, and so is every part whose ``_targe
 as ``recipe.schedule={_target_:...}`` or in a file.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
-
-from . import help
 
 NOT_MERGED = ("recipe.loss", "conv.networks")
 # Stands for what a file does not set; null is a value.
@@ -66,43 +65,55 @@ def _mappings(value: str) -> list[dict[str, Any]]:
     return [{str(key): part for key, part in each.items()} for each in values or [] if isinstance(each, dict)]
 
 
-def replace_mappings(config: DictConfig, conf: Path, command: str) -> None:
+def replace_mappings(config: DictConfig) -> None:
     """Give settings that are one value the mapping that is typed, or that of the last file that sets it.
 
     Args:
         config: as Hydra composed it, with mappings merged: those of several files, and in a sweep, which keeps one
             argument for each key, those that are typed. It is changed.
-        conf: the folder of the settings.
     """
-    _replace_by_files(config, conf, command)
+    _replace_by_files(config)
     _replace_by_arguments(config)
 
 
 def _replace_by_arguments(config: DictConfig) -> None:
-    replaced: list[str] = []
-    for argument in HydraConfig.get().overrides.task:
+    typed = list(HydraConfig.get().overrides.task)
+    for i, argument in enumerate(typed, 1):
         name, value = _named(argument)
-        mappings = _replacing_mappings(name, value)
-        if mappings:
-            replaced.append(name)
+        if mappings := _replacing_mappings(name, value):
             _set(config, name, mappings[-1])
-        elif any(name.startswith(f"{key}.") for key in replaced):
-            _set(config, name, OverridesParser.create().parse_override(argument).value())
+            _change_parts(config, name, typed[i:])
 
 
-def _replace_by_files(config: DictConfig, conf: Path, command: str) -> None:
-    typed = [_named(override) for override in HydraConfig.get().overrides.task]
-    files = [(OmegaConf.create({group: part}) if group else part) for group, part in _chosen_files(conf, command)]
+def _replace_by_files(config: DictConfig) -> None:
+    typed = list(HydraConfig.get().overrides.task)
+    files = list(_merged_files())
     for key in dict.fromkeys(key for file in files for key in _replacing_in(file)):
         values = [value for file in files if (value := _value_in(file, key)) is not _UNSET]
         last = max(i for i, value in enumerate(values) if isinstance(value, DictConfig) and _replaces(key, value))
-        if last == 0 or not isinstance(values[-1], DictConfig) or any(name == key for name, _ in typed):
+        replaced = any(_named(argument)[0].lstrip("~") == key for argument in typed)
+        if last == 0 or not isinstance(values[-1], DictConfig) or replaced:
             continue
         _set(config, key, OmegaConf.merge(*values[last:]))
-        # Hydra has merged them into the mapping that is replaced here.
-        for name, value in typed:
-            if name.startswith(f"{key}."):
-                _set(config, name, OverridesParser.create().parse_override(f"key={value}").value())
+        _change_parts(config, key, typed)
+
+
+def _change_parts(config: DictConfig, key: str, arguments: Sequence[str]) -> None:
+    """Change a setting that has just been replaced as typed: ``recipe.loss.focal=2`` or ``~recipe.loss.lovasz``.
+
+    Hydra has changed the mapping that was replaced.
+    """
+    for override in OverridesParser.create().parse_overrides(list(arguments)):
+        name = override.key_or_group
+        if not name.startswith(f"{key}."):
+            continue
+        if override.is_delete():
+            above, _, part = name.rpartition(".")
+            if isinstance(parts := OmegaConf.select(config, above), DictConfig):
+                with open_dict(config):
+                    parts.pop(part, None)
+        else:
+            _set(config, name, override.value())
 
 
 def _set(config: DictConfig, key: str, value: Any) -> None:
@@ -110,16 +121,20 @@ def _set(config: DictConfig, key: str, value: Any) -> None:
         OmegaConf.update(config, key, value, merge=False)
 
 
-def _chosen_files(conf: Path, command: str) -> Iterable[tuple[str, Any]]:
-    """Yield the files of the groups' choices as Hydra merges them, in its order: where each stands, and its content."""
-    runtime = HydraConfig.get().runtime
-    folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
-    for group in help.groups_of(conf, command):
-        name = runtime.choices.get(group)
-        found = [path for folder in folders if (path := folder / group / f"{name}.yaml").is_file()]
-        for path in found[:1]:
-            is_global = re.match(r"#\s*@package\s+_global_", path.read_text())
-            yield "" if is_global else group, OmegaConf.load(path)
+def _merged_files() -> Iterable[Any]:
+    """Yield the files that Hydra merges, in its order, each with its settings where they stand in the config."""
+    hydra, loader = HydraConfig.get(), GlobalHydra.instance().config_loader()
+    typed: Any = OmegaConf.to_container(hydra.overrides, resolve=False)
+    merged = loader.compute_defaults_list(hydra.job.config_name, [*typed["hydra"], *typed["task"]], RunMode.RUN)
+    folders = [Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file"]
+    for part in merged.defaults:
+        package = part.package or ""
+        found = [path for folder in folders if (path := folder / f"{part.config_path}.yaml").is_file()]
+        if found and package.partition(".")[0] != "hydra":
+            file = OmegaConf.load(found[0])
+            for name in reversed(package.split(".") if package else []):
+                file = OmegaConf.create({name: file})
+            yield file
 
 
 def _replacing_in(file: Any, above: str = "") -> Iterable[str]:

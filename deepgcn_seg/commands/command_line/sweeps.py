@@ -31,20 +31,20 @@ FAILED = "failed.txt"
 _REFUSED = ".refused_job_"
 
 
-def _job_directory(name: str, *, _root_: DictConfig) -> str:
+def _job_directory(name: str | int, *, _root_: DictConfig) -> str:
     """Return the directory of a training in a sweep, below that of the sweep.
 
     :func:`~deepgcn_seg.training.run_directory.job_directory` finds it. The settings have it as
     ``${job_directory:NAME}``. Hydra asks for it when the job begins, before it opens the log.
     """
+    name = str(name)
     if _root_.hydra.mode != RunMode.MULTIRUN:
         return name
     config = OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"])
     sweep = Path(_root_.hydra.sweep.dir).absolute()
     # Settings that cannot be composed or read are refused by the job itself.
     with suppress(UserError, HydraException, OmegaConfBaseException, OSError, ValueError):
-        conf = next(source.path for source in _root_.hydra.runtime.config_sources if source.provider == "main")
-        replace_mappings(config, Path(conf), _root_.hydra.job.config_name)
+        replace_mappings(config)
         return str(job_directory(config, sweep / name, sweep).relative_to(sweep))
     return name
 
@@ -96,7 +96,10 @@ class SweepSummary(Callback):
         if declared().first:
             root = Path(config.hydra.sweep.dir)
             _keep_record(root / "multirun.yaml", OmegaConf.to_yaml(config))
+            # Notes of an earlier sweep: its jobs may have other numbers, and so other directories, or be left out now.
             _take_refusals(root)
+            for note in root.glob(f"**/{FAILED}"):
+                note.unlink()
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """List the failed jobs below the sweep's directory, and those whose directories are other runs'."""
@@ -149,13 +152,17 @@ def _sweeps(config: DictConfig) -> list[Override]:
     settings = [f"{key}={value}" for key, value in _params(config).items()]
     parser = OverridesParser.create(GlobalHydra.instance().config_loader())
     # The last value that a setting is given counts.
-    overrides = {each.key_or_group: each for each in parser.parse_overrides([*settings, *_typed(config)])}
+    overrides = {each.key_or_group: each for each in parser.parse_overrides([*settings, *_typed(config, "task")])}
     # Those of other sweepers, as an interval, have no list of values.
     return [each for each in overrides.values() if each.is_sweep_override() and each.is_discrete_sweep()]
 
 
-def _typed(config: DictConfig) -> list[str]:
-    typed: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+def _typed(config: DictConfig, kind: str) -> list[str]:
+    """Return the arguments that are settings of the ``task``, or those of ``hydra``, as they were typed.
+
+    They may have references, such as ``hydra.sweep.subdir=${hydra.job.num}``, that have no value yet.
+    """
+    typed: Any = OmegaConf.to_container(config.hydra.overrides[kind], resolve=False)
     return typed
 
 
@@ -170,7 +177,8 @@ def _sweeps_over_sweeps(config: DictConfig, config_name: str | None) -> str | No
 
     Each job would ignore what its own file sweeps over.
     """
-    loader, typed, hydra = GlobalHydra.instance().config_loader(), _typed(config), list(config.hydra.overrides.hydra)
+    loader = GlobalHydra.instance().config_loader()
+    typed, hydra = _typed(config, "task"), _typed(config, "hydra")
     known = {*_params(config), *(line.partition("=")[0].lstrip("+") for line in typed)}
     for sweep in _sweeps(config):
         group = sweep.key_or_group
