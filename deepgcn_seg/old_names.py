@@ -39,8 +39,8 @@ ADDED: dict[str, Any] = {
     "freeze": [],
     "pages": True,
 }
-# The same, of settings of a part that is chosen by its _target_. They are not added to the config of an old run, because
-# a class of a user's own need not take them.
+# The same, of settings of a part that is chosen by its _target_. They are not added to an old run's config, because a
+# class of a user's own need not take them.
 ADDED_TO_PARTS = {"protocol.min_points": 100}
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 

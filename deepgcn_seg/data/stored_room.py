@@ -53,7 +53,8 @@ class StoredRoom(SortedRoom):
         path: the room's file. sha256: the checksum that it must have. classes: number of classes of its labels.
 
     Attributes:
-        colored: whether it has colours. origin: (3,) what was subtracted from the source's coordinates.
+        area, name: names. colored: whether it has colours.
+        origin: (3,) what was subtracted from the source's coordinates.
 
     Raises:
         UserError: the file is missing, damaged, of another format or that of another room.
@@ -74,11 +75,16 @@ class StoredRoom(SortedRoom):
                 if start < HEADER_BYTES or start + kind.itemsize * math.prod(shape) > self._identity[2]:
                     raise UserError(f"{path}: {name} lies outside of the file; {MAKE_AGAIN}")
             starts = self._rows(file, "cells", [(0, header.layout("cells")[2][0])])
-        self.count, self.colored = header.points, header.colored
+        self.area, self.name, self.count, self.colored = header.area, header.room, header.points, header.colored
         self.size, self.origin = np.array(header.size, np.float32), np.array(header.origin)
         if starts[0] != 0 or starts[-1] != self.count or (np.diff(starts) < 0).any():
             raise UserError(f"{path}: cells without order; {MAKE_AGAIN}")
         self.cells = FloorCells(starts, np.array(header.grid))
+
+    @property
+    def key(self) -> str:
+        """The room in words: ``Area_5/office_1``."""
+        return f"{self.area}/{self.name}"
 
     def read(self, ranges: Sequence[RowRange]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the points of some ranges of rows: xyz (n, 3) float32, rgb (n, 3) uint8, label (n,).
