@@ -315,10 +315,9 @@ def test_a_sweep_lists_what_failed_and_the_same_command_runs_what_is_missing(dat
     assert json.loads((tmp_path / "1_resgcn2_2" / "run.json").read_text())["settings"]["k"] == "6"
 
 
-@pytest.mark.parametrize("launcher", [[], ["hydra/launcher=joblib"]], ids=["one by one", "joblib"])
-def test_an_extended_sweep_runs_what_is_new_and_nothing_twice(data_root, tmp_path, launcher):  # noqa: F811
+def test_an_extended_sweep_runs_what_is_new_and_nothing_twice(data_root, tmp_path):  # noqa: F811
     sweep = ["-m", *TINY, f"data.root={data_root}", f"hydra.sweep.dir={tmp_path}", "max_steps=1", "pages=false"]
-    sweep += ["protocol=recut", "recipe.loss={focal:1},cross_entropy", *launcher]
+    sweep += ["protocol=recut", "recipe.loss={focal:1},cross_entropy"]
     run("train", *sweep, "seed=0,1")
     record = (tmp_path / "multirun.yaml").read_text()
     run("train", *sweep, "seed=0,1")
