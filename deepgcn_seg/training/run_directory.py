@@ -10,7 +10,6 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
@@ -19,7 +18,7 @@ from ..distributed import World
 from ..errors import OccupiedError, UserError
 from ..files import replacing, write_json
 from ..old_names import ADDED, ADDED_TO_PARTS, renamed
-from ..schema import read_json
+from ..schema import read_json, read_yaml
 from ..settings import some_of
 
 LOCK = ".lock"
@@ -154,14 +153,18 @@ def job_directory(config: DictConfig, folder: Path, sweep: Path) -> Path:
 
 
 def _is_free(folder: Path) -> bool:
-    return not any((folder / name).exists() for name in ("checkpoints/last.ckpt", "metrics.json"))
+    try:
+        require_free(folder)
+    except OccupiedError:
+        return False
+    return True
 
 
 def _works_alike(config: DictConfig, folder: Path) -> bool:
     """Return whether the run in a folder was to be done in the same way: on this device, by as many processes."""
     try:
-        recorded = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        recorded = read_yaml(folder / ".hydra" / "config.yaml")
+    except UserError:
         return False
     return isinstance(recorded, dict) and all(recorded.get(name) == config[name] for name in HOW_IT_IS_DONE)
 
