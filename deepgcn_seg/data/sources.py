@@ -6,7 +6,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..settings import counted
 from .build_store import prepare
-from .classes import S3DIS
+from .classes import S3DIS, ClassList
 from .layouts import HDF5, STORE, recognise
 from .official_hdf5 import OfficialBlocks
 from .scannet import SCANNET
@@ -50,10 +50,7 @@ def s3dis(root: str | Path) -> RoomStore | OfficialBlocks:
     Raises:
         UserError: ``root`` is neither. The message says what it is, and what to do.
     """
-    store = _open(root)
-    if store.classes.names != S3DIS.names:
-        raise UserError(f"data.root={root}: a store of other classes than S3DIS; use data=folder")
-    return store
+    return _open(root, S3DIS, "S3DIS")
 
 
 def scannet(root: str | Path) -> RoomStore | OfficialBlocks:
@@ -62,10 +59,7 @@ def scannet(root: str | Path) -> RoomStore | OfficialBlocks:
     Raises:
         UserError: ``root`` is something else; says what it is, and what to do.
     """
-    store = _open(root)
-    if store.classes.names != SCANNET.names:
-        raise UserError(f"data.root={root}: a store of other classes than ScanNet; use data=folder")
-    return store
+    return _open(root, SCANNET, "ScanNet")
 
 
 def folder(root: str | Path) -> RoomStore | OfficialBlocks:
@@ -84,19 +78,28 @@ def s3dis_hdf5(root: str | Path) -> OfficialBlocks:
     return store
 
 
-def _open(root: str | Path) -> RoomStore | OfficialBlocks:
+def _open(root: str | Path, classes: ClassList | None = None, dataset: str = "") -> RoomStore | OfficialBlocks:
+    """Open a folder that holds a room store or the official HDF5 blocks.
+
+    Args:
+        classes: those that it must have, if they are known, and the name of their data set.
+    """
     if not Path(root).is_dir():
         raise UserError(f"data.root={root}: no such folder; make a room store with tools/prepare.py")
     layout = recognise(root)
+    store: RoomStore | OfficialBlocks
     if layout.kind == HDF5:
-        return s3dis_hdf5(layout.root)
-    if layout.kind != STORE:
+        store = s3dis_hdf5(layout.root)
+    elif layout.kind == STORE:
+        store = RoomStore(layout.root)
+        log.info("Data: %s, %s (%s)", root, _size(store), store.source)
+    else:
         raise UserError(
             f"data.root={layout}; first python tools/prepare.py source={layout.root} data.root=STORE, "
             "then data.root=STORE"
         )
-    store = RoomStore(layout.root)
-    log.info("Data: %s, %s (%s)", root, _size(store), store.source)
+    if classes is not None and store.classes.names != classes.names:
+        raise UserError(f"data.root={root}: a store of other classes than {dataset}; use data=folder")
     return store
 
 

@@ -8,16 +8,16 @@ than other walls. A point alone does not tell its class; its neighbourhood does.
 """
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv as csv
 
 from ..files import creating, replacing
 from ..progress import track
 from .classes import S3DIS, ClassList
 from .room import Room
+from .scans.formats.rows import write_rows
 from .synthetic.building import Openings, add_beams, add_board, add_column, add_door, add_walls, add_window
 from .synthetic.furniture import add_bookcase, add_clutter, add_sofa, add_tables_and_chairs
 from .synthetic.scanner import scan
@@ -84,10 +84,11 @@ def make_room(area: int, number: int, seed: int, density: float) -> tuple[Room, 
     kind = TYPES[number % len(TYPES)]
     scene = build_scene(kind, rng)
     xyz, rgb, rectangle = scan(scene, density)
-    label = np.array([S3DIS.names.index(name) for name in scene.classes], np.uint8)[rectangle]
+    names, objects = zip(*(of.thing for of in scene.rectangles))
+    label = np.array([S3DIS.names.index(name) for name in names], np.uint8)[rectangle]
     # As in a survey of a building, rooms lie apart and coordinates do not start at 0.
     xyz = np.round(xyz + [20.0 * (number % 4) - 10, 15.0 * (number // 4) + 30 * area, rng.uniform(-0.5, 0.5)], 3)
-    return Room(f"Area_{area}", room_name(number), xyz, rgb, label), np.array(scene.objects)[rectangle]
+    return Room(f"Area_{area}", room_name(number), xyz, rgb, label), np.array(objects)[rectangle]
 
 
 def write_raw_room(root: str | Path, room: Room, thing: np.ndarray, classes: ClassList = S3DIS) -> Path:
@@ -108,20 +109,12 @@ def write_raw_room(root: str | Path, room: Room, thing: np.ndarray, classes: Cla
         for part in np.split(order, bounds):
             name = classes.names[room.label[part[0]]]
             numbers[name] += 1
-            text = _text(room.xyz[part], rgb[part])
-            (temporary / "Annotations" / f"{name}_{numbers[name]}.txt").write_bytes(text)
-            whole.append(text)
+            text = BytesIO()
+            write_rows(text, [*room.xyz[part].T, *rgb[part].T])
+            (temporary / "Annotations" / f"{name}_{numbers[name]}.txt").write_bytes(text.getvalue())
+            whole.append(text.getvalue())
         (temporary / f"{room.name}.txt").write_bytes(b"".join(whole))
     return folder
-
-
-def _text(xyz: np.ndarray, rgb: np.ndarray) -> bytes:
-    """Return rows ``x y z r g b``."""
-    columns = {**dict(zip("xyz", xyz.T)), **dict(zip("rgb", rgb.T))}
-    sink = pa.BufferOutputStream()
-    options = csv.WriteOptions(include_header=False, delimiter=" ", quoting_style="none")
-    csv.write_csv(pa.table({name: np.ascontiguousarray(column) for name, column in columns.items()}), sink, options)
-    return sink.getvalue().to_pybytes()
 
 
 def generate(

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .scene import FABRIC, NEUTRAL, THINGS, UP, WHITE, WOOD, Plan, Scene
+from .scene import FABRIC, NEUTRAL, THINGS, WHITE, WOOD, Plan, Scene
 
 
 def add_bookcase(scene: Scene, plan: Plan) -> None:
@@ -12,19 +12,15 @@ def add_bookcase(scene: Scene, plan: Plan) -> None:
     spot = plan.wall_spot(width, depth, 0.0, height)
     if not spot:
         return
-    thing = scene.new_object("bookcase")
+    thing, frame = scene.new_object("bookcase"), plan.wall_frame(*spot)
     color = scene.color(WOOD) if rng.random() < 0.6 else scene.color(NEUTRAL)
-    base, direction, inward = plan.frame(*spot)
-    yaw = plan.yaw(spot[0])
-    middle = base + inward * depth / 2
     for side in (-1, 1):
-        at = middle + direction * side * (width / 2 - 0.015) + UP * height / 2
-        scene.box(thing, at, (0.03, depth, height), color, yaw)
+        frame.box(thing, side * (width / 2 - 0.015), height / 2, depth / 2, (0.03, depth, height), color)
+    frame.box(thing, 0, height / 2, 0.01, (width, 0.02, height), color - 10)
     shelves = int(height / 0.36)
-    scene.box(thing, base + inward * 0.01 + UP * height / 2, (width, 0.02, height), color - 10, yaw)
     for shelf in range(shelves + 1):
         level = height * shelf / shelves
-        scene.box(thing, middle + UP * max(level - 0.015, 0.015), (width, depth, 0.03), color, yaw)
+        frame.box(thing, 0, max(level - 0.015, 0.015), depth / 2, (width, depth, 0.03), color)
         if shelf == shelves:
             break
         # Books: boxes of uneven height and depth, with gaps.
@@ -33,10 +29,8 @@ def add_bookcase(scene: Scene, plan: Plan) -> None:
             books = rng.uniform(0.06, 0.3)
             if rng.random() < 0.8 and left + books < width / 2 - 0.03:
                 tall, deep = rng.uniform(0.18, 0.3), rng.uniform(0.6, 0.85) * depth
-                where = base + direction * (left + books / 2) + inward * deep / 2 + UP * (level + tall / 2)
-                scene.box(
-                    thing, where, (books, deep, tall), scene.color(THINGS if rng.random() < 0.6 else WOOD, 15), yaw
-                )
+                tint = scene.color(THINGS if rng.random() < 0.6 else WOOD, 15)
+                frame.box(thing, left + books / 2, level + tall / 2, deep / 2, (books, deep, tall), tint)
             left += books
 
 
@@ -47,20 +41,17 @@ def add_sofa(scene: Scene, plan: Plan) -> None:
     spot = plan.wall_spot(width, depth, 0.0, 0.85)
     if not spot:
         return
-    thing = scene.new_object("sofa")
+    thing, frame = scene.new_object("sofa"), plan.wall_frame(*spot)
     color = scene.color(FABRIC)
-    base, direction, inward = plan.frame(*spot)
-    yaw = plan.yaw(spot[0])
     seat = rng.uniform(0.4, 0.46)
-    scene.box(thing, base + inward * depth / 2 + UP * seat / 2, (width, depth, seat), color, yaw)
+    frame.box(thing, 0, seat / 2, depth / 2, (width, depth, seat), color)
     back = rng.uniform(0.75, 0.88)
-    scene.box(thing, base + inward * 0.13 + UP * (seat + back) / 2, (width, 0.22, back - seat), color, yaw)
+    frame.box(thing, 0, (seat + back) / 2, 0.13, (width, 0.22, back - seat), color)
     for side in (-1, 1):
-        at = base + direction * side * (width / 2 - 0.1) + inward * depth / 2 + UP * 0.52
-        scene.box(thing, at, (0.2, depth, 0.2), color, yaw)
+        frame.box(thing, side * (width / 2 - 0.1), 0.52, depth / 2, (0.2, depth, 0.2), color)
     for cushion in (-0.25, 0.25):
-        at = base + direction * cushion * width + inward * (depth * 0.6) + UP * (seat + 0.05)
-        scene.box(thing, at, (width * 0.42, depth * 0.65, 0.1), color + rng.normal(0, 5, 3), yaw)
+        tint = color + rng.normal(0, 5, 3)
+        frame.box(thing, cushion * width, seat + 0.05, depth * 0.6, (width * 0.42, depth * 0.65, 0.1), tint)
 
 
 def add_tables_and_chairs(scene: Scene, plan: Plan, tables: int, chairs: int, large: bool) -> None:
@@ -167,8 +158,6 @@ def add_clutter(scene: Scene, plan: Plan) -> None:
         low = rng.uniform(0.9, 1.7)
         if spot := plan.wall_spot(0.35, 0.0, low, low + 0.5):
             thing = scene.new_object("clutter")
-            base, _, inward = plan.frame(*spot)
             width, height, depth = rng.uniform((0.12, 0.12, 0.06), (0.35, 0.5, 0.16))
-            at = base + inward * depth / 2 + UP * (low + height / 2)
-            yaw = plan.yaw(spot[0])
-            scene.box(thing, at, (width, depth, height), scene.color(THINGS, 15), yaw)
+            color = scene.color(THINGS, 15)
+            plan.wall_frame(*spot).box(thing, 0, low + height / 2, depth / 2, (width, depth, height), color)

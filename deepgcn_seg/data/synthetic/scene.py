@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,32 +25,38 @@ Thing = tuple[str, int]
 Vector = Sequence[float] | np.ndarray
 
 
+class Rectangle(NamedTuple):
+    """A piece of an object's surface.
+
+    Attributes:
+        thing: the object. origin: (3,) its corner. edges: its two edges, (3,) each. color: (3,) in 0..255.
+        returns: the share of scanner rays that it reflects to the scanner.
+    """
+
+    thing: Thing
+    origin: Vector
+    edges: tuple[Vector, Vector]
+    color: np.ndarray
+    returns: float
+
+
 @dataclass
 class Scene:
     """Rectangles that make a room.
 
     Attributes:
-        rng: of all random choices. size: (3,) of the room, metres.
-        origins, edges, classes, objects, colors: for each rectangle its corner, two edges, name of its class, number of
-            its object, and colour.
-        returns: for each rectangle the share of scanner rays that it reflects to the scanner.
-        count: number of objects.
+        rng: of all random choices. size: (3,) of the room, metres. objects: number of objects.
     """
 
     rng: np.random.Generator
     size: np.ndarray
-    origins: list = field(default_factory=list)
-    edges: list = field(default_factory=list)
-    classes: list[str] = field(default_factory=list)
-    objects: list = field(default_factory=list)
-    colors: list = field(default_factory=list)
-    returns: list = field(default_factory=list)
-    count: int = 0
+    rectangles: list[Rectangle] = field(default_factory=list)
+    objects: int = 0
 
     def new_object(self, name: str) -> Thing:
         """Return a new object of the named class."""
-        self.count += 1
-        return name, self.count - 1
+        self.objects += 1
+        return name, self.objects - 1
 
     def color(self, palette: np.ndarray, spread: float = 8.0) -> np.ndarray:
         """Return a random colour of the palette (n, 3), varied a little."""
@@ -59,12 +66,7 @@ class Scene:
         self, thing: Thing, origin: Vector, u: Vector, v: Vector, color: np.ndarray, returns: float = 1.0
     ) -> None:
         """Add a rectangle at ``origin`` with edges u and v (3,)."""
-        self.returns.append(returns)
-        self.origins.append(origin)
-        self.edges.append((u, v))
-        self.classes.append(thing[0])
-        self.objects.append(thing[1])
-        self.colors.append(color)
+        self.rectangles.append(Rectangle(thing, origin, (u, v), color, returns))
 
     def box(self, thing: Thing, center: Vector, size: Vector, color: np.ndarray, yaw: float = 0.0) -> None:
         """Add the six sides of a box, turned about the vertical through its centre."""
@@ -86,6 +88,34 @@ class Scene:
         half = radius * 0.8
         top = np.asarray(base, float) + (-half, -half, height)
         self.rectangle(thing, top, (2 * half, 0, 0), (0, 2 * half, 0), color)
+
+
+@dataclass(frozen=True)
+class WallFrame:
+    """A place on a wall, from which distances are measured along the wall, up, and into the room.
+
+    Attributes:
+        base: (3,) the place, at floor level. direction, inward: (3,) unit vectors along the wall and into the room.
+        yaw: angle in radians about the vertical that turns the x axis along the wall.
+    """
+
+    scene: Scene
+    base: np.ndarray
+    direction: np.ndarray
+    inward: np.ndarray
+    yaw: float
+
+    def at(self, along: float, height: float, into: float = 0.0) -> np.ndarray:
+        """Return a point (3,) of the room."""
+        return self.base + self.direction * along + UP * height + self.inward * into
+
+    def panel(self, thing: Thing, left: float, low: float, width: float, height: float, color: np.ndarray) -> None:
+        """Add a rectangle of the wall, whose lower corner is at ``left`` and ``low``."""
+        self.scene.rectangle(thing, self.at(left, low), self.direction * width, UP * height, color)
+
+    def box(self, thing: Thing, along: float, height: float, into: float, size: Vector, color: np.ndarray) -> None:
+        """Add a box with this centre, parallel to the wall. Its size is that along the wall, into the room, and up."""
+        self.scene.box(thing, self.at(along, height, into), size, color, self.yaw)
 
 
 class Plan:
@@ -149,16 +179,14 @@ class Plan:
             return along, depth / 2 if wall == 0 else sy - depth / 2, width / 2, depth / 2
         return depth / 2 if wall == 3 else sx - depth / 2, along, depth / 2, width / 2
 
-    def yaw(self, wall: int) -> float:
-        """Return the angle in radians about the vertical that turns the x axis along the wall."""
-        return 0.0 if wall % 2 == 0 else np.pi / 2
-
-    def frame(self, wall: int, along: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the point on the wall at floor level, the direction along the wall, and the one into the room."""
+    def wall_frame(self, wall: int, along: float) -> WallFrame:
+        """Return a place on a wall, ``along`` metres from the wall's begin."""
         sx, sy, _ = self.scene.size
-        return {
-            0: (np.array((along, 0.0, 0.0)), np.array((1.0, 0, 0)), np.array((0, 1.0, 0))),
-            1: (np.array((sx, along, 0.0)), np.array((0, 1.0, 0)), np.array((-1.0, 0, 0))),
-            2: (np.array((along, sy, 0.0)), np.array((1.0, 0, 0)), np.array((0, -1.0, 0))),
-            3: (np.array((0.0, along, 0.0)), np.array((0, 1.0, 0)), np.array((1.0, 0, 0))),
+        base, direction, inward = {
+            0: ((along, 0, 0), (1, 0, 0), (0, 1, 0)),
+            1: ((sx, along, 0), (0, 1, 0), (-1, 0, 0)),
+            2: ((along, sy, 0), (1, 0, 0), (0, -1, 0)),
+            3: ((0, along, 0), (0, 1, 0), (1, 0, 0)),
         }[wall]
+        yaw = 0.0 if wall % 2 == 0 else np.pi / 2
+        return WallFrame(self.scene, np.array(base, float), np.array(direction, float), np.array(inward, float), yaw)
