@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -148,14 +148,15 @@ def _not_prepared(problems: list[str], count: int) -> UserError:
 
 def _describe_source(layout: Layout, key: str, labelling: Labelling) -> MadeFrom:
     """Return what a room is made from: checksums of the settings that change its points or labels, and of its files."""
-    settings = {"layout": layout.kind, **asdict(labelling), "classes": labelling.classes.names}
-    # What is done now is part of the settings. So rooms are prepared again that were mirrored where y is up, that lack
-    # their unlabelled points, or whose repairs are kept elsewhere.
-    if labelling.up == "y":
-        settings["axes"] = UP["y"]
-    if layout.kind != STANFORD:
-        settings["unlabelled"] = KEPT
-    settings["repairs"] = "kept with the room"
+    settings = {
+        "layout": layout.kind,
+        "classes": labelling.classes.names,
+        "numbers": labelling.numbers.plain(),
+        "skip": labelling.skip,
+        "columns": labelling.columns,
+        "scale": labelling.scale,
+        "axes": UP[labelling.up],
+    }
     path = layout.rooms[key]
     if layout.kind == SCANNET:
         # A folder of the release also has videos, which are not read.

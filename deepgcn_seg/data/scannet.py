@@ -30,7 +30,8 @@ from ..escaping import one_line
 from ..files import replacing
 from ..schema import Schema, read_json, read_text
 from .classes import ClassList
-from .labelled_scans import NO_CLASS, Labelling, labelled_room
+from .label_numbers import LabelNumbers
+from .labelled_scans import Labelling, labelled_room
 from .room import SCENE, Repair, Room, place_of
 from .scans.files import read_scan
 from .scans.formats.bounds import MAX_POINTS
@@ -74,7 +75,7 @@ _CLASSES = (
 )
 NYU40 = tuple(number for number, _, _ in _CLASSES)
 SCANNET = ClassList.of([name for _, name, _ in _CLASSES], [color for _, _, color in _CLASSES])
-LABELLING = Labelling(SCANNET, {number: label for label, number in enumerate(NYU40)}, other=NO_CLASS)
+LABELLING = Labelling(SCANNET, LabelNumbers(classes=tuple((number,) for number in NYU40), other="unlabelled"))
 
 _SegmentNumber = Annotated[int, Field(ge=0, lt=2**53)]
 
