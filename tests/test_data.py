@@ -487,7 +487,7 @@ def test_arrays_of_pointnet(tmp_path, raw_rooms):
     rows = np.column_stack([room.xyz, room.rgb, room.label])
     np.save(write(tmp_path / "npy" / "Area_2_office_1.npy", ""), rows)
     stored = prepare(tmp_path / "npy", tmp_path / "store").open(RoomStore(tmp_path / "store").rooms[0])
-    assert stored.key == "Area_2/office_1"
+    assert (stored.area, stored.name) == ("Area_2", "office_1")
     assert np.array_equal(stored.all()[2], room.label[stored.order()])
     for bad, message in ((rows[:, :6], "must be"), (rows + 0.5, "whole"), (np.array([{}]), "array")):
         np.save(tmp_path / "npy" / "Area_3_office_9.npy", bad, allow_pickle=True)

@@ -174,7 +174,7 @@ def test_a_list_of_classes_in_another_encoding_says_what_to_do(tmp_path):
 
 def test_layouts_are_recognised_and_named(tmp_path, raw_rooms, store):
     assert str(recognise(raw_rooms)).endswith("raw Stanford rooms, 12 in 6 areas")
-    assert recognise(store.root).kind == "a room store"
+    assert recognise(store.root).kind.name == "a room store"
     wrapped = tmp_path / "wrapped"
     wrapped.mkdir()
     (wrapped / "Stanford3dDataset_v1.2").symlink_to(raw_rooms)

@@ -27,7 +27,8 @@ from deepgcn_seg.data.dataset import make_loader
 from deepgcn_seg.data.hdf5_arrays import StoredArray, find_arrays
 from deepgcn_seg.data.labelled_scans import read_labelling
 from deepgcn_seg.data.official_hdf5 import OfficialBlocks
-from deepgcn_seg.data.room import Repair, Room
+from deepgcn_seg.data.repairs import Repair
+from deepgcn_seg.data.room import Room
 from deepgcn_seg.data.room_file import (
     CHECKSUM_END,
     HEADER_BYTES,
@@ -612,7 +613,8 @@ def test_repairs_are_told_of_the_rooms_as_they_are_now(tmp_path, monkeypatch, ch
     ],
 )
 def test_damaged_repairs_are_one_line(tmp_path, change, message):
-    preparation = Preparation.with_repairs(MadeFrom(settings="0" * 64, files="1" * 64), [Repair("a", 1, "b", "c")])
+    made_from = MadeFrom(settings="0" * 64, files="1" * 64)
+    preparation = Preparation(made_from=made_from, repairs=(Repair("a", 1, "b", "c"),))
     path = write_room(tmp_path, room(), preparation)
     assert read_preparation(path) == preparation
     resealed(path, change)

@@ -12,7 +12,8 @@ from ..schema import read_yaml
 from .classes import ClassList, no_label
 from .classes_file import FORMS, ClassesFile
 from .label_numbers import MAX_LABEL, LabelNumbers
-from .room import KEPT, NO_COORDINATES, NO_LABEL, Repair, Room
+from .repairs import KEPT, NO_COORDINATES, NO_LABEL, Repair
+from .room import Room
 from .scans.files import read_scan
 from .scans.formats.bounds import MAX_POINTS
 from .scans.formats.scan import AXES, LABELS, Scan

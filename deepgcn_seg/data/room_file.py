@@ -20,8 +20,6 @@ library might open other files or plugins that a file names, or read invalid mem
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import astuple
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, BinaryIO, Literal, Self
@@ -34,7 +32,8 @@ from ..errors import UserError, first_line
 from ..files import Identity, open_file, replacing
 from ..schema import Schema
 from .cells import CELL, MAX_CELLS, FloorCells, count_cells
-from .room import Repair, Room
+from .repairs import Repair
+from .room import Room
 
 FORMAT = 2
 HEADER_BYTES = 4096
@@ -77,15 +76,10 @@ class MadeFrom(Schema):
 
 
 class Preparation(Schema):
-    """What a room was made from, and what was repaired or skipped in its files: the fields of each :class:`Repair`."""
+    """What a room was made from, and what was repaired or skipped in its files."""
 
     made_from: MadeFrom
-    repairs: tuple[tuple[str, int | None, str, str, int | None], ...] = ()
-
-    @classmethod
-    def with_repairs(cls, made_from: MadeFrom, repairs: Sequence[Repair]) -> Self:
-        """Return a preparation in which these were repaired."""
-        return cls(made_from=made_from, repairs=tuple(map(astuple, repairs)))  # type: ignore[arg-type]
+    repairs: tuple[Repair, ...] = ()
 
 
 class Offsets(Schema):

@@ -32,7 +32,8 @@ from ..schema import Schema, read_json, read_text
 from .classes import ClassList
 from .label_numbers import LabelNumbers
 from .labelled_scans import Labelling, labelled_room
-from .room import SCENE, Repair, Room, place_of
+from .repairs import Repair
+from .room import SCENE, Room, place_of
 from .scans.files import read_scan
 from .scans.formats.bounds import MAX_POINTS
 from .scans.formats.scan import Scan

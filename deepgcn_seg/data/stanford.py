@@ -15,8 +15,8 @@ import numpy as np
 from ..errors import UserError
 from ..files import why_no_file
 from .classes import S3DIS, ClassList
-from .layouts import natural
-from .room import NO_COORDINATES, ROOM_SKIPPED, Repair, Room
+from .repairs import NO_COORDINATES, ROOM_SKIPPED, Repair
+from .room import Room, natural
 from .row_kernel import read_rows
 from .scans.formats.bounds import MAX_HEADER, PIECE_BYTES, pieces_of_lines
 from .scans.formats.colors import BYTES, FRACTIONS, ONE, as_bytes

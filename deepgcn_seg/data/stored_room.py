@@ -81,11 +81,6 @@ class StoredRoom(SortedRoom):
             raise UserError(f"{path}: cells without order; {MAKE_AGAIN}")
         self.cells = FloorCells(starts, np.array(header.grid))
 
-    @property
-    def key(self) -> str:
-        """The room in words: ``Area_5/office_1``."""
-        return f"{self.area}/{self.name}"
-
     def read(self, ranges: Sequence[RowRange]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the points of some ranges of rows: xyz (n, 3) float32, rgb (n, 3) uint8, label (n,).
 
