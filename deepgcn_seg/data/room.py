@@ -7,8 +7,20 @@ from pathlib import Path
 import numpy as np
 
 
+class Named:
+    """Base of what has the names of a room and its area, for example ``office_1`` and ``Area_5``."""
+
+    area: str
+    name: str
+
+    @property
+    def key(self) -> str:
+        """The room in words: ``Area_5/office_1``."""
+        return f"{self.area}/{self.name}"
+
+
 @dataclass
-class Room:
+class Room(Named):
     """Points of one room.
 
     Attributes:
@@ -25,11 +37,6 @@ class Room:
 
     def __len__(self) -> int:
         return len(self.xyz)
-
-    @property
-    def key(self) -> str:
-        """The room in words: ``Area_5/office_1``."""
-        return f"{self.area}/{self.name}"
 
 
 def natural(name: str) -> list:
@@ -48,7 +55,7 @@ def place_of(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class RoomEntry:
+class RoomEntry(Named):
     """A room of a store: its names and its file."""
 
     area: str
@@ -59,8 +66,3 @@ class RoomEntry:
     def place(self) -> str:
         """The area and the place in it, which several rooms of ScanNet may be scans of (:func:`place_of`)."""
         return f"{self.area}/{place_of(self.name)}"
-
-    @property
-    def key(self) -> str:
-        """The room in words: ``Area_5/office_1``."""
-        return f"{self.area}/{self.name}"

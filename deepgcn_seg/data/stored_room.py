@@ -12,7 +12,7 @@ from ..errors import UserError
 from ..files import open_file
 from .cells import FloorCells, RowRange
 from .classes import no_label
-from .room import RoomEntry
+from .room import Named, RoomEntry
 from .room_file import HEADER_BYTES, MAKE_AGAIN, ROWS, verify
 
 
@@ -44,7 +44,7 @@ class RoomSource(Protocol):
         """Open a room for reading."""
 
 
-class StoredRoom(SortedRoom):
+class StoredRoom(SortedRoom, Named):
     """A room of a store.
 
     Its file is open only during reading, because a store may have more rooms than a process may open files.
