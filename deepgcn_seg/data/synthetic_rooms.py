@@ -20,35 +20,38 @@ from .room import Room
 from .scans.formats.rows import write_rows
 from .synthetic.building import Openings, add_beams, add_board, add_column, add_door, add_walls, add_window
 from .synthetic.furniture import add_bookcase, add_clutter, add_sofa, add_tables_and_chairs
+from .synthetic.plan import Plan
 from .synthetic.scanner import scan
-from .synthetic.scene import NEUTRAL, Plan, Scene
+from .synthetic.scene import NEUTRAL, Scene
 
 AREAS = (1, 2, 3, 4, 5, 6)
-TYPES = ("office", "conferenceRoom", "lounge", "hallway")
+# Type of a room -> the least and the largest length and width, metres.
+_SIZES = {
+    "office": ((3.2, 4.6), (3.0, 4.2)),
+    "conferenceRoom": ((4.4, 5.8), (3.4, 4.4)),
+    "lounge": ((3.8, 5.2), (3.4, 4.6)),
+    "hallway": ((5.5, 8.0), (2.0, 2.6)),
+}
+TYPES = tuple(_SIZES)
+# Type of a room -> number of objects of each class. The fraction of a number is the chance of one more.
+_OBJECTS: dict[str, dict[str, float]] = {
+    "office": dict(door=1, window=2, board=1, bookcase=2, column=1, beam=1, sofa=0.5, table=2, chair=4),
+    "conferenceRoom": dict(door=1, window=1, board=2, bookcase=1, column=1, beam=1, sofa=0, table=1, chair=7),
+    "lounge": dict(door=1, window=2, board=1, bookcase=1, column=1, beam=1, sofa=3, table=2, chair=2),
+    "hallway": dict(door=4, window=1, board=1, bookcase=1, column=2, beam=2, sofa=0.5, table=0.5, chair=1),
+}
 
 
 def build_scene(kind: str, rng: np.random.Generator) -> Scene:
     """Return a furnished room of one of :data:`TYPES`."""
-    ranges = {
-        "office": ((3.2, 4.6), (3.0, 4.2)),
-        "conferenceRoom": ((4.4, 5.8), (3.4, 4.4)),
-        "lounge": ((3.8, 5.2), (3.4, 4.6)),
-        "hallway": ((5.5, 8.0), (2.0, 2.6)),
-    }[kind]
-    size = np.array([rng.uniform(*ranges[0]), rng.uniform(*ranges[1]), rng.uniform(2.5, 3.1)])
+    length, width = _SIZES[kind]
+    size = np.array([rng.uniform(*length), rng.uniform(*width), rng.uniform(2.5, 3.1)])
     if rng.random() < 0.5:
         size[:2] = size[1::-1].copy()
     scene = Scene(rng, size)
     plan = Plan(scene)
     wall_color, ceiling_color = scene.color(NEUTRAL), scene.color(NEUTRAL)
-    furniture: dict[str, dict[str, float]] = {
-        "office": dict(door=1, window=2, board=1, bookcase=2, column=1, beam=1, sofa=0.5, table=2, chair=4),
-        "conferenceRoom": dict(door=1, window=1, board=2, bookcase=1, column=1, beam=1, sofa=0, table=1, chair=7),
-        "lounge": dict(door=1, window=2, board=1, bookcase=1, column=1, beam=1, sofa=3, table=2, chair=2),
-        "hallway": dict(door=4, window=1, board=1, bookcase=1, column=2, beam=2, sofa=0.5, table=0.5, chair=1),
-    }
-    # The fraction of a count is the chance of one more.
-    counts = {name: int(n) + int(rng.random() < n - int(n)) for name, n in furniture[kind].items()}
+    counts = {name: int(n) + int(rng.random() < n - int(n)) for name, n in _OBJECTS[kind].items()}
     openings: Openings = {0: [], 1: [], 2: [], 3: []}
     for _ in range(counts["door"]):
         add_door(scene, plan, openings, wall_color)

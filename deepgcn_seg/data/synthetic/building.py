@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from .scene import FLOOR, GLASS_TINT, NEUTRAL, UP, WHITE, WOOD, Plan, Scene, Thing, WallFrame
+from .plan import Plan
+from .scene import FLOOR, GLASS_TINT, NEUTRAL, UP, WHITE, WOOD, Scene, Thing, WallFrame
 
 # Middle along the wall, width, lower and upper height of the doors and windows of each wall.
 Openings = dict[int, list[tuple[float, float, float, float]]]
@@ -13,11 +14,10 @@ def add_walls(scene: Scene, openings: Openings, wall_color: np.ndarray, ceiling_
     sx, sy, sz = scene.size
     scene.rectangle(scene.new_object("floor"), (0, 0, 0), (sx, 0, 0), (0, sy, 0), scene.color(FLOOR))
     scene.rectangle(scene.new_object("ceiling"), (0, 0, sz), (sx, 0, 0), (0, sy, 0), ceiling_color)
-    plan = Plan(scene)
     for wall in range(4):
         thing = scene.new_object("wall")
         color = wall_color + scene.rng.normal(0, 3, 3)
-        frame = plan.wall_frame(wall, 0.0)
+        frame = scene.wall_frame(wall, 0.0)
         done = 0.0
         for middle, width, low, high in sorted(openings[wall]):
             left, right = middle - width / 2, middle + width / 2
@@ -57,7 +57,7 @@ def add_door(scene: Scene, plan: Plan, openings: Openings, wall_color: np.ndarra
     width, height = rng.uniform(0.85, 1.05), rng.uniform(2.0, 2.15)
     if spot := plan.wall_spot(width, 0.5, 0.0, height):
         color = scene.color(WOOD) if rng.random() < 0.6 else wall_color * 0.7
-        thing, frame = scene.new_object("door"), plan.wall_frame(*spot)
+        thing, frame = scene.new_object("door"), scene.wall_frame(*spot)
         _add_opening(frame, thing, (width, 0.0, height, rng.uniform(0.1, 0.18)), (color, color - 15))
         scene.box(thing, frame.at(width * 0.38, 1.02), (0.12, 0.12, 0.04), color - 60)
         openings[spot[0]].append((spot[1], width, 0.0, height))
@@ -69,7 +69,7 @@ def add_window(scene: Scene, plan: Plan, openings: Openings, wall_color: np.ndar
     width, low = rng.uniform(1.0, 1.8), rng.uniform(0.8, 1.0)
     high = low + rng.uniform(1.0, 1.3)
     if spot := plan.wall_spot(width, 0.0, low, high):
-        thing, frame = scene.new_object("window"), plan.wall_frame(*spot)
+        thing, frame = scene.new_object("window"), scene.wall_frame(*spot)
         side_color = wall_color - 25
         glass = wall_color + GLASS_TINT + rng.normal(0, 8, 3)
         _add_opening(frame, thing, (width, low, high, rng.uniform(0.2, 0.3)), (glass, side_color), returns=0.6)
@@ -85,7 +85,7 @@ def add_board(scene: Scene, plan: Plan, wall_color: np.ndarray) -> None:
     width, low = rng.uniform(1.2, 1.9), rng.uniform(0.8, 1.0)
     high = low + rng.uniform(1.0, 1.2)
     if spot := plan.wall_spot(width, 0.0, low, high):
-        thing, frame = scene.new_object("board"), plan.wall_frame(*spot)
+        thing, frame = scene.new_object("board"), scene.wall_frame(*spot)
         depth = rng.uniform(0.06, 0.1)
         color = 0.4 * wall_color + 0.6 * WHITE + rng.normal(0, 4, 3)
         frame.box(thing, 0, (low + high) / 2, depth / 2, (width, depth, high - low), color)

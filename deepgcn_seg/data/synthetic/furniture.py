@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from .scene import FABRIC, NEUTRAL, THINGS, WHITE, WOOD, Plan, Scene
+from .plan import Plan
+from .scene import FABRIC, NEUTRAL, THINGS, WHITE, WOOD, Scene
 
 
 def add_bookcase(scene: Scene, plan: Plan) -> None:
@@ -12,7 +13,7 @@ def add_bookcase(scene: Scene, plan: Plan) -> None:
     spot = plan.wall_spot(width, depth, 0.0, height)
     if not spot:
         return
-    thing, frame = scene.new_object("bookcase"), plan.wall_frame(*spot)
+    thing, frame = scene.new_object("bookcase"), scene.wall_frame(*spot)
     color = scene.color(WOOD) if rng.random() < 0.6 else scene.color(NEUTRAL)
     for side in (-1, 1):
         frame.box(thing, side * (width / 2 - 0.015), height / 2, depth / 2, (0.03, depth, height), color)
@@ -41,7 +42,7 @@ def add_sofa(scene: Scene, plan: Plan) -> None:
     spot = plan.wall_spot(width, depth, 0.0, 0.85)
     if not spot:
         return
-    thing, frame = scene.new_object("sofa"), plan.wall_frame(*spot)
+    thing, frame = scene.new_object("sofa"), scene.wall_frame(*spot)
     color = scene.color(FABRIC)
     seat = rng.uniform(0.4, 0.46)
     frame.box(thing, 0, seat / 2, depth / 2, (width, depth, seat), color)
@@ -160,4 +161,4 @@ def add_clutter(scene: Scene, plan: Plan) -> None:
             thing = scene.new_object("clutter")
             width, height, depth = rng.uniform((0.12, 0.12, 0.06), (0.35, 0.5, 0.16))
             color = scene.color(THINGS, 15)
-            plan.wall_frame(*spot).box(thing, 0, low + height / 2, depth / 2, (width, depth, height), color)
+            scene.wall_frame(*spot).box(thing, 0, low + height / 2, depth / 2, (width, depth, height), color)
