@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import UserError
 from ..files import why_no_file
 from .repairs import NO_COORDINATES, Repair
-from .row_kernel import read_rows
+from .row_kernel import parse_text
 from .scans.formats.bounds import MAX_HEADER, PIECE_BYTES, pieces_of_lines
 from .scans.formats.text_header import with_newlines
 
@@ -86,7 +86,7 @@ def _points_of(file: Path, piece: bytes, before: int, bad: list[Repair], lost: l
 
     Appends damaged lines to ``bad``, and the numbers of lines without coordinates to ``lost``.
     """
-    rows, odd = read_rows(piece)
+    rows, odd = parse_text(piece)
     keep = np.ones(len(rows), bool)
     for row, start, stop, line in odd.tolist():
         values, problem, action = _parse_line(piece[start:stop])

@@ -10,7 +10,7 @@ from .classes import S3DIS, ClassList
 from .layouts import HDF5, STORE, recognise
 from .official_hdf5 import OfficialBlocks
 from .scannet import SCANNET
-from .store import RoomStore
+from .store import RoomStore, Store
 from .synthetic_rooms import generate
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def synthetic(root: str | Path, rooms_per_area: int = 6, density: float = 1000.0
     return RoomStore(folder / "store")
 
 
-def s3dis(root: str | Path) -> RoomStore | OfficialBlocks:
+def s3dis(root: str | Path) -> Store:
     """Return S3DIS: a room store made by ``tools/prepare.py``, or the official HDF5 blocks.
 
     Raises:
@@ -53,7 +53,7 @@ def s3dis(root: str | Path) -> RoomStore | OfficialBlocks:
     return _open(root, S3DIS, "S3DIS")
 
 
-def scannet(root: str | Path) -> RoomStore | OfficialBlocks:
+def scannet(root: str | Path) -> Store:
     """Return ScanNet: a room store that ``tools/prepare.py`` made of its release (:mod:`.scannet`).
 
     Raises:
@@ -62,7 +62,7 @@ def scannet(root: str | Path) -> RoomStore | OfficialBlocks:
     return _open(root, SCANNET, "ScanNet")
 
 
-def folder(root: str | Path) -> RoomStore | OfficialBlocks:
+def folder(root: str | Path) -> Store:
     """Return a store that ``tools/prepare.py`` made of labelled scans (:mod:`deepgcn_seg.data.labelled_scans`).
 
     Raises:
@@ -78,7 +78,7 @@ def s3dis_hdf5(root: str | Path) -> OfficialBlocks:
     return store
 
 
-def _open(root: str | Path, classes: ClassList | None = None, dataset: str = "") -> RoomStore | OfficialBlocks:
+def _open(root: str | Path, classes: ClassList | None = None, dataset: str = "") -> Store:
     """Open a folder that holds a room store or the official HDF5 blocks.
 
     Args:
@@ -87,7 +87,7 @@ def _open(root: str | Path, classes: ClassList | None = None, dataset: str = "")
     if not Path(root).is_dir():
         raise UserError(f"data.root={root}: no such folder; make a room store with tools/prepare.py")
     layout = recognise(root)
-    store: RoomStore | OfficialBlocks
+    store: Store
     if layout.kind == HDF5:
         store = s3dis_hdf5(layout.root)
     elif layout.kind == STORE:
@@ -103,5 +103,5 @@ def _open(root: str | Path, classes: ClassList | None = None, dataset: str = "")
     return store
 
 
-def _size(store: RoomStore | OfficialBlocks) -> str:
+def _size(store: Store) -> str:
     return f"{counted(len(store.rooms), 'room')} in {counted(len(store.areas), 'area')}"

@@ -99,9 +99,10 @@ def _read_header(bounds: Bounds, file: BinaryIO) -> Header:
         kinds = [kind.upper() for kind in known.get("TYPE", ["F"] * len(names))]
         sizes = _integers(known.get("SIZE", ["4"] * len(names)))
         counts = _integers(known.get("COUNT", ["1"] * len(names)))
-        (height,) = _integers(known.get("HEIGHT", ["1"]))
-        (points,) = _integers(known["POINTS"]) if "POINTS" in known else _product(known["WIDTH"], height)
-        (width,) = _integers(known["WIDTH"]) if "WIDTH" in known else [points // max(height, 1)]
+        size = {name: _integer(known[name]) for name in ("HEIGHT", "WIDTH", "POINTS") if name in known}
+        height = size.get("HEIGHT", 1)
+        points = size["POINTS"] if "POINTS" in size else size["WIDTH"] * height
+        width = size.get("WIDTH", points // max(height, 1))
         viewpoint = " ".join(known.get("VIEWPOINT", ()))
     except (KeyError, ValueError):
         raise UserError(f"{path}: not a PCD file (no readable header)") from None
@@ -143,8 +144,9 @@ def _columns(names: Sequence[str], counts: Sequence[int]) -> tuple[list[str | No
     return every, parts
 
 
-def _product(width: Sequence[str], height: int) -> list[int]:
-    return [number * height for number in _integers(width)]
+def _integer(words: Sequence[str]) -> int:
+    (number,) = _integers(words)
+    return number
 
 
 def _integers(words: Sequence[str]) -> list[int]:
