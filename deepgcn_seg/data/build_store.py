@@ -99,7 +99,7 @@ def prepare(
     jobs = [_Job(layout, key, root, labelling, wanted[key], max_points) for key in todo]
     problems = _prepare_rooms(jobs, workers)
     done = [found for key in wanted if (found := _recorded(root, key)) and found.made_from == wanted[key]]
-    repairs = [of._replace(file=str(layout.root / of.file)) for found in done for of in found.repairs]
+    repairs = [repair._replace(file=str(layout.root / repair.file)) for found in done for repair in found.repairs]
     write_report(root / "repairs.txt", repairs)
     if problems:
         raise _not_prepared(problems, len(jobs))
@@ -241,7 +241,7 @@ def _prepare_room(job: _Job) -> str | None:
     except OSError as error:
         return f"{job.layout.rooms[key]}: cannot be read ({error})"
     # The names of the source's folder may be written in several ways.
-    inside = [of._replace(file=str(Path(of.file).relative_to(job.layout.root))) for of in repairs]
+    inside = [repair._replace(file=str(Path(repair.file).relative_to(job.layout.root))) for repair in repairs]
     preparation = Preparation(made_from=job.made_from, repairs=tuple(inside))
     try:
         if room is None:

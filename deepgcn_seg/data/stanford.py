@@ -65,9 +65,9 @@ def read_room(folder: str | Path, classes: ClassList = S3DIS) -> tuple[Room | No
     if not kept:
         return None, [*repairs, Repair(str(annotations), None, "no points in any annotation", ROOM_SKIPPED)]
     full = _full_color(folder, kept, repairs)
-    xyz = np.concatenate([of.rows[:, :3] for of in kept])
-    rgb = np.concatenate([as_bytes(of.rows[:, 3:], 0, full) for of in kept])
-    labels = [np.full(len(of.rows), classes.names.index(of.name), np.uint8) for of in kept]
+    xyz = np.concatenate([annotation.rows[:, :3] for annotation in kept])
+    rgb = np.concatenate([as_bytes(annotation.rows[:, 3:], 0, full) for annotation in kept])
+    labels = [np.full(len(annotation.rows), classes.names.index(annotation.name), np.uint8) for annotation in kept]
     _compare_with_whole(folder / f"{folder.name}.txt", len(xyz), repairs)
     return Room(folder.parent.name, folder.name, xyz, rgb, np.concatenate(labels)), repairs
 
@@ -113,12 +113,12 @@ def _full_color(folder: Path, kept: list[_Annotation], repairs: list[Repair]) ->
     Raises:
         UserError: the colours of some annotations are fractions, and those of others are not.
     """
-    small = [of for of in kept if of.rows[:, 3:].max() <= ONE]
-    fractions = [of.file for of in small if (of.rows[:, 3:] % 1).any()]
+    small = [annotation for annotation in kept if annotation.rows[:, 3:].max() <= ONE]
+    fractions = [annotation.file for annotation in small if (annotation.rows[:, 3:] % 1).any()]
     if not fractions:
         return BYTES
     if len(small) < len(kept):
-        large = next(of.file for of in kept if of.rows[:, 3:].max() > ONE)
+        large = next(annotation.file for annotation in kept if annotation.rows[:, 3:].max() > ONE)
         raise UserError(f"{fractions[0]}: its colours are fractions of 1, but those of {large.name} are in 0..255")
     repairs.append(Repair(str(folder), None, "colours are fractions of 1", "multiplied by 255"))
     return FRACTIONS
