@@ -87,7 +87,7 @@ def make_room(area: int, number: int, seed: int, density: float) -> tuple[Room, 
     kind = TYPES[number % len(TYPES)]
     scene = build_scene(kind, rng)
     xyz, rgb, rectangle = scan(scene, density)
-    names, objects = zip(*(of.thing for of in scene.rectangles))
+    names, objects = zip(*(piece.thing for piece in scene.rectangles))
     label = np.array([S3DIS.names.index(name) for name in names], np.uint8)[rectangle]
     # As in a survey of a building, rooms lie apart and coordinates do not start at 0.
     xyz = np.round(xyz + [20.0 * (number % 4) - 10, 15.0 * (number // 4) + 30 * area, rng.uniform(-0.5, 0.5)], 3)

@@ -75,7 +75,7 @@ def read_pcd(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
         header = _read_header(bounds, file)
         file.seek(header.start)
         values = _READERS[header.encoding](bounds, file, header)
-    fields = {name: of for name, of in zip(header.names, values) if name is not None}
+    fields = {name: column for name, column in zip(header.names, values) if name is not None}
     packed = next((name for name in PACKED if name in fields), None)
     names = (*_COLOR_NAMES, "alpha") if packed == "rgba" else _COLOR_NAMES
     # A file may have colours in fields of their own besides: then all its fields stay as they are.
@@ -161,7 +161,7 @@ def _read_ascii(bounds: Bounds, file: BinaryIO, header: Header) -> list[np.ndarr
     if len(values[0]) != header.points:
         raise UserError(f"{bounds.path}: its header claims {header.points:,} points, it has {len(values[0]):,}")
     names = (name or "_" for name in header.names)
-    return [as_declared(bounds.path, name, of, kind) for name, of, kind in zip(names, values, header.kinds)]
+    return [as_declared(bounds.path, name, column, kind) for name, column, kind in zip(names, values, header.kinds)]
 
 
 def _read_binary(bounds: Bounds, file: BinaryIO, header: Header) -> list[np.ndarray]:
@@ -232,6 +232,13 @@ def _joined(fields: dict[str, np.ndarray], parts: dict[str, list[str]]) -> dict[
 
     They stay apart if one of them is missing, or if another field has the name of the whole.
     """
-    whole = {part: name for name, of in parts.items() if name not in fields and fields.keys() >= set(of) for part in of}
+    whole = {
+        part: name
+        for name, names in parts.items()
+        if name not in fields and fields.keys() >= set(names)
+        for part in names
+    }
     found = dict.fromkeys(whole.get(name, name) for name in fields)
-    return {name: fields[name] if name in fields else np.stack([fields[of] for of in parts[name]], 1) for name in found}
+    return {
+        name: fields[name] if name in fields else np.stack([fields[part] for part in parts[name]], 1) for name in found
+    }
