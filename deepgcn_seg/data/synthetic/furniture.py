@@ -55,38 +55,14 @@ def add_sofa(scene: Scene, plan: Plan) -> None:
         frame.box(thing, cushion * width, seat + 0.05, depth * 0.6, (width * 0.42, depth * 0.65, 0.1), tint)
 
 
+# Place of a chair: x, y, metres, and yaw, radians.
+Seat = tuple[float, float, float]
+
+
 def add_tables_and_chairs(scene: Scene, plan: Plan, tables: int, chairs: int, large: bool) -> None:
     """Add tables with things on them, chairs around them, and further chairs at free places."""
     rng = scene.rng
-    seats = []
-    for _ in range(tables):
-        width, depth = (
-            (rng.uniform(2.0, 2.8), rng.uniform(1.0, 1.3))
-            if large
-            else (rng.uniform(1.1, 1.6), rng.uniform(0.65, 0.85))
-        )
-        if scene.size[1] > scene.size[0]:
-            width, depth = depth, width
-        spot = plan.floor_spot(width, depth, 0.6 if large else 0.15)
-        if not spot:
-            continue
-        x, y = spot
-        height = rng.uniform(0.7, 0.77)
-        thing = scene.new_object("table")
-        color = scene.color(WOOD) if rng.random() < 0.6 else scene.color(NEUTRAL)
-        scene.box(thing, (x, y, height - 0.02), (width, depth, 0.04), color)
-        for a in (-1, 1):
-            for b in (-1, 1):
-                at = (x + a * (width / 2 - 0.06), y + b * (depth / 2 - 0.06), height / 2)
-                scene.box(thing, at, (0.06, 0.06, height), color - 20)
-        for side in range(4):
-            length = (width, depth)[side % 2]
-            for place in np.arange(0.35, length - 0.3, 0.7):
-                offset = place - length / 2
-                away = (depth, width)[side % 2] / 2 + rng.uniform(0.12, 0.3)
-                delta = {0: (offset, -away), 1: (away, offset), 2: (offset, away), 3: (-away, offset)}[side]
-                seats.append((x + delta[0], y + delta[1], side * np.pi / 2))
-        _add_things_on(scene, x, y, height, width, depth)
+    seats = [seat for _ in range(tables) for seat in _add_table(scene, plan, large)]
     rng.shuffle(seats)
     for x, y, yaw in seats[:chairs]:
         inside = 0.3 < x < scene.size[0] - 0.3 and 0.3 < y < scene.size[1] - 0.3
@@ -97,6 +73,37 @@ def add_tables_and_chairs(scene: Scene, plan: Plan, tables: int, chairs: int, la
     for _ in range(max(chairs - len(seats), 0)):
         if spot := plan.floor_spot(0.5, 0.5):
             _add_chair(scene, *spot, rng.uniform(0, 2 * np.pi))
+
+
+def _add_table(scene: Scene, plan: Plan, large: bool) -> list[Seat]:
+    """Add a table with things on it, if there is a free place, and return the seats around it."""
+    rng = scene.rng
+    lengths, widths = ((2.0, 2.8), (1.0, 1.3)) if large else ((1.1, 1.6), (0.65, 0.85))
+    width, depth = rng.uniform(*lengths), rng.uniform(*widths)
+    if scene.size[1] > scene.size[0]:
+        width, depth = depth, width
+    spot = plan.floor_spot(width, depth, 0.6 if large else 0.15)
+    if not spot:
+        return []
+    x, y = spot
+    height = rng.uniform(0.7, 0.77)
+    thing = scene.new_object("table")
+    color = scene.color(WOOD) if rng.random() < 0.6 else scene.color(NEUTRAL)
+    scene.box(thing, (x, y, height - 0.02), (width, depth, 0.04), color)
+    for a in (-1, 1):
+        for b in (-1, 1):
+            at = (x + a * (width / 2 - 0.06), y + b * (depth / 2 - 0.06), height / 2)
+            scene.box(thing, at, (0.06, 0.06, height), color - 20)
+    seats = []
+    for side in range(4):
+        length = (width, depth)[side % 2]
+        for place in np.arange(0.35, length - 0.3, 0.7):
+            offset = place - length / 2
+            away = (depth, width)[side % 2] / 2 + rng.uniform(0.12, 0.3)
+            delta = {0: (offset, -away), 1: (away, offset), 2: (offset, away), 3: (-away, offset)}[side]
+            seats.append((x + delta[0], y + delta[1], side * np.pi / 2))
+    _add_things_on(scene, x, y, height, width, depth)
+    return seats
 
 
 def _add_chair(scene: Scene, x: float, y: float, yaw: float) -> None:
