@@ -56,8 +56,8 @@ class Labelling:
     def meaning(self, labels: np.ndarray) -> tuple[np.ndarray, list[int]]:
         """Return what each label (N,) means, and the unknown labels.
 
-        The meaning is a label of ``classes``, :func:`~deepgcn_seg.data.classes.no_label` or :data:`SKIPPED`. That of an
-        unknown label is the second.
+        The meaning is a label of ``classes``, :func:`~deepgcn_seg.data.classes.no_label` or :data:`SKIPPED`. An unknown
+        label means ``no_label`` here.
 
         Raises:
             ValueError: labels that are not whole numbers.
