@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deepgcn_seg.data.annotation_file import read_points
 from deepgcn_seg.data.blocks import BlockGrid, block_features, points_inside, sample_indices, share_held
 from deepgcn_seg.data.build_store import prepare
 from deepgcn_seg.data.classes import S3DIS, ClassList
@@ -22,7 +23,7 @@ from deepgcn_seg.data.official_hdf5 import OfficialBlocks
 from deepgcn_seg.data.room import Room
 from deepgcn_seg.data.room_file import write_room
 from deepgcn_seg.data.rooms_of_s3dis import expected_rooms, missing_rooms
-from deepgcn_seg.data.stanford import read_points, read_room
+from deepgcn_seg.data.stanford import read_room
 from deepgcn_seg.data.store import RoomStore, write_manifest
 from deepgcn_seg.data.stored_room import StoredRoom
 from deepgcn_seg.data.synthetic_rooms import generate, make_room

@@ -15,13 +15,13 @@ from test_checkpoint import NETWORK, TRAINED_ON, small
 from test_scan import scan
 
 from deepgcn_seg import load_model, load_official
+from deepgcn_seg.data.annotation_file import read_points
 from deepgcn_seg.data.classes import S3DIS
 from deepgcn_seg.data.labelled_scans import read_labelling
 from deepgcn_seg.data.official_hdf5 import OfficialBlocks
 from deepgcn_seg.data.room import Room
 from deepgcn_seg.data.room_file import write_room
 from deepgcn_seg.data.scans.files import read_scan, write_scan
-from deepgcn_seg.data.stanford import read_points
 from deepgcn_seg.data.store import RoomStore
 from deepgcn_seg.data.stored_room import StoredRoom
 from deepgcn_seg.errors import UserError

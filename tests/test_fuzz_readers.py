@@ -299,8 +299,8 @@ MAKERS = {
 
 def feed(kind, seed, examples, folder):
     """Read made files; each result is one clear error or points, and what is read can be written, or says why not."""
+    from deepgcn_seg.data.annotation_file import read_points
     from deepgcn_seg.data.scans.files import read_scan, write_scan
-    from deepgcn_seg.data.stanford import read_points
     from deepgcn_seg.errors import UserError
 
     def late(*_):

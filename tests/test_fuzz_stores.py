@@ -68,7 +68,7 @@ def _read_classes(path):
     # None: not said, which is metres if they look like it.
     assert labelling.scale is None or (np.isfinite(labelling.scale) and labelling.scale > 0)
     assert labelling.classes.colors(np.arange(len(labelling.classes))).dtype == np.uint8
-    assert set(labelling.numbers.values()) <= set(range(len(labelling.classes)))
+    labelling.label_numbers.require(len(labelling.classes))
     return repr(labelling)
 
 

@@ -15,7 +15,7 @@ from numba.core import config
 from numba.core.caching import IndexDataCacheFile
 
 from deepgcn_seg.cache_folder import UNUSED_DAYS, cache_folder, is_private
-from deepgcn_seg.data.row_kernel import read_rows
+from deepgcn_seg.data.row_kernel import parse_text
 from deepgcn_seg.kernel_cache import digest, kernel_folder
 from deepgcn_seg.ops.backends import triton_available
 
@@ -265,12 +265,12 @@ USED = """
 import torch
 from deepgcn_seg.ops import nearest_ranks, neighbor_max, set_backend
 from deepgcn_seg.ops.backends import implementation
-from deepgcn_seg.data.row_kernel import read_rows
+from deepgcn_seg.data.row_kernel import parse_text
 # Whole numbers of mean 0: every distance is exact, in whatever order a machine adds.
 points = torch.randint(-99, 100, (1, 150, 3)).float()
 points = torch.cat([points, -points], dim=1)
 ranks = torch.arange(8)
-rows, odd = read_rows(b"1.25 -2 3 4 5 255\\nx\\n")
+rows, odd = parse_text(b"1.25 -2 3 4 5 255\\nx\\n")
 assert rows[0].tolist() == [1.25, -2, 3, 4, 5, 255] and len(odd) == 1
 found = nearest_ranks(points, ranks)
 highest = neighbor_max(points, found)
@@ -329,4 +329,4 @@ def test_rows_are_read_without_a_compiler():
     rows, odd = np.empty((2, 6)), np.empty((2, 4), np.int64)
     found = row_kernel.parse_rows.py_func(np.frombuffer(text, np.uint8), row_kernel._POWERS, rows, odd)
     assert found == (1, 0)
-    assert rows[0].tolist() == read_rows(text)[0][0].tolist() == [123456.789, -20, 3, 4, 5, 255]
+    assert rows[0].tolist() == parse_text(text)[0][0].tolist() == [123456.789, -20, 3, 4, 5, 255]

@@ -159,10 +159,11 @@ def test_classes_without_sense(tmp_path, content, message):
 def test_names_of_classes_are_the_words_as_typed(tmp_path, content, numbers):
     (tmp_path / "classes.yaml").write_text(f"classes: {content}\n")
     found = read_labelling(tmp_path / "classes.yaml")
-    by_name = {name: [n for n, c in found.numbers.items() if c == number] for number, name in enumerate(found.classes)}
+    by_name = dict(zip(found.classes, map(list, found.numbers.classes), strict=True))
     assert by_name == numbers and list(found.classes) == list(numbers)
     if "scale: 1e-3" in content:
-        assert (found.scale, found.other, found.ignore, found.classes.palette) == (0.001, 0, (-3,), ((1, 2, 3),))
+        assert (found.numbers.other, found.numbers.unlabelled) == (0, (-3,))
+        assert (found.scale, found.classes.palette) == (0.001, ((1, 2, 3),))
 
 
 def test_a_list_of_classes_in_another_encoding_says_what_to_do(tmp_path):
@@ -173,7 +174,7 @@ def test_a_list_of_classes_in_another_encoding_says_what_to_do(tmp_path):
 
 def test_layouts_are_recognised_and_named(tmp_path, raw_rooms, store):
     assert str(recognise(raw_rooms)).endswith("raw Stanford rooms, 12 in 6 areas")
-    assert recognise(store.root).kind == "a room store"
+    assert recognise(store.root).kind.name == "a room store"
     wrapped = tmp_path / "wrapped"
     wrapped.mkdir()
     (wrapped / "Stanford3dDataset_v1.2").symlink_to(raw_rooms)
@@ -432,5 +433,5 @@ def test_the_example_of_the_module_is_read_and_its_numbers_are_kept(tmp_path):
     example = classes_file.__doc__.split("\n\n")[1]
     (tmp_path / "classes.yaml").write_text(example)
     found = read_labelling(tmp_path / "classes.yaml")
-    assert found.classes.names == ("floor", "wall") and found.numbers == {0: 0, 1: 1}
-    assert (found.other, found.ignore, found.skip) == (1, (2, 255), (7,))
+    assert found.classes.names == ("floor", "wall") and found.numbers.classes == ((0,), (1,))
+    assert (found.numbers.other, found.numbers.unlabelled, found.skip) == (1, (2, 255), (7,))

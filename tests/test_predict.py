@@ -18,6 +18,7 @@ import deepgcn_seg.commands.predict as predict_module
 from deepgcn_seg import Segmenter
 from deepgcn_seg.commands.predict import classes_path, output_paths, require_distinct, write_labelled
 from deepgcn_seg.data.classes import S3DIS, ClassList
+from deepgcn_seg.data.label_numbers import LabelNumbers
 from deepgcn_seg.data.labelled_scans import Labelling
 from deepgcn_seg.data.scannet import SCANNET
 from deepgcn_seg.data.scans.files import read_scan, write_scan
@@ -691,7 +692,9 @@ def test_labels_of_the_networks_numbers_are_the_truth(segmenter, tmp_path):
 
 
 OWN = ClassList.of(["floor", "wall", "chair"], [(0, 0, 0)] * 3)
-OWN_NUMBERS = Labelling(OWN, {1: 0, 2: 1, 3: 2, 30: 2}, "kind", other=1, ignore=(0,), skip=(None, 9)).label_numbers
+OWN_NUMBERS = Labelling(
+    OWN, LabelNumbers(classes=((1,), (2,), (3, 30)), unlabelled=(0,), other=1, field="kind"), skip=(None, 9)
+).label_numbers
 
 
 def members(*trained_on, classes=OWN):

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from test_checkpoint import NETWORK, TRAINED_ON, small
 from test_commands import run
 
+from deepgcn_seg.data.annotation_file import read_points
 from deepgcn_seg.data.classes import S3DIS
 from deepgcn_seg.data.scans.files import read_scan, write_scan
 from deepgcn_seg.data.scans.format_table import WRITTEN
@@ -25,7 +26,6 @@ from deepgcn_seg.data.scans.formats.bounds import Bounds
 from deepgcn_seg.data.scans.formats.scan import Scan
 from deepgcn_seg.data.scans.formats.text import read_text
 from deepgcn_seg.data.scans.search import find_scans
-from deepgcn_seg.data.stanford import read_points
 from deepgcn_seg.errors import UserError
 from deepgcn_seg.model.checkpoint import save_checkpoint
 

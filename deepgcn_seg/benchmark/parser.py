@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from omegaconf import DictConfig
 
-from ..data.stanford import read_points
+from ..data.annotation_file import read_points
 from .output import publish, spread
 
 log = logging.getLogger(__name__)

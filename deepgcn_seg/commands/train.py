@@ -14,8 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..data.blocks import NINE, count_channels, place_of_channels
 from ..data.dataset import split_by_area
-from ..data.official_hdf5 import OfficialBlocks
-from ..data.store import RoomStore
+from ..data.store import Store
 from ..device import device as device_of
 from ..distributed import World, join
 from ..errors import OccupiedError, UserError
@@ -196,7 +195,7 @@ def _open_data(config: DictConfig, world: World) -> TrainingData:
     """
     if not world.first:
         world.barrier()
-    store: RoomStore | OfficialBlocks = instantiate(config.data.store)
+    store: Store = instantiate(config.data.store)
     if world.first:
         world.barrier()
     fit_to_data(config, store)
@@ -207,7 +206,7 @@ def _open_data(config: DictConfig, world: World) -> TrainingData:
     return TrainingData(store, split, instantiate(config.data.grid))
 
 
-def fit_to_data(config: DictConfig, store: RoomStore | OfficialBlocks) -> None:
+def fit_to_data(config: DictConfig, store: Store) -> None:
     """Set the channels that the model reads and the classes that it tells apart to those of the data.
 
     Raises:

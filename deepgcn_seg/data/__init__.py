@@ -17,6 +17,8 @@ A module is imported when one of its names is first used: reading files needs Nu
 a second to import, and networks do not need them.
 """
 
+# ruff: noqa: F401
+
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -36,32 +38,6 @@ if TYPE_CHECKING:
     from .stored_room import StoredRoom
     from .synthetic_rooms import generate
 
-__all__ = [
-    "S3DIS",
-    "BlockDataset",
-    "BlockGrid",
-    "ClassList",
-    "EpochSampler",
-    "OfficialBlocks",
-    "Room",
-    "RoomEntry",
-    "RoomStore",
-    "Scan",
-    "Split",
-    "StoredRoom",
-    "block_dataset",
-    "export_blocks",
-    "find_scans",
-    "generate",
-    "make_loader",
-    "prepare",
-    "read_scan",
-    "split_by_area",
-    "write_manifest",
-    "write_room",
-    "write_scan",
-]
-
 _MODULES = {
     "blocks": ("BlockGrid",),
     "build_store": ("prepare",),
@@ -79,6 +55,7 @@ _MODULES = {
     "synthetic_rooms": ("generate",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+__all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -23,18 +23,16 @@ from ..files import replacing
 from ..processes import end_with_parent
 from ..progress import track
 from ..schema import read_json
-from .classes import S3DIS, no_label
-from .labelled_scans import Labelling, read_labelled_room, read_labelling
-from .layouts import HDF5, SCANNET, SCANS, STANFORD, STORE, Layout, recognise
-from .room import KEPT, ROOM_SKIPPED, Repair, Room
+from .labelled_scans import Labelling
+from .layouts import HDF5, SCANNET, STORE, Layout, recognise
+from .raw_rooms import labelling_of, read_raw_room, source_files
+from .repairs import write_report
 from .room_file import MadeFrom, Preparation, read_preparation, write_room
-from .scannet import LABELLING, missing_scenes, read_scannet_room, scene_files
-from .scans.formats.arrays import read_shape
-from .scans.formats.bounds import MAX_POINTS, Bounds
-from .stanford import read_room
+from .scannet import missing_scenes
+from .scans.formats.bounds import MAX_POINTS
 from .store import RoomStore, find_rooms, write_manifest
 from .stored_room import StoredRoom
-from .units import UP, require_metres
+from .units import UP
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +83,7 @@ def prepare(
     log.info("%s", layout)
     if layout.kind in (STORE, HDF5):
         raise UserError(f"source={source} is {layout.kind}, ready as it is: give it as data.root")
-    labelling = _labelling_of(layout)
+    labelling = labelling_of(layout)
     if scale is not None:
         labelling = replace(labelling, scale=scale)
     wanted = {key: _describe_source(layout, key, labelling) for key in layout.rooms}
@@ -101,7 +99,8 @@ def prepare(
     jobs = [_Job(layout, key, root, labelling, wanted[key], max_points) for key in todo]
     problems = _prepare_rooms(jobs, workers)
     done = [found for key in wanted if (found := _recorded(root, key)) and found.made_from == wanted[key]]
-    _report(root / "repairs.txt", [_repair_of(layout, row) for found in done for row in found.repairs])
+    repairs = [repair._replace(file=str(layout.root / repair.file)) for found in done for repair in found.repairs]
+    write_report(root / "repairs.txt", repairs)
     if problems:
         raise _not_prepared(problems, len(jobs))
     if len(done) < len(wanted):
@@ -110,12 +109,6 @@ def prepare(
         raise UserError(f"{source}: no room has points")
     write_manifest(root, labelling.classes, described or str(source), labelling.label_numbers)
     return RoomStore(root)
-
-
-def _labelling_of(layout: Layout) -> Labelling:
-    if layout.kind == SCANS:
-        return read_labelling(layout.root / "classes.yaml")
-    return LABELLING if layout.kind == SCANNET else Labelling.of(S3DIS)
 
 
 def _prepare_rooms(jobs: list[_Job], workers: int) -> list[str]:
@@ -148,25 +141,16 @@ def _not_prepared(problems: list[str], count: int) -> UserError:
 
 def _describe_source(layout: Layout, key: str, labelling: Labelling) -> MadeFrom:
     """Return what a room is made from: checksums of the settings that change its points or labels, and of its files."""
-    settings = {"layout": layout.kind, **asdict(labelling), "classes": labelling.classes.names}
-    # What is done now is part of the settings. So rooms are prepared again that were mirrored where y is up, that lack
-    # their unlabelled points, or whose repairs are kept elsewhere.
-    if labelling.up == "y":
-        settings["axes"] = UP["y"]
-    if layout.kind != STANFORD:
-        settings["unlabelled"] = KEPT
-    settings["repairs"] = "kept with the room"
-    path = layout.rooms[key]
-    if layout.kind == SCANNET:
-        # A folder of the release also has videos, which are not read.
-        beside = scene_files(path)
-    elif path.suffix.lower() == ".bin":
-        # The labels of a .bin file are in a file of the same name, in another folder.
-        beside = [folder / path.name for folder in path.parent.parent.iterdir()]
-    else:
-        beside = list(path.rglob("[!.]*")) if path.is_dir() else [path]
-    inside = [file for file in beside if file.is_file()]
-    found = [(file.relative_to(layout.root).as_posix(), file.stat()) for file in sorted(inside)]
+    settings = {
+        "layout": layout.kind.name,
+        "classes": labelling.classes.names,
+        "numbers": labelling.numbers.plain(),
+        "skip": labelling.skip,
+        "columns": labelling.columns,
+        "scale": labelling.scale,
+        "axes": UP[labelling.up],
+    }
+    found = [(file.relative_to(layout.root).as_posix(), file.stat()) for file in source_files(layout, key)]
     files = [(name, about.st_size, about.st_mtime_ns) for name, about in found]
     return MadeFrom(settings=_checksum(settings), files=_checksum(files))
 
@@ -243,35 +227,6 @@ def _marker(root: Path, key: str) -> Path:
     return root / f"{key}.empty"
 
 
-def _repair_of(layout: Layout, row: tuple) -> Repair:
-    """Return a recorded repair, whose file is named from the folder of the layout."""
-    file, *rest = row
-    return Repair(str(layout.root / file), *rest)
-
-
-def _report(path: Path, repairs: list[Repair]) -> None:
-    """Write what was repaired in a store, or remove the file if it was nothing, and count it in the log."""
-    # Earlier versions wrote one for each shard.
-    for earlier in path.parent.glob(f"{path.stem}-*-of-*{path.suffix}"):
-        earlier.unlink()
-    if not repairs:
-        return path.unlink(missing_ok=True)
-    with replacing(path) as temporary:
-        # Names of files need not be UTF-8.
-        lines = dict.fromkeys(f"{repair}\n" for repair in repairs)
-        temporary.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
-    if damaged := sum(repair.action != KEPT for repair in repairs):
-        log.warning("%d places of the raw files were repaired or skipped: see %s", damaged, path)
-    if left_out := [repair.file for repair in repairs if repair.action == ROOM_SKIPPED]:
-        log.warning("%d rooms are not in the store, such as %s: see %s", len(left_out), left_out[0], path)
-    counts: Counter[tuple[str, str]] = Counter()
-    for repair in repairs:
-        counts[repair.problem, repair.action] += repair.points or 0
-    for (problem, action), count in (+counts).items():
-        log.warning("%s points with %s were %s", f"{count:,}", problem, action)
-    return None
-
-
 def _prepare_room(job: _Job) -> str | None:
     """Read a room and write it, and return why that cannot be done with this room, or None.
 
@@ -280,14 +235,14 @@ def _prepare_room(job: _Job) -> str | None:
     """
     root, key = job.root, job.key
     try:
-        room, repairs = read_source(job.layout, key, job.labelling, job.max_points)
+        room, repairs = read_raw_room(job.layout, key, job.labelling, job.max_points)
     except UserError as error:
         return str(error)
     except OSError as error:
         return f"{job.layout.rooms[key]}: cannot be read ({error})"
     # The names of the source's folder may be written in several ways.
-    inside = [replace(repair, file=str(Path(repair.file).relative_to(job.layout.root))) for repair in repairs]
-    preparation = Preparation.with_repairs(job.made_from, inside)
+    inside = [repair._replace(file=str(Path(repair.file).relative_to(job.layout.root))) for repair in repairs]
+    preparation = Preparation(made_from=job.made_from, repairs=tuple(inside))
     try:
         if room is None:
             # The marker tells all shards that this room has been read.
@@ -303,55 +258,3 @@ def _prepare_room(job: _Job) -> str | None:
     except OSError as error:
         raise UserError(f"{root}: cannot write room {key} ({error})") from None
     return None
-
-
-def read_source(
-    layout: Layout, key: str, labelling: Labelling, max_points: int = MAX_POINTS
-) -> tuple[Room | None, list[Repair]]:
-    """Return a room of a layout, or None if it has no points, and a list of what was repaired or skipped.
-
-    Raises:
-        UserError: the room cannot be read.
-    """
-    path = layout.rooms[key]
-    room, repairs = _read_layout(layout, key, labelling, max_points)
-    if room is not None and labelling.scale is None:
-        require_metres(room.xyz, f"{path}: ")
-    if room is not None and room.rgb is not None and not room.rgb.any():
-        repairs = [*repairs, Repair(str(path), None, "every colour is 0", "taken as a room without colours")]
-        room.rgb = None
-    return room, repairs
-
-
-def _read_layout(layout: Layout, key: str, labelling: Labelling, max_points: int) -> tuple[Room | None, list[Repair]]:
-    path = layout.rooms[key]
-    if layout.kind == STANFORD:
-        room, repairs = read_room(path, labelling.classes)
-        if room is not None:
-            room.xyz *= labelling.scale or 1.0
-        return room, repairs
-    area, name = key.split("/")
-    if layout.kind == SCANNET:
-        room, repairs = read_scannet_room(path, area, labelling, max_points)
-    else:
-        if path.suffix == ".npy" and layout.kind != SCANS:
-            labelling = replace(labelling, columns=_COLUMNS[: _width(path)])
-        room, repairs = read_labelled_room(path, area, name, labelling, max_points)
-    if not (room.label != no_label(labelling.classes)).any():
-        return None, [*repairs, Repair(str(path), None, "no points of any class", ROOM_SKIPPED)]
-    return room, repairs
-
-
-# Columns of PointNet's arrays. Code for instance segmentation adds the last one.
-_COLUMNS = ("x", "y", "z", "red", "green", "blue", "label", "instance")
-
-
-def _width(path: Path) -> int:
-    """Return the number of columns that an array's header claims: 7 or 8."""
-    try:
-        shape = read_shape(Bounds(path))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a readable array ({error})") from None
-    if len(shape) != 2 or shape[1] not in (7, 8):
-        raise UserError(f"{path}: must be (N, 7) rows of x y z r g b label, or (N, 8) with the instance, is {shape}")
-    return shape[1]

@@ -89,37 +89,20 @@ class ClassList:
         return cls(tuple(names), cast(tuple[tuple[int, int, int], ...], colors), fallback)
 
 
-# The classes of S3DIS, in the order and colours of the official codes (and of PointNet before them).
-S3DIS = ClassList.of(
-    [
-        "ceiling",
-        "floor",
-        "wall",
-        "beam",
-        "column",
-        "window",
-        "door",
-        "table",
-        "chair",
-        "sofa",
-        "bookcase",
-        "board",
-        "clutter",
-    ],
-    [
-        (0, 255, 0),
-        (0, 0, 255),
-        (0, 255, 255),
-        (255, 255, 0),
-        (255, 0, 255),
-        (100, 100, 255),
-        (200, 200, 100),
-        (170, 120, 200),
-        (255, 0, 0),
-        (200, 100, 100),
-        (10, 200, 100),
-        (200, 200, 200),
-        (50, 50, 50),
-    ],
-    fallback="clutter",
-)
+# Name and colour of each class of S3DIS, in the order of the official codes (and of PointNet before them).
+_S3DIS = {
+    "ceiling": (0, 255, 0),
+    "floor": (0, 0, 255),
+    "wall": (0, 255, 255),
+    "beam": (255, 255, 0),
+    "column": (255, 0, 255),
+    "window": (100, 100, 255),
+    "door": (200, 200, 100),
+    "table": (170, 120, 200),
+    "chair": (255, 0, 0),
+    "sofa": (200, 100, 100),
+    "bookcase": (10, 200, 100),
+    "board": (200, 200, 200),
+    "clutter": (50, 50, 50),
+}
+S3DIS = ClassList.of(tuple(_S3DIS), tuple(_S3DIS.values()), fallback="clutter")

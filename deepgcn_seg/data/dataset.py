@@ -6,7 +6,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from .augmentation import Augmentation, BlockPoints
 from .blocks import NINE, BlockGrid, advise, block_features, points_inside, sample_indices
 from .official_hdf5 import OfficialBlockDataset, OfficialBlocks
 from .room import RoomEntry
-from .store import RoomStore
+from .store import RoomStore, Store
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,7 @@ class Split:
     test: list[RoomEntry]
 
 
-def split_by_area(
-    store: RoomStore | OfficialBlocks, fold: int | str | None, validation: float = 0.1, seed: int = 0
-) -> Split:
+def split_by_area(store: Store, fold: int | str | None, validation: float = 0.1, seed: int = 0) -> Split:
     """Hold out area ``fold`` for testing, and a share of the other areas' rooms for validation.
 
     All scans of one place (:attr:`~.room.RoomEntry.place`) are on the same side.
@@ -56,7 +54,7 @@ def split_by_area(
     return Split(train, kept, test)
 
 
-def area_name(store: RoomStore | OfficialBlocks, fold: int | str | None) -> str:
+def area_name(store: Store, fold: int | str | None) -> str:
     """Return the name of the area that a fold holds out.
 
     Raises:
@@ -136,7 +134,7 @@ class BlockDataset(Dataset):
 
 
 def block_dataset(
-    store: RoomStore | OfficialBlocks, rooms: Sequence[RoomEntry], points: int, grid: BlockGrid, **settings: Any
+    store: Store, rooms: Sequence[RoomEntry], points: int, grid: BlockGrid, **settings: Any
 ) -> BlockDataset | OfficialBlockDataset:
     """Return the blocks of some rooms as training examples: cut from rooms, or as official HDF5 files hold them.
 
@@ -146,7 +144,7 @@ def block_dataset(
     """
     if isinstance(store, OfficialBlocks):
         return store.blocks(rooms, points, **settings)
-    return BlockDataset(store, rooms, points, grid, **settings)
+    return BlockDataset(cast(RoomStore, store), rooms, points, grid, **settings)
 
 
 def blocks_per_pass(batch_size: int, processes: int, accumulate: int) -> int:

@@ -26,6 +26,8 @@ from . import hdf5_probe
 
 # Most bytes of an unpacked chunk. A chunk of the official files has less than 1 MB.
 MAX_CHUNK = 256 << 20
+# The number that HDF5 gives to compression by gzip. The other filter that is read, 2, shuffles bytes.
+_DEFLATE = 1
 # Seconds that the probe may take for each file, and once more to start.
 _SECONDS = 30
 
@@ -101,31 +103,26 @@ class StoredArray(Schema):
             file.seek(begin + inside * row_bytes)
             return self._values(path, file.read(row_bytes), self.chunk[1:])
         file.seek(begin)
-        content = file.read(packed_size)
+        return self._values(path, self._unpacked(path, file.read(packed_size)), self.chunk)[inside]
+
+    def _unpacked(self, path: Path, content: bytes) -> bytes:
+        """Return the bytes of a chunk's values, for which its filters are undone from the last to the first."""
         for kind in reversed(self.filters):
-            content = _FILTERS[kind](path, content, self._chunk_bytes, np.dtype(self.dtype).itemsize)
-        return self._values(path, content, self.chunk)[inside]
+            if kind == _DEFLATE:
+                try:
+                    content = zlib.decompressobj().decompress(content, self._chunk_bytes)
+                except zlib.error as error:
+                    raise UserError(f"{path}: damaged ({error})") from None
+            elif len(content) == self._chunk_bytes:
+                # The first bytes of all values, then all second bytes, and so on.
+                shuffled = np.frombuffer(content, np.uint8).reshape(np.dtype(self.dtype).itemsize, -1)
+                content = shuffled.T.tobytes()
+        return content
 
     def _values(self, path: Path, content: bytes, shape: tuple[int, ...]) -> np.ndarray:
         if len(content) != np.dtype(self.dtype).itemsize * math.prod(shape):
             raise UserError(f"{path}: damaged, a chunk has too few values")
         return np.frombuffer(content, self.dtype).reshape(shape)
-
-
-def _inflate(path: Path, content: bytes, expected: int, _: int) -> bytes:
-    try:
-        return zlib.decompressobj().decompress(content, expected)
-    except zlib.error as error:
-        raise UserError(f"{path}: damaged ({error})") from None
-
-
-def _unshuffle(_: Path, content: bytes, expected: int, size: int) -> bytes:
-    """Return values from their shuffled form: the first bytes of all values, then all second bytes, and so on."""
-    return np.frombuffer(content, np.uint8).reshape(size, -1).T.tobytes() if len(content) == expected else content
-
-
-# The filters, by the numbers that HDF5 gives them.
-_FILTERS = {1: _inflate, 2: _unshuffle}
 
 
 def find_arrays(paths: Sequence[Path], names: Sequence[str]) -> list[dict[str, StoredArray]]:

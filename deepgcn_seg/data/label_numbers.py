@@ -10,7 +10,6 @@ from ..schema import Schema
 # Labels are compared as float64, which holds whole numbers below this one exactly.
 MAX_LABEL = 2**53
 Label = Annotated[int, Field(gt=-MAX_LABEL, lt=MAX_LABEL)]
-UNLABELLED = "unlabelled"
 
 
 class LabelNumbers(Schema):
@@ -18,7 +17,7 @@ class LabelNumbers(Schema):
 
     Attributes:
         classes: the numbers of each class, in the order of the classes. unlabelled: numbers of points without a class.
-        other: the place of the class that every further number stands for; or :data:`UNLABELLED`, or None if a further
+        other: the place of the class that every further number stands for; or ``unlabelled``, or None if a further
             number is a mistake.
         field: the field with the labels; None for the first that has a usual name.
     """

@@ -11,15 +11,16 @@ from ..escaping import one_line
 from ..schema import read_yaml
 from .classes import ClassList, no_label
 from .classes_file import FORMS, ClassesFile
-from .label_numbers import MAX_LABEL, UNLABELLED, LabelNumbers
-from .room import KEPT, NO_COORDINATES, NO_LABEL, Repair, Room
+from .label_numbers import MAX_LABEL, LabelNumbers
+from .repairs import KEPT, NO_COORDINATES, NO_LABEL, Repair
+from .room import Room
 from .scans.files import read_scan
 from .scans.formats.bounds import MAX_POINTS
 from .scans.formats.scan import AXES, LABELS, Scan
 from .units import UP
 
-# What a label can mean besides a class: its points are left out, or they are unlabelled.
-SKIPPED, NO_CLASS = -1, -2
+# The meaning of a label whose points are left out.
+SKIPPED = -1
 
 
 @dataclass(frozen=True)
@@ -27,48 +28,36 @@ class Labelling:
     """How labelled files become rooms.
 
     Attributes:
-        numbers: label in a file -> label of ``classes``. other: the class of all further labels, or :data:`NO_CLASS`.
-        label, columns, ignore, up: as in ``classes.yaml``. skip: as there; None stands for NaN.
+        classes: of the rooms. numbers: which labels of the files stand for them.
+        skip: labels of points that are left out; None stands for NaN.
+        columns, up: as in ``classes.yaml``.
         scale: metres per unit; None for metres that are checked (:func:`~deepgcn_seg.data.units.require_metres`).
     """
 
     classes: ClassList
-    numbers: dict[int, int]
-    label: str | None = None
-    columns: tuple[str, ...] | None = None
-    other: int | None = None
-    ignore: tuple[int, ...] = ()
+    numbers: LabelNumbers
     skip: tuple[int | None, ...] = ()
+    columns: tuple[str, ...] | None = None
     scale: float | None = None
     up: str = "z"
 
     @classmethod
     def of(cls, classes: ClassList) -> "Labelling":
         """Return the labelling of files whose labels are 0, 1, ... in the order of the classes, such as S3DIS."""
-        return cls(classes, {label: label for label in range(len(classes))})
-
-    @classmethod
-    def from_label_numbers(cls, classes: ClassList, found: LabelNumbers) -> "Labelling":
-        """Return the labelling that a store or checkpoint keeps as :attr:`label_numbers`."""
-        numbers = {number: label for label, numbers in enumerate(found.classes) for number in numbers}
-        other = NO_CLASS if found.other == UNLABELLED else found.other
-        return cls(classes, numbers, found.field, other=other, ignore=found.unlabelled)  # type: ignore[arg-type]
+        return cls(classes, LabelNumbers(classes=tuple((label,) for label in range(len(classes)))))
 
     @property
     def label_numbers(self) -> LabelNumbers:
         """What labels mean, as a store and a checkpoint keep it. Labels of ``skip`` count as unlabelled ones."""
-        of_class: list[list[int]] = [[] for _ in self.classes]
-        for number, label in self.numbers.items():
-            of_class[label].append(number)
-        unlabelled = {*self.ignore, *(number for number in self.skip if number is not None)}
-        other = UNLABELLED if self.other == NO_CLASS else self.other
-        fields = {"classes": of_class, "unlabelled": sorted(unlabelled), "other": other, "field": self.label}
-        return LabelNumbers.of(fields, "labels")
+        skipped = {number for number in self.skip if number is not None}
+        unlabelled = tuple(sorted(skipped.union(self.numbers.unlabelled)))
+        return self.numbers.model_copy(update={"unlabelled": unlabelled})
 
     def meaning(self, labels: np.ndarray) -> tuple[np.ndarray, list[int]]:
-        """Return what each label (N,) means: a class, :data:`NO_CLASS` or :data:`SKIPPED`; and the unknown labels.
+        """Return what each label (N,) means, and the unknown labels.
 
-        Points with an unknown label have :data:`NO_CLASS` in the result.
+        The meaning is a label of ``classes``, :func:`~deepgcn_seg.data.classes.no_label` or :data:`SKIPPED`. An unknown
+        label means ``no_label`` here.
 
         Raises:
             ValueError: labels that are not whole numbers.
@@ -78,12 +67,15 @@ class Labelling:
         # Infinity is refused by the first comparison.
         if not ((np.abs(numbers) < MAX_LABEL) & (np.rint(numbers) == numbers)).all():
             raise ValueError("labels that are not whole numbers")
+        unlabelled, other = int(no_label(self.classes)), self.numbers.other
         # None stands for NaN.
-        known: dict[Any, int] = {None: NO_CLASS, **dict.fromkeys(self.skip, SKIPPED), **self.numbers}
-        known |= dict.fromkeys(self.ignore, NO_CLASS)
-        further = NO_CLASS if self.other is None else self.other
+        known: dict[Any, int] = {None: unlabelled, **dict.fromkeys(self.skip, SKIPPED)}
+        for label, of_class in enumerate(self.numbers.classes):
+            known |= dict.fromkeys(of_class, label)
+        known |= dict.fromkeys(self.numbers.unlabelled, unlabelled)
+        further = other if isinstance(other, int) else unlabelled
         classes = [known.get(None if np.isnan(label) else int(label), further) for label in found]
-        unknown = [] if self.other is not None else [int(label) for label in numbers if int(label) not in known]
+        unknown = [] if other is not None else [int(label) for label in numbers if int(label) not in known]
         return np.array(classes, np.int64)[place], unknown
 
     def kept_points(self, path: Path, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
@@ -108,9 +100,8 @@ class Labelling:
                 "or other in classes.yaml"
             )
         keep = mapped != SKIPPED
-        unlabelled = mapped[keep] == NO_CLASS
-        label = np.where(unlabelled, no_label(self.classes), mapped[keep]).astype(self.classes.dtype)
-        return keep, label, int(unlabelled.sum())
+        label = mapped[keep].astype(self.classes.dtype)
+        return keep, label, int((label == no_label(self.classes)).sum())
 
 
 def read_labelling(path: str | Path) -> Labelling:
@@ -125,22 +116,16 @@ def read_labelling(path: str | Path) -> Labelling:
     known = ClassesFile.model_fields
     if unknown := sorted(set(map(str, content)) - set(known)):
         raise UserError(f"{path}: unknown key {unknown[0]:.40}; known are {', '.join(sorted(known))}")
-    return _labelling(ClassesFile.of(content, str(path)))
-
-
-def _labelling(content: ClassesFile) -> Labelling:
-    names = tuple(content.kept)
-    return Labelling(
-        ClassList.of(names, content.palette),
-        {value: label for label, values in enumerate(content.kept.values()) for value in values},
-        content.label,
-        content.columns,
-        None if content.other is None else names.index(content.other),
-        tuple(sorted(content.ignored)),
-        content.skip,
-        content.scale,
-        content.up,
-    )
+    found = ClassesFile.of(content, str(path))
+    kept = found.kept
+    numbers = {
+        "classes": list(kept.values()),
+        "unlabelled": sorted(found.ignored),
+        "other": None if found.other is None else list(kept).index(found.other),
+        "field": found.label,
+    }
+    classes = ClassList.of(tuple(kept), found.palette)
+    return Labelling(classes, LabelNumbers.of(numbers, str(path)), found.skip, found.columns, found.scale, found.up)
 
 
 def read_labelled_room(
@@ -152,7 +137,8 @@ def read_labelled_room(
         UserError: not readable, or without a field of labels.
     """
     scan = read_scan(path, labelling.columns, max_points)
-    names = LABELS if labelling.label is None else (labelling.label,)
+    field = labelling.numbers.field
+    names = LABELS if field is None else (field,)
     found = scan.field(*names)
     if found is None:
         wanted, there = one_line(" or ".join(names[:3]), 100), one_line(", ".join(scan.fields), 500)

@@ -2,33 +2,34 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
+from .room import natural
 from .room_file import read_header
 from .scannet import find_scenes
 from .scans.format_table import FORMATS
 from .scans.formats.scene import is_scene
 from .store import find_rooms
 
-STORE, HDF5 = "a room store", "official HDF5 blocks"
-STANFORD, ARRAYS, PLY = "raw Stanford rooms", "PointNet's arrays", "S3DIS rooms as PLY"
-SCENES = "S3DIS rooms of several arrays"
-SCANNET = "scenes of ScanNet"
-SCANS = "labelled scans"
 
-# The files by which each layout is recognised, for messages.
-LOOKED_FOR = {
-    STORE: "store.json",
-    HDF5: "all_files.txt and room_filelist.txt",
-    SCANS: "classes.yaml and AREA/ROOM.ply, .las, .laz, .pcd, .npy, .npz, .txt",
-    STANFORD: "Area_*/ROOM/Annotations/*.txt",
-    ARRAYS: "Area_*_ROOM.npy",
-    PLY: "Area_*/ROOM.ply or Area_*_ROOM.ply",
-    SCENES: "Area_*/ROOM/coord.npy or points/Area_*_ROOM.bin",
-    SCANNET: "scans/scene*_*/scene*_*_vh_clean_2.ply",
-}
+@dataclass(frozen=True)
+class Kind:
+    """A kind of layout.
+
+    Attributes:
+        name, files: what it is and the files by which it is recognised, for messages.
+        find: returns the rooms of a folder by their keys, or None if the folder is of another kind. Kinds that need no
+            preparation have no rooms.
+    """
+
+    name: str
+    files: str
+    find: Callable[[Path], dict[str, Path] | None]
+
+    def __str__(self) -> str:
+        return self.name
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,13 @@ class Layout:
     """A folder that was recognised as data of some kind.
 
     Attributes:
-        kind: one of the constants above. root: the folder, or the only folder in it.
-        rooms: ``Area_1/office_1`` -> file or folder, for layouts that can be prepared.
+        kind: one of :data:`KINDS`. root: the folder, or the only folder in it.
+        rooms: ``Area_1/office_1`` -> file or folder.
     """
 
-    kind: str
+    kind: Kind
     root: Path
-    rooms: dict[str, Path] = field(default_factory=dict)
+    rooms: dict[str, Path]
 
     def __str__(self) -> str:
         areas = len({room.split("/")[0] for room in self.rooms})
@@ -62,8 +63,8 @@ def recognise(folder: str | Path) -> Layout:
     inside = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
     roots = (folder, *(inside if len(inside) == 1 else ()))
     for root in roots:
-        for kind, find in _FINDERS.items():
-            rooms = find(root)
+        for kind in KINDS:
+            rooms = kind.find(root)
             if rooms is not None:
                 return Layout(kind, root, rooms)
     if unfinished := [root for root in roots if _is_unfinished_store(root)]:
@@ -71,13 +72,8 @@ def recognise(folder: str | Path) -> Layout:
             f"{unfinished[0]}: a room store that is not finished (no store.json): give the tools/prepare.py command "
             "that began it again"
         )
-    looked = "; ".join(f"{what} ({kind})" for kind, what in LOOKED_FOR.items())
+    looked = "; ".join(f"{kind.files} ({kind})" for kind in KINDS)
     raise UserError(f"{folder}: no rooms here; looked for {looked}")
-
-
-def natural(name: str) -> list:
-    """Return a sorting key that puts ``office_2`` before ``office_10``."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def _rooms(found: list[tuple[str, str, Path]]) -> dict[str, Path] | None:
@@ -146,19 +142,19 @@ def _scans(root: Path) -> dict[str, Path] | None:
     files = [path for path in root.glob("[!.]*/[!.]*") if path.suffix.lower() in FORMATS or is_scene(path)]
     rooms = _rooms([(path.parent.name, path.name if path.is_dir() else path.stem, path) for path in files])
     if rooms is None:
-        raise UserError(f"{root}: classes.yaml is there, but no scans; looked for {LOOKED_FOR[SCANS]}")
+        raise UserError(f"{root}: classes.yaml is there, but no scans; looked for {SCANS.files}")
     if len(rooms) < len(files):
         raise UserError(f"{root}: two scans of one area have the same name but for the suffix")
     return rooms
 
 
-_FINDERS: dict[str, Callable[[Path], dict[str, Path] | None]] = {
-    STORE: _store,
-    HDF5: _hdf5,
-    SCANS: _scans,
-    STANFORD: _stanford,
-    ARRAYS: _arrays,
-    PLY: _ply,
-    SCENES: _scenes,
-    SCANNET: _scannet,
-}
+STORE = Kind("a room store", "store.json", _store)
+HDF5 = Kind("official HDF5 blocks", "all_files.txt and room_filelist.txt", _hdf5)
+SCANS = Kind("labelled scans", "classes.yaml and AREA/ROOM.ply, .las, .laz, .pcd, .npy, .npz, .txt", _scans)
+STANFORD = Kind("raw Stanford rooms", "Area_*/ROOM/Annotations/*.txt", _stanford)
+ARRAYS = Kind("PointNet's arrays", "Area_*_ROOM.npy", _arrays)
+PLY = Kind("S3DIS rooms as PLY", "Area_*/ROOM.ply or Area_*_ROOM.ply", _ply)
+SCENES = Kind("S3DIS rooms of several arrays", "Area_*/ROOM/coord.npy or points/Area_*_ROOM.bin", _scenes)
+SCANNET = Kind("scenes of ScanNet", "scans/scene*_*/scene*_*_vh_clean_2.ply", _scannet)
+# In the order in which they are looked for.
+KINDS = (STORE, HDF5, SCANS, STANFORD, ARRAYS, PLY, SCENES, SCANNET)

@@ -20,8 +20,8 @@ from .augmentation import Augmentation, BlockPoints
 from .blocks import NINE, block_features, sample_indices, scaled_positions
 from .classes import S3DIS, no_label
 from .hdf5_arrays import StoredArray, find_arrays
-from .label_numbers import LabelNumbers
 from .room import RoomEntry
+from .store import Store
 
 # Most points of a block. The official files have 4096.
 MAX_POINTS = 1 << 20
@@ -29,20 +29,17 @@ MAX_POINTS = 1 << 20
 _COLUMNS = {"block": (0, 1, 2), "color": (3, 4, 5), "room": (6, 7, 8), "height": (9,)}
 
 
-class OfficialBlocks:
+class OfficialBlocks(Store):
     """The folder ``indoor3d_sem_seg_hdf5_data``, which can be used for training instead of a room store.
 
     It has sampled blocks and no whole rooms, so that ``blocks`` is the only protocol for it.
-
-    Attributes:
-        classes, source, colored, rooms, areas: as :class:`~deepgcn_seg.data.store.RoomStore`.
-        label_numbers: None, because the blocks were not made from labelled scans.
 
     Raises:
         UserError: a file is missing or damaged, or the lists of files and rooms do not match the files.
     """
 
-    label_numbers: LabelNumbers | None = None
+    # The blocks were not made from labelled scans.
+    label_numbers = None
 
     def __init__(self, root: str | Path):
         self.root = Path(root)
@@ -69,11 +66,6 @@ class OfficialBlocks:
         if any(len(part) != 3 or part[0] != "Area" for part in parts):
             raise UserError(f"{self.root / 'room_filelist.txt'}: lines must look like Area_1_conferenceRoom_1")
         self.rooms = [RoomEntry(f"Area_{area}", name, self.root) for _, area, name in parts]
-
-    @property
-    def areas(self) -> list[str]:
-        """Names of the areas, sorted."""
-        return sorted({room.area for room in self.rooms})
 
     def blocks(self, rooms: Sequence[RoomEntry], points: int, **settings: Any) -> "OfficialBlockDataset":
         """Return the blocks of some rooms as training examples, of ``points`` points each."""

@@ -1,4 +1,4 @@
-"""Classes for a room: its labelled points, its entry in a store, and a repair of its raw files."""
+"""Classes for a room: its labelled points, and its entry in a store."""
 
 import re
 from dataclasses import dataclass
@@ -7,8 +7,20 @@ from pathlib import Path
 import numpy as np
 
 
+class Named:
+    """Base of what has the names of a room and its area, for example ``office_1`` and ``Area_5``."""
+
+    area: str
+    name: str
+
+    @property
+    def key(self) -> str:
+        """The room in words: ``Area_5/office_1``."""
+        return f"{self.area}/{self.name}"
+
+
 @dataclass
-class Room:
+class Room(Named):
     """Points of one room.
 
     Attributes:
@@ -26,10 +38,10 @@ class Room:
     def __len__(self) -> int:
         return len(self.xyz)
 
-    @property
-    def key(self) -> str:
-        """The room in words: ``Area_5/office_1``."""
-        return f"{self.area}/{self.name}"
+
+def natural(name: str) -> list:
+    """Return a sorting key for names of areas and rooms, which puts ``office_2`` before ``office_10``."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 # The name of a scan of ScanNet: number of the place, number of the scan.
@@ -43,7 +55,7 @@ def place_of(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class RoomEntry:
+class RoomEntry(Named):
     """A room of a store: its names and its file."""
 
     area: str
@@ -54,35 +66,3 @@ class RoomEntry:
     def place(self) -> str:
         """The area and the place in it, which several rooms of ScanNet may be scans of (:func:`place_of`)."""
         return f"{self.area}/{place_of(self.name)}"
-
-    @property
-    def key(self) -> str:
-        """The room in words: ``Area_5/office_1``."""
-        return f"{self.area}/{self.name}"
-
-
-# What can be wrong with points, and what is done with those that nobody has labelled.
-NO_COORDINATES, NO_LABEL = "NaN or infinite coordinates", "no label"
-KEPT = "kept, but neither trained on nor scored"
-# What is done with a room that has no point to train on.
-ROOM_SKIPPED = "room skipped"
-
-
-@dataclass(frozen=True)
-class Repair:
-    """A problem in a raw file, and what was done about it.
-
-    Attributes:
-        points: number of affected points, if they are counted instead of listed line by line.
-    """
-
-    file: str
-    line: int | None
-    problem: str
-    action: str
-    points: int | None = None
-
-    def __str__(self) -> str:
-        where = self.file if self.line is None else f"{self.file}, line {self.line}"
-        count = "" if self.points is None else f"{self.points:,} points with "
-        return f"{where}: {count}{self.problem}; {self.action}"

@@ -20,8 +20,6 @@ library might open other files or plugins that a file names, or read invalid mem
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import astuple
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, BinaryIO, Literal, Self
@@ -34,7 +32,8 @@ from ..errors import UserError, first_line
 from ..files import Identity, open_file, replacing
 from ..schema import Schema
 from .cells import CELL, MAX_CELLS, FloorCells, count_cells
-from .room import Repair, Room
+from .repairs import Repair
+from .room import Room
 
 FORMAT = 2
 HEADER_BYTES = 4096
@@ -46,8 +45,6 @@ MAKE_AGAIN = "run the tools/prepare.py command that made it again"
 
 # The arrays and the shape of one row of each.
 ROWS: dict[str, tuple[int, ...]] = {"xyz": (3,), "rgb": (3,), "label": (), "order": (), "cells": ()}
-# Largest chunk in bytes that HDF5 allows.
-_MAX_CHUNK = 1 << 32
 
 
 def check_file_name(name: str) -> str:
@@ -77,15 +74,10 @@ class MadeFrom(Schema):
 
 
 class Preparation(Schema):
-    """What a room was made from, and what was repaired or skipped in its files: the fields of each :class:`Repair`."""
+    """What a room was made from, and what was repaired or skipped in its files."""
 
     made_from: MadeFrom
-    repairs: tuple[tuple[str, int | None, str, str, int | None], ...] = ()
-
-    @classmethod
-    def with_repairs(cls, made_from: MadeFrom, repairs: Sequence[Repair]) -> Self:
-        """Return a preparation in which these were repaired."""
-        return cls(made_from=made_from, repairs=tuple(map(astuple, repairs)))  # type: ignore[arg-type]
+    repairs: tuple[Repair, ...] = ()
 
 
 class Offsets(Schema):
@@ -127,13 +119,11 @@ class RoomHeader(Schema):
         return getattr(self.offsets, name), np.dtype(types[name]), (count, *ROWS[name])
 
 
-def write_room(
-    root: str | Path, room: Room, preparation: Preparation | None = None, max_chunk: int = _MAX_CHUNK
-) -> Path:
+def write_room(root: str | Path, room: Room, preparation: Preparation | None = None) -> Path:
     """Write one room, sorted by cell, as ``ROOT/AREA/NAME.h5``, and return that path.
 
     Args:
-        preparation: what the room was made from, if it was. max_chunk: bytes; larger arrays are written without chunks.
+        preparation: what the room was made from, if it was.
 
     Raises:
         UserError: the room has no points, coordinates that are not finite, or too large an extent.
@@ -163,20 +153,18 @@ def write_room(
             file.attrs.update(format=FORMAT, cell=CELL, **header)
             rgb = np.zeros((len(room), 3), np.uint8) if room.rgb is None else room.rgb[order]
             arrays = [xyz[order], rgb, room.label[order], order.astype(np.uint32), cells.starts.astype(np.int64)]
-            offsets = {name: _write_array(file, name, data, max_chunk) for name, data in zip(ROWS, arrays)}
+            offsets = {name: _write_array(file, name, data) for name, data in zip(ROWS, arrays)}
             if preparation is not None and preparation.repairs:
                 text = np.frombuffer(json.dumps(preparation.repairs).encode(), np.uint8)
-                header["repairs"] = (_write_array(file, "repairs", text, max_chunk), len(text))
+                header["repairs"] = (_write_array(file, "repairs", text), len(text))
         header |= {"offsets": offsets, "made_from": None if preparation is None else preparation.made_from.plain()}
         _write_header(temporary, RoomHeader.of(header, f"room {room.key}"))
     return path
 
 
-def _write_array(file: h5py.File, name: str, data: np.ndarray, max_chunk: int) -> int:
+def _write_array(file: h5py.File, name: str, data: np.ndarray) -> int:
     """Write an array in one piece and return where it begins in the file."""
-    chunked = data.nbytes < max_chunk
-    written = file.create_dataset(name, data=data, chunks=data.shape if chunked else None).id
-    return written.get_chunk_info(0).byte_offset if chunked else written.get_offset()
+    return file.create_dataset(name, data=data).id.get_offset()
 
 
 def _write_header(path: Path, header: RoomHeader) -> None:

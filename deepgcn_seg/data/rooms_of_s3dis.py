@@ -6,6 +6,7 @@ from importlib.resources import files
 from rich.table import Table
 
 from ..escaping import terminal
+from ..settings import some_of
 
 # Most rooms that a line names.
 _LISTED = 12
@@ -43,5 +44,4 @@ def rooms_table(found: list[str], title: str) -> Table:
 
 def named(rooms: list[str]) -> str:
     """Return the first names in one line, and how many more there are."""
-    more = f", and {len(rooms) - _LISTED} more" if len(rooms) > _LISTED else ""
-    return ", ".join(rooms[:_LISTED]) + more if rooms else "-"
+    return some_of(rooms, _LISTED) or "-"

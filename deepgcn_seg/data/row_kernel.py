@@ -66,7 +66,7 @@ def parse_rows(text: np.ndarray, powers: np.ndarray, rows: np.ndarray, odd: np.n
     return row, count
 
 
-def read_rows(content: bytes) -> tuple[np.ndarray, np.ndarray]:
+def parse_text(content: bytes) -> tuple[np.ndarray, np.ndarray]:
     """Return rows (N, 6) float64, and other lines (K, 4): the row to fill, first byte, end, line number."""
     lines = content.count(b"\n") + 1
     rows, odd = np.empty((lines, 6)), np.empty((lines, 4), np.int64)

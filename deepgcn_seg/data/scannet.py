@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import numpy as np
 from pydantic import ConfigDict, Field, StringConstraints
@@ -30,8 +30,10 @@ from ..escaping import one_line
 from ..files import replacing
 from ..schema import Schema, read_json, read_text
 from .classes import ClassList
-from .labelled_scans import NO_CLASS, Labelling, labelled_room
-from .room import SCENE, Repair, Room, place_of
+from .label_numbers import LabelNumbers
+from .labelled_scans import Labelling, labelled_room
+from .repairs import Repair
+from .room import SCENE, Room, place_of
 from .scans.files import read_scan
 from .scans.formats.bounds import MAX_POINTS
 from .scans.formats.scan import Scan
@@ -74,7 +76,7 @@ _CLASSES = (
 )
 NYU40 = tuple(number for number, _, _ in _CLASSES)
 SCANNET = ClassList.of([name for _, name, _ in _CLASSES], [color for _, _, color in _CLASSES])
-LABELLING = Labelling(SCANNET, {number: label for label, number in enumerate(NYU40)}, other=NO_CLASS)
+LABELLING = Labelling(SCANNET, LabelNumbers(classes=tuple((number,) for number in NYU40), other="unlabelled"))
 
 _SegmentNumber = Annotated[int, Field(ge=0, lt=2**53)]
 
@@ -83,12 +85,20 @@ class _Annotation(Schema):
     """Base of the files of annotations, whose other fields are not read."""
 
     model_config = ConfigDict(extra="ignore")
+    sceneId: str = ""
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a file of annotations, and refuse one of another scene than its folder, as ``scannet.scene0000_00``."""
+        found = cls.of(read_json(path), str(path))
+        if found.sceneId and found.sceneId.rpartition(".")[2] != path.parent.name:
+            raise UserError(f"{path}: is of {one_line(found.sceneId, 60)}, not of {path.parent.name}")
+        return found
 
 
 class _Segments(_Annotation):
     """The segment of each vertex."""
 
-    sceneId: str = ""
     segIndices: tuple[_SegmentNumber, ...]
 
 
@@ -102,7 +112,6 @@ class _Object(_Annotation):
 class _Objects(_Annotation):
     """The objects of a scene."""
 
-    sceneId: str = ""
     segGroups: tuple[_Object, ...]
 
 
@@ -199,12 +208,6 @@ def _field_of_labels(path: Path, mesh: Scan, max_points: int) -> np.ndarray:
     return labelled.fields["label"]
 
 
-def _require_scene(given: str, path: Path) -> None:
-    """Refuse an annotation that names another scene than its folder, as ``scannet.scene0000_00``."""
-    if given and given.rpartition(".")[2] != path.parent.name:
-        raise UserError(f"{path}: is of {one_line(given, 60)}, not of {path.parent.name}")
-
-
 def _annotated(segments_path: Path, objects_path: Path, table_path: Path) -> tuple[np.ndarray, list[Repair]]:
     """Return the NYU40 ids (N,) that follow from an annotation, 0 for vertices of no object.
 
@@ -219,9 +222,7 @@ def _annotated(segments_path: Path, objects_path: Path, table_path: Path) -> tup
             )
     ids, repairs = read_table(table_path), []
     of_category: dict[str, list[int]] = {}
-    objects = _Objects.of(read_json(objects_path), str(objects_path))
-    _require_scene(objects.sceneId, objects_path)
-    for thing in objects.segGroups:
+    for thing in _Objects.read(objects_path).segGroups:
         of_category.setdefault(thing.label, []).extend(thing.segments)
     of_segment: dict[int, int] = {}
     for category, segments in of_category.items():
@@ -229,9 +230,8 @@ def _annotated(segments_path: Path, objects_path: Path, table_path: Path) -> tup
             problem = f"category {one_line(category, 60)}, which {TABLE} does not have"
             repairs.append(Repair(str(objects_path), None, problem, "taken as unlabelled"))
         of_segment.update(dict.fromkeys(segments, ids.get(category, 0)))
-    of_vertex = _Segments.of(read_json(segments_path), str(segments_path))
-    _require_scene(of_vertex.sceneId, segments_path)
-    return np.array([of_segment.get(segment, 0) for segment in of_vertex.segIndices], np.int64), repairs
+    of_vertex = _Segments.read(segments_path).segIndices
+    return np.array([of_segment.get(segment, 0) for segment in of_vertex], np.int64), repairs
 
 
 def read_table(path: Path) -> dict[str, int]:

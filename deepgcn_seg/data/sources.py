@@ -6,11 +6,11 @@ from pathlib import Path
 from ..errors import UserError
 from ..settings import counted
 from .build_store import prepare
-from .classes import S3DIS
+from .classes import S3DIS, ClassList
 from .layouts import HDF5, STORE, recognise
 from .official_hdf5 import OfficialBlocks
 from .scannet import SCANNET
-from .store import RoomStore
+from .store import RoomStore, Store
 from .synthetic_rooms import generate
 
 log = logging.getLogger(__name__)
@@ -44,31 +44,25 @@ def synthetic(root: str | Path, rooms_per_area: int = 6, density: float = 1000.0
     return RoomStore(folder / "store")
 
 
-def s3dis(root: str | Path) -> RoomStore | OfficialBlocks:
+def s3dis(root: str | Path) -> Store:
     """Return S3DIS: a room store made by ``tools/prepare.py``, or the official HDF5 blocks.
 
     Raises:
         UserError: ``root`` is neither. The message says what it is, and what to do.
     """
-    store = _open(root)
-    if store.classes.names != S3DIS.names:
-        raise UserError(f"data.root={root}: a store of other classes than S3DIS; use data=folder")
-    return store
+    return _open(root, S3DIS, "S3DIS")
 
 
-def scannet(root: str | Path) -> RoomStore | OfficialBlocks:
+def scannet(root: str | Path) -> Store:
     """Return ScanNet: a room store that ``tools/prepare.py`` made of its release (:mod:`.scannet`).
 
     Raises:
         UserError: ``root`` is something else; says what it is, and what to do.
     """
-    store = _open(root)
-    if store.classes.names != SCANNET.names:
-        raise UserError(f"data.root={root}: a store of other classes than ScanNet; use data=folder")
-    return store
+    return _open(root, SCANNET, "ScanNet")
 
 
-def folder(root: str | Path) -> RoomStore | OfficialBlocks:
+def folder(root: str | Path) -> Store:
     """Return a store that ``tools/prepare.py`` made of labelled scans (:mod:`deepgcn_seg.data.labelled_scans`).
 
     Raises:
@@ -84,21 +78,30 @@ def s3dis_hdf5(root: str | Path) -> OfficialBlocks:
     return store
 
 
-def _open(root: str | Path) -> RoomStore | OfficialBlocks:
+def _open(root: str | Path, classes: ClassList | None = None, dataset: str = "") -> Store:
+    """Open a folder that holds a room store or the official HDF5 blocks.
+
+    Args:
+        classes: those that it must have, if they are known, and the name of their data set.
+    """
     if not Path(root).is_dir():
         raise UserError(f"data.root={root}: no such folder; make a room store with tools/prepare.py")
     layout = recognise(root)
+    store: Store
     if layout.kind == HDF5:
-        return s3dis_hdf5(layout.root)
-    if layout.kind != STORE:
+        store = s3dis_hdf5(layout.root)
+    elif layout.kind == STORE:
+        store = RoomStore(layout.root)
+        log.info("Data: %s, %s (%s)", root, _size(store), store.source)
+    else:
         raise UserError(
             f"data.root={layout}; first python tools/prepare.py source={layout.root} data.root=STORE, "
             "then data.root=STORE"
         )
-    store = RoomStore(layout.root)
-    log.info("Data: %s, %s (%s)", root, _size(store), store.source)
+    if classes is not None and store.classes.names != classes.names:
+        raise UserError(f"data.root={root}: a store of other classes than {dataset}; use data=folder")
     return store
 
 
-def _size(store: RoomStore | OfficialBlocks) -> str:
+def _size(store: Store) -> str:
     return f"{counted(len(store.rooms), 'room')} in {counted(len(store.areas), 'area')}"

@@ -11,6 +11,7 @@ Files are written whole or not at all, and many processes may read them at the s
 import hashlib
 import json
 import os
+from abc import ABC, abstractmethod
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -106,15 +107,45 @@ def _open(path: Path, identity: Identity, sha256: str, classes: int) -> StoredRo
     return StoredRoom(path, sha256, classes)
 
 
-class RoomStore:
-    """A folder of prepared rooms.
+class Store(ABC):
+    """Rooms of a data set to train and score on: those of a :class:`RoomStore`, or official HDF5 blocks.
 
     Attributes:
-        classes: the :class:`ClassList` of the labels. source: a text that says where the rooms came from.
-        colored: whether the points have colours.
-        label_numbers: which numbers stand for the classes in the scans that the rooms were made from; None in stores
-            of before 2026-11-27.
-        rooms: entries in order of area and name.
+        root: its folder. classes: the :class:`ClassList` of the labels.
+        source: a text that says where the rooms came from. colored: whether the points have colours.
+        label_numbers: which numbers stand for the classes in the scans that the rooms were made from, if it is known.
+        rooms: their entries.
+    """
+
+    root: Path
+    classes: ClassList
+    source: str
+    colored: bool
+    label_numbers: LabelNumbers | None
+    rooms: list[RoomEntry]
+
+    @property
+    def areas(self) -> list[str]:
+        """Names of the areas, sorted."""
+        return sorted({room.area for room in self.rooms})
+
+    @abstractmethod
+    def fingerprint(self, room: RoomEntry) -> str:
+        """Return a text that tells a room from another one of its name, read without reading its points."""
+
+    @abstractmethod
+    def labels(self, room: RoomEntry) -> np.ndarray:
+        """Return the labels (N,) of a room's points.
+
+        Raises:
+            UserError: the points cannot be read, or there are labels of no class.
+        """
+
+
+class RoomStore(Store):
+    """A folder of prepared rooms, in order of area and name.
+
+    Its ``label_numbers`` are None if it was made before 2026-11-27.
 
     Raises:
         UserError: the folder is not a store, or a store of another format.
@@ -151,11 +182,6 @@ class RoomStore:
         if foreign := [path for key, path in found.items() if key not in self._records]:
             raise UserError(f"{foreign[0]}: not a room of this store, store.json does not list it; remove it")
 
-    @property
-    def areas(self) -> list[str]:
-        """Names of the areas, sorted."""
-        return sorted({room.area for room in self.rooms})
-
     def open(self, room: RoomEntry) -> StoredRoom:
         """Open a room for reading, or return it if it is open already.
 
@@ -176,9 +202,5 @@ class RoomStore:
         return hashlib.sha256(repr((header.points, header.origin, header.size)).encode()).hexdigest()[:16]
 
     def labels(self, room: RoomEntry) -> np.ndarray:
-        """Return the labels (N,) of a room's points.
-
-        Raises:
-            UserError: as :meth:`open`, or there are labels of no class.
-        """
+        """Return the labels (N,) of a room's points, as :class:`Store` does."""
         return self.open(room).labels()

@@ -12,7 +12,7 @@ from ..errors import UserError
 from ..files import open_file
 from .cells import FloorCells, RowRange
 from .classes import no_label
-from .room import RoomEntry
+from .room import Named, RoomEntry
 from .room_file import HEADER_BYTES, MAKE_AGAIN, ROWS, verify
 
 
@@ -44,7 +44,7 @@ class RoomSource(Protocol):
         """Open a room for reading."""
 
 
-class StoredRoom(SortedRoom):
+class StoredRoom(SortedRoom, Named):
     """A room of a store.
 
     Its file is open only during reading, because a store may have more rooms than a process may open files.
@@ -80,11 +80,6 @@ class StoredRoom(SortedRoom):
         if starts[0] != 0 or starts[-1] != self.count or (np.diff(starts) < 0).any():
             raise UserError(f"{path}: cells without order; {MAKE_AGAIN}")
         self.cells = FloorCells(starts, np.array(header.grid))
-
-    @property
-    def key(self) -> str:
-        """The room in words: ``Area_5/office_1``."""
-        return f"{self.area}/{self.name}"
 
     def read(self, ranges: Sequence[RowRange]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the points of some ranges of rows: xyz (n, 3) float32, rgb (n, 3) uint8, label (n,).

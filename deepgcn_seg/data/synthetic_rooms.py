@@ -8,47 +8,50 @@ than other walls. A point alone does not tell its class; its neighbourhood does.
 """
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv as csv
 
 from ..files import creating, replacing
 from ..progress import track
 from .classes import S3DIS, ClassList
 from .room import Room
+from .scans.formats.rows import write_rows
 from .synthetic.building import Openings, add_beams, add_board, add_column, add_door, add_walls, add_window
 from .synthetic.furniture import add_bookcase, add_clutter, add_sofa, add_tables_and_chairs
+from .synthetic.plan import Plan
 from .synthetic.scanner import scan
-from .synthetic.scene import NEUTRAL, Plan, Scene
+from .synthetic.scene import NEUTRAL, Scene
 
 AREAS = (1, 2, 3, 4, 5, 6)
-TYPES = ("office", "conferenceRoom", "lounge", "hallway")
+# Type of a room -> the least and the largest length and width, metres.
+_SIZES = {
+    "office": ((3.2, 4.6), (3.0, 4.2)),
+    "conferenceRoom": ((4.4, 5.8), (3.4, 4.4)),
+    "lounge": ((3.8, 5.2), (3.4, 4.6)),
+    "hallway": ((5.5, 8.0), (2.0, 2.6)),
+}
+TYPES = tuple(_SIZES)
+# Type of a room -> number of objects of each class. The fraction of a number is the chance of one more.
+_OBJECTS: dict[str, dict[str, float]] = {
+    "office": dict(door=1, window=2, board=1, bookcase=2, column=1, beam=1, sofa=0.5, table=2, chair=4),
+    "conferenceRoom": dict(door=1, window=1, board=2, bookcase=1, column=1, beam=1, sofa=0, table=1, chair=7),
+    "lounge": dict(door=1, window=2, board=1, bookcase=1, column=1, beam=1, sofa=3, table=2, chair=2),
+    "hallway": dict(door=4, window=1, board=1, bookcase=1, column=2, beam=2, sofa=0.5, table=0.5, chair=1),
+}
 
 
 def build_scene(kind: str, rng: np.random.Generator) -> Scene:
     """Return a furnished room of one of :data:`TYPES`."""
-    ranges = {
-        "office": ((3.2, 4.6), (3.0, 4.2)),
-        "conferenceRoom": ((4.4, 5.8), (3.4, 4.4)),
-        "lounge": ((3.8, 5.2), (3.4, 4.6)),
-        "hallway": ((5.5, 8.0), (2.0, 2.6)),
-    }[kind]
-    size = np.array([rng.uniform(*ranges[0]), rng.uniform(*ranges[1]), rng.uniform(2.5, 3.1)])
+    length, width = _SIZES[kind]
+    size = np.array([rng.uniform(*length), rng.uniform(*width), rng.uniform(2.5, 3.1)])
     if rng.random() < 0.5:
         size[:2] = size[1::-1].copy()
     scene = Scene(rng, size)
     plan = Plan(scene)
     wall_color, ceiling_color = scene.color(NEUTRAL), scene.color(NEUTRAL)
-    furniture: dict[str, dict[str, float]] = {
-        "office": dict(door=1, window=2, board=1, bookcase=2, column=1, beam=1, sofa=0.5, table=2, chair=4),
-        "conferenceRoom": dict(door=1, window=1, board=2, bookcase=1, column=1, beam=1, sofa=0, table=1, chair=7),
-        "lounge": dict(door=1, window=2, board=1, bookcase=1, column=1, beam=1, sofa=3, table=2, chair=2),
-        "hallway": dict(door=4, window=1, board=1, bookcase=1, column=2, beam=2, sofa=0.5, table=0.5, chair=1),
-    }
-    # The fraction of a count is the chance of one more.
-    counts = {name: int(n) + int(rng.random() < n - int(n)) for name, n in furniture[kind].items()}
+    counts = {name: int(n) + int(rng.random() < n - int(n)) for name, n in _OBJECTS[kind].items()}
     openings: Openings = {0: [], 1: [], 2: [], 3: []}
     for _ in range(counts["door"]):
         add_door(scene, plan, openings, wall_color)
@@ -84,10 +87,11 @@ def make_room(area: int, number: int, seed: int, density: float) -> tuple[Room, 
     kind = TYPES[number % len(TYPES)]
     scene = build_scene(kind, rng)
     xyz, rgb, rectangle = scan(scene, density)
-    label = np.array([S3DIS.names.index(name) for name in scene.classes], np.uint8)[rectangle]
+    names, objects = zip(*(piece.thing for piece in scene.rectangles))
+    label = np.array([S3DIS.names.index(name) for name in names], np.uint8)[rectangle]
     # As in a survey of a building, rooms lie apart and coordinates do not start at 0.
     xyz = np.round(xyz + [20.0 * (number % 4) - 10, 15.0 * (number // 4) + 30 * area, rng.uniform(-0.5, 0.5)], 3)
-    return Room(f"Area_{area}", room_name(number), xyz, rgb, label), np.array(scene.objects)[rectangle]
+    return Room(f"Area_{area}", room_name(number), xyz, rgb, label), np.array(objects)[rectangle]
 
 
 def write_raw_room(root: str | Path, room: Room, thing: np.ndarray, classes: ClassList = S3DIS) -> Path:
@@ -108,20 +112,12 @@ def write_raw_room(root: str | Path, room: Room, thing: np.ndarray, classes: Cla
         for part in np.split(order, bounds):
             name = classes.names[room.label[part[0]]]
             numbers[name] += 1
-            text = _text(room.xyz[part], rgb[part])
-            (temporary / "Annotations" / f"{name}_{numbers[name]}.txt").write_bytes(text)
-            whole.append(text)
+            text = BytesIO()
+            write_rows(text, [*room.xyz[part].T, *rgb[part].T])
+            (temporary / "Annotations" / f"{name}_{numbers[name]}.txt").write_bytes(text.getvalue())
+            whole.append(text.getvalue())
         (temporary / f"{room.name}.txt").write_bytes(b"".join(whole))
     return folder
-
-
-def _text(xyz: np.ndarray, rgb: np.ndarray) -> bytes:
-    """Return rows ``x y z r g b``."""
-    columns = {**dict(zip("xyz", xyz.T)), **dict(zip("rgb", rgb.T))}
-    sink = pa.BufferOutputStream()
-    options = csv.WriteOptions(include_header=False, delimiter=" ", quoting_style="none")
-    csv.write_csv(pa.table({name: np.ascontiguousarray(column) for name, column in columns.items()}), sink, options)
-    return sink.getvalue().to_pybytes()
 
 
 def generate(

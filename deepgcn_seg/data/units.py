@@ -13,8 +13,8 @@ UP = {"z": (0, 1, 2), "y": (2, 0, 1), "x": (1, 2, 0)}
 # No building is higher than MAX_HEIGHT metres. A scan wider than MAX_WIDTH metres shows a landscape, which has at least
 # MIN_DENSITY points per square metre.
 MAX_HEIGHT, MAX_WIDTH, MIN_DENSITY = 1000.0, 100.0, 1.0
-# Metres per millimetre and per centimetre.
-_UNITS = (0.001, 0.01)
+# Metres per unit, and the unit.
+_UNITS = {0.001: "millimetres", 0.01: "centimetres"}
 # Height and width of a usual room in metres, from which the unit is guessed.
 _HEIGHT, _WIDTH = 3.0, 6.0
 # Share of the points that are ignored at either end of an axis, because they may be stray; and the number of points to
@@ -42,8 +42,7 @@ def require_metres(xyz: np.ndarray, where: str = "") -> None:
         return
     size, usual = (extent[2], _HEIGHT) if extent[2] > max(extent[:2]) / 20 else (max(extent[:2]), _WIDTH)
     scale = min(_UNITS, key=lambda unit: abs(math.log(size * unit / usual)))
-    unit = {0.001: "millimetres", 0.01: "centimetres"}[scale]
     raise UserError(
         f"{where}{len(xyz):,} points over {extent[0]:,.0f} x {extent[1]:,.0f} x {extent[2]:,.0f} m are no building; "
-        f"are they in {unit}? Give scale={scale:g} (metres per unit), or scale=1 if they are in metres"
+        f"are they in {_UNITS[scale]}? Give scale={scale:g} (metres per unit), or scale=1 if they are in metres"
     )

@@ -9,9 +9,8 @@ import torch
 from torch import nn
 
 from ..data.classes import ClassList
-from ..data.official_hdf5 import OfficialBlocks
 from ..data.room import RoomEntry
-from ..data.store import RoomStore
+from ..data.store import RoomStore, Store
 from ..distributed import World
 from ..errors import UserError
 from ..inference.picture import room_picture
@@ -30,7 +29,7 @@ PAGE_POINTS = 150_000
 def evaluate_rooms(
     model: nn.Module,
     protocol: Protocol,
-    store: RoomStore | OfficialBlocks,
+    store: Store,
     rooms: Sequence[RoomEntry],
     device: torch.device,
     folder: Path,

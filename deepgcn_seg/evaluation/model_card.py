@@ -5,10 +5,11 @@ was copied elsewhere still has them (``python -m deepgcn_seg info FILE``). They 
 validated by :class:`Card` before it is shown, and decides nothing.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from pydantic import Field, StringConstraints
 
 from ..escaping import markdown, one_line
@@ -147,44 +148,63 @@ def card_text(content: Mapping[str, Any], path: str | Path) -> str:
         UserError: a field is of another type or out of range.
     """
     description = describe(content, path)
+    network, trained, classes = description.network, description.trained_on, description.classes
     card = _read(content.get("card"), path)
+    training, score = (None, None) if card is None else (card.training, card.score)
     tensors: Any = content["model"]
     parameters = sum(tensor.numel() for name, tensor in tensors.items() if not _is_statistic(name))
-    parts = (
-        _network(card, description, parameters),
-        _data(card, description),
-        _training(card, content),
-        _scores(card, description.classes),
-        _limits(card, description),
-        _use(description),
+    iou = {} if score is None else {name: score.IoU.get(name) for name in classes}
+    trusted = _trusted(description)
+    given, argument = (f" trusted=[{','.join(trusted)}]", f", trusted={trusted!r}") if trusted else ("", "")
+    command = as_called(f"python tools/predict.py checkpoint=FILE input=scan.ply output=labelled.ply{given}")
+    return _template().render(
+        title=_title(network, trained, training),
+        network=network,
+        neighbors=_neighbors(network) if isinstance(network, Network) else None,
+        parameters=f"{parameters:,}",
+        classes=classes,
+        trained=trained,
+        training=training,
+        step=content.get("step"),
+        score=score,
+        absent=[name for name, value in iou.items() if value is None],
+        low=[name for name, value in iou.items() if value is not None and value < LOW_IOU],
+        command=_Verbatim(command),
+        code=_Verbatim(f'deepgcn_seg.load_model("FILE"{argument})'),
     )
-    return "\n".join(line for part in parts for line in (*part, ""))
+
+
+class _Verbatim(str):
+    """Text that is not escaped for Markdown."""
+
+
+def _template() -> Template:
+    """Return the template of a card. Whatever it shows of a checkpoint is escaped, so that no text there is markup."""
+    environment = Environment(
+        loader=PackageLoader(__package__, "."),
+        undefined=StrictUndefined,
+        finalize=lambda value: value if isinstance(value, _Verbatim) else markdown(value),
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"percent": _percent, "part": _part}
+    environment.globals |= {"named": _named, "counted": counted}
+    return environment.get_template("model_card.md")
 
 
 def _is_statistic(name: str) -> bool:
     return str(name).endswith((".running_mean", ".running_var", ".num_batches_tracked"))
 
 
-def _network(card: Card | None, description: Description, parameters: int) -> Iterator[str]:
-    network, trained = description.network, description.trained_on
-    if isinstance(network, Network):
-        # The name of a data set is enough for the title; one's own scans have none.
-        data = card.training.data if card and trained and trained.name == "folder" else None
-        name = f"{CONNECTIONS[network.connection].network}-{network.depth}"
-        yield f"# {name}{f' trained on {_named(trained.name, data)}' if trained else ''}"
-        yield ""
-        yield (
-            f"A network that labels each point of a room as one of {len(description.classes)} classes: "
-            f"{network.depth} graph convolutions ({markdown(_part(network.conv))}) of {network.channels} channels with "
-            f"{markdown(network.connection)} connections, {markdown(_neighbors(network))}, a fusion block and a "
-            f"prediction head. {parameters:,} parameters."
-        )
-    else:
-        yield f"# {markdown(network.target)}"
-        yield ""
-        yield f"A network of its author's own class, with {parameters:,} parameters. Its module is needed to use it."
-    yield ""
-    yield f"Classes: {', '.join(map(markdown, description.classes))}."
+def _title(network: Network | OwnPart, trained: TrainedOn | None, training: Training | None) -> str:
+    if not isinstance(network, Network):
+        return network.target
+    name = f"{CONNECTIONS[network.connection].network}-{network.depth}"
+    if trained is None:
+        return name
+    # The name of a data set is enough for the title; one's own scans have none.
+    data = training.data if training is not None and trained.name == "folder" else None
+    return f"{name} trained on {_named(trained.name, data)}"
 
 
 def _part(part: Any) -> str:
@@ -202,129 +222,18 @@ def _neighbors(network: Network) -> str:
     return f"{network.k} neighbours (graph {_part(network.graph)}){dilation}"
 
 
-def _data(card: Card | None, description: Description) -> Iterator[str]:
-    yield "## Data"
-    yield ""
-    trained = description.trained_on
-    if trained is None:
-        yield "The checkpoint does not say what it was trained on."
-        return
-    data = None if card is None else card.training.data
-    yield f"- Data: {_named(trained.name, data)}; held out for testing: {_fold(trained)}."
-    yield f"- Input of a point: {', '.join(trained.features)} ({markdown(trained.variant)} variant)."
-    yield (
-        f"- Rooms are cut into blocks of {trained.side:g} m x {trained.side:g} m, {trained.stride:g} m apart, with "
-        f"{trained.points} points each. Coordinates are in metres, z is up."
-    )
-
-
 def _named(dataset: str, data: str | None) -> str:
     """Return the name of a data set and where its rooms came from, for a sentence.
 
     The default name of one's own scans is left out, because it says only how they are read.
     """
     if data is None:
-        return markdown(dataset)
-    return (
-        markdown(data) if dataset == "folder" or data.startswith(dataset) else f"{markdown(dataset)} ({markdown(data)})"
-    )
-
-
-def _fold(trained: TrainedOn) -> str:
-    return "nothing" if trained.fold is None else f"area {markdown(trained.fold)}"
-
-
-def _training(card: Card | None, content: Mapping[str, Any]) -> Iterator[str]:
-    yield "## Training"
-    yield ""
-    if card is None:
-        yield "The checkpoint does not say how it was trained."
-        return
-    training, step = card.training, content.get("step")
-    yield (
-        f"- Recipe {markdown(training.recipe)}: {markdown(training.optimizer)}"
-        f"{'' if training.learning_rate is None else f', learning rate {training.learning_rate:g}'}, "
-        f"{counted(training.epochs, 'epoch')} of batches of {counted(training.batch_size, 'block')}, "
-        f"{counted(training.rooms, 'room')}, seed {training.seed}; this file is of step {step}."
-    )
-    yield f"- Loss: {markdown(training.loss)}; class weights: {markdown(training.class_weights)}."
-    yield f"- Augmentation: {', '.join(map(markdown, training.augmentation)) or 'none'}."
-    if training.ema is not None:
-        yield f"- The weights are a moving average with decay {training.ema:g}."
-    if training.weights is not None:
-        yield f"- It began with the weights of {markdown(training.weights)}."
-    yield from (f"- Changed {markdown(change)}." for change in training.changes)
-    changed = " with changes that are not committed" if training.dirty else ""
-    yield f"- Code: {f'commit {training.commit}{changed}' if training.commit else 'no commit is known'}."
-
-
-def _scores(card: Card | None, classes: Sequence[str]) -> Iterator[str]:
-    yield "## Scores"
-    yield ""
-    if card is None or card.score is None:
-        why = "" if card is None else ": it was written before the test rooms were scored"
-        yield f"The checkpoint does not say how good it is{why}."
-        return
-    score = card.score
-    areas = ", ".join(map(markdown, score.areas))
-    yield (
-        f"On {counted(score.rooms, 'room')} ({counted(score.points, 'point')}) of area {areas} of "
-        f"{_named(score.dataset, score.data)}, which {'was' if score.rooms == 1 else 'were'} not trained on. "
-        f"Protocol: {markdown(score.protocol)}. "
-        f"Checkpoint: {markdown(score.selection)}, step {score.step}."
-    )
-    yield ""
-    yield from ("| | |", "|---|---:|")
-    interval = f" ({' to '.join(map(_percent, score.mIoU_interval))})" if score.mIoU_interval else ""
-    yield f"| mIoU{' (95 % over rooms)' if interval else ''} | {_percent(score.mIoU)}{interval} |"
-    yield f"| mAcc | {_percent(score.mAcc)} |"
-    yield f"| OA | {_percent(score.OA)} |"
-    yield from (f"| IoU of {markdown(name)} | {_percent(score.IoU.get(name))} |" for name in classes)
+        return dataset
+    return data if dataset == "folder" or data.startswith(dataset) else f"{dataset} ({data})"
 
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
-
-
-def _limits(card: Card | None, description: Description) -> Iterator[str]:
-    yield "## Limits"
-    yield ""
-    yield "- Every point gets one of the classes, also a point of something that is none of them."
-    trained = description.trained_on
-    if trained is not None and trained.source == "synthetic":
-        yield "- It was trained on synthetic rooms; nothing is known of real ones."
-    if trained is not None and "color" in trained.features:
-        yield "- It was trained with colours. A scan without colours is labelled worse."
-    score = None if card is None else card.score
-    if score is None:
-        return
-    absent = [name for name in description.classes if score.IoU.get(name) is None]
-    low = [(name, iou) for name in description.classes if (iou := score.IoU.get(name)) is not None and iou < LOW_IOU]
-    if absent:
-        yield f"- Not measured, because the test rooms have none: {', '.join(map(markdown, absent))}."
-    if low:
-        yield f"- Often wrong: {', '.join(f'{markdown(name)} (IoU {_percent(iou)})' for name, iou in low)}."
-    if score.mIoU_interval is None:
-        yield "- The test rooms are too few for an interval of the mIoU."
-    if "test" in score.selection:
-        yield "- The checkpoint was chosen by the test rooms themselves, so the scores are too good."
-    yield "- The scores are of one training. Another seed or another held-out area gives other ones."
-
-
-def _use(description: Description) -> Iterator[str]:
-    trusted = ",".join(_trusted(description))
-    yield "## Use"
-    yield ""
-    yield "```bash"
-    more = f" trusted=[{trusted}]" if trusted else ""
-    yield as_called(f"python tools/predict.py checkpoint=FILE input=scan.ply output=labelled.ply{more}")
-    yield "```"
-    yield ""
-    yield "```python"
-    yield "import deepgcn_seg"
-    yield ""
-    yield f'model = deepgcn_seg.load_model("FILE"{f", trusted={_trusted(description)!r}" if trusted else ""})'
-    yield "```"
 
 
 def _trusted(description: Description) -> list[str]:

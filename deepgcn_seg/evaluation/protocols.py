@@ -30,7 +30,7 @@ from ..data.classes import no_label
 from ..data.dataset import block_dataset, make_loader
 from ..data.official_hdf5 import OfficialBlocks
 from ..data.room import RoomEntry
-from ..data.store import RoomStore
+from ..data.store import RoomStore, Store
 from ..distributed import World
 from ..errors import UserError
 from ..inference.sampling import Sampling
@@ -126,7 +126,7 @@ class Protocol(Sampling):
         others = f", blocks of {self.min_points} points or more" * (self.min_points != BlockGrid.min_points)
         return f"{self.name} (stride {self.grid().stride:g} m, {self.points} sampled points a block{others})"
 
-    def require_rooms(self, store: RoomStore | OfficialBlocks) -> None:
+    def require_rooms(self, store: Store) -> None:
         """Raise an error if this protocol cannot be used with a store.
 
         Raises:
@@ -138,7 +138,7 @@ class Protocol(Sampling):
     def run(
         self,
         model: nn.Module,
-        store: RoomStore | OfficialBlocks,
+        store: Store,
         rooms: Sequence[RoomEntry],
         device: torch.device,
         world: World = World(),
@@ -167,7 +167,7 @@ class Protocol(Sampling):
     def _score_blocks(
         self,
         model: nn.Module,
-        store: RoomStore | OfficialBlocks,
+        store: Store,
         rooms: Sequence[RoomEntry],
         device: torch.device,
         world: World,
@@ -215,12 +215,12 @@ class Protocol(Sampling):
         return by_room, unlabelled, predictions
 
 
-def _no_counts(rooms: Sequence[RoomEntry], store: RoomStore | OfficialBlocks) -> tuple[Tensor, Tensor]:
+def _no_counts(rooms: Sequence[RoomEntry], store: Store) -> tuple[Tensor, Tensor]:
     """Return a confusion matrix for each room and the number of unlabelled points, all zero."""
     matrices = torch.zeros(len(rooms), len(store.classes), len(store.classes), dtype=torch.int64)
     return matrices, torch.zeros((), dtype=torch.int64)
 
 
-def _require_classes(scores: Tensor, store: RoomStore | OfficialBlocks) -> None:
+def _require_classes(scores: Tensor, store: Store) -> None:
     if scores.shape[-1] != len(store.classes):
         raise BadScoresError(f"the network has {scores.shape[-1]} classes, but {store.root} has {len(store.classes)}")

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..data.classes import S3DIS, no_label
-from ..data.labelled_scans import NO_CLASS, SKIPPED, Labelling
+from ..data.labelled_scans import Labelling
 from ..data.scannet import LABELLING, SCANNET
 from ..data.scans.formats.scan import LABELS, Scan
 from ..escaping import one_line
@@ -23,7 +23,7 @@ def trained_labelling(networks: Trained) -> Labelling | None:
     """
     classes, found = networks.class_list, networks.label_numbers
     if found is not None:
-        return Labelling.from_label_numbers(classes, found)
+        return Labelling(classes, found)
     own = any(member.trained_on.source == "folder" or member.trained_on.label_numbers for member in networks.members)
     known = {} if own else {S3DIS.names: Labelling.of(S3DIS), SCANNET.names: LABELLING}
     return known.get(classes.names)
@@ -38,7 +38,8 @@ def truth_of(scan: Scan, labelling: Labelling | None) -> tuple[np.ndarray | None
     Args:
         labelling: what the numbers mean to the network.
     """
-    wanted = LABELS if labelling is None or labelling.label is None else (labelling.label,)
+    own_field = None if labelling is None else labelling.numbers.field
+    wanted = LABELS if own_field is None else (own_field,)
     found = scan.candidates(*wanted)
     if len(found) != 1:
         which = f"fields {' and '.join(found)}" if found else f"no field {' or '.join(wanted[:3])}"
@@ -49,13 +50,13 @@ def truth_of(scan: Scan, labelling: Labelling | None) -> tuple[np.ndarray | None
         return None, f"the checkpoint does not say, or several do not agree, which classes the numbers of {field} mean"
     if scan.path.with_name(scan.path.name + CLASSES_FILE).is_file():
         return None, f"{scan.path.name}{CLASSES_FILE} says that {field} is a prediction"
-    if labelling.classes.names == S3DIS.names and labelling.label is None and name.lower() in _STANDARD:
+    if labelling.classes.names == S3DIS.names and own_field is None and name.lower() in _STANDARD:
         return None, f"the numbers of {field} are those of LAS, not of these classes"
     if scan.fields[name].dtype.kind not in "iuf":
         return None, f"{field} has no numbers"
     values = np.asarray(scan.fields[name], np.float64)
     # Scanners write a field of zeros if nobody has labelled the points.
-    if labelling.label is None and not values.any():
+    if own_field is None and not values.any():
         return None, f"every number of {field} is 0"
     try:
         meaning, unknown = labelling.meaning(values)
@@ -64,7 +65,6 @@ def truth_of(scan: Scan, labelling: Labelling | None) -> tuple[np.ndarray | None
     # This number is written for points without a label.
     if unknown := [number for number in unknown if number != no_label(labelling.classes)]:
         return None, f"{field} has {', '.join(map(str, unknown[:8]))}, which the network's classes do not have"
-    unlabelled = (meaning == NO_CLASS) | (meaning == SKIPPED)
-    if unlabelled.all():
+    if (meaning == no_label(labelling.classes)).all():
         return None, f"no point has a class in {field}"
-    return np.where(unlabelled, no_label(labelling.classes), meaning), field
+    return meaning, field

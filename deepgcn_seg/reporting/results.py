@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..data.layouts import natural
+from ..data.room import natural
 from ..escaping import one_line
 from ..evaluation.metrics import Scores
 from ..model.connection import CONNECTIONS

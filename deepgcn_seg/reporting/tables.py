@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..data.layouts import natural
+from ..data.room import natural
 from ..evaluation.metrics import Scores
 from ..settings import counted, three_digits
 from .differences import varied

@@ -17,7 +17,7 @@ from ..data.classes import ClassList, no_label
 from ..data.dataset import Split, area_name, block_dataset
 from ..data.official_hdf5 import OfficialBlocks
 from ..data.room import RoomEntry
-from ..data.store import RoomStore
+from ..data.store import RoomStore, Store
 from ..distributed import World
 from ..evaluation.protocols import Protocol, Result
 from ..model import DeepGCN
@@ -48,7 +48,7 @@ ROOMS_TO_CHOOSE_BY = 5
 class TrainingData:
     """The data to train on: rooms, how they are split, and how they are cut into blocks of points."""
 
-    store: RoomStore | OfficialBlocks
+    store: Store
     split: Split
     grid: BlockGrid
 
@@ -188,7 +188,7 @@ def _settings(config: DictConfig, device: torch.device, objective: Objective) ->
     )
 
 
-def checkpoint_description(config: DictConfig, opened: RoomStore | OfficialBlocks, rooms: int) -> dict[str, Any]:
+def checkpoint_description(config: DictConfig, opened: Store, rooms: int) -> dict[str, Any]:
     """Return what a run's checkpoints say about network, data and training, as ``save_checkpoint`` takes it.
 
     Args:
@@ -219,7 +219,7 @@ def checkpoint_description(config: DictConfig, opened: RoomStore | OfficialBlock
     return description
 
 
-def _card(config: dict[str, Any], opened: RoomStore | OfficialBlocks, rooms: int) -> dict[str, Any]:
+def _card(config: dict[str, Any], opened: Store, rooms: int) -> dict[str, Any]:
     """Return what a checkpoint's card says before the network is scored."""
     recipe, git = config["recipe"], git_state() or {}
     name_of = lambda part: str(part["_target_"]).rpartition(".")[2]

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..data.classes import no_label
-from ..data.official_hdf5 import OfficialBlocks
 from ..data.room import RoomEntry
-from ..data.store import RoomStore
+from ..data.store import Store
 from ..distributed import World
 from ..errors import UserError
 from ..progress import track
@@ -21,7 +20,7 @@ RULES = ("none", "inverse", "sqrt", "effective")
 
 def class_weights(
     given: str | Sequence[float],
-    store: RoomStore | OfficialBlocks,
+    store: Store,
     rooms: Sequence[RoomEntry],
     beta: float | None = None,
     world: World = World(),
@@ -54,7 +53,7 @@ def class_weights(
     return weights
 
 
-def count_labels(store: RoomStore | OfficialBlocks, rooms: Sequence[RoomEntry]) -> np.ndarray:
+def count_labels(store: Store, rooms: Sequence[RoomEntry]) -> np.ndarray:
     """Return the number of points (C,) of each class in some rooms; points without a label are not counted."""
     counts = np.zeros(len(store.classes), np.int64)
     for room in track(rooms, len(rooms), "Counting labels"):

@@ -52,7 +52,7 @@ FORMATS = {
     ".ptx": Format(read_ptx, None),
 }  # fmt: skip
 # The suffixes of the formats that are written.
-WRITTEN = [suffix for suffix, of in FORMATS.items() if of.write is not None]
+WRITTEN = [suffix for suffix, form in FORMATS.items() if form.write is not None]
 
 
 def require_library(path: Path) -> None:

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from .scene import FLOOR, GLASS_TINT, NEUTRAL, UP, WHITE, WOOD, Plan, Scene, Thing
+from .plan import Plan
+from .scene import FLOOR, GLASS_TINT, NEUTRAL, UP, WHITE, WOOD, Scene, Thing, WallFrame
 
 # Middle along the wall, width, lower and upper height of the doors and windows of each wall.
 Openings = dict[int, list[tuple[float, float, float, float]]]
@@ -13,26 +14,24 @@ def add_walls(scene: Scene, openings: Openings, wall_color: np.ndarray, ceiling_
     sx, sy, sz = scene.size
     scene.rectangle(scene.new_object("floor"), (0, 0, 0), (sx, 0, 0), (0, sy, 0), scene.color(FLOOR))
     scene.rectangle(scene.new_object("ceiling"), (0, 0, sz), (sx, 0, 0), (0, sy, 0), ceiling_color)
-    plan = Plan(scene)
     for wall in range(4):
         thing = scene.new_object("wall")
         color = wall_color + scene.rng.normal(0, 3, 3)
-        base, along, _ = plan.frame(wall, 0.0)
-        at = 0.0
+        frame = scene.wall_frame(wall, 0.0)
+        done = 0.0
         for middle, width, low, high in sorted(openings[wall]):
             left, right = middle - width / 2, middle + width / 2
-            scene.rectangle(thing, base + along * at, along * (left - at), UP * sz, color)
-            scene.rectangle(thing, base + along * left + UP * high, along * width, UP * (sz - high), color)
+            frame.panel(thing, done, 0, left - done, sz, color)
+            frame.panel(thing, left, high, width, sz - high, color)
             if low > 0:
-                scene.rectangle(thing, base + along * left, along * width, UP * low, color)
-            at = right
-        scene.rectangle(thing, base + along * at, along * (scene.size[wall % 2] - at), UP * sz, color)
+                frame.panel(thing, left, 0, width, low, color)
+            done = right
+        frame.panel(thing, done, 0, scene.size[wall % 2] - done, sz, color)
 
 
 def _add_opening(
-    scene: Scene,
+    frame: WallFrame,
     thing: Thing,
-    frame: tuple[np.ndarray, np.ndarray, np.ndarray],
     extent: tuple[float, float, float, float],
     colors: tuple[np.ndarray, np.ndarray],
     returns: float = 1.0,
@@ -40,22 +39,16 @@ def _add_opening(
     """Add a panel set back into the wall, and the four sides of its opening, which have the same class.
 
     Args:
-        frame: of the wall (:meth:`Plan.frame`). extent: width, lower and upper height, and depth in the wall.
+        frame: the place on the wall. extent: width, lower and upper height, and depth in the wall.
         colors: of the panel and of the sides. returns: share of scanner rays that the panel reflects.
     """
-    base, direction, inward = frame
     width, low, high, depth = extent
     color, side_color = colors
-    corner = base - direction * width / 2 + UP * low
-    back = corner - inward * depth
-    scene.rectangle(thing, back, direction * width, UP * (high - low), color, returns)
-    for origin, edge in (
-        (corner, UP * (high - low)),
-        (corner + direction * width, UP * (high - low)),
-        (corner + UP * (high - low), direction * width),
-        (corner, direction * width),
-    ):
-        scene.rectangle(thing, origin, edge, -inward * depth, side_color)
+    corner = frame.at(-width / 2, low)
+    along, up = frame.direction * width, UP * (high - low)
+    frame.scene.rectangle(thing, frame.at(-width / 2, low, -depth), along, up, color, returns)
+    for origin, edge in ((corner, up), (corner + along, up), (corner + up, along), (corner, along)):
+        frame.scene.rectangle(thing, origin, edge, -frame.inward * depth, side_color)
 
 
 def add_door(scene: Scene, plan: Plan, openings: Openings, wall_color: np.ndarray) -> None:
@@ -64,12 +57,9 @@ def add_door(scene: Scene, plan: Plan, openings: Openings, wall_color: np.ndarra
     width, height = rng.uniform(0.85, 1.05), rng.uniform(2.0, 2.15)
     if spot := plan.wall_spot(width, 0.5, 0.0, height):
         color = scene.color(WOOD) if rng.random() < 0.6 else wall_color * 0.7
-        thing = scene.new_object("door")
-        extent = (width, 0.0, height, rng.uniform(0.1, 0.18))
-        _add_opening(scene, thing, plan.frame(*spot), extent, (color, color - 15))
-        base, direction, inward = plan.frame(*spot)
-        handle = base + direction * (width * 0.38) + UP * 1.02 + inward * 0.0
-        scene.box(thing, handle, (0.12, 0.12, 0.04), color - 60)
+        thing, frame = scene.new_object("door"), scene.wall_frame(*spot)
+        _add_opening(frame, thing, (width, 0.0, height, rng.uniform(0.1, 0.18)), (color, color - 15))
+        scene.box(thing, frame.at(width * 0.38, 1.02), (0.12, 0.12, 0.04), color - 60)
         openings[spot[0]].append((spot[1], width, 0.0, height))
 
 
@@ -79,42 +69,32 @@ def add_window(scene: Scene, plan: Plan, openings: Openings, wall_color: np.ndar
     width, low = rng.uniform(1.0, 1.8), rng.uniform(0.8, 1.0)
     high = low + rng.uniform(1.0, 1.3)
     if spot := plan.wall_spot(width, 0.0, low, high):
-        thing = scene.new_object("window")
-        frame = wall_color - 25
+        thing, frame = scene.new_object("window"), scene.wall_frame(*spot)
+        side_color = wall_color - 25
         glass = wall_color + GLASS_TINT + rng.normal(0, 8, 3)
-        extent = (width, low, high, rng.uniform(0.2, 0.3))
-        _add_opening(scene, thing, plan.frame(*spot), extent, (glass, frame), returns=0.6)
-        base, direction, inward = plan.frame(*spot)
+        _add_opening(frame, thing, (width, low, high, rng.uniform(0.2, 0.3)), (glass, side_color), returns=0.6)
         # Mullions stand in the opening.
         for place in np.linspace(-width / 2, width / 2, 3):
-            at = base + direction * place * 0.94 - inward * 0.1 + UP * (low + high) / 2
-            yaw = plan.yaw(spot[0])
-            scene.box(thing, at, (0.06, 0.05, high - low), frame, yaw)
+            frame.box(thing, place * 0.94, (low + high) / 2, -0.1, (0.06, 0.05, high - low), side_color)
         openings[spot[0]].append((spot[1], width, low, high))
 
 
 def add_board(scene: Scene, plan: Plan, wall_color: np.ndarray) -> None:
-    """Add a board with tray and frame, brighter than its wall, if a wall has room for it."""
+    """Add a board with tray and edges, brighter than its wall, if a wall has room for it."""
     rng = scene.rng
     width, low = rng.uniform(1.2, 1.9), rng.uniform(0.8, 1.0)
     high = low + rng.uniform(1.0, 1.2)
     if spot := plan.wall_spot(width, 0.0, low, high):
-        thing = scene.new_object("board")
-        base, direction, inward = plan.frame(*spot)
+        thing, frame = scene.new_object("board"), scene.wall_frame(*spot)
         depth = rng.uniform(0.06, 0.1)
-        yaw = plan.yaw(spot[0])
-        middle = base + inward * depth / 2 + UP * (low + high) / 2
         color = 0.4 * wall_color + 0.6 * WHITE + rng.normal(0, 4, 3)
-        scene.box(thing, middle, (width, depth, high - low), color, yaw)
-        tray = base + inward * (depth + 0.04) + UP * low
-        scene.box(thing, tray, (width * 0.9, 0.08, 0.03), color - 40, yaw)
-        frame = color - rng.uniform(20, 90)
+        frame.box(thing, 0, (low + high) / 2, depth / 2, (width, depth, high - low), color)
+        frame.box(thing, 0, low, depth + 0.04, (width * 0.9, 0.08, 0.03), color - 40)
+        edge_color = color - rng.uniform(20, 90)
         for height in (low, high):
-            at = base + inward * (depth + 0.005) + UP * height
-            scene.box(thing, at, (width, 0.02, 0.04), frame, yaw)
+            frame.box(thing, 0, height, depth + 0.005, (width, 0.02, 0.04), edge_color)
         for side in (-1, 1):
-            at = base + direction * side * width / 2 + inward * (depth + 0.005) + UP * (low + high) / 2
-            scene.box(thing, at, (0.04, 0.02, high - low), frame, yaw)
+            frame.box(thing, side * width / 2, (low + high) / 2, depth + 0.005, (0.04, 0.02, high - low), edge_color)
 
 
 def add_column(scene: Scene, plan: Plan, wall_color: np.ndarray) -> None:

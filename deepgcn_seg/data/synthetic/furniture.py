@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from .scene import FABRIC, NEUTRAL, THINGS, UP, WHITE, WOOD, Plan, Scene
+from .plan import Plan
+from .scene import FABRIC, NEUTRAL, THINGS, WHITE, WOOD, Scene
 
 
 def add_bookcase(scene: Scene, plan: Plan) -> None:
@@ -12,19 +13,15 @@ def add_bookcase(scene: Scene, plan: Plan) -> None:
     spot = plan.wall_spot(width, depth, 0.0, height)
     if not spot:
         return
-    thing = scene.new_object("bookcase")
+    thing, frame = scene.new_object("bookcase"), scene.wall_frame(*spot)
     color = scene.color(WOOD) if rng.random() < 0.6 else scene.color(NEUTRAL)
-    base, direction, inward = plan.frame(*spot)
-    yaw = plan.yaw(spot[0])
-    middle = base + inward * depth / 2
     for side in (-1, 1):
-        at = middle + direction * side * (width / 2 - 0.015) + UP * height / 2
-        scene.box(thing, at, (0.03, depth, height), color, yaw)
+        frame.box(thing, side * (width / 2 - 0.015), height / 2, depth / 2, (0.03, depth, height), color)
+    frame.box(thing, 0, height / 2, 0.01, (width, 0.02, height), color - 10)
     shelves = int(height / 0.36)
-    scene.box(thing, base + inward * 0.01 + UP * height / 2, (width, 0.02, height), color - 10, yaw)
     for shelf in range(shelves + 1):
         level = height * shelf / shelves
-        scene.box(thing, middle + UP * max(level - 0.015, 0.015), (width, depth, 0.03), color, yaw)
+        frame.box(thing, 0, max(level - 0.015, 0.015), depth / 2, (width, depth, 0.03), color)
         if shelf == shelves:
             break
         # Books: boxes of uneven height and depth, with gaps.
@@ -33,10 +30,8 @@ def add_bookcase(scene: Scene, plan: Plan) -> None:
             books = rng.uniform(0.06, 0.3)
             if rng.random() < 0.8 and left + books < width / 2 - 0.03:
                 tall, deep = rng.uniform(0.18, 0.3), rng.uniform(0.6, 0.85) * depth
-                where = base + direction * (left + books / 2) + inward * deep / 2 + UP * (level + tall / 2)
-                scene.box(
-                    thing, where, (books, deep, tall), scene.color(THINGS if rng.random() < 0.6 else WOOD, 15), yaw
-                )
+                tint = scene.color(THINGS if rng.random() < 0.6 else WOOD, 15)
+                frame.box(thing, left + books / 2, level + tall / 2, deep / 2, (books, deep, tall), tint)
             left += books
 
 
@@ -47,54 +42,27 @@ def add_sofa(scene: Scene, plan: Plan) -> None:
     spot = plan.wall_spot(width, depth, 0.0, 0.85)
     if not spot:
         return
-    thing = scene.new_object("sofa")
+    thing, frame = scene.new_object("sofa"), scene.wall_frame(*spot)
     color = scene.color(FABRIC)
-    base, direction, inward = plan.frame(*spot)
-    yaw = plan.yaw(spot[0])
     seat = rng.uniform(0.4, 0.46)
-    scene.box(thing, base + inward * depth / 2 + UP * seat / 2, (width, depth, seat), color, yaw)
+    frame.box(thing, 0, seat / 2, depth / 2, (width, depth, seat), color)
     back = rng.uniform(0.75, 0.88)
-    scene.box(thing, base + inward * 0.13 + UP * (seat + back) / 2, (width, 0.22, back - seat), color, yaw)
+    frame.box(thing, 0, (seat + back) / 2, 0.13, (width, 0.22, back - seat), color)
     for side in (-1, 1):
-        at = base + direction * side * (width / 2 - 0.1) + inward * depth / 2 + UP * 0.52
-        scene.box(thing, at, (0.2, depth, 0.2), color, yaw)
+        frame.box(thing, side * (width / 2 - 0.1), 0.52, depth / 2, (0.2, depth, 0.2), color)
     for cushion in (-0.25, 0.25):
-        at = base + direction * cushion * width + inward * (depth * 0.6) + UP * (seat + 0.05)
-        scene.box(thing, at, (width * 0.42, depth * 0.65, 0.1), color + rng.normal(0, 5, 3), yaw)
+        tint = color + rng.normal(0, 5, 3)
+        frame.box(thing, cushion * width, seat + 0.05, depth * 0.6, (width * 0.42, depth * 0.65, 0.1), tint)
+
+
+# Place of a chair: x, y, metres, and yaw, radians.
+Seat = tuple[float, float, float]
 
 
 def add_tables_and_chairs(scene: Scene, plan: Plan, tables: int, chairs: int, large: bool) -> None:
     """Add tables with things on them, chairs around them, and further chairs at free places."""
     rng = scene.rng
-    seats = []
-    for _ in range(tables):
-        width, depth = (
-            (rng.uniform(2.0, 2.8), rng.uniform(1.0, 1.3))
-            if large
-            else (rng.uniform(1.1, 1.6), rng.uniform(0.65, 0.85))
-        )
-        if scene.size[1] > scene.size[0]:
-            width, depth = depth, width
-        spot = plan.floor_spot(width, depth, 0.6 if large else 0.15)
-        if not spot:
-            continue
-        x, y = spot
-        height = rng.uniform(0.7, 0.77)
-        thing = scene.new_object("table")
-        color = scene.color(WOOD) if rng.random() < 0.6 else scene.color(NEUTRAL)
-        scene.box(thing, (x, y, height - 0.02), (width, depth, 0.04), color)
-        for a in (-1, 1):
-            for b in (-1, 1):
-                at = (x + a * (width / 2 - 0.06), y + b * (depth / 2 - 0.06), height / 2)
-                scene.box(thing, at, (0.06, 0.06, height), color - 20)
-        for side in range(4):
-            length = (width, depth)[side % 2]
-            for place in np.arange(0.35, length - 0.3, 0.7):
-                offset = place - length / 2
-                away = (depth, width)[side % 2] / 2 + rng.uniform(0.12, 0.3)
-                delta = {0: (offset, -away), 1: (away, offset), 2: (offset, away), 3: (-away, offset)}[side]
-                seats.append((x + delta[0], y + delta[1], side * np.pi / 2))
-        _add_things_on(scene, x, y, height, width, depth)
+    seats = [seat for _ in range(tables) for seat in _add_table(scene, plan, large)]
     rng.shuffle(seats)
     for x, y, yaw in seats[:chairs]:
         inside = 0.3 < x < scene.size[0] - 0.3 and 0.3 < y < scene.size[1] - 0.3
@@ -105,6 +73,37 @@ def add_tables_and_chairs(scene: Scene, plan: Plan, tables: int, chairs: int, la
     for _ in range(max(chairs - len(seats), 0)):
         if spot := plan.floor_spot(0.5, 0.5):
             _add_chair(scene, *spot, rng.uniform(0, 2 * np.pi))
+
+
+def _add_table(scene: Scene, plan: Plan, large: bool) -> list[Seat]:
+    """Add a table with things on it, if there is a free place, and return the seats around it."""
+    rng = scene.rng
+    lengths, widths = ((2.0, 2.8), (1.0, 1.3)) if large else ((1.1, 1.6), (0.65, 0.85))
+    width, depth = rng.uniform(*lengths), rng.uniform(*widths)
+    if scene.size[1] > scene.size[0]:
+        width, depth = depth, width
+    spot = plan.floor_spot(width, depth, 0.6 if large else 0.15)
+    if not spot:
+        return []
+    x, y = spot
+    height = rng.uniform(0.7, 0.77)
+    thing = scene.new_object("table")
+    color = scene.color(WOOD) if rng.random() < 0.6 else scene.color(NEUTRAL)
+    scene.box(thing, (x, y, height - 0.02), (width, depth, 0.04), color)
+    for a in (-1, 1):
+        for b in (-1, 1):
+            at = (x + a * (width / 2 - 0.06), y + b * (depth / 2 - 0.06), height / 2)
+            scene.box(thing, at, (0.06, 0.06, height), color - 20)
+    seats = []
+    for side in range(4):
+        length = (width, depth)[side % 2]
+        for place in np.arange(0.35, length - 0.3, 0.7):
+            offset = place - length / 2
+            away = (depth, width)[side % 2] / 2 + rng.uniform(0.12, 0.3)
+            delta = {0: (offset, -away), 1: (away, offset), 2: (offset, away), 3: (-away, offset)}[side]
+            seats.append((x + delta[0], y + delta[1], side * np.pi / 2))
+    _add_things_on(scene, x, y, height, width, depth)
+    return seats
 
 
 def _add_chair(scene: Scene, x: float, y: float, yaw: float) -> None:
@@ -167,8 +166,6 @@ def add_clutter(scene: Scene, plan: Plan) -> None:
         low = rng.uniform(0.9, 1.7)
         if spot := plan.wall_spot(0.35, 0.0, low, low + 0.5):
             thing = scene.new_object("clutter")
-            base, _, inward = plan.frame(*spot)
             width, height, depth = rng.uniform((0.12, 0.12, 0.06), (0.35, 0.5, 0.16))
-            at = base + inward * depth / 2 + UP * (low + height / 2)
-            yaw = plan.yaw(spot[0])
-            scene.box(thing, at, (width, depth, height), scene.color(THINGS, 15), yaw)
+            color = scene.color(THINGS, 15)
+            scene.wall_frame(*spot).box(thing, 0, low + height / 2, depth / 2, (width, depth, height), color)

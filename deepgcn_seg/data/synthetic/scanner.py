@@ -18,11 +18,14 @@ def scan(scene: Scene, density: float) -> tuple[np.ndarray, np.ndarray, np.ndarr
         xyz (N, 3) metres, rgb (N, 3) uint8, and the number (N,) of the scene's rectangle that each point lies on.
     """
     rng = scene.rng
-    origins, edges = np.array(scene.origins, float), np.array(scene.edges, float)
+    origins = np.array([rectangle.origin for rectangle in scene.rectangles], float)
+    edges = np.array([rectangle.edges for rectangle in scene.rectangles], float)
+    colors = np.array([rectangle.color for rectangle in scene.rectangles], float)
+    returns = np.array([rectangle.returns for rectangle in scene.rectangles])
     normals = np.cross(edges[:, 0], edges[:, 1])
     areas = np.linalg.norm(normals, axis=1)
     normals /= np.maximum(areas, 1e-12)[:, None]
-    counts = np.floor(areas * density * np.array(scene.returns) + rng.random(len(areas))).astype(np.int64)
+    counts = np.floor(areas * density * returns + rng.random(len(areas))).astype(np.int64)
     patch = np.repeat(np.arange(len(counts)), counts)
     st = rng.random((len(patch), 2))
     xyz = origins[patch] + edges[patch, 0] * st[:, :1] + edges[patch, 1] * st[:, 1:]
@@ -42,7 +45,7 @@ def scan(scene: Scene, density: float) -> tuple[np.ndarray, np.ndarray, np.ndarr
     wave = rng.uniform(0.5, 1.5, 3)
     light = light + 0.05 * np.sin(xyz @ wave + rng.uniform(0, 6))
     light = light * rng.uniform(0.65, 1.1)
-    color = np.array(scene.colors, float)[patch] * light[:, None] + rng.normal(0, 7, (len(patch), 3))
+    color = colors[patch] * light[:, None] + rng.normal(0, 7, (len(patch), 3))
     return xyz, np.clip(np.round(color), 0, 255).astype(np.uint8), patch
 
 

@@ -1,7 +1,8 @@
-"""A synthetic room as coloured rectangles, and a plan that keeps its objects apart."""
+"""A synthetic room as coloured rectangles."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,32 +25,38 @@ Thing = tuple[str, int]
 Vector = Sequence[float] | np.ndarray
 
 
+class Rectangle(NamedTuple):
+    """A piece of an object's surface.
+
+    Attributes:
+        thing: the object. origin: (3,) its corner. edges: its two edges, (3,) each. color: (3,) in 0..255.
+        returns: the share of scanner rays that it reflects to the scanner.
+    """
+
+    thing: Thing
+    origin: Vector
+    edges: tuple[Vector, Vector]
+    color: np.ndarray
+    returns: float
+
+
 @dataclass
 class Scene:
     """Rectangles that make a room.
 
     Attributes:
-        rng: of all random choices. size: (3,) of the room, metres.
-        origins, edges, classes, objects, colors: for each rectangle its corner, two edges, name of its class, number of
-            its object, and colour.
-        returns: for each rectangle the share of scanner rays that it reflects to the scanner.
-        count: number of objects.
+        rng: of all random choices. size: (3,) of the room, metres. objects: number of objects.
     """
 
     rng: np.random.Generator
     size: np.ndarray
-    origins: list = field(default_factory=list)
-    edges: list = field(default_factory=list)
-    classes: list[str] = field(default_factory=list)
-    objects: list = field(default_factory=list)
-    colors: list = field(default_factory=list)
-    returns: list = field(default_factory=list)
-    count: int = 0
+    rectangles: list[Rectangle] = field(default_factory=list)
+    objects: int = 0
 
     def new_object(self, name: str) -> Thing:
         """Return a new object of the named class."""
-        self.count += 1
-        return name, self.count - 1
+        self.objects += 1
+        return name, self.objects - 1
 
     def color(self, palette: np.ndarray, spread: float = 8.0) -> np.ndarray:
         """Return a random colour of the palette (n, 3), varied a little."""
@@ -59,12 +66,7 @@ class Scene:
         self, thing: Thing, origin: Vector, u: Vector, v: Vector, color: np.ndarray, returns: float = 1.0
     ) -> None:
         """Add a rectangle at ``origin`` with edges u and v (3,)."""
-        self.returns.append(returns)
-        self.origins.append(origin)
-        self.edges.append((u, v))
-        self.classes.append(thing[0])
-        self.objects.append(thing[1])
-        self.colors.append(color)
+        self.rectangles.append(Rectangle(thing, origin, (u, v), color, returns))
 
     def box(self, thing: Thing, center: Vector, size: Vector, color: np.ndarray, yaw: float = 0.0) -> None:
         """Add the six sides of a box, turned about the vertical through its centre."""
@@ -87,78 +89,42 @@ class Scene:
         top = np.asarray(base, float) + (-half, -half, height)
         self.rectangle(thing, top, (2 * half, 0, 0), (0, 2 * half, 0), color)
 
-
-class Plan:
-    """The places that are taken, so that objects on the floor and along each wall stay apart."""
-
-    def __init__(self, scene: Scene):
-        self.scene = scene
-        self.taken: list[tuple[float, float, float, float]] = []
-        self.walls: dict[int, list[tuple[float, float, float, float]]] = {0: [], 1: [], 2: [], 3: []}
-
-    def floor_spot(self, width: float, depth: float, margin: float = 0.25) -> tuple[float, float] | None:
-        """Return the centre of a free place for an object of width x depth, or None after 30 tries."""
-        rng, (sx, sy, _) = self.scene.rng, self.scene.size
-        if sx < width + 2 * margin or sy < depth + 2 * margin:
-            return None
-        for _ in range(30):
-            x = rng.uniform(margin + width / 2, sx - margin - width / 2)
-            y = rng.uniform(margin + depth / 2, sy - margin - depth / 2)
-            if self._free(x, y, width / 2, depth / 2):
-                self.taken.append((x, y, width / 2, depth / 2))
-                return x, y
-        return None
-
-    def _free(self, x: float, y: float, hx: float, hy: float, gap: float = 0.1) -> bool:
-        return all(abs(x - a) > hx + c + gap or abs(y - b) > hy + d + gap for a, b, c, d in self.taken)
-
-    def wall_spot(
-        self, width: float, depth: float = 0.0, low: float = 0.0, high: float = 9.0
-    ) -> tuple[int, float] | None:
-        """Return a free place at a wall, or None after 30 tries: the wall's number and the middle along it, metres.
-
-        Args:
-            depth: how far the object extends into the room at floor level, 0 for what hangs on the wall.
-            low, high: heights that it takes; objects may be above one another.
-        """
-        rng = self.scene.rng
-        for _ in range(30):
-            wall = int(rng.integers(4))
-            length = self.scene.size[wall % 2]
-            if length < width + 0.4:
-                continue
-            along = rng.uniform(0.2 + width / 2, length - 0.2 - width / 2)
-            overlaps = (
-                abs(along - a) < (width + w) / 2 + 0.08 and low < h and high > b for a, w, b, h in self.walls[wall]
-            )
-            if any(overlaps):
-                continue
-            if depth:
-                x, y, hx, hy = self.footprint(wall, along, width, depth)
-                if not self._free(x, y, hx, hy, 0.02):
-                    continue
-                self.taken.append((x, y, hx, hy))
-            self.walls[wall].append((along, width, low, high))
-            return wall, along
-        return None
-
-    def footprint(self, wall: int, along: float, width: float, depth: float) -> tuple[float, float, float, float]:
-        """Return the centre and half extents on the floor of an object against a wall: x, y, half x, half y."""
-        sx, sy, _ = self.scene.size
-        if wall % 2 == 0:
-            return along, depth / 2 if wall == 0 else sy - depth / 2, width / 2, depth / 2
-        return depth / 2 if wall == 3 else sx - depth / 2, along, depth / 2, width / 2
-
-    def yaw(self, wall: int) -> float:
-        """Return the angle in radians about the vertical that turns the x axis along the wall."""
-        return 0.0 if wall % 2 == 0 else np.pi / 2
-
-    def frame(self, wall: int, along: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the point on the wall at floor level, the direction along the wall, and the one into the room."""
-        sx, sy, _ = self.scene.size
-        return {
-            0: (np.array((along, 0.0, 0.0)), np.array((1.0, 0, 0)), np.array((0, 1.0, 0))),
-            1: (np.array((sx, along, 0.0)), np.array((0, 1.0, 0)), np.array((-1.0, 0, 0))),
-            2: (np.array((along, sy, 0.0)), np.array((1.0, 0, 0)), np.array((0, -1.0, 0))),
-            3: (np.array((0.0, along, 0.0)), np.array((0, 1.0, 0)), np.array((1.0, 0, 0))),
+    def wall_frame(self, wall: int, along: float) -> "WallFrame":
+        """Return a place on a wall, ``along`` metres from the wall's begin."""
+        sx, sy, _ = self.size
+        base, direction, inward = {
+            0: ((along, 0, 0), (1, 0, 0), (0, 1, 0)),
+            1: ((sx, along, 0), (0, 1, 0), (-1, 0, 0)),
+            2: ((along, sy, 0), (1, 0, 0), (0, -1, 0)),
+            3: ((0, along, 0), (0, 1, 0), (1, 0, 0)),
         }[wall]
+        yaw = 0.0 if wall % 2 == 0 else np.pi / 2
+        return WallFrame(self, np.array(base, float), np.array(direction, float), np.array(inward, float), yaw)
+
+
+@dataclass(frozen=True)
+class WallFrame:
+    """A place on a wall, from which distances are measured along the wall, up, and into the room.
+
+    Attributes:
+        base: (3,) the place, at floor level. direction, inward: (3,) unit vectors along the wall and into the room.
+        yaw: angle in radians about the vertical that turns the x axis along the wall.
+    """
+
+    scene: Scene
+    base: np.ndarray
+    direction: np.ndarray
+    inward: np.ndarray
+    yaw: float
+
+    def at(self, along: float, height: float, into: float = 0.0) -> np.ndarray:
+        """Return a point (3,) of the room."""
+        return self.base + self.direction * along + UP * height + self.inward * into
+
+    def panel(self, thing: Thing, left: float, low: float, width: float, height: float, color: np.ndarray) -> None:
+        """Add a rectangle of the wall, whose lower corner is at ``left`` and ``low``."""
+        self.scene.rectangle(thing, self.at(left, low), self.direction * width, UP * height, color)
+
+    def box(self, thing: Thing, along: float, height: float, into: float, size: Vector, color: np.ndarray) -> None:
+        """Add a box with this centre, parallel to the wall. Its size is that along the wall, into the room, and up."""
+        self.scene.box(thing, self.at(along, height, into), size, color, self.yaw)

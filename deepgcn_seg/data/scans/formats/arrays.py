@@ -231,7 +231,9 @@ def _parts(
 
 def _points_of(arrays: dict[str, np.ndarray]) -> str | None:
     """Return the name of the array that has the coordinates as columns or named fields, or None."""
-    tables = {name: of for name, of in arrays.items() if of.dtype.names or (of.ndim == 2 and of.shape[1] >= 3)}
+    tables = {
+        name: array for name, array in arrays.items() if array.dtype.names or (array.ndim == 2 and array.shape[1] >= 3)
+    }
     named = {name.lower(): name for name in tables} | {name: name for name in tables}
     for name in _POINTS:
         if name in named:
@@ -247,9 +249,9 @@ def _check_other_points(path: Path, arrays: dict[str, np.ndarray], points: str |
     Raises:
         UserError: they are different.
     """
-    known = {name: xyz for name, of in arrays.items() if (xyz := _coordinates(name, of)) is not None}
-    axes = {name.lower(): of for name, of in arrays.items() if name.lower() in _AXES and of.ndim == 1}
-    if len(axes) == 3 and len({len(of) for of in axes.values()}) == 1:
+    known = {name: xyz for name, array in arrays.items() if (xyz := _coordinates(name, array)) is not None}
+    axes = {name.lower(): array for name, array in arrays.items() if name.lower() in _AXES and array.ndim == 1}
+    if len(axes) == 3 and len({len(array) for array in axes.values()}) == 1:
         known["x, y, z"] = np.stack([axes[axis] for axis in "xyz"], 1)
     if points is None or points not in known:
         return

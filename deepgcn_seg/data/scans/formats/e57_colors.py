@@ -107,18 +107,23 @@ def _ranges(path: Path, setup: Setup, channels: Sequence[_Channel]) -> list[Rang
     """
     declared = _declared(path, setup, channels)
     others = [channel for channel, bounds in zip(channels, declared) if bounds is None]
-    least, largest = min((of.least for of in others), default=0), max((of.largest for of in others), default=0)
+    least, largest = (
+        min((channel.least for channel in others), default=0),
+        max((channel.largest for channel in others), default=0),
+    )
     if least < 0 or largest > WORDS:
         raise UserError(
             f"{path}: scan {setup.index} has colours from {least:g} to {largest:g}, which are neither 8 nor 16 bits"
         )
-    floats = [_finite(of.arrays[of.name]) for of in others if of.floats]
+    floats = [_finite(channel.arrays[channel.name]) for channel in others if channel.floats]
     if floats and exceed_one(np.concatenate(floats)):
         raise UserError(
             f"{path}: scan {setup.index} has colours with fractions up to {largest:.7g}; scale them to 0..1 or 0..255"
         )
     full = {
-        fractions: guessed_full(max((of.largest for of in others if of.floats == fractions), default=0), fractions)
+        fractions: guessed_full(
+            max((channel.largest for channel in others if channel.floats == fractions), default=0), fractions
+        )
         for fractions in (False, True)
     }
     return [bounds or (0, full[channel.floats]) for channel, bounds in zip(channels, declared)]
@@ -131,7 +136,10 @@ def _declared(path: Path, setup: Setup, channels: Sequence[_Channel]) -> list[Ra
     the numbers of one channel are not within its range, those of the others may be so only because they are dark.
     """
     found: list[Range | None] = [None] * len(channels)
-    for declared in ([of.field.color_limits for of in channels], [of.field.depth for of in channels]):
+    for declared in (
+        [channel.field.color_limits for channel in channels],
+        [channel.field.depth for channel in channels],
+    ):
         if all(bounds is None or channel.within(bounds) for channel, bounds in zip(channels, declared)):
             found = [first or bounds for first, bounds in zip(found, declared)]
     for channel in channels:

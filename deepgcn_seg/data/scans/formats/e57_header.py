@@ -105,9 +105,11 @@ def read_header(bounds: Bounds) -> Header:
     setups = [_setup(bounds, number, scan, prefixes) for number, scan in enumerate(found)]
     points = bounds.check_points(sum(setup.count for setup in setups))
     bounds.check_size(
-        f"{points:,} points", sum(setup.count * sum(of.bits for of in setup.fields) // 8 for setup in setups)
+        f"{points:,} points", sum(setup.count * sum(field.bits for field in setup.fields) // 8 for setup in setups)
     )
-    bounds.check_inflated(sum(setup.count * sum(np.dtype(of.kind).itemsize for of in setup.fields) for setup in setups))
+    bounds.check_inflated(
+        sum(setup.count * sum(np.dtype(field.kind).itemsize for field in setup.fields) for setup in setups)
+    )
     if not points:
         raise UserError(f"{bounds.path}: no points")
     return Header(setups, root.findtext(f"{_SPACE}coordinateMetadata", ""), 0 if images is None else len(images))
@@ -204,7 +206,7 @@ def _layout(path: Path, node: ET.Element) -> tuple[str, int] | None:
             if not _INT64.min <= least <= most <= _INT64.max:
                 raise UserError(f"{path}: a field of the numbers {least} to {most}")
             limits = ((name, np.iinfo(name)) for name in _INTEGERS)
-            whole = next(name for name, of in limits if of.min <= least and most <= of.max)
+            whole = next(name for name, limit in limits if limit.min <= least and most <= limit.max)
             return whole if kind == "Integer" else "f8", (most - least).bit_length()
     return None
 
@@ -242,7 +244,9 @@ def _value(node: ET.Element, text: str) -> float:
     """Return a number of a node, with the scale and offset that scaled integers have, or NaN if it is none."""
     scaled = node.get("type") == "ScaledInteger"
     try:
-        scale, offset = (float(node.get(name, of)) if scaled else of for name, of in (("scale", 1.0), ("offset", 0.0)))
+        scale, offset = (
+            float(node.get(name, default)) if scaled else default for name, default in (("scale", 1.0), ("offset", 0.0))
+        )
         return float(text) * scale + offset
     except ValueError:
         return nan

@@ -85,13 +85,13 @@ def _colors(scan: Scan) -> dict[str, np.ndarray]:
         if len(names) < len(group) or not len(scan):
             continue
         # NaN is neither.
-        least, most = min(of.min() for of in columns), max(of.max() for of in columns)
+        least, most = min(column.min() for column in columns), max(column.max() for column in columns)
         # In text, a column of fractions may happen to have whole numbers only.
-        if any(of.dtype.kind == "f" for of in columns) and 0 <= least <= most <= ONE:
-            return dict(zip(names, (of.astype(np.result_type(*columns), copy=False) for of in columns)))
-        if all(of.dtype.kind in "iu" for of in columns) and 0 <= least <= most < 2**16:
+        if any(column.dtype.kind == "f" for column in columns) and 0 <= least <= most <= ONE:
+            return dict(zip(names, (column.astype(np.result_type(*columns), copy=False) for column in columns)))
+        if all(column.dtype.kind in "iu" for column in columns) and 0 <= least <= most < 2**16:
             kind = np.uint8 if most < 2**8 else np.uint16
-            return dict(zip(names, (of.astype(kind) for of in columns)))
+            return dict(zip(names, (column.astype(kind) for column in columns)))
     return {}
 
 
@@ -173,7 +173,9 @@ def _limits(xyz: np.ndarray, columns: Mapping[str, np.ndarray]) -> dict[str, dic
     there = xyz[np.isfinite(xyz).all(1)]
     if len(there):
         bounds = zip("xyz", there.min(0), there.max(0))
-        ends = {f"{axis}{end}": float(of) for axis, *both in bounds for end, of in zip(("Minimum", "Maximum"), both)}
+        ends = {
+            f"{axis}{end}": float(value) for axis, *both in bounds for end, value in zip(("Minimum", "Maximum"), both)
+        }
         found["cartesianBounds"] = ends
     known = columns.get("intensity", np.empty(0))
     known = known[np.isfinite(known)]

@@ -56,7 +56,11 @@ def _fields(record: Any) -> LazyFields:
 
 def _field_names(point_format: Any) -> dict[str, list[str]]:
     """Return the fields that each dimension becomes: one of its own name, or ``NAME_0``, ... for several values."""
-    counts = {of.name: of.num_elements for of in point_format.dimensions if of.name not in _INTEGERS}
+    counts = {
+        dimension.name: dimension.num_elements
+        for dimension in point_format.dimensions
+        if dimension.name not in _INTEGERS
+    }
     every = [f"{name}_{n}" if count > 1 else name for name, count in counts.items() for n in range(count)]
     unique = iter(clean_names(every))
     return {name: [next(unique) for _ in range(count)] for name, count in counts.items()}
@@ -127,7 +131,8 @@ def read_las(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
     if len(rows) != count:
         raise UserError(f"{bounds.path}: its header claims {count:,} points, it has {len(rows):,}")
     empty, record = (
-        laspy.ScaleAwarePointRecord(of, header.point_format, header.scales, header.offsets) for of in (rows[:0], rows)
+        laspy.ScaleAwarePointRecord(part, header.point_format, header.scales, header.offsets)
+        for part in (rows[:0], rows)
     )
     # The index of COPC is of the places of points in this file, and laspy does not write it.
     header.vlrs[:] = [one for one in header.vlrs if one.user_id != _COPC]
@@ -216,9 +221,9 @@ def _original_las(scan: Scan) -> Any:
 def _bytes_of_16_bits(scan: Scan) -> dict[str, np.ndarray]:
     """Return the fields of colours (N,) uint16 if they are bytes, such as the colours of classes, else nothing."""
     colors = {name: scan.fields[name] for name in COLORS[0] if name in scan.fields}
-    if len(colors) < len(COLORS[0]) or any(of.dtype != np.uint8 for of in colors.values()):
+    if len(colors) < len(COLORS[0]) or any(values.dtype != np.uint8 for values in colors.values()):
         return {}
-    return {name: of.astype(np.uint16) * 257 for name, of in colors.items()}
+    return {name: values.astype(np.uint16) * 257 for name, values in colors.items()}
 
 
 def _with_colors(las: Any) -> tuple[Any, list[str]]:
@@ -260,7 +265,7 @@ def _new_las(scan: Scan, colors: Colors | None) -> Any:
 def _rounded(las: Any, xyz: np.ndarray) -> list[str]:
     """Return a line if LAS rounds coordinates by more than ``_ROUNDING``, or to fewer decimals than they have."""
     step = float(las.header.scales[0])
-    error = max(float(np.abs(np.asarray(las[axis]) - of).max()) for axis, of in zip("xyz", xyz.T))
+    error = max(float(np.abs(np.asarray(las[axis]) - values).max()) for axis, values in zip("xyz", xyz.T))
     if round(error, 6) <= _ROUNDING and not (error > step / 2000 and _has_finer_step(xyz, step)):
         return []
     extent = float(np.ptp(xyz, axis=0).max())

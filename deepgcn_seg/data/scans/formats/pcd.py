@@ -75,7 +75,7 @@ def read_pcd(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
         header = _read_header(bounds, file)
         file.seek(header.start)
         values = _READERS[header.encoding](bounds, file, header)
-    fields = {name: of for name, of in zip(header.names, values) if name is not None}
+    fields = {name: column for name, column in zip(header.names, values) if name is not None}
     packed = next((name for name in PACKED if name in fields), None)
     names = (*_COLOR_NAMES, "alpha") if packed == "rgba" else _COLOR_NAMES
     # A file may have colours in fields of their own besides: then all its fields stay as they are.
@@ -99,9 +99,10 @@ def _read_header(bounds: Bounds, file: BinaryIO) -> Header:
         kinds = [kind.upper() for kind in known.get("TYPE", ["F"] * len(names))]
         sizes = _integers(known.get("SIZE", ["4"] * len(names)))
         counts = _integers(known.get("COUNT", ["1"] * len(names)))
-        (height,) = _integers(known.get("HEIGHT", ["1"]))
-        (points,) = _integers(known["POINTS"]) if "POINTS" in known else _product(known["WIDTH"], height)
-        (width,) = _integers(known["WIDTH"]) if "WIDTH" in known else [points // max(height, 1)]
+        size = {name: _integer(known[name]) for name in ("HEIGHT", "WIDTH", "POINTS") if name in known}
+        height = size.get("HEIGHT", 1)
+        points = size["POINTS"] if "POINTS" in size else size["WIDTH"] * height
+        width = size.get("WIDTH", points // max(height, 1))
         viewpoint = " ".join(known.get("VIEWPOINT", ()))
     except (KeyError, ValueError):
         raise UserError(f"{path}: not a PCD file (no readable header)") from None
@@ -143,8 +144,9 @@ def _columns(names: Sequence[str], counts: Sequence[int]) -> tuple[list[str | No
     return every, parts
 
 
-def _product(width: Sequence[str], height: int) -> list[int]:
-    return [number * height for number in _integers(width)]
+def _integer(words: Sequence[str]) -> int:
+    (number,) = _integers(words)
+    return number
 
 
 def _integers(words: Sequence[str]) -> list[int]:
@@ -159,7 +161,7 @@ def _read_ascii(bounds: Bounds, file: BinaryIO, header: Header) -> list[np.ndarr
     if len(values[0]) != header.points:
         raise UserError(f"{bounds.path}: its header claims {header.points:,} points, it has {len(values[0]):,}")
     names = (name or "_" for name in header.names)
-    return [as_declared(bounds.path, name, of, kind) for name, of, kind in zip(names, values, header.kinds)]
+    return [as_declared(bounds.path, name, column, kind) for name, column, kind in zip(names, values, header.kinds)]
 
 
 def _read_binary(bounds: Bounds, file: BinaryIO, header: Header) -> list[np.ndarray]:
@@ -230,6 +232,13 @@ def _joined(fields: dict[str, np.ndarray], parts: dict[str, list[str]]) -> dict[
 
     They stay apart if one of them is missing, or if another field has the name of the whole.
     """
-    whole = {part: name for name, of in parts.items() if name not in fields and fields.keys() >= set(of) for part in of}
+    whole = {
+        part: name
+        for name, names in parts.items()
+        if name not in fields and fields.keys() >= set(names)
+        for part in names
+    }
     found = dict.fromkeys(whole.get(name, name) for name in fields)
-    return {name: fields[name] if name in fields else np.stack([fields[of] for of in parts[name]], 1) for name in found}
+    return {
+        name: fields[name] if name in fields else np.stack([fields[part] for part in parts[name]], 1) for name in found
+    }

@@ -203,7 +203,9 @@ def _text_rows(bounds: Bounds, file: BinaryIO, vertex: Element) -> dict[str, np.
     values = read_rows(bounds, pieces, len(vertex.types), " ", line_number(file), list(vertex.types))
     if len(values[0]) != vertex.count:
         raise UserError(f"{bounds.path}: its header claims {vertex.count:,} points, it has {len(values[0]):,}")
-    return {name: as_declared(bounds.path, name, of, kind) for (name, kind), of in zip(vertex.types.items(), values)}
+    return {
+        name: as_declared(bounds.path, name, column, kind) for (name, kind), column in zip(vertex.types.items(), values)
+    }
 
 
 def _warn_of_more(bounds: Bounds, file: BinaryIO, header: Header, after: list[Element]) -> None:

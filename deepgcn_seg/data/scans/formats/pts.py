@@ -49,7 +49,7 @@ def read_counted_rows(
             raise UserError(
                 f"{bounds.path}: line {first - 1:,} says that {claimed:,} points follow, but {len(values[0]):,} do"
             )
-        parts.append({str(number): of for number, of in enumerate(values)})
+        parts.append({str(number): column for number, column in enumerate(values)})
     fields = joined(bounds.path, parts)
     return [fields[str(number)] for number in range(columns)], fields.get("scan")
 

@@ -127,7 +127,7 @@ def _read_points(bounds: Bounds, file: BinaryIO, count: int, pose: Pose, number:
     values = read_rows(bounds, pieces, width, " ", number, _NAMES)
     if len(values[0]) != count:
         raise UserError(f"{path}: the header above line {number:,} claims {count:,} points, it has {len(values[0]):,}")
-    fields = {name: of.astype(np.float64, copy=False) for name, of in zip(_NAMES[:4], values[:4])}
+    fields = {name: column.astype(np.float64, copy=False) for name, column in zip(_NAMES[:4], values[:4])}
     fields |= _colors(path, dict(zip(_NAMES[4:], values[4:])))
     for first in range(0, count, _PIECE):
         piece = slice(first, first + _PIECE)
@@ -156,10 +156,10 @@ def _colors(path: Path, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]
     """Return the colours of a scan as uint8. Numbers with decimal points, none above 1, are fractions."""
     if not columns:
         return {}
-    floats = any(of.dtype.kind == "f" for of in columns.values())
-    full = guessed_full(max(of.max(initial=0) for of in columns.values()), floats)
-    for name, of in columns.items():
-        inside = 0 <= of.min(initial=0) <= of.max(initial=0) <= (ONE if full == FRACTIONS else BYTES)
-        if not (inside and (full == FRACTIONS or np.array_equal(of, np.rint(of)))):
+    floats = any(column.dtype.kind == "f" for column in columns.values())
+    full = guessed_full(max(column.max(initial=0) for column in columns.values()), floats)
+    for name, column in columns.items():
+        inside = 0 <= column.min(initial=0) <= column.max(initial=0) <= (ONE if full == FRACTIONS else BYTES)
+        if not (inside and (full == FRACTIONS or np.array_equal(column, np.rint(column)))):
             raise UserError(f"{path}: colours ({name}) that are not whole numbers in 0..255, nor fractions in 0..1")
-    return {name: as_bytes(of, 0, full) for name, of in columns.items()}
+    return {name: as_bytes(column, 0, full) for name, column in columns.items()}

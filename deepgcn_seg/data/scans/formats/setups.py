@@ -91,14 +91,14 @@ def joined(path: Path, parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarr
         there = [part.pop(name, None) for part in parts]
         given = [values for values in there if values is not None]
         # A scan without points does not decide on the type.
-        kind = np.result_type(*(values.dtype for values in [of for of in given if len(of)] or given))
+        kind = np.result_type(*(values.dtype for values in [column for column in given if len(column)] or given))
         missing = np.nan if kind.kind == "f" and name not in colors else 0
         column, start = np.empty(sum(counts), kind), 0
         for values, count in zip(there, counts):
             column[start : start + count] = missing if values is None else values
             start += count
         fields[name] = column
-        if lacking := [number for number, (of, n) in enumerate(zip(there, counts)) if of is None and n]:
+        if lacking := [number for number, (values, n) in enumerate(zip(there, counts)) if values is None and n]:
             log.warning(
                 "%s: %d of %d scans have no field %s, the first of them scan %d; the points there have %g",
                 path, len(lacking), len(parts), name, lacking[0], missing,

@@ -72,8 +72,8 @@ def ambiguous(path: Path, what: str, first: str, count: int) -> UserError:
 def _are_colors(values: Sequence[np.ndarray] | np.ndarray) -> bool:
     """Return whether three columns are colours: whole numbers in 0..255, all 0 or some above 1."""
     largest = 0.0
-    for of in values:
-        known = of[np.isfinite(of)] if of.dtype.kind == "f" else of
+    for column in values:
+        known = column[np.isfinite(column)] if column.dtype.kind == "f" else column
         if not len(known) or known.min() < 0 or known.max() > 255 or not np.array_equal(known, np.rint(known)):
             return False
         largest = max(largest, float(known.max()))
@@ -156,8 +156,8 @@ def _check_certain(path: Path, top: Top, values: Sequence[np.ndarray]) -> None:
             but none with as many names as there are columns.
     """
     count, first = len(values), shown(top.first, 100)
-    decimals = top.may_be_decimals and all(of.dtype.kind == "i" for of in values)
-    decimals = decimals and all(of.min() >= 0 for of in values[1::2])
+    decimals = top.may_be_decimals and all(column.dtype.kind == "i" for column in values)
+    decimals = decimals and all(column.min() >= 0 for column in values[1::2])
     if decimals:
         numbers = top.first.decode().strip().split(",")
         pairs = [f"{whole}.{part}" for whole, part in zip(numbers[::2], numbers[1::2])]
