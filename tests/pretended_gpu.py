@@ -166,13 +166,14 @@ def _pretend_tensors(gpus: PretendedGpus, monkeypatch: pytest.MonkeyPatch) -> No
 def _on_its_device(gpus: PretendedGpus, make: Callable) -> Callable:
     def made(*args: Any, device: Any = None, **kwargs: Any) -> torch.Tensor:
         if device is None:
-            return make(*args, **kwargs)
+            out = make(*args, **kwargs)
+            # Operations that copy values in are not seen.
+            return gpus.put(out, gpus.of(args[0])) if make.__name__ == "new_tensor" else out
         device = gpus.named(device)
         if device.type != "cuda":
             kwargs["device"] = device
         with gpus.onto(device):
             out = make(*args, **kwargs)
-        # torch.tensor makes it before operations are seen.
         return gpus.put(out, device) if device.type == "cuda" else out
 
     return made

@@ -15,10 +15,11 @@ from deepgcn_seg import DeepGCN, UserError, ops
 from deepgcn_seg.benchmark import parts, timing
 from deepgcn_seg.commands import train
 from deepgcn_seg.device import device as device_of
-from deepgcn_seg.distributed import declared
+from deepgcn_seg.distributed import World, declared
 from deepgcn_seg.model import EdgeConv, fast_inference
 from deepgcn_seg.model.connection import CONNECTIONS
 from deepgcn_seg.model.convolution import CONVOLUTIONS, GENConv
+from deepgcn_seg.model.layers import sync_norms
 
 SMALL = {"depth": 4, "channels": 8, "k": 3, "fusion_channels": 16, "head_channels": (16, 8)}
 NETWORKS = [
@@ -146,6 +147,19 @@ def test_each_process_has_a_gpu_of_its_own(pretended_gpus, monkeypatch):  # noqa
     settings.devices = 3
     with pytest.raises(UserError, match="devices=3: PyTorch finds 2 GPUs here, and each process needs one of its own"):
         train._join_processes(settings)
+
+
+def test_processes_exchange_tensors_of_their_gpu(pretended_gpus, monkeypatch):  # noqa: F811
+    """NCCL takes no others."""
+    device, world, exchanged = torch.device("cuda:1"), World(rank=1, size=2, local=1), []
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda tensor: exchanged.append(tensor.device))
+    monkeypatch.setattr("torch.distributed.broadcast", lambda tensor, source: exchanged.append(tensor.device))
+    model = DeepGCN(**SMALL).to(device)
+    sync_norms(model)
+    model(torch.rand(2, 40, 9, device=device)).sum().backward()
+    world.average_gradients(model)
+    world.share_buffers(model)
+    assert set(exchanged) == {device} and len(exchanged) > len(list(model.buffers()))
 
 
 def test_a_gpu_that_pytorch_cannot_use_is_named_before_any_work(monkeypatch):
