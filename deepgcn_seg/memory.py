@@ -10,6 +10,8 @@ import torch
 
 # A process that writes 5 into this file sets the peak of its resident memory to what is resident now.
 _RESET = Path("/proc/self/clear_refs")
+# What other errors say: of the CPU's allocator, of CUDA and Triton apart from PyTorch's allocator, of cuBLAS.
+_NO_MEMORY = ("allocate memory", "DefaultCPU", "out of memory", "STATUS_ALLOC_FAILED")
 # Pieces of work that the peak of the resident memory may be of: each calls reset_peak at its beginning.
 _works = 0
 
@@ -59,5 +61,4 @@ def peak_memory_mb(device: torch.device) -> float:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an allocation failed, on a device or on the CPU."""
-    text = str(error)
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in text or "DefaultCPU" in text
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(sign in str(error) for sign in _NO_MEMORY)

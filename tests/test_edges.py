@@ -171,8 +171,11 @@ def test_no_edge_sized_tensor_is_kept_for_backward():
     assert max(sizes) <= 2 * 200 * 37
 
 
-def test_operations_pass_opcheck():
+@pytest.mark.parametrize("contiguous", [True, False], ids=["contiguous", "channels first"])
+def test_operations_pass_opcheck(backend, contiguous):
     a, b, index = (t.detach() for t in case(dtype=torch.float32))
+    if not contiguous:
+        a, b = (t.transpose(1, 2).contiguous().transpose(1, 2) for t in (a, b))
     sign, moment = torch.ones(37), torch.rand(2, 37)
     operations = torch.ops.deepgcn_seg
     _, place = operations.neighbor_extremum(b, index, None, sign)

@@ -262,6 +262,20 @@ def test_out_of_memory_says_what_would_help(data_root, tmp_path):  # noqa: F811
     assert "accumulate=2" in error and "GB of activations" in error and "backbone=revgcn" in error
 
 
+@pytest.mark.parametrize(
+    ("message", "lacks"),
+    [
+        ("CUDA error: out of memory", True),
+        ("Triton Error [CUDA]: out of memory", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory", True),
+        ("CUDA error: an illegal memory access was encountered", False),
+    ],
+)
+def test_errors_of_too_little_memory_are_known_by_what_they_say(message, lacks):
+    assert memory.is_out_of_memory(RuntimeError(message)) == lacks
+
+
 def test_a_run_can_be_repeated_from_what_it_left(trained, tmp_path):  # noqa: F811
     content = json.loads((trained[0] / "run.json").read_text())
     assert content["command"].startswith("python")

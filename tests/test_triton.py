@@ -67,6 +67,14 @@ def test_edge_moments(size, slope, masked, dtype):
         close(found, expected, dtype)
 
 
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+def test_many_tiles(masked, monkeypatch):
+    """Those of more than a million points go into the first dimension of the grid."""
+    monkeypatch.setattr("deepgcn_seg.ops.gpu.edges.MOST_TILES", 1)
+    test_neighbor_max(SIZES[0], masked, torch.float32)
+    test_edge_moments(SIZES[0], 0.2, masked, torch.float32)
+
+
 def test_edge_moments_of_half_precision_are_those_of_its_values():
     """Sums run in float32: the result is that of the rounded inputs, not rounded again."""
     a, b, index, _ = case(64, 8, 4, torch.bfloat16, False)

@@ -76,7 +76,7 @@ def peak_flops(device: torch.device, size: int = 2048, dtype: torch.dtype = torc
 def _product(a: torch.Tensor, b: torch.Tensor) -> None:
     torch.mm(a, b)
     if a.is_cuda:
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(a.device)
 
 
 def peak_bandwidth(device: torch.device, megabytes: int = 256) -> float:
@@ -87,7 +87,7 @@ def peak_bandwidth(device: torch.device, megabytes: int = 256) -> float:
     def copy() -> None:
         target.copy_(source)
         if source.is_cuda:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(device)
 
     return 2 * source.numel() * 4 / min(seconds(copy) for _ in range(6))
 

@@ -39,7 +39,7 @@ def seconds_by_kind(action: Callable[[], Any], device: torch.device) -> dict[str
     with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as profiler:
         action()
         if on_gpu:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(device)
     spent = dict.fromkeys((*KINDS, OTHER), 0.0)
     for event in profiler.key_averages():
         if on_gpu:

@@ -34,7 +34,7 @@ def run(model: nn.Module, task: str, points: torch.Tensor, labels: torch.Tensor)
         model.zero_grad(set_to_none=True)
         F.cross_entropy(model(points).flatten(0, 1), labels.flatten()).backward()
     if points.is_cuda:
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(points.device)
 
 
 def batch(size: int, points: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -113,8 +113,8 @@ def _alone(
     for ranks in (torch.arange(4), torch.arange(400)):
         nearest_ranks(torch.rand(1, 1024, 3, device=device), ranks)
     if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated() / 2**20
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device) / 2**20
     else:
         before = resident_mb()
     times = [seconds(run, model, task, *data) for _ in range(repeats)]

@@ -24,6 +24,7 @@ from ..model.checkpoint import read_checkpoint
 from ..model.description import describe_network
 from ..model.transfer import Source, read_source
 from ..provenance import provenance
+from ..settings import counted
 from ..training.build import TrainingData, announce, build_trainer
 from ..training.final_score import score_run
 from ..training.loop import Trainer
@@ -168,11 +169,14 @@ def _named_weights(trainer: Trainer, data: TrainingData) -> dict[str, float] | N
 def _join_processes(config: DictConfig) -> tuple[torch.device, World]:
     """Return this process's device and the processes that it trains with."""
     device = device_of(config.device)
+    if device.type == "cuda" and config.devices > (gpus := torch.cuda.device_count()):
+        found = counted(gpus, "GPU")
+        raise UserError(f"devices={config.devices}: PyTorch finds {found} here, and each process needs one of its own")
     world = join(device)
     if config.devices > world.size:
         raise UserError(f"devices={config.devices}: give it on the command line, which starts that many processes")
     if device.type == "cuda" and world.size > 1:
-        device = torch.device("cuda", world.local % torch.cuda.device_count())
+        # The processes talk through the current one.
         torch.cuda.set_device(device)
     return device, world
 

@@ -19,9 +19,9 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, wraps
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -54,19 +54,23 @@ def numba_available() -> bool:
     return not config.DISABLE_JIT
 
 
-@lru_cache(maxsize=1)
-def triton_available() -> bool:
-    """Return whether the GPU kernels can run, by one call of a small one; log once if not."""
+@lru_cache
+def triton_available(device: torch.device | None = None) -> bool:
+    """Return whether the GPU kernels can run on a device, by one call of a small one; log once if not.
+
+    Args:
+        device: a GPU; None for the current one, or for the CPU if Triton's interpreter is on.
+    """
     # By default Triton keeps kernels below HOME, and fails if it cannot write there.
     if "TRITON_HOME" not in os.environ and (folder := cache_folder("triton")):
         os.environ.setdefault("TRITON_CACHE_DIR", str(folder))
     try:
         from .gpu.edges import neighbor_extremum
 
-        device = "cpu" if interpreted() else "cuda"
-        ones = torch.ones(1, 2, 1, device=device)
-        index = torch.zeros(1, 2, 1, dtype=torch.int64, device=device)
-        neighbor_extremum(ones, index, None, ones[0, 0])
+        ones = torch.ones(1, 2, 1, device=device or ("cpu" if interpreted() else "cuda"))
+        index = torch.zeros_like(ones, dtype=torch.int64)
+        with torch.cuda.device_of(ones):
+            neighbor_extremum(ones, index, None, ones[0, 0])
     # Anything may fail: Triton's compiler, the driver, a missing C compiler. PyTorch computes the same without them.
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -122,7 +126,7 @@ def implementation(tensor: Tensor) -> str:
     if tensor.device.type == "cpu" and _requested in ("auto", "numba") and numba_available():
         return "numba"
     on_gpu = tensor.is_cuda or (_requested == "triton" and interpreted())
-    return "triton" if on_gpu and _requested in ("auto", "triton") and triton_available() else "torch"
+    return "triton" if on_gpu and _requested in ("auto", "triton") and triton_available(tensor.device) else "torch"
 
 
 class Operations(NamedTuple):
@@ -146,13 +150,43 @@ def _operations(name: str) -> Operations:
         from .gpu import edges, search
     else:
         search = edges = reference
-    return Operations(
+    operations = Operations(
         search.search,
         edges.neighbor_extremum,
         edges.neighbor_extremum_backward,
         edges.edge_moments,
         edges.edge_moments_backward,
     )
+    return Operations(*map(_on_card, operations, _operations("torch"))) if name == "triton" else operations
+
+
+def _on_card(kernels: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
+    """Return an operation whose kernels run on the GPU of its tensors: Triton takes the current one.
+
+    A card may be too small for a kernel, or too old for Triton's compiler. The backend ``auto`` then takes PyTorch's
+    formulation, and tries the kernels of this operation on this card no more.
+    """
+    from triton import CompilationError, OutOfResources
+    from triton.runtime.errors import PTXASError
+
+    unsuited: set[torch.device] = set()
+
+    @wraps(kernels)
+    def call(*arguments: Any) -> Any:
+        device = arguments[0].device
+        if _requested == "auto" and device in unsuited:
+            return plain(*arguments)
+        try:
+            with torch.cuda.device_of(arguments[0]):
+                return kernels(*arguments)
+        except (CompilationError, OutOfResources, PTXASError) as error:
+            if _requested != "auto":
+                raise
+            unsuited.add(device)
+            log.warning("%s cannot run kernels of %s (%s): using PyTorch, slower", device, kernels.__name__, error)
+            return plain(*arguments)
+
+    return call
 
 
 def search_for(points: Tensor, mask: Tensor | None, furthest: int, loop: bool) -> Callable[..., None]:

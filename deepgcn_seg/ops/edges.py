@@ -102,7 +102,7 @@ def require_neighbors(x: Tensor, index: Tensor, source: str = "index") -> None:
         raise ValueError(f"{source}: {index.shape[2]} neighbours of each point; must be from 1 to 32767")
 
 
-# -- operations that compilers see, with the shapes of their results -----------------------------
+# -- operations that compilers see, with the shapes of their results, which are contiguous ----------
 
 
 @operation
@@ -112,7 +112,7 @@ def _neighbor_extremum(x: Tensor, index: Tensor, mask: Tensor | None, sign: Tens
 
 @_neighbor_extremum.register_fake
 def _(x, index, mask, sign):
-    return torch.empty_like(x), x.new_empty(x.shape, dtype=torch.int16)
+    return x.new_empty(x.shape), x.new_empty(x.shape, dtype=torch.int16)
 
 
 @operation
@@ -122,7 +122,7 @@ def _neighbor_extremum_backward(grad: Tensor, index: Tensor, mask: Tensor | None
 
 @_neighbor_extremum_backward.register_fake
 def _(grad, index, mask, place):
-    return torch.empty_like(grad)
+    return grad.new_empty(grad.shape)
 
 
 @operation
@@ -149,7 +149,7 @@ def _edge_moments_backward(
 
 @_edge_moments_backward.register_fake
 def _(center, neighbor, index, slope, mask, offset, factor):
-    return torch.empty_like(center), torch.empty_like(neighbor), torch.empty_like(slope)
+    return center.new_empty(center.shape), neighbor.new_empty(neighbor.shape), slope.new_empty(slope.shape)
 
 
 def _backward_operations_for(x: Tensor) -> Operations:

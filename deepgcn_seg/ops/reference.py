@@ -87,7 +87,7 @@ def neighbor_extremum_backward(grad: Tensor, index: Tensor, mask: Tensor | None,
     """Return the gradient (B, N, C) of the features: each extreme's goes to the neighbour that gave it."""
     if mask is not None:
         grad = torch.where(mask[:, :, None], grad, 0)
-    return torch.zeros_like(grad).scatter_add_(1, index.gather(2, place.long()), grad)
+    return grad.new_zeros(grad.shape).scatter_add_(1, index.gather(2, place.long()), grad)
 
 
 def edge_moments(
@@ -120,7 +120,7 @@ def edge_moments_backward(
     grad_slope = torch.where(edge > 0, 0, grad * edge).sum((0, 1, 2))
     grad = grad * steepness
     rows = _rows(index, center.shape[-1])
-    grad_neighbor = torch.zeros_like(neighbor).scatter_add_(1, rows, grad.flatten(1, 2))
+    grad_neighbor = neighbor.new_zeros(neighbor.shape).scatter_add_(1, rows, grad.flatten(1, 2))
     return grad.sum(2), grad_neighbor, grad_slope
 
 

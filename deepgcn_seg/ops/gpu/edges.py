@@ -24,13 +24,17 @@ from .launch import power_of_two
 # Size of a tile. Its values take 8 registers in each of 128 threads, and a row of 64 float32 is two cache lines.
 POINTS = 16
 CHANNELS = 64
+# The most programs in any dimension of a grid but the first.
+MOST_TILES = 65535
 
 
 @triton.jit
-def _tile(mask, count, channels, MASKED: tl.constexpr, POINTS: tl.constexpr, CHANNELS: tl.constexpr):
+def _tile(
+    mask, count, channels, MASKED: tl.constexpr, BLOCKS: tl.constexpr, POINTS: tl.constexpr, CHANNELS: tl.constexpr
+):
     """Return this program's block, rows and channels; which rows and channels exist, and which rows are present."""
-    block = tl.program_id(0).to(tl.int64)
-    point = tl.program_id(1) * POINTS + tl.arange(0, POINTS)
+    block = tl.program_id(BLOCKS).to(tl.int64)
+    point = tl.program_id(1 - BLOCKS) * POINTS + tl.arange(0, POINTS)
     channel = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
     row = block * count + point
     inside = point < count
@@ -43,10 +47,11 @@ def _tile(mask, count, channels, MASKED: tl.constexpr, POINTS: tl.constexpr, CHA
 @triton.jit
 def _extremum(
     x, index, mask, sign, extreme, place, count, channels,
-    K: tl.constexpr, MASKED: tl.constexpr, SUM: tl.constexpr, POINTS: tl.constexpr, CHANNELS: tl.constexpr,
+    K: tl.constexpr, MASKED: tl.constexpr, SUM: tl.constexpr,
+    BLOCKS: tl.constexpr, POINTS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Write the largest neighbour of each point (``sign`` +1) or the smallest (-1), and its place 0..k-1."""
-    block, row, channel, inside, wide, present = _tile(mask, count, channels, MASKED, POINTS, CHANNELS)
+    block, row, channel, inside, wide, present = _tile(mask, count, channels, MASKED, BLOCKS, POINTS, CHANNELS)
     element = row[:, None] * channels + channel[None, :]
     written = inside[:, None] & wide[None, :]
     signs = tl.load(sign + channel, mask=wide, other=1).to(SUM)
@@ -69,10 +74,11 @@ def _extremum(
 @triton.jit
 def _extremum_backward(
     grad, index, mask, place, out, count, channels,
-    K: tl.constexpr, MASKED: tl.constexpr, SUM: tl.constexpr, POINTS: tl.constexpr, CHANNELS: tl.constexpr,
+    K: tl.constexpr, MASKED: tl.constexpr, SUM: tl.constexpr,
+    BLOCKS: tl.constexpr, POINTS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Add each point's gradient to the neighbour that gave its extreme."""
-    block, row, channel, _inside, wide, present = _tile(mask, count, channels, MASKED, POINTS, CHANNELS)
+    block, row, channel, _inside, wide, present = _tile(mask, count, channels, MASKED, BLOCKS, POINTS, CHANNELS)
     element = row[:, None] * channels + channel[None, :]
     here = present[:, None] & wide[None, :]
     which = tl.load(place + element, mask=here, other=0).to(tl.int64)
@@ -85,10 +91,11 @@ def _extremum_backward(
 @triton.jit
 def _moments(
     center, neighbor, index, mask, slope, shift, sums, squares, count, channels,
-    K: tl.constexpr, MASKED: tl.constexpr, SUM: tl.constexpr, POINTS: tl.constexpr, CHANNELS: tl.constexpr,
+    K: tl.constexpr, MASKED: tl.constexpr, SUM: tl.constexpr,
+    BLOCKS: tl.constexpr, POINTS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Write the tile's sums of phi(e) - shift and of its square over the edges of its points."""
-    block, row, channel, _inside, wide, present = _tile(mask, count, channels, MASKED, POINTS, CHANNELS)
+    block, row, channel, _inside, wide, present = _tile(mask, count, channels, MASKED, BLOCKS, POINTS, CHANNELS)
     here = present[:, None] & wide[None, :]
     slopes = tl.load(slope + channel, mask=wide, other=1).to(SUM)
     shifts = tl.load(shift + channel, mask=wide, other=0).to(SUM)
@@ -104,7 +111,7 @@ def _moments(
         total += phi
         square += phi * phi
     # One sum for each tile, added up outside: atomic additions would depend on the order of programs.
-    out = (block * tl.num_programs(1) + tl.program_id(1)) * channels + channel
+    out = (block * tl.num_programs(1 - BLOCKS) + tl.program_id(1 - BLOCKS)) * channels + channel
     tl.store(sums + out, tl.sum(total, 0), mask=wide)
     tl.store(squares + out, tl.sum(square, 0), mask=wide)
 
@@ -112,10 +119,11 @@ def _moments(
 @triton.jit
 def _moments_backward(
     center, neighbor, index, mask, slope, offset, factor, grad_center, grad_neighbor, grad_slope, count, channels,
-    K: tl.constexpr, MASKED: tl.constexpr, SUM: tl.constexpr, POINTS: tl.constexpr, CHANNELS: tl.constexpr,
+    K: tl.constexpr, MASKED: tl.constexpr, SUM: tl.constexpr,
+    BLOCKS: tl.constexpr, POINTS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Write the gradients of center, neighbor and slope; offset + factor * phi(e) is that of phi(e)."""
-    block, row, channel, inside, wide, present = _tile(mask, count, channels, MASKED, POINTS, CHANNELS)
+    block, row, channel, inside, wide, present = _tile(mask, count, channels, MASKED, BLOCKS, POINTS, CHANNELS)
     element = row[:, None] * channels + channel[None, :]
     here = present[:, None] & wide[None, :]
     slopes = tl.load(slope + channel, mask=wide, other=1).to(SUM)[None, :]
@@ -136,7 +144,7 @@ def _moments_backward(
         own_grad += grad
         tl.atomic_add(grad_neighbor + j + channel[None, :], grad, mask=here)
     tl.store(grad_center + element, own_grad.to(grad_center.dtype.element_ty), mask=inside[:, None] & wide[None, :])
-    out = (block * tl.num_programs(1) + tl.program_id(1)) * channels + channel
+    out = (block * tl.num_programs(1 - BLOCKS) + tl.program_id(1 - BLOCKS)) * channels + channel
     tl.store(grad_slope + out, tl.sum(slope_grad, 0), mask=wide)
 
 
@@ -201,13 +209,17 @@ def _launch(kernel, x: Tensor, index: Tensor, *arguments: Tensor | None) -> None
     given = [x if argument is None else argument for argument in arguments]
     # Triton has no pointers to truth values.
     given = [a.contiguous().view(torch.uint8) if a.dtype == torch.bool else a for a in given]
-    kernel[(batch, -(-count // POINTS), -(-channels // width))](
+    # The dimension of the grid that counts blocks; the other one of the first two counts tiles of a block's points.
+    tiles = -(-count // POINTS)
+    blocks = int(tiles > MOST_TILES)
+    kernel[(tiles, batch, -(-channels // width)) if blocks else (batch, tiles, -(-channels // width))](
         *given,
         count,
         channels,
         K=index.shape[2],
         MASKED=masked,
         SUM=tl.float64 if x.dtype == torch.float64 else tl.float32,
+        BLOCKS=blocks,
         POINTS=POINTS,
         CHANNELS=width,
         num_warps=4,
