@@ -91,7 +91,7 @@ def write_manifest(
         without += [] if header.colored else [key]
     if 0 < len(without) < len(rooms):
         log.warning(
-            "%s: %d of %d rooms have no colours, such as %s, so that networks are trained on this store without colours; "
+            "%s: %d of %d rooms have no colours, such as %s, so that networks are trained on this store without any; "
             "if they are to see those of the other rooms, remove these rooms from the source",
             root, len(without), len(rooms), without[0],
         )  # fmt: skip
