@@ -32,6 +32,15 @@ def one_line(value: object, most: int | None = None) -> str:
     return "".join(" " if c.isspace() else c if c.isprintable() else "?" for c in text)
 
 
+def visible(text: str) -> str:
+    """Return text of several lines in which control characters are written out, such as ``\\x1b``.
+
+    A terminal would obey them. Marks of direction and other characters without a width are written out, too.
+    """
+    hidden = lambda c: c not in "\n\t" and unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp")
+    return "".join(ascii(c)[1:-1] if hidden(c) else c for c in text)
+
+
 def ascii_escaped(text: str) -> str:
     """Return text for a header in ASCII: each other character is written as ``\\uXXXX``, or ``\\UXXXXXXXX`` beyond."""
     codes = ((character, ord(character)) for character in text)

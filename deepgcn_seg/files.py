@@ -119,6 +119,17 @@ def creating(folder: str | Path) -> Iterator[Path]:
         os.close(handle)
 
 
+@contextmanager
+def temporary_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a new hidden folder beside ``path``, whose name begins like it, and remove it afterwards."""
+    temporary, handle = _temporary(Path(path), _make_folder)
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(handle)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files and folders in ``folder`` whose process is gone.
 

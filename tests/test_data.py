@@ -692,7 +692,7 @@ def test_blocks_too_small_for_the_density_end_with_settings_that_work(tmp_path, 
     write_room(tmp_path, room)
     write_manifest(tmp_path, S3DIS, "a tile")
     store = RoomStore(tmp_path)
-    with pytest.raises(UserError, match="no block of 100 points or more in 1 room ") as raised:
+    with pytest.raises(UserError, match=r"no block of 100 points or more in 1 room .*\(Area_1/tile\)") as raised:
         BlockDataset(store, store.rooms, 512)
     advised = dict(re.findall(r"data\.grid\.(\w+)=([\d.]+\d|\d)", str(raised.value)))
     # Fewer than 100 points in all fill no block, however wide.

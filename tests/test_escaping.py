@@ -1,8 +1,12 @@
 """Text from elsewhere in every form of output: shown as it is, never read as instructions."""
 
 import io
+import logging
+import logging.config
+from pathlib import Path
 
 import pytest
+import yaml
 from matplotlib.text import Text as FigureText
 from rich.console import Console
 from rich.table import Table
@@ -115,6 +119,23 @@ def test_the_terminal_shows_brackets(capsys):
         console=console,
     )
     assert capsys.readouterr().out.count(ODD) == 3
+
+
+@pytest.mark.parametrize("name", ["terminal", "file"])
+@pytest.mark.parametrize(
+    ("message", "args", "expected"),
+    [
+        ("%s: read", (Path("a\x1b]0;x\x07\r\nb\u202ec\x9b"),), r"a\x1b]0;x\x07\r\nb\u202ec\x9b: read"),
+        ("Not labelled:\n  %s", ("a\x1b[2J: lost\n  b",), "Not labelled:\n  a\\x1b[2J: lost\n  b"),
+        ("%(key)s and %(key)s", ({"key": "\x00"},), r"\x00 and \x00"),
+        ("Büro 東\t100%", (), "Büro 東\t100%"),
+    ],
+)
+def test_the_log_shows_control_characters(name, message, args, expected):
+    settings = yaml.safe_load((Path(__file__).parents[1] / "conf/hydra/job_logging/plain.yaml").read_text())
+    formatter = logging.config.DictConfigurator(settings).configure_formatter(settings["formatters"][name])
+    record = logging.LogRecord("x", logging.INFO, "x.py", 1, message, args, None)
+    assert formatter.format(record).endswith(expected)
 
 
 def test_progress_shows_brackets(monkeypatch, capsys):

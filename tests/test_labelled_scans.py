@@ -206,6 +206,31 @@ def test_s3dis_rooms_as_ply(tmp_path, raw_rooms, layout):
     assert np.array_equal(stored.labels(), room.label[stored.order()])
 
 
+@pytest.mark.parametrize(
+    "files",
+    [
+        ("Area_1/office_1.ply", "Area_1_office_1.ply"),
+        ("Area_1/office_1/coord.npy", "points/Area_1_office_1.bin"),
+        ("classes.yaml", "Area_1/office_1.ply", "Area_1/office_1.npy"),
+    ],
+)
+def test_two_files_of_one_room_are_an_error_that_names_both(tmp_path, files):
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match="is the same room as") as raised:
+        recognise(tmp_path)
+    assert all(name.removesuffix("/coord.npy") in str(raised.value) for name in files[-2:])
+
+
+@pytest.mark.parametrize(("seen", "hidden"), [("a.ply", "._a.ply"), ("a/coord.npy", ".a/coord.npy")])
+def test_hidden_files_of_other_systems_are_no_rooms(tmp_path, seen, hidden):
+    for name in (seen, hidden):
+        (tmp_path / "Area_1" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "Area_1" / name).touch()
+    assert list(recognise(tmp_path).rooms) == ["Area_1/a"]
+
+
 def test_rooms_as_people_have_them(tmp_path, raw_rooms):
     """Misnamed files, an empty room, one without annotations, one that lacks an annotation."""
     import shutil
@@ -317,6 +342,38 @@ def test_points_without_coordinates_are_left_out_and_counted(tmp_path, caplog, l
     told = (tmp_path / "store" / "repairs.txt").read_text()
     assert "room.ply: 2 points with NaN or infinite coordinates; left out" in told
     assert "2 points with NaN or infinite coordinates were left out" in caplog.text
+
+
+def test_rounded_coordinates_are_told_of_the_units_of_the_file(tmp_path, caplog):
+    points = np.random.default_rng(0).uniform([451_234, 5_412_345, 100], [451_238, 5_412_348, 103], (500, 3))
+    raw = labelled(tmp_path / "raw", points, np.zeros(500), name="exact")
+    labelled(raw, points.astype(np.float32), np.zeros(500), name="coarse", scale=0.5)
+    assert prepare(raw, tmp_path / "store") is not None
+    told = (tmp_path / "store" / "repairs.txt").read_text()
+    assert "coarse.ply: coordinates in x, y are rounded to 0.25 m because they were stored as float32" in told
+    assert "exact" not in told and "kept as they are" in told
+    assert "Coordinates of 1 room were rounded, such as" in caplog.text
+    assert "repaired or skipped" not in caplog.text
+
+
+def test_rounded_coordinates_of_annotations_are_told(tmp_path, caplog):
+    points = np.random.default_rng(0).uniform([451_234, 5_412_345, 100], [451_238, 5_412_348, 103], (500, 3))
+    folder = tmp_path / "raw" / "Area_1" / "office_1" / "Annotations"
+    folder.mkdir(parents=True)
+    np.savetxt(folder / "wall_1.txt", np.c_[points, np.full((500, 3), 7)], "%g")
+    prepare(tmp_path / "raw", tmp_path / "store")
+    told = (tmp_path / "store" / "repairs.txt").read_text()
+    assert "office_1: coordinates in x, y are rounded to 10 m because they have six digits at most" in told
+    assert "Coordinates of 1 room were rounded, such as" in caplog.text
+
+
+def test_rooms_without_colours_among_others_are_told(tmp_path, caplog):
+    raw = write_scans(tmp_path / "raw", areas=("north",), rooms=2)
+    assert prepare(classes(raw), tmp_path / "store").colored and not caplog.text
+    write_scans(tmp_path / "other", colored=False, areas=("north",), rooms=1)
+    (tmp_path / "other" / "north" / "room_0.ply").rename(raw / "north" / "grey.ply")
+    assert not prepare(raw, tmp_path / "store").colored
+    assert "1 of 3 rooms have no colours, such as north/grey," in caplog.text
 
 
 @pytest.mark.parametrize("lost", ["coordinates", "labels"])

@@ -376,6 +376,21 @@ def test_a_sweep_that_is_given_again_lists_its_own_failures(data_root, tmp_path)
     assert "finished before" in done.stderr and "failed" not in done.stderr
 
 
+def test_of_two_sweeps_at_once_each_lists_its_own_failures(data_root, tmp_path):  # noqa: F811
+    sweep = ["-m", *TINY, f"data.root={data_root}", f"hydra.sweep.dir={tmp_path}", "pages=false", "protocol=recut"]
+    first = Forked([str(ROOT / "tools" / "train.py"), *sweep, "max_steps=40", "seed=-1,1,2,3"], ROOT, os.environ)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "0_resgcn2" / "failed.txt").is_file():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    # The directory of the first job is free. That of the second may be in use.
+    second = run("train", *sweep, "max_steps=1", "seed=4,-2", check=False)
+    told = first.completed(timeout=300).stderr
+    assert second.returncode == 2 and "seed=-2" in second.stderr and "seed=-1" not in second.stderr
+    assert "0_resgcn2: seed=-1" in told[told.index("jobs failed") :] and "seed=-2" not in told
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
 def test_a_damaged_run_of_a_sweep_is_told_and_not_replaced(data_root, tmp_path):  # noqa: F811
     sweep = ["-m", *TINY, f"data.root={data_root}", f"hydra.sweep.dir={tmp_path}", "max_steps=1", "pages=false"]
     run("train", *sweep, "seed=3")

@@ -260,6 +260,13 @@ PARTS = [
     ("history.csv: not the history of a training", written("history.csv", b"step,epoch\n1,nan\n")),
     ("tfevents.1: is a link", linked("events.out.tfevents.1")),
     ("its TensorBoard events hold no scalars", written("events.out.tfevents.1", b"garbage" * 9)),
+    (
+        "TensorBoard events are larger than 64 MiB",
+        lambda folder: [
+            (folder / f"events.out.tfevents.{n}").touch() or os.truncate(folder / f"events.out.tfevents.{n}", 2**25 + 1)
+            for n in (1, 2)
+        ],
+    ),
     ("tfevents.1: no such file", lambda folder: os.mkfifo(folder / "events.out.tfevents.1")),
 ]
 

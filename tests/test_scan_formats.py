@@ -483,6 +483,19 @@ def test_coordinates_that_float32_has_rounded_are_said():
     assert lost_digits(np.floor(xyz)) is None
 
 
+def test_coordinates_of_six_digits_are_said():
+    xyz = np.random.default_rng(0).random((3000, 3)) * [2, 2, 2.6] + [451_234, 5_412_345, 100]
+    xyz[0, 2] = 0
+    rounded = np.array([[float(f"{value:g}") for value in row] for row in xyz])
+    said = lost_digits(rounded)
+    assert "in x, y are rounded to 10 m because they have six digits at most" in said
+    assert lost_digits(rounded.astype(np.float32)) == said
+    # The first points alone may be whole numbers. Near the origin, six digits are enough.
+    assert lost_digits(np.concatenate([rounded, xyz[-1:]])) is None
+    assert lost_digits(rounded, 0.001) is None
+    assert lost_digits(np.round(xyz - [451_234, 5_412_345, 100], 4)) is None
+
+
 # -- names and notes of other scripts ---------------------------------------------------------------
 
 # Name -> what it is in formats whose names are ASCII without blanks.

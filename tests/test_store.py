@@ -24,6 +24,7 @@ from deepgcn_seg.data import build_store
 from deepgcn_seg.data.build_store import prepare
 from deepgcn_seg.data.classes import S3DIS, ClassList
 from deepgcn_seg.data.dataset import make_loader
+from deepgcn_seg.data.export_hdf5 import export_blocks
 from deepgcn_seg.data.hdf5_arrays import StoredArray, find_arrays
 from deepgcn_seg.data.labelled_scans import read_labelling
 from deepgcn_seg.data.official_hdf5 import OfficialBlocks
@@ -448,6 +449,36 @@ def test_a_store_that_cannot_be_written_ends_the_preparation(source, tmp_path, m
     with pytest.raises(UserError, match=r"cannot write room A/r0 .*No space left"):
         prepare(source, tmp_path / "store")
     assert tried == ["A/r0"]
+
+
+def test_a_full_disk_met_by_hdf5_is_an_error_and_no_crash(tmp_path):
+    code = (
+        "import resource, sys, numpy as np\n"
+        "from deepgcn_seg.data.hdf5_writing import new_hdf5\n"
+        "for size in (1000, 5000, 7000, 100_000, 10**6):\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))\n"
+        "    try:\n"
+        "        with new_hdf5(sys.argv[1], userblock_size=4096) as file:\n"
+        "            file.create_dataset('a', data=np.ones(25_000), chunks=(25_000,))\n"
+        "            file.attrs['b'] = 1\n"
+        "        print('written')\n"
+        "    except OSError as error:\n"
+        "        print(error.strerror)\n"
+    )
+    path = tmp_path / "a.h5"
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [*4 * ["File too large"], "written"]
+    with h5py.File(path) as file:
+        assert file["a"][:].tolist() == [1.0] * 25_000 and file.attrs["b"] == 1
+
+
+def test_blocks_that_are_there_are_not_exported_over(store, tmp_path):
+    (tmp_path / "all_files.txt").write_text("x/ply_data_all_0.h5\n")
+    (tmp_path / "ply_data_all_0.h5").write_text("official")
+    with pytest.raises(UserError, match="holds HDF5 blocks already, which are kept; choose another folder"):
+        export_blocks(store, tmp_path)
+    assert (tmp_path / "ply_data_all_0.h5").read_text() == "official"
 
 
 def test_repairs_of_the_rooms_that_are_kept_are_told_beside_those_that_are_not(tmp_path):

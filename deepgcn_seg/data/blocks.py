@@ -137,25 +137,32 @@ class BlockGrid(Validated):
 
     def cut(self, store: RoomSource, room: RoomEntry) -> list[PointBlock]:
         """Return the room's blocks that have at least ``min_points`` points (and at least one), row by row."""
-        stored = store.open(room)
+        low, high, counts = self._counted(store.open(room))
+        return [PointBlock(room, (*a,), (*b,), n) for a, b, n in zip(low.tolist(), high.tolist(), counts.tolist())]
+
+    def points_of_blocks(self, store: RoomSource, rooms: Sequence[RoomEntry]) -> np.ndarray:
+        """Return the number of points (n,) of each block that :meth:`cut` returns of some rooms."""
+        return np.concatenate([self._counted(store.open(room))[2] for room in rooms])
+
+    def _counted(self, stored: SortedRoom) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the lower and upper edges (n, 2) of the blocks that are not left out, and their points (n,)."""
         counts = [self.count(float(extent)) for extent in stored.size[:2]]
+        minimum = max(self.min_points, 1)
         places = self._places(stored, counts)
-        edges = np.stack([self.edges(places[:, axis], counts[axis]) for axis in (0, 1)], 2)
-        counts_at_most, minimum = stored.cells.count_points(*edges), max(self.min_points, 1)
-        # In a sparse scan, nearly all blocks have too few points even if all points of their cells were in them.
-        dense = counts_at_most >= minimum
-        edges, counts_at_most = edges[:, dense], counts_at_most[dense]
+        dense = []
+        for start in range(0, len(places), _PIECE):
+            piece = places[start : start + _PIECE].T
+            edges = np.stack([self.edges(piece[axis], counts[axis]) for axis in (0, 1)], 2)
+            points = stored.cells.count_points(*edges)
+            # In a sparse scan, nearly all blocks have too few points even if all points of their cells were in them.
+            dense.append((edges[:, points >= minimum], points[points >= minimum]))
+        edges, points = np.concatenate([of for of, _ in dense], 1), np.concatenate([n for _, n in dense])
         whole_cells = ((edges / CELL == np.floor(edges / CELL)) | np.isinf(edges)).all((0, 2))
-        blocks = []
-        for (low_x, low_y, high_x, high_y), count, exact in zip(
-            np.concatenate(edges, 1).tolist(), counts_at_most.tolist(), whole_cells.tolist()
-        ):
-            low, high = (low_x, low_y), (high_x, high_y)
-            if not exact:
-                count = len(points_inside(stored, low, high)[0])
-            if count >= minimum:
-                blocks.append(PointBlock(room, low, high, count))
-        return blocks
+        low, high = edges
+        for i in np.flatnonzero(~whole_cells):
+            points[i] = len(points_inside(stored, low[i], high[i])[0])
+        kept = points >= minimum
+        return low[kept], high[kept], points[kept]
 
     def _places(self, stored: SortedRoom, counts: Sequence[int]) -> np.ndarray:
         """Return the numbers along x and y (n, 2) of all blocks that may have points, row by row.
@@ -171,12 +178,19 @@ class BlockGrid(Validated):
         first = np.floor((low - self.side) / self.stride).astype(np.int64)
         last = np.floor((low + width) / self.stride).astype(np.int64) + 1
         highest = np.array(counts) - 1
-        places = np.concatenate([first.clip(0, highest), last.clip(0, highest)], 1)
-        for axis in (0, 1):
-            places = _expand(np.unique(places, axis=0), axis)
-        return np.unique(places[:, :2], axis=0)
+        first, last = first.clip(0, highest), last.clip(0, highest)
+        # Pairs are put into one number each, which sorts many times faster than rows of an array.
+        lengths, width = last - first + 1, highest[1] + 1
+        longest = lengths[:, 1].max()
+        x, cell = _each_of(first[:, 0], lengths[:, 0])
+        along_y = first[:, 1] * longest + lengths[:, 1] - 1
+        x, along_y = np.divmod(_unique(x * (width * longest) + along_y[cell]), width * longest)
+        y, row = _each_of(along_y // longest, along_y % longest + 1)
+        return np.stack(np.divmod(_unique(x[row] * width + y), width), 1)
 
 
+# Blocks to count the points of at a time.
+_PIECE = 1 << 20
 # The advice aims at blocks that hold this share of the points. The other points lie in blocks at the rooms' edges.
 _ENOUGH_POINTS = 0.9
 # Sides in metres that the advice tries: 0.1, 0.2, 0.5, 1, ... 5000.
@@ -186,14 +200,13 @@ _SIDES = tuple(digit * 10.0**power for power in range(-1, 4) for digit in (1, 2,
 def share_held(store: RoomSource, rooms: Sequence[RoomEntry], grid: BlockGrid) -> float:
     """Return the share of the rooms' points that lie in blocks of at least ``min_points``, laid side by side."""
     disjoint = replace(grid, stride=grid.side)
-    held = sum(block.count for room in rooms for block in disjoint.cut(store, room))
-    return held / sum(store.open(room).count for room in rooms)
+    return disjoint.points_of_blocks(store, rooms).sum() / sum(store.open(room).count for room in rooms)
 
 
 def advise(store: RoomSource, rooms: Sequence[RoomEntry], grid: BlockGrid) -> str:
     """Return how many points blocks have, and which settings would put nearly all points into a block."""
     all_blocks = replace(grid, stride=grid.side, min_points=0)
-    counts = np.sort([block.count for room in rooms for block in all_blocks.cut(store, room)])
+    counts = np.sort(all_blocks.points_of_blocks(store, rooms))
     usual, enough = counts[np.searchsorted(counts.cumsum(), counts.sum() * np.array([0.5, 1 - _ENOUGH_POINTS]))]
     advice = f"a block of {grid.side:g} m has about {usual:,} points; give "
     for side in _SIDES:
@@ -203,13 +216,17 @@ def advise(store: RoomSource, rooms: Sequence[RoomEntry], grid: BlockGrid) -> st
     return f"{advice}data.grid.min_points={enough}"
 
 
-def _expand(ranges: np.ndarray, axis: int) -> np.ndarray:
-    """Return rows (first_x, first_y, last_x, last_y) with one row for each number of the range along an axis."""
-    lengths = ranges[:, 2 + axis] - ranges[:, axis] + 1
-    rows = np.repeat(ranges, lengths, axis=0)
-    rows[:, axis] += np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    rows[:, 2 + axis] = rows[:, axis]
-    return rows
+def _unique(values: np.ndarray) -> np.ndarray:
+    """Return different integers (n,) in order: :func:`numpy.unique` hashes them, which takes ten times as long."""
+    values = np.sort(values)
+    return values[np.r_[True, values[1:] != values[:-1]]]
+
+
+def _each_of(first: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return every number of some ranges, one range after the other, and which of the ranges it is of."""
+    which = np.repeat(np.arange(len(first)), lengths)
+    start = np.cumsum(lengths) - lengths
+    return np.arange(len(which)) + (first - start)[which], which
 
 
 def points_inside(

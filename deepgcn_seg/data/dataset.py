@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..errors import UserError, first_line
-from ..settings import counted
+from ..settings import counted, some_of
 from .augmentation import Augmentation, BlockPoints
 from .blocks import NINE, BlockGrid, advise, block_features, points_inside, sample_indices
 from .official_hdf5 import OfficialBlockDataset, OfficialBlocks
@@ -106,8 +106,8 @@ class BlockDataset(Dataset):
         self.room_of = [block.room for block in self.blocks]
         if not self.blocks:
             raise UserError(
-                f"no block of {grid.min_points} points or more in {counted(len(rooms), 'room')} of {store.root}: "
-                f"{advise(store, rooms, grid)}"
+                f"no block of {grid.min_points} points or more in {counted(len(rooms), 'room')} of {store.root} "
+                f"({some_of([room.key for room in rooms], 3)}): {advise(store, rooms, grid)}"
             )
 
     def __len__(self) -> int:

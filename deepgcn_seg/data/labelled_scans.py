@@ -12,11 +12,11 @@ from ..schema import read_yaml
 from .classes import ClassList, no_label
 from .classes_file import FORMS, ClassesFile
 from .label_numbers import MAX_LABEL, LabelNumbers
-from .repairs import KEPT, NO_COORDINATES, NO_LABEL, Repair
+from .repairs import KEPT, NO_COORDINATES, NO_LABEL, ROUNDED, Repair
 from .room import Room
 from .scans.files import read_scan
 from .scans.formats.bounds import MAX_POINTS
-from .scans.formats.scan import AXES, LABELS, Scan
+from .scans.formats.scan import AXES, LABELS, Scan, lost_digits
 from .units import UP
 
 # The meaning of a label whose points are left out.
@@ -169,9 +169,16 @@ def labelled_room(scan: Scan, field: str, area: str, name: str, labelling: Label
     keep, label, unlabelled = labelling.kept_points(scan.path, labels)
     if unlabelled:
         repairs.append(Repair(str(path), None, NO_LABEL, KEPT, unlabelled))
-    rgb = scan.rgb
-    xyz = scan.xyz[keep][:, UP[labelling.up]] * (labelling.scale or 1.0)
+    rgb, xyz = scan.rgb, scan.xyz[keep]
+    repairs += rounded(path, xyz, labelling.scale)
+    xyz = xyz[:, UP[labelling.up]] * (labelling.scale or 1.0)
     return Room(area, name, xyz, None if rgb is None else rgb[keep], label), repairs
+
+
+def rounded(path: Path, xyz: np.ndarray, scale: float | None) -> list[Repair]:
+    """Return what is wrong with coordinates (N, 3) as a file has them, if they were rounded, else nothing."""
+    lost = lost_digits(xyz, scale or 1.0) if len(xyz) else None
+    return [Repair(str(path), None, f"{lost[0].lower()}{lost[1:]}", ROUNDED)] if lost else []
 
 
 def _with_coordinates(scan: Scan) -> tuple[Scan, int]:

@@ -77,8 +77,17 @@ def recognise(folder: str | Path) -> Layout:
 
 
 def _rooms(found: list[tuple[str, str, Path]]) -> dict[str, Path] | None:
-    ordered = sorted(found, key=lambda room: (natural(room[0]), natural(room[1])))
-    return {f"{area}/{name}": path for area, name, path in ordered} or None
+    """Return rooms by their key in natural order, or None if there are none.
+
+    Raises:
+        UserError: two files or folders are the same room.
+    """
+    ordered = sorted(found, key=lambda room: (natural(room[0]), natural(room[1]), room[2]))
+    rooms: dict[str, Path] = {}
+    for area, name, path in ordered:
+        if (other := rooms.setdefault(f"{area}/{name}", path)) != path:
+            raise UserError(f"{path}: is the same room as {other}; rename or remove one of them")
+    return rooms or None
 
 
 def _store(root: Path) -> dict[str, Path] | None:
@@ -121,13 +130,13 @@ def _arrays(root: Path) -> dict[str, Path] | None:
 
 
 def _ply(root: Path) -> dict[str, Path] | None:
-    nested = [(path.parent.name, path.stem, path) for path in root.glob("Area_*/*.ply")]
+    nested = [(path.parent.name, path.stem, path) for path in root.glob("Area_*/[!.]*.ply")]
     return _rooms(nested + _flat(".ply")(root))
 
 
 def _scenes(root: Path) -> dict[str, Path] | None:
     """Return folders of arrays in Pointcept's layout, or binary files of mmdetection3d."""
-    folders = [(path.parent.parent.name, path.parent.name, path.parent) for path in root.glob("Area_*/*/coord.npy")]
+    folders = [(path.parent.parent.name, path.parent.name, path.parent) for path in root.glob("Area_*/[!.]*/coord.npy")]
     return _rooms(folders + _flat(".bin")(root / "points"))
 
 
@@ -143,8 +152,6 @@ def _scans(root: Path) -> dict[str, Path] | None:
     rooms = _rooms([(path.parent.name, path.name if path.is_dir() else path.stem, path) for path in files])
     if rooms is None:
         raise UserError(f"{root}: classes.yaml is there, but no scans; looked for {SCANS.files}")
-    if len(rooms) < len(files):
-        raise UserError(f"{root}: two scans of one area have the same name but for the suffix")
     return rooms
 
 

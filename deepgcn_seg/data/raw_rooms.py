@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from .classes import S3DIS, no_label
-from .labelled_scans import Labelling, read_labelled_room, read_labelling
+from .labelled_scans import Labelling, read_labelled_room, read_labelling, rounded
 from .layouts import SCANNET, SCANS, STANFORD, Layout
 from .repairs import ROOM_SKIPPED, Repair
 from .room import Room
@@ -60,6 +60,7 @@ def _read_layout(layout: Layout, key: str, labelling: Labelling, max_points: int
     if layout.kind == STANFORD:
         room, repairs = read_room(path, labelling.classes)
         if room is not None:
+            repairs = [*repairs, *rounded(path, room.xyz, labelling.scale)]
             room.xyz *= labelling.scale or 1.0
         return room, repairs
     area, name = key.split("/")

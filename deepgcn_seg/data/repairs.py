@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..files import replacing
+from ..settings import counted
 
 log = logging.getLogger(__name__)
 
 # What can be wrong with points, and what is done with those that nobody has labelled.
 NO_COORDINATES, NO_LABEL = "NaN or infinite coordinates", "no label"
 KEPT = "kept, but neither trained on nor scored"
+# What is done with coordinates that were rounded before.
+ROUNDED = "kept as they are"
 # What is done with a room that has no point to train on.
 ROOM_SKIPPED = "room skipped"
 
@@ -43,8 +46,10 @@ def write_report(path: Path, repairs: list[Repair]) -> None:
         # Names of files need not be UTF-8.
         lines = dict.fromkeys(f"{repair}\n" for repair in repairs)
         temporary.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
-    if damaged := sum(repair.action != KEPT for repair in repairs):
+    if damaged := sum(repair.action not in (KEPT, ROUNDED) for repair in repairs):
         log.warning("%d places of the raw files were repaired or skipped: see %s", damaged, path)
+    if coarse := [repair.file for repair in repairs if repair.action == ROUNDED]:
+        log.warning("Coordinates of %s were rounded, such as %s: see %s", counted(len(coarse), "room"), coarse[0], path)
     if left_out := [repair.file for repair in repairs if repair.action == ROOM_SKIPPED]:
         log.warning("%d rooms are not in the store, such as %s: see %s", len(left_out), left_out[0], path)
     counts: Counter[tuple[str, str]] = Counter()

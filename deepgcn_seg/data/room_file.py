@@ -32,6 +32,7 @@ from ..errors import UserError, first_line
 from ..files import Identity, open_file, replacing
 from ..schema import Schema
 from .cells import CELL, MAX_CELLS, FloorCells, count_cells
+from .hdf5_writing import new_hdf5
 from .repairs import Repair
 from .room import Room
 
@@ -147,8 +148,7 @@ def write_room(root: str | Path, room: Room, preparation: Preparation | None = N
     }
     path = Path(root) / room.area / f"{room.name}.h5"
     with replacing(path) as temporary:
-        # HDF5 does not lock the file, because temporary files are locked already.
-        with h5py.File(temporary, "w", userblock_size=HEADER_BYTES, locking=False) as file:
+        with new_hdf5(temporary, userblock_size=HEADER_BYTES) as file:
             # The attributes are for other programs, which do not read the header.
             file.attrs.update(format=FORMAT, cell=CELL, **header)
             rgb = np.zeros((len(room), 3), np.uint8) if room.rgb is None else room.rgb[order]

@@ -10,6 +10,7 @@ Files are written whole or not at all, and many processes may read them at the s
 
 import hashlib
 import json
+import logging
 import os
 from abc import ABC, abstractmethod
 from functools import lru_cache
@@ -27,6 +28,8 @@ from .label_numbers import LabelNumbers
 from .room import RoomEntry
 from .room_file import FORMAT, MAKE_AGAIN, ByteCount, Checksum, PointCount, check_file_name, read_header
 from .stored_room import StoredRoom
+
+log = logging.getLogger(__name__)
 
 
 def _check_key(key: str) -> str:
@@ -71,6 +74,8 @@ def write_manifest(
 ) -> None:
     """Write ``store.json``, which lists every room below ``root``; a store without it is unfinished.
 
+    The points of a store have colours if those of all rooms have. A warning says if only some have.
+
     Args:
         label_numbers: which numbers stand for the classes in the scans that the rooms were made from, if it is known.
 
@@ -78,17 +83,24 @@ def write_manifest(
         UserError: a file is not a room, or there are no rooms.
     """
     root = Path(root)
-    rooms, colored = {}, True
+    rooms: dict[str, dict[str, str | int]] = {}
+    without: list[str] = []
     for key, path in find_rooms(root).items():
         sha256, header = read_header(path)
         rooms[key] = {"sha256": sha256, "bytes": path.stat().st_size, "points": header.points}
-        colored = colored and header.colored
+        without += [] if header.colored else [key]
+    if 0 < len(without) < len(rooms):
+        log.warning(
+            "%s: %d of %d rooms have no colours, such as %s, so that networks are trained on this store without any; "
+            "if they are to see those of the other rooms, remove these rooms from the source",
+            root, len(without), len(rooms), without[0],
+        )  # fmt: skip
     content = {
         "format": FORMAT,
         "classes": classes.names,
         "palette": classes.palette,
         "source": source,
-        "colored": colored,
+        "colored": not without,
         "label_numbers": None if label_numbers is None else label_numbers.plain(),
         "rooms": rooms,
     }

@@ -23,11 +23,12 @@ from ..schema import Schema, read_json
 
 log = logging.getLogger(__name__)
 
-# Larger than anything that training writes; events, pictures: bytes.
+# Larger than anything that training writes; events, pictures: bytes. TensorBoard's reader takes more than ten
+# times the memory of small events, and the limit is that of all files of a run together.
 MAX_SETTINGS, MAX_CLASSES, MAX_ROOMS, MAX_PICTURES = 1000, 1000, 100_000, 100
 # A row of 13 classes has about 200 bytes: MAX_HISTORY, in bytes, holds 20,000 epochs.
 MAX_HISTORY = 2**22
-MAX_EVENTS, MAX_PICTURE, MAX_PIXELS = 2**30, 2**26, 2**25
+MAX_EVENTS, MAX_PICTURE, MAX_PIXELS = 2**26, 2**26, 2**25
 # Characters of a name or setting that are shown.
 MAX_SHOWN = 200
 # Counts of points stay exact in float64, and sums of many of them in int64.
@@ -291,7 +292,9 @@ def _read_scalar(folder: Path, tags: Sequence[str]) -> tuple[np.ndarray, np.ndar
 
     # TensorBoard's reader logs every file that it opens.
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
-    files = [own_file(folder, path.name, MAX_EVENTS) for path in sorted(folder.glob("*tfevents*"))]
+    files = [own_file(folder, path.name) for path in sorted(folder.glob("*tfevents*"))]
+    if sum(path.stat().st_size for path in files) > MAX_EVENTS:
+        raise UserError(f"{folder}: its TensorBoard events are larger than {MAX_EVENTS >> 20} MiB")
     events = EventAccumulator(str(folder), {"scalars": 0})
     try:
         events.Reload()

@@ -22,6 +22,8 @@ from ..schema import read_json, read_yaml
 from ..settings import some_of
 
 LOCK = ".lock"
+# The note of a failed job of a sweep, in its directory.
+FAILED = "failed.txt"
 # Settings that change where and by how many a training is done, and not its result.
 HOW_IT_IS_DONE = ("device", "devices", "workers", "pages")
 
@@ -75,7 +77,7 @@ def _lock(path: Path) -> tuple[int | None, str | None]:
 
 
 def keep_config(config: DictConfig, folder: Path) -> None:
-    """Write the full config into ``.hydra`` of a run's directory.
+    """Write the full config into ``.hydra`` of a run's directory, and remove the note of an earlier try that failed.
 
     Hydra would write it itself, but before the run has checked that the directory does not hold another run.
     """
@@ -83,6 +85,7 @@ def keep_config(config: DictConfig, folder: Path) -> None:
     for name, part in (("config", config), ("hydra", hydra), ("overrides", HydraConfig.get().overrides.task)):
         with replacing(folder / ".hydra" / f"{name}.yaml") as temporary:
             temporary.write_text(OmegaConf.to_yaml(part))
+    (folder / FAILED).unlink(missing_ok=True)
 
 
 def complete(config: DictConfig) -> None:

@@ -35,7 +35,7 @@ from .checks import check, require_choices, require_read
 from .failures import USER_ERROR, error_line
 from .mappings import replace_mappings
 from .output import claim_folder, output_may_go_unread
-from .sweeps import SweepSummary, forget_failure, note_failure
+from .sweeps import SweepSummary, note_failure
 
 # Exit status of work that was stopped but saved and can be resumed.
 INTERRUPTED = 75
@@ -172,9 +172,7 @@ def _guarded(
     def guarded(config: DictConfig) -> Any:
         outcome.composed = True
         try:
-            result = run_checked(task, config, conf, config_name)
-            forget_failure()
-            return result
+            return run_checked(task, config, conf, config_name)
         except BrokenPipeError:
             raise
         except (UserError, HydraException, OmegaConfBaseException, OSError) as error:

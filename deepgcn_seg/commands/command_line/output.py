@@ -1,5 +1,7 @@
-"""The output of a command: its directory, and standard output, which another program may stop reading."""
+"""The output of a command: its directory, its log, and standard output, which another program may stop reading."""
 
+import copy
+import logging
 import os
 import select
 import sys
@@ -10,10 +12,23 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from ...escaping import visible
 from ...training.run_directory import claim
 
 # The exit status of a command whose output nobody reads any more, as a shell has it for SIGPIPE.
 UNREAD = 141
+
+
+class VisibleFormatter(logging.Formatter):
+    """A formatter of log records that writes out control characters: names of files may come from anywhere."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as text. Only line breaks of a path are written out, because some messages are lists."""
+        args = record.args
+        if isinstance(args, tuple):
+            record = copy.copy(record)
+            record.args = tuple(str(arg).replace("\n", r"\n") if isinstance(arg, Path) else arg for arg in args)
+        return visible(super().format(record))
 
 
 def claim_folder(config: DictConfig, command: str) -> None:

@@ -1,7 +1,9 @@
 """Sweeps: the directory of each job, the notes that failed jobs leave, and what is said before and after the jobs."""
 
+import atexit
+import os
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -19,16 +21,16 @@ from omegaconf.errors import OmegaConfBaseException
 from ...distributed import declared
 from ...errors import UserError
 from ...escaping import one_line
-from ...files import replacing
+from ...files import replacing, temporary_folder, write_json
+from ...schema import read_json
 from ...settings import counted
-from ...training.run_directory import job_directory
+from ...training.run_directory import FAILED, job_directory
 from .failures import USER_ERROR
 from .mappings import replace_mappings
 
-# The note of a failed job, in its directory.
-FAILED = "failed.txt"
-# Until the end of a sweep, the notes of jobs whose directories are another run's, in the sweep's directory.
-_REFUSED = ".refused_job_"
+# The environment variable that names the folder of a sweep's notes to its jobs, which may be other processes. Another
+# sweep may run in the same directory, and has notes of its own.
+_NOTES = "DEEPGCN_SEG_SWEEP_NOTES"
 
 
 def _job_directory(name: str | int, *, _root_: DictConfig) -> str:
@@ -53,7 +55,7 @@ OmegaConf.register_new_resolver("job_directory", _job_directory, replace=True)
 
 
 def note_failure(reason: str, occupied: bool) -> None:
-    """Write why a job of a sweep failed to where :class:`SweepSummary` finds it: into the job's directory.
+    """Write why a job of a sweep failed to where :class:`SweepSummary` finds it, and into the job's directory.
 
     Args:
         occupied: whether that directory is another run's, into which nothing may be written. A directory with scores
@@ -63,18 +65,17 @@ def note_failure(reason: str, occupied: bool) -> None:
     if hydra.mode != RunMode.MULTIRUN or not declared().first:
         return
     folder = Path(hydra.runtime.output_dir)
-    if occupied or (folder / "metrics.json").exists():
-        note = Path(hydra.sweep.dir) / f"{_REFUSED}{hydra.job.num}"
-    else:
-        note = folder / FAILED
-    with suppress(OSError), replacing(note) as temporary:
-        temporary.write_text(reason + "\n")
-
-
-def forget_failure() -> None:
-    """Remove the note of an earlier try, now that the job has succeeded."""
-    with suppress(OSError):
-        (Path(HydraConfig.get().runtime.output_dir) / FAILED).unlink()
+    own = not (occupied or (folder / "metrics.json").exists())
+    named, sweep = os.environ.get(_NOTES), Path(hydra.sweep.dir)
+    # If a launcher does not pass on the environment, every sweep that runs here is told.
+    for notes in [Path(named)] if named else sweep.glob(".notes.*"):
+        # The sweep may have ended before its job.
+        if notes.is_dir():
+            with suppress(OSError):
+                write_json(notes / f"{hydra.job.num}.json", {"folder": str(folder) if own else None, "reason": reason})
+    if own:
+        with suppress(OSError), replacing(folder / FAILED) as temporary:
+            temporary.write_text(reason + "\n")
 
 
 class SweepSummary(Callback):
@@ -83,31 +84,37 @@ class SweepSummary(Callback):
     It does so whatever launches the jobs.
     """
 
+    # Of the class, because a launcher may send the callback to other processes.
     failed = False
+    _notes = ExitStack()
 
     def on_multirun_start(self, config: DictConfig, config_name: str | None = None, **_: Any) -> None:
         """End the program with one line if there is nothing to run, or if a job would be a multirun of its own."""
         reason = _sweeps_nothing(config) or _sweeps_over_sweeps(config, config_name)
+        root = Path(config.hydra.sweep.dir).absolute()
+        if reason is None and declared().first:
+            try:
+                _keep_record(root / "multirun.yaml", OmegaConf.to_yaml(config))
+                os.environ[_NOTES] = str(self._notes.enter_context(temporary_folder(root / "notes")))
+            except OSError as error:
+                reason = f"{root}: cannot be written ({error.strerror})"
+            # If the sweep is stopped, it does not come to its end.
+            atexit.register(self._notes.close)
         if reason is not None:
             if declared().first:
                 print(f"error: {one_line(reason)}", file=sys.stderr)
             # Hydra turns other exceptions of a callback into warnings.
             sys.exit(USER_ERROR)
-        if declared().first:
-            root = Path(config.hydra.sweep.dir)
-            _keep_record(root / "multirun.yaml", OmegaConf.to_yaml(config))
-            # Notes of an earlier sweep: its jobs may have other numbers, and so other directories, or be left out now.
-            _take_refusals(root)
-            for note in root.glob(f"**/{FAILED}"):
-                note.unlink()
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """List the failed jobs below the sweep's directory, and those whose directories are other runs'."""
         if not declared().first:
             return
-        root = Path(config.hydra.sweep.dir)
-        refused = _take_refusals(root)
-        failed = {path.parent: path.read_text().strip() for path in sorted(root.glob(f"**/{FAILED}"))}
+        root = Path(config.hydra.sweep.dir).absolute()
+        notes = _read_notes(Path(os.environ.pop(_NOTES)))
+        self._notes.close()
+        failed = {Path(folder): reason for folder, reason in notes if folder is not None}
+        refused = [reason for folder, reason in notes if folder is None]
         SweepSummary.failed = bool(refused or failed)
         if failed:
             jobs = len({path.parent.parent for path in root.glob("**/.hydra/config.yaml")} | failed.keys())
@@ -132,13 +139,10 @@ def _keep_record(path: Path, now: str) -> None:
         path.rename(next(free for free in numbered if not free.exists()))
 
 
-def _take_refusals(root: Path) -> list[str]:
-    """Return the notes of jobs that were refused, in their order, and remove them."""
-    notes = sorted(root.glob(f"{_REFUSED}*"), key=lambda path: (len(path.name), path.name))
-    reasons = [path.read_text().strip() for path in notes]
-    for path in notes:
-        path.unlink()
-    return reasons
+def _read_notes(folder: Path) -> list[tuple[str | None, str]]:
+    """Return the directory of each job that failed, None if it is another run's, and the reason, in order of jobs."""
+    contents = [read_json(path) for path in sorted(folder.glob("*.json"), key=lambda path: int(path.stem))]
+    return [(content["folder"], content["reason"]) for content in contents]
 
 
 def _params(config: DictConfig) -> dict[str, Any]:

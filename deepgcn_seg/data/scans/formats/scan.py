@@ -38,6 +38,8 @@ PACKED = ("rgb", "rgba")
 AXES = tuple((axis, f"points:{n}", f"points_{n}", f"coord. {axis}", f"coord_{axis}") for n, axis in enumerate("xyz"))
 # CloudCompare's Rf, Gf, Bf are fractions of 1, whatever their type.
 _FRACTIONS = COLORS[3]
+# Digits that C, C++ and their %g write unless they are told otherwise.
+_DIGITS = 6
 LABELS = (
     "label",
     "labels",
@@ -208,29 +210,44 @@ def _numbers(path: Path, name: str, values: np.ndarray, dtype: type = np.float64
 
 
 def lost_digits(xyz: np.ndarray, scale: float = 1.0) -> str | None:
-    """Return a warning if coordinates were rounded to float32 by more than a centimetre, else None.
+    """Return a warning if coordinates were rounded by more than a centimetre, to float32 or to six digits, else None.
 
-    Values that were stored as float32 are multiples of its step, which is 0.5 at 5,400,000. Coordinates that are
-    multiples of a larger step, such as those of a regular grid, have lost nothing.
+    Values that were stored as float32 are multiples of its step, which is 0.5 at 5,400,000. Many programs write text
+    with six digits, whose step is 10 there. Coordinates that are multiples of a larger step, such as those of a regular
+    grid, have lost nothing.
 
     Args:
         xyz: (N, 3) finite coordinates of any type. scale: metres per unit.
     """
     with np.errstate(all="ignore"):
-        steps = np.spacing(np.abs(xyz).max(0).astype(np.float32)).astype(np.float64)
-        coarse = [
-            axis
-            for axis, step in enumerate(steps)
-            if step * scale > 0.01
-            and np.array_equal(xyz[:, axis], xyz[:, axis].astype(np.float32))
-            and np.fmod(xyz[:, axis], 2 * step).any()
-        ]
+        largest = np.abs(xyz).max(0).astype(np.float64)
+        steps, why = 10.0 ** (np.floor(np.log10(largest)) + 1 - _DIGITS), "have six digits at most"
+        coarse = [axis for axis, step in enumerate(steps) if step * scale > 0.01]
+        if not coarse or not _have_six_digits(xyz):
+            steps, why = np.spacing(largest.astype(np.float32)).astype(np.float64), "were stored as float32"
+            coarse = [
+                axis
+                for axis, step in enumerate(steps)
+                if step * scale > 0.01
+                and np.array_equal(xyz[:, axis], xyz[:, axis].astype(np.float32))
+                and np.fmod(xyz[:, axis], 2 * step).any()
+            ]
     if not coarse:
         return None
     # A million points tell how many became equal.
     some = xyz[:: len(xyz) // 1_000_000 + 1]
     return (
         f"Coordinates in {', '.join('xyz'[axis] for axis in coarse)} are rounded to {max(steps[coarse]) * scale:g} m "
-        f"because they were stored as float32: {len(np.unique(some, axis=0)):,} different points of {len(some):,}. "
-        "Store them as float64, or subtract an offset before"
+        f"because they {why}: {len(np.unique(some, axis=0)):,} different points of {len(some):,}. "
+        "Store them as float64 or with more digits, or subtract an offset before"
     )
+
+
+def _have_six_digits(xyz: np.ndarray) -> bool:
+    """Return whether all coordinates are numbers of at most six digits; float32 may have rounded them after that."""
+    for some in (xyz[:1000], xyz):
+        values = np.abs(some.astype(np.float64))
+        units = values * 10.0 ** (_DIGITS - 1 - np.floor(np.log10(values)))
+        if not ((np.abs(units - np.rint(units)) < 0.05) | (values == 0)).all():
+            return False
+    return True
