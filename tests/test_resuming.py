@@ -2,8 +2,10 @@
 
 import json
 import logging
+import re
 import shutil
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from test_commands import tensors_equal
 from test_losses import composed
 
 import deepgcn_seg
-from deepgcn_seg.changes import Change, add_change, changes_of, values_in_time
+from deepgcn_seg.changes import HOW_IT_IS_DONE, WHERE_ROOMS_ARE, Change, add_change, changes_of, values_in_time
 from deepgcn_seg.data.build_store import prepare
 from deepgcn_seg.data.synthetic_rooms import generate
 from deepgcn_seg.errors import Interrupted, UserError
@@ -219,6 +221,15 @@ def test_the_settings_that_may_change_are_there():
     config = composed("recipe=modern")
     there = lambda key: OmegaConf.select(config, key, default=EFFECTS) is not EFFECTS
     assert {key for key in EFFECTS if not there(key)} == {"recipe.optimizer.betas", "recipe.optimizer.eps"}
+
+
+def test_the_page_lists_the_settings_that_change_how_the_work_is_done():
+    page = (Path(__file__).parent.parent / "docs" / "experiments.md").read_text()
+    row = re.search(r"^\|(.*)\| where and how the work is done \|$", page, re.M)
+    listed = set(re.findall(r"`(.*?)`", row[1]))
+    assert listed == {"data.root", *HOW_IT_IS_DONE}
+    assert {effect_of(key) for key in (*listed, *WHERE_ROOMS_ARE)} == {Effect.WORK}
+    assert not listed - {"data.root"} & run_settings(composed()).keys()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
-from ..changes import Values, add_change, typed
+from ..changes import HOW_IT_IS_DONE, WHERE_ROOMS_ARE, Values, add_change, typed
 from ..errors import UserError
 from ..escaping import one_line
 from ..model.checkpoint import read_checkpoint
@@ -37,10 +37,9 @@ class Effect(Enum):
 # checkpoint and its score would be of something else than the run says.
 EFFECTS: dict[str, Effect | None] = {
     # The rooms themselves are compared (_require_same_rooms), wherever they are.
-    "data.root": Effect.WORK,
-    "data.store": Effect.WORK,
+    **dict.fromkeys((*WHERE_ROOMS_ARE, "data.store"), Effect.WORK),
     **{f"data.store.{name}": None for name in ("_target_", "rooms_per_area", "density", "seed")},
-    **dict.fromkeys(("save_every", "model.recompute"), Effect.WORK),
+    **dict.fromkeys(HOW_IT_IS_DONE, Effect.WORK),
     **dict.fromkeys(("epochs", "max_steps"), Effect.LENGTH),
     **dict.fromkeys(("accumulate", "sync_norms", "precision", "validate_every", "freeze"), Effect.STEPS),
     # An optimiser's other settings decide which state it has of each parameter. The decay of averaged weights may

@@ -45,7 +45,9 @@ def _job_directory(name: str | int, *, _root_: DictConfig) -> str:
     # Settings that cannot be composed or read are refused by the job itself.
     with suppress(UserError, HydraException, OmegaConfBaseException, OSError, ValueError):
         replace_mappings(config)
-        return str(job_directory(config, sweep / name, sweep).relative_to(sweep))
+        # Hydra's list of the whole sweep; the job has its own values alone.
+        swept = {each.key_or_group for each in _sweeps(OmegaConf.load(sweep / "multirun.yaml"))}
+        return str(job_directory(config, sweep / name, sweep, swept).relative_to(sweep))
     return name
 
 
