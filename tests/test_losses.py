@@ -19,7 +19,7 @@ from test_config import CONF, composed
 from deepgcn_seg.commands.command_line.arguments import for_hydra
 from deepgcn_seg.commands.command_line.checks import check
 from deepgcn_seg.commands.command_line.main import hydra_arguments
-from deepgcn_seg.commands.command_line.mappings import replace_mappings
+from deepgcn_seg.commands.command_line.mappings import unmerge
 from deepgcn_seg.data.blocks import BlockGrid
 from deepgcn_seg.data.dataset import split_by_area
 from deepgcn_seg.data.export_hdf5 import export_blocks
@@ -503,7 +503,7 @@ def composed_by_files(tmp_path, recipe, experiment, *arguments):
         found = compose("train", [*chosen, *arguments], return_hydra_config=True)
         HydraConfig.instance().set_config(found)
         with read_write(found):
-            replace_mappings(found)
+            unmerge(found)
         HydraConfig.instance().cfg = None
     return found
 

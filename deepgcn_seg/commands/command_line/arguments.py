@@ -23,7 +23,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
 from ...errors import UserError
-from .mappings import replacing_arguments
+from .mappings import unmerged_arguments
 
 PATHS = (
     "input", "output", "checkpoint", "weights", "view", "picture", "source", "data.root", "resume", "runs", "export",
@@ -56,7 +56,7 @@ def for_hydra(arguments: Sequence[str]) -> list[str]:
         UserError: a path that Hydra would change.
     """
     sweeping = bool({"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments))
-    return replacing_arguments([_quoted(argument, sweeping) for argument in arguments])
+    return unmerged_arguments([_quoted(argument, sweeping) for argument in arguments])
 
 
 def require_settings(arguments: Sequence[str], main: str | None) -> None:

@@ -33,7 +33,7 @@ from . import help
 from .arguments import assigned, for_hydra, given, require_settings
 from .checks import check, require_choices, require_read
 from .failures import USER_ERROR, error_line
-from .mappings import replace_mappings
+from .mappings import unmerge
 from .output import claim_folder, output_may_go_unread
 from .sweeps import SweepSummary, forget_failure, note_failure
 
@@ -201,7 +201,7 @@ def run_checked(task: Callable[[DictConfig], Any], config: DictConfig, conf: Pat
         UserError: a setting is impossible, or nothing reads it; or whatever the task refuses.
     """
     require_read(config, command, help.settings(conf, command))
-    replace_mappings(config)
+    unmerge(config)
     check(config, command)
     claim_folder(config, command)
     return task(config)

@@ -23,7 +23,7 @@ from ...files import replacing
 from ...settings import counted
 from ...training.run_directory import job_directory
 from .failures import USER_ERROR
-from .mappings import replace_mappings
+from .mappings import unmerge
 
 # The note of a failed job, in its directory.
 FAILED = "failed.txt"
@@ -44,7 +44,8 @@ def _job_directory(name: str | int, *, _root_: DictConfig) -> str:
     sweep = Path(_root_.hydra.sweep.dir).absolute()
     # Settings that cannot be composed or read are refused by the job itself.
     with suppress(UserError, HydraException, OmegaConfBaseException, OSError, ValueError):
-        replace_mappings(config)
+        # In a copy: Hydra composes the job's own config, which the command unmerges, apart from its directory.
+        unmerge(config)
         # Hydra's list of the whole sweep; the job has its own values alone.
         swept = {each.key_or_group for each in _sweeps(OmegaConf.load(sweep / "multirun.yaml"))}
         return str(job_directory(config, sweep / name, sweep, swept).relative_to(sweep))
