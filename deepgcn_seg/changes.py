@@ -1,7 +1,7 @@
 """Which settings change a run's result, and those that were changed while it was trained.
 
-``run.json``, ``metrics.json`` and the model card record these. The settings of ``run.json`` are those of the last step. For a run with changes they are not the whole truth, so that
-each change is kept with the step at which it was made.
+``run.json``, ``metrics.json`` and the model card record these. The settings of ``run.json`` are those of the last step.
+For a run with changes they are not the whole truth, so that each change is kept with the step at which it was made.
 """
 
 import ast

@@ -16,7 +16,7 @@ from deepgcn_seg.data.annotation_file import read_points
 from deepgcn_seg.data.blocks import BlockGrid, block_features, points_inside, sample_indices, share_held
 from deepgcn_seg.data.build_store import prepare
 from deepgcn_seg.data.classes import S3DIS, ClassList
-from deepgcn_seg.data.dataset import BlockDataset, EpochSampler, make_loader, split_by_area
+from deepgcn_seg.data.dataset import BlockDataset, EpochSampler, block_dataset, make_loader, split_by_area
 from deepgcn_seg.data.export_hdf5 import export_blocks
 from deepgcn_seg.data.layouts import recognise
 from deepgcn_seg.data.official_hdf5 import OfficialBlocks
@@ -28,6 +28,7 @@ from deepgcn_seg.data.store import RoomStore, write_manifest
 from deepgcn_seg.data.stored_room import StoredRoom
 from deepgcn_seg.data.synthetic_rooms import generate, make_room
 from deepgcn_seg.errors import UserError
+from deepgcn_seg.evaluation.protocols import Protocol
 
 # -- generator ----------------------------------------------------------------------------------
 
@@ -556,6 +557,22 @@ def test_official_folders_that_do_not_fit(exported, tmp_path):
     (folder / "all_files.txt").unlink()
     with pytest.raises(UserError, match=r"all_files\.txt"):
         OfficialBlocks(folder)
+
+
+@pytest.mark.parametrize("other", [{"min_points": 20}, {"side": 2.0, "stride": 1.0}, {"stride": 1.0}], ids=str)
+def test_official_blocks_are_those_of_one_grid(exported, other):
+    blocks, name = OfficialBlocks(exported[0]), next(iter(other))
+    with pytest.raises(UserError, match=rf"^data\.grid\.{name}=.*: .* holds blocks that were cut with"):
+        block_dataset(blocks, blocks.rooms, 50, BlockGrid(**other))
+    block_dataset(blocks, blocks.rooms, 50, BlockGrid())
+
+
+@pytest.mark.parametrize("other", [{"min_points": 20}, {"side": 2.0}], ids=str)
+def test_a_score_of_official_blocks_is_said_to_be_of_them(exported, other):
+    blocks = OfficialBlocks(exported[0])
+    Protocol("blocks").require_rooms(blocks)
+    with pytest.raises(UserError, match="holds blocks that were cut with"):
+        Protocol("blocks", **other).require_rooms(blocks)
 
 
 def test_the_272_rooms():

@@ -139,10 +139,14 @@ def block_dataset(
     """Return the blocks of some rooms as training examples: cut from rooms, or as official HDF5 files hold them.
 
     Args:
-        grid: how rooms are cut; official files are not affected, because they hold blocks already.
+        grid: how rooms are cut. Official files hold blocks already, of one grid.
         settings: further arguments of the datasets: variant, seed, features, augment.
+
+    Raises:
+        UserError: there are no such blocks.
     """
     if isinstance(store, OfficialBlocks):
+        store.require_grid(grid)
         return store.blocks(rooms, points, **settings)
     return BlockDataset(cast(RoomStore, store), rooms, points, grid, **settings)
 

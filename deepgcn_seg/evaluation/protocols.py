@@ -130,10 +130,13 @@ class Protocol(Sampling):
         """Raise an error if this protocol cannot be used with a store.
 
         Raises:
-            UserError: the store has the official HDF5 blocks, and the protocol needs whole rooms.
+            UserError: the store has the official HDF5 blocks, and the protocol needs whole rooms or other blocks.
         """
-        if isinstance(store, OfficialBlocks) and self.name != "blocks":
+        if not isinstance(store, OfficialBlocks):
+            return
+        if self.name != "blocks":
             raise UserError(f"protocol={self.name}: {store.root} holds sampled blocks, not rooms; use protocol=blocks")
+        store.require_grid(self.grid())
 
     def run(
         self,
