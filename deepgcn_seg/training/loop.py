@@ -20,6 +20,7 @@ from ..distributed import World
 from ..errors import Interrupted, UserError
 from ..evaluation.history import Epoch
 from ..evaluation.metrics import Scores
+from ..evaluation.model_card import how_selected
 from ..evaluation.protocols import Result
 from ..memory import peak_memory_mb
 from ..model.freezing import set_training_mode
@@ -380,7 +381,11 @@ class Trainer:
         """
         # A resumed run does not log these steps again, so their events must be on disk first.
         self.run_log.flush()
-        self.state.save(self.folder / name, self.description, self.settings.device, self.world)
+        description = self.description
+        if "card" in description:
+            selection = how_selected(self.settings.validated if name == "best.ckpt" else None)
+            description = {**description, "card": {**description["card"], "selection": selection}}
+        self.state.save(self.folder / name, description, self.settings.device, self.world)
 
     def resume(self, other_loss: bool = False) -> None:
         """Restore the state of ``last.ckpt``. Whether the run may go on is checked before (:mod:`.resuming`).
