@@ -47,7 +47,8 @@ def _job_directory(name: str | int, *, _root_: DictConfig) -> str:
         # In a copy: Hydra composes the job's own config, which the command unmerges, apart from its directory.
         unmerge(config)
         # Hydra's list of the whole sweep; the job has its own values alone.
-        swept = {each.key_or_group for each in _sweeps(OmegaConf.load(sweep / "multirun.yaml"))}
+        whole: Any = OmegaConf.load(sweep / "multirun.yaml")
+        swept = {each.key_or_group for each in _sweeps(whole)}
         return str(job_directory(config, sweep / name, sweep, swept).relative_to(sweep))
     return name
 
@@ -102,7 +103,7 @@ class SweepSummary(Callback):
             # Notes of an earlier sweep: its jobs may have other numbers, and so other directories, or be left out now.
             _take_refusals(root)
             for note in root.glob(f"**/{FAILED}"):
-                note.unlink()
+                note.unlink(missing_ok=True)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """List the failed jobs below the sweep's directory, and those whose directories are other runs'."""
@@ -129,10 +130,14 @@ class SweepSummary(Callback):
 
 
 def _keep_record(path: Path, now: str) -> None:
-    """Rename the file in which Hydra has written what was swept over, if it will write something else."""
-    if path.is_file() and path.read_text() != now:
-        numbered = (path.with_name(f"{path.stem}_{number}{path.suffix}") for number in count(1))
-        path.rename(next(free for free in numbered if not free.exists()))
+    """Copy the file in which Hydra has written what was swept over, if it will write something else."""
+    before = path.read_text() if path.is_file() else now
+    numbered = (path.with_name(f"{path.stem}_{number}{path.suffix}") for number in count(1))
+    while before != now:
+        # Another sweep may take the same number at the same time.
+        with suppress(FileExistsError), open(next(numbered), "x") as copy:
+            copy.write(before)
+            return
 
 
 def _take_refusals(root: Path) -> list[str]:
@@ -140,7 +145,7 @@ def _take_refusals(root: Path) -> list[str]:
     notes = sorted(root.glob(f"{_REFUSED}*"), key=lambda path: (len(path.name), path.name))
     reasons = [path.read_text().strip() for path in notes]
     for path in notes:
-        path.unlink()
+        path.unlink(missing_ok=True)
     return reasons
 
 
