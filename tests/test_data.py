@@ -22,7 +22,7 @@ from deepgcn_seg.data.layouts import recognise
 from deepgcn_seg.data.official_hdf5 import OfficialBlocks
 from deepgcn_seg.data.room import Room
 from deepgcn_seg.data.room_file import write_room
-from deepgcn_seg.data.rooms_of_s3dis import expected_rooms, missing_rooms
+from deepgcn_seg.data.rooms_of_s3dis import expected_rooms, missing_rooms, named
 from deepgcn_seg.data.stanford import read_room
 from deepgcn_seg.data.store import RoomStore, write_manifest
 from deepgcn_seg.data.stored_room import StoredRoom
@@ -573,6 +573,11 @@ def test_a_score_of_official_blocks_is_said_to_be_of_them(exported, other):
     Protocol("blocks").require_rooms(blocks)
     with pytest.raises(UserError, match="holds blocks that were cut with"):
         Protocol("blocks", **other).require_rooms(blocks)
+
+
+def test_a_table_of_rooms_names_some_and_counts_the_others():
+    assert named([f"office_{i}" for i in range(14)]).endswith("office_10, office_11 and 2 more")
+    assert (named(["office_1", "hallway_1"]), named([])) == ("office_1, hallway_1", "-")
 
 
 def test_the_272_rooms():
