@@ -181,6 +181,16 @@ def test_ignored_points_count_in_no_loss(loss, ignore):
     assert gradient[~left_out].any()
 
 
+@pytest.mark.parametrize("ignored", [slice(0), slice(10), slice(None)], ids=["none", "some", "all"])
+def test_which_points_count_is_not_read_from_the_device_of_the_logits(ignored):
+    # A tensor on this device has no values that could be read.
+    logits = torch.rand(2, 30, 5, device="meta", requires_grad=True)
+    labels = torch.randint(5, (2, 30))
+    labels[:, ignored] = 255
+    Objective(CrossEntropy(), ignore=255)(logits, labels).backward()
+    assert logits.grad.shape == logits.shape
+
+
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
 def test_a_pass_of_ignored_points_has_no_loss_and_no_gradient(loss):
     logits = torch.randn(2, 30, 5, requires_grad=True)

@@ -281,6 +281,19 @@ def test_what_a_resume_changes_is_said_and_recorded(tmp_path, caplog):
     assert not changed_settings({"epochs": "3"}, {"epochs": "3", "recipe.loss": "cross_entropy"})
 
 
+@pytest.mark.parametrize(("protocol", "differ"), [("rooms", False), ("blocks", True)])
+def test_fewest_points_of_a_block_are_of_protocols_that_leave_out_blocks(protocol, differ):
+    # A run before protocol.min_points was a setting, and the same one of today.
+    before = {"protocol.name": protocol, "data.grid.min_points": "20"}
+    assert bool(changed_settings(before, {**before, "protocol.min_points": "20"})) == differ
+
+
+def test_a_resume_reads_its_checkpoint_once(run, monkeypatch):
+    monkeypatch.setattr(loop, "read_checkpoint", lambda path: pytest.fail("read twice"))
+    deepgcn_seg.train(f"resume={run}", "epochs=2")
+    assert json.loads((run / "metrics.json").read_text())["training"]["steps"] > 0
+
+
 def test_changes_at_one_step_are_one_and_a_change_back_is_none():
     changes = add_change([], 4, {"a": ("1", "2"), "b": ("x", "y")})
     changes = add_change(changes, 4, {"a": ("2", "1"), "b": ("y", "z")})

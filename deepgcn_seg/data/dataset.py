@@ -1,6 +1,7 @@
 """Blocks of points as training examples: splits by area, a dataset, and a sampler that can resume an epoch."""
 
 import errno
+import multiprocessing
 import shutil
 import signal
 from collections.abc import Iterator, Sequence
@@ -206,17 +207,35 @@ class EpochSampler(Sampler):
         parts = self.steps()[self.start :].reshape(-1, self.batch_size // self.part, self.part)
         return ((self.epoch, int(i)) for i in parts[:, self.first :: self.stride].ravel())
 
+# What a script must have where processes are not forked: on macOS, on Windows, and from Python 3.14 on.
+GUARD = "in a script, {call} must stand below if __name__ == '__main__':"
+
+
 
 class Loader(DataLoader):
-    """A loader that reports in one line that its worker processes lacked memory, shared memory or open files."""
+    """A loader that reports in one line what its worker processes refuse, and that they lacked memory or open files."""
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:  # type: ignore[override]
         try:
+        except UserError as error:
+            if not self.num_workers:
+                raise
+            # PyTorch gives it the text of the worker's traceback, whose last line has class and message.
+            raise UserError(str(error).strip().splitlines()[-1].partition(": ")[2]) from None
             yield from super().__iter__()
         except (RuntimeError, OSError) as error:
             if not self.num_workers or (reason := _explain_lack(error)) is None:
                 raise
             raise UserError(f"workers={self.num_workers}: {reason}; or set workers=0") from None
+    def close(self) -> None:
+        """End the worker processes. They ignore the signal by which PyTorch would end them with this process."""
+        iterator: Any = self._iterator
+        self._iterator = None
+        if iterator is not None:
+            iterator._shutdown_workers()
+            for worker in iterator._workers:
+                worker.kill()
+
 
 
 def _explain_lack(error: RuntimeError | OSError) -> str | None:
@@ -232,6 +251,8 @@ def _explain_lack(error: RuntimeError | OSError) -> str | None:
         return (
             f"too little shared memory for processes that load data{free}; give the container more, as with "
             "docker run --shm-size=2g"
+    if "exited unexpectedly" in text and multiprocessing.get_start_method() != "fork":
+        return f"a process that loads data ended by itself, as printed above; {GUARD.format(call='the training')}"
         )
     if "exited unexpectedly" in text or "killed by signal" in text:
         return f"a process that loads data was ended by the system, perhaps for want of memory ({first_line(error)})"

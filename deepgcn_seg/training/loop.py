@@ -6,7 +6,8 @@ The module :mod:`.state` has what a checkpoint restores, and :mod:`.guards` hand
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from ..evaluation.metrics import Scores
 from ..evaluation.model_card import how_selected
 from ..evaluation.protocols import Result
 from ..memory import peak_memory_mb
+from ..model.checkpoint import read_checkpoint
 from ..model.freezing import set_training_mode
 from ..progress import Meter
 from .guards import Batch, RunningStatistics, advice_on_memory, save_bad_batch, stop_requested
@@ -162,7 +164,11 @@ class Trainer:
             self.settings.workers,
             pin_memory=self.settings.device.type == "cuda",
         )
-        with stop_requested() as stop, Meter("Training", self.total_steps, self.state.step) as meter:
+        with (
+            closing(loader),
+            stop_requested() as stop,
+            Meter("Training", self.total_steps, self.state.step) as meter,
+        ):
             if self.validation_due or (self._at_end_of_epoch and self.state.losses):
                 # The run was stopped in the last step of an epoch.
                 self._end_epoch()
@@ -290,7 +296,6 @@ class Trainer:
         """Add the gradients of one pass to the parameters; return its loss, or None without a labelled point."""
         settings = self.settings
         points = points.to(settings.device, non_blocking=True)
-        labels = labels.to(settings.device, non_blocking=True)
         with torch.autocast(settings.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             logits = self.state.model(points)
         loss = settings.objective(logits, labels)
@@ -387,17 +392,18 @@ class Trainer:
             description = {**description, "card": {**description["card"], "selection": selection}}
         self.state.save(self.folder / name, description, self.settings.device, self.world)
 
-    def resume(self, other_loss: bool = False) -> None:
+    def resume(self, content: Mapping[str, Any] | None = None, other_loss: bool = False) -> None:
         """Restore the state of ``last.ckpt``. Whether the run may go on is checked before (:mod:`.resuming`).
 
         Args:
             other_loss: whether the steps from now on have another loss; those until now then get a row of the history.
+            content: of the checkpoint, if it has been read.
 
         Raises:
             UserError: the file is missing, damaged, or of another model.
         """
         path, total = self.folder / "last.ckpt", self.total_steps
-        self.state.load(path, self.settings.device, self.world)
+        self.state.load(path, content or read_checkpoint(path), self.settings.device, self.world)
         if self.state.step >= total:
             of_epochs = self.steps_per_epoch * self.settings.epochs
             limit = f"epochs={self.settings.epochs}" if total == of_epochs else f"max_steps={self.settings.max_steps}"
