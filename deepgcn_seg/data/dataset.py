@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..errors import UserError, first_line
 from ..settings import counted
-from .augmentation import Augmentation, BlockPoints
+from .augmentation import Augmentation, BlockPoints, augmented
 from .blocks import NINE, BlockGrid, advise, block_features, points_inside, sample_indices
 from .official_hdf5 import OfficialBlockDataset, OfficialBlocks
 from .room import RoomEntry
@@ -126,8 +126,7 @@ class BlockDataset(Dataset):
         rng = np.random.default_rng([self.seed, epoch, i])
         sample = sample_indices(len(label), self.points, rng)
         block_points = BlockPoints(xyz[sample], rgb[sample].astype(np.float32), stored.size)
-        for augment in self.augment:
-            block_points = augment(block_points, rng)
+        block_points = augmented(block_points, self.augment, rng)
         features = block_features(
             block_points.xyz, block_points.rgb, block_points.room_size, self.variant, self.grid.side, self.features
         )
@@ -207,9 +206,9 @@ class EpochSampler(Sampler):
         parts = self.steps()[self.start :].reshape(-1, self.batch_size // self.part, self.part)
         return ((self.epoch, int(i)) for i in parts[:, self.first :: self.stride].ravel())
 
+
 # What a script must have where processes are not forked: on macOS, on Windows, and from Python 3.14 on.
 GUARD = "in a script, {call} must stand below if __name__ == '__main__':"
-
 
 
 class Loader(DataLoader):
@@ -217,16 +216,17 @@ class Loader(DataLoader):
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:  # type: ignore[override]
         try:
+            yield from super().__iter__()
         except UserError as error:
             if not self.num_workers:
                 raise
             # PyTorch gives it the text of the worker's traceback, whose last line has class and message.
             raise UserError(str(error).strip().splitlines()[-1].partition(": ")[2]) from None
-            yield from super().__iter__()
         except (RuntimeError, OSError) as error:
             if not self.num_workers or (reason := _explain_lack(error)) is None:
                 raise
             raise UserError(f"workers={self.num_workers}: {reason}; or set workers=0") from None
+
     def close(self) -> None:
         """End the worker processes. They ignore the signal by which PyTorch would end them with this process."""
         iterator: Any = self._iterator
@@ -235,7 +235,6 @@ class Loader(DataLoader):
             iterator._shutdown_workers()
             for worker in iterator._workers:
                 worker.kill()
-
 
 
 def _explain_lack(error: RuntimeError | OSError) -> str | None:
@@ -251,9 +250,9 @@ def _explain_lack(error: RuntimeError | OSError) -> str | None:
         return (
             f"too little shared memory for processes that load data{free}; give the container more, as with "
             "docker run --shm-size=2g"
+        )
     if "exited unexpectedly" in text and multiprocessing.get_start_method() != "fork":
         return f"a process that loads data ended by itself, as printed above; {GUARD.format(call='the training')}"
-        )
     if "exited unexpectedly" in text or "killed by signal" in text:
         return f"a process that loads data was ended by the system, perhaps for want of memory ({first_line(error)})"
     return None

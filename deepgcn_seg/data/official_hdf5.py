@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from ..errors import UserError
 from ..settings import shown
-from .augmentation import Augmentation, BlockPoints
+from .augmentation import Augmentation, BlockPoints, augmented
 from .blocks import NINE, BlockGrid, block_features, sample_indices, scaled_positions
 from .classes import S3DIS, no_label
 from .hdf5_arrays import StoredArray, find_arrays
@@ -187,9 +187,7 @@ class OfficialBlockDataset(Dataset):
             sample = sample_indices(len(data), self.points, rng)
             data, label = data[sample], label[sample]
         if self.augment:
-            points = room_points(data)
-            for augment in self.augment:
-                points = augment(points, rng)
+            points = augmented(room_points(data), self.augment, rng)
             data = block_features(points.xyz, points.rgb, points.room_size)
         position, height = data[:, :3], data[:, 2:3]
         if self.variant == "port":

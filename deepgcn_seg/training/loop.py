@@ -31,7 +31,7 @@ from .guards import Batch, RunningStatistics, advice_on_memory, save_bad_batch, 
 from .inspection import gradient_norms, neighbor_distances, predicted_labels
 from .losses import Objective
 from .resuming import total_steps
-from .schedules import Clock, set_norm_momentum
+from .schedules import Clock, set_norm_momentum, value_of
 from .state import TrainingState
 from .tensorboard import RunLog
 
@@ -286,11 +286,12 @@ class Trainer:
     def _follow_schedules(self) -> None:
         """Set the learning rates and the batch norms' momentum of this step."""
         clock = Clock(self.state.step, self.steps_per_epoch, self.total_steps)
-        factor = self.settings.schedule(clock)
+        factor = value_of(self.settings.schedule, clock, "recipe.schedule")
         for group, rate in zip(self.state.optimizer.param_groups, self.base_rates):
             group["lr"] = rate * factor
         if self.settings.norm_momentum is not None:
-            set_norm_momentum(self.state.model, self.settings.norm_momentum(clock))
+            momentum = value_of(self.settings.norm_momentum, clock, "recipe.norm_momentum")
+            set_norm_momentum(self.state.model, momentum)
 
     def _backward(self, points: torch.Tensor, labels: torch.Tensor) -> float | None:
         """Add the gradients of one pass to the parameters; return its loss, or None without a labelled point."""
@@ -396,8 +397,8 @@ class Trainer:
         """Restore the state of ``last.ckpt``. Whether the run may go on is checked before (:mod:`.resuming`).
 
         Args:
-            other_loss: whether the steps from now on have another loss; those until now then get a row of the history.
             content: of the checkpoint, if it has been read.
+            other_loss: whether the steps from now on have another loss; those until now then get a row of the history.
 
         Raises:
             UserError: the file is missing, damaged, or of another model.
