@@ -1,7 +1,7 @@
-"""Settings that were changed while a run was trained, as ``run.json``, ``metrics.json`` and the model card record them.
+"""Which settings change a run's result, and those that were changed while it was trained.
 
-The settings of ``run.json`` are those of the last step. For a run with changes they are not the whole truth, so that
-each change is kept with the step at which it was made.
+``run.json``, ``metrics.json`` and the model card record these. The settings of ``run.json`` are those of the last step.
+For a run with changes they are not the whole truth, so that each change is kept with the step at which it was made.
 """
 
 import ast
@@ -14,6 +14,10 @@ from .escaping import one_line
 from .schema import Schema
 from .settings import integer, shown
 
+# Settings that change where and how a training is done, and not its result.
+HOW_IT_IS_DONE = ("device", "devices", "workers", "pages", "save_every", "model.recompute")
+# Those that say where its rooms are. What the rooms hold is compared, wherever they are.
+WHERE_ROOMS_ARE = ("data.root", "data.store.root")
 # Characters of a value that a message shows, and of a change; a line of a card has at most 500.
 _SHOWN, _LINE = 60, 450
 # What Python's text of a value is on a command line.

@@ -195,6 +195,20 @@ def test_what_sweeps_in_a_multirun(typed, choices):
     assert values == choices
 
 
+def test_a_sweep_over_paths_is_told_how_it_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=r"weights=a,b: is one path, .* a sweep is \"weights=choice\('a','b'\)\"$"):
+        for_hydra(["-m", "weights=a,b"])
+    assert for_hydra(["-m", "weights=choice('a','b')"])[-1] == "weights=choice('a','b')"
+    # Of which one part is not there: it may be one name. So may it be of one run.
+    assert for_hydra(["-m", "weights=a,c"])[-1] == "weights='a,c'"
+    assert for_hydra(["weights=a,b"]) == ["weights='a,b'"]
+    (tmp_path / "a,b").mkdir()
+    assert for_hydra(["-m", "weights=a,b"])[-1] == "weights='a,b'"
+
+
 def test_other_settings_are_hydras():
     arguments = [
         "-m",

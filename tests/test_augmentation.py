@@ -5,7 +5,8 @@ import pytest
 
 from deepgcn_seg.data.augmentation import BlockPoints, ColorContrast, ColorDrop, Jitter, Mirror, Scale, Turn, turned
 from deepgcn_seg.data.blocks import block_features
-from deepgcn_seg.data.dataset import BlockDataset
+from deepgcn_seg.data.dataset import BlockDataset, make_loader
+from deepgcn_seg.errors import UserError
 
 SIZE = np.array([4.0, 3.0, 2.5])
 
@@ -102,3 +103,15 @@ def test_augmented_blocks_depend_on_seed_epoch_and_index_alone(store):
     # The same points, and so the same labels, as without.
     assert np.array_equal(first[1], plain[(3, 0)][1])
     assert not np.array_equal(first[0], plain[(3, 0)][0])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_augmentation_of_ones_own_that_returns_nothing_is_named(store, workers):
+    def unfinished(points, rng):
+        pass
+
+    dataset = BlockDataset(store, store.rooms[:1], 64, augment=[Turn(), unfinished])
+    loader = make_loader(dataset, 1, workers=workers)
+    with pytest.raises(UserError) as raised:
+        next(iter(loader))
+    assert str(raised.value) == "recipe.augmentation: unfinished returned NoneType; must return BlockPoints"

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from test_labelled_scans import classes, write_scans
 
 from deepgcn_seg import load_model
+from deepgcn_seg.commands.command_line import sweeps
 from deepgcn_seg.model.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -693,6 +694,41 @@ def test_help(tool):
 
 def test_cfg_job_shows_the_composition():
     assert "connection: dense" in run("train", "backbone=densegcn", "--cfg", "job").stdout
+
+
+@pytest.mark.parametrize("options", [["--cfg", "hydra", "--resolve"], ["--resolve", "-c=hydra"]])
+def test_cfg_hydra_is_resolved_by_the_settings_of_the_command(options):
+    assert "  dir: outputs/densegcn14/" in run("train", "backbone=densegcn", "depth=14", *options).stdout
+
+
+def test_a_ctrl_c_after_the_end_does_not_change_the_status():
+    code = """if 1:
+        import os, signal, sys
+        from pathlib import Path
+        from deepgcn_seg.commands.command_line import main
+        from deepgcn_seg.errors import Interrupted
+
+        def stopped(*_):
+            raise Interrupted("stopped at step 3")
+
+        main.hydra_arguments = stopped
+        main.leave = lambda: os.kill(os.getpid(), signal.SIGINT)
+        sys.argv = ["train"]
+        main.command(None, Path("conf"), "train")
+    """
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (75, "stopped at step 3\n")
+
+
+def test_sweeps_that_begin_together_keep_the_record_of_the_one_before(tmp_path, monkeypatch):
+    record = tmp_path / "multirun.yaml"
+    record.write_text("first")
+    (tmp_path / "multirun_1.yaml").write_text("of another sweep")
+    # That other sweep has taken the number since this one looked.
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    sweeps._keep_record(record, "second")
+    assert (tmp_path / "multirun_1.yaml").read_text() == "of another sweep"
+    assert (tmp_path / "multirun_2.yaml").read_text() == "first"
 
 
 def test_a_network_that_does_not_fit_is_a_dash_not_a_hang():

@@ -16,18 +16,19 @@ from deepgcn_seg.data.annotation_file import read_points
 from deepgcn_seg.data.blocks import BlockGrid, block_features, points_inside, sample_indices, share_held
 from deepgcn_seg.data.build_store import prepare
 from deepgcn_seg.data.classes import S3DIS, ClassList
-from deepgcn_seg.data.dataset import BlockDataset, EpochSampler, make_loader, split_by_area
+from deepgcn_seg.data.dataset import BlockDataset, EpochSampler, block_dataset, make_loader, split_by_area
 from deepgcn_seg.data.export_hdf5 import export_blocks
 from deepgcn_seg.data.layouts import recognise
 from deepgcn_seg.data.official_hdf5 import OfficialBlocks
 from deepgcn_seg.data.room import Room
 from deepgcn_seg.data.room_file import write_room
-from deepgcn_seg.data.rooms_of_s3dis import expected_rooms, missing_rooms
+from deepgcn_seg.data.rooms_of_s3dis import expected_rooms, missing_rooms, named
 from deepgcn_seg.data.stanford import read_room
 from deepgcn_seg.data.store import RoomStore, write_manifest
 from deepgcn_seg.data.stored_room import StoredRoom
 from deepgcn_seg.data.synthetic_rooms import generate, make_room
 from deepgcn_seg.errors import UserError
+from deepgcn_seg.evaluation.protocols import Protocol
 
 # -- generator ----------------------------------------------------------------------------------
 
@@ -556,6 +557,27 @@ def test_official_folders_that_do_not_fit(exported, tmp_path):
     (folder / "all_files.txt").unlink()
     with pytest.raises(UserError, match=r"all_files\.txt"):
         OfficialBlocks(folder)
+
+
+@pytest.mark.parametrize("other", [{"min_points": 20}, {"side": 2.0, "stride": 1.0}, {"stride": 1.0}], ids=str)
+def test_official_blocks_are_those_of_one_grid(exported, other):
+    blocks, name = OfficialBlocks(exported[0]), next(iter(other))
+    with pytest.raises(UserError, match=rf"^data\.grid\.{name}=.*: .* holds blocks that were cut with"):
+        block_dataset(blocks, blocks.rooms, 50, BlockGrid(**other))
+    block_dataset(blocks, blocks.rooms, 50, BlockGrid())
+
+
+@pytest.mark.parametrize("other", [{"min_points": 20}, {"side": 2.0}], ids=str)
+def test_a_score_of_official_blocks_is_said_to_be_of_them(exported, other):
+    blocks = OfficialBlocks(exported[0])
+    Protocol("blocks").require_rooms(blocks)
+    with pytest.raises(UserError, match="holds blocks that were cut with"):
+        Protocol("blocks", **other).require_rooms(blocks)
+
+
+def test_a_table_of_rooms_names_some_and_counts_the_others():
+    assert named([f"office_{i}" for i in range(14)]).endswith("office_10, office_11 and 2 more")
+    assert (named(["office_1", "hallway_1"]), named([])) == ("office_1, hallway_1", "-")
 
 
 def test_the_272_rooms():

@@ -14,6 +14,7 @@ from deepgcn_seg.data.blocks import BlockGrid
 from deepgcn_seg.data.classes import S3DIS
 from deepgcn_seg.data.store import RoomStore
 from deepgcn_seg.evaluation.history import read_history
+from deepgcn_seg.evaluation.model_card import card_text
 from deepgcn_seg.model.checkpoint import add_to_checkpoint, read_checkpoint, save_checkpoint
 
 SYNTHETIC = ["data=synthetic", "data.store.rooms_per_area=1", "data.store.density=60"]
@@ -78,13 +79,20 @@ def test_settings_at_odds_with_the_training_are_errors(trained, setting, message
     assert message in done.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize("selection", ["last", "best on test rooms", None])
-def test_a_score_says_how_its_checkpoint_was_chosen(trained, tmp_path, selection):
-    shutil.copytree(trained / "run", tmp_path / "run")
-    path = tmp_path / "run" / "checkpoints" / "best.ckpt"
-    card = read_checkpoint(path)["card"]
-    score = None if selection is None else {**card["score"], "selection": selection}
-    add_to_checkpoint(path, card={**card, "score": score})
+@pytest.mark.parametrize(
+    ("name", "changed", "selection"),
+    [
+        ("best", {}, "best on validation rooms"),
+        # Not scored at the end of the training.
+        ("last", {}, "last"),
+        ("last", {"selection": "best on test rooms"}, "best on test rooms"),
+        ("last", {"selection": None}, None),
+    ],
+)
+def test_a_score_says_how_its_checkpoint_was_chosen(trained, tmp_path, name, changed, selection):
+    path = shutil.copytree(trained / "run", tmp_path / "run") / "checkpoints" / f"{name}.ckpt"
+    add_to_checkpoint(path, card={**read_checkpoint(path)["card"], **changed})
+    assert f"({selection})" in card_text(read_checkpoint(path), path) or selection is None
     done = run(
         "evaluate",
         f"checkpoint={path}",

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from deepgcn_seg import DeepGCN, load_model
 from deepgcn_seg.commands.command_line.checks import check
 from deepgcn_seg.data.classes import S3DIS
-from deepgcn_seg.errors import UserError
+from deepgcn_seg.errors import PartError, UserError
 from deepgcn_seg.model import CONNECTIONS, GRAPHS, Connection, Graph, LayerSpec, Pointwise, convolution
 from deepgcn_seg.model.checkpoint import save_checkpoint
 from deepgcn_seg.model.connection import Reversible
@@ -103,6 +103,17 @@ class RadiusGraph(Graph):
     @property
     def min_points(self):
         return self.k
+
+
+class ZeroConv(nn.Module):
+    """Whatever is around a point, of any number of channels."""
+
+    def __init__(self, in_channels, out_channels, spec=LayerSpec()):
+        super().__init__()
+        self.width = out_channels
+
+    def forward(self, x, index, mask=None):
+        return x.new_zeros(*x.shape[:2], self.width)
 
 
 class OwnNet(DeepGCN):
@@ -210,6 +221,77 @@ def test_wrong_neighbors_of_ones_own_graph_are_refused(kind, conv):
     model = DeepGCN(**SMALL, graph=Wrong, conv=conv).eval()
     with pytest.raises(ValueError, match=f"graph: neighbours that Wrong found .*{message}"):
         model(torch.rand(2, 30, 9))
+
+
+class ReturnsNothing(nn.Module):
+    """A convolution, norm or activation that was not finished."""
+
+    def __init__(self, *_):
+        super().__init__()
+
+    def forward(self, x, *_):
+        pass
+
+
+class OneChannel(ReturnsNothing):
+    def forward(self, x, *_):
+        return x[..., :1]
+
+
+class Integers(ReturnsNothing):
+    def forward(self, x, *_):
+        return x.long()
+
+
+class Unconnected(Connection):
+    def combine(self, x, h):
+        pass
+
+
+class Narrowing(Connection):
+    def combine(self, x, h):
+        return h[..., :3]
+
+
+class NoGraph(RandomGraph):
+    def neighbors(self, graphs, positions, mask):
+        pass
+
+
+class NoNeighbors(RandomGraph):
+    def neighbors(self, graphs, positions, mask):
+        return lambda i, x: None
+
+
+def builds_nothing(*_):
+    pass
+
+
+LAYERS = ("conv", "norm", "act")
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        *(({part: ReturnsNothing}, f"{part}: ReturnsNothing returned NoneType; must return a floating-point tensor (2, ")
+          for part in LAYERS),
+        *(({part: OneChannel}, f"{part}: OneChannel returned torch.float32 (2, ") for part in LAYERS),
+        *(({part: Integers, "in_channels": 8, "positions": [0, 1, 2]}, f"{part}: Integers returned torch.int64 (2, ")
+          for part in LAYERS),
+        *(({part: builds_nothing}, f"{part}: builds_nothing returned NoneType; must return a layer") for part in LAYERS),
+        ({"connection": Unconnected}, "connection: Unconnected returned NoneType; must return a floating-point tensor (2, 30, "),
+        ({"connection": Narrowing, "conv": ZeroConv}, "connection: Narrowing returned torch.float32 (2, 30, 3); must return"),
+        ({"graph": NoGraph}, "graph: NoGraph returned NoneType; must return a function"),
+        ({"graph": NoNeighbors}, "graph: NoNeighbors returned NoneType for layer 0; must return neighbours"),
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("connection", ["res", "res+", "rev"])
+def test_a_part_of_ones_own_that_returns_something_else_is_named(own, message, connection):
+    build = lambda: DeepGCN(**{**SMALL, "connection": connection, **own})
+    with pytest.raises(PartError) as raised:
+        (model := build())(torch.rand(2, 30, model.in_channels))
+    assert str(raised.value).startswith(message)
 
 
 def wider(model):

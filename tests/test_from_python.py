@@ -77,6 +77,20 @@ def test_several_trainings_in_one_process_in_threads_and_in_a_running_loop(data_
     assert all(tensors_equal(first, other) for other in others)
 
 
+def test_a_script_without_a_guard_is_told_to_have_one(tiny, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import multiprocessing, deepgcn_seg\n"
+        "multiprocessing.set_start_method('spawn', force=True)\n"
+        f"deepgcn_seg.train(*{[*tiny, 'workers=1', 'max_steps=1']!r})\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300)
+    told = "must stand below if __name__ == '__main__':"
+    assert done.returncode == 1 and "for want of memory" not in done.stderr
+    assert f"error: a process that loads data runs the whole script: in a script, train(...) {told}\n" in done.stderr
+    assert done.stderr.splitlines()[-1].endswith(f"the training {told}; or set workers=0")
+
+
 def test_the_stop_button_ends_a_training_that_goes_on_later(trained, tiny, tmp_path, monkeypatch):  # noqa: F811
     def stopped(log, step, *values):
         # The step after this one is the last.

@@ -19,7 +19,7 @@ from test_config import CONF, composed
 from deepgcn_seg.commands.command_line.arguments import for_hydra
 from deepgcn_seg.commands.command_line.checks import check
 from deepgcn_seg.commands.command_line.main import hydra_arguments
-from deepgcn_seg.commands.command_line.mappings import replace_mappings
+from deepgcn_seg.commands.command_line.mappings import unmerge
 from deepgcn_seg.data.blocks import BlockGrid
 from deepgcn_seg.data.dataset import split_by_area
 from deepgcn_seg.data.export_hdf5 import export_blocks
@@ -179,6 +179,16 @@ def test_ignored_points_count_in_no_loss(loss, ignore):
     (gradient,) = torch.autograd.grad(found, logits)
     assert not gradient[left_out].any()
     assert gradient[~left_out].any()
+
+
+@pytest.mark.parametrize("ignored", [slice(0), slice(10), slice(None)], ids=["none", "some", "all"])
+def test_which_points_count_is_not_read_from_the_device_of_the_logits(ignored):
+    # A tensor on this device has no values that could be read.
+    logits = torch.rand(2, 30, 5, device="meta", requires_grad=True)
+    labels = torch.randint(5, (2, 30))
+    labels[:, ignored] = 255
+    Objective(CrossEntropy(), ignore=255)(logits, labels).backward()
+    assert logits.grad.shape == logits.shape
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
@@ -503,7 +513,7 @@ def composed_by_files(tmp_path, recipe, experiment, *arguments):
         found = compose("train", [*chosen, *arguments], return_hydra_config=True)
         HydraConfig.instance().set_config(found)
         with read_write(found):
-            replace_mappings(found)
+            unmerge(found)
         HydraConfig.instance().cfg = None
     return found
 

@@ -144,7 +144,7 @@ def test_a_card_tells_facts_and_limits(tmp_path):
     path = saved(tmp_path, card={"training": {**TRAINING, "commit": "abcdef0", "dirty": True}, "score": SCORE})
     text = card_text(read_checkpoint(path), path)
     for fact in (
-        "Recipe mine: SGD, learning rate 0.5, 3 epochs of batches of 2 blocks, 5 rooms, seed 4; this file is of step 3.",
+        "Recipe mine: SGD, learning rate 0.5, 3 epochs of batches of 2 blocks, 5 rooms, seed 4; this file is of step 3 (last).",
         "Loss: focal; class weights: none.",
         "commit abcdef0 with changes that are not committed",
         "On 2 rooms (300 points) of area 5 of S3DIS",

@@ -2,8 +2,10 @@
 
 import json
 import logging
+import re
 import shutil
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from test_commands import tensors_equal
 from test_losses import composed
 
 import deepgcn_seg
-from deepgcn_seg.changes import Change, add_change, changes_of, values_in_time
+from deepgcn_seg.changes import HOW_IT_IS_DONE, WHERE_ROOMS_ARE, Change, add_change, changes_of, values_in_time
 from deepgcn_seg.data.build_store import prepare
 from deepgcn_seg.data.synthetic_rooms import generate
 from deepgcn_seg.errors import Interrupted, UserError
@@ -221,6 +223,15 @@ def test_the_settings_that_may_change_are_there():
     assert {key for key in EFFECTS if not there(key)} == {"recipe.optimizer.betas", "recipe.optimizer.eps"}
 
 
+def test_the_page_lists_the_settings_that_change_how_the_work_is_done():
+    page = (Path(__file__).parent.parent / "docs" / "experiments.md").read_text()
+    row = re.search(r"^\|(.*)\| where and how the work is done \|$", page, re.M)
+    listed = set(re.findall(r"`(.*?)`", row[1]))
+    assert listed == {"data.root", *HOW_IT_IS_DONE}
+    assert {effect_of(key) for key in (*listed, *WHERE_ROOMS_ARE)} == {Effect.WORK}
+    assert not listed - {"data.root"} & run_settings(composed()).keys()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -268,6 +279,19 @@ def test_what_a_resume_changes_is_said_and_recorded(tmp_path, caplog):
     assert json.loads(path.read_text()) == {"settings": now}
     # A setting that runs did not have from the beginning has the value that it had then.
     assert not changed_settings({"epochs": "3"}, {"epochs": "3", "recipe.loss": "cross_entropy"})
+
+
+@pytest.mark.parametrize(("protocol", "differ"), [("rooms", False), ("blocks", True)])
+def test_fewest_points_of_a_block_are_of_protocols_that_leave_out_blocks(protocol, differ):
+    # A run before protocol.min_points was a setting, and the same one of today.
+    before = {"protocol.name": protocol, "data.grid.min_points": "20"}
+    assert bool(changed_settings(before, {**before, "protocol.min_points": "20"})) == differ
+
+
+def test_a_resume_reads_its_checkpoint_once(run, monkeypatch):
+    monkeypatch.setattr(loop, "read_checkpoint", lambda path: pytest.fail("read twice"))
+    deepgcn_seg.train(f"resume={run}", "epochs=2")
+    assert json.loads((run / "metrics.json").read_text())["training"]["steps"] > 0
 
 
 def test_changes_at_one_step_are_one_and_a_change_back_is_none():

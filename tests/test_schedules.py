@@ -1,6 +1,7 @@
 import pytest
 
-from deepgcn_seg.training.schedules import Clock, HalveByEpochs, HalveBySamples, WarmupCosine
+from deepgcn_seg.errors import PartError
+from deepgcn_seg.training.schedules import Clock, HalveByEpochs, HalveBySamples, WarmupCosine, value_of
 
 
 def at(schedule, step, per_epoch=100, total=1000):
@@ -31,3 +32,13 @@ def test_warmup_and_cosine():
     assert values[0] < 0.02
     assert max(values) == pytest.approx(1)
     assert values[-1] == pytest.approx(0.01, abs=1e-4)
+
+
+@pytest.mark.parametrize("value", [None, "0.1", float("nan"), [1.0]])
+def test_a_schedule_of_ones_own_returns_a_number(value):
+    class Mine:
+        def __call__(self, clock):
+            return value
+
+    with pytest.raises(PartError, match=r"^recipe\.schedule: Mine returned .*; must return a finite number$"):
+        value_of(Mine(), Clock(0, 100, 1000), "recipe.schedule")

@@ -613,6 +613,21 @@ def test_shards_tell_together_what_was_repaired(tmp_path):
     assert told(tmp_path / "store") == told(tmp_path / "whole")
 
 
+def test_a_shard_does_not_replace_the_list_of_another_that_was_faster(tmp_path, monkeypatch):
+    source = write_damaged(tmp_path / "source")
+    write = build_store.write_repairs
+
+    def overtaken(path, repairs):
+        monkeypatch.setattr(build_store, "write_repairs", write)
+        prepare(source, tmp_path / "store", shard=(1, 2))
+        write(path, repairs)
+
+    monkeypatch.setattr(build_store, "write_repairs", overtaken)
+    prepare(source, tmp_path / "store", shard=(0, 2))
+    prepare(source, tmp_path / "whole")
+    assert told(tmp_path / "store") == told(tmp_path / "whole")
+
+
 @pytest.mark.parametrize("change", ["mended", "removed"])
 def test_repairs_are_told_of_the_rooms_as_they_are_now(tmp_path, monkeypatch, change):
     source = write_damaged(tmp_path / "source")

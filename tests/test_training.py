@@ -1,6 +1,7 @@
 """The training loop on its own: whatever stops it, and when, it ends as a run left alone does."""
 
 import json
+import multiprocessing
 import os
 import signal
 from contextlib import contextmanager
@@ -86,7 +87,7 @@ def plain_files(monkeypatch, set_threads):
         torch.save({"model": model.state_dict(), **state}, path)
 
     monkeypatch.setattr(state, "save_checkpoint", save)
-    monkeypatch.setattr(state, "read_checkpoint", lambda path: torch.load(path, weights_only=True))
+    monkeypatch.setattr(loop, "read_checkpoint", lambda path: torch.load(path, weights_only=True))
     monkeypatch.setattr(tensorboard, "confusion_image", lambda *_: np.zeros((1, 1, 3), np.uint8))
     # Files of one second are read in the order of this number as text, in which 10 comes before 9.
     monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(10_000))
@@ -113,6 +114,20 @@ def trainer(folder, **settings):
     if last.exists():
         found.resume()
     return found
+
+
+class Failing(Blocks):
+    def __getitem__(self, item):
+        raise UserError("a.h5: damaged")
+
+
+def test_a_training_that_fails_leaves_no_process_that_loads_data(tmp_path):
+    run = trainer(tmp_path, workers=2)
+    run.blocks = Failing()
+    with pytest.raises(UserError, match=r"^a\.h5: damaged$"):
+        run.fit()
+    # At the end of the program, Python would wait for them for ever: they ignore SIGTERM.
+    assert multiprocessing.active_children() == []
 
 
 class Writing(Blocks):

@@ -92,7 +92,7 @@ def _train(config: DictConfig, folder: Path, device: torch.device, world: World)
     run_log = RunLog(folder if world.first else None, 0 if resumed is None else resumed.step + 1)
     trainer = build_trainer(config, folder, data, device, world, run_log, source or resumed)
     if resumed is not None:
-        trainer.resume(resumed.changes_loss)
+        trainer.resume(resumed.content, resumed.changes_loss)
     else:
         run_log.config(OmegaConf.to_yaml(config, resolve=True))
     if world.first:

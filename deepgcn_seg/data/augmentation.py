@@ -5,12 +5,13 @@ channels are computed. Rotations turn the whole room together with the block, so
 valid. Default ranges follow PointNeXt (Qian et al., 2022, section 3.1). A value out of range is a ``SettingError``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
 
+from ..errors import PartError
 from ..settings import SettingError, Share, Validated, number
 
 # The type of distances by which points are moved, in metres, and of factors by which rooms are scaled.
@@ -33,6 +34,19 @@ class BlockPoints:
 
 
 Augmentation = Callable[[BlockPoints, np.random.Generator], BlockPoints]
+
+
+def augmented(points: BlockPoints, augment: Sequence[Augmentation], rng: np.random.Generator) -> BlockPoints:
+    """Return the points of a block with augmentations applied in order.
+
+    Raises:
+        PartError: one of a user's own returned something else than points of a block.
+    """
+    for each in augment:
+        points = each(points, rng)
+        if not isinstance(points, BlockPoints):
+            raise PartError.of("recipe.augmentation", each, type(points).__name__, "BlockPoints")
+    return points
 
 
 def turned(points: BlockPoints, angle: float) -> BlockPoints:
@@ -93,7 +107,6 @@ class Scale(Validated):
     high: Factor = 1.1
 
     def __post_init__(self):
-        super().__post_init__()
         if self.low > self.high:
             raise SettingError(f"low={self.low}: must be at most high={self.high}")
 

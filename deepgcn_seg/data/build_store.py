@@ -26,7 +26,7 @@ from ..schema import read_json
 from .labelled_scans import Labelling
 from .layouts import HDF5, SCANNET, STORE, Layout, recognise
 from .raw_rooms import labelling_of, read_raw_room, source_files
-from .repairs import write_report
+from .repairs import log_repairs, write_repairs
 from .room_file import MadeFrom, Preparation, read_preparation, write_room
 from .scannet import missing_scenes
 from .scans.formats.bounds import MAX_POINTS
@@ -98,9 +98,7 @@ def prepare(
         (root / "store.json").unlink(missing_ok=True)
     jobs = [_Job(layout, key, root, labelling, wanted[key], max_points) for key in todo]
     problems = _prepare_rooms(jobs, workers)
-    done = [found for key in wanted if (found := _recorded(root, key)) and found.made_from == wanted[key]]
-    repairs = [repair._replace(file=str(layout.root / repair.file)) for found in done for repair in found.repairs]
-    write_report(root / "repairs.txt", repairs)
+    done = _report(root, layout, wanted)
     if problems:
         raise _not_prepared(problems, len(jobs))
     if len(done) < len(wanted):
@@ -225,6 +223,20 @@ def _remove_others(root: Path, wanted: dict[str, MadeFrom]) -> None:
 def _marker(root: Path, key: str) -> Path:
     """Return the path of the marker file of a room without points."""
     return root / f"{key}.empty"
+
+
+def _report(root: Path, layout: Layout, wanted: dict[str, MadeFrom]) -> list[Preparation]:
+    """List what was repaired in the rooms that are ready, count it in the log, and return how these were prepared."""
+    path = root / "repairs.txt"
+    ready = lambda: [found for key in wanted if (found := _recorded(root, key)) and found.made_from == wanted[key]]
+    done, listed = ready(), None
+    while done != listed:
+        repairs = [repair._replace(file=str(layout.root / repair.file)) for found in done for repair in found.repairs]
+        write_repairs(path, repairs)
+        # Another shard may have listed more rooms between, which this list has replaced.
+        listed, done = done, ready()
+    log_repairs(path, repairs)
+    return done
 
 
 def _prepare_room(job: _Job) -> str | None:

@@ -1,6 +1,7 @@
 """Blocks of points as training examples: splits by area, a dataset, and a sampler that can resume an epoch."""
 
 import errno
+import multiprocessing
 import shutil
 import signal
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..errors import UserError, first_line
 from ..settings import counted, some_of
-from .augmentation import Augmentation, BlockPoints
+from .augmentation import Augmentation, BlockPoints, augmented
 from .blocks import NINE, BlockGrid, advise, block_features, points_inside, sample_indices
 from .official_hdf5 import OfficialBlockDataset, OfficialBlocks
 from .room import RoomEntry
@@ -125,8 +126,7 @@ class BlockDataset(Dataset):
         rng = np.random.default_rng([self.seed, epoch, i])
         sample = sample_indices(len(label), self.points, rng)
         block_points = BlockPoints(xyz[sample], rgb[sample].astype(np.float32), stored.size)
-        for augment in self.augment:
-            block_points = augment(block_points, rng)
+        block_points = augmented(block_points, self.augment, rng)
         features = block_features(
             block_points.xyz, block_points.rgb, block_points.room_size, self.variant, self.grid.side, self.features
         )
@@ -139,10 +139,14 @@ def block_dataset(
     """Return the blocks of some rooms as training examples: cut from rooms, or as official HDF5 files hold them.
 
     Args:
-        grid: how rooms are cut; official files are not affected, because they hold blocks already.
+        grid: how rooms are cut. Official files hold blocks already, of one grid.
         settings: further arguments of the datasets: variant, seed, features, augment.
+
+    Raises:
+        UserError: there are no such blocks.
     """
     if isinstance(store, OfficialBlocks):
+        store.require_grid(grid)
         return store.blocks(rooms, points, **settings)
     return BlockDataset(cast(RoomStore, store), rooms, points, grid, **settings)
 
@@ -203,16 +207,34 @@ class EpochSampler(Sampler):
         return ((self.epoch, int(i)) for i in parts[:, self.first :: self.stride].ravel())
 
 
+# What a script must have where processes are not forked: on macOS, on Windows, and from Python 3.14 on.
+GUARD = "in a script, {call} must stand below if __name__ == '__main__':"
+
+
 class Loader(DataLoader):
-    """A loader that reports in one line that its worker processes lacked memory, shared memory or open files."""
+    """A loader that reports in one line what its worker processes refuse, and that they lacked memory or open files."""
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:  # type: ignore[override]
         try:
             yield from super().__iter__()
+        except UserError as error:
+            if not self.num_workers:
+                raise
+            # PyTorch gives it the text of the worker's traceback, whose last line has class and message.
+            raise UserError(str(error).strip().splitlines()[-1].partition(": ")[2]) from None
         except (RuntimeError, OSError) as error:
             if not self.num_workers or (reason := _explain_lack(error)) is None:
                 raise
             raise UserError(f"workers={self.num_workers}: {reason}; or set workers=0") from None
+
+    def close(self) -> None:
+        """End the worker processes. They ignore the signal by which PyTorch would end them with this process."""
+        iterator: Any = self._iterator
+        self._iterator = None
+        if iterator is not None:
+            iterator._shutdown_workers()
+            for worker in iterator._workers:
+                worker.kill()
 
 
 def _explain_lack(error: RuntimeError | OSError) -> str | None:
@@ -229,6 +251,8 @@ def _explain_lack(error: RuntimeError | OSError) -> str | None:
             f"too little shared memory for processes that load data{free}; give the container more, as with "
             "docker run --shm-size=2g"
         )
+    if "exited unexpectedly" in text and multiprocessing.get_start_method() != "fork":
+        return f"a process that loads data ended by itself, as printed above; {GUARD.format(call='the training')}"
     if "exited unexpectedly" in text or "killed by signal" in text:
         return f"a process that loads data was ended by the system, perhaps for want of memory ({first_line(error)})"
     return None

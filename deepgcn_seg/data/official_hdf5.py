@@ -8,6 +8,7 @@ ply_data_all_0.h5    data (1000, 4096, 9) float32, label (1000, 4096) uint8; and
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +17,9 @@ import torch
 from torch.utils.data import Dataset
 
 from ..errors import UserError
-from .augmentation import Augmentation, BlockPoints
-from .blocks import NINE, block_features, sample_indices, scaled_positions
+from ..settings import shown
+from .augmentation import Augmentation, BlockPoints, augmented
+from .blocks import NINE, BlockGrid, block_features, sample_indices, scaled_positions
 from .classes import S3DIS, no_label
 from .hdf5_arrays import StoredArray, find_arrays
 from .room import RoomEntry
@@ -71,6 +73,17 @@ class OfficialBlocks(Store):
         """Return the blocks of some rooms as training examples, of ``points`` points each."""
         found = [(room, row) for room in rooms for row in self._rows_of(room)]
         return OfficialBlockDataset([row for _, row in found], [room for room, _ in found], points, **settings)
+
+    def require_grid(self, grid: BlockGrid) -> None:
+        """Refuse a grid that is not that of the official blocks.
+
+        Raises:
+            UserError: names the setting.
+        """
+        for name, value in asdict(BlockGrid()).items():
+            if (asked := getattr(grid, name, value)) != value:
+                where = f"{self.root} holds blocks that were cut with {shown(value)}"
+                raise UserError(f"data.grid.{name}={shown(asked)}: {where}; leave it out")
 
     def fingerprint(self, room: RoomEntry) -> str:
         """Return the number of a room's blocks, the only thing known of it without reading all of the blocks."""
@@ -174,9 +187,7 @@ class OfficialBlockDataset(Dataset):
             sample = sample_indices(len(data), self.points, rng)
             data, label = data[sample], label[sample]
         if self.augment:
-            points = room_points(data)
-            for augment in self.augment:
-                points = augment(points, rng)
+            points = augmented(room_points(data), self.augment, rng)
             data = block_features(points.xyz, points.rgb, points.room_size)
         position, height = data[:, :3], data[:, 2:3]
         if self.variant == "port":

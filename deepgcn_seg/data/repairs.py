@@ -38,14 +38,19 @@ class Repair(NamedTuple):
         return f"{where}: {count}{self.problem}; {self.action}"
 
 
-def write_report(path: Path, repairs: list[Repair]) -> None:
-    """Write what was repaired in a store, or remove the file if it was nothing, and count it in the log."""
+def write_repairs(path: Path, repairs: list[Repair]) -> None:
+    """Write what was repaired in a store, or remove the file if it was nothing."""
     if not repairs:
         return path.unlink(missing_ok=True)
     with replacing(path) as temporary:
         # Names of files need not be UTF-8.
         lines = dict.fromkeys(f"{repair}\n" for repair in repairs)
         temporary.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
+    return None
+
+
+def log_repairs(path: Path, repairs: list[Repair]) -> None:
+    """Count in the log what was repaired in a store; path: its list."""
     if damaged := sum(repair.action not in (KEPT, ROUNDED) for repair in repairs):
         log.warning("%d places of the raw files were repaired or skipped: see %s", damaged, path)
     if coarse := [repair.file for repair in repairs if repair.action == ROUNDED]:
@@ -57,4 +62,3 @@ def write_report(path: Path, repairs: list[Repair]) -> None:
         counts[repair.problem, repair.action] += repair.points or 0
     for (problem, action), count in (+counts).items():
         log.warning("%s points with %s were %s", f"{count:,}", problem, action)
-    return None

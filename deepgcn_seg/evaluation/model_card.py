@@ -90,11 +90,18 @@ class Card(Schema):
     """The facts of a card that the rest of a checkpoint does not have.
 
     Attributes:
-        score: None until the training has ended and the network was scored.
+        selection: how the checkpoint was chosen; None in cards from before it was kept.
+        score: None unless the network was scored at the end of its training.
     """
 
     training: Training
+    selection: Text | None = None
     score: Score | None = None
+
+
+def how_selected(rooms: str | None) -> str:
+    """Return how a checkpoint was chosen: by its score on the ``validation`` or ``test`` rooms, or as the last one."""
+    return "last" if rooms is None else f"best on {rooms} rooms"
 
 
 def score_of(entry: Mapping[str, Any]) -> Score:
@@ -131,7 +138,11 @@ def selection_of(card: Any, path: str | Path) -> str | None:
         UserError: a field of the card is of another type or out of range.
     """
     read = _read(card, path)
-    return None if read is None or read.score is None else read.score.selection
+    return None if read is None else _selection(read)
+
+
+def _selection(card: Card) -> str | None:
+    return card.selection if card.score is None else card.score.selection
 
 
 def _read(card: Any, path: str | Path) -> Card | None:
@@ -166,6 +177,7 @@ def card_text(content: Mapping[str, Any], path: str | Path) -> str:
         trained=trained,
         training=training,
         step=content.get("step"),
+        selection=None if card is None else _selection(card),
         score=score,
         absent=[name for name, value in iou.items() if value is None],
         low=[name for name, value in iou.items() if value is not None and value < LOW_IOU],

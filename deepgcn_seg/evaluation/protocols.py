@@ -95,7 +95,6 @@ class Protocol(Sampling):
     min_points: Annotated[int, integer(0)] = BlockGrid.min_points
 
     def __post_init__(self):
-        super().__post_init__()
         if self.name != "rooms":
             self._require_no_votes()
         self.grid()
@@ -130,10 +129,13 @@ class Protocol(Sampling):
         """Raise an error if this protocol cannot be used with a store.
 
         Raises:
-            UserError: the store has the official HDF5 blocks, and the protocol needs whole rooms.
+            UserError: the store has the official HDF5 blocks, and the protocol needs whole rooms or other blocks.
         """
-        if isinstance(store, OfficialBlocks) and self.name != "blocks":
+        if not isinstance(store, OfficialBlocks):
+            return
+        if self.name != "blocks":
             raise UserError(f"protocol={self.name}: {store.root} holds sampled blocks, not rooms; use protocol=blocks")
+        store.require_grid(self.grid())
 
     def run(
         self,

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from .connection import Connection, all_unchanged
 from .gcn_block import Block
 from .graph import Graph, find_neighbors
-from .layers import LayerSpec, apply_norm
+from .layers import LayerSpec, apply_act, apply_norm
 from .neighborhood import Geometry, Neighborhood
-from .own_layers import is_exactly
+from .own_layers import is_exactly, require_features, require_layer
 
 ConvFactory = Callable[[int, int, LayerSpec], nn.Module]
 
@@ -49,11 +49,14 @@ class Backbone(nn.Module):
         pre_activated = connection.pre_activated
         inner = spec.linear_only() if pre_activated else spec
 
+        def convolution(width: int, out: int) -> nn.Module:
+            return require_layer(conv(width, out, inner), "conv", conv)
+
         def block(width: int, out: int) -> Block:
             norm, act = (spec.make_norm(width), spec.make_act()) if pre_activated else (None, None)
-            return Block(conv(width, out, inner), norm, act, connection, dropout, recompute)
+            return Block(convolution(width, out), norm, act, connection, dropout, recompute, out)
 
-        self.head = conv(in_channels, channels, inner)
+        self.head = convolution(in_channels, channels)
         self.blocks = connection.blocks(block, len(self.graphs), channels)
         # The last sum of pre-activated layers still needs norm and activation, as in DeeperGCN and RevGNN.
         self.last_norm = spec.make_norm(self.layer_widths()[-1]) if pre_activated else None
@@ -89,12 +92,15 @@ class Backbone(nn.Module):
             return Neighborhood(neighbors(layer, x), mask, geometry)
 
         x = self.head(points, *around(0, positions).arguments(self.head))
+        x = require_features(x, points, self.channels, "conv", self.head)
         widths, dropout = self.layer_widths(), self.dropout if self.training else 0.0
         # The connection searches once before each block.
         outputs = self.connection.run(self.blocks, x, lambda i, y: around(i + 1, y), widths[-1], dropout)
         # Free the head's features here; the connection holds them as long as it needs them.
         del x
         for i, output in enumerate(outputs, 1):
+            width = widths[i - 1] if i <= len(widths) else None
+            output = require_features(output, points, width, "connection", self.connection)
             yield self._finish(output, mask) if i == len(widths) else output
 
     def concatenate(self, features: list[Tensor]) -> Tensor:
@@ -109,5 +115,4 @@ class Backbone(nn.Module):
         return features[-1] if nested or len(features) == 1 else torch.cat(features, -1)
 
     def _finish(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        x = apply_norm(self.last_norm, x, mask)
-        return x if self.last_act is None else self.last_act(x)
+        return apply_act(self.last_act, apply_norm(self.last_norm, x, mask))

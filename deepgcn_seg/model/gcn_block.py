@@ -5,9 +5,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .connection import Combine, Connection, find_connection
-from .layers import apply_norm
+from .layers import apply_act, apply_norm
 from .neighborhood import Neighborhood
-from .own_layers import is_exactly
+from .own_layers import is_exactly, require_features
 from .recompute import recomputed
 
 
@@ -27,6 +27,7 @@ class Block(nn.Module):
         connection: a name in :data:`.CONNECTIONS`, or a :class:`.Connection`.
         dropout: probability of dropping a feature.
         recompute: recompute the convolution in the backward pass instead of keeping what it needs.
+        channels: that the convolution must return; None for any number.
 
     Shape: x (B, N, C) -> (B, N, C), or (B, N, C + C_out) for dense.
     """
@@ -39,9 +40,10 @@ class Block(nn.Module):
         connection: str | Connection = "res",
         dropout: float = 0.0,
         recompute: bool = False,
+        channels: int | None = None,
     ):
         super().__init__()
-        self.conv, self.norm, self.act = conv, norm, act
+        self.conv, self.norm, self.act, self.channels = conv, norm, act, channels
         self.connection, self.dropout, self.recompute = find_connection(connection), dropout, recompute
 
     def forward(self, x: Tensor, neighborhood: Neighborhood, combine: Combine | None = None) -> Tensor:
@@ -50,9 +52,9 @@ class Block(nn.Module):
             combine = self.connection.combine
         if self.connection.pre_activated:
             h = F.dropout(self.activate(x, neighborhood.mask), self.dropout, self.training)
-            return combine(x, self._convolve(h, neighborhood))
+            return self._combined(combine, x, self._convolve(h, neighborhood))
         h = self.activate(self._convolve(x, neighborhood), neighborhood.mask)
-        return F.dropout(combine(x, h), self.dropout, self.training)
+        return F.dropout(self._combined(combine, x, h), self.dropout, self.training)
 
     @property
     def unchanged(self) -> bool:
@@ -61,14 +63,20 @@ class Block(nn.Module):
 
     def activate(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Return act(norm(x)), leaving out norm or activation if the block has none."""
-        x = apply_norm(self.norm, x, mask)
-        return x if self.act is None else self.act(x)
+        return apply_act(self.act, apply_norm(self.norm, x, mask))
+
+    def convolved(self, h: Tensor, x: Tensor) -> Tensor:
+        """Return what the convolution gave for x, if it is features of these points."""
+        return require_features(h, x, self.channels, "conv", self.conv)
 
     def _convolve(self, x: Tensor, neighborhood: Neighborhood) -> Tensor:
         arguments = neighborhood.arguments(self.conv)
         if self.recompute and self.training and torch.is_grad_enabled():
-            return recomputed(self.conv, x, *arguments)
-        return self.conv(x, *arguments)
+            return self.convolved(recomputed(self.conv, x, *arguments), x)
+        return self.convolved(self.conv(x, *arguments), x)
+
+    def _combined(self, combine: Combine, x: Tensor, h: Tensor) -> Tensor:
+        return require_features(combine(x, h), x, None, "connection", self.connection)
 
     def extra_repr(self) -> str:
         """Return the settings for print."""

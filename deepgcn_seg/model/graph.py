@@ -19,6 +19,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ..errors import PartError
 from ..ops import nearest_ranks, require_neighbors
 from ..settings import integer, listed, number, require
 from .own_layers import built_by, require_flags
@@ -180,15 +181,22 @@ def find_neighbors(graph: Graph, graphs: nn.ModuleList, positions: Tensor, mask:
     """Return :meth:`Graph.neighbors`. What a graph that is none of :data:`GRAPHS` finds is checked in each layer.
 
     Raises:
+        PartError: the graph returned no function, or this returned no tensor.
         ValueError: when called, the neighbours have another shape or type, or are not all from 0 to N - 1.
     """
     neighbors = graph.neighbors(graphs, positions, mask)
+    if not callable(neighbors):
+        raise PartError.of("graph", graph, type(neighbors).__name__, "a function neighbors(layer, x)")
     # PyTorch 2.8 cannot compile a search in the values of a dictionary.
     if type(graph) in tuple(GRAPHS.values()):
         return neighbors
 
     def checked(i: int, x: Tensor) -> Tensor:
         index = neighbors(i, x)
+        if not isinstance(index, Tensor):
+            raise PartError.of(
+                "graph", graph, f"{type(index).__name__} for layer {i}", "neighbours, a tensor (B, N, k)"
+            )
         source = f"graph: neighbours that {type(graph).__name__} found for layer {i}"
         require_neighbors(x, index, source)
         # The kernels of a GPU do not look: they would read other memory.

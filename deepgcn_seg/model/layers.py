@@ -23,6 +23,7 @@ from .own_layers import (
     is_exactly,
     is_torch_act,
     name_or_factory,
+    require_features,
 )
 
 NORMS = ("batch", "instance", "layer", "none")
@@ -162,7 +163,13 @@ def apply_norm(norm: nn.Module | None, x: Tensor, mask: Tensor | None, counts: T
     if type(norm) in (*TORCH_NORMS.values(), nn.Identity):
         # One that was put in the place of ours, in a network that was built.
         return apply_torch_norm(norm, x, mask)
-    return norm(x, mask) if counts is None else norm(x, mask, counts)
+    normalised = norm(x, mask) if counts is None else norm(x, mask, counts)
+    return require_features(normalised, x, x.shape[-1], "norm", norm)
+
+
+def apply_act(act: nn.Module | None, x: Tensor) -> Tensor:
+    """Return act(x); x if there is no activation."""
+    return x if act is None else require_features(act(x), x, x.shape[-1], "act", act)
 
 
 def sync_norms(module: nn.Module) -> None:
@@ -379,12 +386,9 @@ class Pointwise(nn.Module):
 
     def finish(self: Any, x: Tensor, mask: Tensor | None = None, counts: Tensor | None = None) -> Tensor:
         """Apply norm and activation to x, a result of the linear map that was computed elsewhere."""
-        if self.order == "act-norm" and self.act is not None:
-            x = self.act(x)
-        x = apply_norm(self.norm, x, mask, counts)
-        if self.order == "norm-act" and self.act is not None:
-            x = self.act(x)
-        return x
+        if self.order == "act-norm":
+            return apply_norm(self.norm, apply_act(self.act, x), mask, counts)
+        return apply_act(self.act, apply_norm(self.norm, x, mask, counts))
 
     @property
     def counts_points(self) -> bool:

@@ -15,6 +15,7 @@ import torch
 from pydantic import PlainValidator
 from torch import Tensor, nn
 
+from ..errors import PartError
 from ..settings import FLAG, require
 
 Factory = Callable[..., nn.Module]
@@ -98,6 +99,35 @@ def is_hooked(module: nn.Module) -> bool:
     )
 
 
+def require_layer(built: Any, setting: str, factory: Any) -> nn.Module:
+    """Return what builds a layer of a user's own has returned.
+
+    Raises:
+        PartError: it is no layer.
+    """
+    if isinstance(built, nn.Module):
+        return built
+    raise PartError.of(setting, built_by(factory), type(built).__name__, "a layer (torch.nn.Module)")
+
+
+def require_features(out: Any, like: Tensor, channels: int | None, setting: str, part: Any) -> Tensor:
+    """Return what a part of a user's own has returned for the points of ``like`` (..., C).
+
+    Args:
+        channels: that it must have; None for any number.
+
+    Raises:
+        PartError: it is no tensor of features, or of another shape.
+    """
+    fits = isinstance(out, Tensor) and out.is_floating_point() and out.shape[:-1] == like.shape[:-1]
+    if fits and channels in (None, out.shape[-1]):
+        return out
+    returned = f"{out.dtype} {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
+    width = "channels" if channels is None else str(channels)
+    must = f"a floating-point tensor ({', '.join([*map(str, like.shape[:-1]), width])})"
+    raise PartError.of(setting, part, returned, must)
+
+
 class TorchNorm(nn.Module):
     """A norm of torch.nn over blocks of points, channels last.
 
@@ -148,7 +178,7 @@ def build_norm(factory: Factory, channels: int, eps: float) -> nn.Module:
     _require_known(kind, TORCH_NORMS, "norm")
     require_flags(factory, "norm.")
     if kind not in _CHANNELS:
-        return factory(channels)
+        return require_layer(factory(channels), "norm", factory)
     given = factory.keywords if isinstance(factory, partial) else {}
     norm = factory(**{"eps": eps, **given, _CHANNELS[kind]: channels})
     if getattr(norm, "track_running_stats", False):
@@ -164,7 +194,7 @@ def build_act(factory: Factory) -> nn.Module:
     """
     _require_known(built_by(factory), TORCH_ACTS, "act")
     require_flags(factory, "act.")
-    act = factory()
+    act = require_layer(factory(), "act", factory)
     if getattr(act, "inplace", False):
         raise ValueError("act: inplace=true would overwrite features that other parts still read; leave it out")
     if type(act) is nn.PReLU and act.num_parameters != 1:

@@ -44,7 +44,8 @@ class ReversibleBlock(nn.Module):
 
     def _residual(self, branch: Any, x: Tensor, neighborhood: Neighborhood, drop: Tensor | None) -> Tensor:
         h = branch.activate(x, neighborhood.mask)
-        return branch.conv(h if drop is None else h * drop, *neighborhood.arguments(branch.conv))
+        h = h if drop is None else h * drop
+        return branch.convolved(branch.conv(h, *neighborhood.arguments(branch.conv)), h)
 
     def _drops(self, drop: Tensor | None) -> Sequence[Tensor | None]:
         """Return each branch's part of the dropout mask."""

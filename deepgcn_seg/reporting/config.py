@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..changes import HOW_IT_IS_DONE, WHERE_ROOMS_ARE
 from ..errors import UserError
 from ..escaping import one_line
 from ..model.description import Network, OwnPart, describe_network
@@ -19,8 +20,7 @@ from .reading import MAX_COUNT, MAX_SETTINGS, own_file, shown
 
 # Settings that say where and how a run was done, not what it is: its scores are the same.
 _NOT_SETTINGS = (
-    *("resume", "data.root", "data.store.root", "device", "workers", "pages"),
-    *("save_every", "model.recompute"),
+    *("resume", *WHERE_ROOMS_ARE, *HOW_IT_IS_DONE),
     # The name of the protocol says it.
     "protocol.min_points",
 )

@@ -15,7 +15,7 @@ from ..data.dataset import area_name
 from ..distributed import World
 from ..evaluation.evaluate import evaluate_rooms
 from ..evaluation.metrics import Scores
-from ..evaluation.model_card import score_of, write_card
+from ..evaluation.model_card import how_selected, score_of, write_card
 from ..evaluation.protocols import Protocol
 from ..files import write_json
 from ..model.checkpoint import add_to_checkpoint, load_weights, read_checkpoint
@@ -68,7 +68,7 @@ def score_run(
         areas=[config.data.fold],
         checkpoint=str(path),
         checkpoint_step=content["step"],
-        selection=f"best on {config.select} rooms" if path == best else "last",
+        selection=how_selected(config.select if path == best else None),
     )
     if not world.first:
         return entry["mIoU"]

@@ -6,7 +6,8 @@ The module :mod:`.state` has what a checkpoint restores, and :mod:`.guards` hand
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,17 @@ from ..distributed import World
 from ..errors import Interrupted, UserError
 from ..evaluation.history import Epoch
 from ..evaluation.metrics import Scores
+from ..evaluation.model_card import how_selected
 from ..evaluation.protocols import Result
 from ..memory import peak_memory_mb
+from ..model.checkpoint import read_checkpoint
 from ..model.freezing import set_training_mode
 from ..progress import Meter
 from .guards import Batch, RunningStatistics, advice_on_memory, save_bad_batch, stop_requested
 from .inspection import gradient_norms, neighbor_distances, predicted_labels
 from .losses import Objective
 from .resuming import total_steps
-from .schedules import Clock, set_norm_momentum
+from .schedules import Clock, set_norm_momentum, value_of
 from .state import TrainingState
 from .tensorboard import RunLog
 
@@ -161,7 +164,11 @@ class Trainer:
             self.settings.workers,
             pin_memory=self.settings.device.type == "cuda",
         )
-        with stop_requested() as stop, Meter("Training", self.total_steps, self.state.step) as meter:
+        with (
+            closing(loader),
+            stop_requested() as stop,
+            Meter("Training", self.total_steps, self.state.step) as meter,
+        ):
             if self.validation_due or (self._at_end_of_epoch and self.state.losses):
                 # The run was stopped in the last step of an epoch.
                 self._end_epoch()
@@ -279,17 +286,17 @@ class Trainer:
     def _follow_schedules(self) -> None:
         """Set the learning rates and the batch norms' momentum of this step."""
         clock = Clock(self.state.step, self.steps_per_epoch, self.total_steps)
-        factor = self.settings.schedule(clock)
+        factor = value_of(self.settings.schedule, clock, "recipe.schedule")
         for group, rate in zip(self.state.optimizer.param_groups, self.base_rates):
             group["lr"] = rate * factor
         if self.settings.norm_momentum is not None:
-            set_norm_momentum(self.state.model, self.settings.norm_momentum(clock))
+            momentum = value_of(self.settings.norm_momentum, clock, "recipe.norm_momentum")
+            set_norm_momentum(self.state.model, momentum)
 
     def _backward(self, points: torch.Tensor, labels: torch.Tensor) -> float | None:
         """Add the gradients of one pass to the parameters; return its loss, or None without a labelled point."""
         settings = self.settings
         points = points.to(settings.device, non_blocking=True)
-        labels = labels.to(settings.device, non_blocking=True)
         with torch.autocast(settings.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             logits = self.state.model(points)
         loss = settings.objective(logits, labels)
@@ -380,19 +387,24 @@ class Trainer:
         """
         # A resumed run does not log these steps again, so their events must be on disk first.
         self.run_log.flush()
-        self.state.save(self.folder / name, self.description, self.settings.device, self.world)
+        description = self.description
+        if "card" in description:
+            selection = how_selected(self.settings.validated if name == "best.ckpt" else None)
+            description = {**description, "card": {**description["card"], "selection": selection}}
+        self.state.save(self.folder / name, description, self.settings.device, self.world)
 
-    def resume(self, other_loss: bool = False) -> None:
+    def resume(self, content: Mapping[str, Any] | None = None, other_loss: bool = False) -> None:
         """Restore the state of ``last.ckpt``. Whether the run may go on is checked before (:mod:`.resuming`).
 
         Args:
+            content: of the checkpoint, if it has been read.
             other_loss: whether the steps from now on have another loss; those until now then get a row of the history.
 
         Raises:
             UserError: the file is missing, damaged, or of another model.
         """
         path, total = self.folder / "last.ckpt", self.total_steps
-        self.state.load(path, self.settings.device, self.world)
+        self.state.load(path, content or read_checkpoint(path), self.settings.device, self.world)
         if self.state.step >= total:
             of_epochs = self.steps_per_epoch * self.settings.epochs
             limit = f"epochs={self.settings.epochs}" if total == of_epochs else f"max_steps={self.settings.max_steps}"

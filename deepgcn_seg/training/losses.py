@@ -126,15 +126,18 @@ class Objective:
         return self.ignore is None or bool((labels != self.ignore).any())
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss of logits (B, N, C) and labels (B, N), computed in float32; 0 if every point is ignored."""
+        """Return the loss of logits (B, N, C) and labels (B, N), computed in float32; 0 if every point is ignored.
+
+        Which points count is found where the labels are: with labels on the CPU, this does not wait for a GPU.
+        """
         logits, labels = logits.float().flatten(0, 1), labels.flatten()
         if self.ignore is not None:
-            counted = labels != self.ignore
-            if not counted.any():
+            (counted,) = (labels != self.ignore).nonzero(as_tuple=True)
+            if not len(counted):
                 return 0 * logits.sum()
-            if not counted.all():
-                logits, labels = logits[counted], labels[counted]
-        return self.loss(logits, labels, self.class_weights)
+            if len(counted) < len(labels):
+                logits, labels = logits[counted.to(logits.device, non_blocking=True)], labels[counted]
+        return self.loss(logits, labels.to(logits.device, non_blocking=True), self.class_weights)
 
 
 NAMES = ("cross_entropy", "focal", "lovasz")

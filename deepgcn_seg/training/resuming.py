@@ -10,7 +10,7 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
-from ..changes import Values, add_change, typed
+from ..changes import HOW_IT_IS_DONE, WHERE_ROOMS_ARE, Values, add_change, typed
 from ..errors import UserError
 from ..escaping import one_line
 from ..model.checkpoint import read_checkpoint
@@ -37,10 +37,9 @@ class Effect(Enum):
 # checkpoint and its score would be of something else than the run says.
 EFFECTS: dict[str, Effect | None] = {
     # The rooms themselves are compared (_require_same_rooms), wherever they are.
-    "data.root": Effect.WORK,
-    "data.store": Effect.WORK,
+    **dict.fromkeys((*WHERE_ROOMS_ARE, "data.store"), Effect.WORK),
     **{f"data.store.{name}": None for name in ("_target_", "rooms_per_area", "density", "seed")},
-    **dict.fromkeys(("save_every", "model.recompute"), Effect.WORK),
+    **dict.fromkeys(HOW_IT_IS_DONE, Effect.WORK),
     **dict.fromkeys(("epochs", "max_steps"), Effect.LENGTH),
     **dict.fromkeys(("accumulate", "sync_norms", "precision", "validate_every", "freeze"), Effect.STEPS),
     # An optimiser's other settings decide which state it has of each parameter. The decay of averaged weights may
@@ -84,7 +83,8 @@ class Resumed:
             returns them.
 
     Attributes:
-        step: number of steps that were done. changed: settings that are not as before, with both values.
+        content: of the checkpoint. step: number of steps that were done.
+        changed: settings that are not as before, with both values.
         changes: the recorded changes of the run; those of this resume are among them after :meth:`require_same`.
 
     Raises:
@@ -93,15 +93,15 @@ class Resumed:
 
     def __init__(self, folder: Path, now: Mapping[str, str]):
         path = folder / "checkpoints" / "last.ckpt"
-        self._where, self._content = f"checkpoint {path}", read_checkpoint(path)
-        if type(self._content.get("step")) is not int:
+        self._where, self.content = f"checkpoint {path}", read_checkpoint(path)
+        if type(self.content.get("step")) is not int:
             raise UserError(f"{self._where}: not the state of a training")
-        self.step: int = self._content["step"]
-        self._before = _settings_before(self._content, recorded_settings(folder) or now, now)
+        self.step: int = self.content["step"]
+        self._before = _settings_before(self.content, recorded_settings(folder) or now, now)
         self.changed = changed_settings(self._before, now)
         self.changes = recorded_changes(folder)
         _require_kept(self.changed)
-        _require_same_average(self._content, now)
+        _require_same_average(self.content, now)
 
     @property
     def changes_loss(self) -> bool:
@@ -125,7 +125,7 @@ class Resumed:
         Raises:
             UserError: names what differs, or the setting.
         """
-        require_same_data(self._content, own, self._where)
+        require_same_data(self.content, own, self._where)
         total = total_steps(own["steps_per_epoch"], epochs, max_steps)
         limit = f"max_steps={max_steps}" if total == max_steps else f"epochs={epochs}"
         self._require_length(total, limit, own["steps_per_epoch"])

@@ -4,7 +4,7 @@ import fcntl
 import logging
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain, count
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from ..changes import Change, Values, changes_of, typed
+from ..changes import HOW_IT_IS_DONE, Change, Values, changes_of, typed
 from ..distributed import World
 from ..errors import OccupiedError, UserError
 from ..files import replacing, write_json
@@ -24,9 +24,6 @@ from ..settings import some_of
 LOCK = ".lock"
 # The note of a failed job of a sweep, in its directory.
 FAILED = "failed.txt"
-# Settings that change where and by how many a training is done, and not its result.
-HOW_IT_IS_DONE = ("device", "devices", "workers", "pages")
-
 # Changed settings that a message lists before it counts the others.
 _LISTED = 8
 
@@ -130,16 +127,17 @@ def claim(config: DictConfig, folder: Path) -> None:
     keep_config(config, folder)
 
 
-def job_directory(config: DictConfig, folder: Path, sweep: Path) -> Path:
+def job_directory(config: DictConfig, folder: Path, sweep: Path, swept: Collection[str]) -> Path:
     """Return the directory of a job of a sweep: the one that holds its run already, else a free one.
 
     Jobs have directories by their number, which is another one once the sweep has further values. So a run is found by
     its settings, wherever below the sweep's directory it is. If it is not there, and another run has the directory of
-    the job's number, a number is added: ``3_resgcn28_2``. A job of another device or number of processes is another
-    job, although its result is the same.
+    the job's number, a number is added: ``3_resgcn28_2``. A job on another device or of another number of processes,
+    whose result is the same, is another job if the sweep is over these.
 
     Args:
-        config: of the job. folder: the directory of the job's number. sweep: the directory of the sweep.
+        config: of the job. folder: the directory of the job's number. sweep: the directory of the sweep. swept: names
+            of the settings that the sweep is over.
     """
     settings = run_settings(config)
     for path in (folder, *sorted(last.parents[1] for last in sweep.glob("**/checkpoints/last.ckpt"))):
@@ -149,7 +147,7 @@ def job_directory(config: DictConfig, folder: Path, sweep: Path) -> Path:
         except UserError:
             # What is damaged is told by its own job.
             same = path == folder
-        if same and (path == folder or _works_alike(config, path)):
+        if same and (path == folder or _works_alike(config, path, swept)):
             return path
     numbered = (folder.with_name(f"{folder.name}_{number}") for number in count(2))
     return next(path for path in chain([folder], numbered) if _is_free(path))
@@ -163,13 +161,14 @@ def _is_free(folder: Path) -> bool:
     return True
 
 
-def _works_alike(config: DictConfig, folder: Path) -> bool:
-    """Return whether the run in a folder was to be done in the same way: on this device, by as many processes."""
+def _works_alike(config: DictConfig, folder: Path, swept: Collection[str]) -> bool:
+    """Return whether the run in a folder was to be done in the same way, as far as the sweep is over ways to do it."""
+    ways = [name for name in HOW_IT_IS_DONE if name in swept]
     try:
-        recorded = read_yaml(folder / ".hydra" / "config.yaml")
+        recorded = OmegaConf.create(read_yaml(folder / ".hydra" / "config.yaml") if ways else {})
     except UserError:
         return False
-    return isinstance(recorded, dict) and all(recorded.get(name) == config[name] for name in HOW_IT_IS_DONE)
+    return all(OmegaConf.select(recorded, name) == OmegaConf.select(config, name) for name in ways)
 
 
 def finished_miou(config: DictConfig, folder: Path) -> float | None:
@@ -203,6 +202,10 @@ def changed_settings(before: Mapping[str, str], now: Mapping[str, str]) -> dict[
     there, here = _whole(before), _whole(now)
     added = {**ADDED, **ADDED_TO_PARTS}
     there = {**{key: str(value) for key, value in added.items() if key in here}, **there}
+    if here.get("protocol.name") == there.get("protocol.name") == "rooms":
+        # It leaves out no block, but runs before that setting count as having its default.
+        for settings in (here, there):
+            settings.pop("protocol.min_points", None)
     every = {key: (there.get(key), here.get(key)) for key in {**here, **there}}
     return {key: values for key, values in every.items() if values[0] != values[1]}
 
@@ -231,7 +234,10 @@ def _record(folder: Path) -> dict[str, Any]:
 def recorded_settings(folder: Path) -> dict[str, str] | None:
     """Return a run's settings by their present names, as its ``run.json`` has them; None if it has none."""
     settings = _record(folder).get("settings")
-    return renamed({key: str(value) for key, value in settings.items()}) if isinstance(settings, dict) else None
+    if not isinstance(settings, dict):
+        return None
+    present = renamed({key: str(value) for key, value in settings.items()})
+    return {key: value for key, value in present.items() if key not in HOW_IT_IS_DONE}
 
 
 def recorded_changes(folder: Path) -> list[Change]:
@@ -287,7 +293,7 @@ def set_scores_aside(folder: Path, step: int) -> None:
 
 
 def run_settings(config: DictConfig) -> dict[str, str]:
-    """Return the settings that decide a run's result, by dotted name: all but device, processes and resuming."""
+    """Return the settings that decide a run's result, by dotted name: all but how it is done and resumed."""
     flat: dict[str, str] = {}
 
     def walk(prefix: str, value: Any) -> None:

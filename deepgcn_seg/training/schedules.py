@@ -5,12 +5,14 @@ The optimiser whose learning rate they set is a setting, ``recipe.optimizer``: A
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
 from torch import nn
 
-from ..settings import Count, Share, Validated, integer, number
+from ..errors import PartError
+from ..settings import Count, Share, Validated, integer, is_number, number
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,21 @@ class Clock:
     step: int
     steps_per_epoch: int
     total_steps: int
+
+
+Schedule = Callable[[Clock], float]
+
+
+def value_of(schedule: Schedule, clock: Clock, setting: str) -> float:
+    """Return the value of a schedule at a step.
+
+    Raises:
+        PartError: one of a user's own returned something else than a finite number.
+    """
+    value = schedule(clock)
+    if not is_number(value):
+        raise PartError.of(setting, schedule, str(value), "a finite number")
+    return value
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The state of a training that a checkpoint restores: weights, optimiser, counts and random state."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from ..distributed import World
 from ..errors import UserError, first_line
-from ..model.checkpoint import load_weights, read_checkpoint, save_checkpoint
+from ..model.checkpoint import load_weights, save_checkpoint
 from ..schema import Schema
 from ..settings import integer, number
 
@@ -80,13 +81,16 @@ class TrainingState:
         except (OSError, RuntimeError) as error:
             raise UserError(f"cannot write {path} ({error}); the previous checkpoint is intact") from None
 
-    def load(self, path: Path, device: torch.device, world: World) -> None:
+    def load(self, path: Path, content: Mapping[str, Any], device: torch.device, world: World) -> None:
         """Restore what :meth:`save` wrote. A process that did not exist then keeps its own random state.
 
+        Args:
+            path: the file, for messages. content: of it.
+
         Raises:
-            UserError: the file is missing, damaged, or of another model.
+            UserError: it is damaged, or of another model.
         """
-        content, where = read_checkpoint(path), f"checkpoint {path}"
+        where = f"checkpoint {path}"
         counts = Counts.of({name: content[name] for name in Counts.model_fields if name in content}, where)
         if self.averaged is None and content.get("training") is not None:
             raise UserError(f"{where}: has averaged weights beside those of the optimiser; recipe.ema must be set")

@@ -23,7 +23,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
 from ...errors import UserError
-from .mappings import replacing_arguments
+from .mappings import unmerged_arguments
 
 PATHS = (
     "input", "output", "checkpoint", "weights", "view", "picture", "source", "data.root", "resume", "runs", "export",
@@ -56,7 +56,7 @@ def for_hydra(arguments: Sequence[str]) -> list[str]:
         UserError: a path that Hydra would change.
     """
     sweeping = bool({"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments))
-    return replacing_arguments([_quoted(argument, sweeping) for argument in arguments])
+    return unmerged_arguments([_quoted(argument, sweeping) for argument in arguments])
 
 
 def require_settings(arguments: Sequence[str], main: str | None) -> None:
@@ -104,6 +104,9 @@ def _quoted(argument: str, sweeping: bool) -> str:
     before = argument[: len(argument) - len(value)]
     if sweeping and _is_sweep(value):
         return argument
+    if sweeping and key in PATHS and not _is_there(value) and all(map(_is_there, parts := value.split(","))):
+        sweep = f'"{key}=choice({",".join(map(quote, parts))})"'
+        raise UserError(f"{argument}: is one path, and there is none of this name; a sweep is {sweep}")
     if key == FOLD:
         return before + _fold(value, sweeping)
     if key in TEMPLATES:
@@ -117,6 +120,10 @@ def _quoted(argument: str, sweeping: bool) -> str:
         raise UserError(f"{key}={text}: the name of this folder must not have ${{ in it; rename it, or link to it")
     # These three alone mean "must still be set" to OmegaConf; with ./ before them they are the same file's name.
     return before + quote(_no_interpolation("./???" if text == "???" else text))
+
+
+def _is_there(path: str) -> bool:
+    return os.path.lexists(os.path.expanduser(path))
 
 
 def _listed(value: str) -> list[str] | None:

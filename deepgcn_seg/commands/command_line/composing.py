@@ -6,6 +6,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from multiprocessing import current_process
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from ...data.dataset import GUARD
 from ...distributed import declared
 from ...errors import UserError
 from ...progress import in_notebook
@@ -52,6 +54,7 @@ def run_command(
     Raises:
         UserError: a setting cannot be used, or whatever the task refuses.
     """
+    _require_main_process(command)
     own = None if config_dir is None else Path(config_dir).resolve()
     if own is not None and not own.is_dir():
         raise UserError(f"config_dir={config_dir}: no such folder")
@@ -69,6 +72,13 @@ def run_command(
             if compose(name, overrides, return_hydra_config=True).hydra.mode == RunMode.MULTIRUN:
                 raise UserError("these settings are a multirun: use tools/train.py, or call once for each run")
             return _run(task, conf, command, name, overrides)
+
+
+def _require_main_process(command: str) -> None:
+    """End a process that is being started to load data, and for that runs the caller's script once more."""
+    # As multiprocessing itself finds it out, for an error of several paragraphs.
+    if getattr(current_process(), "_inheriting", False):
+        sys.exit(f"error: a process that loads data runs the whole script: {GUARD.format(call=f'{command}(...)')}")
 
 
 @contextmanager

@@ -4,13 +4,14 @@ import functools
 import json
 import logging
 import os
+import re
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from signal import SIGINT, SIGTERM
+from signal import SIG_IGN, SIGINT, SIGTERM, signal
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -33,7 +34,7 @@ from . import help
 from .arguments import assigned, for_hydra, given, require_settings
 from .checks import check, require_choices, require_read
 from .failures import USER_ERROR, error_line
-from .mappings import replace_mappings
+from .mappings import unmerge
 from .output import claim_folder, output_may_go_unread
 from .sweeps import SweepSummary, note_failure
 
@@ -112,12 +113,15 @@ def _command(task: Callable[[DictConfig], Any], conf: Path, config_name: str, pr
             overrides = [argument for argument in for_hydra(sys.argv[1:]) if not argument.startswith("-")]
             print(as_called(help.page(conf, config_name, overrides)), end="")
             return
-        sys.argv[1:] = hydra_arguments(sys.argv[1:], conf)
+        sys.argv[1:] = _resolvable(hydra_arguments(sys.argv[1:], conf))
         if unread is not None:
             sys.argv[1:] = _without_output(sys.argv[1:], unread.name)
         job = _guarded(task, conf, config_name, outcome, None if verbose else say)
         hydra.main(version_base="1.3", config_path=str(conf.resolve()), config_name=config_name)(job)()
     except Interrupted as stopped:
+        # All is saved. A further Ctrl-C while the process ends would change the status that says so.
+        for number in (SIGINT, SIGTERM):
+            signal(number, SIG_IGN)
         print(stopped, file=sys.stderr)
         sys.exit(INTERRUPTED)
     except KeyboardInterrupt:
@@ -199,7 +203,7 @@ def run_checked(task: Callable[[DictConfig], Any], config: DictConfig, conf: Pat
         UserError: a setting is impossible, or nothing reads it; or whatever the task refuses.
     """
     require_read(config, command, help.settings(conf, command))
-    replace_mappings(config)
+    unmerge(config)
     check(config, command)
     claim_folder(config, command)
     return task(config)
@@ -228,6 +232,16 @@ def _start_processes(program: Sequence[str], arguments: list[str]) -> None:
             print(f"error: a process was killed by signal {killed[0]}, and the others were stopped", file=sys.stderr)
         sys.exit(min((max(status, 1) for status in statuses), default=1))
     sys.exit(0)
+
+
+def _resolvable(arguments: list[str]) -> list[str]:
+    """Return Hydra's arguments, with which it can resolve what ``--cfg hydra`` shows: its part of the whole config.
+
+    Of its part alone, it cannot: ``hydra.run.dir`` refers to settings of the command.
+    """
+    text = "\n".join(arguments)
+    shown = re.sub(r"^(--cfg|-c)[=\n]hydra$", "--cfg\nall\n--package\nhydra", text, flags=re.M)
+    return shown.split("\n") if "--resolve" in arguments else arguments
 
 
 def _without_output(arguments: list[str], unread: str) -> list[str]:

@@ -1,8 +1,8 @@
-"""Settings that are one value even if it is a mapping, as ``recipe.loss={focal:1}``: a later value replaces an earlier.
+"""Mappings that are the whole value of a setting, as ``recipe.loss={focal:1}``: they replace the mapping before them.
 
-Hydra merges mappings, so that ``resume=RUN 'recipe.loss={focal:1}'`` would add a term to the loss of the run. The
-settings of :data:`NOT_MERGED` are replaced, and so is every part whose ``_target_`` is given with the rest of it, typed
-as ``recipe.schedule={_target_:...}`` or in a file.
+Hydra merges mappings, so that ``resume=RUN 'recipe.loss={focal:1}'`` would add a term to the loss of the run. A mapping
+is whole for the settings of :data:`NOT_MERGED`, and for every part if it has a ``_target_``, whether it is typed, as
+``recipe.schedule={_target_:...}``, or stands in a file.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,14 +23,14 @@ _UNSET = object()
 _MERGED_WITHOUT_PARTIAL = ("recipe.optimizer",)
 
 
-def replacing_arguments(arguments: Sequence[str]) -> list[str]:
-    """Return Hydra's arguments, of which those that give a setting a mapping replace what was there."""
-    return [part for argument in arguments for part in _replacing_argument(argument)]
+def unmerged_arguments(arguments: Sequence[str]) -> list[str]:
+    """Return arguments with which Hydra does not merge a whole mapping: the setting is null before it."""
+    return [part for argument in arguments for part in _unmerged_argument(argument)]
 
 
-def _replacing_argument(argument: str) -> list[str]:
+def _unmerged_argument(argument: str) -> list[str]:
     name, value = _named(argument)
-    return [f"++{name}=null", f"++{name}={value}"] if _replacing_mappings(name, value) else [argument]
+    return [f"++{name}=null", f"++{name}={value}"] if _whole_mappings(name, value) else [argument]
 
 
 def _named(argument: str) -> tuple[str, str]:
@@ -39,15 +39,15 @@ def _named(argument: str) -> tuple[str, str]:
     return key.lstrip("+"), value
 
 
-def _replacing_mappings(name: str, value: str) -> list[dict[str, Any]]:
-    """Return the mappings, among the values given to a setting, that replace what was there."""
+def _whole_mappings(name: str, value: str) -> list[dict[str, Any]]:
+    """Return the whole mappings among the values that are typed for a setting."""
     if "{" not in value or name.startswith(("-", "~")):
         return []
-    return [mapping for mapping in _mappings(value) if _replaces(name, mapping)]
+    return [mapping for mapping in _mappings(value) if _is_whole(name, mapping)]
 
 
-def _replaces(name: str, mapping: Mapping[Any, Any]) -> bool:
-    """Return whether a mapping that is given to a setting replaces what was there."""
+def _is_whole(name: str, mapping: Mapping[Any, Any]) -> bool:
+    """Return whether a mapping is the whole value of the setting that it is given to."""
     # Keys without a dot are groups, or no part of one.
     if "." not in name or name.startswith("hydra."):
         return False
@@ -65,43 +65,43 @@ def _mappings(value: str) -> list[dict[str, Any]]:
     return [{str(key): part for key, part in each.items()} for each in values or [] if isinstance(each, dict)]
 
 
-def replace_mappings(config: DictConfig) -> None:
-    """Give settings that are one value the mapping that is typed, or that of the last file that sets it.
+def unmerge(config: DictConfig) -> None:
+    """Give settings the whole mapping that is typed, or that of the last file that has one.
 
     Args:
         config: as Hydra composed it, with mappings merged: those of several files, and in a sweep, which keeps one
             argument for each key, those that are typed. It is changed.
     """
-    _replace_by_files(config)
-    _replace_by_arguments(config)
+    _unmerge_files(config)
+    _unmerge_arguments(config)
 
 
-def _replace_by_arguments(config: DictConfig) -> None:
+def _unmerge_arguments(config: DictConfig) -> None:
     typed = list(HydraConfig.get().overrides.task)
     for i, argument in enumerate(typed, 1):
         name, value = _named(argument)
-        if mappings := _replacing_mappings(name, value):
+        if mappings := _whole_mappings(name, value):
             _set(config, name, mappings[-1])
             _change_parts(config, name, typed[i:])
 
 
-def _replace_by_files(config: DictConfig) -> None:
+def _unmerge_files(config: DictConfig) -> None:
     typed = list(HydraConfig.get().overrides.task)
     files = list(_merged_files())
-    for key in dict.fromkeys(key for file in files for key in _replacing_in(file)):
+    for key in dict.fromkeys(key for file in files for key in _whole_in(file)):
         values = [value for file in files if (value := _value_in(file, key)) is not _UNSET]
-        last = max(i for i, value in enumerate(values) if isinstance(value, DictConfig) and _replaces(key, value))
-        replaced = any(_named(argument)[0].lstrip("~") == key for argument in typed)
-        if last == 0 or not isinstance(values[-1], DictConfig) or replaced:
+        last = max(i for i, value in enumerate(values) if isinstance(value, DictConfig) and _is_whole(key, value))
+        is_typed = any(_named(argument)[0].lstrip("~") == key for argument in typed)
+        if last == 0 or not isinstance(values[-1], DictConfig) or is_typed:
             continue
         _set(config, key, OmegaConf.merge(*values[last:]))
         _change_parts(config, key, typed)
 
 
 def _change_parts(config: DictConfig, key: str, arguments: Sequence[str]) -> None:
-    """Change a setting that has just been replaced as typed: ``recipe.loss.focal=2`` or ``~recipe.loss.lovasz``.
+    """Change parts of a setting as typed, ``recipe.loss.focal=2`` or ``~recipe.loss.lovasz``, once it is unmerged.
 
-    Hydra has changed the mapping that was replaced.
+    Hydra has changed the merged mapping.
     """
     for override in OverridesParser.create().parse_overrides(list(arguments)):
         name = override.key_or_group
@@ -137,16 +137,16 @@ def _merged_files() -> Iterable[Any]:
             yield file
 
 
-def _replacing_in(file: Any, above: str = "") -> Iterable[str]:
-    """Yield the settings of a file that are one value and have a mapping."""
+def _whole_in(file: Any, above: str = "") -> Iterable[str]:
+    """Yield the settings for which a file has a whole mapping."""
     for name in file:
         key = f"{above}{name}"
         # What is filled in is read in the config of which the file is a part.
         if not OmegaConf.is_interpolation(file, name) and isinstance(part := file._get_node(name), DictConfig):
-            if _replaces(key, part):
+            if _is_whole(key, part):
                 yield key
             else:
-                yield from _replacing_in(part, f"{key}.")
+                yield from _whole_in(part, f"{key}.")
 
 
 def _value_in(file: Any, key: str) -> Any:

@@ -22,11 +22,11 @@ from ...distributed import declared
 from ...errors import UserError
 from ...escaping import one_line
 from ...files import replacing, temporary_folder, write_json
-from ...schema import read_json
+from ...schema import read_json, read_yaml
 from ...settings import counted
 from ...training.run_directory import FAILED, job_directory
 from .failures import USER_ERROR
-from .mappings import replace_mappings
+from .mappings import unmerge
 
 # The environment variable that names the folder of a sweep's notes to its jobs, which may be other processes. Another
 # sweep may run in the same directory, and has notes of its own.
@@ -46,8 +46,12 @@ def _job_directory(name: str | int, *, _root_: DictConfig) -> str:
     sweep = Path(_root_.hydra.sweep.dir).absolute()
     # Settings that cannot be composed or read are refused by the job itself.
     with suppress(UserError, HydraException, OmegaConfBaseException, OSError, ValueError):
-        replace_mappings(config)
-        return str(job_directory(config, sweep / name, sweep).relative_to(sweep))
+        # In a copy: Hydra composes the job's own config, which the command unmerges, apart from its directory.
+        unmerge(config)
+        # Hydra's list of the whole sweep; the job has its own values alone.
+        whole = OmegaConf.create(read_yaml(sweep / "multirun.yaml"))
+        swept = {each.key_or_group for each in _sweeps(whole)}
+        return str(job_directory(config, sweep / name, sweep, swept).relative_to(sweep))
     return name
 
 
@@ -133,10 +137,14 @@ class SweepSummary(Callback):
 
 
 def _keep_record(path: Path, now: str) -> None:
-    """Rename the file in which Hydra has written what was swept over, if it will write something else."""
-    if path.is_file() and path.read_text() != now:
-        numbered = (path.with_name(f"{path.stem}_{number}{path.suffix}") for number in count(1))
-        path.rename(next(free for free in numbered if not free.exists()))
+    """Copy the file in which Hydra has written what was swept over, if it will write something else."""
+    before = path.read_text() if path.is_file() else now
+    numbered = (path.with_name(f"{path.stem}_{number}{path.suffix}") for number in count(1))
+    while before != now:
+        # Another sweep may take the same number at the same time.
+        with suppress(FileExistsError), open(next(numbered), "x") as copy:
+            copy.write(before)
+            return
 
 
 def _read_notes(folder: Path) -> list[tuple[str | None, str]]:
