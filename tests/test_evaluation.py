@@ -1,6 +1,8 @@
 """Scores and protocols against answers worked out by hand."""
 
+import errno
 import math
+import os
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -18,7 +20,7 @@ from deepgcn_seg.data.room import Room
 from deepgcn_seg.data.room_file import write_room
 from deepgcn_seg.data.store import RoomStore, write_manifest
 from deepgcn_seg.errors import UserError
-from deepgcn_seg.evaluation import Protocol, Scores, confusion_matrix
+from deepgcn_seg.evaluation import Protocol, Scores, confusion_matrix, evaluate
 from deepgcn_seg.evaluation.evaluate import evaluate_rooms
 from deepgcn_seg.evaluation.metrics import miou_interval, points_by_class, student_t
 from deepgcn_seg.inference.picture import close_together, draw_points, plain, room_picture, scan_picture
@@ -254,6 +256,22 @@ def test_rooms_have_pages_beside_their_pictures(dense_store, tmp_path, name, pag
     assert {path.name for path in tmp_path.glob("*.html")} == set(expected)
     for page, room in expected.items():
         assert room in (tmp_path / page).read_text()
+
+
+def test_scores_are_not_lost_with_pictures_that_cannot_be_written(dense_store, tmp_path, monkeypatch, caplog):
+    drawn = evaluate.room_picture
+
+    def draw(path, *args, **kwargs):
+        if path.name == "worst_room_1.png":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        drawn(path, *args, **kwargs)
+
+    monkeypatch.setattr(evaluate, "room_picture", draw)
+    protocol = Protocol("rooms", points=64)
+    entry = evaluate_rooms(ByHeight(), protocol, dense_store, dense_store.rooms, CPU, tmp_path, "a title", pages=True)
+    assert list(entry["pictures"]) == ["room.png"] and list(entry["pages"]) == ["room.html"]
+    assert 0 < entry["mIoU"] <= 1
+    assert "not all rooms are drawn ([Errno 28] No space left on device)" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["rooms", "recut", "blocks"])

@@ -1,5 +1,6 @@
 """Score a model on rooms: print a table, draw pictures and pages, and return the entry of ``metrics.json``."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -12,13 +13,15 @@ from ..data.classes import ClassList
 from ..data.room import RoomEntry
 from ..data.store import RoomStore, Store
 from ..distributed import World
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..inference.picture import room_picture
 from ..inference.viewer import write_viewer
 from ..inference.voting import BadScoresError
 from .metrics import Scores
 from .protocols import Protocol, Result
 from .scores import print_scores, summary
+
+log = logging.getLogger(__name__)
 
 # Number of rooms with the lowest mIoU to draw.
 WORST_ROOMS = 3
@@ -42,7 +45,7 @@ def evaluate_rooms(
     """Run a protocol, print a table of the scores, and draw some rooms.
 
     Rooms are drawn with the protocol ``rooms`` only: the first room (``room.png``), and those with the lowest mIoU
-    (``worst_room_1.png``, ...).
+    (``worst_room_1.png``, ...). If that fails, as on a full disk, a warning says so.
 
     Args:
         folder: where pictures go. title: title of the table. world: processes that share the work; the first prints.
@@ -71,11 +74,16 @@ def evaluate_rooms(
     caption = f"protocol {protocol.describe()}; {cost}"
     print_scores(scores, store.classes, title, caption, entry["mIoU_interval"])
     by, classes = title.split(" on ")[0], store.classes.in_palette(palette)
-    drawn = _rooms_to_draw(result, rooms, entry)
-    entry["pictures"] = {f"{name}.png": room.key for name, room in drawn.items()}
-    entry["pages"] = {f"{name}.html": room.key for name, room in drawn.items()} if pages else {}
-    for name, room in drawn.items():
-        _draw(folder / name, cast(RoomStore, store), room, result.predictions[room.key], classes, by, pages)
+    entry["pictures"], entry["pages"] = {}, {}
+    try:
+        for name, room in _rooms_to_draw(result, rooms, entry).items():
+            _draw(folder / name, cast(RoomStore, store), room, result.predictions[room.key], classes, by, pages)
+            entry["pictures"][f"{name}.png"] = room.key
+            if pages:
+                entry["pages"][f"{name}.html"] = room.key
+    except OSError as error:
+        # The scores may have taken hours. They are still to be written.
+        log.warning("%s: not all rooms are drawn (%s)", folder, first_line(error))
     return entry
 
 
