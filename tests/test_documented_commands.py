@@ -25,7 +25,7 @@ SMALL = {
     "benchmark": [
         "depth=3", "channels=8", "k=4", "points=128", "batch_sizes=[1]", "repeats=1", "rows=2000", "batches=1",
         "sizes=[[2,64,1,4,8]]", "axes.depth=[2]", "~axes.points", "~axes.batch", "~axes.k",
-        "gpu.sizes=[12]", "gpu.blocks=2", "gpu.depth=3", "gpu.clouds=[128]", "gpu.minutes=0.0001",
+        "gpu.parts=[search,training]", "gpu.sizes=[12]", "gpu.blocks=2", "gpu.depth=3", "gpu.clouds=[128]", "gpu.minutes=0.0001",
     ],
 }  # fmt: skip
 
@@ -85,6 +85,8 @@ def small(tool, arguments, folder):
     if tool == "train" and not any(a.startswith(("--config-dir", "resume=")) for a in given):
         swept = {a.split("=")[0] for a in given if "," in a.split("=", 1)[-1] and not a.endswith("]")}
         given = [a for a in given if not a.startswith(("devices=", "hydra.sweep.dir="))]
+        # Two of the values that a setting is swept over.
+        given = [",".join(a.split(",")[:2]) if a.split("=")[0] in swept else a for a in given]
         given += [a for a in SMALL["train"] if a.split("=")[0] not in swept]
         given.append(f"hydra.sweep.dir={folder}")
         if any(a.startswith(("data=s3dis", "data=folder")) for a in given):
