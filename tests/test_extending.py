@@ -284,7 +284,7 @@ LAYERS = ("conv", "norm", "act")
         ({"graph": NoGraph}, "graph: NoGraph returned NoneType; must return a function"),
         ({"graph": NoNeighbors}, "graph: NoNeighbors returned NoneType for layer 0; must return neighbours"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
 @pytest.mark.parametrize("connection", ["res", "res+", "rev"])
 def test_a_part_of_ones_own_that_returns_something_else_is_named(own, message, connection):
