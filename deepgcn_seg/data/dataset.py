@@ -220,8 +220,9 @@ class Loader(DataLoader):
         except UserError as error:
             if not self.num_workers:
                 raise
-            # PyTorch gives it the text of the worker's traceback, whose last line has class and message.
-            raise UserError(str(error).strip().splitlines()[-1].partition(": ")[2]) from None
+            # PyTorch gives it the text of the worker's traceback, which ends with class and message.
+            kind = f"{type(error).__module__}.{type(error).__qualname__}: "
+            raise UserError(str(error).rpartition(kind)[2].strip()) from None
         except (RuntimeError, OSError) as error:
             if not self.num_workers or (reason := _explain_lack(error)) is None:
                 raise
