@@ -1,5 +1,7 @@
 """Augmentations keep what they must keep and change what they say."""
 
+from contextlib import closing
+
 import numpy as np
 import pytest
 
@@ -111,7 +113,6 @@ def test_an_augmentation_of_ones_own_that_returns_nothing_is_named(store, worker
         pass
 
     dataset = BlockDataset(store, store.rooms[:1], 64, augment=[Turn(), unfinished])
-    loader = make_loader(dataset, 1, workers=workers)
-    with pytest.raises(UserError) as raised:
+    with closing(make_loader(dataset, 1, workers=workers)) as loader, pytest.raises(UserError) as raised:
         next(iter(loader))
     assert str(raised.value) == "recipe.augmentation: unfinished returned NoneType; must return BlockPoints"

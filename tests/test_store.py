@@ -723,6 +723,24 @@ def living(session):
     return found
 
 
+def test_a_program_that_does_not_close_its_loader_ends(tmp_path):
+    code = (
+        "from deepgcn_seg.data.dataset import make_loader\n"
+        "if __name__ == '__main__':\n"
+        "    batches = iter(make_loader([1, 2], 1, workers=1))\n"
+        "    next(batches)\n"
+    )
+    (tmp_path / "run.py").write_text(code)
+    job = subprocess.Popen([sys.executable, tmp_path / "run.py"], start_new_session=True)
+    try:
+        assert job.wait(60) == 0
+        wait_until(lambda: not living(job.pid))
+    finally:
+        for process in living(job.pid):
+            os.kill(int(process), signal.SIGKILL)
+        job.wait()
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from deepgcn_seg.data.classes import ClassList
 from deepgcn_seg.data.dataset import make_loader
-from deepgcn_seg.errors import Interrupted, OccupiedError, UserError
+from deepgcn_seg.errors import Interrupted, OccupiedError, PartError, UserError
 from deepgcn_seg.evaluation.history import Epoch, History, read_history
 from deepgcn_seg.evaluation.metrics import Scores, confusion_matrix
 from deepgcn_seg.evaluation.protocols import Result
@@ -118,13 +118,13 @@ def trainer(folder, **settings):
 
 class Failing(Blocks):
     def __getitem__(self, item):
-        raise UserError("a.h5: damaged")
+        raise PartError("a\n.h5: damaged")
 
 
 def test_a_training_that_fails_leaves_no_process_that_loads_data(tmp_path):
     run = trainer(tmp_path, workers=2)
     run.blocks = Failing()
-    with pytest.raises(UserError, match=r"^a\.h5: damaged$"):
+    with pytest.raises(UserError, match=r"^a\n\.h5: damaged$"):
         run.fit()
     # At the end of the program, Python would wait for them for ever: they ignore SIGTERM.
     assert multiprocessing.active_children() == []

@@ -1,5 +1,6 @@
 """Blocks of points as training examples: splits by area, a dataset, and a sampler that can resume an epoch."""
 
+import atexit
 import errno
 import multiprocessing
 import shutil
@@ -8,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -220,8 +222,9 @@ class Loader(DataLoader):
         except UserError as error:
             if not self.num_workers:
                 raise
-            # PyTorch gives it the text of the worker's traceback, whose last line has class and message.
-            raise UserError(str(error).strip().splitlines()[-1].partition(": ")[2]) from None
+            # PyTorch gives it the text of the worker's traceback, which ends with class and message.
+            kind = f"{type(error).__module__}.{type(error).__qualname__}: "
+            raise UserError(str(error).rpartition(kind)[2].strip()) from None
         except (RuntimeError, OSError) as error:
             if not self.num_workers or (reason := _explain_lack(error)) is None:
                 raise
@@ -235,6 +238,16 @@ class Loader(DataLoader):
             iterator._shutdown_workers()
             for worker in iterator._workers:
                 worker.kill()
+
+
+_loaders: WeakSet[Loader] = WeakSet()
+
+
+@atexit.register
+def _close_loaders() -> None:
+    """End the worker processes of loaders that nobody closed; multiprocessing would wait for them for ever."""
+    for loader in list(_loaders):
+        loader.close()
 
 
 def _explain_lack(error: RuntimeError | OSError) -> str | None:
@@ -275,7 +288,7 @@ def make_loader(
     pin_memory: bool = False,
 ) -> Loader:
     """Return a loader of batches: points (B, N, channels) and labels (B, N)."""
-    return Loader(
+    loader = Loader(
         dataset,
         batch_size,
         sampler=sampler,
@@ -286,3 +299,5 @@ def make_loader(
         # Without a generator of its own, a loader draws from the global one, and a resumed run would draw once more.
         generator=torch.Generator(),
     )
+    _loaders.add(loader)
+    return loader
