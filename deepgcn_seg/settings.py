@@ -154,21 +154,9 @@ Text = Annotated[str, text()]
 class Validated:
     """Base of a dataclass whose fields are validated by their annotations when an object of it is made.
 
-    A ``__post_init__`` of a class derived from it runs after those of the classes before it, which it need not call.
-
     Raises:
         SettingError: names the first field that does not fit, its value and what is allowed.
     """
-
-    def __init_subclass__(cls, **arguments: Any) -> None:
-        super().__init_subclass__(**arguments)
-        if (further := cls.__dict__.get("__post_init__")) is not None:
-
-            def after_the_others(self: Any) -> None:
-                super(cls, self).__post_init__()  # type: ignore[misc]
-                further(self)
-
-            cls.__post_init__ = after_the_others  # type: ignore[method-assign]
 
     def __post_init__(self) -> None:
         kind: Any = type(self)

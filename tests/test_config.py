@@ -1,9 +1,7 @@
 """Every configuration composes and builds; impossible ones are one clear line."""
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -22,7 +20,6 @@ from deepgcn_seg.errors import UserError
 from deepgcn_seg.evaluation import Protocol
 from deepgcn_seg.model import DynamicGraph, FixedGraph
 from deepgcn_seg.model.connection import BACKBONES, Plain
-from deepgcn_seg.settings import SettingError, choice
 from deepgcn_seg.training.schedules import HalveByEpochs
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -120,8 +117,8 @@ def require_composed_read(*overrides, name="train", folder=CONF):
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_a_command_reads_every_setting_of_its_files(name):
     for group in help.groups_of(CONF, name):
-        for one in choices(group):
-            require_composed_read(f"{group}={one}", name=name)
+        for choice in choices(group):
+            require_composed_read(f"{group}={choice}", name=name)
     require_composed_read(name=name)
 
 
@@ -555,22 +552,3 @@ def test_a_variable_that_a_run_s_data_are_named_by_is_told_if_it_is_not_set(valu
     else:
         with pytest.raises(UserError, match=message):
             check(config, command)
-
-
-def test_a_class_derived_from_validated_ones_need_not_call_their_validation():
-    @dataclass(frozen=True)
-    class Wide(BlockGrid):
-        name: Annotated[str, choice("a")] = "a"
-
-        def __post_init__(self):
-            if self.side < 2:
-                raise SettingError(f"side={self.side}: must be at least 2")
-
-    assert Wide(2.0, name="a").side == 2
-    for arguments, message in (
-        ({"name": "b"}, "name=b: must be one of a"),
-        ({"stride": 0.01}, r"stride=0\.01: must be at least side"),
-        ({"side": 1.0}, r"side=1\.0: must be at least 2"),
-    ):
-        with pytest.raises(SettingError, match=message):
-            Wide(**{"side": 3.0, **arguments})

@@ -113,6 +113,7 @@ class BlockGrid(Validated):
     min_points: Annotated[int, integer(0)] = 100
 
     def __post_init__(self):
+        super().__post_init__()
         if self.stride < self.side / MAX_OVERLAP:
             raise SettingError(f"stride={self.stride}: must be at least side / {MAX_OVERLAP}, with side={self.side}")
 

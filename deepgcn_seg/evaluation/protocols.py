@@ -95,6 +95,7 @@ class Protocol(Sampling):
     min_points: Annotated[int, integer(0)] = BlockGrid.min_points
 
     def __post_init__(self):
+        super().__post_init__()
         if self.name != "rooms":
             self._require_no_votes()
         self.grid()

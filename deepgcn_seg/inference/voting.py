@@ -48,6 +48,7 @@ class Voting(Sampling):
     """
 
     def __post_init__(self):
+        super().__post_init__()
         if self.stride > self.side:
             raise SettingError(f"stride={self.stride}: must be at most side={self.side}, or points lie in no block")
         self.grid()
