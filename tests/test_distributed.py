@@ -139,7 +139,7 @@ def test_two_processes_that_are_asked_to_stop_save_and_go_on(two_at_work, tmp_pa
         os.kill(process, signal.SIGTERM)
     assert job.wait(250) == INTERRUPTED
     printed = (tmp_path / "printed").read_text()
-    assert f"resume={tmp_path}/run" in printed and "Traceback" not in printed
+    assert f"resume={tmp_path}/run devices=2\n" in printed and "Traceback" not in printed
     step = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["step"]
     done = run("train", f"resume={tmp_path}/run", "devices=2", f"max_steps={step + 1}")
     assert f"last.ckpt at step {step} of {step + 1}" in done.stderr

@@ -66,7 +66,8 @@ def place(tmp_path_factory, store, raw_rooms):
     # An average is of two networks with different weights.
     run("train", *TINY, f"data.root={root}/tiny", f"hydra.run.dir={root}/other", "max_steps=1", "seed=1")
     shutil.copy(root / "other" / "checkpoints" / "last.ckpt", root / "FILE")
-    shutil.copytree(root / "RUN_DIR", root / "outputs" / "scans")
+    for name in ("RUN_A", "RUN_B", "outputs/scans"):
+        shutil.copytree(root / "RUN_DIR", root / name)
     (root / "building.ptx").write_text(ptx([f"{x / 6} {y / 6} 1 0.5" for x in range(12) for y in range(12)]))
     if importlib.util.find_spec("pye57"):
         run("predict", f"checkpoint={root}/RUN_DIR", f"input={root}/building.ptx", f"output={root}/building.e57",
@@ -85,8 +86,9 @@ def small(tool, arguments, folder):
     if tool == "train" and not any(a.startswith(("--config-dir", "resume=")) for a in given):
         swept = {a.split("=")[0] for a in given if "," in a.split("=", 1)[-1] and not a.endswith("]")}
         given = [a for a in given if not a.startswith(("devices=", "hydra.sweep.dir="))]
-        # Two of the values that a setting is swept over.
-        given = [",".join(a.split(",")[:2]) if a.split("=")[0] in swept else a for a in given]
+        if "-m" in given:
+            # Two of the values that a setting is swept over.
+            given = [",".join(a.split(",")[:2]) if a.split("=")[0] in swept else a for a in given]
         given += [a for a in SMALL["train"] if a.split("=")[0] not in swept]
         given.append(f"hydra.sweep.dir={folder}")
         if any(a.startswith(("data=s3dis", "data=folder")) for a in given):
@@ -112,6 +114,9 @@ def test_documented_command(tool, arguments, place, tmp_path):
     if "assembly" in arguments or "measure=pyg" in arguments:
         pytest.importorskip("torch_cluster", reason="what torch_geometric's own search needs")
     given = small(tool, arguments, tmp_path)
+    if "export=" in arguments and tool == "prepare":
+        # The folder of that name is what other commands read.
+        given.append(f"export={tmp_path}")
     done = run(tool, *given, check=False, env={"PYTHONPATH": str(place)}, folder=place)
     if "check=true" in arguments:
         # Tiny data rightly lack most rooms.

@@ -122,7 +122,8 @@ def _command(task: Callable[[DictConfig], Any], conf: Path, config_name: str, pr
         # All is saved. A further Ctrl-C while the process ends would change the status that says so.
         for number in (SIGINT, SIGTERM):
             signal(number, SIG_IGN)
-        print(stopped, file=sys.stderr)
+        # A resume of several processes is to be given their number again.
+        print(stopped, *(a for a in sys.argv[1:] if a.startswith("devices=")), file=sys.stderr)
         sys.exit(INTERRUPTED)
     except KeyboardInterrupt:
         sys.exit(130)
