@@ -1,6 +1,8 @@
 """Every configuration composes and builds; impossible ones are one clear line."""
 
 import re
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from deepgcn_seg.errors import UserError
 from deepgcn_seg.evaluation import Protocol
 from deepgcn_seg.model import DynamicGraph, FixedGraph
 from deepgcn_seg.model.connection import BACKBONES, Plain
+from deepgcn_seg.settings import SettingError, Validated
 from deepgcn_seg.training.schedules import HalveByEpochs
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -552,3 +555,19 @@ def test_a_variable_that_a_run_s_data_are_named_by_is_told_if_it_is_not_set(valu
     else:
         with pytest.raises(UserError, match=message):
             check(config, command)
+
+
+def validated_kinds(kind=Validated) -> Iterator[type]:
+    for derived in kind.__subclasses__():
+        if derived.__module__.startswith("deepgcn_seg."):
+            yield derived
+        yield from validated_kinds(derived)
+
+
+def test_every_validated_class_refuses_values_of_another_type():
+    """Also one with a ``__post_init__`` of its own, which must call the validation."""
+    kinds = set(validated_kinds())
+    assert {"BlockGrid", "HalveByEpochs", "LayerSpec", "Protocol", "Scale", "Voting"} <= {k.__name__ for k in kinds}
+    for kind in kinds:
+        with pytest.raises(SettingError, match="must be"):
+            kind(**{field.name: object() for field in fields(kind)})

@@ -107,6 +107,7 @@ class Scale(Validated):
     high: Factor = 1.1
 
     def __post_init__(self):
+        super().__post_init__()
         if self.low > self.high:
             raise SettingError(f"low={self.low}: must be at most high={self.high}")
 
