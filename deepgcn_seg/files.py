@@ -105,8 +105,7 @@ def creating(folder: str | Path) -> Iterator[Path]:
     If another process created the folder in the meantime, that one stays.
     """
     folder = Path(folder)
-    temporary, handle = _temporary(folder, _make_folder)
-    try:
+    with temporary_folder(folder) as temporary:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
         try:
@@ -114,9 +113,6 @@ def creating(folder: str | Path) -> Iterator[Path]:
         except OSError:
             if not folder.is_dir():
                 raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        os.close(handle)
 
 
 @contextmanager

@@ -128,7 +128,7 @@ def _is_there(path: str) -> bool:
 
 def _listed(value: str) -> list[str] | None:
     """Return the paths of ``[A,B]``, of which those with commas in them are quoted, or None for a single path."""
-    if not (value.startswith("[") and value.endswith("]")) or os.path.lexists(value):
+    if not (value.startswith("[") and value.endswith("]")) or _is_there(value):
         return None
     return [path.strip() for path in _LISTED.findall(value[1:-1]) if path.strip()]
 

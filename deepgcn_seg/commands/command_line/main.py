@@ -4,7 +4,6 @@ import functools
 import json
 import logging
 import os
-import re
 import sys
 import traceback
 import warnings
@@ -240,9 +239,15 @@ def _resolvable(arguments: list[str]) -> list[str]:
 
     Of its part alone, it cannot: ``hydra.run.dir`` refers to settings of the command.
     """
-    text = "\n".join(arguments)
-    shown = re.sub(r"^(--cfg|-c)[=\n]hydra$", "--cfg\nall\n--package\nhydra", text, flags=re.M)
-    return shown.split("\n") if "--resolve" in arguments else arguments
+    if "--resolve" not in arguments:
+        return arguments
+    for i, argument in enumerate(arguments):
+        # Of an option, the value is a part or the next argument.
+        words = argument.split("=", 1) if "=" in argument else arguments[i : i + 2]
+        if words in (["--cfg", "hydra"], ["-c", "hydra"]):
+            after = i + 1 if "=" in argument else i + 2
+            return [*arguments[:i], "--cfg", "all", "--package", "hydra", *arguments[after:]]
+    return arguments
 
 
 def _without_output(arguments: list[str], unread: str) -> list[str]:
