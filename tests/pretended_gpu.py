@@ -212,6 +212,8 @@ def _pretend_cuda(gpus: PretendedGpus, monkeypatch: pytest.MonkeyPatch) -> None:
     }
     for name, answer in answers.items():
         monkeypatch.setattr(torch.cuda, name, answer)
+    # From PyTorch 2.14 on, optimisers ask the accelerator's stream whether it is capturing a graph.
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: None)
     # What autocast does on a GPU is done on the CPU.
     on_cpu = lambda device: "cpu" if device == "cuda" else device
     begin, enabled, dtype = torch.autocast.__init__, torch.is_autocast_enabled, torch.get_autocast_dtype
