@@ -107,6 +107,9 @@ def problem(error: ValidationError, shown: Callable[[Any], str] | None = None, i
 
 
 def _shown(value: Any) -> str:
+    # What is wrong with a mapping is said of its fields.
+    if isinstance(value, dict):
+        return ""
     try:
         return f"={reprlib.repr(value)}"
     except ValueError:

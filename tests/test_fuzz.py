@@ -91,8 +91,16 @@ def _lists(folder):
 def _metrics(folder):
     (folder / ".hydra").mkdir(exist_ok=True)
     (folder / ".hydra" / "config.yaml").write_text("recipe: {name: paper}\ndata: {fold: 5}\n")
-    entry = {"data": "x", "protocol": "rooms", "mIoU": 0.5, "mAcc": None, "OA": 0.5, "areas": [5], "folds": ["Area_5"]}
-    entry |= {"classes": ["a", "b"], "confusion": [[2, 1], [0, 3]], "selection": "last", "points_per_second": 3}
+    entry = {
+        "data": "x",
+        "protocol": "rooms",
+        "mIoU": 0.2,
+        "mAcc": 1 / 3,
+        "OA": 1 / 3,
+        "areas": [5],
+        "folds": ["Area_5"],
+    }
+    entry |= {"classes": ["a", "b"], "confusion": [[1, 2], [2, 1]], "selection": "last", "points_per_second": 3}
     entry |= {"rooms": {"Area_5/a": {"points": 6, "mIoU": 0.5, "OA": None}}, "pictures": {"room.png": "Area_5/a"}}
     content = {"test": entry, "parameters": 12, "training": {"seconds": 2.5, "steps": 3, "peak_memory_mb": 12.0}}
     (folder / "metrics.json").write_text(json.dumps(content))

@@ -104,7 +104,7 @@ def root(tmp_path_factory):
     """Runs of two folds and two seeds, one of which is damaged again and again."""
     root = tmp_path_factory.mktemp("fuzz") / "runs"
     folder = two_runs(root)
-    changed(rooms={"Area_5/office_1": {"points": 3, "mIoU": 0.5, "OA": None}}, selection="last")(folder)
+    changed(rooms={"Area_5/office_1": {"points": 8, "mIoU": 0.5, "OA": None}}, selection="last")(folder)
     (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(["depth=14", "++conv.operator={a: 1}"]))
     for name, fold, seed in (("fold", 4, 0), ("seed", 5, 1)):
         make_run(root, name, [[1, 2], [3, 4]], fold=fold, depth=14, seed=seed)

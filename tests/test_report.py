@@ -12,13 +12,19 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import torch
 import yaml
 from omegaconf import OmegaConf
 from PIL import Image
 from rich.console import Console
 
 from deepgcn_seg.commands.report import report
+from deepgcn_seg.data.classes import ClassList
+from deepgcn_seg.data.room import RoomEntry
 from deepgcn_seg.errors import UserError
+from deepgcn_seg.evaluation.metrics import Scores
+from deepgcn_seg.evaluation.protocols import Protocol, Result
+from deepgcn_seg.evaluation.scores import summary
 from deepgcn_seg.model import DeepGCN
 from deepgcn_seg.model.summary import summarize
 from deepgcn_seg.palette import print_colors
@@ -36,6 +42,27 @@ from deepgcn_seg.settings import three_digits
 CLASSES = ["a", "b"]
 
 
+def scores_of(confusion, classes=CLASSES):
+    """What metrics.json has of a confusion matrix."""
+    scores = Scores.of(torch.tensor(confusion)).as_dict(classes)
+    return {"classes": classes, "confusion": confusion, "points": sum(map(sum, confusion)), **scores}
+
+
+def room_of(points, right=None):
+    """A room of so many points of the first class, of which some are right and the others labelled as the second."""
+    right = points if right is None else right
+    scores = Scores.of(torch.tensor([[right, points - right], [0, 0]])).as_dict(CLASSES)
+    counts = {"hits": [right, 0], "truth": [points, 0], "predicted": [right, points - right]}
+    return {"points": points, "mIoU": scores["mIoU"], "OA": scores["OA"], **counts}
+
+
+def scoring(miou):
+    """A confusion matrix with 1260 points of each class, and just this mIoU in percent."""
+    hits, rest = divmod(2520 * miou, 100 + miou)
+    assert rest == 0, f"{miou} % is no such mIoU; 20, 25, 40, 50, 60, 68, 75 and 80 % are"
+    return [[hits, 1260 - hits], [1260 - hits, hits]]
+
+
 def make_run(root, name, confusion, fold=5, depth=7, protocol="rooms", finished=True, seed=0):
     folder = root / name
     (folder / ".hydra").mkdir(parents=True)
@@ -48,16 +75,13 @@ def make_run(root, name, confusion, fold=5, depth=7, protocol="rooms", finished=
     }
     (folder / ".hydra" / "config.yaml").write_text(yaml.safe_dump(settings))
     if finished:
-        right = sum(confusion[i][i] for i in range(2)) / sum(map(sum, confusion))
         entry = {
             "data": "toy rooms",
             "protocol": protocol,
             "areas": [fold],
             "folds": [f"Area_{i}" for i in range(1, 7)],
-            "classes": CLASSES,
-            "confusion": confusion,
+            **scores_of(confusion),
         }
-        entry |= {"mIoU": 0.5 + depth / 100, "mAcc": 0.5, "OA": right}
         training = {"seconds": 90, "steps": 3, "peak_memory_mb": 512.0}
         (folder / "metrics.json").write_text(json.dumps({"test": entry, "parameters": 1234, "training": training}))
     return folder
@@ -80,17 +104,13 @@ def test_six_folds_are_pooled_by_one_matrix(tmp_path):
 
 
 def test_intervals_stand_beside_the_scores(tmp_path):
-    folders = [make_run(tmp_path, f"f{fold}", [[100, 100], [0, 0]], fold) for fold in range(1, 7)]
+    folders = [make_run(tmp_path, f"f{fold}", [[150, 150], [0, 0]], fold) for fold in range(1, 7)]
     runs = lambda: find_runs(tmp_path, LeftOut())[0]
     assert "95 % interval" not in comparisons(runs())[0].header
     for folder in folders:
         # Three rooms of 100 points of the first class, of which 60, 50 and 40 are right: the mIoU of two is 22.5, 25 or
         # 27.5, so that the standard error is 2.89, and t is 4.30. Earlier versions wrote another interval.
-        rooms = {
-            f"room_{right}": {"points": 100, "mIoU": 0.5, "OA": 0.5}
-            | {"hits": [right, 0], "truth": [100, 0], "predicted": [right, 100 - right]}
-            for right in (60, 50, 40)
-        }
+        rooms = {f"room_{right}": room_of(100, right) for right in (60, 50, 40)}
         changed(rooms=rooms, mIoU_interval=[0.2, 0.3])(folder)
     (table,) = comparisons(runs())
     columns = dict(zip(table.header, zip(*table.rows)))
@@ -98,7 +118,7 @@ def test_intervals_stand_beside_the_scores(tmp_path):
     (folds,) = six_folds(runs())
     # Eighteen rooms: a standard error of 0.99, and t is 2.11.
     assert "95 % interval of the pooled mIoU, over all rooms: 22.91 to 27.09." in folds.notes
-    changed(rooms={"room_60": {"points": 100, "mIoU": 0.5, "OA": 0.5}})(folders[0])
+    changed(rooms={"room_60": {"points": 300, "mIoU": 0.5, "OA": 0.5}})(folders[0])
     (folds,) = six_folds(runs())
     assert not any("interval" in note for note in folds.notes)
 
@@ -120,7 +140,7 @@ def test_what_varied_is_a_column_in_order_of_value(tmp_path):
     (table,) = comparisons(find_runs(tmp_path, LeftOut())[0])
     assert table.header == ["depth", "mIoU", "mAcc", "OA", "parameters", "minutes", "peak MB", "points/s", "run"]
     assert [row[0] for row in table.rows] == ["7", "14", "28"]
-    assert table.rows[0][1:7] == ["57.00", "50.00", "75.00", "1,234", "1.50", "512"]
+    assert table.rows[0][1:7] == ["60.00", "75.00", "75.00", "1,234", "1.50", "512"]
     assert "| depth | mIoU (%) |" in table.markdown()
     assert table.csv().splitlines()[0].startswith("depth,mIoU")
     assert "d28" in table.latex()
@@ -137,15 +157,11 @@ def test_protocols_never_share_a_table(tmp_path):
 
 def test_seeds_are_averaged(tmp_path):
     for seed, depth in ((0, 7), (1, 7), (0, 14), (1, 14)):
-        folder = make_run(tmp_path, f"s{seed}d{depth}", SQUARE, depth=depth, seed=seed)
-        path = folder / "metrics.json"
-        content = json.loads(path.read_text())
-        content["test"]["mIoU"] += 0.02 * seed
-        path.write_text(json.dumps(content))
+        make_run(tmp_path, f"s{seed}d{depth}", scoring(80 if seed else 60), depth=depth, seed=seed)
     _, table = comparisons(find_runs(tmp_path, LeftOut())[0])
     assert table.header == ["depth", "seeds", "mIoU", "mAcc", "OA"]
-    # 57 and 59: mean 58, standard deviation the square root of 2.
-    assert table.rows[0][:3] == ["7", "2", "58.00 +- 1.41"]
+    # 60 and 80: mean 70, standard deviation 20 / sqrt(2).
+    assert table.rows[0][:3] == ["7", "2", "70.00 +- 14.14"]
 
 
 def test_no_runs(tmp_path):
@@ -163,6 +179,11 @@ def changed(**test):
         path.write_text(json.dumps(content))
 
     return change
+
+
+def scored(confusion, classes=CLASSES):
+    """``metrics.json`` with another confusion matrix, and the scores that follow from it."""
+    return changed(**scores_of(confusion, classes))
 
 
 def written(name, content):
@@ -228,7 +249,8 @@ WHOLE = [
     ("more than 9007199254740992 points", changed(confusion=[[2**53, 2**53], [1, 1]])),
     ("test.classes", changed(classes=[])),
     ("test.rooms.x.points", changed(rooms={"x": {"points": True, "mIoU": None, "OA": None}})),
-    ("must be of each of 2 classes", changed(rooms={"x": {"points": 1, "mIoU": None, "OA": None, "hits": [1, 0]}})),
+    ("must be of as many classes", changed(rooms={"x": {"points": 1, "mIoU": None, "OA": None, "hits": [1, 0]}})),
+    ("must be of each of 2 classes", changed(rooms={"x": {**room_of(8), "hits": [8], "truth": [8], "predicted": [8]}})),
     (
         "more hits than true or predicted",
         changed(
@@ -294,8 +316,9 @@ def test_a_damaged_run_is_left_out_and_the_others_are_reported(tmp_path, caplog,
 def test_rooms_lead_to_their_pages(tmp_path):
     folder = make_run(tmp_path, "a: 50% <b>", SQUARE)
     pages = {"room.html": "Area_5/good", "worst_room_1.html": "Area_5/<bad>", "gone.html": "Area_5/gone"}
-    scores = {"Area_5/good": 0.9, "Area_5/<bad>": 0.1, "Area_5/gone": 0.2}
-    changed(pages=pages, rooms={room: {"points": 8, "mIoU": v, "OA": v} for room, v in scores.items()})(folder)
+    rooms = {"Area_5/good": room_of(10, 9), "Area_5/<bad>": room_of(10, 1), "Area_5/gone": room_of(10, 2)}
+    scored([[12, 18], [0, 0]])(folder)
+    changed(pages=pages, rooms=rooms)(folder)
     for name in ("room.html", "worst_room_1.html"):
         (folder / name).write_text("a page")
     page = reported(tmp_path)[1]
@@ -360,7 +383,7 @@ def test_settings_are_not_composed(tmp_path, monkeypatch):
 def test_runs_of_other_classes_are_not_pooled(tmp_path):
     for fold in (1, 2):
         folder = make_run(tmp_path, f"f{fold}", SQUARE, fold=fold)
-    changed(classes=["a", "b", "c"], confusion=[[1, 0, 0]] * 3)(folder)
+    scored([[1, 0, 0]] * 3, ["a", "b", "c"])(folder)
     assert six_folds(find_runs(tmp_path, LeftOut())[0]) == []
 
 
@@ -370,8 +393,9 @@ ODD = "=[/x] [red]$a_b^{c$ \\input{x}\n\\input{/etc/passwd} a|b <script>alert(1)
 
 def test_names_are_shown_as_they_are_in_every_form(tmp_path, capsys):
     folder = two_runs(tmp_path)
-    room = {"points": 4, "mIoU": None, "OA": None}
-    changed(data=ODD, protocol=ODD, classes=["a", ODD], folds=[ODD], selection=ODD, rooms={ODD: room})(folder)
+    room = {"points": 8, "mIoU": None, "OA": None}
+    scored(SQUARE, ["a", ODD])(folder)
+    changed(data=ODD, protocol=ODD, folds=[ODD], selection=ODD, rooms={ODD: room})(folder)
     config = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text())
     (folder / ".hydra" / "config.yaml").write_text(yaml.safe_dump(config | {"note": ODD, ODD: 1}))
     (folder / "run.json").write_text(json.dumps({ODD: ODD, "versions": {ODD: [ODD]}}))
@@ -663,9 +687,9 @@ def test_a_confusion_matrix_names_missing_classes_and_summed_seeds(tmp_path):
     texts = drawn()
     assert "sum over 2 seeds" in " ".join(texts) and texts.count("50") >= 2
     for folder, seed in (("a", 0), ("b", 1)):
-        changed(confusion=[[seed, 1 - seed], [0, 5]])(tmp_path / folder)
+        scored([[seed, 1 - seed], [0, 5]])(tmp_path / folder)
     assert "no points" not in drawn()
-    changed(confusion=[[0, 0], [0, 5]])(tmp_path / "a")
+    scored([[0, 0], [0, 5]])(tmp_path / "a")
     assert "the test rooms have no such points" in reported(tmp_path)[1]
 
 
@@ -703,15 +727,14 @@ def test_figures_are_written_in_three_formats_with_names_of_networks(tmp_path, p
 
 
 def test_bars_have_means_and_deviations_and_begin_below_the_values(tmp_path):
-    folders = [network_run(tmp_path, f"s{seed}", seed=seed) for seed in (0, 1)]
-    for folder, miou in zip(folders, (0.71, 0.73)):
-        changed(mIoU=miou)(folder)
+    for seed, miou in enumerate((75, 80)):
+        network_run(tmp_path, f"s{seed}", seed=seed, confusion=scoring(miou))
     draw_scores(find_runs(tmp_path, LeftOut())[0], tmp_path / "a.png")
     texts = lines_of(tmp_path / "a.svg")
-    # 72, and 100 sqrt(2) x 0.01.
-    assert "72.0 ± 1.4" in texts
+    # 77.5, and 5 / sqrt(2).
+    assert "77.5 ± 3.5" in texts
     ticks = [float(text) for text in texts if re.fullmatch(r"[\d.]+", text)]
-    assert 65 < min(ticks) < 71 and max(ticks) < 80
+    assert 65 < min(ticks) < 74 and max(ticks) < 85
 
 
 def test_no_two_lines_of_a_figure_look_alike():
@@ -962,37 +985,37 @@ def test_a_run_that_is_there_twice_counts_as_one_seed(tmp_path):
     note = (
         f"ResGCN-7, seed 0, Area 5 was run 2 times with the same scores, and counts once: {tmp_path}/a, {tmp_path}/b."
     )
-    assert seeds_of(runs()) == ([], [["ResGCN-7", "1", "57.00"]], [note])
-    changed(mIoU=0.59)(make_run(tmp_path, "c", SQUARE, seed=1))
+    assert seeds_of(runs()) == ([], [["ResGCN-7", "1", "60.00"]], [note])
+    # 60 and 100 / 3: mean 46.67, deviation 18.86.
+    make_run(tmp_path, "c", OTHER, seed=1)
     curve(tmp_path / "c", 4, 3)
     assert seeds_of(runs()) == (
-        [["2", "58.00 +- 1.41", "50.00 +- 0.00"]],
-        [["ResGCN-7", "2", "58.00 +- 1.41"]],
+        [["2", "46.67 +- 18.86", "62.50 +- 17.68"]],
+        [["ResGCN-7", "2", "46.67 +- 18.86"]],
         [note],
     )
     ((result,),) = comparable(runs()).values()
-    assert result.confusion.tolist() == [[6, 2], [2, 6]]
+    assert result.confusion.tolist() == [[5, 3], [3, 5]]
     assert cost_table(runs(), LeftOut()).rows[0][1] == "2"
     reported(tmp_path)
     assert "ResGCN-7 (2 runs)" in lines_of(tmp_path / "report-loss.svg")
-    assert "58.0 ± 1.4" in lines_of(tmp_path / "report.svg")
+    assert "46.7 ± 18.9" in lines_of(tmp_path / "report.svg")
 
 
 def test_a_seed_with_two_scores_is_not_averaged(tmp_path):
     curve(make_run(tmp_path, "a", SQUARE), 2, 1)
-    changed(mIoU=0.61)(make_run(tmp_path, "b", OTHER))
-    curve(tmp_path / "b", 4, 3)
-    changed(mIoU=0.59)(make_run(tmp_path, "c", SQUARE, seed=1))
+    curve(make_run(tmp_path, "b", OTHER), 4, 3)
+    make_run(tmp_path, "c", SQUARE, seed=1)
     make_run(tmp_path, "d", SQUARE, depth=14)
     make_run(tmp_path, "e", SQUARE, depth=14, seed=1)
     runs = find_runs(tmp_path, LeftOut())[0]
     means, classes, (note,) = seeds_of(runs)
-    assert means == [["7", "1", "57.00"], ["7", "1", "61.00"], ["7", "1", "59.00"], ["14", "2", "64.00 +- 0.00"]]
+    assert means == [["7", "1", "60.00"], ["7", "1", "33.33"], ["7", "1", "60.00"], ["14", "2", "60.00 +- 0.00"]]
     assert classes == [
-        ["ResGCN-7, run a", "1", "57.00"],
-        ["ResGCN-7, run b", "1", "61.00"],
-        ["ResGCN-7, run c", "1", "59.00"],
-        ["ResGCN-14", "2", "64.00 +- 0.00"],
+        ["ResGCN-7, run a", "1", "60.00"],
+        ["ResGCN-7, run b", "1", "33.33"],
+        ["ResGCN-7, run c", "1", "60.00"],
+        ["ResGCN-14", "2", "60.00 +- 0.00"],
     ]
     assert note.startswith("ResGCN-7, seed 0, Area 5 was run 2 times with different scores, which are not averaged")
     reported(tmp_path)
@@ -1019,12 +1042,127 @@ def test_a_fold_that_is_there_twice_is_pooled_once_or_not_at_all(tmp_path, same)
         assert classes == ["Classes, Area 1", "Classes, Area 2", "Classes, Area 3"]
 
 
+# -- scores and the counts from which they follow ---------------------------------------------------------------------
+
+
+def scored_rooms(root):
+    """A run as evaluation writes it: a class that is only predicted, one that no point has, a room without points."""
+    by_room = torch.zeros(4, 4, 4, dtype=torch.int64)
+    by_room[0, :2] = torch.tensor([[5, 1, 0, 0], [2, 7, 2, 0]])
+    by_room[1, :2] = torch.tensor([[0, 0, 3, 0], [0, 6, 0, 0]])
+    by_room[3, 0, 0] = 9
+    rooms = [RoomEntry("Area_5", f"room_{number}", Path("x")) for number in range(4)]
+    classes = ClassList(("a", "b", "c", "d"), ((0, 0, 0),) * 4)
+    folder = make_run(root, "run", SQUARE)
+    changed(**summary(Result(by_room, {}, 1.5, unlabelled=3), rooms, Protocol("recut"), classes))(folder)
+    return folder
+
+
+def recorded(change):
+    """``metrics.json`` with its test part changed by a function."""
+
+    def write(folder):
+        path = folder / "metrics.json"
+        content = json.loads(path.read_text())
+        change(content["test"])
+        path.write_text(json.dumps(content))
+
+    return write
+
+
+def in_room(name, **values):
+    return recorded(lambda test: test["rooms"][f"Area_5/{name}"].update(values))
+
+
+def of_class(scores, name, value):
+    return recorded(lambda test: test[scores].update({name: value}))
+
+
+# a: 14 points are right, 18 true and 16 predicted. b: 13, 17, 14. c: 0, 0, 5. IoU: 14 / 20, 13 / 18, 0, none.
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (changed(mIoU=0.5), "test: has mIoU 0.5, which is 0.474074 by its confusion matrix; correct what is wrong"),
+        (changed(mIoU=None), "test: has mIoU null, which is 0.474074 by its confusion matrix"),
+        (changed(mAcc=0.7711), "test: has mAcc 0.7711, which is 0.771242 by"),
+        (changed(OA=27 / 38), "test: has OA 0.710526, which is 0.771429 by"),
+        (changed(points=38), "test: has points 38, which is 35 by"),
+        (of_class("IoU", "b", 0.5), "test: has IoU of b 0.5, which is 0.722222 by"),
+        (of_class("IoU", "c", None), "test: has IoU of c null, which is 0 by"),
+        (of_class("IoU", "d", 0.0), "test: has IoU of d 0, which is null by"),
+        (of_class("IoU", "e", 0.5), "test: has IoU of e 0.5, which is null by"),
+        (of_class("accuracy", "c", 0.0), "test: has accuracy of c 0, which is null by"),
+        (recorded(lambda test: test["confusion"][0].reverse()), "test: has mIoU 0.474074, which is"),
+        (recorded(lambda test: test["rooms"].popitem()), "test: has points of all rooms 26, which is 35 by"),
+        (
+            in_room("room_3", hits=[9, 0, 0, 0], truth=[8, 1, 0, 0], predicted=[9, 0, 0, 0], OA=8 / 9),
+            "test.rooms.Area_5/room_3: a class has more hits than true or predicted points",
+        ),
+        (
+            in_room("room_3", hits=[0] * 4, truth=[9, 0, 0, 0], predicted=[0, 9, 0, 0], mIoU=0.0, OA=0.0),
+            "test: has hits of all rooms of a 5, which is 14 by its confusion matrix",
+        ),
+        (
+            in_room("room_3", predicted=[8, 0, 0, 0], hits=[8, 0, 0, 0]),
+            "test.rooms.Area_5/room_3: has predicted points 8, which is 9 by its hits, truth and predicted",
+        ),
+        (in_room("room_0", mIoU=0.9), "test.rooms.Area_5/room_0: has mIoU 0.9, which is 0.402778 by"),
+        (in_room("room_1", OA=0.9), "test.rooms.Area_5/room_1: has OA 0.9, which is 0.666667 by"),
+        (in_room("room_2", points=1), "test.rooms.Area_5/room_2: has points 1, which is 0 by"),
+        (changed(areas=[4]), "test.areas is Area 4, but .hydra/config.yaml has data.fold=5"),
+    ],
+)
+def test_what_contradicts_itself_is_left_out(tmp_path, change, why):
+    """A score that is not that of the counts beside it, or of another area than the run's, is not reported."""
+    make_run(tmp_path, "sound", SQUARE)
+    change(scored_rooms(tmp_path))
+    left_out = LeftOut()
+    assert [run.name for run in find_runs(tmp_path, left_out)[0]] == ["sound"]
+    (reason,) = left_out.reasons
+    assert reason.startswith(f"{tmp_path / 'run' / 'metrics.json'}: {why}")
+
+
+def without_counts(test):
+    """Change what evaluation writes to what versions before 2026-11-27 wrote."""
+    for room in test["rooms"].values():
+        del room["hits"], room["truth"], room["predicted"]
+
+
+def rounded(test):
+    """Round scores to four decimals, as tables on the terminal have them."""
+    for scores in (test, test["IoU"], test["accuracy"], *test["rooms"].values()):
+        scores |= {name: round(value, 4) for name, value in scores.items() if isinstance(value, float)}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda test: None, id="as written"),
+        rounded,
+        without_counts,
+        pytest.param(lambda test: [test.pop(name) for name in ("IoU", "accuracy", "points", "rooms")], id="the least"),
+        pytest.param(lambda test: test.update(areas=["Area_5"]), id="the area by name"),
+    ],
+)
+def test_reported_scores_are_those_of_the_confusion_matrix(tmp_path, change):
+    recorded(change)(scored_rooms(tmp_path))
+    left_out = LeftOut()
+    (run,) = find_runs(tmp_path, left_out)[0]
+    assert not left_out.reasons
+    expected = [100 * (14 / 20 + 13 / 18) / 3, 100 * (14 / 18 + 13 / 17) / 2, 100 * 27 / 35]
+    (table,), (classes,) = comparisons([run]), class_tables([run])
+    found = dict(zip(table.header, table.cells[0]))
+    assert [found[name] for name in ("mIoU", "mAcc", "OA")] == pytest.approx(expected, abs=1e-12)
+    assert classes.rows[0][2:] == ["47.41", "77.12", "77.14", "70.00", "72.22", "0.00", "-"]
+
+
 # -- what was measured ------------------------------------------------------------------------------------------------
 
 
 def measured_run(root, name, data, fold=5, seed=0, points=(4, 4), **room_points):
     """A run on data of that name: points of each class, and the points of each room."""
     folder = make_run(root, name, [[points[0], 0], [1, points[1] - 1]], fold=fold, seed=seed)
+    # As earlier versions wrote them, without the points of each class.
     rooms = {room: {"points": count, "mIoU": 0.5, "OA": 0.5} for room, count in room_points.items()}
     changed(data=data, rooms=rooms, folds=["Area_1", "Area_2"])(folder)
     return folder
@@ -1085,7 +1223,7 @@ def test_areas_of_different_data_are_not_pooled(tmp_path):
     [
         pytest.param({"rooms": {}}, id="no rooms"),
         pytest.param({"dataset": ""}, id="no data set"),
-        pytest.param({"protocol": "recut (64 sampled points a block)", "confusion": [[5, 0], [1, 2]]}, id="drawn"),
+        pytest.param({"protocol": "recut (64 sampled points a block)", **scores_of([[5, 0], [1, 2]])}, id="drawn"),
     ],
 )
 def test_what_is_not_known_tells_no_data_apart(tmp_path, field):
@@ -1098,7 +1236,9 @@ def test_what_is_not_known_tells_no_data_apart(tmp_path, field):
     assert len(runs.rows) == 2 and means.rows[0][0] == "2"
 
 
-@pytest.mark.parametrize("field", [{"dataset": "S3DIS"}, {"folds": ["Area_5"]}, {"classes": ["a", "c"]}])
+@pytest.mark.parametrize(
+    "field", [{"dataset": "S3DIS"}, {"folds": ["Area_5"]}, scores_of([[3, 1], [1, 3]], ["a", "c"])]
+)
 def test_other_data_sets_areas_or_classes_are_other_data(tmp_path, field):
     for name, seed in (("a", 0), ("b", 1)):
         changed(dataset="ScanNet")(make_run(tmp_path, name, SQUARE, seed=seed))
@@ -1179,27 +1319,25 @@ def test_folds_that_began_with_a_file_each_are_pooled(tmp_path):
 
 def test_a_score_that_is_missing_is_not_0(tmp_path, monkeypatch):
     monkeypatch.setattr("deepgcn_seg.commands.report.draw_curves", lambda *_: {})
-    # Means: 50, of one of two seeds; 40; none; and 0.
-    scores = {3: (0.5, None), 5: (0.4, 0.4), 7: (None, None), 9: (0.0, 0.0)}
+    # Means: 50, of one of two seeds; 40; none; and 0. Only with drawn points can a seed be without any.
+    scores = {3: (50, None), 5: (40, 40), 7: (None, None), 9: (0, 0)}
     for depth, mious in scores.items():
         for seed, miou in enumerate(mious):
-            confusion = [[4, 0], [0, 4]] if depth == 3 else SQUARE
-            changed(mIoU=miou, confusion=confusion)(
-                make_run(tmp_path, f"{depth}s{seed}", SQUARE, depth=depth, seed=seed)
-            )
+            confusion = [[0, 0], [0, 0]] if miou is None else scoring(miou)
+            make_run(tmp_path, f"{depth}s{seed}", confusion, depth=depth, seed=seed, protocol="recut (sampled points)")
     _, page = reported(tmp_path)
     bars = lines_of(tmp_path / "report.svg")
     assert {"50.0", "40.0 ± 0.0", "-", "0.0 ± 0.0"} <= set(bars)
     assert not any(text.startswith("25") for text in bars)
-    # Of the highest mean that there is.
-    assert lines_of(tmp_path / "report-confusion.svg").count("100") >= 2
+    # Of the highest mean that there is, where 840 of 1260 points are right.
+    assert lines_of(tmp_path / "report-confusion.svg").count("67") == 2
     shown = re.findall(r"<b>(\d)s\d</b>", page)
     assert shown.index("9") < shown.index("7")
 
 
 def test_runs_without_any_score_are_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr("deepgcn_seg.reporting.figures.FORMATS", (".svg",))
-    changed(mIoU=None, confusion=[[0, 0], [0, 0]])(make_run(tmp_path, "a", SQUARE))
+    make_run(tmp_path, "a", [[0, 0], [0, 0]])
     draw_scores(find_runs(tmp_path, LeftOut())[0], tmp_path / "a.png")
     assert {"ResGCN-7", "-"} <= set(lines_of(tmp_path / "a.svg"))
 

@@ -16,7 +16,8 @@ from ..escaping import one_line
 from ..model.description import Network, OwnPart, describe_network
 from ..old_names import ADDED, renamed, renamed_argument
 from ..schema import read_yaml
-from .reading import MAX_COUNT, MAX_SETTINGS, own_file, shown
+from .metrics_file import MAX_COUNT
+from .reading import MAX_SETTINGS, own_file, shown
 
 # Settings that say where and how a run was done, not what it is: its scores are the same.
 _NOT_SETTINGS = (

@@ -7,7 +7,7 @@ and its rooms may change between two preparations.
 from collections import defaultdict
 from collections.abc import Sequence
 
-from .reading import Scored, Tested
+from .metrics_file import Scored, Tested
 
 
 class _Data:

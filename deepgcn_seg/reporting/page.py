@@ -12,11 +12,10 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from ..evaluation.metrics import Scores
 from ..files import replacing
 from .naming import labels, title_of
 from .reading import LeftOut, own_file, read_facts, read_picture
-from .result_table import ResultTable
+from .result_table import PERCENT, Column, ResultTable, percent
 from .run import REPEATS, Run
 from .runs import describe_unfinished
 
@@ -73,7 +72,7 @@ def _best(runs: Sequence[Run]) -> set[Path]:
 def _about(run: Run, label: str, best: bool, left_out: LeftOut) -> dict[str, Any]:
     """Return what the page shows of a run."""
     test = run.test
-    confusion, scores = run.confusion.numpy(), Scores.of(run.confusion)
+    confusion, scores = run.confusion.numpy(), run.scores
     facts, pictures = {}, {}
     with left_out.noting():
         facts = read_facts(run.folder)
@@ -88,12 +87,12 @@ def _about(run: Run, label: str, best: bool, left_out: LeftOut) -> dict[str, Any
         "name": run.name,
         "what": ", ".join([label, *(f"{title_of(key)} {run.settings[key]}" for key in REPEATS if key in run.settings)]),
         "best": best,
-        "scores": {"mIoU": _percent(test.mIoU), "mAcc": _percent(test.mAcc), "OA": _percent(test.OA)},
+        "scores": {"mIoU": _percent(scores.miou), "mAcc": _percent(scores.macc), "OA": _percent(scores.oa)},
         "measured": "{}; protocol {}".format(*run.measured),
         "facts": facts,
         "classes": test.classes,
-        "iou": [_percent(None if value != value else value) for value in scores.iou],
-        "accuracy": [_percent(None if value != value else value) for value in scores.accuracy],
+        "iou": list(map(_percent, scores.iou)),
+        "accuracy": list(map(_percent, scores.accuracy)),
         "counts": confusion.tolist(),
         "shares": (confusion / np.maximum(confusion.sum(1, keepdims=True), 1)).tolist(),
         "worst": [(room, f"{about.points:,}", _percent(about.mIoU), _percent(about.OA)) for room, about in worst],
@@ -115,7 +114,7 @@ def _pages(run: Run, folder: Path, left_out: LeftOut) -> dict[str, str]:
 
 
 def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.2f}"
+    return Column("", *PERCENT).text(percent(share))
 
 
 def _embedded(picture: Image.Image, kind: str) -> str:

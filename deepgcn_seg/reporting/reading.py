@@ -9,159 +9,28 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
-from ..changes import Changes
 from ..errors import UserError, first_line
 from ..escaping import one_line
 from ..evaluation import history
-from ..schema import Schema, read_json
+from ..schema import read_json
+from .metrics_file import MAX_SHOWN, Metrics
 
 log = logging.getLogger(__name__)
 
 # Larger than anything that training writes; events, pictures: bytes. TensorBoard's reader takes more than ten
 # times the memory of small events, and the limit is that of all files of a run together.
-MAX_SETTINGS, MAX_CLASSES, MAX_ROOMS, MAX_PICTURES = 1000, 1000, 100_000, 100
+MAX_SETTINGS = 1000
 # A row of 13 classes has about 200 bytes: MAX_HISTORY, in bytes, holds 20,000 epochs.
 MAX_HISTORY = 2**22
 MAX_EVENTS, MAX_PICTURE, MAX_PIXELS = 2**26, 2**26, 2**25
-# Characters of a name or setting that are shown.
-MAX_SHOWN = 200
-# Counts of points stay exact in float64, and sums of many of them in int64.
-MAX_COUNT = 2**53
 
 # Bytes of the note that a failed job of a sweep leaves.
 MAX_NOTE = 2**16
-
-Share = Annotated[float, Field(ge=0, le=1)] | None
-Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
-Counts = Annotated[tuple[Count, ...], Field(max_length=MAX_CLASSES)]
-Cost = Annotated[float, Field(ge=0, le=1e12)]
-# Text is made printable.
-Name = Annotated[str, Field(max_length=1000), AfterValidator(lambda text: one_line(text, MAX_SHOWN))]
-Names = Annotated[tuple[Name, ...], Field(max_length=MAX_CLASSES)]
-
-
-class _Written(Schema):
-    """Base of what reports read of the files that training writes; other fields are ignored."""
-
-    model_config = ConfigDict(extra="ignore")
-
-
-class RoomScores(_Written):
-    """Scores of one room. hits, truth, predicted: points of each class (C,); empty in files of older versions."""
-
-    points: Count
-    mIoU: Share
-    OA: Share
-    hits: Counts = ()
-    truth: Counts = ()
-    predicted: Counts = ()
-
-    @property
-    def counts(self) -> tuple[Counts, Counts, Counts]:
-        """The points of each class that are right, true and predicted."""
-        return self.hits, self.truth, self.predicted
-
-
-class Scored(NamedTuple):
-    """The rooms that were scored, with their numbers of points, and the points of each true class.
-
-    Both are empty if they are not known: earlier versions did not keep the rooms, and a protocol that draws points by a
-    seed draws other ones of each class by another seed.
-    """
-
-    rooms: tuple[tuple[str, float], ...]
-    truth: tuple[int, ...]
-
-    def fits(self, other: "Scored") -> bool:
-        """Return whether nothing that is known of both tells them apart."""
-        return all(not mine or not theirs or mine == theirs for mine, theirs in zip(self, other))
-
-
-class Tested(_Written):
-    """Scores of a run on its test rooms, and how they were measured. confusion: (C, C), rows truth."""
-
-    data: Name
-    protocol: Name
-    dataset: Name = ""
-    selection: Name = ""
-    mIoU: Share
-    mAcc: Share
-    OA: Share
-    areas: Annotated[tuple[Name | int, ...], Field(max_length=MAX_CLASSES)]
-    folds: Names
-    classes: Annotated[Names, Field(min_length=1)]
-    confusion: Annotated[tuple[tuple[Count, ...], ...], Field(max_length=MAX_CLASSES)]
-    rooms: Annotated[dict[Name, RoomScores], Field(max_length=MAX_ROOMS)] = Field(default_factory=dict)
-    pictures: Annotated[dict[Name, Name], Field(max_length=MAX_PICTURES)] = Field(default_factory=dict)
-    pages: Annotated[dict[Name, Name], Field(max_length=MAX_PICTURES)] = Field(default_factory=dict)
-    points_per_second: Count | None = None
-
-    @property
-    def area(self) -> str:
-        """The test area, as tables name it: "Area 5" for ``data.fold=5`` and ``data.fold=Area_5``."""
-        names = [f"Area_{area}" if isinstance(area, int) else area for area in self.areas]
-        return ", ".join(f"Area {name[5:]}" if name.startswith("Area_") else name for name in names)
-
-    @property
-    def scored(self) -> "Scored":
-        """What was scored."""
-        rooms = tuple(sorted((key, room.points) for key, room in self.rooms.items()))
-        drawn = "sampled points" in self.protocol
-        return Scored(rooms, () if drawn else tuple(map(sum, self.confusion)))
-
-    @property
-    def scores(self) -> tuple:
-        """All that two runs with the same result have alike."""
-        return self.mIoU, self.mAcc, self.OA, self.confusion
-
-    @model_validator(mode="after")
-    def _related(self) -> "Tested":
-        if any(len(row) != len(self.classes) for row in (self.confusion, *self.confusion)):
-            raise ValueError(f"confusion must have a row and a column for each of {len(self.classes)} classes")
-        if sum(map(sum, self.confusion)) > MAX_COUNT:
-            raise ValueError(f"confusion has more than {MAX_COUNT} points")
-        for key, room in self.rooms.items():
-            if {len(counts) for counts in room.counts} not in ({0}, {len(self.classes)}):
-                raise ValueError(
-                    f"room {key}: hits, truth and predicted must be of each of {len(self.classes)} classes"
-                )
-            if any(hits > min(truth, predicted) for hits, truth, predicted in zip(*room.counts)):
-                raise ValueError(f"room {key}: a class has more hits than true or predicted points")
-        return self
-
-
-class Training(_Written):
-    """Time and memory that a training took."""
-
-    seconds: Cost | None = None
-    steps: Count | None = None
-    peak_memory_mb: Cost | None = None
-
-
-class Beginning(_Written):
-    """The weights that a training began with. sha256: of their file."""
-
-    sha256: Name
-
-
-class Metrics(_Written):
-    """``metrics.json`` of a training.
-
-    Attributes:
-        changes: settings that were changed on the way. weights: None for random first weights.
-    """
-
-    test: Tested
-    parameters: Count
-    training: Training = Training()
-    changes: Changes = ()
-    weights: Beginning | None = None
 
 
 class LeftOut:

@@ -1,6 +1,5 @@
 """Scores of networks over seeds, on each test area or pooled over all of them."""
 
-import dataclasses
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -130,8 +129,8 @@ def by_repeat(runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def distinct(runs: Sequence[Run]) -> list[Run]:
-    """Return runs of one experiment without those that have seed, area and scores of one before."""
-    return list({(run.seed, run.area, run.test.scores): run for run in reversed(runs)}.values())[::-1]
+    """Return runs of one experiment without those that have seed, area and confusion matrix of one before."""
+    return list({(run.seed, run.area, run.test.confusion): run for run in reversed(runs)}.values())[::-1]
 
 
 def to_average(runs: Sequence[Run]) -> list[list[Run]]:
@@ -208,24 +207,9 @@ def _by_area(experiment: Experiment) -> list[Result]:
     for area, group in groups.items():
         for runs in (every := to_average(group)):
             label = experiment.label if len(every) == 1 else f"{experiment.label}, run {runs[0].name}"
-            found.append(Result(label, area, runs[0].test.classes, *_scores(runs)))
+            scores, confusion = [run.scores for run in runs], torch.stack([run.confusion for run in runs]).sum(0)
+            found.append(Result(label, area, runs[0].test.classes, scores, confusion))
     return found
-
-
-def _scores(runs: list[Run]) -> tuple[list[Scores], torch.Tensor]:
-    """Return the scores of runs, and the sum of their confusion matrices.
-
-    mIoU, mAcc and OA are those of metrics.json, so that every table has the very number that the run reported. Its IoU
-    of each class is not read: it follows from the confusion matrix, which is needed here anyway.
-    """
-    nan = lambda value: float("nan") if value is None else value
-    scores = [
-        dataclasses.replace(
-            Scores.of(run.confusion), miou=nan(run.test.mIoU), macc=nan(run.test.mAcc), oa=nan(run.test.OA)
-        )
-        for run in runs
-    ]
-    return scores, torch.stack([run.confusion for run in runs]).sum(0)
 
 
 def _pooled(experiment: Experiment) -> list[Result]:

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from ..escaping import one_line
-from ..evaluation.metrics import miou_interval
+from ..evaluation.metrics import Scores, miou_interval
 from ..model.description import Network, OwnPart
-from .reading import Metrics, Tested
+from .metrics_file import Metrics, Tested
 
 # Runs that differ in these settings alone repeat one experiment.
 REPEATS = ("data.fold", "seed")
@@ -54,7 +54,8 @@ class Run:
     @property
     def order(self) -> float:
         """Its mIoU, to sort by; -1 if it has none."""
-        return -1 if self.test.mIoU is None else self.test.mIoU
+        miou = self.scores.miou
+        return -1 if miou != miou else miou
 
     @property
     def seed(self) -> str:
@@ -78,13 +79,9 @@ class Run:
         return torch.tensor(self.test.confusion)
 
     @property
-    def points_by_room(self) -> torch.Tensor | None:
-        """Points (R, 3, C) of its test rooms, as :func:`~deepgcn_seg.evaluation.metrics.points_by_class` has them.
-
-        None if the run was scored by a version that did not keep them.
-        """
-        rooms = [room.counts for room in self.test.rooms.values()]
-        return torch.tensor(rooms) if rooms and all(map(all, rooms)) else None
+    def scores(self) -> Scores:
+        """Its scores, which follow from the confusion matrix; those that ``metrics.json`` has beside it are alike."""
+        return Scores.of(self.confusion)
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -92,5 +89,5 @@ class Run:
 
         It is not read from ``metrics.json``: versions of before 2026-11-28 wrote one that is too narrow.
         """
-        points = self.points_by_room
+        points = self.test.points_by_room
         return None if points is None else miou_interval(points)

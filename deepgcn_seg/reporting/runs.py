@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ..changes import values_in_time
 from ..errors import UserError
@@ -10,6 +11,7 @@ from ..escaping import one_line
 from .beginnings import with_beginnings
 from .config import read_config
 from .measured import data_names
+from .metrics_file import Tested, area_title
 from .reading import LeftOut, read_metrics, shown, why_unfinished
 from .run import Run
 
@@ -34,6 +36,7 @@ def find_runs(root: str | Path, left_out: LeftOut) -> tuple[list[Run], list[Path
             if metrics is None:
                 unfinished.append(folder)
             else:
+                _require_area(folder, config.settings.get("data.fold"), metrics.test)
                 # A run that was trained with several values of a setting is not one with the last of them.
                 changed = {shown(key): shown(values) for key, values in values_in_time(metrics.changes).items()}
                 settings, typed = {**config.settings, **changed}, config.typed.union(changed)
@@ -44,6 +47,20 @@ def find_runs(root: str | Path, left_out: LeftOut) -> tuple[list[Run], list[Path
         raise UserError(f"runs={root}: no run directories below it (looked for .hydra/config.yaml and metrics.json)")
     names = data_names([run.test for run in runs])
     return with_beginnings([replace(run, data=name) for run, name in zip(runs, names)]), unfinished
+
+
+def _require_area(folder: Path, fold: Any, test: Tested) -> None:
+    """Refuse scores of an area that is not the one that the run held out: they are another run's.
+
+    Args:
+        fold: ``data.fold`` of the config; None or a reference to another setting tells nothing.
+    """
+    if fold is not None and "$" not in str(fold) and area_title(fold) != test.area:
+        raise UserError(
+            f"{folder / 'metrics.json'}: test.areas is {test.area}, but .hydra/config.yaml has data.fold={fold}; put "
+            "the run's own metrics.json there, or move it away and score the run again: python tools/train.py "
+            "resume=RUN_DIR"
+        )
 
 
 def describe_unfinished(folders: Sequence[Path], left_out: LeftOut) -> list[str]:

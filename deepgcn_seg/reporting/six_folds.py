@@ -32,7 +32,7 @@ def six_folds(runs: Sequence[Run]) -> list[ResultTable]:
 def _table(title: str, folds: Folds, repeats: list[str]) -> ResultTable:
     runs, test = folds.all_runs, folds.all_runs[0].test
     header = ["test area", "mIoU", "mAcc", "OA", *test.classes]
-    scores = [Scores.of(run.confusion) for run in runs]
+    scores = [run.scores for run in runs]
     names = [f"{run.area}, run {run.name}" if len(folds.runs[run.area]) > 1 else run.area for run in runs]
     rows = [_score_row(name, each) for name, each in zip(names, scores)]
     notes = [f"Data: {runs[0].data}. Protocol: {test.protocol}.", *notes_on_data(runs), *repeats]
@@ -43,7 +43,7 @@ def _table(title: str, folds: Folds, repeats: list[str]) -> ResultTable:
         rows.append(["mean of areas", *map(percent, means), *[""] * len(test.classes)])
         rows.append(_score_row(f"{folds.count}, pooled", Scores.of(pooled)))
         notes.append(f"Pooled: one confusion matrix summed over the {folds.count.removesuffix('-fold')} areas.")
-        rooms = [points for run in runs if (points := run.points_by_room) is not None]
+        rooms = [points for run in runs if (points := run.test.points_by_room) is not None]
         if len(rooms) == len(runs) and (interval := miou_interval(torch.cat(rooms))):
             ends = Column("", *PERCENT).text(percent_interval(interval))
             notes.append(f"95 % interval of the pooled mIoU, over all rooms: {ends}.")

@@ -70,9 +70,9 @@ def _comparison(runs: list[Run], data: str, protocol: str, repeats: list[str]) -
         rows.append(
             [
                 *(run.settings.get(key) for key in keys),
-                percent(run.test.mIoU),
+                percent(run.scores.miou),
                 *[percent_interval(run.interval)] * intervals,
-                *map(percent, (run.test.mAcc, run.test.OA)),
+                *map(percent, (run.scores.macc, run.scores.oa)),
                 run.metrics.parameters,
                 None if training.seconds is None else training.seconds / 60,
                 training.peak_memory_mb,
@@ -118,7 +118,7 @@ def _over_seeds(groups: Sequence[Sequence[Run]], data: str, protocol: str, repea
         [
             *(group[0].settings.get(key) for key in keys),
             len(group),
-            *(Spread.of([percent(getattr(run.test, name)) for run in group]) for name in SCORES),
+            *_spreads([run.scores for run in group])[: len(SCORES)],
         ]
         for group in groups
     ]
