@@ -1,6 +1,7 @@
 """The training loop on its own: whatever stops it, and when, it ends as a run left alone does."""
 
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -189,7 +190,8 @@ def left_by(folder):
     kept = {}
     for name in ("last", "best"):
         kept[name] = torch.load(folder / "checkpoints" / f"{name}.ckpt")
-        del kept[name]["seconds"], kept[name]["waited"]
+        for measured in ("seconds", "waited", "peak_memory_mb"):
+            del kept[name][measured]
     rows = read_history(folder / "history.csv")
     history = [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
     return curves, kept, history
@@ -343,6 +345,15 @@ def test_a_training_that_fails_before_its_first_step_leaves_no_events(monkeypatc
         found.fit()
     assert not list(tmp_path.glob("*tfevents*"))
     assert not (tmp_path / "history.csv").exists()
+
+
+def test_the_peak_of_the_memory_is_of_the_whole_training(monkeypatch, tmp_path):
+    """A run that is resumed only to be scored again needs less memory than its steps did."""
+    for megabytes, expected in ((900.0, 900.0), (500.0, 900.0), (math.nan, math.nan), (950.0, 950.0)):
+        monkeypatch.setattr(loop, "peak_memory_mb", lambda device, peak=megabytes: peak)
+        run = trainer(tmp_path)
+        run.fit()
+        assert run.peak_memory_mb() == pytest.approx(expected, nan_ok=True)
 
 
 def test_bad_steps_in_a_row_are_counted_across_stops(monkeypatch, tmp_path):

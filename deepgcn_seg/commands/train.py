@@ -19,7 +19,7 @@ from ..device import device as device_of
 from ..distributed import World, join
 from ..errors import OccupiedError, UserError
 from ..files import write_json
-from ..memory import peak_memory_mb, reset_peak
+from ..memory import reset_peak
 from ..model.checkpoint import read_checkpoint
 from ..model.description import describe_network
 from ..model.transfer import Source, read_source
@@ -114,7 +114,7 @@ def _train(config: DictConfig, folder: Path, device: torch.device, world: World)
         "waited_seconds": round(trainer.state.waited, 2),
         "steps": trainer.state.step,
         "skipped_steps": trainer.state.skipped,
-        "peak_memory_mb": None if math.isnan(peak := peak_memory_mb(device)) else peak,
+        "peak_memory_mb": None if math.isnan(peak := trainer.peak_memory_mb()) else peak,
     }
     miou = score_run(config, folder, data, device, run_log, cost, world)
     # Wait for every process before the process group is closed: another may still be writing.

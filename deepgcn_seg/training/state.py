@@ -28,6 +28,7 @@ class Counts(Schema):
     waited: Annotated[float, number(0)] = 0.0
     validated_step: Annotated[int, integer(0, 2**62)] = 0
     bad_steps: Annotated[int, integer(0)] = 0
+    peak_memory_mb: Annotated[float, number(0)] = 0.0
     loss_sum: Annotated[float, number(-math.inf)] = 0.0
     losses: Annotated[int, integer(0)] = 0
 
@@ -43,6 +44,7 @@ class TrainingState:
         step: optimiser steps done. validated_step: step of the last validation. best: highest validation mIoU so far.
         seconds: time spent in steps. waited: the part of it in which they waited for their blocks.
         skipped: number of all skipped steps. bad_steps: number of the latest steps that were skipped in a row.
+        peak_memory_mb: highest memory that was measured, before a resume too.
         loss_sum, losses: sum and number of the losses since the last row of the history, without skipped steps.
     """
 
@@ -51,7 +53,7 @@ class TrainingState:
         self.averaged = None if ema is None else average_of(model, ema)
         self.step, self.validated_step, self.best = 0, 0, -1.0
         self.seconds, self.waited, self.skipped, self.bad_steps = 0.0, 0.0, 0, 0
-        self.loss_sum, self.losses = 0.0, 0
+        self.peak_memory_mb, self.loss_sum, self.losses = 0.0, 0.0, 0
 
     @property
     def network_to_use(self) -> nn.Module:
