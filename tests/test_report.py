@@ -1002,6 +1002,17 @@ def test_a_run_that_is_there_twice_counts_as_one_seed(tmp_path):
     assert "46.7 ± 18.9" in lines_of(tmp_path / "report.svg")
 
 
+def test_runs_whose_folders_have_one_name_are_told_apart(tmp_path):
+    """Two sweeps name their jobs alike."""
+    for sweep, confusion in (("first", SQUARE), ("second", OTHER)):
+        make_run(tmp_path / sweep, "0_resgcn7", confusion)
+    make_run(tmp_path / "first", "1_resgcn7", SQUARE, seed=1)
+    runs = find_runs(tmp_path, LeftOut())[0]
+    names = ["first/0_resgcn7", "1_resgcn7", "second/0_resgcn7"]
+    assert sorted(row[-1] for row in comparisons(runs)[0].rows) == sorted(names)
+    assert [row[0] for row in class_tables(runs)[0].rows] == [f"ResGCN-7, run {name}" for name in names]
+
+
 def test_a_seed_with_two_scores_is_not_averaged(tmp_path):
     curve(make_run(tmp_path, "a", SQUARE), 2, 1)
     curve(make_run(tmp_path, "b", OTHER), 4, 3)

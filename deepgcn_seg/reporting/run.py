@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from ..escaping import one_line
 from ..evaluation.metrics import Scores, miou_interval
 from ..model.description import Network, OwnPart
 from .metrics_file import Metrics, Tested
@@ -26,6 +25,7 @@ class Run:
         weights: name of the file whose weights it began with (:func:`~.beginnings.with_beginnings`); empty for random
             ones, and if it was not compared with other runs.
         typed: names of the settings and groups that were set on the command line, by a sweep or when it was resumed.
+        name: of its folder, as printable text; if several runs of a report have the same, with the folders above it.
     """
 
     folder: Path
@@ -35,16 +35,12 @@ class Run:
     network: Network | OwnPart | None = None
     typed: frozenset[str] = frozenset()
     weights: str = ""
+    name: str = ""
 
     @property
     def test(self) -> Tested:
         """Its scores on the test rooms, and how they were measured."""
         return self.metrics.test
-
-    @property
-    def name(self) -> str:
-        """Name of its folder, as printable text."""
-        return one_line(self.folder.name)
 
     @property
     def measured(self) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """The runs below a folder."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -45,8 +46,11 @@ def find_runs(root: str | Path, left_out: LeftOut) -> tuple[list[Run], list[Path
         if left_out.reasons:
             raise UserError(f"runs={root}: none of the runs below it can be read; the first: {left_out.reasons[0]}")
         raise UserError(f"runs={root}: no run directories below it (looked for .hydra/config.yaml and metrics.json)")
-    names = data_names([run.test for run in runs])
-    return with_beginnings([replace(run, data=name) for run, name in zip(runs, names)]), unfinished
+    alike = Counter(run.folder.name for run in runs)
+    name = lambda folder: one_line(folder.name if alike[folder.name] == 1 else folder.relative_to(root))
+    data = data_names([run.test for run in runs])
+    runs = [replace(run, data=each, name=name(run.folder)) for run, each in zip(runs, data)]
+    return with_beginnings(runs), unfinished
 
 
 def _require_area(folder: Path, fold: Any, test: Tested) -> None:
