@@ -36,7 +36,7 @@ from deepgcn_seg.reporting.result_table import Column, Interval, ResultTable, Sp
 from deepgcn_seg.reporting.results import comparable
 from deepgcn_seg.reporting.runs import find_runs
 from deepgcn_seg.reporting.six_folds import six_folds
-from deepgcn_seg.reporting.tables import class_tables, comparisons
+from deepgcn_seg.reporting.tables import class_tables, comparisons, published_tables
 from deepgcn_seg.settings import three_digits
 
 CLASSES = ["a", "b"]
@@ -1051,6 +1051,26 @@ def test_a_fold_that_is_there_twice_is_pooled_once_or_not_at_all(tmp_path, same)
     else:
         assert table.header[1:] == ["Area 1", "Area 2", "Area 3, run again", "Area 3, run f3"]
         assert classes == ["Classes, Area 1", "Classes, Area 2", "Classes, Area 3"]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "areas", "folds", "published"),
+    [
+        ("S3DIS", 6, [5], ["Area 5"]),
+        ("S3DIS", 6, [1], []),
+        ("S3DIS", 6, [1, 2, 3, 4, 5, 6], ["Area 5", "six-fold"]),
+        ("S3DIS", 4, [1, 2, 3, 4], []),
+        ("synthetic", 6, [1, 2, 3, 4, 5, 6], []),
+    ],
+)
+def test_published_scores_are_of_the_rooms_of_some_runs(tmp_path, dataset, areas, folds, published):
+    make_run(tmp_path, "other", SQUARE)
+    for fold in folds:
+        changed(dataset=dataset, folds=[f"Area_{area}" for area in range(1, areas + 1)])(
+            make_run(tmp_path, str(fold), SQUARE, fold=fold)
+        )
+    titles = [table.title for table in published_tables(find_runs(tmp_path, LeftOut())[0])]
+    assert [title.split("S3DIS ")[1].split(" (")[0] for title in titles] == published
 
 
 # -- scores and the counts from which they follow ---------------------------------------------------------------------

@@ -12,13 +12,12 @@ from ..files import replacing
 from ..reporting.cost import cost_table
 from ..reporting.figures import draw_confusion, draw_curves, draw_scores
 from ..reporting.page import write_page
-from ..reporting.published import AREA_5, SIX_FOLD
 from ..reporting.reading import LeftOut
 from ..reporting.results import comparable
 from ..reporting.run import Run
 from ..reporting.runs import describe_unfinished, find_runs
 from ..reporting.six_folds import six_folds
-from ..reporting.tables import class_tables, comparisons, published_table
+from ..reporting.tables import class_tables, comparisons, published_tables
 
 # The first line of report.tex.
 PACKAGES = "% Needs \\usepackage{booktabs}.\n\n"
@@ -44,14 +43,10 @@ def report(config: DictConfig) -> None:
     left_out = LeftOut()
     runs, unfinished = find_runs(config.runs, left_out)
     folder, palette = Path(config.output or config.runs), config.get("palette") or "screen"
-    folds = six_folds(runs)
-    tables = [*comparisons(runs), *folds, *class_tables(runs)]
+    tables = [*comparisons(runs), *six_folds(runs), *class_tables(runs)]
     if runs:
         tables.append(cost_table(runs, left_out))
-    if any(run.test.dataset == "S3DIS" for run in runs):
-        tables.append(published_table("Published, S3DIS Area 5 (not comparable with six-fold)", AREA_5))
-        if any("six-fold, pooled" in table.header for table in folds):
-            tables.append(published_table("Published, S3DIS six-fold (not comparable with Area 5)", SIX_FOLD))
+    tables += published_tables(runs)
     # Redirected output has no width of its own: wide tables must not be cut to 80 columns.
     console = Console(width=None if sys.stdout.isatty() else 160)
     for table in tables:

@@ -9,9 +9,9 @@ from ..evaluation.metrics import Scores
 from ..settings import counted, three_digits
 from .differences import varied
 from .naming import title_of
-from .published import Published
+from .published import AREA_5, SIX_FOLD, Published
 from .result_table import PERCENT, Column, ResultTable, Spread, percent, percent_interval
-from .results import by_measure, comparable, notes_on_data, notes_on_repeats, to_average
+from .results import by_measure, comparable, notes_on_data, notes_on_repeats, results, to_average
 from .run import Run
 
 SCORES = ("mIoU", "mAcc", "OA")
@@ -160,8 +160,18 @@ def _spreads(scores: Sequence[Scores]) -> list[Spread | None]:
     return [Spread.of(list(map(percent, column))) for column in columns]
 
 
-def published_table(title: str, rows: Sequence[Published]) -> ResultTable:
-    """Return a table of published results."""
+def published_tables(runs: Sequence[Run]) -> list[ResultTable]:
+    """Return tables of published results on S3DIS that were measured on the rooms of some runs: Area 5, six-fold."""
+    rooms = {result.rooms for result in results([run for run in runs if run.test.dataset == "S3DIS"])}
+    found = []
+    if rooms & {"Area 5", "six-fold, pooled"}:
+        found.append(_published("Published, S3DIS Area 5 (not comparable with six-fold)", AREA_5))
+    if "six-fold, pooled" in rooms:
+        found.append(_published("Published, S3DIS six-fold (not comparable with Area 5)", SIX_FOLD))
+    return found
+
+
+def _published(title: str, rows: Sequence[Published]) -> ResultTable:
     columns = [Column("method"), Column("OA", "%"), Column("mIoU", "%"), Column("source")]
     cells = [[row.method, row.oa, row.miou, row.source] for row in rows]
     return ResultTable(title, columns, cells, ["As published; protocols differ."])
