@@ -26,6 +26,8 @@ from deepgcn_seg.evaluation.evaluate import evaluate_rooms
 from deepgcn_seg.inference.picture import room_picture
 from deepgcn_seg.inference.segmenter import Prediction
 from deepgcn_seg.inference.viewer import write_viewer
+from deepgcn_seg.reporting.reading import LeftOut
+from deepgcn_seg.reporting.runs import find_runs
 from deepgcn_seg.training.class_weights import count_labels
 from deepgcn_seg.training.losses import CrossEntropy, Objective
 
@@ -208,3 +210,5 @@ def test_a_run_with_an_ignored_class_does_not_know_it(tmp_path):
     assert entry["points"] + entry["unlabelled"] == 3000
     assert entry["unlabelled"] == pytest.approx(1000, abs=120)
     assert f"{entry['unlabelled']:,} unlabelled points were left out" in " ".join(done.stdout.split())
+    left_out = LeftOut()
+    assert len(find_runs(tmp_path / "run", left_out)[0]) == 1 and not left_out.reasons
