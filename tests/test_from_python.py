@@ -18,6 +18,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from test_commands import ROOT, TINY, data_root, run, tensors_equal, trained  # noqa: F401
+from test_training import FINISHED
 
 import deepgcn_seg
 from deepgcn_seg.commands.command_line.settings_folder import settings_folder
@@ -49,6 +50,19 @@ def test_a_training_is_that_of_the_command_line(trained, tiny, tmp_path):  # noq
     record = json.loads((found.directory / "run.json").read_text())
     assert record["command"].startswith("deepgcn_seg.train('depth=2', 'channels=8', ")
     assert "Training on" in (found.directory / "train.log").read_text()
+
+
+def test_scores_that_contradict_their_confusion_matrix_are_an_error(tmp_path):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "config.yaml").touch()
+    (tmp_path / "metrics.json").write_text(FINISHED)
+    found = deepgcn_seg.Run(tmp_path)
+    assert found.metrics == json.loads(FINISHED)
+    (tmp_path / "metrics.json").write_text(FINISHED.replace('"mIoU": 0.5', '"mIoU": 0.9'))
+    with pytest.raises(
+        deepgcn_seg.UserError, match=r"metrics\.json: test: has mIoU 0\.9, which is 0\.5 by its confusion"
+    ):
+        _ = found.metrics
 
 
 def test_a_checkpoint_is_scored_and_labels_a_scan(trained, raw_rooms, tmp_path):  # noqa: F811

@@ -15,6 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf, read_write
 from test_commands import TINY, data_root, run, trained  # noqa: F401
 from test_config import CONF, composed
+from test_training import FINISHED
 
 from deepgcn_seg.commands.command_line.arguments import for_hydra
 from deepgcn_seg.commands.command_line.checks import check
@@ -442,7 +443,7 @@ def test_a_sweep_knows_its_finished_runs_by_their_loss(before, now, same, tmp_pa
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt").touch()
     (tmp_path / "run.json").write_text(json.dumps({"settings": settings}))
-    (tmp_path / "metrics.json").write_text('{"test": {"mIoU": 0.5}}')
+    (tmp_path / "metrics.json").write_text(FINISHED)
     if same:
         assert finished_miou(config(now), tmp_path) == 0.5
     else:

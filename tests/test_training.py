@@ -531,6 +531,17 @@ def test_settings_of_the_optimiser_are_the_configs(monkeypatch, tmp_path):
     assert trainer(tmp_path).state.optimizer.param_groups[0]["betas"] == (0.9, 0.999)
 
 
+FINISHED = json.dumps(
+    {
+        "test": {
+            **{"data": "rooms", "protocol": "rooms", "areas": [5], "folds": ["Area_5"], "classes": ["a", "b"]},
+            **{"confusion": [[2, 1], [1, 2]], "mIoU": 0.5, "mAcc": 2 / 3, "OA": 2 / 3},
+        },
+        "parameters": 1,
+    }
+)
+
+
 @pytest.mark.parametrize("content", ["[" * 100_000, "5", '{"settings": 5}', '{"settings": null}', "{}", "no"])
 def test_a_damaged_run_json_is_one_line(content, tmp_path):
     (tmp_path / "checkpoints").mkdir()
@@ -544,7 +555,7 @@ def test_a_run_from_before_a_setting_is_the_run_with_its_value_of_then(tmp_path)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt").touch()
     (tmp_path / "run.json").write_text('{"settings": {"k": "4"}}')
-    (tmp_path / "metrics.json").write_text('{"test": {"mIoU": 0.5}}')
+    (tmp_path / "metrics.json").write_text(FINISHED)
     for same in ({"weights": None, "freeze": []}, {"protocol": {"min_points": 100}}):
         assert finished_miou(OmegaConf.create({"k": 4, **same}), tmp_path) == 0.5
     for other in (
@@ -561,20 +572,29 @@ def test_a_run_whose_settings_were_changed_on_the_way_is_not_one_of_the_last(tmp
     (tmp_path / "checkpoints" / "last.ckpt").touch()
     facts = {"settings": {"k": "4"}, "changes": [{"step": 12, "settings": {"recipe.loss": ["focal", "lovasz"]}}]}
     (tmp_path / "run.json").write_text(json.dumps(facts))
-    (tmp_path / "metrics.json").write_text('{"test": {"mIoU": 0.5}}')
+    (tmp_path / "metrics.json").write_text(FINISHED)
     with pytest.raises(OccupiedError, match="other settings at first .from step 12 on: recipe.loss lovasz instead"):
         finished_miou(OmegaConf.create({"k": 4}), tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("metrics", "miou"), [('{"test": {"mIoU": 0.5}}', 0.5), ("[" * 100_000, None), ("5", None), ('{"test": []}', None)]
+    ("metrics", "miou"),
+    [
+        (FINISHED, 0.5),
+        (FINISHED.replace('"mIoU": 0.5', '"mIoU": 0.9'), None),
+        ("[" * 100_000, None),
+        ("5", None),
+        ('{"test": []}', None),
+    ],
+    ids=["sound", "contradicting", "nested", "a number", "a list"],
 )
-def test_a_run_with_damaged_metrics_is_not_finished(metrics, miou, tmp_path):
+def test_a_run_with_damaged_metrics_is_not_finished(metrics, miou, tmp_path, caplog):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt").touch()
     (tmp_path / "run.json").write_text('{"settings": {"k": "4"}}')
     (tmp_path / "metrics.json").write_text(metrics)
     assert finished_miou(OmegaConf.create({"k": 4}), tmp_path) == miou
+    assert ("the run is scored again" in caplog.text) == (miou is None)
 
 
 @pytest.mark.parametrize(("rooms", "expected"), [(1, ""), (3, ", 95 % over 3 rooms 0.0000 to 1.0000")])

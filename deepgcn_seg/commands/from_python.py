@@ -17,6 +17,7 @@ from torch import nn
 
 from ..errors import UserError
 from ..evaluation.history import NAME, Row, read_history
+from ..evaluation.metrics_file import Metrics
 from ..model import load_model
 from ..model.checkpoint import find_checkpoint
 from ..schema import read_json
@@ -50,12 +51,14 @@ class Run:
         """The content of ``metrics.json``; ``["test"]["mIoU"]`` is the score.
 
         Raises:
-            UserError: the run has not finished.
+            UserError: the run has not finished, or scores in the file contradict its confusion matrix.
         """
         path = self.directory / "metrics.json"
         if not path.is_file():
             raise UserError(f"{self.directory}: the run has not finished; train('resume={self.directory}') goes on")
-        return read_json(path)
+        content = read_json(path)
+        Metrics.of(content, str(path))
+        return content
 
     @property
     def history(self) -> list[Row]:

@@ -13,10 +13,10 @@ from typing import Any
 from ..changes import HOW_IT_IS_DONE, WHERE_ROOMS_ARE
 from ..errors import UserError
 from ..escaping import one_line
+from ..evaluation.metrics_file import MAX_COUNT
 from ..model.description import Network, OwnPart, describe_network
 from ..old_names import ADDED, renamed, renamed_argument
 from ..schema import read_yaml
-from .metrics_file import MAX_COUNT
 from .reading import MAX_SETTINGS, own_file, shown
 
 # Settings that say where and how a run was done, not what it is: its scores are the same.

@@ -7,7 +7,7 @@ and its rooms may change between two preparations.
 from collections import defaultdict
 from collections.abc import Sequence
 
-from .metrics_file import Scored, Tested
+from ..evaluation.metrics_file import Scored, Tested
 
 
 class _Data:

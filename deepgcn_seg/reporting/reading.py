@@ -17,8 +17,8 @@ from PIL import Image
 from ..errors import UserError, first_line
 from ..escaping import one_line
 from ..evaluation import history
+from ..evaluation.metrics_file import MAX_SHOWN, Metrics
 from ..schema import read_json
-from .metrics_file import MAX_SHOWN, Metrics
 
 log = logging.getLogger(__name__)
 

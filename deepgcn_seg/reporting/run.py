@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from ..evaluation.metrics import Scores, miou_interval
+from ..evaluation.metrics_file import Metrics, Tested
 from ..model.description import Network, OwnPart
-from .metrics_file import Metrics, Tested
 
 # Runs that differ in these settings alone repeat one experiment.
 REPEATS = ("data.fold", "seed")

@@ -9,10 +9,10 @@ from typing import Any
 from ..changes import values_in_time
 from ..errors import UserError
 from ..escaping import one_line
+from ..evaluation.metrics_file import Tested, area_title
 from .beginnings import with_beginnings
 from .config import read_config
 from .measured import data_names
-from .metrics_file import Tested, area_title
 from .reading import LeftOut, read_metrics, shown, why_unfinished
 from .run import Run
 

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from ..changes import HOW_IT_IS_DONE, Change, Values, changes_of, typed
 from ..distributed import World
 from ..errors import OccupiedError, UserError
+from ..evaluation.metrics_file import Metrics
 from ..files import replacing, write_json
 from ..old_names import ADDED, ADDED_TO_PARTS, renamed
 from ..schema import read_json, read_yaml
@@ -174,6 +175,8 @@ def _works_alike(config: DictConfig, folder: Path, swept: Collection[str]) -> bo
 def finished_miou(config: DictConfig, folder: Path) -> float | None:
     """Return the mIoU if ``folder`` holds a finished run of the same settings, else None.
 
+    A run whose ``metrics.json`` cannot be read, or contradicts itself, has not finished: it is scored again.
+
     Raises:
         OccupiedError: it holds a run of other settings, or one that had other settings at first.
     """
@@ -190,11 +193,12 @@ def finished_miou(config: DictConfig, folder: Path) -> float | None:
         raise OccupiedError(
             f"{folder} holds a run that had other settings at first ({changes[0]}); choose another hydra.sweep.dir"
         )
+    path = folder / "metrics.json"
     try:
-        miou = read_json(folder / "metrics.json")["test"]["mIoU"]
-    except (UserError, TypeError, KeyError, IndexError):
+        return Metrics.of(read_json(path), str(path)).test.mIoU if path.is_file() else None
+    except UserError as error:
+        log.warning("%s: the run is scored again", str(error).partition(";")[0])
         return None
-    return miou if isinstance(miou, (int, float)) else None
 
 
 def changed_settings(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, Values]:

@@ -12,8 +12,8 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from ..changes import Changes
 from ..escaping import one_line
-from ..evaluation.metrics import Scores, points_by_class
 from ..schema import Schema
+from .metrics import Scores, points_by_class
 
 # Larger than anything that training writes.
 MAX_CLASSES, MAX_ROOMS, MAX_PICTURES = 1000, 100_000, 100
@@ -68,7 +68,7 @@ def _named(what: str, values: Mapping[str, float | None]) -> dict[str, float | N
 
 
 class _Written(Schema):
-    """Base of what reports read of the files that training writes; other fields are ignored."""
+    """Base of what is read of the file; other fields are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
