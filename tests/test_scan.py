@@ -604,6 +604,7 @@ def npy(description, shape, content=b""):
         ("a.pcd", PCD.format(1, "ascii").replace("1 1 1", "1 1 -1") + "1 2 3\n", "no readable header"),
         ("a.pcd", PCD.format(1, "ascii").replace("HEIGHT 1", "HEIGHT 9") + "1 2 3\n", "WIDTH x HEIGHT is 1 x 9"),
         ("a.pcd", PCD.format(2**63, "ascii") + "1 2 3\n", "more than max_points"),
+        ("a.pcd", PCD.format(1, "ascii").replace("4 4 4", "4 4 8").replace("F F F", "F F I") + f"1 2 {2**63}\n", "is int64 in"),
         ("a.pcd", PCD.format(2, "ascii") + "1 2 3.000000\n", "claims 2 points, it has 1"),
         ("a.pcd", PCD.format(2, "ascii").replace("x y z", "x y y") + "1 2 3\n4 5 6\n", "two fields"),
         ("a.pcd", PCD.format(1, "binary_compressed").encode() + b"\x05\x00\x00\x00\xff\xff\xff\xffhello", "inflate to 4,294,967,295"),

@@ -2,6 +2,7 @@
 
 import re
 import struct
+import warnings
 from pathlib import Path
 
 import laspy
@@ -14,6 +15,7 @@ from deepgcn_seg.data.classes import S3DIS
 from deepgcn_seg.data.scans.files import read_scan, write_scan
 from deepgcn_seg.data.scans.format_table import FORMATS
 from deepgcn_seg.data.scans.formats.scan import Scan, lost_digits
+from deepgcn_seg.data.scans.formats.typed import exactly
 from deepgcn_seg.data.scans.search import find_scans
 from deepgcn_seg.errors import UserError
 from deepgcn_seg.inference.segmenter import Prediction
@@ -463,9 +465,43 @@ def test_pts_begins_with_the_number_of_its_points(tmp_path, text):
         assert np.array_equal(after.fields[name], values)
 
 
-def test_whole_numbers_that_ply_rounds_are_said(tmp_path, caplog):
-    write_scan(tmp_path / "a.ply", scan(2), {"time": np.array([2**60 + 1, 5]), "id": np.array([2**40, 1])})
+@pytest.mark.parametrize(
+    "time", [np.array([2**60 + 1, 5]), np.array([2**63 - 1, 5]), np.array([2**64 - 1, 5], np.uint64)]
+)
+def test_whole_numbers_that_ply_rounds_are_said(tmp_path, caplog, time):
+    write_scan(tmp_path / "a.ply", scan(2), {"time": time, "id": np.array([2**40, 1])})
     assert "field time loses digits" in caplog.text and "field id" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "held"),
+    [
+        ([-1.0, 255.0], "i2", True),
+        ([0.5, 1.0], "i8", False),
+        ([np.nan, 1.0], "i8", False),
+        ([np.inf, 1.0], "u8", False),
+        ([-1.0, 1.0], "u8", False),
+        ([0.0, 256.0], "u1", False),
+        # A processor may convert these to the largest integer, which is rounded to them when it is compared.
+        ([2.0**63, 1.0], "i8", False),
+        ([2.0**64, 1.0], "u8", False),
+        ([-(2.0**63), 1.0], "i8", True),
+        (np.array([2**63 - 1, 1]), "f8", False),
+        (np.array([2**64 - 1, 1], np.uint64), "f8", False),
+        (np.array([2**53, 1]), "f8", True),
+        (np.array([-1, 1]), "u8", False),
+        (np.array([2**64 - 1, 1], np.uint64), "i8", False),
+        ([np.nan, 0.5], "f4", True),
+        ([1e300, 0.5], "f4", False),
+        ([], "u1", True),
+    ],
+)
+def test_numbers_become_another_type_if_it_holds_them(values, kind, held):
+    with warnings.catch_warnings(action="error"):
+        found = exactly(np.asarray(values), kind)
+    assert (found is not None) == held
+    if held:
+        assert found.dtype == kind and np.array_equal(found, values, equal_nan=found.dtype.kind == "f")
 
 
 # -- digits that float32 does not hold ---------------------------------------------------------------
@@ -689,6 +725,16 @@ def test_results_take_the_place_of_dimensions_of_las(tmp_path, caplog, label, ke
     assert ("field label is written as label_0, label_1, label_2" in caplog.text) == (label is VECTORS)
 
 
+@pytest.mark.parametrize(
+    ("dimension", "values"),
+    [(np.zeros(4), np.array([2**53 + 1, 1, 2, 3])), (np.zeros(4, np.int64), np.array([2.0**63, 1, 2, 3]))],
+)
+def test_las_gets_another_dimension_for_numbers_that_one_rounds(tmp_path, dimension, values):
+    write_scan(tmp_path / "b.las", las_of(tmp_path / "a.las", number=dimension), {"number": values})
+    found = laspy.read(tmp_path / "b.las")["number"]
+    assert found.dtype == values.dtype and found.tolist() == values.tolist()
+
+
 def test_dimensions_of_las_may_be_named_by_axes(tmp_path):
     found = las_of(tmp_path / "a.las", XY=np.arange(4, dtype=np.uint8), yz=np.arange(4, dtype=np.uint8)).fields
     assert found["XY"].tolist() == found["yz"].tolist() == [0, 1, 2, 3] and found["yz"].dtype == np.uint8
@@ -743,12 +789,21 @@ def test_named_fields_whose_numbers_have_no_names_are_errors(tmp_path):
     assert "5,000 fields" in error_of(array(np.zeros(5, [("xyz", "f4", 5000)])), tmp_path)
 
 
-def test_long_floats_become_floats_of_64_bits(tmp_path):
-    for path in (array(XYZ.astype(np.longdouble))(tmp_path), arrays(points=XYZ.astype(np.longdouble))(tmp_path)):
-        found = read_scan(path)
-        assert np.array_equal(found.xyz, XYZ) and found.fields["x"].dtype == np.float64
-        write_scan(tmp_path / "b.ply", found, {})
-        assert np.array_equal(read_scan(tmp_path / "b.ply").xyz, XYZ)
+def test_long_floats_are_written_with_64_bits_and_read_from_no_file(tmp_path):
+    """ARM would read the long floats of a file from x86 as other numbers."""
+    long = XYZ.astype(np.longdouble)
+    if long.dtype == np.float64:
+        pytest.skip("this processor has no longer floats")
+    write_scan(tmp_path / "b.npy", Scan(Path("x"), dict(zip("xyz", long.T))), {})
+    assert np.array_equal(read_scan(tmp_path / "b.npy").xyz, XYZ)
+    rows = np.zeros(len(XYZ), [("xyz", "f4", 3), ("time", long.dtype)])
+    for make, what in (
+        (array(long), "the array"),
+        (arrays(points=long), "points"),
+        (array(rows), "field time of the array"),
+    ):
+        message = error_of(make, tmp_path)
+        assert f"{what} has the type {long.dtype}" in message and "astype('float64')" in message
 
 
 @pytest.mark.parametrize("shape", [(1, 20, 3), (4, 5, 3), (2, 5, 6)])

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..data.classes import GREY, UNLABELLED, ClassList, no_label
+from ..data.scans.formats.typed import exactly
 from ..errors import UserError
 from ..escaping import one_line, script_json
 from ..files import replacing
@@ -134,13 +135,7 @@ def _packed_fields(fields: Iterable[tuple[str, np.ndarray]], shown: np.ndarray) 
 def _compact(values: np.ndarray) -> np.ndarray:
     """Return numbers as the first of the types that the page reads, the smaller ones first, that holds all exactly."""
     kinds = ("f4", "f8") if values.dtype.kind == "f" else ("u4", "i4", "u8", "i8")
-    for kind in kinds[:-1]:
-        # Numbers that are too large for float32 become infinite, and differ.
-        with np.errstate(over="ignore"):
-            small = values.astype(kind)
-        if np.array_equal(small, values, equal_nan=values.dtype.kind == "f"):
-            return small
-    return values.astype(kinds[-1])
+    return next(small for kind in kinds if (small := exactly(values, kind)) is not None)
 
 
 def _packed(values: np.ndarray) -> dict[str, str]:

@@ -106,6 +106,12 @@ def _claimed(bounds: Bounds, file: IO[bytes], name: str) -> tuple[tuple[int, ...
                 f"{bounds.path}: {what} holds something else than numbers ({one_line(str(one), 60)}); write "
                 "numbers, or a field for each number"
             )
+        # ARM has another format of 128 bits than x86, and the header does not say which it is.
+        if one.base.kind == "f" and one.base.itemsize > 8:
+            raise UserError(
+                f"{bounds.path}: {what} has the type {one.base}, which other processors read as other numbers; save "
+                "array.astype('float64')"
+            )
     for length in shape[:1]:
         bounds.check_points(length)
     bounds.check_fields(sum(math.prod(one.shape) for one in kinds.values()))

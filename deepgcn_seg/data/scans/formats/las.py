@@ -16,7 +16,7 @@ from .bounds import Bounds, clean_names, renamed
 from .colors import Colors
 from .decoding import decoding
 from .scan import AXES, COLORS, Scan
-from .typed import LazyFields
+from .typed import LazyFields, exactly
 
 # Most records of a header. Files have a handful, and each takes more memory than it has bytes.
 _MAX_RECORDS = 1000
@@ -317,12 +317,13 @@ def _write_own(las: Any, fields: dict[str, np.ndarray]) -> list[str]:
 def _write_exactly(las: Any, name: str, values: np.ndarray) -> bool:
     """Write values into a dimension and return whether it holds them exactly; if not, it is as before."""
     before = np.array(las[name])
-    with np.errstate(invalid="ignore"):
-        cast = values.astype(before.dtype)
+    cast = exactly(values, before.dtype)
+    if cast is None:
+        return False
     # The dimension may have fewer bits than its type.
     with suppress(OverflowError, ValueError):
         las[name] = cast
-    if np.array_equal(np.asarray(las[name]), values, equal_nan=True):
+    if np.array_equal(np.asarray(las[name]), cast, equal_nan=True):
         return True
     las[name] = before
     return False

@@ -20,7 +20,7 @@ from ....files import Identity, identify, open_file
 from .bounds import MAX_HEADER, MAX_LINE, Bounds, clean_names, clean_word, decoded, first_lines, line_number, renamed
 from .rows import read_rows, write_rows
 from .scan import Scan
-from .typed import as_declared, structured
+from .typed import as_declared, exactly, structured
 
 log = logging.getLogger(__name__)
 
@@ -238,7 +238,7 @@ def write_ply(path: Path, scan: Scan, notes: list[str]) -> list[str]:
     fields = {}
     for name, values in zip(names, scan.fields.values()):
         fields[name] = _ply_type(values)
-        if fields[name].dtype.kind == "f" != values.dtype.kind and not _same(fields[name], values):
+        if fields[name].dtype.kind == "f" != values.dtype.kind and exactly(values, np.float64) is None:
             changes.append(f"field {name} loses digits, because PLY has no integers of 64 bits")
     kinds = {note.partition(" ")[0] for note in notes}
     comments = [line for line in rest.comments if not ((found := _LISTED.match(line)) and found[1] in kinds)]
@@ -269,15 +269,9 @@ def _copy_parts(rest: Rest, file: BinaryIO) -> None:
                 file.write(piece)
 
 
-def _same(floats: np.ndarray, integers: np.ndarray) -> bool:
-    # 2^63 as a float is no int64.
-    with np.errstate(invalid="ignore"):
-        return bool((floats.astype(integers.dtype) == integers).all())
-
-
 def _ply_type(values: np.ndarray) -> np.ndarray:
     """Return values in a type that PLY has: it has no 64-bit integers."""
     if values.dtype.kind in "iu" and values.dtype.itemsize == 8:
-        fits = len(values) == 0 or (values.min() >= -(2**31) and values.max() < 2**31)
-        return values.astype(np.int32 if fits else np.float64)
+        small = exactly(values, np.int32)
+        return values.astype(np.float64) if small is None else small
     return values

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -54,6 +55,27 @@ def number_column(path: Path, name: str, values: np.ndarray, count: int | None =
     return values.astype(kind.newbyteorder("="), copy=False)
 
 
+def exactly(values: np.ndarray, kind: Any) -> np.ndarray | None:
+    """Return numbers in another type, or None if the type does not hold each of them exactly.
+
+    A float beyond the range of an integer type must not be converted, because the result depends on the processor: ARM
+    takes the nearest integer, and x86 the lowest.
+    """
+    wanted = np.dtype(kind)
+    if wanted.kind == "f":
+        with np.errstate(over="ignore"):
+            cast = values.astype(wanted)
+        back = cast if values.dtype.kind == "f" else exactly(cast, values.dtype)
+        same = back is not None and np.array_equal(back, values, equal_nan=values.dtype.kind == "f")
+        return cast if same else None
+    if values.dtype.kind == "f" and not np.array_equal(values, np.rint(values)):
+        return None
+    limits = np.iinfo(wanted)
+    # Python compares a float with an integer exactly; NumPy would round the largest int64 up to 2^63.
+    fits = not values.size or limits.min <= values.min().item() <= values.max().item() <= limits.max
+    return values.astype(wanted) if fits else None
+
+
 def as_declared(path: Path, name: str, values: np.ndarray, kind: str) -> np.ndarray:
     """Return numbers of text in the type that the header declares.
 
@@ -65,11 +87,9 @@ def as_declared(path: Path, name: str, values: np.ndarray, kind: str) -> np.ndar
         # Numbers beyond float32 become infinite, which coordinates and colours refuse.
         with np.errstate(over="ignore"):
             return values.astype(wanted)
-    limits = np.iinfo(wanted)
-    whole = values.dtype.kind == "i" or np.array_equal(values, np.rint(values))
-    if not whole or (len(values) and not limits.min <= values.min() <= values.max() <= limits.max):
+    if (found := exactly(values, wanted)) is None:
         raise UserError(f"{path}: field {name} is {wanted} in the header, but has other numbers")
-    return values.astype(wanted)
+    return found
 
 
 def structured(fields: Mapping[str, np.ndarray]) -> np.ndarray:
