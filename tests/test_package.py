@@ -216,6 +216,18 @@ def test_every_requirement_of_make_and_of_the_images_is_pinned():
     assert {*map(plain, project["dependencies"]), *needed} - {"deepgcn-seg", "setuptools"} <= pinned
 
 
+@pytest.mark.parametrize(
+    ("system", "machine", "installs"),
+    [("Linux", "x86_64", True), ("Linux", "aarch64", False), ("Darwin", "arm64", True)],
+)
+def test_pye57_is_installed_where_it_has_a_wheel(system, machine, installs):
+    """`make test` and the images need no compiler for it."""
+    requirements = pytest.importorskip("packaging.requirements")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (pye57,) = map(requirements.Requirement, project["optional-dependencies"]["e57"])
+    assert pye57.marker.evaluate({"platform_system": system, "platform_machine": machine}) == installs
+
+
 @pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.cpu"])
 def test_images_have_what_the_examples_need(name):
     text = (ROOT / "docker" / name).read_text()

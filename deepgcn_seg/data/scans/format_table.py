@@ -27,14 +27,12 @@ class Format:
         read: takes a file with its limits and names of columns, and returns the scan.
         write: takes a path, a scan and notes, and returns a line for each field that was changed. None if the format
             is only read.
-        module: a library that the format needs and that may be missing, as Python and pip call it. extra: what to
-            install instead, which brings it.
+        module: a library that the format needs and that may be missing, as Python and pip call it.
     """
 
     read: Callable[[Bounds, Sequence[str] | None], Scan]
     write: Callable[[Path, Scan, list[str]], list[str]] | None
     module: str | None = None
-    extra: str | None = None
 
 
 _TEXT = Format(read_text, write_text)
@@ -42,7 +40,7 @@ FORMATS = {
     ".ply": Format(read_ply, write_ply),
     ".las": Format(read_las, write_las),
     ".laz": Format(read_las, partial(write_las, compress=True), "lazrs"),
-    ".e57": Format(read_e57, write_e57, "pye57", "deepgcn_seg[e57]"),
+    ".e57": Format(read_e57, write_e57, "pye57"),
     ".pcd": Format(read_pcd, write_pcd),
     ".npy": Format(read_npy, write_npy),
     ".npz": Format(read_npz, write_npz),
@@ -63,8 +61,7 @@ def require_library(path: Path) -> None:
     """
     found = FORMATS.get(path.suffix.lower())
     if found is not None and found.module is not None and importlib.util.find_spec(found.module) is None:
-        or_extra = f", or pip install '{found.extra}'" if found.extra else ""
         raise UserError(
             f"{path}: {path.suffix[1:].upper()} needs the library {found.module}, which is not installed: "
-            f"pip install {found.module}{or_extra}"
+            f"pip install {found.module}"
         )
