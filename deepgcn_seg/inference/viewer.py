@@ -133,9 +133,10 @@ def _packed_fields(fields: Iterable[tuple[str, np.ndarray]], shown: np.ndarray) 
 
 
 def _compact(values: np.ndarray) -> np.ndarray:
-    """Return numbers as the first of the types that the page reads, the smaller ones first, that holds all exactly."""
+    """Return numbers as the smallest type of those that the page reads that holds all exactly, or as the largest."""
     kinds = ("f4", "f8") if values.dtype.kind == "f" else ("u4", "i4", "u8", "i8")
-    return next(small for kind in kinds if (small := exactly(values, kind)) is not None)
+    exact = (small for kind in kinds if (small := exactly(values, kind)) is not None)
+    return next(exact, values.astype(kinds[-1]))
 
 
 def _packed(values: np.ndarray) -> dict[str, str]:
