@@ -797,6 +797,12 @@ def test_rows_of_official_files_are_those_that_hdf5_reads(tmp_path, packing):
         assert np.array_equal(arrays["label"].row(path, i), label[i])
 
 
+@pytest.mark.usefixtures("limits_refused")
+def test_official_files_are_read_where_memory_cannot_be_limited(tmp_path):
+    official(tmp_path, lambda f, d, v: f.update(data=d, label=v))
+    assert find_arrays([tmp_path / "ply_data_all_0.h5"], ["data"])
+
+
 def test_modules_in_the_current_folder_are_not_run_to_read_official_files(tmp_path, monkeypatch):
     official(tmp_path, lambda f, d, v: f.update(data=d, label=v))
     for name in ("json", "resource", "h5py", "numpy", "classes"):
