@@ -557,6 +557,20 @@ def test_check_names_raw_rooms_whose_annotations_are_missing(tmp_path, caplog, e
     )
 
 
+def test_rooms_whose_names_are_one_to_the_file_system_are_an_error(tmp_path, monkeypatch):
+    source, prepare_room = write_source(tmp_path / "source"), build_store._prepare_room
+
+    def as_one_area(job):
+        found = prepare_room(job)
+        if job.key == "B/r0":
+            (job.root / "B" / "r0.h5").replace(job.root / "A" / "r0.h5")
+        return found
+
+    monkeypatch.setattr(build_store, "_prepare_room", as_one_area)
+    with pytest.raises(UserError, match="A/r0 was overwritten: this file system takes its name for that of another"):
+        prepare(source, tmp_path / "store")
+
+
 # -- what was repaired in a store ---------------------------------------------------------------
 
 
