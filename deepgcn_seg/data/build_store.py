@@ -265,7 +265,7 @@ def _prepare_room(job: _Job) -> str | None:
             # The marker tells all shards that this room has been read.
             with replacing(_marker(root, key)) as temporary:
                 # In the mode of JSON, pydantic refuses names of files that are not UTF-8.
-                temporary.write_text(json.dumps(preparation.model_dump()))
+                temporary.write_text(json.dumps(preparation.model_dump()), "utf-8")
             (root / f"{key}.h5").unlink(missing_ok=True)
         else:
             write_room(root, room, preparation)

@@ -49,7 +49,7 @@ def settings(conf: Path, command: str, choices: Mapping[str, str | None] = {}) -
         # Groups within a group (data/grid) too.
         files += sorted((conf / group).rglob("[!.]*.yaml"), key=lambda path: (path.stem == choices.get(group), path))
     for path in files:
-        text = path.read_text()
+        text = path.read_text("utf-8")
         inside = () if text.startswith("# @package _global_") else path.relative_to(conf).parts[:-1]
         for _, key, comment in _settings_in(text.splitlines()):
             if not key.startswith(("defaults", "hydra")):
@@ -60,7 +60,7 @@ def settings(conf: Path, command: str, choices: Mapping[str, str | None] = {}) -
 
 def groups_of(conf: Path, command: str) -> list[str]:
     """Return the groups of settings that a command has."""
-    defaults = yaml.safe_load((conf / f"{command}.yaml").read_text()).get("defaults", [])
+    defaults = yaml.safe_load((conf / f"{command}.yaml").read_text("utf-8")).get("defaults", [])
     entries = [key for entry in defaults if isinstance(entry, dict) for key in entry]
     return [key for key in entries if not key.startswith("override ")]
 
