@@ -16,6 +16,8 @@ def device(name: str | torch.device) -> torch.device:
     """
     try:
         found = torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+        if found.type not in ("cpu", "cuda"):
+            raise UserError(f"device={name}: must be auto, cpu, cuda or cuda:1, ...; other devices are not supported")
         if found.type == "cuda" and (world := declared()).size > 1:
             found = torch.device("cuda", world.local % max(torch.cuda.device_count(), 1))
         # Only a kernel shows that a card is too old for this PyTorch. A meta tensor has no values.

@@ -30,7 +30,7 @@ def peak_resident_mb() -> float:
 
 def _status(name: str) -> float | None:
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text("utf-8").splitlines()
     except OSError:
         return None
     return next((int(line.split()[1]) / 2**10 for line in lines if line.startswith(f"{name}:")), None)
@@ -43,7 +43,7 @@ def reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     try:
-        _RESET.write_text("5")
+        _RESET.write_text("5", "utf-8")
         _works = 1
     except OSError:
         _works += 1

@@ -53,6 +53,18 @@ def set_threads():
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def limits_refused(tmp_path_factory, monkeypatch):
+    """Processes that a test starts may not limit their memory, as on macOS."""
+    folder = tmp_path_factory.mktemp("limits")
+    (folder / "sitecustomize.py").write_text(
+        "import resource\n"
+        "def refuse(*_): raise ValueError('current limit exceeds maximum limit')\n"
+        "resource.setrlimit = refuse\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+
+
 @pytest.fixture(scope="session")
 def raw_rooms(tmp_path_factory):
     """Six areas of one sparse synthetic room, in the raw Stanford layout."""

@@ -1,11 +1,12 @@
 """A process that reads files for the tests that damage them: with little memory, and started again when one ends it."""
 
 import multiprocessing
-import resource
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from limited_memory import limit_memory
 
 from deepgcn_seg.errors import UserError
 
@@ -15,9 +16,7 @@ MOST_MEMORY, SECONDS = 2 << 30, 20
 
 def _serve(connection: Any, readers: dict[str, Callable[[Path], Any]]) -> None:
     warnings.simplefilter("error")
-    with open("/proc/self/statm") as file:
-        held = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (held + MOST_MEMORY,) * 2)
+    limit_memory(MOST_MEMORY)
     while True:
         kind, path = connection.recv()
         try:

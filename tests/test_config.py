@@ -1,6 +1,7 @@
 """Every configuration composes and builds; impossible ones are one clear line."""
 
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -11,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from deepgcn_seg import DeepGCN
+from deepgcn_seg import DeepGCN, train
 from deepgcn_seg.commands.command_line import help
 from deepgcn_seg.commands.command_line.checks import check, require_read
 from deepgcn_seg.commands.command_line.command_settings import COMMANDS
@@ -197,6 +198,18 @@ def test_a_resumed_run_keeps_what_it_was_stored_with(typed, refused, tmp_path):
         require_composed_read(*given, name="config", folder=tmp_path)
 
 
+def test_hidden_files_of_macos_are_no_settings(tmp_path):
+    conf = tmp_path / "conf"
+    shutil.copytree(CONF, conf)
+    for path in (conf / "._train.yaml", conf / "recipe" / "._paper.yaml", conf / "data" / "grid" / "._blocks.yaml"):
+        path.write_bytes(b"\x00\x05\x16\x07\xff")
+    assert help.settings(conf, "train", {}) == help.settings(CONF, "train", {})
+    assert help.choices_of(conf, "recipe") == help.choices_of(CONF, "recipe")
+    with pytest.raises(UserError, match=r"^recipe=papr: must be one of modern, ") as raised:
+        train("recipe=papr", config_dir=conf)
+    assert "._" not in str(raised.value)
+
+
 def test_help_shows_values_as_they_are_set():
     lines = help.page(CONF, "train", ["recipe=modern_turns", "depth=7"]).splitlines()
     shown = {line.split("#")[0].strip(): line.split("#")[1].strip() for line in lines if "  # " in line}
@@ -273,7 +286,7 @@ WRONG = [
     ("workers=-1", "must be an integer from 0"),
     ("devices=100000", "must be an integer from 1 to 64"),
     ("device=gpu", ""),
-    ("device=meta", ""),
+    *((f"device={other}", "must be auto, cpu, cuda or cuda:1") for other in ("mps", "xpu", "hpu", "meta")),
     ("device=[cpu]", "must be text"),
     ("sync_norms=5", "must be true or false"),
     ("precision=fp8", "must be one of fp32, bf16"),

@@ -5,6 +5,8 @@ import inspect
 import itertools
 import json
 import re
+import unicodedata
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -460,6 +462,15 @@ def test_sampler_shows_every_block_once_and_goes_on_where_it_was():
     sampler.start = 20
     assert list(sampler) == whole[20:]
     assert len(sampler) == 30
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_an_area_is_found_however_its_accents_are_stored_and_typed(form):
+    areas = ["a", unicodedata.normalize(form, "Büro")]
+    rooms = SimpleNamespace(areas=areas, rooms=[SimpleNamespace(area=area, place=area) for area in areas], root="x")
+    for typed in ("NFC", "NFD"):
+        (room,) = split_by_area(rooms, unicodedata.normalize(typed, "Büro"), validation=0).test
+        assert room.area == areas[1]
 
 
 def test_split_holds_out_the_area_and_validation_rooms(store):

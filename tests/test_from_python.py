@@ -177,7 +177,7 @@ def test_a_finished_run_is_extended_and_says_what_the_schedule_does(tiny):
         (["=3"], r"^=3: no setting stands before the ="),
         (["hydra.searchpath=[/nowhere]"], r"hydra\.searchpath=\[/nowhere\]: there is no folder /nowhere"),
         ([14], r"14: settings are texts, as 'depth=14'"),
-        (["hydra.run.dir=/proc/none"], r"/proc/none"),
+        (["hydra.run.dir=/dev/null/none"], r"/dev/null/none"),
     ],
 )
 def test_mistakes_are_exceptions_of_one_line(tiny, settings, message):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from limited_memory import limit_memory
 from test_checkpoint import NETWORK, TRAINED_ON, small
 from test_scan import scan
 
@@ -130,9 +131,7 @@ READERS = {
 def _little_memory():
     """An allocation that a header talked a reader into fails, and fails the test."""
     before = resource.getrlimit(resource.RLIMIT_AS)
-    with open("/proc/self/statm") as file:
-        held = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (held + MOST_MEMORY, before[1]))
+    limit_memory(MOST_MEMORY)
     yield
     resource.setrlimit(resource.RLIMIT_AS, before)
 

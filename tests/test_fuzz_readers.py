@@ -6,7 +6,6 @@ import io
 import json
 import os
 import random
-import resource
 import signal
 import struct
 import subprocess
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from limited_memory import limit_memory
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
 # What a reader may take beyond what the process has when it starts.
@@ -307,9 +307,7 @@ def feed(kind, seed, examples, folder):
         raise RuntimeError(f"not read after {SECONDS} s")
 
     signal.signal(signal.SIGALRM, late)
-    with open("/proc/self/statm") as file:
-        held = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    limit_memory(MEMORY)
     rng = random.Random(seed)
     path, read = folder / f"a.{'txt' if kind == 'annotation' else kind}", 0
     for _ in range(examples):

@@ -26,7 +26,7 @@ def twice(x):
     return 2 * x
 """
 # No user, root included, can make a directory there.
-UNUSABLE = "/proc/none"
+UNUSABLE = "/dev/null/none"
 
 
 @pytest.fixture

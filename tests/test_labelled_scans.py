@@ -178,6 +178,8 @@ def test_layouts_are_recognised_and_named(tmp_path, raw_rooms, store):
     wrapped = tmp_path / "wrapped"
     wrapped.mkdir()
     (wrapped / "Stanford3dDataset_v1.2").symlink_to(raw_rooms)
+    # What macOS adds to archives.
+    (wrapped / "__MACOSX").mkdir()
     assert recognise(wrapped).root.name == "Stanford3dDataset_v1.2"
     own = classes(write_scans(tmp_path / "own"))
     assert str(recognise(own)).endswith("labelled scans, 4 in 2 areas")

@@ -20,6 +20,13 @@ from deepgcn_seg.data.scans.search import find_scans
 from deepgcn_seg.errors import UserError
 from deepgcn_seg.inference.segmenter import Prediction
 
+
+@pytest.mark.usefixtures("limits_refused")
+@pytest.mark.parametrize("suffix", [".laz", pytest.param(".e57", marks=NEEDS_PYE57)])
+def test_scans_are_decoded_where_memory_cannot_be_limited(tmp_path, suffix):
+    assert len(read_scan(binary(suffix)(tmp_path))) == 20
+
+
 NAN = np.array([[1, 2, 3], [np.nan] * 3, [4, 5, np.inf]])
 FACES = (
     "element face 1\nproperty list uchar int vertex_indices\nproperty uchar red\nproperty float quality\nend_header\n"

@@ -158,3 +158,20 @@ def test_every_kernel_is_kept_where_that_is_safe():
     for name, path in MODULES.items():
         text = path.read_text()
         assert name == "deepgcn_seg.kernel_cache" or not re.search(r"\bnjit\b|numba\.jit|cache=True", text), name
+
+
+def _without_encoding(node):
+    """Whether a call reads or writes text in the encoding of the user's locale."""
+    name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", None)
+    if name == "open" and isinstance(node.func, ast.Name):
+        without = len(node.args) < 4 and "b" not in "".join(map(ast.unparse, node.args[1:2]))
+    else:
+        without = len(node.args) < {"read_text": 1, "write_text": 2}.get(name, 0)
+    return without and all(keyword.arg != "encoding" for keyword in node.keywords)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_text_is_read_and_written_in_one_encoding_whatever_the_locale(name):
+    tree = ast.parse(MODULES[name].read_text("utf-8"))
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    assert not [f"line {node.lineno}: {ast.unparse(node)}" for node in calls if _without_encoding(node)]

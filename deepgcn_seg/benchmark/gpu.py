@@ -320,7 +320,7 @@ def _training(lines: Lines, config: DictConfig, device: torch.device, folder: Pa
         after = time.perf_counter() - started
         raise UserError(f"the training ended with exit code {code} after {after:.0f} s; what it said is above")
     lines.add("training, from start to scores", time.perf_counter() - started, "s")
-    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
     lines.add("peak memory", float(metrics["training"]["peak_memory_mb"]), "MB")
     lines.add("mIoU", 100 * metrics["test"]["mIoU"], "%", metrics["test"]["protocol"])
 

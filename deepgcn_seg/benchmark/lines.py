@@ -58,7 +58,7 @@ class Lines:
         return list(self._read()["failed"])
 
     def _read(self) -> dict[str, Any]:
-        content: dict[str, Any] = json.loads(self._path.read_text())
+        content: dict[str, Any] = json.loads(self._path.read_text("utf-8"))
         return content
 
     def _add(self, content: dict[str, Any], what: str, value: float | str, unit: str = "", note: str = "") -> None:

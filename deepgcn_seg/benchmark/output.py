@@ -52,7 +52,7 @@ def publish(
     with replacing(folder / f"{name}.md") as temporary:
         cells = [header, ["---:"] * len(header), *rows]
         lines = "".join("| " + " | ".join(line) + " |\n" for line in cells)
-        temporary.write_text(f"{title}\n\n{lines}\n{caption}\n")
+        temporary.write_text(f"{title}\n\n{lines}\n{caption}\n", "utf-8")
     if figure is not None:
         with replacing(folder / f"{name}.png") as temporary:
             figure.savefig(temporary, format="png", dpi=110)

@@ -101,6 +101,11 @@ def prepare(
     done = _report(root, layout, wanted)
     if problems:
         raise _not_prepared(problems, len(jobs))
+    if lost := [key for key in of_shard if (found := _recorded(root, key)) is None or found.made_from != wanted[key]]:
+        raise UserError(
+            f"{root}: {lost[0]} was overwritten: this file system takes its name for that of another room (upper and "
+            "lower case, accents), so rename one of them; or another command prepares other rooms here"
+        )
     if len(done) < len(wanted):
         return None
     if not find_rooms(root):
@@ -260,7 +265,7 @@ def _prepare_room(job: _Job) -> str | None:
             # The marker tells all shards that this room has been read.
             with replacing(_marker(root, key)) as temporary:
                 # In the mode of JSON, pydantic refuses names of files that are not UTF-8.
-                temporary.write_text(json.dumps(preparation.model_dump()))
+                temporary.write_text(json.dumps(preparation.model_dump()), "utf-8")
             (root / f"{key}.h5").unlink(missing_ok=True)
         else:
             write_room(root, room, preparation)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
+from unicodedata import normalize
 from weakref import WeakSet
 
 import numpy as np
@@ -64,7 +65,9 @@ def area_name(store: Store, fold: int | str | None) -> str:
         UserError: there is no such area, or no other one to train on.
     """
     names = [f"Area_{fold}", str(fold)]
-    found = next((name for name in names if name in store.areas), None)
+    # A name of a folder may be stored with its accents apart, as macOS does, and be typed with them composed.
+    areas = {normalize("NFC", area): area for area in store.areas}
+    found = next((areas[name] for name in (normalize("NFC", name) for name in names) if name in areas), None)
     if found is None:
         given = " is not set" if fold is None else f"={fold}: no {' or '.join(names)}"
         raise UserError(f"data.fold{given} in {store.root}; its areas are {', '.join(store.areas)}")

@@ -55,7 +55,7 @@ def export_blocks(store: RoomStore, folder: str | Path) -> int:
     rooms = [f"{block.room.area}_{block.room.name}" for block in dataset.blocks]
     for name, lines in (("room_filelist.txt", rooms), (_LIST, [f"{folder.name}/{n}" for n in names])):
         with replacing(folder / name) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in lines))
+            temporary.write_text("".join(f"{line}\n" for line in lines), "utf-8")
     if unlabelled:
         log.warning(
             "%s: %s points are unlabelled and have the label %d: make the other code ignore it",

@@ -11,6 +11,7 @@ import json
 import resource
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import h5py
@@ -66,7 +67,9 @@ def _chunks(array: h5py.Dataset, name: str) -> list[tuple[Sequence[int], int, in
 
 def main(names: Sequence[str], paths: Sequence[str]) -> None:
     """Print one line of JSON for each file."""
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    # macOS refuses this limit, and so does Linux if a lower one holds already.
+    with suppress(ValueError):
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
     for path in paths:
         try:
             with h5py.File(path, "r", locking=False) as file:

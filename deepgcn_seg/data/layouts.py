@@ -60,7 +60,8 @@ def recognise(folder: str | Path) -> Layout:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
-    inside = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    # Archives that were made on macOS have a folder __MACOSX of hidden files beside the packed one.
+    inside = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX"))]
     roots = (folder, *(inside if len(inside) == 1 else ()))
     for root in roots:
         for kind in KINDS:

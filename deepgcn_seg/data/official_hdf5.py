@@ -111,7 +111,7 @@ class OfficialBlocks(Store):
 
     def _lines(self, name: str) -> list[str]:
         try:
-            return (self.root / name).read_text().split()
+            return (self.root / name).read_text("utf-8").split()
         except OSError:
             raise UserError(
                 f"{self.root}: no {name}; looked for all_files.txt, room_filelist.txt and ply_data_all_*.h5"

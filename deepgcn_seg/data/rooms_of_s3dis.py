@@ -14,7 +14,7 @@ _LISTED = 12
 
 def expected_rooms() -> list[str]:
     """Return the keys of all 272 rooms: ``Area_1/conferenceRoom_1`` and so on."""
-    lines = files(__package__).joinpath("s3dis_rooms.txt").read_text().split()
+    lines = files(__package__).joinpath("s3dis_rooms.txt").read_text("utf-8").split()
     return [f"Area_{line.split('_')[1]}/{line.split('_', 2)[2]}" for line in lines]
 
 

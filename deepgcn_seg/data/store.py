@@ -105,7 +105,7 @@ def write_manifest(
         "rooms": rooms,
     }
     with replacing(root / "store.json") as temporary:
-        temporary.write_text(json.dumps(Manifest.of(content, str(root)).plain(), indent=1))
+        temporary.write_text(json.dumps(Manifest.of(content, str(root)).plain(), indent=1), "utf-8")
 
 
 def find_rooms(root: Path) -> dict[str, Path]:

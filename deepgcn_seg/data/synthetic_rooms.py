@@ -140,5 +140,5 @@ def generate(
         if not (root / f"Area_{area}" / room_name(number)).is_dir():
             write_raw_room(root, *make_room(area, number, seed, density))
     with replacing(done) as temporary:
-        temporary.write_text(f"rooms_per_area={rooms_per_area} density={density} seed={seed}\n")
+        temporary.write_text(f"rooms_per_area={rooms_per_area} density={density} seed={seed}\n", "utf-8")
     return root

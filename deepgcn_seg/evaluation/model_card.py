@@ -125,7 +125,7 @@ def write_card(folder: Path, content: Mapping[str, Any]) -> None:
         content: of the checkpoint, as :func:`~deepgcn_seg.model.checkpoint.read_checkpoint` returns it.
     """
     with replacing(folder / NAME) as temporary:
-        temporary.write_text(card_text(content, "checkpoint"))
+        temporary.write_text(card_text(content, "checkpoint"), "utf-8")
 
 
 def selection_of(card: Any, path: str | Path) -> str | None:

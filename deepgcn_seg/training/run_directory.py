@@ -82,7 +82,7 @@ def keep_config(config: DictConfig, folder: Path) -> None:
     hydra = HydraConfig.instance().cfg
     for name, part in (("config", config), ("hydra", hydra), ("overrides", HydraConfig.get().overrides.task)):
         with replacing(folder / ".hydra" / f"{name}.yaml") as temporary:
-            temporary.write_text(OmegaConf.to_yaml(part))
+            temporary.write_text(OmegaConf.to_yaml(part), "utf-8")
     (folder / FAILED).unlink(missing_ok=True)
 
 

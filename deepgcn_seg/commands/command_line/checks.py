@@ -32,7 +32,7 @@ from ...model.own_layers import TORCH_ACTS, TORCH_NORMS, options_of
 from ...old_names import RENAMED
 from ...settings import SettingError, setting_problem, shown, validate_given
 from .command_settings import COMMANDS, unread
-from .help import suggestion
+from .help import choices_of, suggestion
 
 # Argument of the network -> the setting that it follows in conf/model/deepgcn.yaml.
 _FOLLOWS = {
@@ -438,6 +438,6 @@ def require_choices(arguments: list[str], conf: Path) -> None:
     """
     for argument in arguments:
         key, _, value = argument.partition("=")
-        choices = sorted(path.stem for path in (conf / key).glob("*.yaml")) if key and not key.startswith("-") else []
+        choices = choices_of(conf, key) if key and not key.startswith("-") else []
         if choices and (value == "null" or value.replace(".", "").isdigit()):
             raise UserError(f"{argument}: must be one of {', '.join(choices)}")

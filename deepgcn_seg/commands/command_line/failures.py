@@ -43,7 +43,7 @@ def _reason(error: BaseException, conf: Path, config_name: str) -> str:
     if text.startswith("In '") and len(lines) > 1 and lines[1].startswith("Available options"):
         missing = text.split("'")[3] if text.count("'") >= 4 else text
         group, _, choice = missing.rpartition("/")
-        options = [line for line in lines[2:] if not line.startswith(("Config search", "provider"))]
+        options = [line for line in lines[2:] if not line.startswith((".", "Config search", "provider"))]
         return f"{group}={choice}: must be one of {', '.join(options)}"
     if text.startswith("Could not override '"):
         key = text.split("'")[1]

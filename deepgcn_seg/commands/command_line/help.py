@@ -31,7 +31,7 @@ def page(conf: Path, command: str, overrides: Iterable[str] = ()) -> str:
     for number, key, _ in _settings_in(lines):
         if comment := known.get(key):
             lines[number] = f"{lines[number]:<{_COLUMN}}  # {comment}"
-    choices = {group: _choices(conf, group) for group in groups_of(conf, command)}
+    choices = {group: choices_of(conf, group) for group in groups_of(conf, command)}
     groups = [f"{group}: {', '.join(names)}" for group, names in choices.items() if len(names) > 1]
     text = Template(hydra.help.template).substitute(CONFIG="\n".join(lines), APP_CONFIG_GROUPS="\n".join(groups) + "\n")
     return f"{text}\n{PATHS_ARE_LITERAL}\n"
@@ -47,9 +47,9 @@ def settings(conf: Path, command: str, choices: Mapping[str, str | None] = {}) -
     files = [conf / f"{command}.yaml"]
     for group in groups_of(conf, command):
         # Groups within a group (data/grid) too.
-        files += sorted((conf / group).rglob("*.yaml"), key=lambda path: (path.stem == choices.get(group), path))
+        files += sorted((conf / group).rglob("[!.]*.yaml"), key=lambda path: (path.stem == choices.get(group), path))
     for path in files:
-        text = path.read_text()
+        text = path.read_text("utf-8")
         inside = () if text.startswith("# @package _global_") else path.relative_to(conf).parts[:-1]
         for _, key, comment in _settings_in(text.splitlines()):
             if not key.startswith(("defaults", "hydra")):
@@ -60,7 +60,7 @@ def settings(conf: Path, command: str, choices: Mapping[str, str | None] = {}) -
 
 def groups_of(conf: Path, command: str) -> list[str]:
     """Return the groups of settings that a command has."""
-    defaults = yaml.safe_load((conf / f"{command}.yaml").read_text()).get("defaults", [])
+    defaults = yaml.safe_load((conf / f"{command}.yaml").read_text("utf-8")).get("defaults", [])
     entries = [key for entry in defaults if isinstance(entry, dict) for key in entry]
     return [key for key in entries if not key.startswith("override ")]
 
@@ -82,8 +82,9 @@ def suggestion(key: str, known: Iterable[str]) -> str:
     return f"did you mean {' or '.join(close[:3])}?" if close else "--help lists all settings"
 
 
-def _choices(conf: Path, group: str) -> list[str]:
-    return sorted(path.stem for path in (conf / group).glob("*.yaml"))
+def choices_of(conf: Path, group: str) -> list[str]:
+    """Return the choices of a group of settings. Hidden files, which macOS leaves beside others, are none."""
+    return sorted(path.stem for path in (conf / group).glob("[!.]*.yaml"))
 
 
 def _settings_in(lines: Iterable[str]) -> Iterator[tuple[int, str, str]]:

@@ -79,7 +79,7 @@ def note_failure(reason: str, occupied: bool) -> None:
                 write_json(notes / f"{hydra.job.num}.json", {"folder": str(folder) if own else None, "reason": reason})
     if own:
         with suppress(OSError), replacing(folder / FAILED) as temporary:
-            temporary.write_text(reason + "\n")
+            temporary.write_text(reason + "\n", "utf-8")
 
 
 class SweepSummary(Callback):
@@ -138,11 +138,11 @@ class SweepSummary(Callback):
 
 def _keep_record(path: Path, now: str) -> None:
     """Copy the file in which Hydra has written what was swept over, if it will write something else."""
-    before = path.read_text() if path.is_file() else now
+    before = path.read_text("utf-8") if path.is_file() else now
     numbered = (path.with_name(f"{path.stem}_{number}{path.suffix}") for number in count(1))
     while before != now:
         # Another sweep may take the same number at the same time.
-        with suppress(FileExistsError), open(next(numbered), "x") as copy:
+        with suppress(FileExistsError), open(next(numbered), "x", encoding="utf-8") as copy:
             copy.write(before)
             return
 

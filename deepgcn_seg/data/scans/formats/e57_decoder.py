@@ -13,6 +13,7 @@ import json
 import os
 import resource
 import sys
+from contextlib import suppress
 from typing import Any, BinaryIO
 
 # Memory that this process may take, in bytes.
@@ -52,7 +53,9 @@ def decode(path: str, piece: int, scans: list[Any], output: BinaryIO) -> None:
 
 
 if __name__ == "__main__":
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    # macOS refuses this limit, and so does Linux if a lower one holds already.
+    with suppress(ValueError):
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
     # The library prints messages to standard output, which has the points.
     points = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

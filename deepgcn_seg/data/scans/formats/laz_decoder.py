@@ -9,6 +9,7 @@ this package, so that it starts quickly.
 import os
 import resource
 import sys
+from contextlib import suppress
 from typing import BinaryIO
 
 # Memory that this process may take, in bytes, and the most threads.
@@ -42,7 +43,9 @@ def decode(path: str, start: int, width: int, count: int, piece: int, descriptio
 
 
 if __name__ == "__main__":
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    # macOS refuses this limit, and so does Linux if a lower one holds already.
+    with suppress(ValueError):
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
     first_byte, point_bytes, points_in_file, piece_bytes = map(int, sys.argv[2:6])
     record = bytes.fromhex(sys.argv[6])
     decode(sys.argv[1], first_byte, point_bytes, points_in_file, piece_bytes, record, sys.stdout.buffer)
