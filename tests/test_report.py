@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import unicodedata
 import zlib
 from pathlib import Path
 from xml.etree import ElementTree
@@ -957,6 +958,15 @@ def test_an_area_given_by_number_and_by_name_is_one_area(tmp_path, number):
     assert comparisons(runs)[1].rows[0][1] == "2"
 
 
+def test_an_area_is_one_area_however_its_accents_are_stored_and_typed(tmp_path):
+    stored, typed = (unicodedata.normalize(form, "Büro") for form in ("NFD", "NFC"))
+    for seed, fold in ((0, stored), (1, typed)):
+        for area in (fold, "7"):
+            changed(folds=["7", stored])(make_run(tmp_path, f"{seed}{area}", SQUARE, fold=area, seed=seed))
+    (classes,) = class_tables(find_runs(tmp_path, LeftOut())[0])
+    assert (classes.title, classes.rows[0][1]) == ("Classes, 2-fold, pooled", "2")
+
+
 OTHER = [[2, 2], [2, 2]]
 
 
@@ -1141,6 +1151,10 @@ def of_class(scores, name, value):
         (in_room("room_1", OA=0.9), "test.rooms.Area_5/room_1: has OA 0.9, which is 0.666667 by"),
         (in_room("room_2", points=1), "test.rooms.Area_5/room_2: has points 1, which is 0 by"),
         (changed(areas=[4]), "test.areas is Area 4, but .hydra/config.yaml has data.fold=5"),
+        (
+            lambda folder: described(folder, data={"fold": 1.5}),
+            "test.areas is Area 5, but .hydra/config.yaml has data.fold=1.5",
+        ),
     ],
 )
 def test_what_contradicts_itself_is_left_out(tmp_path, change, why):
@@ -1175,6 +1189,7 @@ def rounded(test):
             recorded(lambda test: [test.pop(name) for name in ("IoU", "accuracy", "points", "rooms")]), id="the least"
         ),
         pytest.param(changed(areas=["Area_5"]), id="the area by name"),
+        pytest.param(lambda folder: described(folder, data={"fold": "5"}), id="the area as text"),
         pytest.param(lambda folder: described(folder, data={"fold": "${area}"}), id="the area by reference"),
     ],
 )

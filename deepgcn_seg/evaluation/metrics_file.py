@@ -6,6 +6,7 @@ edited, damaged or written by other code, and is refused.
 
 from collections.abc import Mapping
 from typing import Annotated, NamedTuple, Self
+from unicodedata import normalize
 
 import torch
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
@@ -229,7 +230,11 @@ class Metrics(_Written):
     weights: Beginning | None = None
 
 
-def area_title(area: str | int) -> str:
-    """Return the name of an area as tables have it: "Area 5" for 5 and for ``Area_5``."""
-    name = f"Area_{area}" if isinstance(area, int) else area
-    return f"Area {name[5:]}" if name.startswith("Area_") else name
+def area_title(area: object) -> str:
+    """Return the name of an area as tables have it: "Area 5" for 5, ``5`` and ``Area_5``.
+
+    A name of a folder may be stored with its accents apart, and be typed with them composed: both have one title.
+    """
+    name = normalize("NFC", str(area))
+    number = name.removeprefix("Area_")
+    return f"Area {number}" if number != name or number.isdecimal() else name

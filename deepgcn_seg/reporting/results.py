@@ -9,6 +9,7 @@ import torch
 from ..data.room import natural
 from ..escaping import one_line
 from ..evaluation.metrics import Scores
+from ..evaluation.metrics_file import area_title
 from ..model.connection import CONNECTIONS
 from .beginnings import OWN
 from .naming import kind_of, labels
@@ -43,12 +44,12 @@ class Folds:
 
     @property
     def of_data(self) -> list[str]:
-        """All areas of the data that the runs were trained on, without ``Area_``."""
-        return [area.removeprefix("Area_") for area in self.all_runs[0].test.folds]
+        """All areas of the data that the runs were trained on, as tables name them but without ``Area``."""
+        return [area_title(area).removeprefix("Area ") for area in self.all_runs[0].test.folds]
 
     @property
     def missing(self) -> list[str]:
-        """The areas that no run was tested on, without ``Area_``."""
+        """The areas that no run was tested on, as :attr:`of_data` has them."""
         there = {area.removeprefix("Area ") for area in self.runs}
         return [area for area in self.of_data if area not in there]
 

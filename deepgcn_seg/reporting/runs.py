@@ -57,7 +57,7 @@ def _require_area(folder: Path, fold: Any, test: Tested) -> None:
     """Refuse scores of an area that is not the one that the run held out: they are another run's.
 
     Args:
-        fold: ``data.fold`` of the config; None or a reference to another setting tells nothing.
+        fold: ``data.fold`` of the config, None if it has no such setting. A reference to another one tells nothing.
     """
     if fold is not None and "$" not in str(fold) and area_title(fold) != test.area:
         raise UserError(
