@@ -66,8 +66,9 @@ def area_name(store: Store, fold: int | str | None) -> str:
     """
     names = [f"Area_{fold}", str(fold)]
     # A name of a folder may be stored with its accents apart, as macOS does, and be typed with them composed.
-    areas = {normalize("NFC", area): area for area in store.areas}
-    found = next((areas[name] for name in (normalize("NFC", name) for name in names) if name in areas), None)
+    composed = lambda name: normalize("NFC", name)
+    areas = {composed(area): area for area in store.areas} | {area: area for area in store.areas}
+    found = next((areas[name] for name in (*names, *map(composed, names)) if name in areas), None)
     if found is None:
         given = " is not set" if fold is None else f"={fold}: no {' or '.join(names)}"
         raise UserError(f"data.fold{given} in {store.root}; its areas are {', '.join(store.areas)}")
