@@ -557,17 +557,32 @@ def test_check_names_raw_rooms_whose_annotations_are_missing(tmp_path, caplog, e
     )
 
 
-def test_rooms_whose_names_are_one_to_the_file_system_are_an_error(tmp_path, monkeypatch):
+@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize("skipped", ["", "A", "B"])
+def test_rooms_whose_names_are_one_to_the_file_system_are_an_error(tmp_path, shards, skipped):
+    """The link does what such a file system does: what is written as B is read as A too."""
+    source, root = write_source(tmp_path / "source", "ABC", rooms=1), tmp_path / "store"
+    if skipped:
+        (source / skipped / "r0.txt").write_text("1 2 3 7\n")
+        with open(source / "classes.yaml", "a") as file:
+            file.write("skip: [7]\n")
+    (root / "A").mkdir(parents=True)
+    (root / "B").symlink_to("A")
+    with pytest.raises(UserError, match="rooms ./r0 and ./r0 have the same file, because this file system takes"):
+        prepare(source, root, shard=(0, shards))
+
+
+def test_a_room_that_another_command_overwrites_is_an_error(tmp_path, monkeypatch):
     source, prepare_room = write_source(tmp_path / "source"), build_store._prepare_room
 
-    def as_one_area(job):
+    def with_another(job):
         found = prepare_room(job)
         if job.key == "B/r0":
-            (job.root / "B" / "r0.h5").replace(job.root / "A" / "r0.h5")
+            write_room(job.root, room("A", "r0"))
         return found
 
-    monkeypatch.setattr(build_store, "_prepare_room", as_one_area)
-    with pytest.raises(UserError, match="A/r0 was overwritten: this file system takes its name for that of another"):
+    monkeypatch.setattr(build_store, "_prepare_room", with_another)
+    with pytest.raises(UserError, match="room A/r0 was overwritten; another command prepares other rooms here"):
         prepare(source, tmp_path / "store")
 
 

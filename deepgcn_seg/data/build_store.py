@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
@@ -76,7 +76,7 @@ def prepare(
 
     Raises:
         UserError: there are no rooms or none has points, or ``root`` is a store of other rooms. If rooms cannot be
-            prepared, the error comes after the others are prepared and kept.
+            prepared, or have one file, the error comes after the others are prepared and kept.
     """
     root = Path(root)
     layout = recognise(source)
@@ -101,11 +101,7 @@ def prepare(
     done = _report(root, layout, wanted)
     if problems:
         raise _not_prepared(problems, len(jobs))
-    if lost := [key for key in of_shard if (found := _recorded(root, key)) is None or found.made_from != wanted[key]]:
-        raise UserError(
-            f"{root}: {lost[0]} was overwritten: this file system takes its name for that of another room (upper and "
-            "lower case, accents), so rename one of them; or another command prepares other rooms here"
-        )
+    _require_own_files(root, wanted, of_shard)
     if len(done) < len(wanted):
         return None
     if not find_rooms(root):
@@ -228,6 +224,25 @@ def _remove_others(root: Path, wanted: dict[str, MadeFrom]) -> None:
 def _marker(root: Path, key: str) -> Path:
     """Return the path of the marker file of a room without points."""
     return root / f"{key}.empty"
+
+
+def _require_own_files(root: Path, wanted: dict[str, MadeFrom], of_shard: Sequence[str]) -> None:
+    """Refuse a store in which a room that was prepared, by this or another shard, has been overwritten.
+
+    Raises:
+        UserError: two rooms have the same file, or a room of this shard is no longer there.
+    """
+    keys = {made_from: key for key, made_from in wanted.items()}
+    for key in wanted:
+        found = _recorded(root, key)
+        other = None if found is None else keys.get(found.made_from)
+        if other is not None and other != key:
+            raise UserError(
+                f"{root}: rooms {key} and {other} have the same file, because this file system takes their names for "
+                "one (upper and lower case, accents); rename one of them"
+            )
+        if other is None and key in of_shard:
+            raise UserError(f"{root}: room {key} was overwritten; another command prepares other rooms here")
 
 
 def _report(root: Path, layout: Layout, wanted: dict[str, MadeFrom]) -> list[Preparation]:
