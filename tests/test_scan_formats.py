@@ -473,10 +473,19 @@ def test_pts_begins_with_the_number_of_its_points(tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    "time", [np.array([2**60 + 1, 5]), np.array([2**63 - 1, 5]), np.array([2**64 - 1, 5], np.uint64)]
+    ("suffix", "time"),
+    [
+        (".ply", np.array([2**60 + 1, 5])),
+        (".ply", np.array([2**63 - 1, 5])),
+        (".ply", np.array([2**64 - 1, 5], np.uint64)),
+        (".e57", np.array([2**64 - 1, 5], np.uint64)),
+    ],
 )
-def test_whole_numbers_that_ply_rounds_are_said(tmp_path, caplog, time):
-    write_scan(tmp_path / "a.ply", scan(2), {"time": time, "id": np.array([2**40, 1])})
+def test_whole_numbers_that_a_format_rounds_are_said(tmp_path, caplog, suffix, time):
+    if suffix == ".e57":
+        pytest.importorskip("pye57")
+    exact = np.array([2**63, 1], np.uint64)
+    write_scan(tmp_path / f"a{suffix}", scan(2), {"time": time, "id": exact})
     assert "field time loses digits" in caplog.text and "field id" not in caplog.text
 
 

@@ -14,6 +14,7 @@ from .e57 import CARTESIAN, PIECE, buffer_type
 from .e57_header import COLOR_ELEMENTS, Header, Setup
 from .scan import AXES, COLORS, Scan
 from .setups import MAX_SCANS
+from .typed import exactly
 
 # Names of the standard for fields of the same name, and the kinds of numbers that they may have.
 _STANDARD = dict.fromkeys(("intensity", "timeStamp"), "iuf")
@@ -72,7 +73,7 @@ def _columns(scan: Scan, besides: set[str]) -> tuple[dict[str, np.ndarray], list
     columns |= {f"{_PREFIX}:{element}": fields[name] for name, element in zip(extra, written)}
     changes = renamed(colors, COLORS[0]) + renamed(extra, written)
     for name, values in fields.items():
-        if values.dtype.kind != scan.fields[name].dtype.kind == "u" and values.dtype.kind == "f":
+        if values.dtype.kind == "f" != scan.fields[name].dtype.kind and exactly(scan.fields[name], np.float64) is None:
             changes.append(f"field {name} loses digits, because E57 has no unsigned integers of 64 bits")
     return columns, changes
 
@@ -98,7 +99,8 @@ def _colors(scan: Scan) -> dict[str, np.ndarray]:
 def _storable(values: np.ndarray) -> np.ndarray:
     """Return values in a type that E57 has: it has no integers beyond int64."""
     if values.dtype == np.uint64:
-        return values.astype(np.int64 if not len(values) or values.max() < 2**63 else np.float64)
+        small = exactly(values, np.int64)
+        return values.astype(np.float64) if small is None else small
     return values
 
 
