@@ -1012,6 +1012,14 @@ def test_a_run_that_is_there_twice_counts_as_one_seed(tmp_path):
     assert "46.7 ± 18.9" in lines_of(tmp_path / "report.svg")
 
 
+@pytest.mark.parametrize("runs", [".", "../exp"])
+def test_a_run_that_is_reported_from_its_own_folder_has_the_name_of_the_folder(tmp_path, monkeypatch, runs):
+    for name in ("exp", "exp/again/exp"):
+        make_run(tmp_path, name, SQUARE)
+    monkeypatch.chdir(tmp_path / "exp")
+    assert [run.name for run in find_runs(runs, LeftOut())[0]] == ["exp", "again/exp"]
+
+
 def test_runs_whose_folders_have_one_name_are_told_apart(tmp_path):
     """Two sweeps name their jobs alike."""
     for sweep, confusion in (("first", SQUARE), ("second", OTHER)):

@@ -46,11 +46,19 @@ def find_runs(root: str | Path, left_out: LeftOut) -> tuple[list[Run], list[Path
         if left_out.reasons:
             raise UserError(f"runs={root}: none of the runs below it can be read; the first: {left_out.reasons[0]}")
         raise UserError(f"runs={root}: no run directories below it (looked for .hydra/config.yaml and metrics.json)")
-    alike = Counter(run.folder.name for run in runs)
-    name = lambda folder: one_line(folder.name if alike[folder.name] == 1 else folder.relative_to(root))
+    names = _names(root, [run.folder for run in runs])
     data = data_names([run.test for run in runs])
-    runs = [replace(run, data=each, name=name(run.folder)) for run, each in zip(runs, data)]
+    runs = [replace(run, data=each, name=name) for run, each, name in zip(runs, data, names)]
     return with_beginnings(runs), unfinished
+
+
+def _names(root: Path, folders: Sequence[Path]) -> list[str]:
+    """Return names of the folders of runs; where several have the same, with the folders between ``root`` and them."""
+    # The path of root itself may be ".".
+    short = [(root.resolve() if folder == root else folder).name for folder in folders]
+    alike = Counter(short)
+    long = lambda folder, name: alike[name] > 1 and folder != root
+    return [one_line(folder.relative_to(root) if long(folder, name) else name) for folder, name in zip(folders, short)]
 
 
 def _require_area(folder: Path, fold: Any, test: Tested) -> None:
