@@ -1,6 +1,7 @@
 """Norms and activations of torch.nn and of a user's own, in the place of those of this package."""
 
 import sys
+from copy import deepcopy
 from functools import partial
 from types import ModuleType
 
@@ -195,6 +196,45 @@ def test_a_part_that_must_be_called_is_called_by_fusion_block_and_head(how, conn
     torch.testing.assert_close(model(points), expected)
     with torch.no_grad():
         assert not fast_inference.applies(model)
+        torch.testing.assert_close(model(points), expected)
+
+
+class Wrapper(nn.Module):
+    """A module of a user's own around a part of the network, whose output it doubles."""
+
+    def __init__(self, part):
+        super().__init__()
+        self.part = part
+
+    def forward(self, *given):
+        return 2 * self.part(*given)
+
+
+class OpenWrapper(Wrapper):
+    """One that hands on the attributes of the part, as those of torch.compile, PEFT and checkpointing do."""
+
+    def __getattr__(self, name):
+        return self._modules["part"] if name == "part" else getattr(self.part, name)
+
+
+IN_ALL = ["backbone.head.layer", "backbone.head.layer.linear", "backbone.blocks.1", "backbone.blocks.1.conv"]
+IN_ALL += ["fusion", "fusion.layer", "head", "head.first", "head.rest.0", "head.classifier"]
+WRAPPED = [(*network, place) for network in (("edge", "dense"), ("mr", "res"), ("sage", "res")) for place in IN_ALL]
+WRAPPED += [("sage", "res", "backbone.head.pool")]
+
+
+@pytest.mark.parametrize("kind", [Wrapper, OpenWrapper])
+@pytest.mark.parametrize(("conv", "connection", "place"), WRAPPED)
+def test_a_wrapper_around_a_part_is_called(conv, connection, place, kind):
+    model = DeepGCN(**SMALL, conv=CONVS[conv], connection=connection, graph="fixed").double().eval()
+    hooked = deepcopy(model)
+    hooked.get_submodule(place).register_forward_hook(lambda part, given, out: 2 * out)
+    parent, _, name = place.rpartition(".")
+    setattr(model.get_submodule(parent), name, kind(model.get_submodule(place)))
+    points = torch.rand(1, fast_inference.CPU.slice + 8, 9, dtype=torch.float64)
+    expected = hooked(points)
+    torch.testing.assert_close(model(points), expected)
+    with torch.no_grad():
         torch.testing.assert_close(model(points), expected)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .append_in_place import preallocate
 from .neighborhood import Neighborhood
-from .own_layers import built_by
+from .own_layers import built_by, is_unchanged
 from .reversible import ReversibleBlock, ReversibleSequence
 
 Combine = Callable[[Tensor, Tensor], Tensor]
@@ -230,7 +230,7 @@ class Reversible(PreActivatedResidual):
 
 def all_unchanged(blocks: nn.ModuleList) -> bool:
     """Return whether all blocks put out what their connection combines (:attr:`~.gcn_block.Block.unchanged`)."""
-    return all(getattr(block, "unchanged", False) for block in blocks)
+    return all(map(is_unchanged, blocks))
 
 
 # Those of DeepGCNs (section 3), which the official code has.

@@ -395,16 +395,8 @@ class Pointwise(nn.Module):
         """Whether the norm can count points several times, or needs no counts."""
         return self.norm is None or is_exactly(self.norm, BatchNorm, InstanceNorm, LayerNorm)
 
-    def call_on_edges(self, edges: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return a call of the layer with each of the edges (B, N, k, C), of the points that are present."""
-        return _on_edges(self, edges, mask)
 
-    def finish_edges(self, edges: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Apply norm and activation to each of the edges (B, N, k, C), of the points that are present."""
-        return _on_edges(self.finish, edges, mask)
-
-
-def _on_edges(layer: Callable[[Tensor, Tensor | None], Tensor], edges: Tensor, mask: Tensor | None) -> Tensor:
+def on_edges(layer: Callable[[Tensor, Tensor | None], Tensor], edges: Tensor, mask: Tensor | None) -> Tensor:
     """Apply a layer of points to edges (B, N, k, C); the mask (B, N) says which points are present."""
     batch, count, k, _ = edges.shape
     if mask is not None:
