@@ -120,6 +120,31 @@ class TwiceBatchNorm(BatchNorm):
         return 2 * super().forward(x, mask)
 
 
+class RoundedWeights(torch.Tensor):
+    """Weights that know what a linear map does with them and nothing else, as quantised ones do."""
+
+    @staticmethod
+    def __new__(cls, numbers):
+        return torch.Tensor._make_wrapper_subclass(cls, numbers.shape, dtype=numbers.dtype)
+
+    def __init__(self, numbers):
+        self.numbers = numbers
+
+    def __tensor_flatten__(self):
+        return ["numbers"], None
+
+    @classmethod
+    def __torch_function__(cls, function, types, given=(), options=None):
+        if function is F.linear:
+            return F.linear(given[0], given[1].numbers.round(decimals=1), *given[2:])
+        return super().__torch_function__(function, types, given, options)
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, given=(), options=None):
+        assert function is torch.ops.aten.detach.default, f"{function} of rounded weights"
+        return cls(given[0].numbers)
+
+
 def twice(method):
     def own(self, *given):
         out = method(self, *given)
@@ -133,6 +158,8 @@ def changed(model, how):
     for part in [part for part in model.modules() if isinstance(part, Pointwise)]:
         if how == "adapter":
             part.linear.__class__ = Adapted
+        elif how == "weights":
+            part.linear.weight = nn.Parameter(RoundedWeights(part.linear.weight.detach()), requires_grad=False)
         elif how == "hook of a linear map":
             part.linear.register_forward_hook(lambda linear, given, out: out + given[0].sum(-1, keepdim=True))
         elif how == "hook of a layer":
@@ -164,7 +191,7 @@ def plainly(conv, x, index, mask):
 
 
 HOWS = ["adapter", "hook of a linear map", "layer", "finish of a layer", "hook of a layer"]
-HOWS += ["norm", "hook of a norm", "hook of an activation"]
+HOWS += ["weights", "norm", "hook of a norm", "hook of an activation"]
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])

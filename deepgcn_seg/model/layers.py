@@ -21,6 +21,7 @@ from .own_layers import (
     build_act,
     build_norm,
     is_exactly,
+    is_linear,
     is_torch_act,
     name_or_factory,
     require_features,
@@ -369,7 +370,7 @@ class Pointwise(nn.Module):
         layer must be called: its class, or a linear map that an adapter put in the place of ours, is a user's own, or
         one of the two has hooks. Each class that is derived from this one in this package says so for itself.
         """
-        return is_exactly(self, Pointwise) and is_exactly(self.linear, nn.Linear)
+        return is_exactly(self, Pointwise) and is_linear(self.linear)
 
     def monotone_sign(self) -> Tensor | None:
         """Return (C,) with +1 for channels whose order norm and activation keep, and -1 for those they reverse.

@@ -99,6 +99,19 @@ def is_hooked(module: nn.Module) -> bool:
     )
 
 
+def is_linear(module: nn.Module | None, *kinds: type[nn.Module]) -> bool:
+    """Return whether a call of a module multiplies with its weights, as a linear map of one of some classes does.
+
+    Args:
+        kinds: classes of linear maps; ``torch.nn.Linear`` if none are given.
+    """
+    if not is_exactly(module, *(kinds or (nn.Linear,))):
+        return False
+    # Quantised and distributed weights are tensors of a class of their own, whose numbers are in other tensors. They
+    # define what a linear map computes with them, and few other operations.
+    return not hasattr(cast(nn.Linear, module).weight, "__tensor_flatten__")
+
+
 def is_unchanged(part: nn.Module) -> bool:
     """Return whether a part of the network is one of this package that says so of itself, by ``unchanged``.
 
