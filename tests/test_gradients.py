@@ -12,7 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.func import functional_call
 
-from deepgcn_seg import DeepGCN
+from deepgcn_seg import DeepGCN, ops
 from deepgcn_seg.distributed import SummedOverAll
 from deepgcn_seg.model.convolution import EdgeConv, GraphSAGE, MRConv
 from deepgcn_seg.model.layers import Pointwise
@@ -86,6 +86,31 @@ def test_forward_mode_is_refused(gradients):
         x = forward_ad.make_dual(torch.rand(1, 20, 3), torch.rand(1, 20, 3))
         with pytest.raises(NotImplementedError):
             layer(x, index)
+
+
+TRANSFORMS = {
+    "vmap": lambda call, x: torch.func.vmap(call)(torch.stack([x, x])),
+    "grad": lambda call, x: torch.func.grad(lambda x: call(x).sum())(x),
+    "jacrev": lambda call, x: torch.func.jacrev(call)(x),
+    "jvp": lambda call, x: torch.func.jvp(call, (x,), (x,)),
+}
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
+@pytest.mark.parametrize("part", ["network", "EdgeConv", "MRConv", "search", "fusion"])
+def test_transforms_of_torch_func_are_refused(part, transform, gradients, points):
+    model, index = small().eval(), torch.randint(40, (2, 40, 4))
+    edge, mr = (kind(9, 4).double().eval() for kind in (EdgeConv, MRConv))
+    calls = {
+        "network": model,
+        "EdgeConv": lambda x: edge(x, index),
+        "MRConv": lambda x: mr(x, index),
+        "search": lambda x: ops.nearest_ranks(x, torch.arange(4)) * x.sum(),
+        "fusion": lambda x: model.fusion(x[..., :1].expand(-1, -1, 32)),
+    }
+    with torch.set_grad_enabled(gradients), pytest.raises(RuntimeError, match="transforms of torch.func"):
+        transform(calls[part], points)
 
 
 def test_layers_with_hooks_have_second_derivatives():

@@ -215,4 +215,4 @@ class ReversibleSequence(nn.ModuleList):
             if torch.compiler.is_compiling():
                 # A compiled backward pass would keep all activations, so these blocks are not compiled.
                 torch._dynamo.graph_break()
-            return _Reverse.apply(list(self), around, drop, x, *parameters)
+            return _Reverse.of(list(self), around, drop, x, *parameters)
