@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..data.classes import ClassList
 from ..ops import require_no_transform
 from . import fast_inference
 from .arguments import Arguments, check_arguments
@@ -78,11 +79,16 @@ class DeepGCN(nn.Module):
         groups: channel groups of ``rev``.
         init: xavier (TensorFlow) or kaiming (PyTorch).
 
+    Attributes:
+        classes: names and colours of the classes, of a network that :func:`~deepgcn_seg.load_model` returned.
+
     Shape: points (B, N, in_channels), mask (B, N) -> (B, N, num_classes).
 
     Raises:
         ValueError: a setting is unknown, of another type or out of range; the message names it.
     """
+
+    classes: ClassList
 
     def __init__(
         self,
