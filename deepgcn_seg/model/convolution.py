@@ -203,6 +203,10 @@ class GIN(nn.Module):
         self.layer = Pointwise(in_channels, out_channels, spec)
         self.eps = nn.Parameter(torch.zeros(()), requires_grad=learn_eps)
 
+    def reset_parameters(self) -> None:
+        """Set the parameters of this module alone to their first values, as PyTorch's method of this name does."""
+        nn.init.zeros_(self.eps)
+
     def forward(self, x: Tensor, index: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return h."""
         return self.layer((1 + self.eps) * x + gather_neighbors(x, index).sum(2), mask)
@@ -264,7 +268,8 @@ class GENConv(nn.Module):
         require("hidden_norm", hidden_norm, choice(*NORMS))
         require("eps", eps, number(0, 1))
         self.aggregation, self.learn_temperature, self.eps = aggregation, learn_temperature, eps
-        self.temperature = nn.Parameter(torch.tensor(float(temperature)), requires_grad=learn_temperature)
+        self.first_temperature = float(temperature)
+        self.temperature = nn.Parameter(torch.tensor(self.first_temperature), requires_grad=learn_temperature)
         self.message_scale = None
         if message_norm:
             self.message_scale = nn.Parameter(torch.ones(()), requires_grad=learn_message_scale)
@@ -275,6 +280,12 @@ class GENConv(nn.Module):
         widths = [out_channels] + [2 * out_channels] * (mlp_layers - 1) + [out_channels]
         specs = [hidden] * (mlp_layers - 1) + [spec]
         self.mlp = nn.ModuleList(Pointwise(*layer) for layer in zip(widths[:-1], widths[1:], specs))
+
+    def reset_parameters(self) -> None:
+        """As :meth:`GIN.reset_parameters`."""
+        nn.init.constant_(self.temperature, self.first_temperature)
+        if self.message_scale is not None:
+            nn.init.ones_(self.message_scale)
 
     def forward(self, x: Tensor, index: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return h."""
