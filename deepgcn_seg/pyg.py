@@ -22,7 +22,7 @@ from torch_geometric.utils import scatter, to_dense_batch
 from .model.convolution import EdgeConv
 from .model.graph import DilatedKnnGraph
 from .model.layers import BatchNorm, Pointwise, is_nondecreasing
-from .model.own_layers import is_exactly
+from .model.own_layers import is_exactly, is_linear
 from .ops import center_and_neighbor, nearest_ranks
 
 LINEAR = (torch.nn.Linear, PygLinear)
@@ -144,7 +144,7 @@ class DynamicEdgeConv(torch.nn.Module):
             return _flat(conv(points, index, mask), mask)
         source, target = _edges(index, exists, mask)
         first: Any = layers[0]
-        if is_exactly(first, *LINEAR):
+        if is_linear(first, *LINEAR):
             center, neighbor = center_and_neighbor(x, first.weight, first.bias)
             edges, rest = center[target] + neighbor[source], layers[1:]
         else:
@@ -226,7 +226,7 @@ class _Layer(Pointwise):
     @property
     def unchanged(self) -> bool:
         """As :attr:`Pointwise.unchanged`."""
-        return is_exactly(self, _Layer) and is_exactly(self.linear, *LINEAR)
+        return is_exactly(self, _Layer) and is_linear(self.linear, *LINEAR)
 
 
 def _layers(network: Any) -> list[torch.nn.Module]:
@@ -254,7 +254,7 @@ def _edge_conv(layers: Sequence[torch.nn.Module]) -> EdgeConv | None:
     linear, *rest = layers
     norms = [layer for layer in rest if _is_known_norm(layer)]
     acts = [layer for layer in rest if is_nondecreasing(layer)]
-    if not is_exactly(linear, *LINEAR) or len(norms) > 1 or len(acts) > 1 or len(norms) + len(acts) < len(rest):
+    if not is_linear(linear, *LINEAR) or len(norms) > 1 or len(acts) > 1 or len(norms) + len(acts) < len(rest):
         return None
     if acts and isinstance(acts[0], torch.nn.PReLU) and acts[0].num_parameters > 1:
         # PyTorch's layer wants its channels in the second dimension, which are points here.

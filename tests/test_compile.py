@@ -42,6 +42,21 @@ def test_compiled_training_has_the_same_gradients(settings, points):
         assert torch.allclose(a, b, atol=1e-4)
 
 
+@pytest.mark.parametrize("part", ["backbone.head", "backbone.blocks.1", "backbone", "fusion", "head"])
+@pytest.mark.parametrize("connection", [*CONNECTIONS, "rev"])
+def test_a_part_may_be_compiled_by_itself(connection, part):
+    points = torch.rand(2, 64, 9, dtype=torch.float64)
+    model = DeepGCN(connection=connection, stochastic=False, dropout=0.0, **SMALL).double()
+    found = []
+    for compiles in (False, True):
+        if compiles:
+            torch.compiler.reset()
+            model.get_submodule(part).compile(backend="aot_eager")
+        logits = model(points)
+        found.append([logits, *torch.autograd.grad(logits.square().sum(), list(model.parameters()))])
+    torch.testing.assert_close(*found)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler for torch.compile's CPU code")
 def test_inductor(points):

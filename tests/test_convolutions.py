@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch_geometric.nn as pyg
+from torch import nn
 from torch.nn import functional as F
 
 from deepgcn_seg import ops
@@ -240,6 +241,23 @@ def test_absent_points_do_not_exist(name, norm, training):
     assert torch.allclose(padded[:, :14], alone, atol=1e-9)
     for k, v in conv.state_dict().items():
         assert torch.allclose(v, statistics[k], atol=1e-9), k
+
+
+@pytest.mark.parametrize("name", CONVS)
+def test_what_is_built_without_memory_is_reset_as_it_was_built(name):
+    """As tools do it that shard a network: built on the device "meta", given memory, and reset module by module."""
+    with torch.device("meta"):
+        conv = CONVS[name](5, 8)
+    conv.to_empty(device="cpu")
+    for parameter in conv.parameters():
+        nn.init.constant_(parameter, torch.nan)
+    for module in conv.modules():
+        getattr(module, "reset_parameters", lambda: None)()
+    built = dict(CONVS[name](5, 8).named_parameters())
+    for parameter_name, parameter in conv.named_parameters():
+        assert not parameter.isnan().any(), parameter_name
+        if parameter.dim() == 0:
+            assert parameter == built[parameter_name]
 
 
 def test_short_vectors_are_normalised_as_by_tensorflow():

@@ -445,7 +445,7 @@ def test_dataset_depends_on_seed_epoch_and_index_alone(store):
     def items(seed=0, epoch=0, workers=0):
         dataset = BlockDataset(store, store.rooms[:2], 64, seed=seed)
         sampler = EpochSampler(len(dataset), seed)
-        sampler.epoch = epoch
+        sampler.set_epoch(epoch)
         return [points for points, _ in make_loader(dataset, 4, sampler, workers)]
 
     same = lambda a, b: all(bool((x == y).all()) for x, y in zip(a, b))

@@ -325,9 +325,16 @@ def test_a_joint_layer_is_a_linear_map_of_the_concatenation(widths, nested, shar
     )
 
 
-def test_dropout_in_a_dense_backbone_reaches_the_fusion_block_as_it_was_drawn():
+@pytest.mark.parametrize("switched_on", ["as built", "in one block later", "by the mode of blocks alone"])
+def test_dropout_in_a_dense_backbone_reaches_the_fusion_block_as_it_was_drawn(switched_on):
     """Each layer drops channels of its whole output: what it repeats of earlier ones is no longer theirs."""
-    model = DeepGCN.densegcn(**SMALL, block_dropout=0.4, stochastic=False, dropout=0.0).double().train()
+    later = switched_on == "in one block later"
+    settings = {"block_dropout": 0.0 if later else 0.4, "stochastic": False, "dropout": 0.0}
+    model = DeepGCN.densegcn(**SMALL, **settings).double().train(switched_on != "by the mode of blocks alone")
+    for block in model.backbone.blocks:
+        block.training = True
+    if later:
+        model.backbone.blocks[1].dropout = 0.4
     points = torch.rand(2, 40, 9, dtype=torch.float64)
     torch.manual_seed(3)
     found = model(points)

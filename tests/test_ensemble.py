@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import get_overloads, get_type_hints
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import yaml
 from test_checkpoint import NETWORK, TRAINED_ON
 from test_commands import TINY, run
 
-from deepgcn_seg import Segmenter, load_model
+from deepgcn_seg import DeepGCN, Run, Segmenter, load_model
 from deepgcn_seg.data.augmentation import BlockPoints
 from deepgcn_seg.data.classes import S3DIS, ClassList
 from deepgcn_seg.errors import UserError
@@ -46,6 +47,12 @@ def pair(tmp_path):
 def scan(count=400):
     rng = np.random.default_rng(0)
     return rng.uniform(0, [2.6, 1.8, 2.9], (count, 3)), rng.integers(0, 256, (count, 3), np.uint8)
+
+
+def test_type_checkers_know_what_is_loaded():
+    assert [get_type_hints(each)["return"] for each in get_overloads(load_model)] == [DeepGCN, Ensemble]
+    assert get_type_hints(Run.load)["return"] is DeepGCN
+    assert get_type_hints(DeepGCN)["classes"] is get_type_hints(Ensemble)["classes"] is ClassList
 
 
 def test_probabilities_are_averaged(pair):

@@ -8,9 +8,11 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.autograd import forward_ad
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.func import functional_call
 
-from deepgcn_seg import DeepGCN
+from deepgcn_seg import DeepGCN, ops
 from deepgcn_seg.distributed import SummedOverAll
 from deepgcn_seg.model.convolution import EdgeConv, GraphSAGE, MRConv
 from deepgcn_seg.model.layers import Pointwise
@@ -84,6 +86,31 @@ def test_forward_mode_is_refused(gradients):
         x = forward_ad.make_dual(torch.rand(1, 20, 3), torch.rand(1, 20, 3))
         with pytest.raises(NotImplementedError):
             layer(x, index)
+
+
+TRANSFORMS = {
+    "vmap": lambda call, x: torch.func.vmap(call)(torch.stack([x, x])),
+    "grad": lambda call, x: torch.func.grad(lambda x: call(x).sum())(x),
+    "jacrev": lambda call, x: torch.func.jacrev(call)(x),
+    "jvp": lambda call, x: torch.func.jvp(call, (x,), (x,)),
+}
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
+@pytest.mark.parametrize("part", ["network", "EdgeConv", "MRConv", "search", "fusion"])
+def test_transforms_of_torch_func_are_refused(part, transform, gradients, points):
+    model, index = small().eval(), torch.randint(40, (2, 40, 4))
+    edge, mr = (kind(9, 4).double().eval() for kind in (EdgeConv, MRConv))
+    calls = {
+        "network": model,
+        "EdgeConv": lambda x: edge(x, index),
+        "MRConv": lambda x: mr(x, index),
+        "search": lambda x: ops.nearest_ranks(x, torch.arange(4)) * x.sum(),
+        "fusion": lambda x: model.fusion(x[..., :1].expand(-1, -1, 32)),
+    }
+    with torch.set_grad_enabled(gradients), pytest.raises(RuntimeError, match="transforms of torch.func"):
+        transform(calls[part], points)
 
 
 def test_layers_with_hooks_have_second_derivatives():
@@ -277,6 +304,46 @@ def test_a_replica_of_data_parallel_is_refused_by_reversible_blocks(points):
         replica(model)(points)
     with torch.no_grad():
         replica(model)(points)
+
+
+class Scaled(EdgeConv):
+    """A convolution that reads a parameter which is not its own."""
+
+    def forward(self, x, index, mask=None):
+        return self.scale[0] * super().forward(x, index, mask)
+
+
+def test_reversible_blocks_refuse_a_parameter_of_another_module(points):
+    model = small(conv=Scaled, connection="rev")
+    for part in model.modules():
+        part.scale = [nn.Parameter(torch.tensor(2.0, dtype=torch.float64))]
+    with pytest.raises(RuntimeError, match=r"tensor \(\) that is no parameter of its own"):
+        model(points).sum().backward()
+
+
+@pytest.fixture
+def mesh():
+    """One process, as FullyShardedDataParallel wants processes."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    dist.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module .* returned a view")
+@pytest.mark.parametrize("parts", [[], ["backbone.blocks.0", "head"], ["backbone.head", "fusion.layer"]], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"connection": "dense"}, *AGAIN.values()], ids=str)
+def test_a_network_that_is_sharded_has_the_same_gradients_or_is_refused(settings, parts, points, mesh):
+    model = small(**settings)
+    expected = gradients(deepcopy(model), points)
+    for part in [*map(model.get_submodule, parts), model]:
+        fully_shard(part, mesh=mesh)
+    loss = model(points).square().sum()
+    if "rev" in settings.values() and "backbone.blocks.0" in parts:
+        with pytest.raises(RuntimeError, match=r"no parameter of its own.*fully_shard\(model\)"):
+            loss.backward()
+    else:
+        loss.backward()
+        assert_equal([parameter.grad.full_tensor() for parameter in model.parameters()], expected)
 
 
 @pytest.mark.parametrize("connection", ["res", "dense", "rev"])

@@ -1,5 +1,6 @@
 """Neighbour selection against a stable sort of float64 distances."""
 
+import operator
 import sys
 import threading
 from types import ModuleType
@@ -13,6 +14,7 @@ from deepgcn_seg import ops
 from deepgcn_seg.ops.backends import cluster_available, operations_for, search_for
 from deepgcn_seg.ops.cpu import tree
 from deepgcn_seg.ops.cpu.search import SAMPLE, search
+from deepgcn_seg.precision import full_products, products_are_full
 
 
 def distances(points):
@@ -153,17 +155,61 @@ def check_piled_up_distances(spread, find):
     assert torch.allclose(d.gather(2, found), expected, rtol=1e-3, atol=float(points.abs().max()) ** 2 * 1e-6)
 
 
-def test_a_lower_matmul_precision_does_not_move_ranks(backend):
+# What a program may set: the precision of all products, and since PyTorch 2.9 that of backends and of their products.
+BACKENDS = ["backends.cuda.matmul", "backends.mkldnn.matmul", "backends.cudnn", "backends.mkldnn", "backends"]
+PRECISIONS = [{"products": "medium"}, *({place: "tf32"} for place in BACKENDS)]
+PRECISIONS += [{"products": "high", "backends.cuda.matmul": "ieee"}]
+
+
+def set_precision(place, value):
+    if place == "products":
+        torch.set_float32_matmul_precision(value)
+    else:
+        operator.attrgetter(place)(torch).fp32_precision = value
+
+
+def precisions():
+    return [operator.attrgetter(place)(torch).fp32_precision for place in BACKENDS]
+
+
+@pytest.fixture
+def reset_precision():
+    yield
+    set_precision("products", "highest")
+    if hasattr(torch.backends, "fp32_precision"):
+        for place in BACKENDS:
+            set_precision(place, "none")
+
+
+@pytest.mark.usefixtures("reset_precision")
+@pytest.mark.parametrize("given", PRECISIONS, ids=str)
+def test_a_lower_matmul_precision_does_not_move_ranks(given, backend):
+    by_backend = hasattr(torch.backends, "fp32_precision")
+    if not by_backend and list(given) != ["products"]:
+        pytest.skip("this PyTorch has one precision for all products")
     points = torch.rand(1, 600, 64)
     ranks = torch.arange(8) * 9
     expected = ops.nearest_ranks(points, ranks)
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
-    try:
-        assert torch.equal(ops.nearest_ranks(points, ranks), expected)
-        assert torch.get_float32_matmul_precision() == "medium"
-    finally:
-        torch.set_float32_matmul_precision(before)
+    for place, value in given.items():
+        set_precision(place, value)
+    before = precisions() if by_backend else torch.get_float32_matmul_precision()
+    assert torch.equal(ops.nearest_ranks(points, ranks), expected)
+    assert before == (precisions() if by_backend else torch.get_float32_matmul_precision())
+    if "backends" in given:
+        # Products that had the precision of all backends still have it.
+        set_precision("backends", "none")
+        assert set(precisions()) == {"none"}
+
+
+@pytest.mark.usefixtures("reset_precision")
+def test_products_are_full_until_the_last_search_ends():
+    set_precision("products", "medium")
+    first, second = full_products(), full_products()
+    first.__enter__(), second.__enter__()
+    first.__exit__(None, None, None)
+    assert products_are_full()
+    second.__exit__(None, None, None)
+    assert torch.get_float32_matmul_precision() == "medium" and not products_are_full()
 
 
 def test_far_from_the_origin(backend):

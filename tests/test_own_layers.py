@@ -1,6 +1,7 @@
 """Norms and activations of torch.nn and of a user's own, in the place of those of this package."""
 
 import sys
+from copy import deepcopy
 from functools import partial
 from types import ModuleType
 
@@ -119,6 +120,31 @@ class TwiceBatchNorm(BatchNorm):
         return 2 * super().forward(x, mask)
 
 
+class RoundedWeights(torch.Tensor):
+    """Weights that know what a linear map does with them and nothing else, as quantised ones do."""
+
+    @staticmethod
+    def __new__(cls, numbers):
+        return torch.Tensor._make_wrapper_subclass(cls, numbers.shape, dtype=numbers.dtype)
+
+    def __init__(self, numbers):
+        self.numbers = numbers
+
+    def __tensor_flatten__(self):
+        return ["numbers"], None
+
+    @classmethod
+    def __torch_function__(cls, function, types, given=(), options=None):
+        if function is F.linear:
+            return F.linear(given[0], given[1].numbers.round(decimals=1), *given[2:])
+        return super().__torch_function__(function, types, given, options)
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, given=(), options=None):
+        assert function is torch.ops.aten.detach.default, f"{function} of rounded weights"
+        return cls(given[0].numbers)
+
+
 def twice(method):
     def own(self, *given):
         out = method(self, *given)
@@ -132,6 +158,8 @@ def changed(model, how):
     for part in [part for part in model.modules() if isinstance(part, Pointwise)]:
         if how == "adapter":
             part.linear.__class__ = Adapted
+        elif how == "weights":
+            part.linear.weight = nn.Parameter(RoundedWeights(part.linear.weight.detach()), requires_grad=False)
         elif how == "hook of a linear map":
             part.linear.register_forward_hook(lambda linear, given, out: out + given[0].sum(-1, keepdim=True))
         elif how == "hook of a layer":
@@ -163,7 +191,7 @@ def plainly(conv, x, index, mask):
 
 
 HOWS = ["adapter", "hook of a linear map", "layer", "finish of a layer", "hook of a layer"]
-HOWS += ["norm", "hook of a norm", "hook of an activation"]
+HOWS += ["weights", "norm", "hook of a norm", "hook of an activation"]
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
@@ -195,6 +223,45 @@ def test_a_part_that_must_be_called_is_called_by_fusion_block_and_head(how, conn
     torch.testing.assert_close(model(points), expected)
     with torch.no_grad():
         assert not fast_inference.applies(model)
+        torch.testing.assert_close(model(points), expected)
+
+
+class Wrapper(nn.Module):
+    """A module of a user's own around a part of the network, whose output it doubles."""
+
+    def __init__(self, part):
+        super().__init__()
+        self.part = part
+
+    def forward(self, *given):
+        return 2 * self.part(*given)
+
+
+class OpenWrapper(Wrapper):
+    """One that hands on the attributes of the part, as those of torch.compile, PEFT and checkpointing do."""
+
+    def __getattr__(self, name):
+        return self._modules["part"] if name == "part" else getattr(self.part, name)
+
+
+IN_ALL = ["backbone.head.layer", "backbone.head.layer.linear", "backbone.blocks.1", "backbone.blocks.1.conv"]
+IN_ALL += ["fusion", "fusion.layer", "head", "head.first", "head.rest.0", "head.classifier"]
+WRAPPED = [(*network, place) for network in (("edge", "dense"), ("mr", "res"), ("sage", "res")) for place in IN_ALL]
+WRAPPED += [("sage", "res", "backbone.head.pool")]
+
+
+@pytest.mark.parametrize("kind", [Wrapper, OpenWrapper])
+@pytest.mark.parametrize(("conv", "connection", "place"), WRAPPED)
+def test_a_wrapper_around_a_part_is_called(conv, connection, place, kind):
+    model = DeepGCN(**SMALL, conv=CONVS[conv], connection=connection, graph="fixed").double().eval()
+    hooked = deepcopy(model)
+    hooked.get_submodule(place).register_forward_hook(lambda part, given, out: 2 * out)
+    parent, _, name = place.rpartition(".")
+    setattr(model.get_submodule(parent), name, kind(model.get_submodule(place)))
+    points = torch.rand(1, fast_inference.CPU.slice + 8, 9, dtype=torch.float64)
+    expected = hooked(points)
+    torch.testing.assert_close(model(points), expected)
+    with torch.no_grad():
         torch.testing.assert_close(model(points), expected)
 
 

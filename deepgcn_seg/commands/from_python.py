@@ -13,12 +13,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from ..errors import UserError
 from ..evaluation.history import NAME, Row, read_history
 from ..evaluation.metrics_file import Metrics
-from ..model import load_model
+from ..model import DeepGCN, load_model
 from ..model.checkpoint import find_checkpoint
 from ..schema import read_json
 from .command_line.composing import run_command
@@ -70,7 +68,7 @@ class Run:
         path = self.directory / NAME
         return read_history(path) if path.is_file() else []
 
-    def load(self, trusted: Sequence[str] = ()) -> nn.Module:
+    def load(self, trusted: Sequence[str] = ()) -> DeepGCN:
         """Return the network that was scored: of the last checkpoint, or of the best one if ``select`` says so.
 
         Args:

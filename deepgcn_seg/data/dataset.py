@@ -83,7 +83,9 @@ class BlockDataset(Dataset):
     """Sampled blocks of points of some rooms.
 
     The index of an item is ``(epoch, i)``. The item depends on these two numbers and the seed alone, and not on worker
-    processes or order, so that a resumed run sees the same as an uninterrupted one.
+    processes or order, so that a resumed run sees the same as an uninterrupted one. A number ``i`` alone is that of
+    epoch 0: with a sampler of PyTorch's, every epoch would have the same points and augmentation. :class:`EpochSampler`
+    gives both numbers.
 
     Args:
         store, rooms: where the points are. grid: how rooms are cut.
@@ -188,7 +190,8 @@ class EpochSampler(Sampler):
         first, stride: this process takes the parts first, first + stride, ... of every step.
 
     Attributes:
-        epoch: the epoch, to be set before it begins. start: number of steps that a resumed epoch skips.
+        epoch: the epoch, to be set before it begins, as :meth:`set_epoch` does it.
+        start: number of steps that a resumed epoch skips.
     """
 
     def __init__(
@@ -197,6 +200,10 @@ class EpochSampler(Sampler):
         self.size, self.seed, self.batch_size = size, seed, batch_size
         self.part, self.first, self.stride = part or batch_size, first, stride
         self.epoch, self.start = 0, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch that begins; Lightning and Accelerate call this method of a sampler by its name."""
+        self.epoch = epoch
 
     def __len__(self) -> int:
         steps = self.size // self.batch_size - self.start

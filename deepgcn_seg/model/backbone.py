@@ -110,8 +110,7 @@ class Backbone(nn.Module):
         With dropout in training it does not contain them, because each layer also drops features of earlier ones. Nor
         is that known if a hook, or a backbone or block of a user's own, may have changed a layer's features.
         """
-        drops = self.dropout > 0 and self.training
-        nested = self.connection.last_has_all and not drops and self.unchanged and all_unchanged(self.blocks)
+        nested = self.connection.last_has_all and self.unchanged and all_unchanged(self.blocks)
         return features[-1] if nested or len(features) == 1 else torch.cat(features, -1)
 
     def _finish(self, x: Tensor, mask: Tensor | None) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .append_in_place import preallocate
 from .neighborhood import Neighborhood
-from .own_layers import built_by
+from .own_layers import built_by, is_unchanged
 from .reversible import ReversibleBlock, ReversibleSequence
 
 Combine = Callable[[Tensor, Tensor], Tensor]
@@ -65,7 +65,7 @@ class Connection:
         """Return the head's features and the function that combines x and h, both for one forward pass.
 
         The function must return what :meth:`combine` does, as fast as it can. It is used if layers keep what it
-        returned: without dropout, and if every block is :attr:`~.gcn_block.Block.unchanged`.
+        returned: if every block is :attr:`~.gcn_block.Block.unchanged`.
 
         Args:
             x: the head's features. channels: number of channels of the last layer's output.
@@ -86,7 +86,7 @@ class Connection:
         combine: Combine = self.combine
         # With dropout, a layer also drops features of its input. Its output then does not begin with its input, so it
         # cannot be appended in place. Nor can it if a hook or a block of a user's own may change the output.
-        if not dropout and all_unchanged(blocks):
+        if all_unchanged(blocks):
             x, combine = self.start(x, channels)
         for i, block in enumerate(blocks):
             if self.keeps_layers:
@@ -230,7 +230,7 @@ class Reversible(PreActivatedResidual):
 
 def all_unchanged(blocks: nn.ModuleList) -> bool:
     """Return whether all blocks put out what their connection combines (:attr:`~.gcn_block.Block.unchanged`)."""
-    return all(getattr(block, "unchanged", False) for block in blocks)
+    return all(map(is_unchanged, blocks))
 
 
 # Those of DeepGCNs (section 3), which the official code has.

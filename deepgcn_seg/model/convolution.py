@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from ..ops import center_and_neighbor, edge_extremum, gather_neighbors, neighbor_max
 from ..schema import Schema
 from ..settings import FLAG, Share, choice, integer, number, require, rule
-from .layers import NORMS, BatchNorm, LayerSpec, Pointwise, negative_slope
+from .layers import NORMS, BatchNorm, LayerSpec, Pointwise, negative_slope, on_edges
+from .own_layers import is_unchanged
 
 Number = Annotated[float, number(-1e6, 1e6)]
 # GENConv's power mean clamps messages and their mean to this range, as the authors' code does.
@@ -50,12 +51,12 @@ class EdgeConv(nn.Module):
     def forward(self, x: Tensor, index: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return h."""
         layer = self.layer
-        if not layer.unchanged:
+        if not is_unchanged(layer):
             center = x[:, :, None].expand(*index.shape, -1)
-            return layer.call_on_edges(torch.cat([center, gather_neighbors(x, index) - center], -1), mask).amax(2)
+            return on_edges(layer, torch.cat([center, gather_neighbors(x, index) - center], -1), mask).amax(2)
         linear, sign = layer.linear, layer.monotone_sign()
         if sign is None:
-            return layer.finish_edges(self._edges(x, index), mask).amax(2)
+            return on_edges(layer.finish, self._edges(x, index), mask).amax(2)
         extreme, mean, var = edge_extremum(x, linear.weight, linear.bias, index, mask, sign, self._slope())
         norm, act = self._norm(mean, var, index, mask), layer.act or nn.Identity()
         return act(norm(extreme)) if layer.order == "norm-act" else norm(act(extreme))
@@ -117,10 +118,10 @@ class MRConv(nn.Module):
 
     def forward(self, x: Tensor, index: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return h."""
+        if not is_unchanged(self.layer):
+            return self.layer(torch.cat([x, neighbor_max(x, index, mask) - x], -1), mask)
         # W [x ; m - x] = (W1 - W2) x + W2 m needs neither the difference nor the concatenation.
         linear = self.layer.linear
-        if not self.layer.unchanged:
-            return self.layer(torch.cat([x, neighbor_max(x, index, mask) - x], -1), mask)
         own, relative = linear.weight.chunk(2, 1)
         product = F.linear(x, own - relative, linear.bias) + F.linear(neighbor_max(x, index, mask), relative)
         return self.layer.finish(product, mask)
@@ -162,10 +163,10 @@ class GraphSAGE(nn.Module):
 
     def _pooled(self, x: Tensor, index: Tensor, mask: Tensor | None) -> Tensor:
         """Return the maximum over neighbours of the inner layer's features."""
-        if not self.pool.unchanged:
-            return self.pool.call_on_edges(gather_neighbors(x, index), mask).amax(2)
+        if not is_unchanged(self.pool):
+            return on_edges(self.pool, gather_neighbors(x, index), mask).amax(2)
         if not self.pool.counts_points:
-            return self.pool.finish_edges(gather_neighbors(self.pool.linear(x), index), mask).amax(2)
+            return on_edges(self.pool.finish, gather_neighbors(self.pool.linear(x), index), mask).amax(2)
         counts = None if self.pool.sliceable else in_degree(index, mask)
         return neighbor_max(self.pool(x, mask, counts), index, mask)
 
@@ -201,6 +202,10 @@ class GIN(nn.Module):
         require("learn_eps", learn_eps, FLAG)
         self.layer = Pointwise(in_channels, out_channels, spec)
         self.eps = nn.Parameter(torch.zeros(()), requires_grad=learn_eps)
+
+    def reset_parameters(self) -> None:
+        """Set the parameters of this module alone to their first values, as PyTorch's method of this name does."""
+        nn.init.zeros_(self.eps)
 
     def forward(self, x: Tensor, index: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return h."""
@@ -263,7 +268,8 @@ class GENConv(nn.Module):
         require("hidden_norm", hidden_norm, choice(*NORMS))
         require("eps", eps, number(0, 1))
         self.aggregation, self.learn_temperature, self.eps = aggregation, learn_temperature, eps
-        self.temperature = nn.Parameter(torch.tensor(float(temperature)), requires_grad=learn_temperature)
+        self.first_temperature = float(temperature)
+        self.temperature = nn.Parameter(torch.tensor(self.first_temperature), requires_grad=learn_temperature)
         self.message_scale = None
         if message_norm:
             self.message_scale = nn.Parameter(torch.ones(()), requires_grad=learn_message_scale)
@@ -274,6 +280,12 @@ class GENConv(nn.Module):
         widths = [out_channels] + [2 * out_channels] * (mlp_layers - 1) + [out_channels]
         specs = [hidden] * (mlp_layers - 1) + [spec]
         self.mlp = nn.ModuleList(Pointwise(*layer) for layer in zip(widths[:-1], widths[1:], specs))
+
+    def reset_parameters(self) -> None:
+        """As :meth:`GIN.reset_parameters`."""
+        nn.init.constant_(self.temperature, self.first_temperature)
+        if self.message_scale is not None:
+            nn.init.ones_(self.message_scale)
 
     def forward(self, x: Tensor, index: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return h."""

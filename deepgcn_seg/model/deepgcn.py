@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..data.classes import ClassList
+from ..ops import require_no_transform
 from . import fast_inference
 from .arguments import Arguments, check_arguments
 from .backbone import Backbone, ConvFactory
@@ -77,11 +79,16 @@ class DeepGCN(nn.Module):
         groups: channel groups of ``rev``.
         init: xavier (TensorFlow) or kaiming (PyTorch).
 
+    Attributes:
+        classes: names and colours of the classes, of a network that :func:`~deepgcn_seg.load_model` returned.
+
     Shape: points (B, N, in_channels), mask (B, N) -> (B, N, num_classes).
 
     Raises:
         ValueError: a setting is unknown, of another type or out of range; the message names it.
     """
+
+    classes: ClassList
 
     def __init__(
         self,
@@ -198,7 +205,7 @@ class DeepGCN(nn.Module):
         Raises:
             ValueError: the points have another shape, are too few, have NaN or infinite values, or another type than
                 the weights without autocast. ``torch.compile`` leaves out the examination of values.
-            RuntimeError: it is called by ``torch.jit.trace``.
+            RuntimeError: it is called by ``torch.jit.trace``, or inside a transform of ``torch.func``.
         """
         points = self._checked(points, mask)
         if fast_inference.applies(self):
@@ -221,6 +228,7 @@ class DeepGCN(nn.Module):
             raise RuntimeError(
                 "torch.jit.trace cannot follow the search for neighbours: use torch.export.export(model, (points,))"
             )
+        require_no_transform()
         if points.ndim != 3 or points.shape[-1] != self.in_channels:
             raise ValueError(f"points must be (B, N, {self.in_channels}), got {tuple(points.shape)}")
         if points.shape[0] == 0:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..data.classes import ClassList
+
 
 class Ensemble(nn.Module):
     """An ensemble: networks that each see the same points, and whose class probabilities are averaged.
@@ -13,9 +15,14 @@ class Ensemble(nn.Module):
     Args:
         models: of the same input channels and classes; each may be built in its own way.
 
+    Attributes:
+        classes: as those of a :class:`~.deepgcn.DeepGCN`.
+
     Shape: points (B, N, in_channels), mask (B, N) -> (B, N, C), logarithms of the averaged probabilities. Like a
     network's logits, they become these probabilities by softmax.
     """
+
+    classes: ClassList
 
     def __init__(self, models: Sequence[nn.Module]):
         super().__init__()

@@ -27,7 +27,7 @@ from .gcn_block import Block
 from .head import PredictionHead
 from .layers import Pointwise, hide_absent, separates_blocks, uses_batch_statistics
 from .message_passing import MessagePassing
-from .own_layers import is_exactly, is_hooked
+from .own_layers import is_exactly, is_hooked, is_linear, is_unchanged
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def applies(model: Any) -> bool:
     if not all(is_exactly(*part) for part in parts):
         return False
     layers = (model.fusion.layer, model.head.first, *model.head.rest)
-    if not all(layer.unchanged for layer in layers) or not is_exactly(model.head.classifier, nn.Linear):
+    if not all(map(is_unchanged, layers)) or not is_linear(model.head.classifier):
         return False
     others = list(model.modules())[1:]
     pairs = [(part.norm, part.act) for part in others if isinstance(part, (Pointwise, Block, MessagePassing))]

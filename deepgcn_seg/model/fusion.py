@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from ..ops import Differentiable, as_autocast
 from .layers import LayerSpec, Pointwise, hide_absent
-from .own_layers import is_exactly
+from .own_layers import is_exactly, is_linear
 
 
 class JointPointwise(Pointwise):
@@ -42,7 +42,7 @@ class JointPointwise(Pointwise):
     @property
     def unchanged(self) -> bool:
         """As :attr:`Pointwise.unchanged`."""
-        return is_exactly(self, JointPointwise) and is_exactly(self.linear, nn.Linear)
+        return is_exactly(self, JointPointwise) and is_linear(self.linear)
 
     def weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weights of the shared vector (out, shared), and of each channel of x (out, channels of x)."""

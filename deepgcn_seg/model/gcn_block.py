@@ -58,8 +58,8 @@ class Block(nn.Module):
 
     @property
     def unchanged(self) -> bool:
-        """Whether a call gives what ``combine`` does, which no hook and no class of a user's own changes after it."""
-        return is_exactly(self, Block)
+        """Whether a call gives what ``combine`` does: no dropout, hook or class of a user's own changes it after it."""
+        return is_exactly(self, Block) and not (self.dropout and self.training)
 
     def activate(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Return act(norm(x)), leaving out norm or activation if the block has none."""

@@ -21,6 +21,7 @@ from .own_layers import (
     build_act,
     build_norm,
     is_exactly,
+    is_linear,
     is_torch_act,
     name_or_factory,
     require_features,
@@ -369,7 +370,7 @@ class Pointwise(nn.Module):
         layer must be called: its class, or a linear map that an adapter put in the place of ours, is a user's own, or
         one of the two has hooks. Each class that is derived from this one in this package says so for itself.
         """
-        return is_exactly(self, Pointwise) and is_exactly(self.linear, nn.Linear)
+        return is_exactly(self, Pointwise) and is_linear(self.linear)
 
     def monotone_sign(self) -> Tensor | None:
         """Return (C,) with +1 for channels whose order norm and activation keep, and -1 for those they reverse.
@@ -395,16 +396,8 @@ class Pointwise(nn.Module):
         """Whether the norm can count points several times, or needs no counts."""
         return self.norm is None or is_exactly(self.norm, BatchNorm, InstanceNorm, LayerNorm)
 
-    def call_on_edges(self, edges: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return a call of the layer with each of the edges (B, N, k, C), of the points that are present."""
-        return _on_edges(self, edges, mask)
 
-    def finish_edges(self, edges: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Apply norm and activation to each of the edges (B, N, k, C), of the points that are present."""
-        return _on_edges(self.finish, edges, mask)
-
-
-def _on_edges(layer: Callable[[Tensor, Tensor | None], Tensor], edges: Tensor, mask: Tensor | None) -> Tensor:
+def on_edges(layer: Callable[[Tensor, Tensor | None], Tensor], edges: Tensor, mask: Tensor | None) -> Tensor:
     """Apply a layer of points to edges (B, N, k, C); the mask (B, N) says which points are present."""
     batch, count, k, _ = edges.shape
     if mask is not None:

@@ -68,8 +68,8 @@ def is_exactly(module: nn.Module | None, *kinds: type[nn.Module]) -> bool:
     result must not be computed from its weights. So this is asked, of each module in question, by all that computes a
     result in another way than by a call:
 
-    - :attr:`.Pointwise.unchanged`, of a layer and its linear map: graph convolutions, the fusion block and the head may
-      then multiply with its weights themselves;
+    - :attr:`.Pointwise.unchanged`, of a layer and its linear map (:func:`is_unchanged`): graph convolutions, the fusion
+      block and the head may then multiply with its weights themselves;
     - :meth:`.Pointwise.monotone_sign`, of its norm and activation: they may then be applied to a maximum alone;
     - :attr:`.Pointwise.counts_points`, of its norm: points may then stand for edges, each counted several times;
     - :attr:`.Pointwise.sliceable` and :func:`~.layers.separates_blocks`, of norm and activation: points, or blocks
@@ -97,6 +97,27 @@ def is_hooked(module: nn.Module) -> bool:
         or module._backward_hooks
         or module._backward_pre_hooks
     )
+
+
+def is_linear(module: nn.Module | None, *kinds: type[nn.Module]) -> bool:
+    """Return whether a call of a module multiplies with its weights, as a linear map of one of some classes does.
+
+    Args:
+        kinds: classes of linear maps; ``torch.nn.Linear`` if none are given.
+    """
+    if not is_exactly(module, *(kinds or (nn.Linear,))):
+        return False
+    # Quantised and distributed weights are tensors of a class of their own, whose numbers are in other tensors. They
+    # define what a linear map computes with them, and few other operations.
+    return not hasattr(cast(nn.Linear, module).weight, "__tensor_flatten__")
+
+
+def is_unchanged(part: nn.Module) -> bool:
+    """Return whether a part of the network is one of this package that says so of itself, by ``unchanged``.
+
+    A wrapper of a user's own is none, even if it hands on the attributes of the part in it: it must be called.
+    """
+    return hasattr(type(part), "unchanged") and bool(cast(Any, part).unchanged)
 
 
 def require_layer(built: Any, setting: str, factory: Any) -> nn.Module:

@@ -120,6 +120,7 @@ class _Reverse(Differentiable):
                         x.requires_grad_()
                         out = block(x, neighborhood, ctx.drop)
                         leaves = recorded.leaves.values()
+                        _require_known(out, [x, *leaves])
                         grad, *own_grads = torch.autograd.grad(out, [x, *leaves], grad, allow_unused=True)
                 # Blocks may share parameters.
                 for parameter, own in zip(recorded.leaves, own_grads):
@@ -127,6 +128,31 @@ class _Reverse(Differentiable):
                         grads[parameter] = grads[parameter] + own if parameter in grads else own
                 y = x.detach()
         return None, None, None, grad, *(grads.get(p) for p in ctx.parameters)
+
+
+def _require_known(out: Tensor, known: Sequence[Tensor]) -> None:
+    """Refuse to drop the gradient of a tensor that a block computes with, and that is none of those known.
+
+    Autograd is asked for the gradients of parameters that the block has before it is called. Where sharding or a hook
+    puts others in their place during the call, or where a convolution reads a parameter of another module, autograd
+    would silently leave these without a gradient.
+    """
+    seen: set[Any] = set()
+    waiting: list[Any] = [out.grad_fn]
+    known_ids = {id(tensor) for tensor in known}
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        waiting += [before for before, _ in node.next_functions]
+        leaf = node.variable if node.name() == "torch::autograd::AccumulateGrad" else None
+        if leaf is not None and id(leaf) not in known_ids:
+            raise RuntimeError(
+                f"a reversible block computes with a tensor {tuple(leaf.shape)} that is no parameter of its own, which "
+                "would get no gradient: parameters of other modules cannot be used in it, and of the parts of a "
+                "reversible network none can be sharded by itself; fully_shard(model) can shard the whole"
+            )
 
 
 def _require_constant_positions(block: nn.Module, neighborhood: Neighborhood) -> None:
@@ -189,4 +215,4 @@ class ReversibleSequence(nn.ModuleList):
             if torch.compiler.is_compiling():
                 # A compiled backward pass would keep all activations, so these blocks are not compiled.
                 torch._dynamo.graph_break()
-            return _Reverse.apply(list(self), around, drop, x, *parameters)
+            return _Reverse.of(list(self), around, drop, x, *parameters)

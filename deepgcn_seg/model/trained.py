@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from ..data.label_numbers import LabelNumbers
 from ..errors import UserError
 from ..settings import shown
 from .checkpoint import build_model, describe, find_checkpoint, read_checkpoint
+from .deepgcn import DeepGCN
 from .description import Description, Network, TrainedOn
 from .ensemble import Ensemble
 
@@ -23,6 +24,10 @@ log = logging.getLogger(__name__)
 Checkpoints = str | Path | Sequence[str | Path]
 
 
+@overload
+def load_model(path: str | Path, trusted: Sequence[str] = ()) -> DeepGCN: ...  # type: ignore[overload-overlap]
+@overload
+def load_model(path: Sequence[str | Path], trusted: Sequence[str] = ()) -> Ensemble: ...
 def load_model(path: Checkpoints, trusted: Sequence[str] = ()) -> nn.Module:
     """Return the trained model of a checkpoint, in eval mode, with its ``classes`` (:class:`ClassList`).
 
@@ -154,7 +159,7 @@ class Trained:
         if len(models) == 1:
             return models[0]
         ensemble = Ensemble(models)
-        cast(Any, ensemble).classes = self.class_list
+        ensemble.classes = self.class_list
         return ensemble.eval()
 
     def require_same(self, name: str, values: Sequence[Any], advice: str) -> None:

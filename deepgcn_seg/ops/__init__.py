@@ -12,11 +12,12 @@ Other packages import what is listed here, and none of the files behind it:
   of points whose sums are the edges. ``edge_moments``: mean and variance over edges, in plain PyTorch.
 - ``backend``, ``set_backend``, ``BACKENDS``: which implementation runs.
 - ``Differentiable``, ``as_autocast``: for autograd functions that other packages write.
+- ``require_no_transform``: refuses the transforms of ``torch.func``.
 - ``map_on_threads``: calls of a function side by side, on a thread each.
 """
 
 from .backends import BACKENDS, backend, set_backend
-from .calls import Differentiable, as_autocast
+from .calls import Differentiable, as_autocast, require_no_transform
 from .cpu.threads import map_on_threads
 from .edges import center_and_neighbor, edge_extremum, neighbor_max, require_neighbors
 from .neighbors import nearest_ranks
@@ -35,5 +36,6 @@ __all__ = [
     "nearest_ranks",
     "neighbor_max",
     "require_neighbors",
+    "require_no_transform",
     "set_backend",
 ]

@@ -25,11 +25,25 @@ def operation(function: Callable) -> Any:
 
     @wraps(function)
     def call(*arguments: Any) -> Any:
+        require_no_transform()
         visible = torch.compiler.is_compiling() or torch.autograd._profiler_enabled()
         return (registered if visible else function)(*arguments)
 
     vars(call)["register_fake"] = registered.register_fake
     return call
+
+
+def require_no_transform() -> None:
+    """Refuse tensors of ``torch.func``, whose values kernels cannot read.
+
+    Raises:
+        RuntimeError: it is called inside a transform, as ``vmap`` or ``torch.func.grad``.
+    """
+    if torch._C._functorch.peek_interpreter_stack() is not None and not torch.compiler.is_compiling():
+        raise RuntimeError(
+            "the operations of deepgcn_seg do not work inside transforms of torch.func (vmap, grad, jacrev, jvp and "
+            "others): call the network for one batch at a time, and take gradients by backward() or torch.autograd.grad"
+        )
 
 
 class _NoContext:
@@ -74,6 +88,7 @@ class Differentiable(torch.autograd.Function):
     @classmethod
     def of(cls, *arguments: Any) -> Any:
         """Return the result of the function, as ``apply`` does."""
+        require_no_transform()
         # In forward mode ``apply`` refuses, and ``forward`` would drop the tangents.
         recorded = torch.is_grad_enabled() or forward_ad._current_level >= 0
         return cls.apply(*arguments) if recorded else cls.forward(_NoContext(), *arguments)

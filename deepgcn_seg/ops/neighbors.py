@@ -5,12 +5,12 @@ A k-NN graph takes the points at ranks 0 .. k-1 of distance; a dilated one those
 these ranks? To answer it, not all distances need be stored or sorted.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
+from ..precision import full_products
 from .backends import search_for
 from .calls import operation
 
@@ -48,7 +48,10 @@ def _nearest_ranks(points: Tensor, ranks: Tensor, mask: Tensor | None, loop: boo
         raise ValueError(f"ranks: {nearest} is below 0, the rank of the nearest point")
     furthest = int(ascending[-1])
     _require_enough(points, furthest, mask, loop)
-    with _full_precision(points.device.type):
+    device = points.device.type
+    autocast = torch.is_autocast_enabled(device)
+    # Autocast, TF32 or bfloat16 would change ranks.
+    with full_products(), torch.autocast(device, enabled=False) if autocast else nullcontext():
         if points.dtype not in (torch.float32, torch.float64):
             points = points.float()
         out = torch.empty(*points.shape[:2], len(ranks), dtype=torch.int64, device=points.device)
@@ -64,21 +67,6 @@ def _nearest_ranks(points: Tensor, ranks: Tensor, mask: Tensor | None, loop: boo
 @_nearest_ranks.register_fake
 def _(points, ranks, mask, loop):
     return points.new_empty(*points.shape[:2], ranks.shape[0], dtype=torch.int64)
-
-
-@contextmanager
-def _full_precision(device: str) -> Iterator[None]:
-    """Multiply float32 matrices in float32: autocast, TF32 or bfloat16 would change ranks."""
-    before = torch.get_float32_matmul_precision()
-    if before == "highest" and not torch.is_autocast_enabled(device):
-        yield
-        return
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast(device, enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def _require_enough(points: Tensor, furthest: int, mask: Tensor | None, loop: bool) -> None:

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...precision import products_are_full
+
 # Work of fewer steps than these runs on the calling thread, because to hand work to two threads and wait for them takes
 # 20 to 30 microseconds. A step is one number of an edge kernel; `search` says how many a distance counts for. Measured
 # with one and with two threads in alternation (two cores, 64 channels, the least of 150 calls, in milliseconds):
@@ -122,4 +124,4 @@ def _bound_to_this_thread() -> bool:
     calls side by side must not do.
     """
     modes = torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack()
-    return bool(modes or torch.autograd._profiler_enabled() or torch.get_float32_matmul_precision() != "highest")
+    return bool(modes or torch.autograd._profiler_enabled() or not products_are_full())
