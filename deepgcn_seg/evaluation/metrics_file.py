@@ -97,7 +97,7 @@ class RoomScores(_Written):
             raise ValueError("a class has more hits than true or predicted points")
         if self.truth:
             stated = {"points": self.points, "predicted points": sum(self.predicted), "mIoU": self.mIoU, "OA": self.OA}
-            total, scores = sum(self.truth), Scores.of_points(torch.tensor(self.counts)).as_dict(())
+            total, scores = sum(self.truth), Scores.of_points(torch.tensor(self.counts, device="cpu")).as_dict(())
             found = {"points": total, "predicted points": total, **scores}
             _require_same("hits, truth and predicted", stated, found)
         return self
@@ -152,7 +152,7 @@ class Tested(_Written):
         None if the run was scored by a version that did not keep them.
         """
         rooms = [room.counts for room in self.rooms.values()]
-        return torch.tensor(rooms) if rooms and all(map(all, rooms)) else None
+        return torch.tensor(rooms, device="cpu") if rooms and all(map(all, rooms)) else None
 
     @property
     def scored(self) -> "Scored":
@@ -193,7 +193,7 @@ class Tested(_Written):
 
     def _by_confusion(self) -> dict[str, float | None]:
         """Return what follows from the confusion matrix, by the names of :meth:`_stated`."""
-        confusion = torch.tensor(self.confusion)
+        confusion = torch.tensor(self.confusion, device="cpu")
         scores, total = Scores.of(confusion).as_dict(self.classes), sum(map(sum, self.confusion))
         found = {**scores, "points": total, "points of all rooms": total}
         found |= _named("IoU", scores["IoU"]) | _named("accuracy", scores["accuracy"])

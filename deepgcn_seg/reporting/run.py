@@ -72,7 +72,7 @@ class Run:
     @property
     def confusion(self) -> torch.Tensor:
         """Its confusion matrix (C, C) on the test rooms, rows truth."""
-        return torch.tensor(self.test.confusion)
+        return torch.tensor(self.test.confusion, device="cpu")
 
     @property
     def scores(self) -> Scores:
