@@ -79,7 +79,10 @@ class HalveByEpochs(Validated):
 
 @dataclass(frozen=True)
 class WarmupCosine(Validated):
-    """A factor that rises to 1 over the first share ``warmup`` of all steps, then falls as a cosine to ``floor``."""
+    """A factor that rises to 1 over the first share ``warmup`` of all steps, then falls as a cosine to ``floor``.
+
+    The rise takes one step at least.
+    """
 
     warmup: Share = 0.1
     floor: Share = 0.0
