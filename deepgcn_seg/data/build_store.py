@@ -160,10 +160,9 @@ def _checksum(content: object) -> str:
 
 def _recorded(root: Path, key: str) -> Preparation | None:
     """Return how a room was prepared, as its file or the marker of a room without points says."""
+    path = _file(root, key)
     try:
-        if (path := root / f"{key}.h5").is_file():
-            return read_preparation(path)
-        return Preparation.of(read_json(_marker(root, key)), str(path))
+        return read_preparation(path) if path.suffix == ".h5" else Preparation.of(read_json(path), str(path))
     except UserError:
         return None
 
@@ -226,22 +225,28 @@ def _marker(root: Path, key: str) -> Path:
     return root / f"{key}.empty"
 
 
+def _file(root: Path, key: str) -> Path:
+    """Return the path of a room's file, or of its marker if it has none."""
+    return path if (path := root / f"{key}.h5").is_file() else _marker(root, key)
+
+
 def _require_own_files(root: Path, wanted: dict[str, MadeFrom], of_shard: Sequence[str]) -> None:
     """Refuse a store in which a room that was prepared, by this or another shard, has been overwritten.
 
     Raises:
         UserError: two rooms have the same file, or a room of this shard is no longer there.
     """
-    keys = {made_from: key for key, made_from in wanted.items()}
-    for key in wanted:
+    files = {key: file for key in wanted if (file := _file(root, key)).is_file()}
+    for key, made_from in wanted.items():
         found = _recorded(root, key)
-        other = None if found is None else keys.get(found.made_from)
-        if other is not None and other != key:
+        if found is not None and found.made_from == made_from:
+            continue
+        if other := next((o for o in files if o != key and key in files and files[o].samefile(files[key])), None):
             raise UserError(
                 f"{root}: rooms {key} and {other} have the same file, because this file system takes their names for "
                 "one (upper and lower case, accents); rename one of them"
             )
-        if other is None and key in of_shard:
+        if key in of_shard:
             raise UserError(f"{root}: room {key} was overwritten; another command prepares other rooms here")
 
 
