@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..data.classes import GREY, UNLABELLED, ClassList, no_label
-from ..data.scans.formats.typed import exactly
+from ..data.scans.formats.typed import in_first_that_holds
 from ..errors import UserError
 from ..escaping import one_line, script_json
 from ..files import replacing
@@ -133,10 +133,8 @@ def _packed_fields(fields: Iterable[tuple[str, np.ndarray]], shown: np.ndarray) 
 
 
 def _compact(values: np.ndarray) -> np.ndarray:
-    """Return numbers as the smallest type of those that the page reads that holds all exactly, or as the largest."""
-    kinds = ("f4", "f8") if values.dtype.kind == "f" else ("u4", "i4", "u8", "i8")
-    exact = (small for kind in kinds if (small := exactly(values, kind)) is not None)
-    return next(exact, values.astype(kinds[-1]))
+    """Return numbers in the first of the types that the page reads, the smaller ones first, that holds all exactly."""
+    return in_first_that_holds(values, *(("f4", "f8") if values.dtype.kind == "f" else ("u4", "i4", "u8", "i8")))
 
 
 def _packed(values: np.ndarray) -> dict[str, str]:

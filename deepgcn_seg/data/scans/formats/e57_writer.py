@@ -14,7 +14,7 @@ from .e57 import CARTESIAN, PIECE, buffer_type
 from .e57_header import COLOR_ELEMENTS, Header, Setup
 from .scan import AXES, COLORS, Scan
 from .setups import MAX_SCANS
-from .typed import exactly
+from .typed import exactly, in_first_that_holds
 
 # Names of the standard for fields of the same name, and the kinds of numbers that they may have.
 _STANDARD = dict.fromkeys(("intensity", "timeStamp"), "iuf")
@@ -98,10 +98,7 @@ def _colors(scan: Scan) -> dict[str, np.ndarray]:
 
 def _storable(values: np.ndarray) -> np.ndarray:
     """Return values in a type that E57 has: it has no integers beyond int64."""
-    if values.dtype == np.uint64:
-        small = exactly(values, np.int64)
-        return values.astype(np.float64) if small is None else small
-    return values
+    return in_first_that_holds(values, np.int64, np.float64) if values.dtype == np.uint64 else values
 
 
 def _write(

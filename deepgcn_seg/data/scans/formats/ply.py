@@ -20,7 +20,7 @@ from ....files import Identity, identify, open_file
 from .bounds import MAX_HEADER, MAX_LINE, Bounds, clean_names, clean_word, decoded, first_lines, line_number, renamed
 from .rows import read_rows, write_rows
 from .scan import Scan
-from .typed import as_declared, exactly, structured
+from .typed import as_declared, exactly, in_first_that_holds, structured
 
 log = logging.getLogger(__name__)
 
@@ -272,6 +272,5 @@ def _copy_parts(rest: Rest, file: BinaryIO) -> None:
 def _ply_type(values: np.ndarray) -> np.ndarray:
     """Return values in a type that PLY has: it has no 64-bit integers."""
     if values.dtype.kind in "iu" and values.dtype.itemsize == 8:
-        small = exactly(values, np.int32)
-        return values.astype(np.float64) if small is None else small
+        return in_first_that_holds(values, np.int32, np.float64)
     return values

@@ -76,6 +76,13 @@ def exactly(values: np.ndarray, kind: Any) -> np.ndarray | None:
     return values.astype(wanted) if fits else None
 
 
+def in_first_that_holds(values: np.ndarray, *kinds: Any) -> np.ndarray:
+    """Return numbers in the first of some types that holds each of them exactly, or else in the last."""
+    *others, last = kinds
+    found = next((cast for kind in others if (cast := exactly(values, kind)) is not None), None)
+    return values.astype(last) if found is None else found
+
+
 def as_declared(path: Path, name: str, values: np.ndarray, kind: str) -> np.ndarray:
     """Return numbers of text in the type that the header declares.
 
