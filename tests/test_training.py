@@ -353,7 +353,7 @@ def test_the_peak_of_the_memory_is_of_the_whole_training(monkeypatch, tmp_path):
         monkeypatch.setattr(loop, "peak_memory_mb", lambda device, peak=megabytes: peak)
         run = trainer(tmp_path)
         run.fit()
-        assert run.peak_memory_mb() == pytest.approx(expected, nan_ok=True)
+        assert run.update_peak_memory() == pytest.approx(expected, nan_ok=True)
 
 
 def test_bad_steps_in_a_row_are_counted_across_stops(monkeypatch, tmp_path):

@@ -114,7 +114,7 @@ def _train(config: DictConfig, folder: Path, device: torch.device, world: World)
         "waited_seconds": round(trainer.state.waited, 2),
         "steps": trainer.state.step,
         "skipped_steps": trainer.state.skipped,
-        "peak_memory_mb": None if math.isnan(peak := trainer.peak_memory_mb()) else peak,
+        "peak_memory_mb": None if math.isnan(peak := trainer.update_peak_memory()) else peak,
     }
     miou = score_run(config, folder, data, device, run_log, cost, world)
     # Wait for every process before the process group is closed: another may still be writing.

@@ -101,8 +101,8 @@ def prepare(
     done = _report(root, layout, wanted)
     if problems:
         raise _not_prepared(problems, len(jobs))
-    _require_own_files(root, wanted, of_shard)
     if len(done) < len(wanted):
+        _require_own_files(root, wanted, of_shard)
         return None
     if not find_rooms(root):
         raise UserError(f"{source}: no room has points")
@@ -169,8 +169,8 @@ def _recorded(root: Path, key: str) -> Preparation | None:
 
 def _outdated(root: Path, key: str, wanted: MadeFrom) -> str | None:
     """Return why a room must be prepared, or None if it is up to date."""
-    path = root / f"{key}.h5"
-    if not path.is_file() and not _marker(root, key).is_file():
+    path = _file(root, key)
+    if not path.is_file():
         return "not there yet"
     found = _recorded(root, key)
     if found is None:
@@ -181,7 +181,7 @@ def _outdated(root: Path, key: str, wanted: MadeFrom) -> str | None:
     if claimed.files != wanted.files:
         return "source files changed"
     try:
-        if path.is_file():
+        if path.suffix == ".h5":
             StoredRoom(path)
     except UserError:
         return "damaged"

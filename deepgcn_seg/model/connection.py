@@ -81,7 +81,8 @@ class Connection:
 
         Args:
             blocks: what :meth:`blocks` returned. x: the head's features (B, N, C).
-            channels: number of channels of the last layer's output. dropout: probability in this pass, 0 in evaluation.
+            channels: number of channels of the last layer's output. dropout: probability in this pass, 0 in evaluation,
+                for blocks that share one mask (:class:`Reversible`); others draw their own.
         """
         combine: Combine = self.combine
         # With dropout, a layer also drops features of its input. Its output then does not begin with its input, so it

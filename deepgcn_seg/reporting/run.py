@@ -1,6 +1,7 @@
 """A finished run: what it was, and what it scored."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ class Run:
         """Its confusion matrix (C, C) on the test rooms, rows truth."""
         return torch.tensor(self.test.confusion, device="cpu")
 
-    @property
+    @cached_property
     def scores(self) -> Scores:
         """Its scores, which follow from the confusion matrix; those that ``metrics.json`` has beside it are alike."""
         return Scores.of(self.confusion)

@@ -149,8 +149,12 @@ class Trainer:
     def _at_end_of_epoch(self) -> bool:
         return self.state.step % self.steps_per_epoch == 0 or self.state.step >= self.total_steps
 
-    def peak_memory_mb(self) -> float:
-        """Return the highest memory of this training in MiB, before a resume too; NaN if it cannot be measured."""
+    def update_peak_memory(self) -> float:
+        """Measure the highest memory of this training in MiB, before a resume too, and keep it for the checkpoint.
+
+        Returns:
+            It, or NaN if it cannot be measured.
+        """
         peak = peak_memory_mb(self.settings.device)
         if math.isnan(peak):
             return peak
@@ -235,7 +239,7 @@ class Trainer:
                 None if result is None else result.loss,
                 None if result is None else Scores.of(result.confusion),
                 state.seconds,
-                self.peak_memory_mb(),
+                self.update_peak_memory(),
             )
             self.run_log.epoch(epoch, self.description["classes"])
             state.loss_sum, state.losses = 0.0, 0
@@ -350,7 +354,7 @@ class Trainer:
         self.world.share_buffers(state.network_to_use)
         result = self.validate(state.network_to_use)
         self.run_log.scores(state.step, "validation", result.confusion, self.description["classes"])
-        self.run_log.memory(state.step, self.peak_memory_mb())
+        self.run_log.memory(state.step, self.update_peak_memory())
         if self.shown_blocks is not None and self.world.first:
             self._show(*self.shown_blocks)
         miou = Scores.of(result.confusion).miou
@@ -395,7 +399,7 @@ class Trainer:
         """
         # A resumed run does not log these steps again, so their events must be on disk first.
         self.run_log.flush()
-        self.peak_memory_mb()
+        self.update_peak_memory()
         description = self.description
         if "card" in description:
             selection = how_selected(self.settings.validated if name == "best.ckpt" else None)
