@@ -188,10 +188,8 @@ def test_check_export_and_train_on_official_blocks(store, tmp_path):
     assert entry["protocol"].startswith("blocks")
 
 
-@pytest.mark.parametrize("network", [[], ["connection=dense", "conv=mr"]], ids=["res edge", "dense mr"])
-def test_benchmark(network, tmp_path):
-    small = ["depth=3", "channels=8", "k=4", "points=128", "batch_sizes=[1]", "repeats=1", "device=cpu"]
-    done = run("benchmark", *small, *network, f"hydra.run.dir={tmp_path}")
+def test_benchmark(tmp_path):
+    done = run("benchmark", *SMALL_BENCHMARK, "depth=3", "points=128", f"hydra.run.dir={tmp_path}")
     assert "times reference" in done.stdout
     rows = json.loads((tmp_path / "benchmark.json").read_text())["rows"]
     assert [(row["task"], row["batch"]) for row in rows] == [("step", 1), ("inference", 1)]
@@ -200,10 +198,15 @@ def test_benchmark(network, tmp_path):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", ["reference", "ours"])
-def test_precision_of_what_is_measured(name, precision):
+@pytest.mark.parametrize(
+    "network",
+    [{"conv": "edge", "connection": "res"}, {"conv": "mr", "connection": "dense"}],
+    ids=["res edge", "dense mr"],
+)
+def test_precision_of_what_is_measured(network, name, precision):
     from deepgcn_seg.benchmark.build import build
 
-    settings = {"conv": "edge", "connection": "res", "depth": 2, "channels": 8, "k": 4, "precision": precision}
+    settings = {**network, "depth": 2, "channels": 8, "k": 4, "precision": precision}
     logits = build(name, settings, torch.device("cpu"))(torch.rand(1, 32, 9))
     assert logits.dtype == {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
 

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -175,3 +176,10 @@ def test_text_is_read_and_written_in_one_encoding_whatever_the_locale(name):
     tree = ast.parse(MODULES[name].read_text("utf-8"))
     calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
     assert not [f"line {node.lineno}: {ast.unparse(node)}" for node in calls if _without_encoding(node)]
+
+
+@pytest.mark.parametrize("tool", sorted((ROOT.parent / "tools").glob("*.py")), ids=lambda path: path.stem)
+def test_processes_that_a_tool_starts_import_nothing_by_way_of_it(tool):
+    """A spawned process runs the file that was started: what it imports there, seconds of it, it mostly does not need."""
+    found = runpy.run_path(str(tool), run_name="__mp_main__")
+    assert not [name for name in found if not name.startswith("__")]

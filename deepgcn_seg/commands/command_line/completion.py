@@ -11,8 +11,7 @@ import sys
 import warnings
 from collections.abc import Collection, Sequence
 
-import hydra
-
+from .hydra_main import hydra_main
 from .settings_folder import settings_folder
 
 
@@ -37,4 +36,4 @@ def complete(commands: Collection[str], arguments: Sequence[str]) -> None:
         # A command without settings, whose arguments are files: the shell completes these.
         return
     sys.argv = ["deepgcn-seg", *asked]
-    hydra.main(version_base="1.3", config_path=str(settings_folder().resolve()), config_name=command)(print)()
+    hydra_main(print, settings_folder(), command)

@@ -14,7 +14,6 @@ from signal import SIG_IGN, SIGINT, SIGTERM, signal
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -33,6 +32,7 @@ from . import help
 from .arguments import assigned, for_hydra, given, require_settings
 from .checks import check, require_choices, require_read
 from .failures import USER_ERROR, error_line
+from .hydra_main import hydra_main
 from .mappings import unmerge
 from .output import claim_folder, output_may_go_unread
 from .sweeps import SweepSummary, note_failure
@@ -116,7 +116,7 @@ def _command(task: Callable[[DictConfig], Any], conf: Path, config_name: str, pr
         if unread is not None:
             sys.argv[1:] = _without_output(sys.argv[1:], unread.name)
         job = _guarded(task, conf, config_name, outcome, None if verbose else say)
-        hydra.main(version_base="1.3", config_path=str(conf.resolve()), config_name=config_name)(job)()
+        hydra_main(job, conf, config_name)
     except Interrupted as stopped:
         # All is saved. A further Ctrl-C while the process ends would change the status that says so.
         for number in (SIGINT, SIGTERM):
