@@ -204,10 +204,10 @@ def test_an_official_checkpoint_gives_the_official_logits(fixture, caplog):
 
 
 def test_an_untrained_official_checkpoint_is_taken_as_the_network_is(tmp_path, caplog):
-    """Its statistics do not tell plain from res, nor edge from mr."""
+    """Its statistics do not tell plain from res, nor edge from mr. The file is in the format before PyTorch 1.6."""
     state = torch.load(FIXTURES[-1], weights_only=True)["state_dict"]
     fresh = {name: 0 * tensor if name.endswith("num_batches_tracked") else tensor for name, tensor in state.items()}
-    torch.save({"state_dict": fresh}, tmp_path / "a.pth")
+    torch.save({"state_dict": fresh}, tmp_path / "a.pth", _use_new_zipfile_serialization=False)
     source = read_source(tmp_path / "a.pth", {"k": 4, "connection": "plain", "conv": {"name": "mr"}})
     assert (source.description.network.connection, source.description.network.conv.name) == ("plain", "mr")
     assert "does not show whether it is plain or res, edge or mr; taken as plain and mr" in caplog.text
