@@ -125,6 +125,14 @@ def test_networks_that_see_or_tell_apart_other_things_are_not_averaged(tmp_path,
             load(paths)
 
 
+def test_a_first_network_of_unknown_input_does_not_hide_that_others_differ(tmp_path):
+    variants = {"a": "paper", "b": "paper", "c": "port"}
+    first, *others = [save(tmp_path / f"{name}.ckpt", variant=variant) for name, variant in variants.items()]
+    torch.save({**read_checkpoint(first), "trained_on": None}, first)
+    with pytest.raises(UserError, match=f"checkpoint {others[1]}: variant port, but paper in {others[0]}"):
+        load_model([first, *others])
+
+
 def test_a_checkpoint_counts_once(pair, tmp_path):
     (tmp_path / "link.ckpt").symlink_to(pair[0])
     with pytest.raises(UserError, match="link.ckpt: is given twice"):

@@ -69,7 +69,9 @@ def test_without_loop_no_point_is_its_own_neighbour():
     assert (found != torch.arange(30)[None, :, None]).all()
 
 
-@pytest.mark.parametrize("settings", [{"k": 0}, {"epsilon": 1.5}])
+@pytest.mark.parametrize(
+    "settings", [{"k": 0}, {"dilation": 0}, {"dilation": 1.5}, {"stochastic": "no"}, {"epsilon": 1.5}, {"loop": "no"}]
+)
 def test_impossible_graph(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         DilatedKnnGraph(**settings)

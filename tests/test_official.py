@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from deepgcn_seg import load_official, ops
 from deepgcn_seg.benchmark.reference import ReferenceDeepGCN
 from deepgcn_seg.model import EdgeConv, MRConv
-from deepgcn_seg.model.official import _our_name, convert_official
+from deepgcn_seg.model.official import _our_name, conv_name, convert_official
 
 FIXTURES = sorted((Path(__file__).parent / "fixtures").glob("*.pt"))
 
@@ -137,6 +137,20 @@ def test_files_as_the_official_training_writes_them(tmp_path, wrapping):
     torch.save(content, tmp_path / "ckpt.pth")
     model = load_official(tmp_path / "ckpt.pth", k=4, conv="edge")
     assert torch.equal(model.backbone.head.layer.linear.bias, state["head.gconv.nn.0.bias"])
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [
+        ("deepgcn_seg.model.EdgeConv", "edge"),
+        ("deepgcn_seg.model.convolution.MRConv", "mr"),
+        ("deepgcn_seg.model.GIN", "deepgcn_seg.model.GIN"),
+        # A user's own convolution may have any name.
+        ("mine.EdgeConv", "mine.EdgeConv"),
+    ],
+)
+def test_convolutions_of_this_package_have_official_names(target, name):
+    assert conv_name({"_target_": target}) == name
 
 
 def test_what_is_not_official(tmp_path):

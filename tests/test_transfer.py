@@ -157,6 +157,44 @@ def test_every_argument_that_changes_what_weights_compute_gives_a_line(tmp_path,
     assert "conv is gen softmax 1.0" in caplog.text and "gen softmax 2.0" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("source", "own", "told"),
+    [
+        ({"depth": 4}, {}, "Not used: backbone.blocks.2"),
+        (
+            {},
+            {"bias": False},
+            "Not used: backbone.head.layer.linear.bias, backbone.blocks.0.conv.layer.linear.bias, "
+            "backbone.blocks.1.conv.layer.linear.bias and 4 more",
+        ),
+        ({}, {"connection": "rev"}, "they read 3 layers of 8 channels there, 1 layer of 8 channels here"),
+    ],
+    ids=str,
+)
+def test_a_part_is_named_if_it_is_another_as_a_whole_and_else_its_tensors(tmp_path, caplog, source, own, told):
+    caplog.set_level(logging.INFO)
+    saved(tmp_path / "a.ckpt", described(**source))
+    taken(tmp_path / "a.ckpt", described(**own))
+    assert told in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("source", "own", "told"),
+    [
+        ({"groups": 2}, {"groups": 4}, False),
+        ({"connection": "rev", "channels": 8}, {"connection": "rev", "channels": 16, "groups": 4}, True),
+        ({"dilation": "none", "dilation_period": 2}, {"dilation": "none"}, False),
+        ({"dilation_period": 2}, {}, True),
+    ],
+    ids=str,
+)
+def test_arguments_are_compared_where_they_have_a_meaning(tmp_path, caplog, source, own, told):
+    caplog.set_level(logging.INFO)
+    saved(tmp_path / "a.ckpt", described(**source))
+    taken(tmp_path / "a.ckpt", described(**own))
+    assert ("model.groups is" in caplog.text or "graph.period is" in caplog.text) == told
+
+
 def test_positions_are_compared_by_what_they_are(tmp_path, caplog):
     saved(tmp_path / "a.ckpt", described())
     taken(tmp_path / "a.ckpt", described(features=["block", "room"]))
@@ -204,10 +242,10 @@ def test_an_official_checkpoint_gives_the_official_logits(fixture, caplog):
 
 
 def test_an_untrained_official_checkpoint_is_taken_as_the_network_is(tmp_path, caplog):
-    """Its statistics do not tell plain from res, nor edge from mr."""
+    """Its statistics do not tell plain from res, nor edge from mr. The file is in the format before PyTorch 1.6."""
     state = torch.load(FIXTURES[-1], weights_only=True)["state_dict"]
     fresh = {name: 0 * tensor if name.endswith("num_batches_tracked") else tensor for name, tensor in state.items()}
-    torch.save({"state_dict": fresh}, tmp_path / "a.pth")
+    torch.save({"state_dict": fresh}, tmp_path / "a.pth", _use_new_zipfile_serialization=False)
     source = read_source(tmp_path / "a.pth", {"k": 4, "connection": "plain", "conv": {"name": "mr"}})
     assert (source.description.network.connection, source.description.network.conv.name) == ("plain", "mr")
     assert "does not show whether it is plain or res, edge or mr; taken as plain and mr" in caplog.text

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..errors import PartError
 from ..ops import nearest_ranks, require_neighbors
-from ..settings import integer, listed, number, require
+from ..settings import FLAG, integer, listed, number, require
 from .own_layers import built_by, require_flags
 
 SCHEDULES = ("linear", "none")
@@ -77,7 +77,10 @@ class DilatedKnnGraph(nn.Module):
     ):
         super().__init__()
         require("k", k, integer(1))
+        require("dilation", dilation, integer(1))
+        require("stochastic", stochastic, FLAG)
         require("epsilon", epsilon, number(0, 1))
+        require("loop", loop, FLAG)
         self.k, self.dilation = k, dilation
         self.stochastic, self.epsilon, self.loop = stochastic, epsilon, loop
 

@@ -14,6 +14,7 @@ from ..torch_defaults import torch_defaults
 from .connection import Dense, Plain, Residual, find_connection
 from .convolution import EdgeConv, MRConv
 from .deepgcn import DeepGCN
+from .description import names_of
 from .from_description import fit_weights
 from .graph import DilatedKnnGraph
 from .layers import BatchNorm
@@ -34,9 +35,9 @@ class UndecidedError(ValueError):
 
 
 def conv_name(config: Mapping[str, Any]) -> str:
-    """Return ``edge`` or ``mr`` if a config builds such a convolution, and otherwise its ``_target_``."""
+    """Return ``edge`` or ``mr`` if a config builds that convolution of this package, and else its ``_target_``."""
     target = str(config["_target_"])
-    return next((name for name, conv in CONVS.items() if target.endswith(f".{conv.__name__}")), target)
+    return next((name for name, conv in CONVS.items() if target in names_of(conv)), target)
 
 
 # Patterns of official names and our names for them, without the number in the sequence (0 linear, 1 act, 2 norm).

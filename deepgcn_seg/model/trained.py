@@ -169,13 +169,13 @@ class Trained:
             name: what the values are. values: one for each member, None if it is not known. advice: what to do.
 
         Raises:
-            UserError: names the first that differs from the first checkpoint.
+            UserError: names the first that differs from the first one that is known.
         """
-        for member, value in zip(self.members, values):
-            if None not in (value, values[0]) and value != values[0]:
+        known = [(member.path, value) for member, value in zip(self.members, values) if value is not None]
+        for path, value in known:
+            if value != known[0][1]:
                 raise UserError(
-                    f"checkpoint {member.path}: {name} {shown(value)}, but {shown(values[0])} in "
-                    f"{self.members[0].path}; {advice}"
+                    f"checkpoint {path}: {name} {shown(value)}, but {shown(known[0][1])} in {known[0][0]}; {advice}"
                 )
 
 
@@ -191,7 +191,7 @@ def read_trained(checkpoints: Checkpoints) -> Trained:
     """
     found = Trained(tuple(_read(path) for path in find_checkpoints(checkpoints)))
     expected = [dict(member.expects()) for member in found.members]
-    for name in expected[0]:
+    for name in dict.fromkeys(name for each in expected for name in each):
         found.require_same(
             name,
             [each.get(name) for each in expected],

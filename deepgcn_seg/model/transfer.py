@@ -22,10 +22,10 @@ from ..errors import UserError
 from ..escaping import one_line
 from ..files import why_no_file
 from ..schema import Schema
-from ..settings import shown, some_of
+from ..settings import counted, shown, some_of
 from .backbone import Backbone
 from .checkpoint import describe, find_checkpoint, is_checkpoint, require_format
-from .connection import Plain, Residual, find_connection
+from .connection import Plain, Residual, Reversible, find_connection
 from .description import Description, Network, TrainedOn
 from .from_description import require_tensors, require_values
 from .gcn_block import Block
@@ -43,6 +43,8 @@ _WITHOUT_MEANING = {
 }
 # Arguments that decide which neighbours a layer sees. Its weights keep their meaning.
 _NEIGHBORS = {"k", "graph", "dilation", "dilation_period", "loop"}
+# Arguments that have a meaning only beside one value of another argument.
+_ONLY_WITH = {"groups": ("connection", Reversible.name), "dilation_period": ("dilation", "linear")}
 # How arguments are typed that are not model.NAME.
 _TYPED = {
     **{"connection": "backbone.connection", "conv": "conv", "k": "k", "dilation_period": "graph.period"},
@@ -168,7 +170,7 @@ def take_weights(model: nn.Module, own: Description, source: Source) -> Fit:
     if anew:
         log.info("Begin anew: %s", anew)
     if fit.unused:
-        log.info("Not used: %s", _some(dict.fromkeys(map(_part, fit.unused))))
+        log.info("Not used: %s", _some(_parts(fit.unused, tensors.keys() & source.tensors.keys())))
     if differences := _differences(own, source.description, neighbors=False):
         log.warning("%s: with its weights this network computes something else: %s", where, "; ".join(differences))
     if differences := _differences(own, source.description, neighbors=True):
@@ -189,11 +191,8 @@ def fit_source(model: nn.Module, own: Description, source: Source) -> Fit:
     anew = {layer: anew[layer] for layer in dict.fromkeys(layers.values()) if layer in anew}
     fitting = [name for name in tensors if layers[name] not in anew]
     taken = tuple(name for name in fitting if name in source.tensors)
-    known = set(map(_part, source.tensors.keys() & tensors.keys()))
-    for name in fitting:
-        if name not in source.tensors:
-            # A part that is missing as a whole is named once.
-            anew[name if _part(name) in known else _part(name)] = "not there"
+    missing = [name for name in fitting if name not in source.tensors]
+    anew |= dict.fromkeys(_parts(missing, source.tensors.keys() & tensors.keys()), "not there")
     return Fit(taken, anew, tuple(name for name in source.tensors if name not in tensors))
 
 
@@ -251,7 +250,7 @@ def _fused(network: Network) -> list[int]:
 
 def _layers_of(widths: list[int]) -> str:
     every = f"{widths[0]}" if len(set(widths)) == 1 else f"{widths[0]} to {widths[-1]}"
-    return f"{len(widths)} layers of {every} channels"
+    return f"{counted(len(widths), 'layer')} of {every} channels"
 
 
 def _differences(own: Description, other: Description, neighbors: bool) -> list[str]:
@@ -275,6 +274,9 @@ def _meaning(description: Description) -> dict[str, str]:
     if isinstance(network, Network):
         names = [name for name in type(network).model_fields if name not in {*_WITHOUT_MEANING, "positions"}]
         known |= {name: _typed(getattr(network, name)) for name in names}
+        for name, (other, value) in _ONLY_WITH.items():
+            if getattr(network, other) != value:
+                del known[name]
     if trained is not None:
         known["data.variant"] = trained.variant
     if isinstance(network, Network) and trained is not None:
@@ -295,6 +297,16 @@ def _by_reason(anew: Mapping[str, str]) -> dict[str, list[str]]:
     for name, reason in anew.items():
         found.setdefault(reason, []).append(name)
     return found
+
+
+def _parts(tensors: Iterable[str], both: Iterable[str]) -> list[str]:
+    """Return the names of tensors that one of two networks lacks; a part that it lacks as a whole is named once.
+
+    Args:
+        both: the tensors that both networks have.
+    """
+    known = set(map(_part, both))
+    return list(dict.fromkeys(name if _part(name) in known else _part(name) for name in tensors))
 
 
 def _part(tensor: str) -> str:
