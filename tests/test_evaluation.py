@@ -24,7 +24,7 @@ from deepgcn_seg.evaluation import Protocol, Scores, confusion_matrix, evaluate
 from deepgcn_seg.evaluation.evaluate import evaluate_rooms
 from deepgcn_seg.evaluation.metrics import miou_interval, points_by_class, student_t
 from deepgcn_seg.inference.picture import close_together, draw_points, plain, room_picture, scan_picture
-from deepgcn_seg.inference.voting import cover
+from deepgcn_seg.inference.voting import Voting, cover
 from deepgcn_seg.settings import SettingError
 
 CLASSES = ClassList.of(["a", "b", "c"], [(255, 0, 0), (0, 255, 0), (0, 0, 255)])
@@ -193,6 +193,17 @@ def test_rooms_labels_every_point_once(small_store, points, stride, votes):
     assert {key: len(p) for key, p in result.predictions.items()} == {"Area_1/x_1": 700, "Area_1/y_1": 90}
     again = protocol.run(ByHeight(), small_store, small_store.rooms, CPU)
     assert torch.equal(result.confusion, again.confusion)
+
+
+def test_a_point_that_a_sample_repeats_has_one_vote(small_store):
+    """In blocks of fewer points than a sample, a point has one vote from each pass over each block that holds it."""
+    voting = Voting(points=1000, batch_size=3, stride=0.5, votes=2)
+    for room, votes in voting.vote(ByHeight(), small_store, small_store.rooms, CPU):
+        xy = small_store.open(room).all()[0][:, :2]
+        blocks = voting.grid().cut(small_store, room)
+        holding = sum(((xy >= block.low) & (xy < block.high)).all(1).astype(int) for block in blocks)
+        assert set(holding) == {"x_1": {1, 2, 4}, "y_1": {1}}[room.name]
+        np.testing.assert_allclose(votes.sum(1), 2 * holding, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["recut", "blocks"])
