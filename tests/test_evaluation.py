@@ -216,6 +216,12 @@ def test_what_only_rooms_reads_is_refused_elsewhere(name, setting):
     assert Protocol(name, votes=1, turn=False, mirror=False, scales=[1.0], stride=1.5, side=1.5)
 
 
+@pytest.mark.parametrize(("name", "stride"), [("recut", 2.0), ("blocks", 1.0), ("rooms", 0.5)])
+def test_the_stride_of_sampled_points_follows_the_side(name, stride):
+    grid = Protocol(name, side=2.0, min_points=7, **{"stride": 0.5} if name == "rooms" else {}).grid()
+    assert grid == BlockGrid(2.0, stride, 1 if name == "rooms" else 7)
+
+
 def test_votes_are_averaged_as_probabilities(tmp_path):
     """Two samples that are weakly for class 0 lose against one that is sure of class 1."""
     xyz = np.array([[0.1, 0.1, 0.0], [0.2, 0.2, 0.5]])
