@@ -99,6 +99,14 @@ def test_an_interval_by_hand():
     # 4.30265 errors reach beyond 0. Rooms that are not scored change nothing.
     assert miou_interval(rooms) == pytest.approx((0, 0.25 + 4.30265 * error), abs=1e-5)
     assert miou_interval(torch.cat([rooms, torch.zeros_like(rooms)])) == miou_interval(rooms)
+    # Nor does a class that no room has.
+    assert miou_interval(torch.cat([rooms, torch.zeros_like(rooms[..., :1])], -1)) == miou_interval(rooms)
+
+
+def test_an_interval_ends_at_1():
+    rooms = points_by_class(torch.tensor([[[50, 0], [0, 50]], [[50, 0], [0, 50]], [[40, 10], [10, 40]]]))
+    low, high = miou_interval(rooms)
+    assert 0 < low < 0.875 and high == 1
 
 
 @pytest.mark.parametrize(
