@@ -24,7 +24,7 @@ from deepgcn_seg.evaluation import Protocol, Scores, confusion_matrix, evaluate
 from deepgcn_seg.evaluation.evaluate import evaluate_rooms
 from deepgcn_seg.evaluation.metrics import miou_interval, points_by_class, student_t
 from deepgcn_seg.inference.picture import close_together, draw_points, plain, room_picture, scan_picture
-from deepgcn_seg.inference.voting import cover
+from deepgcn_seg.inference.voting import Voting, cover
 from deepgcn_seg.settings import SettingError
 
 CLASSES = ClassList.of(["a", "b", "c"], [(255, 0, 0), (0, 255, 0), (0, 0, 255)])
@@ -99,6 +99,14 @@ def test_an_interval_by_hand():
     # 4.30265 errors reach beyond 0. Rooms that are not scored change nothing.
     assert miou_interval(rooms) == pytest.approx((0, 0.25 + 4.30265 * error), abs=1e-5)
     assert miou_interval(torch.cat([rooms, torch.zeros_like(rooms)])) == miou_interval(rooms)
+    # Nor does a class that no room has.
+    assert miou_interval(torch.cat([rooms, torch.zeros_like(rooms[..., :1])], -1)) == miou_interval(rooms)
+
+
+def test_an_interval_ends_at_1():
+    rooms = points_by_class(torch.tensor([[[50, 0], [0, 50]], [[50, 0], [0, 50]], [[40, 10], [10, 40]]]))
+    low, high = miou_interval(rooms)
+    assert 0 < low < 0.875 and high == 1
 
 
 @pytest.mark.parametrize(
@@ -195,6 +203,17 @@ def test_rooms_labels_every_point_once(small_store, points, stride, votes):
     assert torch.equal(result.confusion, again.confusion)
 
 
+def test_a_point_that_a_sample_repeats_has_one_vote(small_store):
+    """In blocks of fewer points than a sample, a point has one vote from each pass over each block that holds it."""
+    voting = Voting(points=1000, batch_size=3, stride=0.5, votes=2)
+    for room, votes in voting.vote(ByHeight(), small_store, small_store.rooms, CPU):
+        xy = small_store.open(room).all()[0][:, :2]
+        blocks = voting.grid().cut(small_store, room)
+        holding = sum(((xy >= block.low) & (xy < block.high)).all(1).astype(int) for block in blocks)
+        assert set(holding) == {"x_1": {1, 2, 4}, "y_1": {1}}[room.name]
+        np.testing.assert_allclose(votes.sum(1), 2 * holding, rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["recut", "blocks"])
 @pytest.mark.parametrize(
     "setting", [{"votes": 8}, {"turn": True}, {"mirror": True}, {"scales": (0.9,)}, {"stride": 0.5}]
@@ -203,6 +222,12 @@ def test_what_only_rooms_reads_is_refused_elsewhere(name, setting):
     with pytest.raises(SettingError, match=f"^{next(iter(setting))}=.*: only with protocol=rooms or protocol=tta"):
         Protocol(name, **setting)
     assert Protocol(name, votes=1, turn=False, mirror=False, scales=[1.0], stride=1.5, side=1.5)
+
+
+@pytest.mark.parametrize(("name", "stride"), [("recut", 2.0), ("blocks", 1.0), ("rooms", 0.5)])
+def test_the_stride_of_sampled_points_follows_the_side(name, stride):
+    grid = Protocol(name, side=2.0, min_points=7, **{"stride": 0.5} if name == "rooms" else {}).grid()
+    assert grid == BlockGrid(2.0, stride, 1 if name == "rooms" else 7)
 
 
 def test_votes_are_averaged_as_probabilities(tmp_path):

@@ -1293,6 +1293,15 @@ def test_what_is_not_known_tells_no_data_apart(tmp_path, field):
     assert len(runs.rows) == 2 and means.rows[0][0] == "2"
 
 
+@pytest.mark.parametrize("data", [("raw", "raw", "raw"), ("raw", "/abs/raw", "../raw")])
+@pytest.mark.parametrize("unknown", ["a", "b"])
+def test_a_run_of_unknown_rooms_does_not_join_runs_on_different_rooms(tmp_path, data, unknown):
+    for seed, (name, called, room) in enumerate(zip("abc", data, ("office", "office", "lobby"))):
+        measured_run(tmp_path, name, called, seed=seed, **({} if name == unknown else {room: 8}))
+    together = [[row[-1] for row in table.rows] for table in comparisons(find_runs(tmp_path, LeftOut())[0])]
+    assert [names for names in together if {"b", "c"} & set(names)] == [["a", "b"], ["c"]]
+
+
 @pytest.mark.parametrize(
     "field", [{"dataset": "S3DIS"}, {"folds": ["Area_5"]}, scores_of([[3, 1], [1, 3]], ["a", "c"])]
 )

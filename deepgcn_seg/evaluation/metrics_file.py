@@ -117,6 +117,10 @@ class Scored(NamedTuple):
         """Return whether nothing that is known of both tells them apart."""
         return all(not mine or not theirs or mine == theirs for mine, theirs in zip(self, other))
 
+    def joined(self, other: "Scored") -> "Scored":
+        """Return what is known of this or of another one that fits."""
+        return Scored(self.rooms or other.rooms, self.truth or other.truth)
+
 
 class Tested(_Written):
     """Scores of a run on its test rooms, and how they were measured. confusion: (C, C), rows truth."""

@@ -31,7 +31,12 @@ class BadScoresError(UserError):
 
 @dataclass(frozen=True)
 class _Sample:
-    """Points of a block: features (N, channels), their rows (N,) in the room, and the block's name for messages."""
+    """Points of a block.
+
+    Attributes:
+        block: its name, for messages. features: (N, channels).
+        rows: (n,) the points in the room, each once. The features after the first n repeat points, and are no votes.
+    """
 
     room: RoomEntry
     block: str
@@ -81,11 +86,11 @@ class Voting(Sampling):
                 features = torch.from_numpy(np.stack([sample.features for sample in samples]))
                 logits = finite_logits(model, features.to(device), [sample.block for sample in samples])
                 probabilities = logits.float().softmax(-1).cpu()
-                for sample, probability in zip(samples, probabilities):
+                for sample, each in zip(samples, probabilities):
                     if sample.room not in votes:
                         shape = source.open(sample.room).count, probabilities.shape[-1]
                         votes[sample.room] = torch.zeros(shape, dtype=torch.float32, device="cpu")
-                    votes[sample.room].index_add_(0, torch.from_numpy(sample.rows), probability)
+                    votes[sample.room].index_add_(0, torch.from_numpy(sample.rows), each[: len(sample.rows)])
                 for room in [room for room in votes if room != samples[-1].room]:
                     yield room, _check_complete(room, votes.pop(room))
                 meter.advance(steps=len(samples))
@@ -107,7 +112,7 @@ class Voting(Sampling):
                     features = block_features(
                         points.xyz, points.rgb, points.room_size, self.variant, self.side, self.features
                     )
-                    yield _Sample(block.room, str(block), features, rows[sample])
+                    yield _Sample(block.room, str(block), features, rows[sample[: len(rows)]])
 
 
 def finite_logits(model: nn.Module, points: Tensor, blocks: Sequence[str]) -> Tensor:
@@ -141,10 +146,10 @@ def finite_logits(model: nn.Module, points: Tensor, blocks: Sequence[str]) -> Te
 def cover(count: int, points: int, rng: np.random.Generator) -> np.ndarray:
     """Return samples of ``points`` out of ``count`` that together hold every one: (samples, points) indices.
 
-    A random order is cut into samples. The last sample is filled up with other points of the block.
+    A random order is cut into samples. The last sample is filled up with the order from its start: with other points,
+    or in a block of fewer points than a sample, with the same ones after each point stood there once.
     """
     order = rng.permutation(count)
-    # np.resize repeats the order from its start, so that the last sample of a large block has no duplicates.
     return np.resize(order, (-(-count // points), points))
 
 

@@ -24,7 +24,7 @@ class _Data:
 
     def add(self, other: "_Data") -> None:
         self.names |= other.names
-        self.scored |= other.scored
+        self.scored |= {area: scored.joined(self.scored.get(area, scored)) for area, scored in other.scored.items()}
         self.runs += other.runs
 
 
@@ -65,6 +65,8 @@ def _different(tests: Sequence[Tested], runs: Sequence[int]) -> list[_Data]:
         version = next((n for n, scored in enumerate(known) if scored.fits(test.scored)), len(known))
         if version == len(known):
             known.append(test.scored)
+        # A run that does not know its rooms must not make others alike that do.
+        known[version] = known[version].joined(test.scored)
         data = by_name.setdefault((test.data, version), _Data(test.data))
         data.scored[test.area] = known[version]
         data.runs.append(i)

@@ -94,7 +94,7 @@ def jaccard_gradient(foreground: Tensor) -> Tensor:
     intersection = foreground.sum(0) - foreground.cumsum(0)
     union = foreground.sum(0) + (~foreground).cumsum(0)
     union, intersection = union.float(), intersection.float()
-    return torch.where(foreground, 1 / union, intersection / (union * (union - 1).clamp_min(1)))
+    return torch.where(foreground, 1 / union, intersection / (union * (union - 1)))
 
 
 @dataclass(frozen=True)
