@@ -1,5 +1,6 @@
 """Paths and names on the command line reach the program as they are typed."""
 
+import argparse
 import os
 
 import pytest
@@ -13,6 +14,7 @@ from test_commands import ROOT
 
 from deepgcn_seg.commands.command_line.arguments import FOLD, PATHS, TEMPLATES, assigned, for_hydra, require_settings
 from deepgcn_seg.commands.command_line.arguments import given as given_value
+from deepgcn_seg.commands.command_line.hydra_main import hydra_main
 from deepgcn_seg.errors import UserError
 
 TYPED = [
@@ -236,3 +238,27 @@ def test_what_is_no_setting_says_what_to_write():
     for arguments in (["a=1", "scan.ply"], ["--help", "scan.ply"]):
         with pytest.raises(UserError, match=r"^scan\.ply is no setting: write input=scan\.ply$"):
             require_settings(arguments, "input")
+
+
+def test_commands_start_where_argparse_wants_help_texts_to_be_strings(monkeypatch, tmp_path, capsys):
+    """As Python 3.14 does when an argument is added; Hydra 1.3 gives an object."""
+
+    def check(parser, action):
+        if action.help and "%" in action.help:
+            action.help % vars(action)
+
+    monkeypatch.setattr(argparse._ActionsContainer, "_check_help", check, raising=False)
+    add = argparse._ActionsContainer.add_argument
+
+    def add_checked(parser, *names, **settings):
+        action = add(parser, *names, **settings)
+        parser._check_help(action)
+        return action
+
+    monkeypatch.setattr(argparse._ActionsContainer, "add_argument", add_checked)
+    (tmp_path / "own.yaml").write_text("answer: 1\nhydra: {output_subdir: null, run: {dir: .}}\n")
+    monkeypatch.setattr("sys.argv", ["own", "answer=42"])
+    monkeypatch.chdir(tmp_path)
+    hydra_main(lambda config: print(config.answer), tmp_path, "own")
+    assert capsys.readouterr().out == "42\n"
+    assert argparse.ArgumentParser._check_help is check

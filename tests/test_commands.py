@@ -308,7 +308,7 @@ def test_a_gpu_has_its_memory_back_before_memory_is_measured(monkeypatch):
     monkeypatch.setattr(network, "alone", lambda *_: calls.append("memory") or ([1.0], 1.0))
     monkeypatch.setattr(network, "publish", lambda *_: None)
     sizes = {"connection": "res", "depth": 1, "channels": 8, "k": 4, "points": 16, "precision": "fp32"}
-    edge = {"conv": {"_target_": "deepgcn_seg.EdgeConv"}, "networks": ["reference", "ours"]}
+    edge = {"conv": {"_target_": "deepgcn_seg.model.EdgeConv"}, "networks": ["reference", "ours"]}
     network.measure_network(OmegaConf.create({**sizes, **edge, "batch_sizes": [1], "repeats": 1, "device": "cpu"}))
     assert calls == ["timed", "emptied", "memory", "memory"] * 2
 
