@@ -113,7 +113,7 @@ def _shown(value: Any) -> str:
     try:
         return f"={reprlib.repr(value)}"
     except ValueError:
-        # Python writes out no integer of more than some thousand digits.
+        # Python before 3.14 writes out no integer of more than some thousand digits.
         return "=(a huge number)"
 
 
