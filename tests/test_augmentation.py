@@ -1,6 +1,7 @@
 """Augmentations keep what they must keep and change what they say."""
 
 from contextlib import closing
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -59,10 +60,11 @@ def test_a_turned_block_has_the_channels_of_the_turned_room():
     assert features[:, 6:].min() >= -1e-6 and features[:, 6:].max() <= 1 + 1e-6
 
 
-def test_turns_are_all_four_directions():
+@pytest.mark.parametrize(("step", "directions"), [(90, 4), (120, 3), (180, 2), (0, 40)])
+def test_turns_are_all_directions(step, directions):
     p = points(1)
-    seen = {tuple(np.round(Turn()(p, np.random.default_rng(seed)).xyz[0], 3)) for seed in range(40)}
-    assert len(seen) == 4
+    seen = {tuple(np.round(Turn(step)(p, np.random.default_rng(seed)).xyz[0], 5)) for seed in range(40)}
+    assert len(seen) == directions
 
 
 def test_scale_keeps_the_position_in_the_room():
@@ -94,6 +96,18 @@ def test_dropped_colours_are_black_and_contrast_stays_in_range():
     assert (np.ptp(after, axis=0) > np.ptp(before, axis=0)).all()
     order = np.argsort(before[:, 0], kind="stable")
     assert (np.diff(after[order, 0]) >= -1e-3).all()
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"), [(0, [40, 60, 80]), (0.5, [20, 93.75, 167.5]), (0.75, [10, 110.625, 211.25])]
+)
+def test_contrast_by_hand(part, expected):
+    """Red takes the whole range, green is the same everywhere, and blue spans less than one value."""
+    rgb = np.array([[40, 9, 7.0], [60, 9, 7.5], [80, 9, 7.5]], np.float32)
+    after = ColorContrast(1.0)(BlockPoints(rgb, rgb, SIZE), SimpleNamespace(random=lambda: part)).rgb
+    assert np.allclose(after[:, 0], expected)
+    assert np.allclose(after[:, 1], 9 * (1 - part))
+    assert np.allclose(after[:, 2], (1 - part) * rgb[:, 2] + part * np.array([0, 127.5, 127.5]))
 
 
 def test_augmented_blocks_depend_on_seed_epoch_and_index_alone(store):

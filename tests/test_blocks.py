@@ -104,6 +104,7 @@ def test_blocks_are_sought_where_points_are(side):
     assert counts.tolist() == [1] * 5 and blocks == 5
 
 
-def test_a_room_of_more_cells_than_memory_holds_is_one_line():
+@pytest.mark.parametrize("stray", [[1e6, 1e6, 0], [1e8, 0, 0], [0, 1e8, 0], [0, 0, 1e8]], ids=str)
+def test_a_room_of_more_cells_than_memory_holds_is_one_line(stray):
     with pytest.raises(UserError, match="stray points"):
-        MemoryRoom(np.array([[0.0, 0, 0], [1e6, 1e6, 0]]), np.zeros((2, 3), np.uint8))
+        MemoryRoom(np.array([[0.0, 0, 0], stray]), np.zeros((2, 3), np.uint8))

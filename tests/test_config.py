@@ -362,6 +362,7 @@ def test_a_wrong_setting_is_one_line_that_begins_with_its_key(override, message)
         (["points=131072", "batch_size=65536"], "batch_size=65536: with points=131072"),
         (["recipe=modern", "recipe.schedule.warmup=2"], "recipe.schedule.warmup=2: must be"),
         (["recipe=modern_turns", "recipe.augmentation.0.step=-90"], "recipe.augmentation.0.step=-90: must be"),
+        (["recipe=modern_turns", "recipe.augmentation.0.step=270"], "recipe.augmentation.0.step=270: must be"),
         (["recipe=modern", "recipe.augmentation.0.low=2"], "recipe.augmentation.0.low=2: must be at most high=1.05"),
         (["+recipe.optimizer.betas=[2,1]"], "recipe.optimizer: Invalid beta"),
         (["+recipe.optimizer.betas=[0.9]"], "recipe.optimizer: "),

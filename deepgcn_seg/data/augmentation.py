@@ -80,7 +80,7 @@ class Turn(Validated):
     With steps of 90 degrees the sides of a block stay parallel to the axes, as in the blocks that are scored.
     """
 
-    step: Annotated[float, number(0, 360)] = 90.0
+    step: Annotated[float, number(0, 180)] = 90.0
 
     def __call__(self, points: BlockPoints, rng: np.random.Generator) -> BlockPoints:
         """Return the turned points."""
