@@ -106,7 +106,7 @@ def trainer(folder, **settings):
         Blocks(),
         score,
         TrainingSettings(
-            schedule=HalveByEpochs(1), **{"epochs": 3, "batch_size": 2, "save_every": 2, "ema": 0.5, **settings}
+            **{"schedule": HalveByEpochs(1), "epochs": 3, "batch_size": 2, "save_every": 2, "ema": 0.5, **settings}
         ),
         last.parent,
         {"classes": CLASSES},
@@ -435,6 +435,12 @@ def test_a_run_that_is_done_says_what_would_go_on(tmp_path, caplog):
     trainer(tmp_path).fit()
     trainer(tmp_path)
     assert "all 9 steps of epochs=3 are done" in caplog.text
+
+
+def test_a_run_does_not_go_on_with_a_schedule_that_returns_no_number(tmp_path):
+    trainer(tmp_path, max_steps=4).fit()
+    with pytest.raises(PartError, match=r"^recipe\.schedule: .* returned None; must return a finite number$"):
+        trainer(tmp_path, schedule=lambda clock: None)
 
 
 def test_averaged_weights_are_not_trained_on(tmp_path):

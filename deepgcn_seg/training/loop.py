@@ -428,7 +428,7 @@ class Trainer:
             self.save("last.ckpt")
         before = self.state.optimizer.param_groups[0]["lr"]
         clock = Clock(self.state.step, self.steps_per_epoch, total)
-        rate = self.base_rates[0] * self.settings.schedule(clock)
+        rate = self.base_rates[0] * value_of(self.settings.schedule, clock, "recipe.schedule")
         where = (path, self.state.step, total)
         log.info("Going on from %s at step %d of %d; learning rate %.3g, before %.3g", *where, rate, before)
 
