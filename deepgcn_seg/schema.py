@@ -111,10 +111,20 @@ def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return ""
     try:
-        return f"={reprlib.repr(value)}"
+        return f"={_SHORT.repr(value)}"
     except ValueError:
-        # Python before 3.14 writes out no integer of more than some thousand digits.
+        # Python writes out no integer of more than some thousand digits.
         return "=(a huge number)"
+
+
+class _Short(reprlib.Repr):
+    def repr_int(self, x: int, level: int) -> str:
+        # Raises ValueError for a huge number. Since Python 3.14, reprlib would write its address instead.
+        repr(x)
+        return super().repr_int(x, level)
+
+
+_SHORT = _Short()
 
 
 class _PlainLoader(yaml.SafeLoader):

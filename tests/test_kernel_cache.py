@@ -292,6 +292,7 @@ assert torch.equal(highest, neighbor_max(points, found))
             for settings in (
                 {"NUMBA_CPU_NAME": "generic", "NUMBA_ENABLE_AVX": "0"},
                 {"NUMBA_CPU_NAME": "nonsense"},
+                {"NUMBA_CPU_NAME": "x86-64-v2", "NUMBA_CPU_FEATURES": ""},
                 {"NUMBA_CPU_FEATURES": "+avx2,+fma,-avx"},
                 {"NUMBA_CPU_FEATURES": "+nonsense", "NUMBA_OPT": "0"},
             )

@@ -57,7 +57,7 @@ def test_lists_that_hold_one_another_and_huge_numbers_end_at_once():
         (wide, "more than"),
         (endless, "too deeply"),
         (mapped, "too deeply"),
-        (10**10_000, "names=.(a huge number|int instance with roughly 10001 digits)"),
+        (10**10_000, "names=.a huge number"),
     ]
     for value, message in cases:
         with pytest.raises(UserError, match=message):
