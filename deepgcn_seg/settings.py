@@ -6,6 +6,7 @@ names the setting as it is typed, its value and what is allowed: ``stride=0: mus
 
 import math
 import numbers
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
@@ -75,8 +76,10 @@ def number(
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value is a finite number."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    """Return whether a value is a number that a float can hold and that is finite."""
+    # NaN fails the comparison. math.isfinite raises OverflowError for an integer beyond floats.
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return bool(real and abs(value) <= sys.float_info.max)
 
 
 def choice(*names: str, null: bool = False) -> PlainValidator:

@@ -338,6 +338,8 @@ WRONG = [
     ("recipe.norm_momentum=5", "must be null or settings with a _target_"),
     ("recipe.schedule=null", "is not set: must be settings with a _target_"),
     ("recipe.augmentation=[1]", "1 must be settings with a _target_"),
+    (f"graph.epsilon={10**400}", "must be a number of at least 0 and at most 1"),
+    (f"recipe.class_weights=[{10**400}]", "must be"),
 ]
 
 

@@ -538,7 +538,7 @@ def test_what_most_runs_of_a_recipe_have_is_not_repeated(tmp_path):
     found = names(tmp_path)
     assert found == dict.fromkeys("abc", "ResGCN-7") | {
         "d": "ResGCN-7, augmentation none",
-        "e": "ResGCN-7, augmentation Turn 45",
+        "e": "ResGCN-7, augmentation Turn step:45",
     }
 
 
@@ -546,6 +546,27 @@ def test_experiments_that_differ_in_what_a_label_cuts_off_have_numbers(tmp_path)
     for name in ("a", "b"):
         described(make_run(tmp_path, name, SQUARE), note="x" * 100 + name)
     assert sorted(label[-4:] for label in names(tmp_path).values()) == [". #1", ". #2"]
+
+
+JITTER = {"_target_": "deepgcn_seg.data.augmentation.Jitter", "sigma": 0.02}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        # A user's own class may have the name of one of this package, and one value may be that of another argument.
+        {"recipe": {"name": "paper", "augmentation": [{**JITTER, "_target_": "mine.Jitter"}]}},
+        {"recipe": {"name": "paper", "augmentation": [{"_target_": JITTER["_target_"], "clip": 0.02}]}},
+        {"note": "x" * 1000 + "y"},
+    ],
+    ids=["class", "argument", "long"],
+)
+def test_means_are_over_seeds_alone(tmp_path, other):
+    same = {"recipe": {"name": "paper", "augmentation": [JITTER]}, "note": "x" * 1000}
+    for seed, settings in enumerate((same, same, same | other)):
+        described(make_run(tmp_path, f"{seed}", SQUARE, seed=seed), **settings)
+    (table,) = class_tables(find_runs(tmp_path, LeftOut())[0])
+    assert sorted(row[1] for row in table.rows) == ["1", "2"]
 
 
 def test_scores_of_classes_are_means_over_seeds_and_the_best_are_bold(tmp_path):

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 # Arguments of a network that do not decide what it computes with weights that fit: they decide shapes, or belong to
 # training alone.
 _WITHOUT_MEANING = {
-    *("in_channels", "num_classes", "depth", "channels", "bias", "fusion_channels", "head_channels", "init"),
+    *("in_channels", "num_classes", "depth", "channels", "fusion_channels", "head_channels", "init"),
     *("dropout", "block_dropout", "recompute", "stochastic", "epsilon"),
 }
 # Arguments that decide which neighbours a layer sees. Its weights keep their meaning.
@@ -264,6 +264,8 @@ def _differences(own: Description, other: Description, neighbors: bool) -> list[
         f"{_TYPED.get(name, name if '.' in name else f'model.{name}')} is {there[name]} there, {here[name]} here"
         for name in there
         if (name in _NEIGHBORS) == neighbors and name in here and there[name] != here[name]
+        # Biases that the source does not have begin at 0.
+        if (name, there[name]) != ("bias", "false")
     ]
 
 

@@ -3,6 +3,7 @@
 Nothing is composed or built from it.
 """
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,7 @@ from typing import Any
 from ..changes import HOW_IT_IS_DONE, WHERE_ROOMS_ARE
 from ..errors import UserError
 from ..escaping import one_line
-from ..evaluation.metrics_file import MAX_COUNT
+from ..evaluation.metrics_file import MAX_COUNT, MAX_SHOWN
 from ..model.description import Network, OwnPart, describe_network
 from ..old_names import ADDED, renamed, renamed_argument
 from ..schema import read_yaml
@@ -25,6 +26,7 @@ _NOT_SETTINGS = (
     # The name of the protocol says it.
     "protocol.min_points",
 )
+_PACKAGE = __name__.partition(".")[0]
 # A setting that stands for the value of another one.
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
@@ -116,12 +118,16 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 def _value(value: Any) -> Any:
     """Return a setting as a number or as printable text."""
     # NaN, and integers that float64 cannot hold, become text: they cannot be sorted.
-    number = isinstance(value, (int, float)) and abs(value) <= MAX_COUNT
-    return value if number else shown(_as_text(value))
+    if isinstance(value, (int, float)) and abs(value) <= MAX_COUNT:
+        return value
+    text = _as_text(value)
+    # Texts that differ only where they are cut are of different experiments.
+    whole = len(text) <= MAX_SHOWN
+    return shown(text) if whole else f"{shown(text)} ({hashlib.sha256(text.encode()).hexdigest()[:8]})"
 
 
 def _as_text(value: Any) -> str:
-    """Return a value as text: a list of parts as ``Turn 90, Mirror 0.5``, a sum of losses as ``a:1, b:0.5``."""
+    """Return a value as text: a list of parts as ``Turn step:90, mine.Fog``, a sum of losses as ``a:1, b:0.5``."""
     if value is None or value == []:
         return "none"
     if isinstance(value, list):
@@ -130,8 +136,9 @@ def _as_text(value: Any) -> str:
 
 
 def _part(value: dict[Any, Any]) -> str:
-    """Return what a config has for a part: the name of its class and its arguments."""
+    """Return what a config has for a part: its class, without the module if that is ours, and its arguments."""
+    arguments = [f"{one_line(key)}:{one_line(each)}" for key, each in value.items() if key != "_target_"]
     if "_target_" not in value:
-        return ", ".join(f"{key}:{one_line(each)}" for key, each in value.items())
-    name = one_line(value["_target_"]).rpartition(".")[2]
-    return " ".join([name, *(one_line(each) for key, each in value.items() if key != "_target_")])
+        return ", ".join(arguments)
+    target = one_line(value["_target_"])
+    return " ".join([target.rpartition(".")[2] if target.startswith(f"{_PACKAGE}.") else target, *arguments])

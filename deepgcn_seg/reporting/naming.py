@@ -20,8 +20,8 @@ _TITLES = {
     "conv._target_": "convolution",
     "graph.name._target_": "graph",
 }
-# The arguments of a part, as in "Turn 90, Mirror 0.5".
-_ARGUMENTS = re.compile(r"(?<=[A-Za-z])( (-?[\d.]+(e-?\d+)?|none))+(?=, |$)")
+# The arguments of a part, as in "Turn step:90, Mirror chance:0.5".
+_ARGUMENTS = re.compile(r"(?<=[A-Za-z])( \w+:(-?[\d.]+(e-?\d+)?|none))+(?=, |$)")
 # Characters of a value in a label.
 MAX_VALUE = 60
 
