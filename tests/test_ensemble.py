@@ -236,7 +236,7 @@ def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("several")
     run("train", *TINY, f"data.root={root}/data", "max_steps=1", f"hydra.run.dir={root}/a")
     trained_on = read_checkpoint(root / "a" / "checkpoints" / "best.ckpt")["trained_on"]
-    for name, settings in {"b,b": {"seed": 1}, "other": {"fold": 2}}.items():
+    for name, settings in {"b,b": {"seed": 1}, "other": {"fold": 2}, "unknown": {"fold": None}}.items():
         (root / name / "checkpoints").mkdir(parents=True)
         save(root / name / "checkpoints" / "best.ckpt", DEEPER, **{**trained_on, **settings}, weights_seed=1)
     return root
@@ -255,6 +255,11 @@ def test_the_number_of_an_average_names_its_networks(runs):
     assert entry["checkpoint"] == f"average of 2 networks ({', '.join(paths)})"
     assert entry["protocol"].startswith("rooms (") and "votes 2, turned, scaled by 1, 0.95, 64" in entry["protocol"]
     assert "average of 2 networks" in " ".join(done.stdout.split())
+
+
+def test_the_fold_is_that_of_the_networks_that_know_theirs(runs):
+    evaluate(runs, f"[{runs}/unknown,{runs}/a]")
+    assert json.loads((runs / "scores" / "metrics.json").read_text())["test"]["areas"] == [5]
 
 
 def test_an_average_of_one_has_the_number_of_the_network(runs):

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -24,11 +25,13 @@ from test_labelled_scans import classes, write_scans
 
 from deepgcn_seg import memory
 from deepgcn_seg.data.build_store import prepare
+from deepgcn_seg.data.dataset import blocks_per_pass
 from deepgcn_seg.data.store import RoomStore
 from deepgcn_seg.errors import UserError
 from deepgcn_seg.evaluation.history import read_history
 from deepgcn_seg.files import replacing
 from deepgcn_seg.model.checkpoint import read_checkpoint
+from deepgcn_seg.training.guards import advice_on_memory
 
 # Time and memory are measured anew in every process.
 MEASURED = ("2_training/points_per_second", "2_training/peak_memory_mb")
@@ -276,6 +279,18 @@ def test_out_of_memory_says_what_would_help(data_root, tmp_path):  # noqa: F811
 )
 def test_errors_of_too_little_memory_are_known_by_what_they_say(message, lacks):
     assert memory.is_out_of_memory(RuntimeError(message)) == lacks
+
+
+@pytest.mark.parametrize(
+    ("blocks", "accumulate", "advice"),
+    [(8, 1, "accumulate=2 (1/2 of"), (9, 2, "accumulate=6 (1/3 of"), (7, 1, "accumulate=7 (1/7 of"), (1, 4, "points=32 (1/2 of")],
+)  # fmt: skip
+def test_passes_that_are_advised_share_the_blocks_equally(blocks, accumulate, advice):
+    with pytest.raises(UserError, match=re.escape(advice)):
+        with advice_on_memory(torch.nn.Linear(4, 4), 1, blocks, 64, accumulate):
+            raise MemoryError
+    if "accumulate" in advice:
+        assert blocks_per_pass(blocks * accumulate, 1, int(re.findall(r"accumulate=(\d+)", advice)[0])) >= 1
 
 
 def test_a_run_can_be_repeated_from_what_it_left(trained, tmp_path):  # noqa: F811

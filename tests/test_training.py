@@ -603,8 +603,9 @@ def test_a_run_with_damaged_metrics_is_not_finished(metrics, miou, tmp_path, cap
     assert ("the run is scored again" in caplog.text) == (miou is None)
 
 
-@pytest.mark.parametrize(("rooms", "expected"), [(1, ""), (3, ", 95 % over 3 rooms 0.0000 to 1.0000")])
+@pytest.mark.parametrize(("rooms", "expected"), [(1, ""), (4, ", 95 % over 3 rooms 0.0000 to 1.0000")])
 def test_a_validation_says_how_far_other_rooms_would_move_it(rooms, expected):
-    """All of the first room is labelled wrong, and none of the others."""
+    """All of the first room is labelled wrong, none of the next two, and the last has no labelled point."""
     wrong, right = torch.tensor([[0, 8], [8, 0]]), torch.tensor([[8, 0], [0, 8]])
-    assert loop.over_rooms(Result(torch.stack([wrong, right, right][:rooms]), {}, 1.0)) == expected
+    each = [wrong, right, right, torch.zeros_like(wrong)]
+    assert loop.over_rooms(Result(torch.stack(each[:rooms]), {}, 1.0)) == expected

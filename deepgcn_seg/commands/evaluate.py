@@ -118,7 +118,7 @@ def _fold(config: DictConfig, networks: Trained) -> int | str | None:
     trained = networks.trained_on
     same = config.data.name in (None, trained.name)
     if config.data.fold is None or (same and not is_typed("data.fold")):
-        return trained.fold
+        return next((each.trained_on.fold for each in networks.members if each.trained_on.fold is not None), None)
     for member in networks.members:
         if same and config.data.fold != member.trained_on.fold:
             which = "the network" if len(networks.members) == 1 else str(member.path)

@@ -64,11 +64,13 @@ def advice_on_memory(model: nn.Module, step: int, blocks: int, points: int, accu
         if not is_out_of_memory(error):
             raise
         size = activation_bytes(model, points) * blocks / 2**30
-        halves = f"accumulate={2 * accumulate}" if blocks > 1 else f"points={points // 2}"
+        # The passes share the blocks equally.
+        parts = next((n for n in range(2, blocks + 1) if blocks % n == 0), 2)
+        smaller = f"accumulate={parts * accumulate}" if blocks > 1 else f"points={points // parts}"
         raise UserError(
             f"out of memory at step {step}, {blocks} blocks of {points} points a pass ({first_line(error)}). "
-            f"Try {halves} (halves about {size:.1f} GB of activations); "
-            "or model.recompute=true (recomputes convolutions: about a third of that, a third more time); "
+            f"Try {smaller} (1/{parts} of about {size:.1f} GB of activations); "
+            "or model.recompute=true (recomputes convolutions: about a third of them, a third more time); "
             "or backbone=revgcn (hardly grows with depth)"
         ) from None
 

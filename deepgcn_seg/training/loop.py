@@ -438,4 +438,5 @@ def over_rooms(result: Result) -> str:
     if (interval := result.interval) is None:
         return ""
     low, high = interval
-    return f", 95 % over {len(result.by_room)} rooms {low:.4f} to {high:.4f}"
+    scored = int(result.by_room.flatten(1).any(1).sum())
+    return f", 95 % over {scored} rooms {low:.4f} to {high:.4f}"
