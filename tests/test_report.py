@@ -1283,6 +1283,20 @@ def test_data_that_are_named_differently_are_the_same_if_nothing_else_was_scored
     assert (table.title, table.rows[0][1]) == ("Classes, 2-fold, pooled", "2")
 
 
+@pytest.mark.parametrize(
+    ("ones", "others", "alike"),
+    [
+        pytest.param({1: 4}, {2: 4}, True, id="no area of both"),
+        pytest.param({1: 4, 2: 4}, {1: 4, 2: 5}, False, id="an area of both differs"),
+    ],
+)
+def test_an_area_of_both_tells_data_of_two_names_apart(tmp_path, ones, others, alike):
+    for data, areas in (("raw", ones), ("half", others)):
+        for area, count in areas.items():
+            measured_run(tmp_path, f"{data}{area}", data, area, points=(count, count))
+    assert len({run.data for run in find_runs(tmp_path, LeftOut())[0]}) == (1 if alike else 2)
+
+
 def test_areas_of_different_data_are_not_pooled(tmp_path):
     """The first runs of each folder are of different areas: none of them alone tells the data apart."""
     for name, data, area, count in (
