@@ -336,9 +336,18 @@ def test_rows_of_other_classes_or_of_another_order_are_refused(tmp_path):
         again.append(epoch.row(["floor", "wall"]))
     again.append(replace(epoch, step=2).row(["wall", "floor"]))
     assert [row["step"] for row in read_history(tmp_path / "history.csv")] == [1, 2]
-    # Rows from the first new step on are dropped.
-    History(tmp_path, 2).append(replace(epoch, step=2, train_loss=5.0).row(["wall", "floor"]))
-    assert [row["train_loss"] for row in read_history(tmp_path / "history.csv")] == [1.0, 5.0]
+
+
+def test_a_history_goes_on_before_its_first_new_step_with_every_digit_of_a_step(tmp_path):
+    epoch = Epoch(12_345_677, 1, 0.1, 1 / 3, None, None, 1.0, 1.0)
+    history = History(tmp_path, 0)
+    for step in (12_345_677, 12_345_678):
+        history.append(replace(epoch, step=step).row(["wall"]))
+    # A run with max_steps=12345678 was killed before its last checkpoint, and goes on to a later step.
+    History(tmp_path, 12_345_678).append(replace(epoch, step=12_345_680).row(["wall"]))
+    rows = read_history(tmp_path / "history.csv")
+    assert [row["step"] for row in rows] == [12_345_677, 12_345_680]
+    assert [row["train_loss"] for row in rows] == [0.333333] * 2
 
 
 def test_a_training_that_fails_before_its_first_step_leaves_no_events(monkeypatch, tmp_path):
