@@ -165,6 +165,16 @@ def test_seeds_are_averaged(tmp_path):
     assert table.rows[0][:3] == ["7", "2", "70.00 +- 14.14"]
 
 
+@pytest.mark.parametrize("fold", [5, 6])
+def test_the_best_scores_are_bold_if_all_are_of_one_area(tmp_path, fold):
+    for name, depth, area, miou in (("a", 7, 5, 60), ("b", 14, fold, 80)):
+        for seed in (0, 1):
+            make_run(tmp_path, f"{name}{seed}", scoring(miou), area, depth, seed=seed)
+    runs, means = comparisons(find_runs(tmp_path, LeftOut())[0])
+    for table, best in ((runs, r"\textbf{80.00}"), (means, r"\textbf{80.00 $\pm$ 0.00}")):
+        assert (best in table.latex()) == (r"\textbf" in table.latex()) == (fold == 5)
+
+
 def test_no_runs(tmp_path):
     with pytest.raises(UserError, match="no run directories"):
         find_runs(tmp_path, LeftOut())
