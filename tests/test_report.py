@@ -175,6 +175,17 @@ def test_the_best_scores_are_bold_if_all_are_of_one_area(tmp_path, fold):
         assert (best in table.latex()) == (r"\textbf" in table.latex()) == (fold == 5)
 
 
+def test_every_table_of_scores_says_how_checkpoints_were_chosen(tmp_path):
+    for area, seed, chosen in ((1, 0, "last"), (1, 1, "best on test rooms"), (2, 0, ""), (2, 1, "last")):
+        folder = make_run(tmp_path, f"{area}{seed}", SQUARE, fold=area, seed=seed)
+        changed(selection=chosen, folds=["Area_1", "Area_2"])(folder)
+    runs = find_runs(tmp_path, LeftOut())[0]
+    both, last = "Checkpoint: best on test rooms, last.", "Checkpoint: last."
+    (first, second), tables = six_folds(runs), [*comparisons(runs), *class_tables(runs)]
+    assert len(tables) == 3 and last in first.notes and both in second.notes
+    assert all(both in table.notes for table in tables)
+
+
 def test_no_runs(tmp_path):
     with pytest.raises(UserError, match="no run directories"):
         find_runs(tmp_path, LeftOut())
