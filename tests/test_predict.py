@@ -21,7 +21,7 @@ from deepgcn_seg.commands.predict import classes_path, output_paths, require_dis
 from deepgcn_seg.data.classes import S3DIS, ClassList
 from deepgcn_seg.data.label_numbers import LabelNumbers
 from deepgcn_seg.data.labelled_scans import Labelling
-from deepgcn_seg.data.scannet import SCANNET
+from deepgcn_seg.data.scannet import LABELLING, SCANNET
 from deepgcn_seg.data.scans.files import read_scan, write_scan
 from deepgcn_seg.data.scans.formats.scan import Scan
 from deepgcn_seg.data.scans.search import find_scans, scans_root
@@ -683,8 +683,6 @@ def test_labels_of_the_networks_numbers_are_the_truth(segmenter, tmp_path):
         truth, told = truth_of(with_labels(values), segmenter.labelling)
         assert truth.tolist() == expected and told == "field label"
     assert "no field label" in truth_of(with_labels([1, 2], "height"), segmenter.labelling)[1]
-    # 2 is the ground in LAS, and a wall in S3DIS.
-    assert "those of LAS" in truth_of(with_labels([1, 2], "classification"), segmenter.labelling)[1]
     scan = with_labels([1, 2], "LABEL")
     scan.fields["Label"] = scan.fields["LABEL"]
     assert truth_of(scan, segmenter.labelling) == (None, "the scan has fields LABEL and Label")
@@ -727,6 +725,27 @@ def test_label_numbers_are_taken_as_the_training_had_them(classes, trained_on, l
     truth, told = truth_of(scan, labelling)
     assert (None if truth is None else truth.tolist()) == expected
     assert expected or "does not say, or several do not agree, which classes the numbers of field label mean" in told
+
+
+@pytest.mark.parametrize("field", ["classification", "scalar_Classification"])
+@pytest.mark.parametrize(
+    ("classes", "numbers", "expected"),
+    [
+        # An unclassified point of LAS and its ground are no floor and wall of S3DIS, and no wall and floor of ScanNet.
+        (S3DIS, None, None),
+        (S3DIS, Labelling.of(S3DIS).label_numbers, None),
+        (SCANNET, None, None),
+        (SCANNET, LABELLING.label_numbers, None),
+        (S3DIS, LabelNumbers(classes=tuple((label + 1,) for label in range(13))), [0, 1]),
+        (OWN, LabelNumbers(classes=((1,), (2,), (3,))), [0, 1]),
+    ],
+    ids=["S3DIS", "S3DIS, kept", "ScanNet", "ScanNet, kept", "own of these names", "own"],
+)
+def test_the_classification_of_las_is_the_truth_for_a_users_own_numbers_alone(classes, numbers, expected, field):
+    trained_on = {} if numbers is None else {"source": "folder", "label_numbers": numbers.plain()}
+    truth, told = truth_of(with_labels([1, 2], field), trained_labelling(members(trained_on, classes=classes)))
+    assert (None if truth is None else truth.tolist()) == expected
+    assert expected or f"the numbers of field {field} are those of LAS" in told
 
 
 def test_networks_of_other_label_numbers_know_no_truth():

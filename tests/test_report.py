@@ -165,6 +165,27 @@ def test_seeds_are_averaged(tmp_path):
     assert table.rows[0][:3] == ["7", "2", "70.00 +- 14.14"]
 
 
+@pytest.mark.parametrize("fold", [5, 6])
+def test_the_best_scores_are_bold_if_all_are_of_one_area(tmp_path, fold):
+    for name, depth, area, miou in (("a", 7, 5, 60), ("b", 14, fold, 80)):
+        for seed in (0, 1):
+            make_run(tmp_path, f"{name}{seed}", scoring(miou), area, depth, seed=seed)
+    runs, means = comparisons(find_runs(tmp_path, LeftOut())[0])
+    for table, best in ((runs, r"\textbf{80.00}"), (means, r"\textbf{80.00 $\pm$ 0.00}")):
+        assert (best in table.latex()) == (r"\textbf" in table.latex()) == (fold == 5)
+
+
+def test_every_table_of_scores_says_how_checkpoints_were_chosen(tmp_path):
+    for area, seed, chosen in ((1, 0, "last"), (1, 1, "best on test rooms"), (2, 0, ""), (2, 1, "last")):
+        folder = make_run(tmp_path, f"{area}{seed}", SQUARE, fold=area, seed=seed)
+        changed(selection=chosen, folds=["Area_1", "Area_2"])(folder)
+    runs = find_runs(tmp_path, LeftOut())[0]
+    both, last = "Checkpoint: best on test rooms, last.", "Checkpoint: last."
+    (first, second), tables = six_folds(runs), [*comparisons(runs), *class_tables(runs)]
+    assert len(tables) == 3 and last in first.notes and both in second.notes
+    assert all(both in table.notes for table in tables)
+
+
 def test_no_runs(tmp_path):
     with pytest.raises(UserError, match="no run directories"):
         find_runs(tmp_path, LeftOut())
@@ -1281,6 +1302,20 @@ def test_data_that_are_named_differently_are_the_same_if_nothing_else_was_scored
         assert note in table.notes
     (table,) = class_tables(runs)
     assert (table.title, table.rows[0][1]) == ("Classes, 2-fold, pooled", "2")
+
+
+@pytest.mark.parametrize(
+    ("ones", "others", "alike"),
+    [
+        pytest.param({1: 4}, {2: 4}, True, id="no area of both"),
+        pytest.param({1: 4, 2: 4}, {1: 4, 2: 5}, False, id="an area of both differs"),
+    ],
+)
+def test_an_area_of_both_tells_data_of_two_names_apart(tmp_path, ones, others, alike):
+    for data, areas in (("raw", ones), ("half", others)):
+        for area, count in areas.items():
+            measured_run(tmp_path, f"{data}{area}", data, area, points=(count, count))
+    assert len({run.data for run in find_runs(tmp_path, LeftOut())[0]}) == (1 if alike else 2)
 
 
 def test_areas_of_different_data_are_not_pooled(tmp_path):

@@ -277,14 +277,17 @@ def test_the_history_has_a_row_for_each_epoch_whatever_stops_the_run(monkeypatch
     monkeypatch.setattr(
         RunLog, "step", lambda log, step, loss, *rest: losses.update({step: loss}) or log_step(log, step, loss, *rest)
     )
-    for steps in ([], [2], [3], [4, 6]):
-        folder = tmp_path / f"stopped{steps}"
+    # Stopped in these steps; and whether the run goes on with another loss, which here is the same.
+    for steps, other_loss in (([], False), ([2], False), ([3], False), ([4, 6], False), ([6], True)):
+        folder = tmp_path / f"stopped{steps}{other_loss}"
         running = stopping_after(monkeypatch, steps)
         for _ in steps:
             running.trainer = trainer(folder, validate_every=2)
             with pytest.raises(Interrupted):
                 running.trainer.fit()
         running.trainer = trainer(folder, validate_every=2)
+        if other_loss:
+            running.trainer.resume(other_loss=True)
         running.trainer.fit()
         rows = read_history(folder / "history.csv")
         assert [(row["step"], row["epoch"]) for row in rows] == [(3, 1), (6, 2), (9, 3)]
@@ -294,6 +297,7 @@ def test_the_history_has_a_row_for_each_epoch_whatever_stops_the_run(monkeypatch
             assert row["train_loss"] == pytest.approx(mean, rel=1e-5)
         # Validated after the second epoch and at the end.
         assert rows[0]["mIoU"] is rows[0]["validation_loss"] is rows[0]["IoU/wall"] is None
+        assert rows[1]["mIoU"] is not None
         final = score(running.trainer.state.network_to_use)
         assert rows[2]["validation_loss"] == pytest.approx(final.loss, rel=1e-5)
         assert rows[2]["mIoU"] == pytest.approx(Scores.of(final.confusion).miou, rel=1e-5)
@@ -332,9 +336,18 @@ def test_rows_of_other_classes_or_of_another_order_are_refused(tmp_path):
         again.append(epoch.row(["floor", "wall"]))
     again.append(replace(epoch, step=2).row(["wall", "floor"]))
     assert [row["step"] for row in read_history(tmp_path / "history.csv")] == [1, 2]
-    # Rows from the first new step on are dropped.
-    History(tmp_path, 2).append(replace(epoch, step=2, train_loss=5.0).row(["wall", "floor"]))
-    assert [row["train_loss"] for row in read_history(tmp_path / "history.csv")] == [1.0, 5.0]
+
+
+def test_a_history_goes_on_before_its_first_new_step_with_every_digit_of_a_step(tmp_path):
+    epoch = Epoch(12_345_677, 1, 0.1, 1 / 3, None, None, 1.0, 1.0)
+    history = History(tmp_path, 0)
+    for step in (12_345_677, 12_345_678):
+        history.append(replace(epoch, step=step).row(["wall"]))
+    # A run with max_steps=12345678 was killed before its last checkpoint, and goes on to a later step.
+    History(tmp_path, 12_345_678).append(replace(epoch, step=12_345_680).row(["wall"]))
+    rows = read_history(tmp_path / "history.csv")
+    assert [row["step"] for row in rows] == [12_345_677, 12_345_680]
+    assert [row["train_loss"] for row in rows] == [0.333333] * 2
 
 
 def test_a_training_that_fails_before_its_first_step_leaves_no_events(monkeypatch, tmp_path):

@@ -11,7 +11,9 @@ from ..model.trained import Trained
 
 # What predict writes beside a labelled scan: the names of the classes.
 CLASSES_FILE = ".classes.json"
-# Fields whose numbers have a meaning of their own in LAS, so that they are not those of S3DIS.
+# What numbers mean in scans with the classes of a published data set.
+_PUBLISHED = {S3DIS.names: Labelling.of(S3DIS), SCANNET.names: LABELLING}
+# Fields whose numbers have a meaning of their own in LAS, so that they are not those of a published data set.
 _STANDARD = ("classification", "scalar_classification")
 
 
@@ -25,8 +27,7 @@ def trained_labelling(networks: Trained) -> Labelling | None:
     if found is not None:
         return Labelling(classes, found)
     own = any(member.trained_on.source == "folder" or member.trained_on.label_numbers for member in networks.members)
-    known = {} if own else {S3DIS.names: Labelling.of(S3DIS), SCANNET.names: LABELLING}
-    return known.get(classes.names)
+    return None if own else _PUBLISHED.get(classes.names)
 
 
 def truth_of(scan: Scan, labelling: Labelling | None) -> tuple[np.ndarray | None, str]:
@@ -50,7 +51,8 @@ def truth_of(scan: Scan, labelling: Labelling | None) -> tuple[np.ndarray | None
         return None, f"the checkpoint does not say, or several do not agree, which classes the numbers of {field} mean"
     if scan.path.with_name(scan.path.name + CLASSES_FILE).is_file():
         return None, f"{scan.path.name}{CLASSES_FILE} says that {field} is a prediction"
-    if labelling.classes.names == S3DIS.names and own_field is None and name.lower() in _STANDARD:
+    published = _PUBLISHED.get(labelling.classes.names)
+    if published is not None and labelling.numbers == published.numbers and name.lower() in _STANDARD:
         return None, f"the numbers of {field} are those of LAS, not of these classes"
     if scan.fields[name].dtype.kind not in "iuf":
         return None, f"{field} has no numbers"

@@ -76,11 +76,9 @@ def percent(share: float | None) -> float | None:
     return None if share is None or share != share else 100 * share
 
 
-def percent_interval(ends: tuple[float | None, float | None] | None) -> Interval | None:
-    """Return an interval of shares of 0..1 in percent; None without both ends."""
-    if ends is None or ends[0] is None or ends[1] is None:
-        return None
-    return Interval(100 * ends[0], 100 * ends[1])
+def percent_interval(ends: tuple[float, float] | None) -> Interval | None:
+    """Return an interval of shares of 0..1 in percent; None for None."""
+    return None if ends is None else Interval(100 * ends[0], 100 * ends[1])
 
 
 PERCENT = "%", ".2f"

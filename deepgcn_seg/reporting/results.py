@@ -153,6 +153,12 @@ def notes_on_data(runs: Sequence[Run]) -> list[str]:
     return notes
 
 
+def notes_on_checkpoints(runs: Sequence[Run]) -> list[str]:
+    """Return a note on how the checkpoints that were scored were chosen, as far as the runs say it."""
+    selections = sorted({run.test.selection for run in runs if run.test.selection})
+    return [f"Checkpoint: {', '.join(selections)}."] if selections else []
+
+
 def notes_on_repeats(runs: Sequence[Run]) -> list[str]:
     """Return notes on what means have to leave out or to take together.
 

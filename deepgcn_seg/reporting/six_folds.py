@@ -6,7 +6,7 @@ import torch
 
 from ..evaluation.metrics import Scores, miou_interval
 from .result_table import PERCENT, Column, ResultTable, percent, percent_interval
-from .results import Folds, experiments, folds, notes_on_data, notes_on_repeats
+from .results import Folds, experiments, folds, notes_on_checkpoints, notes_on_data, notes_on_repeats
 from .run import Run
 
 
@@ -35,7 +35,8 @@ def _table(title: str, folds: Folds, repeats: list[str]) -> ResultTable:
     scores = [run.scores for run in runs]
     names = [f"{run.area}, run {run.name}" if len(folds.runs[run.area]) > 1 else run.area for run in runs]
     rows = [_score_row(name, each) for name, each in zip(names, scores)]
-    notes = [f"Data: {runs[0].data}. Protocol: {test.protocol}.", *notes_on_data(runs), *repeats]
+    notes = [f"Data: {runs[0].data}. Protocol: {test.protocol}."]
+    notes += notes_on_data(runs) + notes_on_checkpoints(runs) + repeats
     if folds.missing:
         notes.append(f"No {folds.count} number: folds {', '.join(folds.missing)} are missing or unfinished.")
     if (pooled := folds.pooled) is not None:

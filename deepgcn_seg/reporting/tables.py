@@ -11,7 +11,15 @@ from .differences import varied
 from .naming import title_of
 from .published import AREA_5, SIX_FOLD, Published
 from .result_table import PERCENT, Column, ResultTable, Spread, percent, percent_interval
-from .results import by_measure, comparable, notes_on_data, notes_on_repeats, results, to_average
+from .results import (
+    by_measure,
+    comparable,
+    notes_on_checkpoints,
+    notes_on_data,
+    notes_on_repeats,
+    results,
+    to_average,
+)
 from .run import Run
 
 SCORES = ("mIoU", "mAcc", "OA")
@@ -23,10 +31,10 @@ def comparisons(runs: Sequence[Run]) -> list[ResultTable]:
     """Return a table for each data and protocol: settings that differ, scores, parameters, time and memory."""
     tables = []
     for measured, group in by_measure(runs).items():
-        seeds, repeats = _by_seeds(group), notes_on_repeats(group)
-        tables.append(_comparison(group, *measured, repeats))
+        seeds, notes = _by_seeds(group), notes_on_checkpoints(group) + notes_on_repeats(group)
+        tables.append(_comparison(group, *measured, notes))
         if any(len(each) > 1 for each in seeds):
-            tables.append(_over_seeds(seeds, *measured, repeats))
+            tables.append(_over_seeds(seeds, *measured, notes))
     return tables
 
 
@@ -46,7 +54,7 @@ def _changes_together(settings: Mapping[str, Sequence[str]]) -> list[str]:
     return notes
 
 
-def _comparison(runs: list[Run], data: str, protocol: str, repeats: list[str]) -> ResultTable:
+def _comparison(runs: list[Run], data: str, protocol: str, more: list[str]) -> ResultTable:
     settings = varied(runs)
     keys = list(settings)
     intervals = any(run.interval for run in runs)
@@ -80,15 +88,13 @@ def _comparison(runs: list[Run], data: str, protocol: str, repeats: list[str]) -
                 run.name,
             ]
         )
-    selections = sorted({run.test.selection for run in runs if run.test.selection})
     notes = [
         f"Data: {data}. Protocol: {protocol}. Tested on {', '.join(map(_scored, areas.values()))}.",
         *notes_on_data(runs),
-        "Minutes and peak MB are of training, points/s of scoring."
-        + (f" Checkpoint: {', '.join(selections)}." if selections else ""),
+        "Minutes and peak MB are of training, points/s of scoring.",
         *["95 % interval: of the mIoU, over the test rooms."] * intervals,
         *_changes_together(settings),
-        *repeats,
+        *more,
     ]
     return ResultTable("Runs", columns, rows, notes)
 
@@ -108,7 +114,7 @@ def _by_seeds(runs: Sequence[Run]) -> list[list[Run]]:
     return [each for group in groups.values() for each in to_average(group)]
 
 
-def _over_seeds(groups: Sequence[Sequence[Run]], data: str, protocol: str, repeats: list[str]) -> ResultTable:
+def _over_seeds(groups: Sequence[Sequence[Run]], data: str, protocol: str, more: list[str]) -> ResultTable:
     """Return the table of means and standard deviations of groups of runs that differ in their seed alone."""
     runs = [run for group in groups for run in group]
     settings = varied(runs)
@@ -123,7 +129,7 @@ def _over_seeds(groups: Sequence[Sequence[Run]], data: str, protocol: str, repea
         for group in groups
     ]
     notes = [f"Data: {data}. Protocol: {protocol}. Mean +- standard deviation over seeds."]
-    notes += _changes_together(settings) + repeats
+    notes += _changes_together(settings) + more
     columns = [*_settings_columns(keys), Column("seeds"), *(Column(name, *PERCENT, best) for name in SCORES)]
     return ResultTable("Means over seeds", columns, rows, notes)
 
@@ -139,14 +145,15 @@ def class_tables(runs: Sequence[Run]) -> list[ResultTable]:
     Values are means over seeds.
     """
     tables: list[ResultTable] = []
-    repeats = {measured: notes_on_repeats(group) for measured, group in by_measure(runs).items()}
+    groups = by_measure(runs)
+    more = {measured: notes_on_checkpoints(each) + notes_on_repeats(each) for measured, each in groups.items()}
     for (data, protocol, rooms), found in comparable(runs).items():
         classes = found[0].classes
         rows = [[each.label, len(each.scores), *_spreads(each.scores)] for each in found]
         notes = [f"Data: {data}. Protocol: {protocol}. Rooms: {rooms}. Of each class: IoU."]
         if any(len(each.scores) > 1 for each in found):
             notes.append("mIoU, mAcc, OA: mean +- standard deviation over seeds. IoU of each class: mean over seeds.")
-        notes += repeats[data, protocol]
+        notes += more[data, protocol]
         file = f"classes-{len(tables)}" if tables else "classes"
         columns = [Column("network"), Column("seeds"), *(Column(name, *PERCENT, True) for name in SCORES)]
         columns += [Column(name, *PERCENT, True, deviations=False) for name in classes]

@@ -411,7 +411,8 @@ class Trainer:
 
         Args:
             content: of the checkpoint, if it has been read.
-            other_loss: whether the steps from now on have another loss; those until now then get a row of the history.
+            other_loss: whether the steps from now on have another loss. Those until now then get a row of the history,
+                at the end of an epoch with its validation.
 
         Raises:
             UserError: the file is missing, damaged, or of another model.
@@ -423,7 +424,7 @@ class Trainer:
             limit = f"epochs={self.settings.epochs}" if total == of_epochs else f"max_steps={self.settings.max_steps}"
             log.info("%s: all %d steps of %s are done; set a larger value to continue", path, total, limit)
             return
-        if other_loss and self.state.losses:
+        if other_loss and self.state.losses and not self._at_end_of_epoch:
             self._add_row(None)
             self.save("last.ckpt")
         before = self.state.optimizer.param_groups[0]["lr"]
