@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._device import _device_constructors
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -113,6 +114,8 @@ def pretended_gpus(monkeypatch):
         pytest.skip("there is a GPU")
     pytest.importorskip("triton", reason="no Triton on this platform")
     gpus = PretendedGpus()
+    # PyTorch lists its factories once, at the first default device, and must not list the pretended ones.
+    _device_constructors()
     _pretend_tensors(gpus, monkeypatch)
     _pretend_cuda(gpus, monkeypatch)
     _pretend_kernels(gpus, monkeypatch)
