@@ -306,6 +306,19 @@ def test_the_history_has_a_row_for_each_epoch_whatever_stops_the_run(monkeypatch
         )
 
 
+def test_a_resume_that_is_refused_for_its_schedule_leaves_the_run_as_it_was(monkeypatch, tmp_path):
+    running = stopping_after(monkeypatch, [2])
+    running.trainer = trainer(tmp_path)
+    with pytest.raises(Interrupted):
+        running.trainer.fit()
+    going_on = trainer(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    going_on.settings = replace(going_on.settings, schedule=lambda clock: None)
+    with pytest.raises(UserError, match="recipe.schedule"):
+        going_on.resume(other_loss=True)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 def test_a_history_of_something_else_is_one_line(monkeypatch, tmp_path):
     stopping_after(monkeypatch, [4]).trainer = found = trainer(tmp_path)
     with pytest.raises(Interrupted):

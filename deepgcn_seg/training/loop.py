@@ -424,14 +424,14 @@ class Trainer:
             limit = f"epochs={self.settings.epochs}" if total == of_epochs else f"max_steps={self.settings.max_steps}"
             log.info("%s: all %d steps of %s are done; set a larger value to continue", path, total, limit)
             return
-        if other_loss and self.state.losses and not self._at_end_of_epoch:
-            self._add_row(None)
-            self.save("last.ckpt")
         before = self.state.optimizer.param_groups[0]["lr"]
         clock = Clock(self.state.step, self.steps_per_epoch, total)
         rate = self.base_rates[0] * value_of(self.settings.schedule, clock, "recipe.schedule")
         where = (path, self.state.step, total)
         log.info("Going on from %s at step %d of %d; learning rate %.3g, before %.3g", *where, rate, before)
+        if other_loss and self.state.losses and not self._at_end_of_epoch:
+            self._add_row(None)
+            self.save("last.ckpt")
 
 
 def over_rooms(result: Result) -> str:
