@@ -103,6 +103,7 @@ class PretendedGpus(TorchDispatchMode):
                 assert value.is_contiguous(), f"{kernel.__name__}: {name} is not contiguous"
                 assert value.dtype != torch.bool, f"{kernel.__name__}: Triton has no pointers to truth values"
         assert all(0 < size <= most for size, most in zip(grid, GRID)), f"{kernel.__name__}: a grid of {grid}"
+        assert "enable_fp_fusion" in settings, f"{kernel.__name__}: its rounding depends on the version of Triton"
         assert len(arguments) + len(settings.keys() & set(kernel.arg_names)) == len(kernel.arg_names)
         self.launches.append(kernel.__name__)
 

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import interpreted
+from .launch import FUSED, interpreted
 from .plan import Plan
 from .split import SplitPoints, add_products, distances, operand, products
 
@@ -137,5 +137,5 @@ def list_candidates(
     _candidates[(-(-rows[1] // ROWS), blocks[1])](
         *split, thresholds, lists.entries, lists.found, blocks[0], *rows, count, width, plan.capacity,
         LOOP=loop, WIDE=wide, ROWS=ROWS, COLUMNS=COLUMNS, CHANNELS=channel_step, PTX=NVIDIA and not interpreted(),
-        num_warps=4, num_stages=1 if wide else 2,
+        num_warps=4, num_stages=1 if wide else 2, **FUSED,
     )  # fmt: skip

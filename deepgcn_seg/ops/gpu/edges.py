@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import reference
-from .launch import power_of_two
+from .launch import FUSED, power_of_two
 
 # Size of a tile. Its values take 8 registers in each of 128 threads, and a row of 64 float32 is two cache lines.
 POINTS = 16
@@ -223,4 +223,5 @@ def _launch(kernel, x: Tensor, index: Tensor, *arguments: Tensor | None) -> None
         POINTS=POINTS,
         CHANNELS=width,
         num_warps=4,
+        **FUSED,
     )

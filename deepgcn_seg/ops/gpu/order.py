@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .candidates import Lists
 from .keys import key_of, middle_key, value_of
-from .launch import power_of_two
+from .launch import FUSED, power_of_two
 from .plan import Plan
 
 
@@ -126,5 +126,5 @@ def select_from_lists(
         lists.entries, lists.found, thresholds, lists.order, lists.missed, lists.misses, ranks, out,
         blocks[0] * count, *rows, count, plan.capacity, plan.wanted, len(ranks),
         WIDTH=max(power_of_two(plan.capacity), plan.keep), KEEP=plan.keep, BITS=plan.keep.bit_length() - 1,
-        CODED=plan.coded, RANKS=power_of_two(len(ranks)), num_warps=min(max(plan.keep // 256, 1), 16),
+        CODED=plan.coded, RANKS=power_of_two(len(ranks)), num_warps=min(max(plan.keep // 256, 1), 16), **FUSED,
     )  # fmt: skip

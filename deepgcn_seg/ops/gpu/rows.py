@@ -21,7 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .keys import key_of, middle_key, value_of
-from .launch import power_of_two
+from .launch import FUSED, power_of_two
 from .split import SplitPoints
 
 # Columns for which _make_distances makes distances at a time. With 64 channels that is a tile of 64 x 64 products, 32
@@ -218,10 +218,10 @@ def search_missed(
     held = min(power_of_two(count), sizes.held)
     steps = {"LOOP": loop, "COLUMNS": min(held, COLUMNS), "CHANNELS": math.gcd(width, 64)}
     _make_first_rows[(programs, -(-count // sizes.share))](
-        *split, missed, misses, rows, count, width, SHARE=sizes.share, **steps
+        *split, missed, misses, rows, count, width, SHARE=sizes.share, **steps, **FUSED
     )
     _search_missed[(programs,)](
         *split, missed, misses, ranks, out, rows, values, places, order, count, width, wanted, len(ranks),
         BLOCK=held, PIECE=min(held, sizes.piece), KEEP=keep, RANKS=power_of_two(len(ranks)),
-        num_warps=min(max(held // 1024, keep // 128, 1), 16), **steps,
+        num_warps=min(max(held // 1024, keep // 128, 1), 16), **steps, **FUSED,
     )  # fmt: skip

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import reference
-from .launch import power_of_two
+from .launch import FUSED, power_of_two
 
 # Channels at a time: 64 channels of a tile of 64 points are 32 float16 numbers for each of 128 threads.
 CHANNELS = 64
@@ -142,6 +142,6 @@ def split_points(points: Tensor, mask: Tensor | None, width: int) -> SplitPoints
     present = points if mask is None else mask.contiguous().view(torch.uint8)
     _split[(-(-batch * count // SPLIT_ROWS),)](
         points, mean, present, high, low, units, norms, batch * count, count, channels, width,
-        MASKED=mask is not None, ROWS=SPLIT_ROWS, CHANNELS=min(CHANNELS, power_of_two(width)), num_warps=4,
+        MASKED=mask is not None, ROWS=SPLIT_ROWS, CHANNELS=min(CHANNELS, power_of_two(width)), num_warps=4, **FUSED,
     )  # fmt: skip
     return SplitPoints(high, low, units, norms)

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .launch import FUSED
 from .plan import Plan
 from .split import SplitPoints, distances, products
 
@@ -61,6 +62,6 @@ def sampled_thresholds(split: SplitPoints, plan: Plan, loop: bool, channel_step:
     rows = min((1 << 15) // plan.sample, 64)
     _thresholds[(-(-count // rows), batch)](
         split.high, split.units, split.norms, thresholds, count, width, plan.stride, plan.rank,
-        LOOP=loop, SAMPLE=plan.sample, ROWS=rows, CHANNELS=min(channel_step, 32), num_warps=8, num_stages=1,
+        LOOP=loop, SAMPLE=plan.sample, ROWS=rows, CHANNELS=min(channel_step, 32), num_warps=8, num_stages=1, **FUSED,
     )  # fmt: skip
     return thresholds
