@@ -247,6 +247,17 @@ def test_reversible_groups_start_from_the_sum_of_the_others():
     assert torch.allclose(block.inverse(block(x, around), around), x)
 
 
+def test_reversible_blocks_keep_neighbours_whose_numbers_exceed_16_bits():
+    count = (1 << 15) + 1
+    blocks = DeepGCN.revgcn(**{**SMALL, "channels": 2, "depth": 2}).double().backbone.blocks
+    x = torch.randn(1, count, 2, dtype=torch.float64, requires_grad=True)
+    around = Neighborhood(torch.arange(count).flip(0)[None, :, None])
+    reversible, plain = (
+        torch.autograd.grad(out.square().sum(), x)[0] for out in (blocks(x, lambda *_: around), blocks[0](x, around))
+    )
+    assert torch.allclose(reversible, plain)
+
+
 @pytest.mark.parametrize("depth", [14, 28, pytest.param(112, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("seed", range(2))
