@@ -6,7 +6,7 @@ import torch_geometric.nn as pyg
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from deepgcn_seg import DeepGCN
+from deepgcn_seg import DeepGCN, ops
 from deepgcn_seg.model import EdgeConv, GENConv, MessagePassing, MRConv, fast_inference
 from deepgcn_seg.model.connection import Connection, Dense
 from deepgcn_seg.model.fusion import JointPointwise
@@ -231,6 +231,37 @@ def test_reversible_dropout_is_one_mask_split_over_the_groups():
     assert torch.allclose(found, expected)
     for a, b in zip(grads, torch.autograd.grad(expected.square().sum(), backbone.parameters())):
         assert torch.allclose(a, b, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("connection", ["res+", "rev"])
+def test_pre_activated_layers_are_linear_maps_after_norm_and_activation(connection):
+    """DeeperGCN and RevGNN: x + W act(norm(x)) in each block, and one norm and activation after the last."""
+    settings = {**SMALL, "depth": 3, "graph": "fixed", "dilation": "none"}
+    backbone = DeepGCN(connection=connection, **settings).double().eval().backbone
+    for norm in (part for part in backbone.modules() if isinstance(part, BatchNorm)):
+        for values in (norm.weight.data, norm.bias.data, norm.running_mean):
+            values.normal_()
+    points = torch.rand(2, 40, 9, dtype=torch.float64)
+    index = ops.nearest_ranks(points[..., 6:], torch.arange(settings["k"]))
+
+    def activated(norm, x):
+        return F.relu(norm.weight * (x - norm.running_mean) / (norm.running_var + norm.eps).sqrt() + norm.bias)
+
+    def convolved(conv, x):
+        neighbors = ops.gather_neighbors(x, index)
+        own = x[:, :, None].expand_as(neighbors)
+        return conv.layer.linear(torch.cat([own, neighbors - own], -1)).amax(2)
+
+    x = convolved(backbone.head, points)
+    for block in backbone.blocks:
+        if connection == "res+":
+            x = x + convolved(block.conv, activated(block.norm, x))
+            continue
+        (first, second), (one, two) = block.branches, x.chunk(2, -1)
+        one = one + convolved(first.conv, activated(first.norm, two))
+        two = two + convolved(second.conv, activated(second.norm, one))
+        x = torch.cat([one, two], -1)
+    assert torch.allclose(backbone(points)[-1], activated(backbone.last_norm, x))
 
 
 def test_reversible_groups_start_from_the_sum_of_the_others():
