@@ -6,7 +6,7 @@ import torch_geometric.nn as pyg
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from deepgcn_seg import DeepGCN
+from deepgcn_seg import DeepGCN, ops
 from deepgcn_seg.model import EdgeConv, GENConv, MessagePassing, MRConv, fast_inference
 from deepgcn_seg.model.connection import Connection, Dense
 from deepgcn_seg.model.fusion import JointPointwise
@@ -233,6 +233,37 @@ def test_reversible_dropout_is_one_mask_split_over_the_groups():
         assert torch.allclose(a, b, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("connection", ["res+", "rev"])
+def test_pre_activated_layers_are_linear_maps_after_norm_and_activation(connection):
+    """DeeperGCN and RevGNN: x + W act(norm(x)) in each block, and one norm and activation after the last."""
+    settings = {**SMALL, "depth": 3, "graph": "fixed", "dilation": "none"}
+    backbone = DeepGCN(connection=connection, **settings).double().eval().backbone
+    for norm in (part for part in backbone.modules() if isinstance(part, BatchNorm)):
+        for values in (norm.weight.data, norm.bias.data, norm.running_mean):
+            values.normal_()
+    points = torch.rand(2, 40, 9, dtype=torch.float64)
+    index = ops.nearest_ranks(points[..., 6:], torch.arange(settings["k"]))
+
+    def activated(norm, x):
+        return F.relu(norm.weight * (x - norm.running_mean) / (norm.running_var + norm.eps).sqrt() + norm.bias)
+
+    def convolved(conv, x):
+        neighbors = ops.gather_neighbors(x, index)
+        own = x[:, :, None].expand_as(neighbors)
+        return conv.layer.linear(torch.cat([own, neighbors - own], -1)).amax(2)
+
+    x = convolved(backbone.head, points)
+    for block in backbone.blocks:
+        if connection == "res+":
+            x = x + convolved(block.conv, activated(block.norm, x))
+            continue
+        (first, second), (one, two) = block.branches, x.chunk(2, -1)
+        one = one + convolved(first.conv, activated(first.norm, two))
+        two = two + convolved(second.conv, activated(second.norm, one))
+        x = torch.cat([one, two], -1)
+    assert torch.allclose(backbone(points)[-1], activated(backbone.last_norm, x))
+
+
 def test_reversible_groups_start_from_the_sum_of_the_others():
     block = DeepGCN.revgcn(**{**SMALL, "channels": 12, "groups": 3}).double().train().backbone.blocks[0]
     x, index = torch.randn(2, 40, 12, dtype=torch.float64), torch.randint(0, 40, (2, 40, 4))
@@ -245,6 +276,17 @@ def test_reversible_groups_start_from_the_sum_of_the_others():
     around = Neighborhood(index)
     assert torch.allclose(block(x, around), torch.cat(expected, -1))
     assert torch.allclose(block.inverse(block(x, around), around), x)
+
+
+def test_reversible_blocks_keep_neighbours_whose_numbers_exceed_16_bits():
+    count = (1 << 15) + 1
+    blocks = DeepGCN.revgcn(**{**SMALL, "channels": 2, "depth": 2}).double().backbone.blocks
+    x = torch.randn(1, count, 2, dtype=torch.float64, requires_grad=True)
+    around = Neighborhood(torch.arange(count).flip(0)[None, :, None])
+    reversible, plain = (
+        torch.autograd.grad(out.square().sum(), x)[0] for out in (blocks(x, lambda *_: around), blocks[0](x, around))
+    )
+    assert torch.allclose(reversible, plain)
 
 
 @pytest.mark.parametrize("depth", [14, 28, pytest.param(112, marks=pytest.mark.slow)])

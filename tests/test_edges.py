@@ -82,11 +82,17 @@ def test_result_does_not_depend_on_threads(set_threads):
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-4 * float(one.detach().abs().max()))
 
 
-def test_variance_far_from_zero_keeps_its_digits(backend):
+@pytest.mark.parametrize("padding", [0, 300])
+def test_variance_far_from_zero_keeps_its_digits(backend, padding):
+    """Also that of blocks far from each other, and from their padding."""
     a, b, index = case(count=500, dtype=torch.float32)
+    a = a + torch.tensor([3000.0, -3000.0])[:, None, None]
+    edges = a.double()[:, :, None] + ops.gather_neighbors(b.double(), index)
+    a, b, index = (torch.cat([part, part.new_zeros(2, padding, part.shape[2])], 1) for part in (a, b, index))
+    mask = torch.arange(500 + padding).expand(2, -1) < 500 if padding else None
     with torch.no_grad():
-        mean, var = moments(a + 3000, b, index, torch.ones(37))
-    edges = (a.double() + 3000)[:, :, None] + ops.gather_neighbors(b.double(), index)
+        mean, var = moments(a, b, index, torch.ones(37), mask)
+    assert torch.allclose(mean.double(), edges.mean((1, 2)), rtol=1e-6)
     assert torch.allclose(var.double(), edges.var((1, 2), correction=0), rtol=1e-3)
 
 

@@ -148,6 +148,20 @@ def test_reversible_blocks_may_share_parameters(shared, points):
 
 
 @pytest.mark.parametrize("settings", AGAIN.values(), ids=AGAIN)
+def test_parameters_may_be_frozen_unused_or_left_out(settings, points):
+    model = small(bias=False, **settings)
+    frozen, changed, *_ = model.backbone.blocks
+    frozen.requires_grad_(False)
+    changed.register_parameter("unused", nn.Parameter(torch.zeros(1)))
+    other = by_autograd(model)
+    for network in (model, other):
+        network(points).square().sum().backward()
+    used = [[p.grad for p in network.parameters() if p.grad is not None] for network in (model, other)]
+    assert_equal(*used)
+    assert changed.unused.grad is None and all(p.grad is None for p in frozen.parameters())
+
+
+@pytest.mark.parametrize("settings", AGAIN.values(), ids=AGAIN)
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 def test_the_mode_may_change_before_the_backward_pass(settings, training, points):
     model = small(**settings).train(training)

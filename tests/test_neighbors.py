@@ -212,7 +212,8 @@ def test_products_are_full_until_the_last_search_ends():
     assert torch.get_float32_matmul_precision() == "medium" and not products_are_full()
 
 
-def test_far_from_the_origin(backend):
+@pytest.mark.parametrize("padding", [0, 200])
+def test_far_from_the_origin(backend, padding):
     """Points of a survey grid: without centring, |x|^2 - 2 x.y + |y|^2 would keep no digit."""
     near = torch.rand(1, 300, 3)
     offset = torch.tensor([4096.0, -8192.0, 512.0])
@@ -220,8 +221,9 @@ def test_far_from_the_origin(backend):
     near = (near * 512).round() / 512
     ranks = torch.arange(8) * 3
     d = distances(near)
-    far = ops.nearest_ranks(near + offset, ranks)
-    assert torch.allclose(d.gather(2, far), d.sort(-1).values[:, :, ranks], atol=1e-5)
+    far = torch.cat([near + offset, torch.zeros(1, padding, 3)], 1)
+    found = ops.nearest_ranks(far, ranks, (far != 0).any(-1) if padding else None)[:, :300]
+    assert torch.allclose(d.gather(2, found), d.sort(-1).values[:, :, ranks], atol=1e-5)
 
 
 def test_masked_points_are_nobodys_neighbours(backend):

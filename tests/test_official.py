@@ -33,8 +33,11 @@ def without_randomness(model):
     return model
 
 
-def test_connection_and_conv_are_recognised(stored):
-    model = load_official(stored["state_dict"], k=9)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_connection_and_conv_are_recognised(stored, dtype):
+    state = {name: t.to(dtype) if t.is_floating_point() else t for name, t in stored["state_dict"].items()}
+    model = load_official(state, k=9)
+    assert {p.dtype for p in model.parameters()} == {dtype}
     config = stored["config"]
     assert (model.backbone.connection.name, model.backbone.channels) == (config["block"], config["n_filters"])
     assert len(model.backbone.graphs) == config["n_blocks"]

@@ -88,6 +88,17 @@ def test_edge_moments_of_half_precision_are_those_of_its_values():
     assert torch.allclose(var.double(), expected[1], atol=1e-5)
 
 
+def test_edge_moments_of_blocks_far_from_each_other_and_from_absent_points():
+    a, b, index, mask = case(70, 5, 3, torch.float32, True)
+    a = torch.where(mask[:, :, None], a + torch.tensor([3000.0, -3000.0], device=DEVICE)[:, None, None], 0)
+    with torch.no_grad(), ops.backend("triton"):
+        mean, var = moments(a, b, index, torch.ones(5, device=DEVICE), mask)
+    with torch.no_grad(), ops.backend("torch"):
+        expected = moments(a.double(), b.double(), index, torch.ones(5, device=DEVICE).double(), mask)
+    assert torch.allclose(mean.double(), expected[0], rtol=1e-6)
+    assert torch.allclose(var.double(), expected[1], rtol=1e-3)
+
+
 # Points whose distances are exact in float32, so that ties are ties: whole numbers, and the mean at the origin.
 CLOUDS = {
     "distinct": lambda half: half * torch.tensor([1.0, 8.0, 64.0]),

@@ -125,6 +125,7 @@ def guess(candidates: list[DeepGCN]) -> int:
     count = max(LEAST_POINTS, 2 * candidates[0].min_points)
     cloud = torch.rand(2, count, candidates[0].in_channels, generator=generator)
     cloud[..., :3] = 2 * cloud[..., :3] - 1
+    cloud = cloud.to(next(candidates[0].parameters()).dtype)
     gaps = torch.tensor([_statistics_gap(model, cloud) for model in candidates])
     (best, second), order = gaps.sort()[0][:2], gaps.argsort()
     if not best * MARGIN < second:

@@ -17,20 +17,18 @@ class Recorded:
     with the values that the first one began with, and after it the module has the buffers that the first one left: a
     batch does not count twice.
 
-    Args:
-        detached: whether the parameters are detached inside, so that gradients with respect to them are those of the
-            second pass alone: without the tensors' own hooks, and without what they were computed from.
-
     Attributes:
-        leaves: for each parameter that requires a gradient, the tensor that takes its place inside.
+        leaves: for each parameter that requires a gradient, the detached tensor that takes its place inside. Gradients
+            with respect to it are those of the second pass alone: without the parameter's own hooks, and without what
+            the parameter was computed from.
 
     Raises:
         RuntimeError: when entered, a recorded parameter has been modified in place, by the step of an optimiser for
             example. The second pass would then compute the gradients of another network.
     """
 
-    def __init__(self, module: nn.Module, detached: bool = False):
-        self.module, self.detached = module, detached
+    def __init__(self, module: nn.Module):
+        self.module = module
         self.states = _copied(_states(module))
         self.versions = self._versions()
         self.leaves: dict[Tensor, Tensor] = {}
@@ -69,7 +67,7 @@ class Recorded:
         if parameter is None or not parameter.requires_grad:
             return parameter
         if parameter not in self.leaves:
-            self.leaves[parameter] = parameter.detach().requires_grad_() if self.detached else parameter
+            self.leaves[parameter] = parameter.detach().requires_grad_()
         return self.leaves[parameter]
 
 

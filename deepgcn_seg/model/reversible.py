@@ -82,14 +82,14 @@ class _Reverse(Differentiable):
         for i, block in enumerate(blocks):
             # The inverse undoes a block, but not what a hook or a derived class does to its output.
             if i % KEPT_EVERY == 0 or not is_exactly(block, ReversibleBlock):
-                ctx.inputs[i] = x.detach()
+                ctx.inputs[i] = x
             neighborhood = around(i, x)
             _require_constant_positions(block, neighborhood)
             # The graph is kept and not recomputed, because rounding in the inverse could swap nearly equal distances.
             ctx.graphs.append(replace(neighborhood, index=neighborhood.index.to(smallest)))
             # The backward pass runs with the parameters, buffers and modes of this one, or is refused. Blocks may share
             # parts, so that each is recorded just before it runs.
-            ctx.recorded.append(Recorded(block, detached=True))
+            ctx.recorded.append(Recorded(block))
             before = _random_states(x.device)
             x = block(x, neighborhood, drop)
             if any(not torch.equal(*states) for states in zip(before, _random_states(x.device))):
@@ -126,7 +126,7 @@ class _Reverse(Differentiable):
                 for parameter, own in zip(recorded.leaves, own_grads):
                     if own is not None:
                         grads[parameter] = grads[parameter] + own if parameter in grads else own
-                y = x.detach()
+                y = x
         return None, None, None, grad, *(grads.get(p) for p in ctx.parameters)
 
 

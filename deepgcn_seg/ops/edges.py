@@ -36,7 +36,8 @@ def neighbor_max(x: Tensor, index: Tensor, mask: Tensor | None = None, sign: Ten
 
     Raises:
         ValueError: the index has another shape or type.
-        IndexError: a neighbour is none of 0..N-1; on a GPU the result is then undefined.
+        IndexError: a neighbour is none of 0..N-1; the backend ``torch`` raises PyTorch's RuntimeError, also for those
+            of absent points, and on a GPU the result is undefined.
     """
     require_neighbors(x, index)
     if sign is None:

@@ -127,13 +127,13 @@ def edge_moments_backward(
 # -- what the kernels of both devices have in common ----------------------------------------------
 
 
-def typical_activation(center: Tensor, neighbor: Tensor, slope: Tensor) -> Tensor:
-    """Return phi of the mean of center and neighbor over all points, (C,): a value near the mean of phi over edges.
+def typical_activation(center: Tensor, neighbor: Tensor, slope: Tensor, mask: Tensor | None) -> Tensor:
+    """Return phi of the mean of center and neighbor over the points of each block, (B, C): near the mean of phi.
 
     Kernels sum up phi less this value and its square. Otherwise the variance would lose digits if the mean is far
     from 0.
     """
-    typical = center.mean((0, 1)) + neighbor.mean((0, 1))
+    typical = mean_of_present(center, mask) + mean_of_present(neighbor, mask)
     return torch.where(typical > 0, typical, slope * typical)
 
 
@@ -143,7 +143,7 @@ def moments_of_sums(
     """Return mean and biased variance (B, C), in the type of shift, from sums over the edges of some points each.
 
     Args:
-        sums, squares: (B, parts, C), of phi - shift, and of its square. shift: (C,).
+        sums, squares: (B, parts, C), of phi - shift, and of its square. shift: (B, C).
         index: (B, N, k). mask: (B, N) or None. A block without points gets NaN.
     """
     edges = index.shape[2] * (index.shape[1] if mask is None else mask.sum(1, keepdim=True))

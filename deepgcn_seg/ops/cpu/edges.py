@@ -114,18 +114,18 @@ def _moments(start, stop, edges, shift, total, square):
 
     Args:
         start, stop: parts of PART points, counted through all blocks.
-        shift: (C,), near the mean of phi(e): sums of squares far from zero would lose digits.
+        shift: (B, C), near the mean of phi(e): sums of squares far from zero would lose digits.
         total, square: (B, parts, C) float64, written.
     """
     count, channels = edges.center.shape[1], edges.center.shape[2]
     k, parts = edges.indices.shape[2], total.shape[1]
     centers, values = edges.center.reshape(-1), edges.neighbor.reshape(-1)
-    totals, squares = total.reshape(-1), square.reshape(-1)
+    totals, squares, shifts_of_blocks = total.reshape(-1), square.reshape(-1), shift.reshape(-1)
     zero = splat(edges.center.dtype.type(0))
     for part in range(start, stop):
         b, row = part // parts, part % parts * PART
         for first in range(0, channels, LANES):
-            slope, shifts = load(edges.slope, first), load(shift, first)
+            slope, shifts = load(edges.slope, first), load(shifts_of_blocks, b * channels + first)
             all_sum, all_square = widened(zero), widened(zero)
             for i in range(row, min(row + PART, count)):
                 if not edges.present[b, i]:
@@ -211,7 +211,7 @@ def edge_moments(
     padded_center, padded_neighbor, padded_slope = _padded(center, neighbor, slope)
     edges = _edges(padded_center, padded_neighbor, index, padded_slope, mask)
     batch, count, channels = padded_center.shape
-    shift = reference.typical_activation(padded_center, padded_neighbor, padded_slope)
+    shift = reference.typical_activation(padded_center, padded_neighbor, padded_slope, mask)
     total, square = shift.new_empty(2, batch, -(-count // PART), channels, dtype=torch.float64)
     steps = index.numel() * channels
     run_sliced(_moments, batch * total.shape[1], steps, edges, *as_arrays(shift, total, square))

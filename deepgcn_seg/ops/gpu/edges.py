@@ -98,7 +98,7 @@ def _moments(
     block, row, channel, _inside, wide, present = _tile(mask, count, channels, MASKED, BLOCKS, POINTS, CHANNELS)
     here = present[:, None] & wide[None, :]
     slopes = tl.load(slope + channel, mask=wide, other=1).to(SUM)
-    shifts = tl.load(shift + channel, mask=wide, other=0).to(SUM)
+    shifts = tl.load(shift + block * channels + channel, mask=wide, other=0).to(SUM)
     own = tl.load(center + row[:, None] * channels + channel[None, :], mask=here, other=0).to(SUM)
     total = tl.zeros((POINTS, CHANNELS), SUM)
     square = tl.zeros((POINTS, CHANNELS), SUM)
@@ -171,7 +171,7 @@ def edge_moments(
 ) -> tuple[Tensor, Tensor]:
     """Return what :func:`deepgcn_seg.ops.reference.edge_moments` does."""
     center, neighbor, wide = center.contiguous(), neighbor.contiguous(), _sum_dtype(center)
-    shift = reference.typical_activation(center.to(wide), neighbor.to(wide), slope)
+    shift = reference.typical_activation(center.to(wide), neighbor.to(wide), slope, mask)
     batch, count, channels = center.shape
     sums = torch.empty(batch, -(-count // POINTS), channels, dtype=wide, device=center.device)
     squares = torch.empty_like(sums)
