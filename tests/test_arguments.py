@@ -256,7 +256,10 @@ def test_commands_start_where_argparse_wants_help_texts_to_be_strings(monkeypatc
         return action
 
     monkeypatch.setattr(argparse._ActionsContainer, "add_argument", add_checked)
-    (tmp_path / "own.yaml").write_text("answer: 1\nhydra: {output_subdir: null, run: {dir: .}}\n")
+    # Hydra's logging would be that of all later tests.
+    logging = "defaults: [override hydra/job_logging: none, override hydra/hydra_logging: none, _self_]"
+    hydra = "hydra: {output_subdir: null, run: {dir: .}}"
+    (tmp_path / "own.yaml").write_text(f"{logging}\nanswer: 1\n{hydra}\n")
     monkeypatch.setattr("sys.argv", ["own", "answer=42"])
     monkeypatch.chdir(tmp_path)
     hydra_main(lambda config: print(config.answer), tmp_path, "own")

@@ -182,7 +182,11 @@ def test_normals_of_points_in_one_place_are_unit_vectors(count):
 @pytest.mark.parametrize(
     ("operator", "settings", "message"),
     [
-        (pyg.GINConv, {"networks": {"nn": [12, "out"]}}, "GINConv in a layer from 9 to 8 channels: mat1 and mat2 .*9"),
+        (
+            pyg.GINConv,
+            {"networks": {"nn": [12, "out"]}},
+            "GINConv in a layer from 9 to 8 channels: .*mat1 and mat2 .*9",
+        ),
         (pyg.GINConv, {"networks": {"nn": ["in", 16]}}, r"returns \(4, 16\), not \(4, 8\)"),
         (pyg.GINConv, {}, r"needs nn; if that is a network, give its widths: networks=\{nn:\[in,out\]\}"),
         (

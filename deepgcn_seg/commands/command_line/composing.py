@@ -29,7 +29,7 @@ from ...torch_defaults import torch_defaults
 from .arguments import quote
 from .checks import require_choices
 from .failures import error_line
-from .main import hydra_arguments, quiet_hydra, require_known, run_checked
+from .main import hydra_arguments, quiet_libraries, require_known, run_checked
 from .settings_folder import settings_folder
 
 # Hydra's state is that of the process. A thread may call a command within another, but two threads take turns.
@@ -88,7 +88,7 @@ def _process_as_before() -> Iterator[None]:
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices):
-            quiet_hydra()
+            quiet_libraries()
             yield
     finally:
         threading.excepthook = hook

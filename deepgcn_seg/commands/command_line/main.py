@@ -92,7 +92,7 @@ def _command(task: Callable[[DictConfig], Any], conf: Path, config_name: str, pr
     # When the disk of the log file is full, logging would print a traceback for each line. The error in one line comes
     # from the other files that are written.
     logging.raiseExceptions = False
-    quiet_hydra()
+    quiet_libraries()
     # Processes of another command, as srun starts them, have nothing to do with one another.
     world, outcome = declared() if config_name == "train" else World(), _Outcome()
     unread = None if world.first else TemporaryDirectory()
@@ -264,14 +264,16 @@ def _without_output(arguments: list[str], unread: str) -> list[str]:
     return [*rest[:place], *quiet, *folders, *rest[place:]]
 
 
-def quiet_hydra() -> None:
-    """Hide two of Hydra's warnings.
+def quiet_libraries() -> None:
+    """Hide warnings of libraries that say nothing to a user.
 
-    Our launcher configs have the names of the plugins' own, which are their schemas. A search path that is not there
-    is an error of ours (:func:`~.checks.require_read`).
+    Our launcher configs have the names of Hydra's plugins' own, which are their schemas. A search path that is not
+    there is an error of ours (:func:`~.checks.require_read`). torch_geometric scripts functions when it is imported,
+    of which PyTorch warns visibly since 2.15.
     """
     warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/.*' is validated against ConfigStore schema")
     warnings.filterwarnings("ignore", message=r"provider=hydra\.searchpath .* is not available")
+    warnings.filterwarnings("ignore", message=r"`torch\.jit\.script` is deprecated")
 
 
 def require_known(arguments: Sequence[str], command: str) -> None:
