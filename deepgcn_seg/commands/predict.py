@@ -257,15 +257,21 @@ def write_labelled(
 def _names_beside(names: Sequence[str], taken: Collection[str]) -> list[str]:
     """Return names of fields, of which those that are taken end in ``_input``, or ``_input_2`` and so on if need be.
 
-    Names that differ only in case are the same name to many programs.
+    Names that differ only in case are the same name to many programs, and so is one that begins with ``scalar_`` to
+    CloudCompare: it writes this before the names of its fields, and leaves it out when it reads them.
     """
-    used = {name.lower() for name in (*names, *taken)}
-    moved = {name.lower() for name in taken}
+    used = {_shown_name(name) for name in (*names, *taken)}
+    moved = {_shown_name(name) for name in taken}
     found = []
     for name in names:
         kept, number = name, 1
-        while name.lower() in moved and kept.lower() in used:
+        while _shown_name(name) in moved and _shown_name(kept) in used:
             kept, number = f"{name}_input" + (f"_{number}" if number > 1 else ""), number + 1
-        used.add(kept.lower())
+        used.add(_shown_name(kept))
         found.append(kept)
     return found
+
+
+def _shown_name(name: str) -> str:
+    """Return the name under which programs show a field."""
+    return name.lower().removeprefix("scalar_")
