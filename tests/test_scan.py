@@ -976,3 +976,17 @@ def test_a_ply_file_with_more_than_it_claims_is_told(form, rows, message, tmp_pa
     path.write_bytes(f"ply\nformat {form} 1.0\nelement vertex 2\n{names}end_header\n".encode() + rows)
     assert len(read_scan(path)) == 2
     assert message in caplog.text
+
+
+@pytest.mark.parametrize(("more", "refused"), [(1, True), (2, True), (12, False)])
+def test_points_of_ply_that_are_longer_than_the_header_says_are_refused(more, refused, tmp_path):
+    """PCL declares three bytes of colours and writes the four of a packed integer."""
+    path, names = tmp_path / "scan.ply", "".join(f"property float {name}\n" for name in "xyz")
+    head = f"ply\nformat binary_little_endian 1.0\nelement vertex 5\n{names}element face 0\n"
+    head += "property list uchar int vertex_indices\nelement camera 1\nproperty float focal\nend_header\n"
+    path.write_bytes(head.encode() + bytes(5 * (12 + more) + 4))
+    if refused:
+        with pytest.raises(UserError, match=f"its points have {12 + more} bytes each, but 12 in its header"):
+            read_scan(path)
+    else:
+        assert len(read_scan(path)) == 5

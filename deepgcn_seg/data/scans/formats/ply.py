@@ -127,7 +127,7 @@ def read_ply(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
         others = [*before, *after]
         lines = [line for element in others for line in element.lines]
         parts = ((header.start, first), (file.tell(), bounds.size))
-        _warn_of_more(bounds, file, header, after)
+        _check_end(bounds, file, header, vertex, after)
         rest = Rest(path, header.order, header.comments, lines, parts, identify(path))
     return Scan(path, fields, rest)
 
@@ -208,13 +208,26 @@ def _text_rows(bounds: Bounds, file: BinaryIO, vertex: Element) -> dict[str, np.
     }
 
 
-def _warn_of_more(bounds: Bounds, file: BinaryIO, header: Header, after: list[Element]) -> None:
-    """Log a warning if the file goes on after the rows that the header claims; its position is behind the points."""
+def _check_end(bounds: Bounds, file: BinaryIO, header: Header, vertex: Element, after: list[Element]) -> None:
+    """Compare the end of the file with what the header claims; its position is behind the points.
+
+    Raises:
+        UserError: binary points are longer than the header says. PCL writes such files: ``pcl_pcd2ply`` declares three
+            bytes of colours, and writes the four of a packed integer.
+    """
     claimed = sum(element.count for element in after)
     if header.order:
         # With lists, the length of the rows is not known.
         known = sum(element.min_bytes(header.order) for element in after)
-        more = 0 if any(element.lists for element in after) else bounds.size - file.tell() - known
+        lists = any(element.count and element.lists for element in after)
+        more = 0 if lists else bounds.size - file.tell() - known
+        size = vertex.min_bytes(header.order)
+        if more > 0 and vertex.count > 1 and more % vertex.count == 0 and more % (size // vertex.count):
+            raise UserError(
+                f"{bounds.path}: its points have {(size + more) // vertex.count} bytes each, but "
+                f"{size // vertex.count} in its header, so that their numbers would be wrong; write the file again, in "
+                "another format or with another program"
+            )
         what = f"{more:,} bytes"
     else:
         more = sum(1 for line in iter(lambda: file.readline(MAX_LINE), b"") if line.strip()) - claimed
