@@ -461,6 +461,24 @@ def test_csv_has_its_names_in_the_first_line(tmp_path):
     assert (tmp_path / "a.csv").read_text().splitlines()[0] == "x,y,z,red,green,blue,reflectance"
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("a.txt", "//X Y Z R\n1 2 3 4\n", ["//X Y Z R label", "// label 0 wall", "1 2 3 4 9"]),
+        ("a.txt", "# a\n# x y z\n1 2 3\n", ["# x y z label", "# label 0 wall", "1 2 3 9"]),
+        ("a.csv", "//X,Y,Z\n1\n1,2,3\n", ["//X,Y,Z,label", "1,2,3,9"]),
+        ("a.pts", "//X Y Z\n1\n1 2 3\n", ["1", "//X Y Z label", "// label 0 wall", "1 2 3 9"]),
+        ("a.txt", "x y z\n1 2 3\n", ["# label 0 wall", "x y z label", "1 2 3 9"]),
+    ],
+)
+def test_names_of_columns_that_were_in_a_comment_stay_in_one(tmp_path, name, text, expected):
+    """CloudCompare reads them from the first line, and ``numpy.loadtxt`` leaves them out."""
+    before = read_scan(write(tmp_path / name, text))
+    write_scan(tmp_path / f"b{name}", before, {"label": np.array([9])}, ["label 0 wall"])
+    assert (tmp_path / f"b{name}").read_text().splitlines() == expected
+    assert list(read_scan(tmp_path / f"b{name}").fields) == [*before.fields, "label"]
+
+
 @pytest.mark.parametrize("text", ["2\n1 2 3 50 7 8 9\n4 5 6 50 7 8 9\n", "1\n1 2 3 50 7 8 9\n1\n4 5 6 50 7 8 9\n"])
 def test_pts_begins_with_the_number_of_its_points(tmp_path, text):
     before = read_scan(write(tmp_path / "a.pts", text))
