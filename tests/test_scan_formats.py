@@ -312,7 +312,7 @@ def test_pcd_keeps_its_counts(tmp_path, encoding):
     write_scan(tmp_path / "b.pcd", before, {"label": np.arange(2, dtype=np.uint8)})
     content = (tmp_path / "b.pcd").read_bytes()
     assert b"\nFIELDS x y fpfh z kind label\n" in content and b"\nCOUNT 1 1 5 1 2 1\n" in content
-    assert content.endswith(struct.pack("<10fB", 2, 4, *FPFH[1], 6, 9, 10, 1))
+    assert content.endswith(struct.pack("<10fI", 2, 4, *FPFH[1], 6, 9, 10, 1))
     after = read_scan(tmp_path / "b.pcd")
     assert list(after.fields) == [*before.fields, "label"]
 
