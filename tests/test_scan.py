@@ -100,7 +100,8 @@ def test_ply_of_both_byte_orders_with_faces(tmp_path, big, text):
     assert again.comments == ["a comment"]
 
 
-def test_las_keeps_its_header_and_dimensions(tmp_path):
+def test_las_keeps_its_header_and_dimensions(tmp_path, caplog):
+    """But for the version: older ones than 1.4 have no extra bytes, and PDAL reads none from them."""
     import laspy
 
     las = laspy.create(point_format=3, file_version="1.2")
@@ -115,6 +116,7 @@ def test_las_keeps_its_header_and_dimensions(tmp_path):
     write_scan(tmp_path / "b.las", found, {"label": np.array([3, 4], np.uint8)})
     again = laspy.read(str(tmp_path / "b.las"))
     assert again.header.point_format.id == 3
+    assert str(again.header.version) == "1.4" and "version 1.2 of LAS becomes 1.4" in caplog.text
     assert again.header.offsets.tolist() == [1000, 2000, 0]
     assert np.asarray(again.classification).tolist() == [2, 6]
     assert np.asarray(again["label"]).tolist() == [3, 4]

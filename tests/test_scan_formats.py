@@ -743,6 +743,47 @@ def test_las_keeps_dimensions_as_they_were(tmp_path, suffix):
     assert found.point_format.dimension_by_name("vec").description == "of its own"
 
 
+@pytest.mark.parametrize("suffix", [".las", ".laz"])
+@pytest.mark.parametrize("colors", [False, True])
+@pytest.mark.parametrize("version", ["1.3", "1.4"])
+def test_waveforms_of_las_are_kept(tmp_path, version, suffix, colors):
+    """The header says where they begin, which is behind the points of the result."""
+    las = laspy.LasData(laspy.LasHeader(point_format=4, version=version))
+    las.x = las.y = las.z = np.arange(4.0)
+    las.wavepacket_offset = np.arange(4) * 2 + 60
+    las.header.global_encoding.waveform_data_packets_internal = True
+    las.write(tmp_path / "a.las")
+    content = bytearray((tmp_path / "a.las").read_bytes())
+    struct.pack_into("<Q", content, 227, len(content))
+    if version == "1.4":
+        struct.pack_into("<QI", content, 235, len(content), 1)
+    waves = struct.pack("<H16sHQ32s", 0, b"LASF_Spec", 65535, 8, b"") + b"waveform"
+    before = read_scan(write(tmp_path / "a.las", bytes(content) + waves))
+    write_labelled(tmp_path / f"b{suffix}", before, Prediction(*NEW.values()), S3DIS, colors)
+    content = (tmp_path / f"b{suffix}").read_bytes()
+    assert content[struct.unpack_from("<Q", content, 227)[0] :] == waves
+    assert laspy.read(tmp_path / f"b{suffix}").wavepacket_offset.tolist() == [60, 62, 64, 66]
+
+
+def test_waveforms_of_las_that_are_cut_off_are_an_error(tmp_path):
+    las = laspy.LasData(laspy.LasHeader(point_format=4, version="1.3"))
+    las.header.global_encoding.waveform_data_packets_internal = True
+    las.header.start_of_waveform_data_packet_record = 400
+    las.write(tmp_path / "a.las")
+    with pytest.raises(UserError, match="its header claims 1 records, more than the file holds"):
+        read_scan(tmp_path / "a.las")
+
+
+@pytest.mark.parametrize("text", ["Flüge".encode(), "Flüge".encode("latin-1")])
+@pytest.mark.parametrize("suffix", [".las", ".laz"])
+def test_texts_in_the_header_of_las_that_are_not_ascii_are_kept(tmp_path, suffix, text):
+    las_of(tmp_path / "a.las")
+    content = bytearray((tmp_path / "a.las").read_bytes())
+    content[26 : 26 + len(text)] = content[58 : 58 + len(text)] = text
+    write_scan(tmp_path / f"b{suffix}", read_scan(write(tmp_path / "a.las", bytes(content))), NEW)
+    assert (tmp_path / f"b{suffix}").read_bytes()[26:90] == content[26:90]
+
+
 @pytest.mark.parametrize(
     ("label", "kept"), [(VECTORS, ["label_0", "label_1", "label_2"]), (VECTORS[:, 0].view(np.int8), ["label_input"])]
 )
