@@ -536,6 +536,9 @@ def test_where_results_go(tmp_path):
     with pytest.raises(UserError, match=r"\.obj is not written; known are .*end it in /"):
         output_paths(scans[:1], "out.obj")
     assert output_paths([tmp_path / "a.ptx", tmp_path / "a.e57"], "out") == [Path("out/a.ptx.ply"), Path("out/a.e57")]
+    # Programs take a file that ends in .copc.laz for COPC.
+    of_laz = [tmp_path / "a.laz", tmp_path / "a.copc.laz"]
+    assert output_paths(of_laz, "out") == [Path("out/a.laz"), Path("out/a_copc.laz")]
     assert output_paths(scans[:1], "2024.05.12/") == [Path("2024.05.12/a.ply")]
 
 

@@ -147,7 +147,8 @@ def _other_fields(scan: Scan) -> list[str]:
 def output_paths(scans: list[Path], output: str | Path, root: Path | None = None) -> list[Path]:
     """Return a file for each scan: ``output`` itself if it names a format, else files in that folder.
 
-    A scan of a format that cannot be written, such as PTX or a folder of arrays, becomes a PLY file.
+    A scan of a format that cannot be written, such as PTX or a folder of arrays, becomes a PLY file. COPC becomes LAZ
+    of another ending than ``.copc.laz``, by which programs take it for COPC, whose index it does not have.
 
     Args:
         root: the folder below which scans keep their sub-folders in ``output``; None for one scan by its name.
@@ -167,6 +168,7 @@ def output_paths(scans: list[Path], output: str | Path, root: Path | None = None
             f"output={output}: {path.suffix} is not written; known are {', '.join(WRITTEN)}. For a folder, end it in /"
         )
     names = [Path(scan.name) if root in (None, scan) else scan.relative_to(root) for scan in scans]
+    names = [n.with_name(re.sub(r"(?i)\.copc(\.la[sz])$", r"_copc\1", n.name)) for n in names]
     paths = [path / (n if n.suffix.lower() in WRITTEN else n.with_name(f"{n.name}.ply")) for n in names]
     if len(set(paths)) < len(paths):
         raise UserError(f"output={output}: several scans have the same name; label them one folder at a time")
