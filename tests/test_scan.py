@@ -969,7 +969,7 @@ def test_rows_of_an_element_without_properties_are_blank(tmp_path):
     ("form", "rows", "message"),
     [
         ("ascii", b"1 2 3\n4 5 6\n7 8 9\n\n", "1 lines more than its header claims"),
-        ("binary_little_endian", np.arange(9, dtype="<f4").tobytes(), "12 bytes more than its header claims"),
+        ("binary_little_endian", np.arange(10, dtype="<f4").tobytes()[:-3], "13 bytes more than its header claims"),
     ],
 )
 def test_a_ply_file_with_more_than_it_claims_is_told(form, rows, message, tmp_path, caplog):
@@ -980,15 +980,30 @@ def test_a_ply_file_with_more_than_it_claims_is_told(form, rows, message, tmp_pa
     assert message in caplog.text
 
 
-@pytest.mark.parametrize(("more", "refused"), [(1, True), (2, True), (12, False)])
-def test_points_of_ply_that_are_longer_than_the_header_says_are_refused(more, refused, tmp_path):
-    """PCL declares three bytes of colours and writes the four of a packed integer."""
-    path, names = tmp_path / "scan.ply", "".join(f"property float {name}\n" for name in "xyz")
-    head = f"ply\nformat binary_little_endian 1.0\nelement vertex 5\n{names}element face 0\n"
-    head += "property list uchar int vertex_indices\nelement camera 1\nproperty float focal\nend_header\n"
-    path.write_bytes(head.encode() + bytes(5 * (12 + more) + 4))
-    if refused:
-        with pytest.raises(UserError, match=f"its points have {12 + more} bytes each, but 12 in its header"):
-            read_scan(path)
-    else:
-        assert len(read_scan(path)) == 5
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(("more", "faces", "fill"), [(1, 0, 200), (12, 0, 200), (1, 3, 200), (12, 3, 200), (12, 3, 0)])
+def test_points_of_ply_that_are_longer_than_the_header_says_are_refused(more, faces, fill, order, tmp_path):
+    """PCL declares three bytes of colours and writes a packed integer, Assimp four bytes and writes four floats."""
+    form = "binary_little_endian" if order == "<" else "binary_big_endian"
+    head = f"ply\nformat {form} 1.0\nelement vertex 5\n" + "".join(f"property float {name}\n" for name in "xyz")
+    head += f"element face {faces}\nproperty list int short indices\nproperty uchar flag\nelement camera 1\n"
+    rest = b"".join(struct.pack(f"{order}i{n}hB", n, *range(n), 7) for n in range(faces)) + bytes(4)
+    path, points = tmp_path / "scan.ply", np.arange(15, dtype=f"{order}f4").reshape(5, 3)
+    content = f"{head}property float focal\nend_header\n".encode()
+    path.write_bytes(content + points.tobytes() + rest)
+    assert np.array_equal(read_scan(path).xyz, points)
+    longer = np.concatenate([points.view(np.uint8).reshape(5, -1), np.full((5, more), fill, np.uint8)], 1)
+    path.write_bytes(content + longer.tobytes() + rest)
+    with pytest.raises(UserError, match="points have other bytes than" if faces else f"have {12 + more} bytes each"):
+        read_scan(path)
+    path.write_bytes(content + points.tobytes() + rest[:-1])
+    with pytest.raises(UserError, match="its header claims|face, camera. do not end with the file"):
+        read_scan(path)
+
+
+@pytest.mark.parametrize("length", [-1, 2**61, 2**63 - 1])
+def test_lengths_of_lists_in_ply_are_not_trusted(length, tmp_path):
+    head = "ply\nformat binary_little_endian 1.0\nelement vertex 1\nproperty float x\nelement face 2\n"
+    content = head.encode() + b"property list double double a\nend_header\n" + bytes(4) + struct.pack("<qq", length, 0)
+    with pytest.raises(UserError, match="do not end with the file"):
+        read_scan(write(tmp_path / "a.ply", content))
