@@ -536,6 +536,9 @@ def test_where_results_go(tmp_path):
     with pytest.raises(UserError, match=r"\.obj is not written; known are .*end it in /"):
         output_paths(scans[:1], "out.obj")
     assert output_paths([tmp_path / "a.ptx", tmp_path / "a.e57"], "out") == [Path("out/a.ptx.ply"), Path("out/a.e57")]
+    # Programs take a file that ends in .copc.laz for COPC.
+    of_laz = [tmp_path / "a.laz", tmp_path / "a.copc.laz"]
+    assert output_paths(of_laz, "out") == [Path("out/a.laz"), Path("out/a_copc.laz")]
     assert output_paths(scans[:1], "2024.05.12/") == [Path("2024.05.12/a.ply")]
 
 
@@ -793,7 +796,7 @@ def test_class_colours_are_those_of_las(tmp_path, caplog, suffix, version, point
     assert sorted(found.point_format.extra_dimension_names) == ["confidence", "label", "own"]
     assert np.asarray(found.classification).tolist() == [2, 3, 4, 5] and found["own"].tolist() == [-5, 0, 5, 9]
     assert found.intensity.tolist() == [0, 100, 200, 300] and np.asarray(found.x).tolist() == [0, 0.25, 0.5, 0.75]
-    assert ("becomes" in caplog.text) == (colored != point_format)
+    assert ("point format" in caplog.text) == (colored != point_format)
     assert np.array_equal(read_scan(tmp_path / f"b{suffix}").rgb, colors)
 
 
@@ -826,11 +829,13 @@ def test_fields_of_the_scan_that_are_named_as_the_results_are_kept_and_said(tmp_
     assert list(found).count("confidence") == 1 and len(found) == 3 + 2 * 4
 
 
-def test_a_field_whose_name_differs_in_case_is_kept_beside_the_result(tmp_path):
-    four = {axis: np.arange(4.0) for axis in "xyz"} | {"Label": np.arange(4), "CONFIDENCE": np.arange(4)}
+@pytest.mark.parametrize(("label", "confidence"), [("Label", "CONFIDENCE"), ("scalar_label", "scalar_Confidence")])
+def test_a_field_that_programs_show_under_the_name_of_a_result_is_kept_beside_it(tmp_path, label, confidence):
+    """CloudCompare writes ``scalar_`` before the names of its fields, and leaves it out when it reads them."""
+    four = {axis: np.arange(4.0) for axis in "xyz"} | {label: np.arange(4), confidence: np.arange(4)}
     write_labelled(tmp_path / "a.ply", Scan(Path("x"), four), LABELS, S3DIS, False)
     found = read_scan(tmp_path / "a.ply")
-    assert list(found.fields) == ["x", "y", "z", "Label_input", "CONFIDENCE_input", "label", "confidence"]
+    assert list(found.fields) == ["x", "y", "z", f"{label}_input", f"{confidence}_input", "label", "confidence"]
     assert found.fields["label"].tolist() == LABELS.label.tolist()
 
 

@@ -100,7 +100,8 @@ def test_ply_of_both_byte_orders_with_faces(tmp_path, big, text):
     assert again.comments == ["a comment"]
 
 
-def test_las_keeps_its_header_and_dimensions(tmp_path):
+def test_las_keeps_its_header_and_dimensions(tmp_path, caplog):
+    """But for the version: older ones than 1.4 have no extra bytes, and PDAL reads none from them."""
     import laspy
 
     las = laspy.create(point_format=3, file_version="1.2")
@@ -115,6 +116,7 @@ def test_las_keeps_its_header_and_dimensions(tmp_path):
     write_scan(tmp_path / "b.las", found, {"label": np.array([3, 4], np.uint8)})
     again = laspy.read(str(tmp_path / "b.las"))
     assert again.header.point_format.id == 3
+    assert str(again.header.version) == "1.4" and "version 1.2 of LAS becomes 1.4" in caplog.text
     assert again.header.offsets.tolist() == [1000, 2000, 0]
     assert np.asarray(again.classification).tolist() == [2, 6]
     assert np.asarray(again["label"]).tolist() == [3, 4]
@@ -967,7 +969,7 @@ def test_rows_of_an_element_without_properties_are_blank(tmp_path):
     ("form", "rows", "message"),
     [
         ("ascii", b"1 2 3\n4 5 6\n7 8 9\n\n", "1 lines more than its header claims"),
-        ("binary_little_endian", np.arange(9, dtype="<f4").tobytes(), "12 bytes more than its header claims"),
+        ("binary_little_endian", np.arange(10, dtype="<f4").tobytes()[:-3], "13 bytes more than its header claims"),
     ],
 )
 def test_a_ply_file_with_more_than_it_claims_is_told(form, rows, message, tmp_path, caplog):
@@ -976,3 +978,32 @@ def test_a_ply_file_with_more_than_it_claims_is_told(form, rows, message, tmp_pa
     path.write_bytes(f"ply\nformat {form} 1.0\nelement vertex 2\n{names}end_header\n".encode() + rows)
     assert len(read_scan(path)) == 2
     assert message in caplog.text
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(("more", "faces", "fill"), [(1, 0, 200), (12, 0, 200), (1, 3, 200), (12, 3, 200), (12, 3, 0)])
+def test_points_of_ply_that_are_longer_than_the_header_says_are_refused(more, faces, fill, order, tmp_path):
+    """PCL declares three bytes of colours and writes a packed integer, Assimp four bytes and writes four floats."""
+    form = "binary_little_endian" if order == "<" else "binary_big_endian"
+    head = f"ply\nformat {form} 1.0\nelement vertex 5\n" + "".join(f"property float {name}\n" for name in "xyz")
+    head += f"element face {faces}\nproperty list int short indices\nproperty uchar flag\nelement camera 1\n"
+    rest = b"".join(struct.pack(f"{order}i{n}hB", n, *range(n), 7) for n in range(faces)) + bytes(4)
+    path, points = tmp_path / "scan.ply", np.arange(15, dtype=f"{order}f4").reshape(5, 3)
+    content = f"{head}property float focal\nend_header\n".encode()
+    path.write_bytes(content + points.tobytes() + rest)
+    assert np.array_equal(read_scan(path).xyz, points)
+    longer = np.concatenate([points.view(np.uint8).reshape(5, -1), np.full((5, more), fill, np.uint8)], 1)
+    path.write_bytes(content + longer.tobytes() + rest)
+    with pytest.raises(UserError, match="points have other bytes than" if faces else f"have {12 + more} bytes each"):
+        read_scan(path)
+    path.write_bytes(content + points.tobytes() + rest[:-1])
+    with pytest.raises(UserError, match="its header claims|face, camera. do not end with the file"):
+        read_scan(path)
+
+
+@pytest.mark.parametrize("length", [-1, 2**61, 2**63 - 1])
+def test_lengths_of_lists_in_ply_are_not_trusted(length, tmp_path):
+    head = "ply\nformat binary_little_endian 1.0\nelement vertex 1\nproperty float x\nelement face 2\n"
+    content = head.encode() + b"property list double double a\nend_header\n" + bytes(4) + struct.pack("<qq", length, 0)
+    with pytest.raises(UserError, match="do not end with the file"):
+        read_scan(write(tmp_path / "a.ply", content))

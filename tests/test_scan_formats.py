@@ -312,7 +312,7 @@ def test_pcd_keeps_its_counts(tmp_path, encoding):
     write_scan(tmp_path / "b.pcd", before, {"label": np.arange(2, dtype=np.uint8)})
     content = (tmp_path / "b.pcd").read_bytes()
     assert b"\nFIELDS x y fpfh z kind label\n" in content and b"\nCOUNT 1 1 5 1 2 1\n" in content
-    assert content.endswith(struct.pack("<10fB", 2, 4, *FPFH[1], 6, 9, 10, 1))
+    assert content.endswith(struct.pack("<10fI", 2, 4, *FPFH[1], 6, 9, 10, 1))
     after = read_scan(tmp_path / "b.pcd")
     assert list(after.fields) == [*before.fields, "label"]
 
@@ -459,6 +459,24 @@ def test_las_keeps_all_digits_of_colours_that_it_has_room_for(tmp_path, suffix, 
 def test_csv_has_its_names_in_the_first_line(tmp_path):
     write_scan(tmp_path / "a.csv", scan(2), {}, ["label 0 wall"])
     assert (tmp_path / "a.csv").read_text().splitlines()[0] == "x,y,z,red,green,blue,reflectance"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("a.txt", "//X Y Z R\n1 2 3 4\n", ["//X Y Z R label", "// label 0 wall", "1 2 3 4 9"]),
+        ("a.txt", "# a\n# x y z\n1 2 3\n", ["# x y z label", "# label 0 wall", "1 2 3 9"]),
+        ("a.csv", "//X,Y,Z\n1\n1,2,3\n", ["//X,Y,Z,label", "1,2,3,9"]),
+        ("a.pts", "//X Y Z\n1\n1 2 3\n", ["1", "//X Y Z label", "// label 0 wall", "1 2 3 9"]),
+        ("a.txt", "x y z\n1 2 3\n", ["# label 0 wall", "x y z label", "1 2 3 9"]),
+    ],
+)
+def test_names_of_columns_that_were_in_a_comment_stay_in_one(tmp_path, name, text, expected):
+    """CloudCompare reads them from the first line, and ``numpy.loadtxt`` leaves them out."""
+    before = read_scan(write(tmp_path / name, text))
+    write_scan(tmp_path / f"b{name}", before, {"label": np.array([9])}, ["label 0 wall"])
+    assert (tmp_path / f"b{name}").read_text().splitlines() == expected
+    assert list(read_scan(tmp_path / f"b{name}").fields) == [*before.fields, "label"]
 
 
 @pytest.mark.parametrize("text", ["2\n1 2 3 50 7 8 9\n4 5 6 50 7 8 9\n", "1\n1 2 3 50 7 8 9\n1\n4 5 6 50 7 8 9\n"])
@@ -723,6 +741,47 @@ def test_las_keeps_dimensions_as_they_were(tmp_path, suffix):
     for name, values in {**own, **NEW}.items():
         assert found[name].dtype == values.dtype and np.array_equal(found[name], values, equal_nan=True)
     assert found.point_format.dimension_by_name("vec").description == "of its own"
+
+
+@pytest.mark.parametrize("suffix", [".las", ".laz"])
+@pytest.mark.parametrize("colors", [False, True])
+@pytest.mark.parametrize("version", ["1.3", "1.4"])
+def test_waveforms_of_las_are_kept(tmp_path, version, suffix, colors):
+    """The header says where they begin, which is behind the points of the result."""
+    las = laspy.LasData(laspy.LasHeader(point_format=4, version=version))
+    las.x = las.y = las.z = np.arange(4.0)
+    las.wavepacket_offset = np.arange(4) * 2 + 60
+    las.header.global_encoding.waveform_data_packets_internal = True
+    las.write(tmp_path / "a.las")
+    content = bytearray((tmp_path / "a.las").read_bytes())
+    struct.pack_into("<Q", content, 227, len(content))
+    if version == "1.4":
+        struct.pack_into("<QI", content, 235, len(content), 1)
+    waves = struct.pack("<H16sHQ32s", 0, b"LASF_Spec", 65535, 8, b"") + b"waveform"
+    before = read_scan(write(tmp_path / "a.las", bytes(content) + waves))
+    write_labelled(tmp_path / f"b{suffix}", before, Prediction(*NEW.values()), S3DIS, colors)
+    content = (tmp_path / f"b{suffix}").read_bytes()
+    assert content[struct.unpack_from("<Q", content, 227)[0] :] == waves
+    assert laspy.read(tmp_path / f"b{suffix}").wavepacket_offset.tolist() == [60, 62, 64, 66]
+
+
+def test_waveforms_of_las_that_are_cut_off_are_an_error(tmp_path):
+    las = laspy.LasData(laspy.LasHeader(point_format=4, version="1.3"))
+    las.header.global_encoding.waveform_data_packets_internal = True
+    las.header.start_of_waveform_data_packet_record = 400
+    las.write(tmp_path / "a.las")
+    with pytest.raises(UserError, match="its header claims 1 records, more than the file holds"):
+        read_scan(tmp_path / "a.las")
+
+
+@pytest.mark.parametrize("text", ["Flüge".encode(), "Flüge".encode("latin-1")])
+@pytest.mark.parametrize("suffix", [".las", ".laz"])
+def test_texts_in_the_header_of_las_that_are_not_ascii_are_kept(tmp_path, suffix, text):
+    las_of(tmp_path / "a.las")
+    content = bytearray((tmp_path / "a.las").read_bytes())
+    content[26 : 26 + len(text)] = content[58 : 58 + len(text)] = text
+    write_scan(tmp_path / f"b{suffix}", read_scan(write(tmp_path / "a.las", bytes(content))), NEW)
+    assert (tmp_path / f"b{suffix}").read_bytes()[26:90] == content[26:90]
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,8 @@ def _other_fields(scan: Scan) -> list[str]:
 def output_paths(scans: list[Path], output: str | Path, root: Path | None = None) -> list[Path]:
     """Return a file for each scan: ``output`` itself if it names a format, else files in that folder.
 
-    A scan of a format that cannot be written, such as PTX or a folder of arrays, becomes a PLY file.
+    A scan of a format that cannot be written, such as PTX or a folder of arrays, becomes a PLY file. COPC becomes LAZ
+    of another ending than ``.copc.laz``, by which programs take it for COPC, whose index it does not have.
 
     Args:
         root: the folder below which scans keep their sub-folders in ``output``; None for one scan by its name.
@@ -167,6 +168,7 @@ def output_paths(scans: list[Path], output: str | Path, root: Path | None = None
             f"output={output}: {path.suffix} is not written; known are {', '.join(WRITTEN)}. For a folder, end it in /"
         )
     names = [Path(scan.name) if root in (None, scan) else scan.relative_to(root) for scan in scans]
+    names = [n.with_name(re.sub(r"(?i)\.copc(\.la[sz])$", r"_copc\1", n.name)) for n in names]
     paths = [path / (n if n.suffix.lower() in WRITTEN else n.with_name(f"{n.name}.ply")) for n in names]
     if len(set(paths)) < len(paths):
         raise UserError(f"output={output}: several scans have the same name; label them one folder at a time")
@@ -257,15 +259,21 @@ def write_labelled(
 def _names_beside(names: Sequence[str], taken: Collection[str]) -> list[str]:
     """Return names of fields, of which those that are taken end in ``_input``, or ``_input_2`` and so on if need be.
 
-    Names that differ only in case are the same name to many programs.
+    Names that differ only in case are the same name to many programs, and so is one that begins with ``scalar_`` to
+    CloudCompare: it writes this before the names of its fields, and leaves it out when it reads them.
     """
-    used = {name.lower() for name in (*names, *taken)}
-    moved = {name.lower() for name in taken}
+    used = {_shown_name(name) for name in (*names, *taken)}
+    moved = {_shown_name(name) for name in taken}
     found = []
     for name in names:
         kept, number = name, 1
-        while name.lower() in moved and kept.lower() in used:
+        while _shown_name(name) in moved and _shown_name(kept) in used:
             kept, number = f"{name}_input" + (f"_{number}" if number > 1 else ""), number + 1
-        used.add(kept.lower())
+        used.add(_shown_name(kept))
         found.append(kept)
     return found
+
+
+def _shown_name(name: str) -> str:
+    """Return the name under which programs show a field."""
+    return name.lower().removeprefix("scalar_")

@@ -20,6 +20,10 @@ from .typed import LazyFields, exactly
 
 # Most records of a header. Files have a handful, and each takes more memory than it has bytes.
 _MAX_RECORDS = 1000
+# The first version of LAS that has extra bytes and a list of records behind the points is 1.4.
+_MINOR = 4
+# The record of waveforms, and where a header has the byte at which it begins.
+_WAVEFORMS, _WAVEFORMS_AT = (b"LASF_Spec", 65535), 227
 # Records of COPC: LAZ whose chunks are the nodes of an octree.
 _COPC = "copc"
 # Bytes to take from the decoding process at a time.
@@ -100,6 +104,12 @@ def _read_header(bounds: Bounds, file: BinaryIO) -> Any:
     scales, offsets = np.asarray(header.scales), np.asarray(header.offsets)
     if not (np.isfinite(scales).all() and np.isfinite(offsets).all() and scales.all()):
         raise UserError(f"{bounds.path}: its header has the scales {scales.tolist()}, offsets {offsets.tolist()}")
+    waveforms_at = header.start_of_waveform_data_packet_record
+    if header.version.minor == 3 and header.global_encoding.waveform_data_packets_internal and waveforms_at:
+        # Version 1.3 has no list of records behind the points, but may have this one.
+        _check_records(bounds, file, waveforms_at, 1, 60, "<Q")
+        file.seek(waveforms_at)
+        header.evlrs = laspy.vlrs.vlrlist.VLRList.read_from(file, 1, extended=True)
     return header
 
 
@@ -181,10 +191,14 @@ def write_las(path: Path, scan: Scan, notes: list[str], compress: bool = False) 
     las = _new_las(scan, colors) if new else _original_las(scan)
     done = {scan.field(*names) for names in AXES} | set(colors.fields if colors else ())
     changes = _rounded(las, scan.xyz) if new else []
+    if las.header.version.minor < _MINOR:
+        changes.append(f"version {las.header.version} of LAS becomes 1.{_MINOR}, the first that has extra bytes")
+        las.header.version = laspy.header.Version(1, _MINOR)
     fields = {name: scan.fields[name] for name in scan.fields if name not in done}
     if not new and (widened := _bytes_of_16_bits(scan)):
         fields |= widened
-        las, changes = _with_colors(las)
+        las, change = _with_colors(las)
+        changes += change
     changes += _write_own(las, fields)
     standard = set(las.point_format.standard_dimension_names)
     added: list[str] = []
@@ -204,9 +218,29 @@ def write_las(path: Path, scan: Scan, notes: list[str], compress: bool = False) 
     las.add_extra_dims([laspy.ExtraBytesParams(name, values.dtype) for name, values in zip(names, fields.values())])
     for name, values in zip(names, fields.values()):
         las[name] = values
-    with open(path, "wb") as file:
-        las.write(file, do_compress=compress)
+    with open(path, "w+b") as file:
+        # Texts of the header that are not ASCII stay as they are.
+        with laspy.LasWriter(file, las.header, compress, closefd=False, encoding_errors="ignore") as writer:
+            writer.write_points(las.points)
+            if las.evlrs:
+                writer.write_evlrs(las.evlrs)
+        _point_to_waveforms(file)
     return changes
+
+
+def _point_to_waveforms(file: BinaryIO) -> None:
+    """Write into the header of a LAS file where its record of waveforms begins, or 0 if it has none."""
+    file.seek(235)
+    at, count = struct.unpack("<QI", file.read(12))
+    found = 0
+    for _ in range(count):
+        file.seek(at)
+        user, number, length = struct.unpack("<2x16sHQ", file.read(28))
+        if (user.split(b"\0")[0], number) == _WAVEFORMS:
+            found = at
+        at += 60 + length
+    file.seek(_WAVEFORMS_AT)
+    file.write(struct.pack("<Q", found))
 
 
 def _original_las(scan: Scan) -> Any:

@@ -19,7 +19,7 @@ from ....escaping import one_line
 from .bounds import MAX_HEADER, Bounds, clean_names, decoded, line_number, pieces_of_lines, renamed
 from .rows import read_rows
 from .scan import COLORS, PACKED, Scan, unpacked
-from .typed import as_declared, structured
+from .typed import as_declared, exactly, structured
 
 _TYPES = {("F", 4): "<f4", ("F", 8): "<f8"} | {(t, size): f"<{t.lower()}{size}" for t in "IU" for size in (1, 2, 4, 8)}
 _COLOR_NAMES = COLORS[0]
@@ -205,6 +205,9 @@ def write_pcd(path: Path, scan: Scan, notes: list[str]) -> list[str]:
     if "rgb" not in fields and all(fields.get(name, np.empty(0, int)).dtype == np.uint8 for name in _COLOR_NAMES):
         red, green, blue = (fields.pop(name).astype(np.uint32) for name in _COLOR_NAMES)
         fields["rgb"] = (red << 16 | green << 8 | blue).view(np.float32)
+    if "label" in fields and (label := exactly(fields["label"], np.uint32)) is not None:
+        # PCL knows labels of this type alone.
+        fields["label"] = label
     fields = _joined(fields, layout.parts)
     kinds = [values.dtype for values in fields.values()]
     lines = [

@@ -18,6 +18,7 @@ from ....errors import UserError
 from ....escaping import ascii_escaped, one_line
 from ....files import Identity, identify, open_file
 from .bounds import MAX_HEADER, MAX_LINE, Bounds, clean_names, clean_word, decoded, first_lines, line_number, renamed
+from .ply_kernel import end_of_rows
 from .rows import read_rows, write_rows
 from .scan import Scan
 from .typed import as_declared, exactly, in_first_that_holds, structured
@@ -48,14 +49,14 @@ class Element:
 
     Attributes:
         lines: of the header. types: name -> NumPy type of each property; of a list property, the type of its length.
-        lists: names of the list properties.
+        lists: name of each list property -> NumPy type of its items.
     """
 
     name: str
     count: int
     lines: list[str]
     types: dict[str, str] = field(default_factory=dict)
-    lists: list[str] = field(default_factory=list)
+    lists: dict[str, str] = field(default_factory=dict)
 
     def min_bytes(self, order: str) -> int:
         """Return the fewest bytes that the rows take in the file: lists may be empty."""
@@ -127,7 +128,7 @@ def read_ply(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
         others = [*before, *after]
         lines = [line for element in others for line in element.lines]
         parts = ((header.start, first), (file.tell(), bounds.size))
-        _warn_of_more(bounds, file, header, after)
+        _check_end(bounds, file, header, vertex, after)
         rest = Rest(path, header.order, header.comments, lines, parts, identify(path))
     return Scan(path, fields, rest)
 
@@ -138,15 +139,15 @@ def _refuse_lists(path: Path, header: Header, vertex: Element, before: list[Elem
     Raises:
         UserError: names the property and its element.
     """
-    if vertex.lists:
+    for name in vertex.lists:
         raise UserError(
-            f"{path}: property {one_line(vertex.lists[0], 60)} of element vertex is a list, which is not read; write "
+            f"{path}: property {one_line(name, 60)} of element vertex is a list, which is not read; write "
             "the file without it"
         )
     for element in before if header.order else ():
-        if element.lists:
+        for name in element.lists:
             raise UserError(
-                f"{path}: property {one_line(element.lists[0], 60)} of element {one_line(element.name, 60)} is a list; "
+                f"{path}: property {one_line(name, 60)} of element {one_line(element.name, 60)} is a list; "
                 "lists before the element vertex are not read from binary files: put vertex first"
             )
 
@@ -173,7 +174,7 @@ def _read_header(path: Path, file: BinaryIO) -> Header:
                 header.elements.append(Element(name, int(count), [f"element {name} {count}"]))
             case ["property", "list", size, kind, name] if header.elements and {size, kind} <= set(_TYPES):
                 _add_property(path, header.elements[-1], name, _TYPES[size], words)
-                header.elements[-1].lists.append(name)
+                header.elements[-1].lists[name] = _TYPES[kind]
             case ["property", kind, name] if header.elements and kind in _TYPES:
                 _add_property(path, header.elements[-1], name, _TYPES[kind], words)
             case _:
@@ -208,19 +209,55 @@ def _text_rows(bounds: Bounds, file: BinaryIO, vertex: Element) -> dict[str, np.
     }
 
 
-def _warn_of_more(bounds: Bounds, file: BinaryIO, header: Header, after: list[Element]) -> None:
-    """Log a warning if the file goes on after the rows that the header claims; its position is behind the points."""
-    claimed = sum(element.count for element in after)
-    if header.order:
-        # With lists, the length of the rows is not known.
-        known = sum(element.min_bytes(header.order) for element in after)
-        more = 0 if any(element.lists for element in after) else bounds.size - file.tell() - known
-        what = f"{more:,} bytes"
-    else:
+def _check_end(bounds: Bounds, file: BinaryIO, header: Header, vertex: Element, after: list[Element]) -> None:
+    """Compare the end of the file with what the header claims; its position is behind the points.
+
+    Raises:
+        UserError: binary rows behind the points do not end with the file, or the points have more bytes than the header
+            says. Some programs write such files: of colours, PCL (``pcl_pcd2ply``) declares three bytes and writes a
+            packed integer, and Assimp declares four bytes and writes four floats.
+    """
+    if not header.order:
+        claimed = sum(element.count for element in after)
         more = sum(1 for line in iter(lambda: file.readline(MAX_LINE), b"") if line.strip()) - claimed
-        what = f"{more:,} lines"
+    else:
+        more = bounds.size - _end_of_elements(bounds, file, header, after)
+        size = vertex.min_bytes(header.order)
+        if more > 0 and vertex.count > 1 and more % vertex.count == 0:
+            raise UserError(
+                f"{bounds.path}: its points have {(size + more) // vertex.count} bytes each, but "
+                f"{size // vertex.count} in its header, so that their numbers would be wrong; write the file again, in "
+                "another format or with another program"
+            )
     if more > 0:
+        what = f"{more:,} {'bytes' if header.order else 'lines'}"
         log.warning("%s: %s more than its header claims are left out", bounds.path, what)
+
+
+def _end_of_elements(bounds: Bounds, file: BinaryIO, header: Header, after: list[Element]) -> int:
+    """Return the byte at which the binary elements behind the points end; the file's position is behind the points.
+
+    Raises:
+        UserError: they need more bytes than there are, or elements with lists need fewer.
+    """
+    end, content = file.tell(), np.memmap(bounds.path, np.uint8, "r")
+    for element in after:
+        # Rows without properties take no bytes, however many the header claims.
+        count = element.count if element.types else 0
+        sizes, items = (
+            np.array([np.dtype(kinds[name]).itemsize if name in kinds else 0 for name in element.types], np.int64)
+            for kinds in (element.types, element.lists)
+        )
+        end = end_of_rows(content, end, count, sizes, items, header.order == ">") if end >= 0 else end
+    # Wrong lengths of lists may add up to fewer bytes than there are. Some writers end a file with a newline.
+    lists = any(element.count and element.lists for element in after)
+    if end < 0 or (lists and bounds.size - end > 2):
+        names = one_line(", ".join(element.name for element in after), 100)
+        raise UserError(
+            f"{bounds.path}: the rows behind the points ({names}) do not end with the file: it is cut off, or its "
+            "points have other bytes than its header says; write it again, in another format or with another program"
+        )
+    return end
 
 
 def write_ply(path: Path, scan: Scan, notes: list[str]) -> list[str]:

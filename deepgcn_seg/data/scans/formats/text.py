@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,6 +24,13 @@ _EXAMPLES = {2: "x,y,z", 3: "x,y,z", 4: "x,y,z,intensity", 6: "x,y,z,r,g,b", 7: 
 _SEVERAL = "several scans, each below the number of its points, are read if the file's name ends in .pts"
 # Two whole numbers and a comma, which in a file with decimal commas are one number.
 _PAIR = re.compile(rb"([0-9]{1,40}),([0-9]{1,40})")
+
+
+class _Style(NamedTuple):
+    """How a file is written. delimiter: between words. mark: begins the line of names, if they are in a comment."""
+
+    delimiter: str
+    mark: str
 
 
 def named_columns(
@@ -122,7 +130,8 @@ def read_text(bounds: Bounds, columns: Sequence[str] | None) -> Scan:
         if columns is None:
             _check_certain(path, top, values)
         fields = named_columns(path, values, columns, shown(top.first, 100), leica)
-    return Scan(path, fields if scan is None else {**fields, "scan": scan}, top.delimiter)
+    mark = top.mark.decode() if found.names is not None and not top.titles else ""
+    return Scan(path, fields if scan is None else {**fields, "scan": scan}, _Style(top.delimiter, mark))
 
 
 def _without_row_numbers(
@@ -182,19 +191,22 @@ def write_text(
 ) -> list[str]:
     """Write notes as comment lines, a line of names, and a line for each point.
 
+    If the names of the scan's file were in a comment, they are so again, above the notes: CloudCompare reads names from
+    a comment in the first line alone, and other programs read rows of numbers alone.
+
     Args:
         counted: whether the first line has the number of points, as other programs expect of PTS.
         delimiter: unless the scan was read from text, which had its own. comments: whether to write the notes; without
             them the first line has the names, as spreadsheets and pandas expect.
     """
-    delimiter = scan.template or delimiter
+    delimiter, mark = scan.template or (delimiter, "")
     # A file without names gets them too, because nobody could tell what the new columns are.
     names = clean_names(scan.fields, forbidden=delimiter + ',;"#/%')
     with open(path, "wb") as file:
         if counted:
             file.write(f"{len(scan)}\n".encode())
-        if comments:
-            file.write("".join(f"# {note}\n" for note in notes).encode())
-        file.write((delimiter.join(names) + "\n").encode())
+        lines = [f"{mark.strip() or '#'} {note}\n" for note in notes] if comments else []
+        lines.insert(0 if mark else len(lines), f"{mark}{delimiter.join(names)}\n")
+        file.write("".join(lines).encode())
         write_rows(file, list(scan.fields.values()), delimiter)
     return renamed(scan.fields, names)

@@ -69,6 +69,7 @@ class Top:
             line in the file. delimiter: between its words.
         counts: of points, each on a line of its own; all but the last are 0, of scans without points.
         titles: lines that are neither comments nor numbers. comment: the last comment that names x, y and z, or None.
+        mark: what this comment begins with.
         recoded: number of the first line that is not UTF-8, or None.
     """
 
@@ -79,6 +80,7 @@ class Top:
     counts: list[int] = field(default_factory=list)
     titles: list[bytes] = field(default_factory=list)
     comment: bytes | None = None
+    mark: bytes = b""
     recoded: int | None = None
 
     @property
@@ -139,7 +141,7 @@ def read_top(path: Path, file: BinaryIO) -> Top:
         if words.startswith(_COMMENTS):
             comment = words.lstrip(b"#/% \t")
             if any({"x", "y", "z"} <= set(split(comment.lower(), mark)) for mark in _DELIMITERS):
-                top.comment = comment
+                top.comment, top.mark = comment, words.removesuffix(comment)
         elif not top.claimed and words.isdigit() and len(words) <= _COUNT_DIGITS:
             top.counts.append(int(words))
         elif _is_row(row := _COMMENT_AT_END.sub(b"", line)):
