@@ -694,6 +694,25 @@ def test_labels_of_the_networks_numbers_are_the_truth(segmenter, tmp_path):
     assert found == (None, "a.ply.classes.json says that field label is a prediction")
 
 
+@pytest.mark.parametrize(
+    ("field", "confidence", "values", "is_truth"),
+    [
+        ("label", "confidence", [0.5, 1.0], False),
+        ("scalar_label", "scalar_confidence", [0.5, 1.0], False),
+        ("label", "confidence", [0, 2], True),
+        ("label", "confidence", [0.5, 70.0], True),
+        ("class", "confidence", [0.5, 1.0], True),
+    ],
+    ids=["moved", "saved by CloudCompare", "of a depth camera", "in percent", "of another field"],
+)
+def test_a_result_without_its_file_of_classes_is_no_truth(segmenter, field, confidence, values, is_truth):
+    scan = with_labels([0, 5], field)
+    scan.fields[confidence] = np.array(values)
+    truth, told = truth_of(scan, segmenter.labelling)
+    assert (truth is not None) == is_truth
+    assert is_truth or told == f"field {field} is a prediction, because field {confidence} has probabilities"
+
+
 OWN = ClassList.of(["floor", "wall", "chair"], [(0, 0, 0)] * 3)
 OWN_NUMBERS = Labelling(
     OWN, LabelNumbers(classes=((1,), (2,), (3, 30)), unlabelled=(0,), other=1, field="kind"), skip=(None, 9)

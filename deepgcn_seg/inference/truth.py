@@ -15,6 +15,8 @@ CLASSES_FILE = ".classes.json"
 _PUBLISHED = {S3DIS.names: Labelling.of(S3DIS), SCANNET.names: LABELLING}
 # Fields whose numbers have a meaning of their own in LAS, so that they are not those of a published data set.
 _STANDARD = ("classification", "scalar_classification")
+# The field of labels in results, also as CloudCompare writes it again.
+_PREDICTED = ("label", "scalar_label")
 
 
 def trained_labelling(networks: Trained) -> Labelling | None:
@@ -51,6 +53,8 @@ def truth_of(scan: Scan, labelling: Labelling | None) -> tuple[np.ndarray | None
         return None, f"the checkpoint does not say, or several do not agree, which classes the numbers of {field} mean"
     if scan.path.with_name(scan.path.name + CLASSES_FILE).is_file():
         return None, f"{scan.path.name}{CLASSES_FILE} says that {field} is a prediction"
+    if name.lower() in _PREDICTED and (confidence := _confidence(scan)) is not None:
+        return None, f"{field} is a prediction, because field {confidence} has probabilities"
     published = _PUBLISHED.get(labelling.classes.names)
     if published is not None and labelling.numbers == published.numbers and name.lower() in _STANDARD:
         return None, f"the numbers of {field} are those of LAS, not of these classes"
@@ -70,3 +74,12 @@ def truth_of(scan: Scan, labelling: Labelling | None) -> tuple[np.ndarray | None
     if (meaning == no_label(labelling.classes)).all():
         return None, f"no point has a class in {field}"
     return meaning, field
+
+
+def _confidence(scan: Scan) -> str | None:
+    """Return the field that has the probabilities of labels, as results have it; None if there is none."""
+    for name in scan.candidates("confidence", "scalar_confidence"):
+        values = scan.fields[name]
+        if values.dtype.kind == "f" and ((values >= 0) & (values <= 1)).all():
+            return name
+    return None
