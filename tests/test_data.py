@@ -538,6 +538,28 @@ def test_official_blocks_equal_torch_geometrics_dataset(exported, variant, fold)
             assert np.array_equal(label, block.y)
 
 
+@pytest.mark.parametrize("variant", ["paper", "port"])
+def test_official_blocks_have_the_features_of_blocks_that_are_cut_from_rooms(exported, store, variant):
+    settings = {"variant": variant, "features": ("height", "room", "block", "color")}
+    blocks = OfficialBlocks(exported[0])
+    ours, cut = blocks.blocks(blocks.rooms, 4096, **settings), BlockDataset(store, store.rooms, 4096, **settings)
+    for i in (0, len(cut) // 2, len(cut) - 1):
+        assert ours.room_of[i].key == cut.room_of[i].key
+        for mine, other in zip(ours[i], cut[i]):
+            assert np.allclose(mine, other, atol=1e-6)
+
+
+def test_points_of_official_blocks_are_drawn_anew_in_each_epoch(exported):
+    blocks = OfficialBlocks(exported[0])
+    draw = lambda epoch, seed=0: blocks.blocks(blocks.rooms, 64, seed=seed)[epoch, 3]
+    assert all(map(np.array_equal, draw(1), draw(1)))
+    for other in (draw(2), draw(1, seed=1)):
+        assert not np.array_equal(draw(1)[0], other[0])
+    whole, label = blocks.blocks(blocks.rooms, 4096)[3]
+    labelled = {(*point, int(of)) for point, of in zip(whole.tolist(), label)}
+    assert labelled.issuperset((*point, int(of)) for point, of in zip(draw(1)[0].tolist(), draw(1)[1]))
+
+
 def test_exported_folder_is_the_official_layout(exported, store):
     folder, count = exported
     assert len((folder / "room_filelist.txt").read_text().splitlines()) == count
