@@ -105,7 +105,8 @@ GOOD = "1.0 2.0 3.0 10 20 30\n1.5 2.5 3.5 11 21 31\n"
         (b"1.0 2.0 3.0 185\x00187 183\n", [1.0, 2.0, 3.0, 185, 187, 183]),
         (b"1.0 2.0 3.0 10 20 30 40\n", None),
         (b"1.0 2.0 3.0 10 nan 30\n", None),
-        (b"1.0 2.0 3.0 10 20 300\n", None),
+        (b"1.0 2.0 3.0 10 20 255.5\n", None),
+        (b"1e999 2.0 3.0 10 20 30\n", None),
         (b"hello\n", None),
         (b"1,2 0,5 -1,1 10 20 30\n", [1.2, 0.5, -1.1, 10, 20, 30]),
         (b"1,2 0.5 1.1 10 20 30\n", None),
@@ -143,6 +144,18 @@ def test_annotations_with_decimal_commas(tmp_path, top):
     rows = read_points(path, repairs)
     assert rows.tolist() == [[1.2, 0.5, -1.1, 10, 20, 30], [3, 0.5, 10, 10, 20, 30]] * 50
     assert len(repairs) == ("x" in top)
+
+
+def test_annotations_are_the_same_in_pieces_of_any_size(tmp_path):
+    path = write(tmp_path / "chair_1.txt", GOOD + "no row\n" + GOOD + "1 2 3 10\x0020 30")
+    whole = []
+    rows = read_points(path, whole)
+    assert (rows.shape, [repair.line for repair in whole]) == ((5, 6), [3, 6])
+    # From each line alone to two pieces.
+    for piece_bytes in range(1, path.stat().st_size):
+        repairs = []
+        assert np.array_equal(read_points(path, repairs, piece_bytes), rows)
+        assert repairs == whole
 
 
 good_row = st.tuples(*[st.decimals(-99, 99, places=3)] * 3, *[st.integers(0, 255)] * 3)
@@ -536,6 +549,28 @@ def test_official_blocks_equal_torch_geometrics_dataset(exported, variant, fold)
             assert np.allclose(points[:, :3], block.pos, atol=1e-5)
             assert np.array_equal(points[:, 3:], block.x)
             assert np.array_equal(label, block.y)
+
+
+@pytest.mark.parametrize("variant", ["paper", "port"])
+def test_official_blocks_have_the_features_of_blocks_that_are_cut_from_rooms(exported, store, variant):
+    settings = {"variant": variant, "features": ("height", "room", "block", "color")}
+    blocks = OfficialBlocks(exported[0])
+    ours, cut = blocks.blocks(blocks.rooms, 4096, **settings), BlockDataset(store, store.rooms, 4096, **settings)
+    for i in (0, len(cut) // 2, len(cut) - 1):
+        assert ours.room_of[i].key == cut.room_of[i].key
+        for mine, other in zip(ours[i], cut[i]):
+            assert np.allclose(mine, other, atol=1e-6)
+
+
+def test_points_of_official_blocks_are_drawn_anew_in_each_epoch(exported):
+    blocks = OfficialBlocks(exported[0])
+    draw = lambda epoch, seed=0: blocks.blocks(blocks.rooms, 64, seed=seed)[epoch, 3]
+    assert all(map(np.array_equal, draw(1), draw(1)))
+    for other in (draw(2), draw(1, seed=1)):
+        assert not np.array_equal(draw(1)[0], other[0])
+    whole, label = blocks.blocks(blocks.rooms, 4096)[3]
+    labelled = {(*point, int(of)) for point, of in zip(whole.tolist(), label)}
+    assert labelled.issuperset((*point, int(of)) for point, of in zip(draw(1)[0].tolist(), draw(1)[1]))
 
 
 def test_exported_folder_is_the_official_layout(exported, store):

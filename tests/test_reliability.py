@@ -17,6 +17,7 @@ from pathlib import Path
 import h5py
 import pytest
 import torch
+import yaml
 from forked import Forked
 from limited_memory import NEEDS_LIMIT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -422,8 +423,11 @@ def test_jobs_that_differ_in_how_they_are_done_are_all_done(data_root, tmp_path)
     sweep = ["-m", *TINY, f"data.root={data_root}", f"hydra.sweep.dir={tmp_path}", "max_steps=1"]
     run("train", *sweep, "workers=0,1", "pages=false")
     assert len(list(tmp_path.glob("*/metrics.json"))) == 2
-    done = run("train", *sweep, "workers=0,1", "pages=false")
+    # Their directories are now those of other jobs' numbers.
+    done = run("train", *sweep, "workers=2,0,1", "pages=false")
     assert done.stderr.count("finished before") == 2
+    configs = [path.parent / ".hydra" / "config.yaml" for path in tmp_path.glob("*/metrics.json")]
+    assert sorted(yaml.safe_load(path.read_text())["workers"] for path in configs) == [0, 1, 2]
 
 
 def test_a_finished_job_of_a_sweep_is_one_of_these_rooms(tmp_path):

@@ -24,8 +24,8 @@ from deepgcn_seg.model.checkpoint import read_checkpoint
 from deepgcn_seg.reporting.reading import LeftOut
 from deepgcn_seg.reporting.runs import find_runs
 from deepgcn_seg.training import loop
-from deepgcn_seg.training.resuming import EFFECTS, Effect, effect_of, require_same_data
-from deepgcn_seg.training.run_directory import changed_settings, record_changes, run_settings
+from deepgcn_seg.training.resuming import EFFECTS, Effect, Resumed, effect_of, require_same_data
+from deepgcn_seg.training.run_directory import changed_settings, record_changes, recorded_settings, run_settings
 
 TINY = [
     "depth=2", "channels=8", "k=4", "points=64", "batch_size=8", "epochs=1", "recipe=paper", "pages=false",
@@ -194,6 +194,24 @@ def test_a_longer_cosine_is_recorded_because_its_first_steps_had_other_rates(run
     ):
         with pytest.raises(UserError, match=f"^{message}"):
             deepgcn_seg.train(f"resume={cosine}", *settings)
+
+
+def test_a_length_is_recorded_after_steps_of_another_schedule(run):
+    """Those steps may have followed the length before, whatever the present schedule does."""
+    content, path = last(run), run / "run.json"
+
+    def changes(**now):
+        resumed = Resumed(run, {**recorded_settings(run), "epochs": "2", **now})
+        resumed.require_same(content, 2, None, [lambda clock: 1.0])
+        return resumed.changes
+
+    longer, schedule = {"epochs": ("1", "2")}, "recipe.schedule._target_"
+    assert changes() == []
+    (change,) = changes(**{schedule: "mine.Schedule"})
+    assert change.settings.items() > longer.items()
+    before = {"step": 1, "settings": {schedule: ["mine.Schedule", "yours.Schedule"]}}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "changes": [before]}))
+    assert changes()[1:] == [Change(step=content["step"], settings=longer)]
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ EFFECTS: dict[str, Effect | None] = {
     "protocol": Effect.SCORE,
 }
 _LOSS = ("recipe.loss", "recipe.label_smoothing", "recipe.focal_gamma", "recipe.class_weights", "recipe.effective_beta")
+_SCHEDULES = ("recipe.schedule", "recipe.norm_momentum")
 # Field of a checkpoint's trained_on -> the setting. What the checkpoint says counts, whatever run.json does.
 _TRAINED_ON = {
     **{name: name for name in ("seed", "points", "batch_size")},
@@ -156,6 +157,9 @@ class Resumed:
         if epochs is None or not epochs.isdigit():
             return True
         before = total_steps(steps_per_epoch, int(epochs), None if most in (None, "None") else int(most))
+        if any(key.startswith(_SCHEDULES) for key in (*self.changed, *(k for c in self.changes for k in c.settings))):
+            # Steps until now followed another schedule, which may be one over all steps.
+            return before == total
         clocks = ((Clock(i, steps_per_epoch, before), Clock(i, steps_per_epoch, total)) for i in range(self.step))
         return before == total or all(value(a) == value(b) for a, b in clocks for value in schedules)
 

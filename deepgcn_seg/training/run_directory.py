@@ -145,10 +145,11 @@ def job_directory(config: DictConfig, folder: Path, sweep: Path, swept: Collecti
         try:
             before = recorded_settings(path)
             same = before is not None and not changed_settings(before, settings) and not recorded_changes(path)
+            found = same and _works_alike(config, path, swept)
         except UserError:
             # What is damaged is told by its own job.
-            same = path == folder
-        if same and (path == folder or _works_alike(config, path, swept)):
+            found = path == folder
+        if found:
             return path
     numbered = (folder.with_name(f"{folder.name}_{number}") for number in count(2))
     return next(path for path in chain([folder], numbered) if _is_free(path))
@@ -165,10 +166,7 @@ def _is_free(folder: Path) -> bool:
 def _works_alike(config: DictConfig, folder: Path, swept: Collection[str]) -> bool:
     """Return whether the run in a folder was to be done in the same way, as far as the sweep is over ways to do it."""
     ways = [name for name in HOW_IT_IS_DONE if name in swept]
-    try:
-        recorded = OmegaConf.create(read_yaml(folder / ".hydra" / "config.yaml") if ways else {})
-    except UserError:
-        return False
+    recorded = OmegaConf.create(read_yaml(folder / ".hydra" / "config.yaml") if ways else {})
     return all(OmegaConf.select(recorded, name) == OmegaConf.select(config, name) for name in ways)
 
 
