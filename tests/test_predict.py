@@ -808,6 +808,10 @@ def test_networks_of_other_label_numbers_know_no_truth():
     other = {"source": "folder", "label_numbers": Labelling.of(OWN).label_numbers.plain()}
     assert trained_labelling(members({"source": "folder", "label_numbers": OWN_NUMBERS.plain()}, other)) is None
     assert trained_labelling(members(other, other)) is not None
+    # Some of a user's own numbers are enough: those of S3DIS are not those of all.
+    assert trained_labelling(members({"source": "s3dis"}, {"source": "s3dis"}, classes=S3DIS)).classes == S3DIS
+    for own in ({"source": "folder"}, {"source": None, "label_numbers": Labelling.of(S3DIS).label_numbers.plain()}):
+        assert trained_labelling(members({"source": "s3dis"}, own, classes=S3DIS)) is None
 
 
 LABELS = Prediction(np.array([0, 1, 12, 255], np.uint8), np.array([1, 0.5, 0.5, 0], np.float32))
