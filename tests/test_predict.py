@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from importlib.resources import files
 from pathlib import Path
@@ -27,6 +28,7 @@ from deepgcn_seg.data.scans.formats.scan import Scan
 from deepgcn_seg.data.scans.search import find_scans, scans_root
 from deepgcn_seg.errors import UserError
 from deepgcn_seg.inference.segmenter import Prediction, colors_of, no_label
+from deepgcn_seg.inference.tiles import Tiles
 from deepgcn_seg.inference.truth import trained_labelling, truth_of
 from deepgcn_seg.inference.viewer import write_viewer
 from deepgcn_seg.model.description import TrainedOn
@@ -63,15 +65,29 @@ def scan_file(path, colored=True, **more):
 # -- the network over a scan --------------------------------------------------------------------
 
 
-def test_every_point_gets_a_label_and_a_confidence_in_its_place(segmenter):
+def test_every_point_gets_a_label_and_a_confidence(segmenter):
     xyz, rgb = office()
     found = segmenter.predict(xyz, rgb)
     assert found.label.shape == found.confidence.shape == (3000,)
     assert found.confidence.min() > 1 / 13 - 1e-6 and found.confidence.max() <= 1
-    # The same points in another order get the same labels wherever no choice of neighbours changed.
-    order = np.random.default_rng(1).permutation(3000)
-    again = segmenter.predict(xyz[order], rgb[order])
-    assert (again.label == found.label[order]).mean() > 0.5
+
+
+class ByRed(torch.nn.Module):
+    """A network whose class of a point follows from its red alone."""
+
+    def forward(self, points):
+        return 9.0 * torch.nn.functional.one_hot((255 * points[..., 3]).round().long() // 20, 13)
+
+
+@pytest.mark.parametrize("tile", [5.0, 20.0])
+def test_every_point_gets_the_label_of_its_own_features(checkpoint, tile):
+    segmenter = Segmenter(checkpoint, device="cpu", tile=tile)
+    segmenter.model = ByRed()
+    xyz, rgb = office()
+    xyz[:, :2] *= [9, 4]
+    xyz[::7] = np.nan
+    expected = np.where(np.isnan(xyz[:, 0]), no_label(segmenter.classes), rgb[:, 0] // 20)
+    assert np.array_equal(segmenter.predict(xyz, rgb).label, expected)
 
 
 def test_the_origin_the_unit_and_the_axis_do_not_matter(segmenter):
@@ -86,12 +102,20 @@ def test_the_origin_the_unit_and_the_axis_do_not_matter(segmenter):
         assert np.array_equal(other.label, before.label)
 
 
-def test_tiles_cover_a_large_scan(checkpoint):
+def test_tiles_of_a_large_scan_are_labelled_as_scans_of_their_own(checkpoint):
     xyz, rgb = office(2000)
-    xyz[:, :2] *= [9, 4]
-    found = Segmenter(checkpoint, device="cpu", tile=5.0).predict(xyz, rgb)
-    assert (found.confidence > 0).all()
-    assert Segmenter(checkpoint, device="cpu", tile=5.0).predict(xyz, rgb).label.tolist() == found.label.tolist()
+    # Multiples of 1/1024 m: the coordinates in a tile are the same to the last bit.
+    xyz = np.round(xyz * [9, 4, 1] * 1024) / 1024
+    segmenter = Segmenter(checkpoint, device="cpu", tile=5.0)
+    found, tiles = segmenter.predict(xyz, rgb), Tiles(xyz - xyz.min(0), rgb, 5.0)
+    parts = [tiles.points_of(entry) for entry in tiles.entries]
+    # 23 m x 7 m.
+    assert len(parts) == 5 * 2 and sorted(np.concatenate(parts)) == list(range(2000))
+    for points in parts:
+        assert (np.ptp(xyz[points, :2], axis=0) <= 5).all()
+        alone = segmenter.predict(xyz[points], rgb[points])
+        assert np.array_equal(alone.label, found.label[points])
+        assert np.allclose(alone.confidence, found.confidence[points], atol=1e-5)
 
 
 def test_one_point_and_flat_scans(segmenter):
@@ -278,6 +302,16 @@ def test_a_stray_point_above_or_below_is_told(segmenter, caplog, height, count):
     assert "stray points" not in caplog.text
     segmenter.predict(np.r_[xyz, [[1.0, 1.0, height]]], np.r_[rgb, rgb[:1]], scale=1)
     assert "1 of 1 tiles have stray points far above or below" in caplog.text
+
+
+def test_strays_are_told_of_the_height_of_their_tile(caplog):
+    xyz, rgb = office(600)
+    points = np.r_[xyz + [0, 0, 50], [[1, 1, 90]], xyz + [30, 0, 0]]
+    Tiles(points, np.r_[rgb, rgb[:1], rgb], 20.0).warn_of_strays()
+    (told,) = re.findall(
+        r"1 of 2 tiles .* one is (\S+) m high, but all but 2 of its points lie within (\S+) m", caplog.text
+    )
+    assert [float(number) for number in told] == pytest.approx([40, 2.9], abs=0.05)
 
 
 @pytest.mark.parametrize("origin", [0, 2**60, -(2**60), 2**64 - 5000])
@@ -774,6 +808,10 @@ def test_networks_of_other_label_numbers_know_no_truth():
     other = {"source": "folder", "label_numbers": Labelling.of(OWN).label_numbers.plain()}
     assert trained_labelling(members({"source": "folder", "label_numbers": OWN_NUMBERS.plain()}, other)) is None
     assert trained_labelling(members(other, other)) is not None
+    # Some of a user's own numbers are enough: those of S3DIS are not those of all.
+    assert trained_labelling(members({"source": "s3dis"}, {"source": "s3dis"}, classes=S3DIS)).classes == S3DIS
+    for own in ({"source": "folder"}, {"source": None, "label_numbers": Labelling.of(S3DIS).label_numbers.plain()}):
+        assert trained_labelling(members({"source": "s3dis"}, own, classes=S3DIS)) is None
 
 
 LABELS = Prediction(np.array([0, 1, 12, 255], np.uint8), np.array([1, 0.5, 0.5, 0], np.float32))
