@@ -328,12 +328,16 @@ def test_a_change_of_many_settings_is_a_line_of_a_card():
 
 def test_a_validation_on_test_rooms_is_said(store, tmp_path):
     given = [*TINY, f"data.root={store.root}", f"hydra.run.dir={tmp_path}", "select=test", "max_steps=1"]
+    given += ["data.grid.side=1.5", "data.grid.min_points=300"]
     deepgcn_seg.train(*given, "freeze=[backbone.head,backbone,backbone]", "recipe.loss={focal:1}")
     logged = (tmp_path / "train.log").read_text()
     assert "for 1 step; validation on 2 test rooms, test on 2 of Area_5" in logged
     assert "Epoch 1, step 1: test mIoU 0." in logged and "validation mIoU" not in logged
     assert "Loss: {focal:1}, focal_gamma 2" in logged and "Frozen: backbone; " in logged
     assert "A step is 8 blocks: 1 process x 1 pass of 8" in logged
+    # The validation was of the rooms and blocks that the score is of.
+    score = json.loads((tmp_path / "metrics.json").read_text())["test"]["mIoU"]
+    assert read_history(tmp_path / "history.csv")[-1]["mIoU"] == pytest.approx(score, rel=1e-5)
 
 
 def test_a_damaged_record_of_changes_is_one_line():
