@@ -42,7 +42,7 @@ def described(settings: dict[str, Any]) -> str:
 def build(name: str, settings: dict[str, Any], device: torch.device) -> nn.Module:
     """Return one of :data:`NETWORKS`, all of which compute the same function; with bf16 under autocast.
 
-    With ``conv`` "dynamic-edge" it is one of :data:`deepgcn_seg.benchmark.dgcnn.NETWORKS`.
+    With ``conv`` "dynamic-edge" it is one of :data:`deepgcn_seg.benchmark.pyg.NETWORKS`.
     """
     # All are measured in float32. Without this, cuDNN would use TF32 in the reference's convolutions.
     torch.backends.cudnn.allow_tf32 = False

@@ -8,8 +8,6 @@ from torch_geometric.nn import MLP
 from ..errors import UserError
 from ..pyg import DynamicEdgeConv
 
-NETWORKS = ("torch_geometric", "ours")
-
 
 class LibraryDynamicEdgeConv(geometric.EdgeConv):
     """torch_geometric's ``EdgeConv`` on the neighbours that torch_cluster finds.
@@ -37,7 +35,7 @@ class DGCNN(nn.Module):
     """Dynamic convolutions, their outputs joined, and a pointwise head.
 
     Args:
-        source: one of :data:`NETWORKS`, whose ``DynamicEdgeConv`` it is of.
+        source: one of :data:`~.pyg.NETWORKS`, whose ``DynamicEdgeConv`` it is of.
         layers: linear maps in the network of each edge, 1 or 2 (2 in torch_geometric's own example).
     """
 
